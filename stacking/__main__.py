@@ -1,0 +1,3 @@
+from stacking.cli import main
+
+main()

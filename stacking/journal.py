@@ -1,0 +1,62 @@
+"""What has happened in a run: an append-only file of phase events, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from stacking.errors import DamagedFile
+from stacking.files import disk_errors
+
+Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed"]
+
+
+class Journal:
+    """The journal of one run.
+
+    Only the controller that holds the run's lock appends. A line that a crash cut short is dropped when the next
+    one is written; damage anywhere else is an error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, event: Event, **facts: Any) -> dict[str, Any]:
+        """Write one event durably and return it."""
+        record = {"time": time.time(), "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
+        with disk_errors(self.path), open(self.path, "ab") as file:
+            self._drop_torn_line(file.fileno())
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return record
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far, oldest first.
+
+        Raises:
+            DamagedFile: a line other than the last is not JSON.
+        """
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b"\n")
+        events = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                raise DamagedFile(self.path, f"line {number} is not JSON", "restore the file from a copy") from None
+        return events
+
+    def attempts(self, phase: str, stage: int) -> int:
+        """How often this phase of this stage was started."""
+        return sum(e["event"] == "started" and e["phase"] == phase and e["stage"] == stage for e in self.events())
+
+    def _drop_torn_line(self, descriptor: int) -> None:
+        content = self.path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            os.ftruncate(descriptor, content.rfind(b"\n") + 1)

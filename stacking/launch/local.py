@@ -1,0 +1,99 @@
+"""Ranks as child processes on this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+
+from stacking.launch.job import Job, Outcome
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Local:
+    """One process a rank, one log file a rank; the first rank that fails ends the others."""
+
+    def start(self, job: Job, inherited: Sequence[int] = ()) -> LocalJob:
+        job.logs.mkdir(parents=True, exist_ok=True)
+        port = _free_port()
+        processes = [self._start_rank(job, rank, port, inherited) for rank in range(job.ranks)]
+        return LocalJob(job, processes)
+
+    @staticmethod
+    def _start_rank(job: Job, rank: int, port: int, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **rendezvous(job, rank, port), **job.environment}
+        with open(job.log(rank), "ab") as log:
+            return subprocess.Popen(
+                job.argv,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=inherited,
+                # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+
+def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
+    """The environment by which ``torch.distributed`` and DeepSpeed find the other ranks of ``job`` on this machine."""
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(job.ranks),
+        "LOCAL_SIZE": str(job.ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // job.ranks))),
+        "DS_ACCELERATOR": job.accelerator,
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+class LocalJob:
+    """The processes of one job."""
+
+    def __init__(self, job: Job, processes: list[subprocess.Popen[bytes]]) -> None:
+        self.job, self.processes = job, processes
+
+    def poll(self) -> Outcome | None:
+        codes = [process.poll() for process in self.processes]
+        failed = [rank for rank, code in enumerate(codes) if code not in (None, 0)]
+        if failed:
+            rank = self._culprit(failed)
+            self.kill()
+            return Outcome(exit_code=self.processes[rank].returncode, rank=rank, log=self.job.log(rank))
+        return Outcome(exit_code=0) if all(code == 0 for code in codes) else None
+
+    def _culprit(self, failed: list[int]) -> int:
+        """Of ranks that failed between two polls, one that was killed is the cause; the others lost their peer."""
+        return min(failed, key=lambda rank: (self.processes[rank].returncode >= 0, rank))
+
+    def stop(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _die_with_parent() -> None:
+    """In a child, before exec: be killed when the controller dies, however it dies."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,36 @@
+"""What to tell a person about a job that failed."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from stacking.errors import Preempted, StackingError, UserError
+from stacking.launch.job import Outcome
+
+
+def last_error(log: Path | None) -> str:
+    """The last line of ``log`` that says something: what a person is shown of a failed rank."""
+    if log is None or not log.exists():
+        return "no output"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def describe(outcome: Outcome) -> str:
+    """One line that names the rank, how it ended, its last words and its log."""
+    if outcome.exit_code < 0:
+        ending = f"was killed by {signal.Signals(-outcome.exit_code).name}"
+    else:
+        ending = f"ended with exit code {outcome.exit_code}"
+    return f"rank {outcome.rank} {ending}: {last_error(outcome.log)} (log: {outcome.log})"
+
+
+def raise_for(outcome: Outcome) -> None:
+    """Raise a failed job's error; a user's mistake keeps its exit code and its one line."""
+    if outcome.exit_code != 0:
+        users_mistake = outcome.exit_code == UserError.exit_code
+        error = StackingError(last_error(outcome.log) if users_mistake else describe(outcome))
+        if outcome.exit_code in (UserError.exit_code, Preempted.exit_code):
+            error.exit_code = outcome.exit_code
+        raise error

@@ -1,0 +1,249 @@
+"""The command line. Each command imports what it needs when it runs, so that all of them start at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from stacking import __version__
+from stacking.errors import StackingError, UserError
+from stacking.runfolder import RunFolder
+
+FOLDER = click.Path(path_type=Path)
+COMMAND = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+
+
+@click.group(**COMMAND)
+@click.version_option(__version__)
+def cli() -> None:
+    """Pre-train BERT by progressive stacking, with DeepSpeed."""
+
+
+@cli.command(**COMMAND)
+@click.argument("inputs", nargs=-1)
+@click.option("--out", type=FOLDER, required=True, help="The folder to write.")
+@click.option("--embedded", is_flag=True, help="Take the documentation that comes with Python and its packages.")
+@click.option("--vocabulary-size", type=click.IntRange(min=64), default=30_522, show_default=True)
+@click.option("--cased", is_flag=True, help="Keep upper case and accents.")
+@click.option("--tokenizer", type=FOLDER, help="Take this tokenizer (a folder or a file) instead of training one.")
+@click.option("--held-out", type=click.FloatRange(0, 0.5), default=0.01, show_default=True, help="Share of documents.")
+@click.option("--held-out-input", multiple=True, help="Hold out exactly this file or folder; may be repeated.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
+def prepare(
+    inputs: tuple[str, ...],
+    out: Path,
+    embedded: bool,
+    vocabulary_size: int,
+    cased: bool,
+    tokenizer: Path | None,
+    held_out: float,
+    held_out_input: tuple[str, ...],
+    workers: int | None,
+) -> None:
+    """Make token shards of INPUTS: files, folders (.txt .md .jsonl .parquet, also .gz) or Hugging Face datasets."""
+    from stacking.data.prepare import prepare as prepare_data
+
+    made = prepare_data(
+        list(inputs),
+        out,
+        embedded=embedded,
+        vocabulary_size=vocabulary_size,
+        lowercase=not cased,
+        tokenizer=tokenizer,
+        held_out=held_out,
+        held_out_inputs=list(held_out_input),
+        workers=workers,
+    )
+    state = "was prepared already" if made.already_there else "prepared"
+    splits = made.manifest["splits"].items()
+    sizes = ", ".join(f"{s['tokens']:,} tokens in {s['documents']:,} documents {name}" for name, s in splits)
+    click.echo(f"{made.folder} {state}: {sizes}; vocabulary {made.manifest['vocabulary']:,}")
+
+
+@cli.command(**COMMAND)
+@click.argument("recipe")
+@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(recipe: str, data: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what a run of RECIPE (a file, or the name of a shipped one) would do."""
+    from stacking.create import plan_recipe
+    from stacking.plan_report import explain_text
+    from stacking.recipe import load_recipe
+
+    planned, _ = plan_recipe(load_recipe(recipe, list(overrides), data))
+    click.echo(planned.to_json() if as_json else explain_text(planned), nl=False)
+
+
+@cli.command(**COMMAND)
+@click.argument("recipe")
+@click.option("--run-dir", type=FOLDER, required=True, help="A new folder for everything that the run makes.")
+@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
+def run(recipe: str, run_dir: Path, data: Path | None, overrides: tuple[str, ...]) -> None:
+    """Train all stages of RECIPE here, export the model and write the report."""
+    from stacking.create import create_run
+    from stacking.files import disk_errors
+    from stacking.plan_report import explain_text
+
+    folder = RunFolder(run_dir)
+    with disk_errors(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.locked() as lock:
+        click.echo(explain_text(create_run(recipe, folder, overrides, data)))
+        _control(folder, lock)
+
+
+@cli.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+def resume(run_dir: Path) -> None:
+    """Go on with the run in RUN_DIR from whatever is on disk."""
+
+    folder = RunFolder(run_dir)
+    if not folder.journal.path.is_file():
+        raise UserError(run_dir, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
+    with folder.locked() as lock:
+        folder.journal.append("resumed")
+        _control(folder, lock)
+
+
+def _control(folder: RunFolder, lock: int) -> None:
+    """Run what is unfinished, with progress on stderr and the table of stages at the end."""
+    from stacking.controller import Controller
+    from stacking.create import open_run
+    from stacking.launch.table import LAUNCHERS
+    from stacking.progress import Progress
+    from stacking.report.run import read_run
+    from stacking.report.tables import stage_table
+
+    plan = open_run(folder)
+    with Progress(plan, folder) as progress:
+        Controller(folder, plan, LAUNCHERS[plan.launch.launcher](), progress, lock).run()
+    click.echo(stage_table(read_run(folder.path)).as_text())
+
+
+@cli.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+@click.option("--watch", is_flag=True, help="Show it again and again until the run ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(run_dir: Path, watch: bool, as_json: bool) -> None:
+    """Say where the run in RUN_DIR is."""
+    from stacking.status import status as status_of
+    from stacking.status import watch as watch_run
+
+    if watch:
+        for now in watch_run(run_dir):
+            click.clear()
+            click.echo(now.as_text())
+        return
+    now = status_of(run_dir)
+    click.echo(json.dumps(now.as_dict(), indent=2) if as_json else now.as_text())
+
+
+@cli.command(**COMMAND)
+@click.argument("checkpoint", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
+def consolidate(checkpoint: Path, out: Path) -> None:
+    """Turn a ZeRO CHECKPOINT of any stage and world size into one unsharded state, without GPUs."""
+    from stacking.files import require_absent
+    from stacking.state.consolidate import consolidate as consolidate_checkpoint
+
+    require_absent(out)
+    consolidate_checkpoint(checkpoint, out)
+
+
+@cli.command(**COMMAND)
+@click.argument("state", type=FOLDER)
+@click.option("--layers", type=click.IntRange(min=1), required=True, help="How deep the grown model is.")
+@click.option("--operator", default="stack", show_default=True, help="stack, interleave or identity.")
+@click.option("--optimizer-state", default="reset", show_default=True, help="What becomes of Adam's moments and step.")
+@click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
+def grow(state: Path, layers: int, operator: str, optimizer_state: str, out: Path) -> None:
+    """Make a deeper STATE out of a shallow one; the source is not changed."""
+    from stacking.files import require_absent
+    from stacking.growth.apply import grow as grow_state
+
+    require_absent(out)
+    grow_state(state, out, layers, operator, optimizer_state)
+
+
+@cli.command(**COMMAND)
+@click.argument("state", type=FOLDER)
+@click.option("--data", type=FOLDER, help="The prepared data, for its tokenizer.")
+@click.option("--out", type=FOLDER, required=True, help="The Hugging Face folder to write.")
+def export(state: Path, data: Path | None, out: Path) -> None:
+    """Turn a STATE into a Hugging Face folder: config, safetensors, tokenizer, model card."""
+    from stacking.export import export as export_state
+    from stacking.files import require_absent
+
+    require_absent(out)
+    export_state(state, out, data)
+
+
+@cli.command("import", **COMMAND)
+@click.argument("model", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
+def import_model(model: Path, out: Path) -> None:
+    """Turn the Hugging Face BERT in the folder MODEL into a state to grow or to go on from."""
+    from stacking.files import require_absent
+    from stacking.importing import import_hugging_face
+
+    require_absent(out)
+    report = import_hugging_face(model, out)
+    for what, names in (("initialised", report.initialised), ("ignored", report.ignored)):
+        if names:
+            click.echo(f"{what}: {', '.join(names)}", err=True)
+
+
+@cli.command(**COMMAND)
+@click.argument("state", type=FOLDER)
+@click.option("--data", type=FOLDER, required=True, help="The prepared data.")
+@click.option("--samples", type=click.IntRange(min=1), default=2048, show_default=True)
+@click.option("--kind", default="segment-pair", show_default=True, help="sentence-pair, segment-pair or packed.")
+@click.option("--sequence-length", type=click.IntRange(min=8), default=128, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+def evaluate(
+    state: Path, data: Path, samples: int, kind: str, sequence_length: int, seed: int, as_json: bool
+) -> None:
+    """Score a STATE on the held-out split of its data."""
+    from stacking.evaluate.mlm import evaluate_state
+
+    scores = evaluate_state(state, data, samples, seed, kind, sequence_length)._asdict()
+    click.echo(json.dumps(scores) if as_json else "\n".join(f"{name:14} {value:.4f}" for name, value in scores.items()))
+
+
+@cli.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+def report(run_dir: Path) -> None:
+    """Write report.html for the run in RUN_DIR, finished or not."""
+    from stacking.report.html import write_report
+
+    click.echo(write_report(run_dir))
+
+
+def main() -> NoReturn:
+    """Run a command; what a user can have caused is one line on stderr and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"stacking: {' '.join(error.format_message().split())}", err=True)
+        code = UserError.exit_code
+    except StackingError as error:
+        click.echo(f"stacking: {error}", err=True)
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

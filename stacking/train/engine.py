@@ -1,0 +1,60 @@
+"""The one place where a DeepSpeed engine is made."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import nn
+
+from stacking.model.bert import build
+from stacking.plan import Plan, Stage
+
+
+def connect() -> None:
+    """Join the other ranks of this job, which the launcher's environment names."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        _use_gloo_alone()
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def start_engine(plan: Plan, stage: Stage) -> DeepSpeedEngine:
+    """A DeepSpeed engine around the model of ``stage``, with fresh weights drawn from the plan's seed.
+
+    The same seed gives the same weights on every rank and at every world size.
+    """
+    torch.manual_seed(plan.seed)
+    model = build(plan.model.with_layers(stage.layers))
+    groups = parameter_groups(model, plan.optimizer.weight_decay, plan.optimizer.weight_decay_on)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
+    return engine
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: decay on every parameter, or on matrices alone, as Google's BERT has it."""
+    parameters = list(model.parameters())
+    if decay_on == "all":
+        return [{"params": parameters, "weight_decay": weight_decay}]
+    matrices = [p for p in parameters if p.ndim >= 2]
+    vectors = [p for p in parameters if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def set_learning_rate(engine: DeepSpeedEngine, value: float) -> None:
+    """The step size of the next update, for all parameters."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = value
+
+
+def _use_gloo_alone() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives for CPU ranks.
+
+    Their ranks spin on a flag for ever when a peer dies; gloo notices. It also saves the search for compilers at
+    every start. The table is DeepSpeed's own, and is filled on first access unless it is there already.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}  # type: ignore[attr-defined]

@@ -1,0 +1,57 @@
+"""The held-out losses during training."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from stacking.data.sampler import Sampler
+from stacking.plan import Stage
+from stacking.recipe import Evaluation
+from stacking.train.loader import to_device
+
+
+class HeldOutLosses(NamedTuple):
+    """Means over the held-out samples; ``seconds`` is what it took."""
+
+    loss: float
+    mlm_loss: float
+    nsp_loss: float
+    seconds: float
+
+
+class HeldOut:
+    """The first ``samples`` held-out samples, with the same masks and pairs every time, shared among the ranks."""
+
+    def __init__(self, sampler: Sampler, settings: Evaluation, stage: Stage, rank: int) -> None:
+        self._sampler, self._settings, self._stage = sampler, settings, stage
+        count = min(settings.samples, len(sampler))
+        # Every rank must make the same number of forward passes, so that collectives inside them meet.
+        mine = np.arange(count - count % stage.ranks, dtype=np.int64)[rank :: stage.ranks]
+        self._chunks = [mine[at : at + stage.micro_batch] for at in range(0, len(mine), stage.micro_batch)]
+
+    def is_due(self, step: int) -> bool:
+        """Whether the losses are wanted after update ``step`` (from 1)."""
+        every = self._settings.every_steps
+        return bool(self._chunks) and (step == self._stage.steps or (every > 0 and step % every == 0))
+
+    def losses(self, engine: DeepSpeedEngine) -> HeldOutLosses:
+        """Evaluate without dropout and without gradients; the training's state is left as it is."""
+        started = time.perf_counter()
+        sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+        engine.eval()
+        with torch.no_grad():
+            for numbers in self._chunks:
+                micro = to_device(self._sampler.batch(numbers), engine.device)
+                mlm, nsp = engine(*micro.inputs)
+                sums += torch.stack([mlm.double(), nsp.double(), *sums.new_tensor([micro.predictions, len(numbers)])])
+        engine.train()
+        dist.all_reduce(sums)
+        mlm_sum, nsp_sum, predictions, samples = sums.tolist()
+        mlm_loss, nsp_loss = mlm_sum / predictions, nsp_sum / samples
+        return HeldOutLosses(mlm_loss + nsp_loss, mlm_loss, nsp_loss, time.perf_counter() - started)

@@ -1,0 +1,64 @@
+"""The training loop of one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from stacking.errors import Preempted
+from stacking.plan import Plan, Stage
+from stacking.schedule import learning_rate_at
+from stacking.train.agreement import Agreement
+from stacking.train.checkpoint import Saver
+from stacking.train.engine import set_learning_rate
+from stacking.train.heldout import HeldOut
+from stacking.train.loader import Update
+from stacking.train.randomness import seed_dropout
+from stacking.train.recorder import Recorder
+
+
+def train(
+    engine: DeepSpeedEngine,
+    plan: Plan,
+    stage: Stage,
+    updates: Iterable[Update],
+    first_step: int,
+    agreement: Agreement,
+    recorder: Recorder,
+    held_out: HeldOut,
+    saver: Saver,
+) -> None:
+    """Train from update ``first_step`` to the end of the stage, which is a checkpoint.
+
+    The loss is the mean over the masked positions of the whole global batch plus the mean over its sentence pairs:
+    the same number for any split into ranks and micro-batches.
+
+    Raises:
+        Preempted: a rank was asked to stop; the checkpoint of this very step is on disk.
+    """
+    # DeepSpeed divides by the accumulation steps and averages over the ranks; a sum needs both taken back.
+    share = stage.accumulation * stage.ranks
+    for step, update in enumerate(updates, start=first_step):
+        predictions, stop = agreement.exchange(update.predictions)
+        if stop:
+            saver.save(step, recorder.seconds)
+            raise Preempted(f"stage {stage.name} stopped after step {step} of {stage.steps} with a checkpoint")
+
+        learning_rate = learning_rate_at(stage.learning_rate, step)
+        set_learning_rate(engine, learning_rate)
+        for micro_step, micro in enumerate(update.micro_batches):
+            seed_dropout(plan.seed, stage.first_step + step, micro_step, engine.global_rank)
+            mlm, nsp = engine(*micro.inputs)
+            engine.backward((mlm / predictions + nsp / stage.global_batch) * share)
+            engine.step()
+            recorder.add(mlm, nsp)
+
+        done = step + 1
+        recorder.update_done(done, predictions, learning_rate)
+        if held_out.is_due(done):
+            with recorder.paused():
+                recorder.evaluation(done, held_out.losses(engine))
+        if saver.is_due(done):
+            with recorder.paused():
+                saver.save(done, recorder.seconds)

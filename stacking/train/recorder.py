@@ -1,0 +1,119 @@
+"""Losses, speed and time of the training, measured without stopping the device, written by rank 0."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import Tensor
+
+from stacking.errors import StackingError
+from stacking.metrics import MetricsWriter
+from stacking.plan import Plan, Stage
+from stacking.train.heldout import HeldOutLosses
+
+
+class Recorder:
+    """Collects the losses of each update on the device and reads them only when a record is due.
+
+    ``seconds`` is the time spent in training this stage, over all attempts; evaluation and checkpoints are paused out.
+    """
+
+    def __init__(
+        self, engine: DeepSpeedEngine, plan: Plan, stage: Stage, writer: MetricsWriter | None, seconds: float
+    ) -> None:
+        self._plan, self._stage, self._writer, self._monitor = plan, stage, writer, engine.monitor
+        self._sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
+        self._seconds, self._since = seconds, time.perf_counter()
+        self._logged_seconds, self._logged_step = seconds, -1
+        self._first_tokens = _tokens_before(plan, stage)
+        self._window: list[tuple[Tensor, int]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Training seconds of the stage so far."""
+        return self._seconds + time.perf_counter() - self._since
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the clock of the training stand still."""
+        self._seconds = self.seconds
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
+
+    def add(self, mlm: Tensor, nsp: Tensor) -> None:
+        """Note the summed losses of one micro-batch of this rank."""
+        self._sums[0] += mlm.detach()
+        self._sums[1] += nsp.detach()
+
+    def update_done(self, step: int, predictions: int, learning_rate: float) -> None:
+        """Close update number ``step`` (from 1), which had ``predictions`` masked positions over all ranks."""
+        self._window.append((self._sums, predictions))
+        self._sums = torch.zeros_like(self._sums)
+        if self._logged_step < 0:
+            self._logged_step = step - 1
+        if step % self._plan.log_every == 0 or step == self._stage.steps:
+            self._write_record(step, learning_rate)
+
+    def _write_record(self, step: int, learning_rate: float) -> None:
+        means = [sums / sums.new_tensor([count, self._stage.global_batch]) for sums, count in self._window]
+        total = torch.stack(means).mean(0)
+        dist.all_reduce(total)
+        mlm, nsp = total.tolist()
+        seconds, updates = self.seconds, step - self._logged_step
+        tokens = updates * self._stage.global_batch * self._plan.data.sequence_length
+        record = {
+            "kind": "train",
+            **self._position(step),
+            "loss": mlm + nsp,
+            "mlm_loss": mlm,
+            "nsp_loss": nsp,
+            "learning_rate": learning_rate,
+            "tokens_per_second": tokens / max(seconds - self._logged_seconds, 1e-9),
+            "seconds": seconds,
+        }
+        self._write(record)
+        self._logged_step, self._logged_seconds, self._window = step, seconds, []
+        if not math.isfinite(mlm + nsp):
+            raise StackingError(
+                f"the loss of stage {self._stage.name} is {mlm + nsp} at step {step}: lower the learning rate or, in "
+                "fp16, look at the loss scale; the last checkpoint is untouched"
+            )
+
+    def evaluation(self, step: int, losses: HeldOutLosses) -> None:
+        """Write the held-out losses after update ``step``."""
+        self._write({"kind": "evaluation", **self._position(step), **losses._asdict()})
+
+    def _position(self, step: int) -> dict[str, int | float]:
+        samples = self._stage.first_sample + step * self._stage.global_batch
+        return {
+            "stage": self._stage.index,
+            "step": step,
+            "global_step": self._stage.first_step + step,
+            "samples": samples,
+            "tokens": self._first_tokens + step * self._stage.global_batch * self._plan.data.sequence_length,
+        }
+
+    def _write(self, record: dict[str, Any]) -> None:
+        """Append the record to ``metrics.jsonl`` and send it to what the ds_config monitors with (TensorBoard, …)."""
+        if self._writer is None:
+            return
+        self._writer.append({**record, "time": time.time()})
+        if self._monitor.enabled:
+            values = {name: record[name] for name in _MONITORED if name in record}
+            self._monitor.write_events([(f"{record['kind']}/{n}", v, record["samples"]) for n, v in values.items()])
+
+
+_MONITORED = ("loss", "mlm_loss", "nsp_loss", "learning_rate", "tokens_per_second")
+
+
+def _tokens_before(plan: Plan, stage: Stage) -> int:
+    return sum(earlier.tokens for earlier in plan.stages[: stage.index])

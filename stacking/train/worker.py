@@ -1,0 +1,81 @@
+"""The process that a launcher starts on every rank: train one stage of a plan.
+
+    python -m stacking.train.worker RUN_DIR STAGE
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+
+from stacking.data.corpus import Corpus
+from stacking.data.sampler import SAMPLERS, Sampler
+from stacking.errors import StackingError
+from stacking.metrics import MetricsWriter, truncate_after
+from stacking.phases import starting_state
+from stacking.plan import Plan, Stage, load_plan
+from stacking.runfolder import RunFolder
+from stacking.train.agreement import Agreement
+from stacking.train.checkpoint import Saver, restore
+from stacking.train.engine import connect, start_engine
+from stacking.train.heldout import HeldOut
+from stacking.train.loader import updates
+from stacking.train.loop import train
+from stacking.train.recorder import Recorder
+
+
+def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
+    """The samples of ``split``, memory-mapped."""
+    rows = np.load(run.samples(split), mmap_mode="r")
+    data = plan.data
+    corpus = Corpus(Path(str(data.path)), split=split)
+    return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability)
+
+
+def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
+    """Train ``stage`` from its latest checkpoint, or from its start, to its end."""
+    connect()
+    agreement = Agreement()
+    engine = start_engine(plan, stage)
+    folder = run.stage(stage.name)
+    progress = restore(engine, plan, stage, folder.checkpoints, starting_state(plan, run, stage))
+    writer = None
+    if dist.get_rank() == 0:
+        truncate_after(folder.metrics, progress["step"])
+        writer = MetricsWriter(folder.metrics)
+    train(
+        engine,
+        plan,
+        stage,
+        updates(open_sampler(plan, run, "train"), stage, progress["step"], dist.get_rank(), engine.device),
+        progress["step"],
+        agreement,
+        Recorder(engine, plan, stage, writer, progress["seconds"]),
+        HeldOut(open_sampler(plan, run, "held_out"), plan.evaluation, stage, dist.get_rank()),
+        Saver(engine, plan, stage, folder.checkpoints),
+    )
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main(arguments: list[str]) -> int:
+    run, index = RunFolder(Path(arguments[0])), int(arguments[1])
+    try:
+        plan = load_plan(run.plan)
+        run_stage(run, plan, plan.stages[index])
+    except StackingError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Collective libraries may hang in their destructors when a peer is gone already; everything is on disk here.
+    os._exit(code)

@@ -1,0 +1,238 @@
+"""Killed at any moment, in any phase: `stacking resume` goes on and the result is the undisturbed one, bit for bit.
+
+One run is left alone. Another one, of the same recipe, is killed with SIGKILL again and again, each time when a
+certain thing is seen on disk. Everything is real: DeepSpeed ranks, files, signals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from stacking.files import checksum, verify_folder
+from stacking.journal import Journal
+from tests.chain import prepare_text, stacking, start, write_recipe
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("restart")
+    return write_recipe(folder, prepare_text(folder))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path) -> Path:
+    run = recipe.parent / "undisturbed"
+    stacking("run", recipe, "--run-dir", run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def disturbed(recipe: Path) -> Path:
+    """A run that was killed in training, in a checkpoint, in a consolidation, in a growth and between phases."""
+    run = recipe.parent / "disturbed"
+    controller = start("run", recipe, "--run-dir", run)
+    _kill_when(controller, run, _rank, lambda: _steps(run, "0-L1") >= 3)
+    _kill_when(_resume(run), run, _controller, lambda: (run / "0-L1" / "checkpoints" / ".saving").exists())
+    _kill_when(_resume(run), run, _controller, lambda: _is_working_on(run, "0-L1", "state"))
+    _kill_when(_resume(run), run, _phase_process, lambda: _is_working_on(run, "1-L2", "start"))
+    _kill_when(_resume(run), run, _controller, lambda: _last_event(run) == ("finished", "grow", 1))
+    _kill_when(_resume(run), run, _rank, lambda: _steps(run, "1-L2") >= 5)
+    _kill_when(_resume(run), run, _controller, lambda: _steps(run, "2-L4") >= 3)
+    stacking("resume", run)
+    return run
+
+
+def test_the_final_weights_and_moments_are_bit_identical(undisturbed: Path, disturbed: Path) -> None:
+    for name in ("weights", "exp_avg", "exp_avg_sq"):
+        file = f"2-L4/state/{name}.safetensors"
+        expected, found = load_file(undisturbed / file), load_file(disturbed / file)
+        assert expected.keys() == found.keys()
+        for key in expected:
+            assert expected[key].tobytes() == found[key].tobytes(), (name, key)
+
+
+@pytest.mark.parametrize("stage", ["0-L1", "1-L2", "2-L4"])
+def test_every_update_is_recorded_once_with_the_same_loss_and_samples(
+    undisturbed: Path, disturbed: Path, stage: str
+) -> None:
+    facts = ("step", "global_step", "samples", "tokens", "loss", "learning_rate")
+    expected, found = (
+        [[record[fact] for fact in facts] for record in _records(run, stage) if record["kind"] == "train"]
+        for run in (undisturbed, disturbed)
+    )
+    assert expected == found
+    assert [row[0] for row in found] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_journal_tells_what_happened(disturbed: Path) -> None:
+    events = Journal(disturbed / "journal.jsonl").events()
+    failures = [event["message"] for event in events if event["event"] == "failed"]
+    assert any("killed by SIGKILL" in message for message in failures)
+    assert sum(event["event"] == "resumed" for event in events) == 7
+
+
+def test_a_finished_run_has_nothing_left_to_do(undisturbed: Path) -> None:
+    before = _checksums(undisturbed)
+    stacking("resume", undisturbed)
+    assert _checksums(undisturbed) == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    undisturbed: Path, tmp_path: Path, damage: str
+) -> None:
+    run = _unfinished_copy(undisturbed, tmp_path / "run")
+    shard = next((run / "2-L4" / "checkpoints" / "global_step6").glob("*optim_states.pt"))
+    _damage(shard, damage)
+    done = stacking("resume", run)
+    assert str(shard) in done.stderr
+    weights = "2-L4/state/weights.safetensors"
+    assert checksum(run / weights) == checksum(undisturbed / weights)
+    resumed_at = [e for e in Journal(run / "journal.jsonl").events() if e["event"] == "damaged"]
+    assert str(shard) in resumed_at[0]["message"]
+
+
+def test_a_damaged_state_is_made_again_from_its_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
+    run = _unfinished_copy(undisturbed, tmp_path / "run")
+    shutil.copytree(undisturbed / "2-L4" / "state", run / "2-L4" / "state")
+    _damage(run / "2-L4" / "state" / "weights.safetensors", "altered")
+    done = stacking("resume", run)
+    assert "weights.safetensors" in done.stderr
+    verify_folder(run / "2-L4" / "state")
+
+
+def test_ctrl_c_leaves_a_checkpoint_of_that_very_step_and_exit_code_75(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    changed = write_recipe(tmp_path, recipe.parent / "data", checkpoint={"every_steps": 100_000, "keep": 2})
+    controller = start("run", changed, "--run-dir", run, "--set", "stages[0].steps=2000")
+    _wait_until(controller, lambda: _steps(run, "0-L1") >= 3)
+    controller.send_signal(signal.SIGINT)
+    assert controller.wait(timeout=60) == 75
+    steps = _steps(run, "0-L1")
+    assert (run / "0-L1" / "checkpoints" / "latest").read_text() == f"global_step{steps}"
+    verify_folder(run / "0-L1" / "checkpoints" / f"global_step{steps}")
+    status = json.loads(stacking("status", run, "--json").stdout)
+    assert status["state"] == "preempted" and status["step"] == steps
+
+
+def test_changed_data_under_a_run_are_refused(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = _unfinished_copy(undisturbed, tmp_path / "run")
+    shard = next((recipe.parent / "data" / "train").glob("*.tokens.npy"))
+    original = shard.read_bytes()
+    try:
+        _damage(shard, "altered")
+        done = stacking("resume", run, check=False)
+        assert done.returncode == 2 and shard.name in done.stderr and done.stderr.count("\n") == 1
+    finally:
+        shard.write_bytes(original)
+
+
+def test_a_run_in_use_is_refused(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    controller = start("run", recipe, "--run-dir", run)
+    try:
+        _wait_until(controller, lambda: (run / "journal.jsonl").exists())
+        for command in (["run", recipe, "--run-dir", run], ["resume", run]):
+            done = stacking(*command, check=False)
+            assert done.returncode == 2 and "is in use by process" in done.stderr
+    finally:
+        controller.kill()
+        controller.wait()
+
+
+# What to wait for, whom to kill
+
+
+def _resume(run: Path) -> subprocess.Popen[str]:
+    return start("resume", run)
+
+
+def _kill_when(
+    controller: subprocess.Popen[str], run: Path, victim: Callable[[Path, int], int], moment: Callable[[], bool]
+) -> None:
+    """SIGKILL ``victim`` as soon as ``moment`` has come, and wait for the controller's end."""
+    _wait_until(controller, moment)
+    os.kill(victim(run, controller.pid), signal.SIGKILL)
+    controller.communicate(timeout=60)
+    assert controller.returncode != 0
+
+
+def _wait_until(controller: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not moment():
+        assert controller.poll() is None, controller.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def _controller(run: Path, controller: int) -> int:
+    return controller
+
+
+def _rank(run: Path, controller: int) -> int:
+    """The last rank that the controller started."""
+    return _children(controller)[-1]
+
+
+_phase_process = _rank
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _is_working_on(run: Path, stage: str, output: str) -> bool:
+    return (run / stage / f".{output}.partial").exists()
+
+
+def _last_event(run: Path) -> tuple[Any, Any, Any]:
+    last = Journal(run / "journal.jsonl").events()[-1]
+    return last["event"], last.get("phase"), last.get("stage")
+
+
+def _records(run: Path, stage: str) -> list[dict[str, Any]]:
+    path = run / stage / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _steps(run: Path, stage: str) -> int:
+    return max((record["step"] for record in _records(run, stage)), default=0)
+
+
+def _unfinished_copy(run: Path, copy: Path) -> Path:
+    """A copy of a finished run as it was at the end of its last training."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "2-L4" / "state")
+    shutil.rmtree(copy / "export")
+    (copy / "report.html").unlink()
+    return copy
+
+
+def _damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+def _checksums(run: Path) -> dict[str, str]:
+    return {p.relative_to(run).as_posix(): checksum(p) for p in run.rglob("*.safetensors")}

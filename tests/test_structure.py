@@ -1,0 +1,91 @@
+"""The structure that the code keeps to: one way for imports, a control half without torch, functions on a screen."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "stacking").rglob("*.py"))
+
+CONTROL_HALF = [
+    "stacking.cli",
+    "stacking.controller",
+    "stacking.create",
+    "stacking.data.prepare",
+    "stacking.data.sampler",
+    "stacking.ds_config",
+    "stacking.growth.operators",
+    "stacking.journal",
+    "stacking.launch.local",
+    "stacking.metrics",
+    "stacking.model.config",
+    "stacking.phases",
+    "stacking.plan",
+    "stacking.presets",
+    "stacking.progress",
+    "stacking.recipe",
+    "stacking.report.html",
+    "stacking.status",
+]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    """The project's own modules that ``path`` imports, at any depth of the code."""
+    names = {module_name(p) for p in SOURCES}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stacking"):
+            found |= {f"{node.module}.{a.name}" for a in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.startswith("stacking")}
+    return found & names - {"stacking"}
+
+
+@pytest.mark.parametrize("module", CONTROL_HALF)
+def test_the_control_half_never_loads_torch(module: str) -> None:
+    script = f"import sys, {module}; print(*{{'torch', 'deepspeed', 'transformers'}} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.strip() == ""
+
+
+def test_imports_have_no_circles() -> None:
+    graph = {module_name(path): imports_of(path) for path in SOURCES}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for imported in sorted(graph[module]):
+                visit(imported, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_nothing_imports_the_command_line() -> None:
+    importers = {path.name for path in SOURCES if "stacking.cli" in imports_of(path)}
+    assert importers <= {"__main__.py"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_files_and_functions_fit(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 500
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 <= 80, f"{node.name} is too long to read at once"
+
+
+def test_there_is_no_drawer_for_odds_and_ends() -> None:
+    assert not [path for path in SOURCES if path.stem in ("utils", "util", "helpers", "misc", "common")]

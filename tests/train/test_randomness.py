@@ -1,0 +1,26 @@
+"""Dropout depends on where the training is, and on nothing else."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from stacking.train.randomness import seed_dropout
+
+
+def draw(*place: int) -> list[float]:
+    seed_dropout(*place)
+    return torch.rand(4).tolist()
+
+
+def test_the_same_place_draws_the_same_numbers_whatever_was_drawn_before() -> None:
+    first = draw(1, 20, 3, 0)
+    torch.rand(100)
+    assert draw(1, 20, 3, 0) == first
+
+
+def test_every_seed_step_micro_step_and_rank_draws_numbers_of_its_own() -> None:
+    places = itertools.product(range(3), range(5), range(3), range(3))
+    drawn = [tuple(draw(*place)) for place in places]
+    assert len(set(drawn)) == len(drawn) == 135

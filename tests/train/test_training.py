@@ -1,0 +1,83 @@
+"""One stage under real DeepSpeed ranks."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chain import train_alone, write_recipe
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+NO_DROPOUT = {"hidden": 32, "heads": 2, "intermediate": 64, "max_positions": 64, "dropout": 0, "attention_dropout": 0}
+
+
+def recipe_of_one_stage(folder: Path, data: Path, ranks: int, micro_batch: int, zero_stage: int = 2, **changes: Any) -> Path:
+    folder.mkdir()
+    stage = {
+        "layers": 2,
+        "steps": 6,
+        "batch_sequences": 16,
+        "micro_batch": micro_batch,
+        "learning_rate": {"peak": 2e-3, "end": 0, "warmup_steps": 2},
+    }
+    changes = {
+        "model": NO_DROPOUT,
+        "stages": [stage],
+        "launch": {"ranks": ranks, "accelerator": "cpu"},
+        "ds_config": {"zero_optimization": {"stage": zero_stage}},
+    } | changes
+    return write_recipe(folder, data, **changes)
+
+
+def losses(records: list[dict[str, Any]], kind: str = "train") -> list[float]:
+    return [record["loss"] for record in records if record["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """One rank, the whole batch at once, no ZeRO."""
+    folder = tmp_path_factory.mktemp("reference")
+    return train_alone(folder / "run", recipe_of_one_stage(folder / "r", data, ranks=1, micro_batch=16, zero_stage=0))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "micro_batch", "zero_stage"), [(1, 2, 1), (2, 8, 0), (2, 2, 2), (2, 4, 3)]
+)
+def test_the_losses_do_not_depend_on_how_the_batch_is_split(
+    reference: list[dict[str, Any]], data: Path, tmp_path: Path, ranks: int, micro_batch: int, zero_stage: int
+) -> None:
+    recipe = recipe_of_one_stage(tmp_path / "r", data, ranks, micro_batch, zero_stage)
+    records = train_alone(tmp_path / "run", recipe)
+    assert losses(records) == pytest.approx(losses(reference), rel=2e-5)
+    assert losses(records, "evaluation") == pytest.approx(losses(reference, "evaluation"), rel=2e-5)
+
+
+def test_it_learns_and_says_where_it_is(reference: list[dict[str, Any]]) -> None:
+    train = [record for record in reference if record["kind"] == "train"]
+    assert train[-1]["loss"] < train[0]["loss"] - 0.1
+    assert [record["step"] for record in train] == [1, 2, 3, 4, 5, 6]
+    assert train[-1]["tokens"] == 6 * 16 * 32 and train[-1]["samples"] == 6 * 16
+    assert [record["learning_rate"] for record in train][:3] == pytest.approx([0, 1e-3, 2e-3])
+    assert [record["step"] for record in reference if record["kind"] == "evaluation"] == [3, 6]
+
+
+def test_bf16_follows_fp32_closely(reference: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    records = train_alone(tmp_path / "run", recipe_of_one_stage(tmp_path / "r", data, 2, 4, precision="bf16"))
+    assert losses(records) == pytest.approx(losses(reference), rel=0.01)
+
+
+def test_deepspeeds_monitor_gets_the_losses(data: Path, tmp_path: Path) -> None:
+    config = {
+        "zero_optimization": {"stage": 1},
+        "csv_monitor": {"enabled": True, "output_path": str(tmp_path / "csv"), "job_name": "job"},
+        "tensorboard": {"enabled": True, "output_path": str(tmp_path / "tensorboard"), "job_name": "job"},
+    }
+    records = train_alone(tmp_path / "run", recipe_of_one_stage(tmp_path / "r", data, 1, 16, ds_config=config))
+    with open(tmp_path / "csv" / "job" / "train_loss.csv") as file:
+        rows = list(csv.reader(file))[1:]
+    assert [float(value) for _, value in rows] == pytest.approx(losses(records))
+    assert list((tmp_path / "tensorboard" / "job").glob("events.out.tfevents*"))

@@ -122,7 +122,7 @@ def _control(folder: RunFolder, lock: int) -> None:
     from stacking.report.tables import stage_table
 
     plan = open_run(folder)
-    with Progress(plan, folder) as progress:
+    with Progress(plan) as progress:
         Controller(folder, plan, LAUNCHERS[plan.launch.launcher](), progress, lock).run()
     click.echo(stage_table(read_run(folder.path)).as_text())
 

@@ -12,6 +12,7 @@ from typing import Any
 from stacking.errors import DamagedFile, Preempted
 from stacking.launch.job import Job, Launcher, Outcome, RunningJob
 from stacking.launch.outcome import describe, raise_for
+from stacking.metrics import Follower
 from stacking.phases import Phase, phases
 from stacking.plan import Plan
 from stacking.progress import Progress
@@ -58,14 +59,12 @@ class Controller:
         journal, facts = self._run.journal, self._facts(phase)
         attempt = journal.attempts(phase.name, phase.stage) + 1
         journal.append("started", **facts, attempt=attempt)
-        self._progress.phase_started(phase)
         started = time.monotonic()
-        outcome = self._wait(phase, self._launcher.start(self._job(phase, attempt), inherited=[self._lock]))
-        seconds = time.monotonic() - started
-        facts |= {"attempt": attempt, "seconds": round(seconds, 3)}
+        with self._progress.phase(phase.name, phase.stage):
+            outcome = self._wait(phase, self._launcher.start(self._job(phase, attempt), inherited=[self._lock]))
+        facts |= {"attempt": attempt, "seconds": round(time.monotonic() - started, 3)}
         if outcome.exit_code == 0:
             journal.append("finished", **facts)
-            self._progress.phase_finished(phase, seconds)
         elif self._stops or outcome.exit_code == Preempted.exit_code:
             journal.append("preempted", **facts)
             raise Preempted(f"stopped in {phase.name}; `stacking resume {self._run.path}` goes on")
@@ -88,15 +87,19 @@ class Controller:
         )
 
     def _wait(self, phase: Phase, running: RunningJob) -> Outcome:
-        """Show what the phase does until it has ended; nothing of it is left running, whatever happens here."""
+        """Show what the phase measures until it has ended; nothing of it is left running, whatever happens here."""
         self._running = running
+        metrics = Follower(self._run.stage(self._plan.stages[phase.stage].name).metrics)
         try:
-            while (outcome := running.poll()) is None:
-                self._progress.tick(phase)
+            while True:
+                outcome = running.poll()
+                for record in metrics.poll() if phase.name == "train" else ():
+                    self._progress.update(record)
+                if outcome is not None:
+                    return outcome
                 time.sleep(_POLL_SECONDS)
-            self._progress.tick(phase)
-            return outcome
         finally:
+            metrics.close()
             running.kill()
             self._running = None
 

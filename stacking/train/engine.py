@@ -12,6 +12,7 @@ from torch import nn
 
 from stacking.model.bert import build
 from stacking.plan import Plan, Stage
+from stacking.state.partition import PARAMETER_NAMES
 
 
 def connect() -> None:
@@ -34,13 +35,24 @@ def start_engine(plan: Plan, stage: Stage) -> DeepSpeedEngine:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: decay on every parameter, or on matrices alone, as Google's BERT has it."""
-    parameters = list(model.parameters())
+    """AdamW's parameter groups: decay on every parameter, or on matrices alone, as Google's BERT has it.
+
+    Each group lists its parameters' names, so that a checkpoint of it can be read without the model.
+    """
+    named = list(model.named_parameters())
     if decay_on == "all":
-        return [{"params": parameters, "weight_decay": weight_decay}]
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return [_group(named, weight_decay)]
+    matrices = [(name, p) for name, p in named if p.ndim >= 2]
+    vectors = [(name, p) for name, p in named if p.ndim < 2]
+    return [_group(matrices, weight_decay), _group(vectors, 0.0)]
+
+
+def _group(named: list[tuple[str, nn.Parameter]], weight_decay: float) -> dict[str, Any]:
+    return {
+        "params": [parameter for _, parameter in named],
+        PARAMETER_NAMES: [name for name, _ in named],
+        "weight_decay": weight_decay,
+    }
 
 
 def set_learning_rate(engine: DeepSpeedEngine, value: float) -> None:

@@ -58,7 +58,7 @@ def test_the_losses_do_not_depend_on_how_the_batch_is_split(
 
 def test_it_learns_and_says_where_it_is(reference: list[dict[str, Any]]) -> None:
     train = [record for record in reference if record["kind"] == "train"]
-    assert train[-1]["loss"] < train[0]["loss"] - 0.1
+    assert train[-1]["loss"] < train[0]["loss"] - 0.05
     assert [record["step"] for record in train] == [1, 2, 3, 4, 5, 6]
     assert train[-1]["tokens"] == 6 * 16 * 32 and train[-1]["samples"] == 6 * 16
     assert [record["learning_rate"] for record in train][:3] == pytest.approx([0, 1e-3, 2e-3])

@@ -24,7 +24,7 @@ setup(
         "tokenizers>=0.19",
         "datasets>=2.18",
         "safetensors>=0.4",
-        "pydantic>=2.5",
+        "pydantic>=2.7",
         "pyyaml>=6",
         "numpy>=1.24",
         "xxhash>=3.4",

@@ -1,0 +1,138 @@
+"""What is known about GPU classes and about named models: one row each, with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Precision = Literal["fp32", "fp16", "bf16"]
+GiB = 1 << 30
+
+
+@dataclass(frozen=True)
+class DeviceClass:
+    """One class of device that ranks train on."""
+
+    name: str
+    memory: int
+    """Bytes per device; 0 where the host's memory counts."""
+    peak: Mapping[str, float]
+    """Dense matrix-multiplication peak per precision, in TFLOPS per device (per core for a CPU)."""
+    utilisation: float
+    """Share of the peak that BERT pre-training is assumed to reach; for time estimates only."""
+    precision: Precision
+    """What ``precision: auto`` means here."""
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """Precisions that this class cannot do, or does badly, and why."""
+    pattern: str = ""
+    """Part of the name that nvidia-smi prints."""
+    source: str = ""
+
+
+_NO_TENSOR_CORES = "Pascal has no tensor cores and computes it no faster than fp32"
+
+DEVICE_CLASSES: Mapping[str, DeviceClass] = {
+    "cpu": DeviceClass(
+        name="cpu",
+        memory=0,
+        peak={"fp32": 0.064, "bf16": 0.064},
+        utilisation=0.5,
+        precision="fp32",
+        unfit={"fp16": "CPUs compute it by emulation"},
+        source="assumed: two 256-bit FMA units at 2 GHz",
+    ),
+    "p40": DeviceClass(
+        name="p40",
+        memory=24 * GiB,
+        peak={"fp32": 11.76},
+        utilisation=0.38,
+        precision="fp32",
+        unfit={
+            "fp16": f"{_NO_TENSOR_CORES}, and DeepSpeed refuses it on compute capability 6.x",
+            "bf16": f"{_NO_TENSOR_CORES}: it is emulated",
+        },
+        pattern="P40",
+        source="NVIDIA Tesla P40 data sheet; utilisation: what makes Gong et al. (2019) take their 338 hours",
+    ),
+    "v100": DeviceClass(
+        name="v100",
+        memory=16 * GiB,
+        peak={"fp32": 15.7, "fp16": 125.0},
+        utilisation=0.33,
+        precision="fp16",
+        unfit={"bf16": "Volta emulates it, about 9 times slower than fp16 (measured GEMM: 10.7 against 97.4 TFLOPS)"},
+        pattern="V100",
+        source="NVIDIA V100 SXM2 data sheet; utilisation: DeepSpeed bing_bert on V100-16GB (DLPerf)",
+    ),
+    "a100": DeviceClass(
+        name="a100",
+        memory=40 * GiB,
+        peak={"fp32": 19.5, "fp16": 312.0, "bf16": 312.0},
+        utilisation=0.3,
+        precision="bf16",
+        pattern="A100",
+        source="NVIDIA A100 data sheet; utilisation: BERT-large in NVIDIA DeepLearningExamples (TF2, sequence 512)",
+    ),
+    "h100": DeviceClass(
+        name="h100",
+        memory=80 * GiB,
+        peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
+        utilisation=0.3,
+        precision="bf16",
+        pattern="H100",
+        source="NVIDIA H100 SXM data sheet; utilisation assumed as on A100",
+    ),
+    "h200": DeviceClass(
+        name="h200",
+        memory=141 * GiB,
+        peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
+        utilisation=0.3,
+        precision="bf16",
+        pattern="H200",
+        source="NVIDIA H200 SXM data sheet; utilisation assumed as on A100",
+    ),
+}
+
+
+def device_class(name: str, memory: int, capability: float) -> DeviceClass:
+    """The row of the GPU that nvidia-smi calls ``name``; for one without a row, what its compute capability implies.
+
+    Args:
+        memory: bytes per device, as found.
+        capability: CUDA compute capability, such as 8.0.
+    """
+    for row in DEVICE_CLASSES.values():
+        if row.pattern and row.pattern in name:
+            return row
+    unfit = {}
+    if capability < 8:
+        unfit["bf16"] = f"compute capability {capability} emulates it"
+    if capability < 7:
+        unfit["fp16"] = f"compute capability {capability} has no tensor cores"
+    precision: Precision = "bf16" if "bf16" not in unfit else "fp16" if "fp16" not in unfit else "fp32"
+    return DeviceClass(name, memory, {}, 0.3, precision, unfit, source="nvidia-smi")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths of a named model."""
+
+    hidden: int
+    heads: int
+    intermediate: int
+    layers: int
+    """The depth that is published under the name."""
+    source: str
+
+
+_DEVLIN = "Devlin et al., 2019 (arXiv 1810.04805), section 3"
+_TURC = "Turc et al., 2019 (arXiv 1908.08962), table 1"
+
+SHAPES: Mapping[str, Shape] = {
+    "bert-tiny": Shape(hidden=128, heads=2, intermediate=512, layers=2, source=_TURC),
+    "bert-mini": Shape(hidden=256, heads=4, intermediate=1024, layers=4, source=_TURC),
+    "bert-small": Shape(hidden=512, heads=8, intermediate=2048, layers=4, source=_TURC),
+    "bert-base": Shape(hidden=768, heads=12, intermediate=3072, layers=12, source=_DEVLIN),
+    "bert-large": Shape(hidden=1024, heads=16, intermediate=4096, layers=24, source=_DEVLIN),
+}

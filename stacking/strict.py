@@ -1,0 +1,219 @@
+"""Reading what people write, YAML and JSON, without guessing: every mistake becomes one line that names the place."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from stacking.errors import UserError
+
+
+_LISTED = 20
+"""Names that one line can hold."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """What to say about a misspelt ``name``: the nearest of ``names``, or all of them if they are few."""
+    names = list(names)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if found:
+        return f"did you mean {found[0]!r}?"
+    return f"choose one of {', '.join(names)}" if len(names) <= _LISTED else "remove it: no known name is like it"
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in the file, short enough for one line."""
+    text = "a mapping" if isinstance(value, dict) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def complaint(problem: str, remedy: str) -> PydanticCustomError:
+    """What a validator raises: ``user_error`` turns it into a UserError with the place added."""
+    return PydanticCustomError("complaint", "{problem}", {"problem": problem, "remedy": remedy})
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file that a user named."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(path, "does not exist", "check the path") from None
+    except IsADirectoryError:
+        raise UserError(path, "is a folder", "give a file") from None
+    except PermissionError:
+        raise UserError(path, "may not be read", "check its permissions") from None
+    except UnicodeDecodeError as error:
+        raise UserError(path, f"is not UTF-8 (byte {error.start:,})", "save it as UTF-8") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but ``1e-4`` is a number and a key given twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key.value, str):
+                raise yaml.MarkedYAMLError(problem="a key must be a name", problem_mark=key.start_mark)
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        UserError: the syntax is wrong, or a key is given twice; names the line.
+    """
+    try:
+        return yaml.load(text, _Loader)  # _Loader is a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f": line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = str(error.problem)
+        if "given twice" in problem:
+            raise UserError(where + line, problem, "keep one of them") from None
+        raise UserError(where + line, f"is not YAML ({problem})", "check the indentation and the colons") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(where, f"is not YAML ({str(error).splitlines()[0]})", "check the file") from None
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, not YAML, or not a mapping of names to values.
+    """
+    value = parse_yaml(read_text(path), str(path))
+    if not isinstance(value, dict):
+        found = "empty" if value is None else f"a {type(value).__name__}"
+        raise UserError(path, f"is {found} where keys and values are expected", "start it with lines like 'name: demo'")
+    return value
+
+
+def read_json_mapping(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: the file is missing, not JSON (names the line), not an object, or gives a key twice.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{path}: {key}", "is given twice", "keep one of them")
+        return dict(pairs)
+
+    try:
+        value = json.loads(read_text(path), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        place = f"{path}: line {error.lineno}"
+        raise UserError(place, f"is not JSON ({error.msg})", "check commas, quotes and brackets") from None
+    if not isinstance(value, dict):
+        raise UserError(path, f"is a JSON {type(value).__name__}, not an object", "start it with '{'")
+    return value
+
+
+def dotted(location: Sequence[int | str]) -> str:
+    """``("stages", 1, "layers")`` as ``stages[1].layers``."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def user_error(error: ValidationError, model: type[BaseModel], where: str | Path) -> UserError:
+    """The first of pydantic's complaints about ``model`` as one line, with the number of the others."""
+    details = error.errors(include_url=False)
+    first = details[0]
+    location, holder = _walk(model, first["loc"])
+    problem, remedy = _words(first, str(location[-1]) if location else "", holder)
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    place = f"{where}: {dotted(location)}" if location else str(where)
+    return UserError(place, problem, remedy + more)
+
+
+def _walk(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[int | str], type[BaseModel]]:
+    """The location without pydantic's union tags, and the model whose key its last part is."""
+    kept: list[int | str] = []
+    holder, below = model, [model]
+    for part in location:
+        if isinstance(part, int):
+            kept.append(part)
+            continue
+        tagged = [m for m in below if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        if tagged and part not in below[0].model_fields:
+            below = tagged
+            continue
+        kept.append(part)
+        holder = below[0] if below else holder
+        field = holder.model_fields.get(part)
+        below = _models_in(field.annotation) if field else []
+    return kept, holder
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every model class inside a type such as ``tuple[Stage, ...]`` or ``Growth | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "keys and values",
+    "model_type": "keys and values",
+    "model_attributes_type": "keys and values",
+}
+_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+_BOUND_WORDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+
+
+def _words(detail: ErrorDetails, key: str, holder: type[BaseModel]) -> tuple[str, str]:
+    """Problem and remedy of one of pydantic's complaints."""
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "complaint":
+        return str(context["problem"]), str(context["remedy"])
+    if kind == "extra_forbidden":
+        return "is not a known key", nearest(key, holder.model_fields)
+    if kind == "missing":
+        field = holder.model_fields.get(key)
+        description = (field.description or "").split(".")[0] if field else ""
+        return "is missing", f"add it: {description[:1].lower()}{description[1:]}" if description else "add it"
+    if kind == "literal_error":
+        names = re.findall(r"'([^']*)'", str(context["expected"]))
+        return f"is {shown(given)}", nearest(str(given), names)
+    if kind == "union_tag_invalid":
+        names = re.findall(r"'([^']*)'", str(context["expected_tags"]))
+        return f"has the kind {str(context['tag'])!r}", nearest(str(context["tag"]), names)
+    if kind in _BOUNDS:
+        bound = _BOUNDS[kind]
+        return f"is {shown(given)}", f"give a number {_BOUND_WORDS[bound]} {context[bound]}"
+    if kind in _TYPES:
+        return f"is {shown(given)}, which is not {_TYPES[kind]}", f"give {_TYPES[kind]}"
+    if kind == "invalid_key":
+        return "is not a name", "write keys as text"
+    if kind == "too_short":
+        return "is empty", "add at least one item"
+    return f"is {shown(given)} ({detail['msg']})", "correct it"

@@ -46,10 +46,13 @@ class Controller:
                 self._execute(phase)
 
     def unfinished(self) -> list[Phase]:
-        """The phases after the last one whose output is there and undamaged."""
+        """The phases after the last one whose output is there and undamaged.
+
+        A report may be written at any time, so it proves nothing, and it is written again at the end.
+        """
         chain = phases(self._plan, self._run)
-        for position in reversed(range(len(chain))):
-            if chain[position].is_done(self._damaged):
+        for position, phase in reversed(list(enumerate(chain))):
+            if phase.name != "report" and phase.is_done(self._damaged):
                 return chain[position + 1 :]
         return chain
 

@@ -49,8 +49,8 @@ class Phase:
         if self.name == "train":
             newest = checkpoints.newest_good(self.output, on_damage)
             return newest is not None and checkpoints.step_of(newest) == self.last_step
-        if not self.output.exists() or self.output.is_file():
-            return self.output.is_file()
+        if not self.output.exists():
+            return False
         try:
             verify_folder(self.output)
         except DamagedFile as damage:

@@ -1,0 +1,92 @@
+"""``report.html``: one page that tells a run, with everything it needs inside."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from stacking.files import write_atomically
+from stacking.report import plots, tables
+from stacking.report.run import Run, read_run
+from stacking.report.timeline import wall_clock
+from stacking.report.units import count, duration, loss
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``RUN/report.html``, and the one-picture ``RUN/report/summary.png``, from what lies in the run directory.
+
+    Works at any time: before the first update, during training, after a failure.
+
+    Raises:
+        UserError: ``run_dir`` is not a run directory, or cannot be written.
+        DamagedFile: its plan, journal or metrics are damaged.
+    """
+    run = read_run(run_dir)
+    plots.summary(run, run.folder.path / "report" / "summary.png")
+    write_atomically(run.folder.report, render(run))
+    return run.folder.report
+
+
+def render(run: Run) -> str:
+    """The page, as HTML."""
+    environment = Environment(
+        loader=PackageLoader("stacking", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    idle = wall_clock(run).idle
+    return environment.get_template("template.html").render(
+        name=run.plan.name,
+        summary=_summary(run),
+        facts=_facts(run),
+        trained=bool(run.records("train")),
+        by_tokens=plots.chart(run, plots.tokens_axis(run)),
+        by_time=plots.chart(run, plots.time_axis(run)),
+        idle=duration(idle) if idle else None,
+        not_a_number=_not_a_number(run),
+        stages=tables.stage_table(run),
+        transitions=tables.transition_table(run),
+        account=tables.account_table(run),
+        schedule=tables.schedule_table(run),
+        incidents=tables.incident_table(run),
+        identity=tables.identity_table(run),
+        versions=tables.version_table(),
+        made=f"{datetime.now():%Y-%m-%d %H:%M}",
+    )
+
+
+def _summary(run: Run) -> str:
+    """One sentence under the title."""
+    depths = " → ".join(str(stage.layers) for stage in run.plan.stages)
+    trained = run.records("train")
+    if not trained:
+        return f"{depths} layers; nothing trained yet."
+    planned = sum(stage.steps for stage in run.plan.stages)
+    done = trained[-1]["global_step"]
+    progress = f"{done:,} updates" if done >= planned else f"{done:,} of {planned:,} updates so far"
+    return f"{depths} layers, {progress}, {count(trained[-1]['tokens'])} tokens."
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """The few numbers at the top of the page: what it is called, what it is."""
+    trained, evaluated = run.records("train"), run.records("evaluation")
+    clock = wall_clock(run)
+    return [
+        ("training loss", loss(trained[-1]["loss"] if trained else None)),
+        ("held-out loss", loss(evaluated[-1]["loss"] if evaluated else None)),
+        ("wall-clock", duration(clock(trained[-1]["time"]) if trained else None)),
+        ("tokens/s, last stage", count(trained[-1]["tokens_per_second"] if trained else None)),
+    ]
+
+
+def _not_a_number(run: Run) -> str | None:
+    """Where the loss was not a number, if it was."""
+    bad = [record for record in run.records("train") if not math.isfinite(record["loss"])]
+    if not bad:
+        return None
+    return f"The loss is not a number in {len(bad):,} of the records, first at update {bad[0]['global_step']:,}."

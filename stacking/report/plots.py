@@ -1,0 +1,221 @@
+"""The charts of a report: loss and learning rate against tokens and against wall-clock, stage changes marked."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stacking.files import disk_errors, write_atomically
+from stacking.metrics import Record
+from stacking.report.run import Run
+from stacking.report.tables import change_label
+from stacking.report.timeline import wall_clock
+
+# The palette of Okabe and Ito (2008), told apart by colour-blind readers; greys for what is not data.
+BLUE, VERMILION, GREY, PALE, INK = "#0072B2", "#D55E00", "#8A8A86", "#ECEBE6", "#33332F"
+_DOTS: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 5,
+    "color": VERMILION,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.6,
+}
+_CROSSES: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 5, "color": VERMILION}
+_POINTS = 1500
+"""Points a curve at most: more only make the page heavier."""
+_LETTER = 0.085
+"""Width of a letter of a label, in inches, with some air."""
+_STYLE: dict[Any, Any] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 10.0,
+    "svg.fonttype": "none",
+    "axes.edgecolor": GREY,
+    "axes.facecolor": "none",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a chart's records are put against."""
+
+    label: str
+    of: Callable[[Record], float]
+    transitions: bool
+    """Whether the transitions between stages have a width on it."""
+
+
+def tokens_axis(run: Run) -> Axis:
+    largest = max((record["tokens"] for record in run.records("train")), default=0)
+    units = ((1e9, "tokens, billions"), (1e6, "tokens, millions"), (1e3, "tokens, thousands"))
+    size, label = next((unit for unit in units if largest >= unit[0]), (1, "tokens"))
+    return Axis(label, lambda record: record["tokens"] / size, transitions=False)
+
+
+def time_axis(run: Run) -> Axis:
+    clock = wall_clock(run)
+    records = run.records("train") + run.records("evaluation")
+    largest = max((clock(record["time"]) for record in records), default=0.0)
+    units = ((172800, 86400, "days"), (7200, 3600, "hours"), (120, 60, "minutes"))
+    size, name = next(((size, name) for least, size, name in units if largest >= least), (1, "seconds"))
+    return Axis(f"wall-clock, {name}", lambda record: clock(record["time"]) / size, transitions=True)
+
+
+def chart(run: Run, axis: Axis) -> str:
+    """Loss over learning rate against ``axis``, as an SVG element to be put into a page."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": axis.label}):
+        figure = Figure(figsize=(9.6, 5.2), layout="constrained", facecolor="none")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        _draw_loss(upper, run, axis)
+        _draw_learning_rate(lower, run, axis)
+        _mark_stages(lower, run, axis)
+        lower.set_xlabel(axis.label)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue())
+
+
+def summary(run: Run, path: Path) -> Path:
+    """Write one picture of the run: loss against tokens beside loss against wall-clock (PNG)."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 4), layout="constrained", dpi=160)
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, axis in ((left, tokens_axis(run)), (right, time_axis(run))):
+            _draw_loss(axes, run, axis)
+            axes.set_xlabel(axis.label)
+        right.set_ylabel("")
+        right.get_legend().remove()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def smoothed(values: Sequence[float], window: int) -> list[float]:
+    """Exponential average over about ``window`` values, to both sides so that it does not lag; NaN keeps its place."""
+    before, after = _trailing_sums(values, window), reversed(_trailing_sums(values[::-1], window))
+    return [(x + y) / (n + m) for (x, n), (y, m) in zip(before, after, strict=True)]
+
+
+def _trailing_sums(values: Sequence[float], window: int) -> list[tuple[float, float]]:
+    """Per value the exponentially weighted sum up to it, and the sum of the weights."""
+    keep = 1 - 1 / max(window, 1)
+    total, weight, sums = 0.0, 0.0, []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = keep * total + value, keep * weight + 1
+            sums.append((total, weight))
+        else:
+            sums.append((math.nan, 1.0))
+    return sums
+
+
+def _draw_loss(axes: Axes, run: Run, axis: Axis) -> None:
+    raw: list[float] = []
+    window = len(run.records("train")) // 100
+    for stage in run.plan.stages:
+        x, y = _points(run.stage_records(stage.index, "train"), axis, "loss")
+        raw += y
+        axes.plot(*_thinned(x, y), color=BLUE, alpha=0.22, linewidth=0.8)
+        label = None if stage.index else "training"
+        axes.plot(*_thinned(x, smoothed(y, window)), color=BLUE, linewidth=1.6, label=label)
+    held_out = [record for record in run.records("evaluation") if math.isfinite(record["loss"])]
+    if held_out:
+        axes.plot(*_points(held_out, axis, "loss"), **_DOTS, label="held-out")
+    bad = [axis.of(record) for record in run.records("train") if not math.isfinite(record["loss"])]
+    if bad:
+        axes.plot(bad, [0.03] * len(bad), **_CROSSES, transform=axes.get_xaxis_transform(), label="not a number")
+    _limit(axes, raw, [record["loss"] for record in held_out])
+    _mark_stages(axes, run, axis)
+    _label_stages(axes, run, axis)
+    axes.set_ylabel("loss")
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.legend(loc="upper right", borderaxespad=0.8)
+
+
+def _draw_learning_rate(axes: Axes, run: Run, axis: Axis) -> None:
+    for stage in run.plan.stages:
+        x, y = _points(run.stage_records(stage.index, "train"), axis, "learning_rate")
+        axes.plot(*_thinned(x, y), color=INK, linewidth=1.3)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("learning rate")
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+
+
+def _mark_stages(axes: Axes, run: Run, axis: Axis) -> None:
+    """A line where each stage begins, and a band over the transition before it, where it has a width."""
+    for before, stage in itertools.pairwise(run.metrics):
+        if not (before and stage):
+            break
+        if axis.transitions:
+            axes.axvspan(axis.of(before[-1]), axis.of(stage[0]), color=PALE, linewidth=0)
+        axes.axvline(axis.of(stage[0]), color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+
+
+def _label_stages(axes: Axes, run: Run, axis: Axis) -> None:
+    """Name each stage above its beginning; a name that would run into the one before is put higher."""
+    left, right = axes.get_xlim()
+    width = axes.get_window_extent().width / axes.figure.dpi
+    ends: list[float] = []
+    for stage in run.plan.stages:
+        if not run.metrics[stage.index]:
+            break
+        begins, label = axis.of(run.metrics[stage.index][0]), change_label(run, stage.index)
+        position = (begins - left) / (right - left) * width
+        level = next((level for level, end in enumerate(ends) if end <= position), len(ends))
+        ends[level:] = [position + len(label) * _LETTER]
+        height = 1.01 + 0.06 * level
+        axes.text(begins, height, f" {label}", transform=axes.get_xaxis_transform(), fontsize=9, va="bottom")
+
+
+def _points(records: list[Record], axis: Axis, key: str) -> tuple[list[float], list[float]]:
+    return [axis.of(record) for record in records], [float(record[key]) for record in records]
+
+
+def _limit(axes: Axes, raw: list[float], held_out: list[float]) -> None:
+    """Leave out the fall of the first hundredth of a long run, and outliers, beside which the rest would look flat."""
+    finite = [value for value in raw if math.isfinite(value)]
+    late = sorted(finite[len(finite) // 100 :])
+    outliers = len(late) // 500
+    shown = late[outliers : len(late) - outliers] + held_out[len(held_out) // 100 :]
+    if shown:
+        margin = 0.06 * (max(shown) - min(shown)) or 0.5
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
+
+
+def _thinned(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
+    """Every n-th point, so that at most ``_POINTS`` are left; the last one is kept."""
+    stride = max(1, math.ceil(len(x) / _POINTS))
+    keep = sorted({*range(0, len(x), stride), *([len(x) - 1] if x else [])})
+    return [x[i] for i in keep], [y[i] for i in keep]
+
+
+def _inline(svg: str) -> str:
+    """The ``<svg>`` element alone, as wide as the page."""
+    element = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r'<svg (.*?)width="[^"]*" height="[^"]*"', r'<svg \1width="100%"', element, count=1)

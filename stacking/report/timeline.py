@@ -1,0 +1,212 @@
+"""Where a run's time went, from the journal's events and the times of the metrics.
+
+The wall-clock of a report runs while somebody works on the run: the time from the last sign of life of an attempt (an
+event or a record) until the run goes on is a gap, and gaps are left out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from stacking.metrics import Record
+from stacking.report.run import Event, Run
+
+Ending = Literal["finished", "failed", "preempted", "killed"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """From ``start`` to ``end``, in unix seconds."""
+
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at one phase of one stage."""
+
+    phase: str
+    stage: int | None
+    number: int
+    span: Span
+    """Of an attempt without an ending: until its last sign of life."""
+    ending: Ending | None
+    """``killed``: the run went on later, without an ending in the journal. ``None``: it may still be at work."""
+    seconds: float
+    """What the phase itself took, where the journal says so; else the length of the span."""
+
+
+class WallClock:
+    """Seconds since the run began, gaps left out."""
+
+    def __init__(self, origin: float, gaps: list[Span]) -> None:
+        self.origin, self.gaps = origin, gaps
+
+    def __call__(self, time: float) -> float:
+        """The wall-clock at unix time ``time``; it stands still inside a gap."""
+        idle = sum(min(gap.end, time) - gap.start for gap in self.gaps if gap.start < time)
+        return time - self.origin - idle
+
+    @property
+    def idle(self) -> float:
+        """Seconds that were left out."""
+        return sum(gap.seconds for gap in self.gaps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """Seconds between two stages' training; ``None`` for what has not happened or is not known."""
+
+    consolidate: float | None
+    grow: float | None
+    start_up: float | None
+    """From the start of the train phase to its first update."""
+
+    @property
+    def total(self) -> float | None:
+        known = [part for part in (self.consolidate, self.grow, self.start_up) if part is not None]
+        return sum(known) if known else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Seconds of the whole run; ``other`` is checkpoints, restarts, export and whatever else is not named."""
+
+    training: float
+    evaluation: float
+    transitions: float
+    other: float
+    idle: float
+    """Between attempts; not part of ``total``."""
+
+    @property
+    def total(self) -> float:
+        return self.training + self.evaluation + self.transitions + self.other
+
+
+def wall_clock(run: Run) -> WallClock:
+    times = _signs_of_life(run)
+    if not times:
+        return WallClock(0.0, [])
+    gaps = [Span(_last_before(times, event["time"]), event["time"]) for event in _new_beginnings(run.events)]
+    return WallClock(times[0], [gap for gap in gaps if gap.seconds > 0])
+
+
+def attempts(run: Run) -> list[Attempt]:
+    """Every try at a phase, in the order of their beginnings."""
+    times = _signs_of_life(run)
+    found: list[Attempt] = []
+    current: Event | None = None
+    for event in run.events:
+        if event["event"] in ("started", "resumed") and current is not None:
+            found.append(_attempt(current, _last_before(times, event["time"]), "killed"))
+            current = None
+        if event["event"] == "started":
+            current = event
+        elif event["event"] in ("finished", "failed", "preempted") and current is not None:
+            found.append(_attempt(current, event["time"], event["event"], event.get("seconds")))
+            current = None
+    if current is not None:
+        found.append(_attempt(current, max(times[-1], current["time"]), None))
+    return found
+
+
+def transition(run: Run, stage: int) -> Transition:
+    """What lay between the training of the stage before and the first update of ``stage``."""
+    return Transition(
+        consolidate=_finished_seconds(run, "consolidate", stage - 1),
+        grow=_finished_seconds(run, "grow", stage),
+        start_up=_start_up(run, stage),
+    )
+
+
+def training_seconds(run: Run, stage: int) -> float:
+    """Seconds of updates alone: no evaluation, no checkpoints."""
+    records = run.stage_records(stage, "train")
+    return float(records[-1]["seconds"]) if records else 0.0
+
+
+def evaluation_seconds(run: Run, stage: int) -> float:
+    return float(sum(record["seconds"] for record in run.stage_records(stage, "evaluation")))
+
+
+def account(run: Run) -> Account:
+    """Where the time of the whole run went; the parts add up to the wall-clock at the last sign of life."""
+    clock, times = wall_clock(run), _signs_of_life(run)
+    stages = range(len(run.plan.stages))
+    training = sum(training_seconds(run, stage) for stage in stages)
+    evaluation = sum(evaluation_seconds(run, stage) for stage in stages)
+    transitions = sum(transition(run, stage).total or 0.0 for stage in stages)
+    total = clock(times[-1]) if times else 0.0
+    return Account(
+        training=training,
+        evaluation=evaluation,
+        transitions=transitions,
+        other=max(total - training - evaluation - transitions, 0.0),
+        idle=clock.idle,
+    )
+
+
+def _attempt(started: Event, end: float, ending: Ending | None, seconds: float | None = None) -> Attempt:
+    span = Span(started["time"], max(end, started["time"]))
+    return Attempt(
+        phase=started["phase"],
+        stage=started.get("stage"),
+        number=started.get("attempt", 1),
+        span=span,
+        ending=ending,
+        seconds=span.seconds if seconds is None else seconds,
+    )
+
+
+def _new_beginnings(events: list[Event]) -> Iterator[Event]:
+    """The events by which the run goes on after an attempt that did not finish, or after it was stopped."""
+    unfinished = False
+    for event in events:
+        kind = event["event"]
+        if kind == "resumed" or (kind == "started" and unfinished):
+            yield event
+        if kind in ("started", "failed", "preempted"):
+            unfinished = True
+        elif kind in ("finished", "resumed"):
+            unfinished = False
+
+
+def _signs_of_life(run: Run) -> list[float]:
+    """Unix times of all events and records, ascending."""
+    records: list[Record] = [record for stage in run.metrics for record in stage]
+    return sorted([event["time"] for event in run.events] + [record["time"] for record in records])
+
+
+def _last_before(times: list[float], time: float) -> float:
+    return times[max(bisect_left(times, time) - 1, 0)]
+
+
+def _finished_seconds(run: Run, phase: str, stage: int) -> float | None:
+    done = [a.seconds for a in attempts(run) if (a.phase, a.stage, a.ending) == (phase, stage, "finished")]
+    return done[-1] if done else None
+
+
+def _start_up(run: Run, stage: int) -> float | None:
+    records = run.stage_records(stage, "train")
+    if not records:
+        return None
+    first = records[0]
+    begun = [
+        event["time"]
+        for event in run.events
+        if (event["event"], event.get("phase"), event.get("stage")) == ("started", "train", stage)
+        and event["time"] <= first["time"]
+    ]
+    if not begun:
+        return None
+    evaluated = sum(r["seconds"] for r in run.stage_records(stage, "evaluation") if r["time"] <= first["time"])
+    return max(float(first["time"] - begun[-1] - first["seconds"] - evaluated), 0.0)

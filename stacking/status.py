@@ -1,0 +1,187 @@
+"""Where a run is: read from its journal, its metrics and its lock, whoever runs it and wherever."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from stacking.errors import StackingError
+from stacking.metrics import Record
+from stacking.progress import Speedometer, TimeLeft
+from stacking.report.run import Event, Run, read_run
+from stacking.report.timeline import attempts
+from stacking.report.units import count, duration, loss
+
+State = Literal["running", "finished", "failed", "preempted", "stopped"]
+_LAST_PHASE = "report"
+_ENDED_AS: dict[str, State] = {"failed": "failed", "preempted": "preempted"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where a run is."""
+
+    run_dir: str
+    name: str
+    state: State
+    """``stopped``: nobody is at work and nothing says why; `stacking resume` goes on."""
+    phase: str | None
+    """What is, or was last, at work: ``train``, ``consolidate``, ``grow``, ``export``, ``report``."""
+    stage: int
+    """The stage that is, or was last, at work; from 0."""
+    stages: int
+    layers: int
+    step: int
+    """Updates done in the stage."""
+    steps: int
+    tokens: int
+    """Over the whole run so far."""
+    loss: float | None
+    held_out_loss: float | None
+    tokens_per_second: float | None
+    restarts: int
+    """Phases that had to be started again."""
+    last_error: str | None
+    seconds_left: float | None
+    """Training still to come, in seconds; evaluations and transitions not included."""
+    estimated_end: float | None
+    """Unix time; only of a run that is at work."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``: a number that is not finite becomes null, as JSON has none."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+    def as_text(self) -> str:
+        """A few lines for a terminal."""
+        rows = [
+            ("run", f"{self.name} ({self.run_dir})"),
+            ("state", self._state_text()),
+            ("stage", f"{self.stage + 1} of {self.stages}, {self.layers} layers"),
+            ("step", f"{self.step:,} of {self.steps:,} ({self.step / self.steps:.0%})"),
+            ("loss", f"{loss(self.loss)}, held-out {loss(self.held_out_loss)}"),
+            ("speed", f"{count(self.tokens_per_second)} tokens/s, {count(self.tokens)} tokens so far"),
+        ]
+        if self.seconds_left and self.state != "finished":
+            rows.append(("left", self._left_text()))
+        if self.restarts:
+            rows.append(("restarts", str(self.restarts)))
+        if self.last_error:
+            rows.append(("last error", self.last_error))
+        return "\n".join(f"{name:<10}  {value}" for name, value in rows)
+
+    def _state_text(self) -> str:
+        doing = f": {self.phase}" if self.phase and self.state != "finished" else ""
+        hint = "" if self.state in ("running", "finished") else f" (`stacking resume {self.run_dir}` goes on)"
+        return f"{self.state}{doing}{hint}"
+
+    def _left_text(self) -> str:
+        end = f", until {datetime.fromtimestamp(self.estimated_end):%a %d %b %H:%M}" if self.estimated_end else ""
+        return f"about {duration(self.seconds_left)} of training{end}"
+
+
+def status(run_dir: Path) -> Status:
+    """Where the run in ``run_dir`` is.
+
+    Raises:
+        UserError: ``run_dir`` is not a run directory.
+        DamagedFile: its plan, journal or metrics are damaged.
+    """
+    run = read_run(run_dir)
+    state = _state(run.events, is_locked(run.folder.lock))
+    last = _last_at_work(run.events)
+    stage = run.plan.stages[last["stage"] if last else 0]
+    trained = run.stage_records(stage.index, "train")
+    left = _time_left(run, trained) if state != "finished" else None
+    return Status(
+        run_dir=str(run_dir),
+        name=run.plan.name,
+        state=state,
+        phase=last["phase"] if last else None,
+        stage=stage.index,
+        stages=len(run.plan.stages),
+        layers=stage.layers,
+        step=_last(trained, "step") or 0,
+        steps=stage.steps,
+        tokens=_last(run.records("train"), "tokens") or 0,
+        loss=_last(trained, "loss"),
+        held_out_loss=_last(run.records("evaluation"), "loss"),
+        tokens_per_second=_last(trained, "tokens_per_second"),
+        restarts=_restarts(run),
+        last_error=_last_error(run.events),
+        seconds_left=left.run if left else None,
+        estimated_end=time.time() + left.run if left and state == "running" else None,
+    )
+
+
+def watch(run_dir: Path, every: float = 2.0) -> Iterator[Status]:
+    """The status now and every ``every`` seconds, until nobody is at work on the run.
+
+    Raises:
+        UserError: ``run_dir`` is not a run directory.
+    """
+    while True:
+        now = status(run_dir)
+        yield now
+        if now.state != "running":
+            return
+        time.sleep(every)
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a live controller, or a rank that outlived it, holds the lock file."""
+    try:
+        with open(lock, "rb") as file:
+            # Shared, so that two who look do not see each other.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise StackingError(f"{lock}: cannot be tested ({error.strerror})") from error
+    return False
+
+
+def _state(events: list[Event], locked: bool) -> State:
+    if locked:
+        return "running"
+    # A finished run that is resumed has nothing to do and stays finished.
+    last = next((event for event in reversed(events) if event["event"] != "resumed"), {"event": "created"})
+    if last["event"] == "finished" and last["phase"] == _LAST_PHASE:
+        return "finished"
+    return _ENDED_AS.get(last["event"], "stopped")
+
+
+def _last_at_work(events: list[Event]) -> Event | None:
+    """The last event of a phase of a stage; the journal also has events of the run as a whole."""
+    ours = ("started", "finished", "failed", "preempted")
+    return next((event for event in reversed(events) if event["event"] in ours), None)
+
+
+def _time_left(run: Run, trained: list[Record]) -> TimeLeft | None:
+    speed = Speedometer(run.plan)
+    for record in trained or run.records("train"):
+        speed.update(record)
+    return speed.time_left()
+
+
+def _restarts(run: Run) -> int:
+    seen = [(attempt.phase, attempt.stage) for attempt in attempts(run)]
+    return len(seen) - len(set(seen))
+
+
+def _last_error(events: list[Event]) -> str | None:
+    return next((e.get("message") for e in reversed(events) if e["event"] in ("failed", "damaged")), None)
+
+
+def _last(records: list[Record], key: str) -> Any:
+    return records[-1][key] if records else None

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stacking.errors import UserError
+from stacking.runfolder import RunFolder
+from stacking.status import is_locked, status, watch
+from tests.report.synthetic import SyntheticRun
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> SyntheticRun:
+    return SyntheticRun(tmp_path / "run")
+
+
+def test_a_run_that_was_only_created_is_stopped_before_its_first_stage(run: SyntheticRun) -> None:
+    now = status(run.path)
+    assert (now.state, now.phase, now.stage, now.step, now.loss) == ("stopped", None, 0, 0, None)
+    assert now.seconds_left is None
+
+
+def test_a_held_lock_means_running(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    with RunFolder(run.path).locked():
+        now = status(run.path)
+    assert (now.state, now.phase, now.stage, now.step, now.steps) == ("running", "train", 0, 40, 100)
+    # 60 updates at 0.3 s, then 100 at twice and 100 at four times the FLOPs.
+    assert now.seconds_left == pytest.approx(60 * 0.3 + 60.0 + 120.0)
+    assert now.estimated_end is not None
+
+
+def test_a_lock_outlives_its_controller_while_a_rank_holds_it(run: SyntheticRun) -> None:
+    lock = run.path / "lock"
+    script = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert is_locked(lock)
+    holder.communicate("\n")
+    assert not is_locked(lock)
+
+
+def test_looking_at_the_lock_does_not_keep_it(run: SyntheticRun) -> None:
+    with RunFolder(run.path).locked(patience=0):
+        pass
+    assert not is_locked(run.path / "lock")
+    with RunFolder(run.path).locked(patience=0):
+        assert is_locked(run.path / "lock")
+
+
+def test_a_killed_run_is_stopped_and_says_how_to_go_on(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    now = status(run.path)
+    assert now.state == "stopped"
+    assert now.estimated_end is None
+    assert f"stacking resume {run.path}" in now.as_text()
+
+
+@pytest.mark.parametrize("event", ["failed", "preempted"])
+def test_an_ending_in_the_journal_names_the_state(run: SyntheticRun, event: str) -> None:
+    run.train(0, last=40)
+    run.event(event, phase="train", stage=0, attempt=1, message="rank 1 was killed by SIGKILL")
+    now = status(run.path)
+    assert now.state == event
+    assert now.last_error == ("rank 1 was killed by SIGKILL" if event == "failed" else None)
+
+
+def test_a_finished_run_is_finished_and_stays_so_when_resumed(run: SyntheticRun) -> None:
+    run.whole()
+    run.event("resumed")
+    now = status(run.path)
+    assert (now.state, now.stage, now.step, now.layers) == ("finished", 2, 100, 12)
+    assert now.seconds_left is None
+    assert "left" not in now.as_text()
+
+
+def test_between_stages_the_time_left_is_that_of_the_stages_to_come(run: SyntheticRun) -> None:
+    run.train(0)
+    run.phase("consolidate", 0, 3.0)
+    run.event("started", phase="grow", stage=1, attempt=1)
+    now = status(run.path)
+    assert (now.phase, now.stage, now.step, now.loss) == ("grow", 1, 0, None)
+    assert now.seconds_left == pytest.approx(60.0 + 120.0)
+
+
+def test_events_of_the_run_as_a_whole_do_not_move_the_stage(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    run.event("damaged", phase="verify", stage=-1, message="global_step40 does not match its checksum")
+    now = status(run.path)
+    assert (now.stage, now.phase, now.step) == (0, "train", 40)
+    assert now.last_error == "global_step40 does not match its checksum"
+
+
+def test_restarts_are_counted(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    run.event("resumed")
+    run.train(0, first=41, attempt=2)
+    run.event("started", phase="consolidate", stage=0, attempt=1)
+    assert status(run.path).restarts == 1
+
+
+def test_the_dictionary_is_plain_json_even_when_the_loss_is_not_a_number(run: SyntheticRun) -> None:
+    run.train(0, last=40, nan_at=[40])
+    now = status(run.path)
+    assert now.loss is not None and math.isnan(now.loss)
+    text = json.dumps(now.as_dict(), allow_nan=False)
+    assert json.loads(text)["loss"] is None
+    assert "not a number" in now.as_text()
+
+
+def test_watching_ends_when_nobody_is_at_work(run: SyntheticRun) -> None:
+    with RunFolder(run.path).locked():
+        watched = watch(run.path, every=0.0)
+        assert [next(watched).state for _ in range(2)] == ["running", "running"]
+    assert [now.state for now in watched] == ["stopped"]
+
+
+def test_what_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match="--run-dir"):
+            status(path)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"stages": [{}]}'])
+def test_a_damaged_plan_is_named(run: SyntheticRun, content: str) -> None:
+    (run.path / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan\.json"):
+        status(run.path)

@@ -61,4 +61,3 @@ def newest_good(folder: Path, on_damage: Callable[[DamagedFile], None]) -> Path 
     if folder.is_dir():
         point_latest(folder, None)
     return None
-

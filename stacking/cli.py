@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -15,7 +15,7 @@ from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
 
 FOLDER = click.Path(path_type=Path)
-COMMAND = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
 
 
 @click.group(**COMMAND)
@@ -208,9 +208,7 @@ def import_model(model: Path, out: Path) -> None:
 @click.option("--sequence-length", type=click.IntRange(min=8), default=128, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-def evaluate(
-    state: Path, data: Path, samples: int, kind: str, sequence_length: int, seed: int, as_json: bool
-) -> None:
+def evaluate(state: Path, data: Path, samples: int, kind: str, sequence_length: int, seed: int, as_json: bool) -> None:
     """Score a STATE on the held-out split of its data."""
     from stacking.evaluate.mlm import evaluate_state
 

@@ -129,4 +129,3 @@ class Controller:
         else:
             self._progress.note("asked to stop: waiting for a checkpoint (once more to stop at once)")
             self._running.stop()
-

@@ -1,10 +1,10 @@
 """The exceptions that a user can meet, and the exit code that each one means.
 
-    StackingError          1   a failure; its message says what to look at
-    ├── UserError          2   the input is wrong: where, what is wrong, what would be right
-    │   ├── DamagedFile    2   a file is torn or altered; carries the path
-    │   └── NoSpace        2   the disk is full; the last good state is untouched
-    └── Preempted         75   stopped at a step boundary with a checkpoint; resume goes on
+StackingError          1   a failure; its message says what to look at
+├── UserError          2   the input is wrong: where, what is wrong, what would be right
+│   ├── DamagedFile    2   a file is torn or altered; carries the path
+│   └── NoSpace        2   the disk is full; the last good state is untouched
+└── Preempted         75   stopped at a step boundary with a checkpoint; resume goes on
 """
 
 from __future__ import annotations

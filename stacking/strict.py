@@ -15,7 +15,6 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from stacking.errors import UserError
 
-
 _LISTED = 20
 """Names that one line can hold."""
 

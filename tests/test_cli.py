@@ -12,7 +12,19 @@ from stacking.cli import cli
 from stacking.files import new_folder
 from tests.chain import stacking
 
-COMMANDS = ["consolidate", "evaluate", "export", "grow", "import", "plan", "prepare", "report", "resume", "run", "status"]
+COMMANDS = [
+    "consolidate",
+    "evaluate",
+    "export",
+    "grow",
+    "import",
+    "plan",
+    "prepare",
+    "report",
+    "resume",
+    "run",
+    "status",
+]
 
 
 def test_the_commands_are_these() -> None:
@@ -41,7 +53,10 @@ MISTAKES = {
     "an unknown recipe": (["plan", "dmeo"], "dmeo: is neither a file nor a shipped recipe; did you mean 'demo'?"),
     "a recipe that is not there": (["plan", "no/recipe.yaml"], "no/recipe.yaml: does not exist"),
     "a run without data": (["run", "demo", "--run-dir", "{tmp}/run"], "data.path: is missing"),
-    "data that are not prepared": (["run", "demo", "--run-dir", "{tmp}/run", "--data", "{tmp}"], "is not a prepared data"),
+    "data that are not prepared": (
+        ["run", "demo", "--run-dir", "{tmp}/run", "--data", "{tmp}"],
+        "is not a prepared data",
+    ),
     "a run in a folder of other things": (["run", "demo", "--run-dir", "{full}"], "is not empty"),
     "a run below a file": (["run", "demo", "--run-dir", "{file}/run"], "is a file, or lies below one"),
     "resuming what is not a run": (["resume", "{tmp}"], "is not a run; start one with `stacking run"),

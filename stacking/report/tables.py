@@ -195,7 +195,7 @@ def _schedule_row(stage: Stage) -> tuple[str, ...]:
         stage.growth.operator if stage.growth else "",
         stage.growth.optimizer_state if stage.growth else "",
         f"{rates[0]:.3g}{peak} → {rates[-1]:.3g}",
-        f"{stage.global_batch:,} = {stage.micro_batch:,} × {stage.accumulation} × {stage.ranks} ranks",  # noqa: RUF001
+        f"{stage.global_batch:,} = {stage.micro_batch:,} × {stage.accumulation} × {stage.ranks} ranks",
         stage.precision,
         str(stage.zero_stage),
     )

@@ -1,6 +1,6 @@
 """The process that a launcher starts on every rank: train one stage of a plan.
 
-    python -m stacking.train.worker RUN_DIR STAGE
+python -m stacking.train.worker RUN_DIR STAGE
 """
 
 from __future__ import annotations

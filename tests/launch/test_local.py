@@ -58,7 +58,7 @@ def test_a_killed_rank_is_the_cause_though_its_peer_failed_too(tmp_path: Path) -
 
 def test_a_users_mistake_keeps_its_line_and_its_exit_code(tmp_path: Path) -> None:
     script = "import sys; print('data: is gone; prepare it again', file=sys.stderr); sys.exit(2)"
-    with pytest.raises(StackingError, match="^data: is gone; prepare it again$") as caught:
+    with pytest.raises(StackingError, match=r"^data: is gone; prepare it again$") as caught:
         raise_for(wait(Local().start(job(tmp_path, script, ranks=1))))
     assert caught.value.exit_code == 2
 

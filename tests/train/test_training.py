@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 NO_DROPOUT = {"hidden": 32, "heads": 2, "intermediate": 64, "max_positions": 64, "dropout": 0, "attention_dropout": 0}
 
 
-def recipe_of_one_stage(folder: Path, data: Path, ranks: int, micro_batch: int, zero_stage: int = 2, **changes: Any) -> Path:
+def recipe_of_one_stage(
+    folder: Path, data: Path, ranks: int, micro_batch: int, zero_stage: int = 2, **changes: Any
+) -> Path:
     folder.mkdir()
     stage = {
         "layers": 2,
@@ -44,9 +46,7 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict
     return train_alone(folder / "run", recipe_of_one_stage(folder / "r", data, ranks=1, micro_batch=16, zero_stage=0))
 
 
-@pytest.mark.parametrize(
-    ("ranks", "micro_batch", "zero_stage"), [(1, 2, 1), (2, 8, 0), (2, 2, 2), (2, 4, 3)]
-)
+@pytest.mark.parametrize(("ranks", "micro_batch", "zero_stage"), [(1, 2, 1), (2, 8, 0), (2, 2, 2), (2, 4, 3)])
 def test_the_losses_do_not_depend_on_how_the_batch_is_split(
     reference: list[dict[str, Any]], data: Path, tmp_path: Path, ranks: int, micro_batch: int, zero_stage: int
 ) -> None:

@@ -1,0 +1,172 @@
+"""A prepared data folder, opened: memory-mapped token shards with their sentence and document boundaries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from stacking.errors import DamagedFile, UserError
+from stacking.files import MANIFEST, verify_folder
+
+KIND = "data"
+FORMAT = 1
+SPLITS = ("train", "held_out")
+ARRAYS = ("tokens", "sentences", "documents")
+
+I64 = npt.NDArray[np.int64]
+_PROBED_TOKENS = 1 << 14
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder whose files are all there with the sizes that it lists.
+
+    Raises:
+        UserError: not a prepared folder, or of another format.
+        DamagedFile: a file is missing or cut.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(folder, "is not a prepared data folder", "make one with: stacking prepare INPUT... --out DIR")
+    manifest = verify_folder(folder, checksums=False)
+    if manifest.get("kind") != KIND:
+        raise UserError(folder, f"holds {manifest.get('kind', 'something')!r}, not data", "give a prepared data folder")
+    if manifest.get("format") != FORMAT:
+        problem = f"has format {manifest.get('format')!r} where this version reads {FORMAT}"
+        raise UserError(folder, problem, "prepare the data again")
+    return manifest
+
+
+def data_digest(folder: Path) -> str:
+    """A digest that changes when the prepared data change: the manifest's own digest and the sizes on disk.
+
+    Cheap enough for every start of a worker; ``files.verify_folder`` compares the checksums as well.
+    """
+    manifest = load_manifest(folder)
+    sizes = [f"{name}:{(folder / name).stat().st_size}" for name in sorted(manifest["files"])]
+    return xxhash.xxh3_128_hexdigest("\n".join([manifest["digest"], *sizes]).encode())
+
+
+def shard_path(folder: Path, split: str, number: int, array: str) -> Path:
+    """Where one array of one shard lies."""
+    return folder / split / f"{number:05d}.{array}.npy"
+
+
+class Corpus:
+    """One split of a prepared folder. Tokens, sentences and documents are numbered through all its shards.
+
+    Opening costs a few small reads per shard; pages are read when they are touched.
+
+    Attributes:
+        tokens, sentences, documents: how many there are.
+        vocabulary: rows that a token embedding needs.
+        special: ids of ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``.
+
+    Raises:
+        UserError: not a prepared folder, no such split, or shards that do not fit the manifest or the vocabulary.
+    """
+
+    def __init__(self, folder: Path, split: str = "train") -> None:
+        manifest = load_manifest(Path(folder))
+        if split not in manifest["splits"]:
+            raise UserError(folder, f"has no split {split!r}", f"use one of {', '.join(manifest['splits'])}")
+        self.folder, self.split = Path(folder), split
+        self.digest: str = manifest["digest"]
+        self.vocabulary: int = manifest["vocabulary"]
+        self.special: dict[str, int] = manifest["special"]
+        self._open(sum(name.startswith(f"{split}/") for name in manifest["files"]) // len(ARRAYS))
+        self._check(manifest["splits"][split])
+
+    def _open(self, shards: int) -> None:
+        """Map the shards and number their contents through."""
+        self._tokens = [self._map(number, "tokens") for number in range(shards)]
+        self._sentences = [self._map(number, "sentences") for number in range(shards)]
+        self._documents = [self._map(number, "documents") for number in range(shards)]
+        self._token_base = _bases([len(array) for array in self._tokens])
+        self._sentence_base = _bases([len(array) - 1 for array in self._sentences])
+        self._document_base = _bases([len(array) - 1 for array in self._documents])
+        self.tokens = int(self._token_base[-1])
+        self.sentences = int(self._sentence_base[-1])
+        self.documents = int(self._document_base[-1])
+
+    def _map(self, number: int, array: str) -> npt.NDArray[Any]:
+        path = shard_path(self.folder, self.split, number, array)
+        try:
+            return np.asarray(np.load(path, mmap_mode="r"))
+        except (OSError, ValueError) as error:
+            raise DamagedFile(path, f"is not a readable array ({error})", "prepare the data again") from None
+
+    def _check(self, expected: dict[str, int]) -> None:
+        """Compare the shards with each other, with the manifest and with the vocabulary."""
+        for name in ("documents", "sentences", "tokens"):
+            if getattr(self, name) != expected[name]:
+                problem = f"has {getattr(self, name):,} {name} where the manifest says {expected[name]:,}"
+                raise DamagedFile(self.folder / self.split, problem, "prepare the data again")
+        for number, (tokens, sentences, documents) in enumerate(
+            zip(self._tokens, self._sentences, self._documents, strict=True)
+        ):
+            path = shard_path(self.folder, self.split, number, "tokens")
+            if sentences[-1] != len(tokens) or documents[-1] != len(sentences) - 1:
+                raise DamagedFile(path, "does not fit its sentence and document boundaries", "prepare the data again")
+            self._check_ids(tokens[:_PROBED_TOKENS], path)
+            self._check_ids(tokens[-_PROBED_TOKENS:], path)
+
+    def _check_ids(self, tokens: npt.NDArray[Any], where: Path) -> None:
+        if len(tokens) and (highest := int(tokens.max())) >= self.vocabulary:
+            problem = f"has token id {highest:,} where the vocabulary ends at {self.vocabulary - 1:,}"
+            raise DamagedFile(where, problem, "prepare the data again with this vocabulary")
+
+    def take(self, positions: I64) -> I64:
+        """The tokens at global ``positions`` [N], int64."""
+        taken = np.empty(len(positions), dtype=np.int64)
+        for shard, chosen in _by_shard(self._token_base, positions):
+            taken[chosen] = self._tokens[shard][positions[chosen] - self._token_base[shard]]
+        self._check_ids(taken, self.folder / self.split)
+        return taken
+
+    def sentence_start(self, sentences: I64) -> I64:
+        """Global position of the first token of each of ``sentences`` [N]; ``self.sentences`` gives the end."""
+        return self._look_up(self._sentences, self._sentence_base, self._token_base, sentences)
+
+    def document_start(self, documents: I64) -> I64:
+        """Global number of the first sentence of each of ``documents`` [N]; ``self.documents`` gives the end."""
+        return self._look_up(self._documents, self._document_base, self._sentence_base, documents)
+
+    @staticmethod
+    def _look_up(arrays: list[npt.NDArray[Any]], base: I64, value_base: I64, index: I64) -> I64:
+        found = np.empty(len(index), dtype=np.int64)
+        for shard, chosen in _by_shard(base, index):
+            found[chosen] = arrays[shard][index[chosen] - base[shard]] + value_base[shard]
+        return found
+
+    def document_of(self, sentences: I64) -> I64:
+        """Global number of the document that holds each of ``sentences`` [N]."""
+        return self._search(self._documents, self._document_base, self._sentence_base, sentences)
+
+    def sentence_at(self, positions: I64) -> I64:
+        """Global number of the sentence that holds the token at each of ``positions`` [N]."""
+        return self._search(self._sentences, self._sentence_base, self._token_base, positions)
+
+    @staticmethod
+    def _search(arrays: list[npt.NDArray[Any]], base: I64, value_base: I64, values: I64) -> I64:
+        found = np.empty(len(values), dtype=np.int64)
+        for shard, chosen in _by_shard(value_base, values):
+            local = values[chosen] - value_base[shard]
+            found[chosen] = np.searchsorted(arrays[shard], local, side="right") - 1 + base[shard]
+        return found
+
+
+def _bases(counts: list[int]) -> I64:
+    """Global number of the first item of each shard, and of the end."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
+
+
+def _by_shard(base: I64, index: I64) -> list[tuple[int, Any]]:
+    """Which shard holds which of the global ``index``; the end of the last shard counts as its own."""
+    last = len(base) - 2
+    if last <= 0:
+        return [(0, slice(None))] if last == 0 else []
+    shard = np.minimum(np.searchsorted(base, index, side="right") - 1, last)
+    return [(int(number), shard == number) for number in np.unique(shard)]

@@ -1,0 +1,78 @@
+"""Work spread over processes: results in the order of the tasks, a bounded number of them in flight."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from stacking.errors import StackingError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Workers:
+    """``count`` processes; a single worker is this process, without an ``executor``."""
+
+    count: int
+    executor: ProcessPoolExecutor | None
+
+    def map(self, function: Callable[..., Result], tasks: Iterable[Task], *constants: Any) -> Iterator[Result]:
+        """``function(task, *constants)`` for each task, in order; at most two tasks more than workers are held."""
+        if self.executor is None:
+            yield from (function(task, *constants) for task in tasks)
+            return
+        pending: deque[Future[Result]] = deque()
+        for task in tasks:
+            pending.append(self.executor.submit(function, task, *constants))
+            if len(pending) >= self.count + 2:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+@contextmanager
+def worker_processes(count: int) -> Iterator[Workers]:
+    """Fresh processes: spawned, since forking under threads is unsafe; they end with their parent even if it is killed.
+
+    Raises:
+        StackingError: a worker was killed.
+    """
+    if count == 1:
+        yield Workers(1, None)
+        return
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(os.getpid(),))
+    try:
+        yield Workers(count, executor)
+    except BrokenProcessPool:
+        raise StackingError("a worker process was killed, perhaps for its memory; try fewer --workers") from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(parent: int) -> None:
+    """In a worker: one thread for the tokenizer, and no life after the parent's."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

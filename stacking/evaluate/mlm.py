@@ -1,0 +1,127 @@
+"""How well a model predicts masked tokens and next sentences, without gradients and without dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stacking.data.batch import Batch
+from stacking.data.corpus import Corpus
+from stacking.data.sampler import SAMPLERS
+from stacking.data.samples import build_samples
+from stacking.errors import UserError
+from stacking.export import read_model, read_weights
+from stacking.files import MANIFEST
+from stacking.model.bert import Bert, build, summed_cross_entropy
+from stacking.model.config import ModelConfig
+
+
+class Scores(NamedTuple):
+    """Means over masked tokens, and over sentence pairs; the latter are NaN for samples without pairs."""
+
+    mlm_loss: float
+    nsp_loss: float
+    mlm_accuracy: float
+    nsp_accuracy: float
+
+
+@torch.no_grad()
+def evaluate(model: Bert, batches: Iterable[Batch]) -> Scores:
+    """Score ``model`` on ``batches``, on the device and in the precision that it is in.
+
+    The model's training mode is the same afterwards.
+    """
+    was_training = model.training
+    model.eval()
+    mlm, nsp = _Tally(), _Tally()
+    for batch in batches:
+        inputs = [_tensor(array, model) for array in (batch.input_ids, batch.segment_ids, batch.attention_mask)]
+        hidden = model.encode(*inputs)
+        mlm.add(model.mlm_logits(hidden, _tensor(batch.mlm_positions, model)), _tensor(batch.mlm_labels, model))
+        if batch.nsp_labels is not None:
+            nsp.add(model.nsp_logits(hidden), _tensor(batch.nsp_labels, model))
+    model.train(was_training)
+    return Scores(mlm.loss, nsp.loss, mlm.accuracy, nsp.accuracy)
+
+
+def evaluate_state(
+    state: Path,
+    data: Path,
+    samples: int,
+    seed: int,
+    kind: str = "segment-pair",
+    sequence_length: int = 128,
+    mask_probability: float = 0.15,
+    batch_size: int = 32,
+) -> Scores:
+    """Score a state folder on the first ``samples`` held-out samples of a prepared data folder.
+
+    Args:
+        seed: the same one gives the same sentence pairs and masks.
+        kind: how samples are made; a key of ``stacking.data.sampler.SAMPLERS``.
+
+    Raises:
+        UserError: ``state`` or ``data`` is not what it should be, or they do not fit together.
+    """
+    model = load_model(state)
+    corpus = Corpus(data, split="held_out")
+    _check_fits(model.config, corpus, sequence_length)
+    index = build_samples(corpus, kind, sequence_length)
+    sampler = SAMPLERS[kind](corpus, index, sequence_length, seed, mask_probability)
+    numbers = np.arange(min(samples, len(sampler)), dtype=np.int64)
+    return evaluate(model, (sampler.batch(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size)))
+
+
+def load_model(path: Path) -> Bert:
+    """The model in a state folder, in fp32 on the CPU.
+
+    Raises:
+        UserError: it is no state folder, or one that describes no model.
+        DamagedFile: a file is torn or altered.
+    """
+    state, config = read_model(path)
+    model = build(config)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, values in read_weights(state, config):
+            parameters[name].copy_(torch.from_numpy(values))
+    return model
+
+
+def _check_fits(config: ModelConfig, corpus: Corpus, sequence_length: int) -> None:
+    if corpus.vocabulary > config.vocabulary:
+        problem = f"is {corpus.vocabulary:,} where the model embeds {config.vocabulary:,} tokens"
+        raise UserError(f"{corpus.folder / MANIFEST}: vocabulary", problem, "give the data that the model was made for")
+    if sequence_length > config.max_positions:
+        problem = f"{sequence_length} tokens are more than the model's {config.max_positions} positions"
+        raise UserError("sequence_length", problem, f"use {config.max_positions} or less")
+
+
+class _Tally:
+    """Sums of losses and hits, and the means that they make."""
+
+    def __init__(self) -> None:
+        self._loss = self._hits = 0.0
+        self._count = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        self._loss += summed_cross_entropy(logits, labels).item()
+        self._hits += (logits.argmax(dim=-1) == labels).sum().item()
+        self._count += len(labels)
+
+    @property
+    def loss(self) -> float:
+        return self._loss / self._count if self._count else float("nan")
+
+    @property
+    def accuracy(self) -> float:
+        return self._hits / self._count if self._count else float("nan")
+
+
+def _tensor(array: np.ndarray, model: Bert) -> Tensor:
+    return torch.from_numpy(array).to(next(model.parameters()).device)

@@ -1,0 +1,78 @@
+"""The model card of an export: what is known about the model, and nothing that is not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from stacking.model.config import ModelConfig
+from stacking.model.size import count_parameters
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [bert, progressive-stacking]
+---
+
+# BERT, {layers} layers, {parameters:,} parameters
+
+A BERT encoder with masked-LM and next-sentence heads, written by `stacking export`.
+
+| | |
+|---|---|
+| layers | {layers} |
+| hidden size, heads, feed-forward size | {hidden}, {heads}, {intermediate} |
+| vocabulary | {vocabulary:,} |
+| longest sequence | {max_positions} tokens |
+{training}
+
+## Use
+
+```python
+from transformers import AutoModelForMaskedLM{tokenizer_import}
+
+model = AutoModelForMaskedLM.from_pretrained("PATH_OF_THIS_FOLDER"){tokenizer_use}
+```
+
+`BertForPreTraining` loads the next-sentence head as well.{tokenizer_note}
+
+## Where the weights come from
+
+```json
+{provenance}
+```
+
+It was not evaluated beyond what its training run reports. It repeats the biases and errors of the text that it was
+trained on.
+"""
+
+
+def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: bool) -> str:
+    """Markdown for the export of a state.
+
+    Args:
+        manifest: the state's; its ``progress`` and ``provenance`` tell how the model came about.
+        has_tokenizer: whether the tokenizer's files lie beside the model.
+    """
+    return _CARD.format(
+        **config.model_dump(),
+        parameters=count_parameters(config),
+        training=_training(manifest),
+        tokenizer_import=", AutoTokenizer" if has_tokenizer else "",
+        tokenizer_use='\ntokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")' if has_tokenizer else "",
+        tokenizer_note="" if has_tokenizer else " The tokenizer is not part of this folder.",
+        provenance=json.dumps(manifest.get("provenance") or {}, indent=2, ensure_ascii=False),
+    )
+
+
+def _training(manifest: dict[str, Any]) -> str:
+    """Table rows for what the state's progress says."""
+    progress = manifest.get("progress") or {}
+    labels = {"tokens": "tokens seen in training", "samples": "samples seen in training", "stage": "last stage"}
+    rows = [f"| {label} | {_shown(progress[key])} |" for key, label in labels.items() if progress.get(key) is not None]
+    return "\n".join([*rows, f"| optimizer updates since the moments began | {manifest.get('optimizer_step', 0):,} |"])
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

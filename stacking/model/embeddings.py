@@ -1,0 +1,82 @@
+"""From token ids to the encoder's input. Shapes: B sequences, S tokens each, H hidden."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from stacking.model.config import ModelConfig
+from stacking.model.layers import layer_norm
+
+
+class LearnedPositions(nn.Embedding):
+    """One trained vector for each position."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.max_positions, config.hidden)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """The vectors [S, H] of the positions of ``input_ids`` [B, S]."""
+        return super().forward(torch.arange(input_ids.size(1), device=input_ids.device))
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed sines, then cosines, in geometrically spaced wavelengths up to 10,000 · 2π (Vaswani et al., 2017)."""
+
+    table: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        half = config.hidden // 2
+        frequencies = torch.exp(torch.arange(half) * (-math.log(10_000) / (half - 1)))
+        angles = torch.arange(config.max_positions)[:, None] * frequencies
+        self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """The vectors [S, H] of the positions of ``input_ids`` [B, S]."""
+        return self.table[: input_ids.size(1)]
+
+
+POSITIONS: dict[str, type[nn.Module]] = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
+
+
+class PostLNEmbeddings(nn.Module):
+    """Tokens, positions and segments, summed and normalised: Devlin et al. (2019)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocabulary, config.hidden, padding_idx=config.padding_id)
+        self.positions = LearnedPositions(config)
+        self.segments = nn.Embedding(config.segments, config.hidden)
+        self.norm = layer_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, input_ids: Tensor, segment_ids: Tensor) -> Tensor:
+        """Two int64 [B, S] to [B, S, H]."""
+        total = self.tokens(input_ids) + self.segments(segment_ids) + self.positions(input_ids)
+        return self.dropout(self.norm(total))
+
+
+class PreLNEmbeddings(nn.Module):
+    """Tokens scaled by √H, so that they weigh as much as the positions, plus positions and segments; not normalised.
+
+    The first segment's vector is and stays zero, as in the original: only the second sentence is marked. It is the
+    ``padding_idx`` of its embedding, so its gradient is zero, and Adam and weight decay leave a zero row at zero.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scale = math.sqrt(config.hidden)
+        self.tokens = nn.Embedding(config.vocabulary, config.hidden, padding_idx=config.padding_id)
+        self.positions = POSITIONS[config.positions](config)
+        self.segments = nn.Embedding(config.segments, config.hidden, padding_idx=0)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, input_ids: Tensor, segment_ids: Tensor) -> Tensor:
+        """Two int64 [B, S] to [B, S, H]."""
+        tokens = self.scale * self.tokens(input_ids)
+        # The sinusoids are a buffer, which ZeRO-3 leaves in fp32 when it casts the parameters.
+        positions = self.positions(input_ids).to(tokens.dtype)
+        return self.dropout(tokens + self.segments(segment_ids) + positions)

@@ -1,0 +1,94 @@
+"""What a model weighs and costs, from its description alone: parameter names and shapes, and training FLOPs."""
+
+from __future__ import annotations
+
+from math import prod
+
+from stacking.model.config import ModelConfig
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def parameter_shapes(config: ModelConfig) -> Shapes:
+    """Name and shape of every parameter, in the order of ``build(config).named_parameters()``.
+
+    These names are an interface: checkpoints, states, growth and export rely on them. The decoder of the MLM head is
+    the token embedding itself, so it is listed once, as ``embeddings.tokens.weight``.
+    """
+    shapes = _embeddings(config)
+    for layer in range(config.layers):
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in _block(config).items()}
+    return shapes | _HEADS[config.variant](config)
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """How many numbers are trained; the tied embedding counts once."""
+    return sum(prod(shape) for shape in parameter_shapes(config).values())
+
+
+def training_flops(config: ModelConfig, sequence_length: int, predicted: float) -> float:
+    """Floating-point operations to train on one sequence, forward and backward.
+
+    A multiplication and an addition are two; the backward pass costs twice the forward pass. The encoder's matrices,
+    the attention scores, and the MLM head at the predicted positions only. Norms, activations, the NSP head and
+    recomputation are left out, as is usual for model FLOPs.
+
+    Args:
+        sequence_length: tokens, without padding.
+        predicted: masked positions of a sequence, on average.
+    """
+    hidden, length = config.hidden, sequence_length
+    matrices = 4 * hidden * hidden + 2 * hidden * config.intermediate
+    encoder = 6 * matrices * length + 12 * hidden * length * length
+    head = config.vocabulary * hidden + hidden * hidden
+    return float(config.layers * encoder + 6 * predicted * head)
+
+
+def _linear(name: str, inputs: int, outputs: int) -> Shapes:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm(name: str, width: int, affine: bool = True) -> Shapes:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)} if affine else {}
+
+
+def _embeddings(config: ModelConfig) -> Shapes:
+    shapes: Shapes = {"embeddings.tokens.weight": (config.vocabulary, config.hidden)}
+    if config.positions == "learned":
+        shapes["embeddings.positions.weight"] = (config.max_positions, config.hidden)
+    shapes["embeddings.segments.weight"] = (config.segments, config.hidden)
+    return shapes | _norm("embeddings.norm", config.hidden, affine=config.variant == "post_ln")
+
+
+def _block(config: ModelConfig) -> Shapes:
+    hidden, intermediate = config.hidden, config.intermediate
+    return {
+        **_linear("attention.qkv", hidden, 3 * hidden),
+        **_linear("attention.output", hidden, hidden),
+        **_norm("attention_norm", hidden, config.norm_affine),
+        **_linear("feed_forward.up", hidden, intermediate),
+        **_linear("feed_forward.down", intermediate, hidden),
+        **_norm("feed_forward_norm", hidden, config.norm_affine),
+    }
+
+
+def _post_ln_heads(config: ModelConfig) -> Shapes:
+    return {
+        **_linear("pooler", config.hidden, config.hidden),
+        "mlm_head.bias": (config.vocabulary,),
+        **_linear("mlm_head.transform", config.hidden, config.hidden),
+        **_norm("mlm_head.norm", config.hidden),
+        **_linear("nsp_head", config.hidden, 2),
+    }
+
+
+def _pre_ln_heads(config: ModelConfig) -> Shapes:
+    return {
+        **_norm("final_norm", config.hidden, config.norm_affine),
+        **_linear("mlm_head.transform", config.hidden, config.hidden),
+        **_norm("mlm_head.norm", config.hidden),
+        **_linear("nsp_head", config.hidden, 1),
+    }
+
+
+_HEADS = {"post_ln": _post_ln_heads, "pre_ln": _pre_ln_heads}

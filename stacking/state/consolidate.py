@@ -1,0 +1,42 @@
+"""From a DeepSpeed checkpoint to the canonical state, without GPUs, torch or DeepSpeed, in memory that stays flat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stacking.files import MANIFEST, verify_folder
+from stacking.state.format import Progress, State, write_state
+from stacking.state.torch_file import verify_torch_file
+from stacking.state.zero import ZeroCheckpoint
+
+
+def consolidate(checkpoint: Path, out: Path, on_progress: Progress | None = None) -> State:
+    """Write the fp32 master weights, both moments, the step count and the buffers of a checkpoint as a state.
+
+    Args:
+        checkpoint: one checkpoint's folder, or the folder above it with a ``latest`` file. It is never changed.
+        out: the state folder; it appears when it is complete.
+        on_progress: called with the bytes written and those in all.
+
+    Raises:
+        UserError: ``checkpoint`` is not a checkpoint that can be read.
+        DamagedFile: one of its files is missing, torn or altered; names it.
+        NoSpace: the disk is full; nothing is left at ``out``.
+    """
+    source = ZeroCheckpoint(checkpoint)
+    verify(source)
+    write_state(out, source, {"checkpoint": source.path.name}, on_progress)
+    return State(out)
+
+
+def verify(source: ZeroCheckpoint) -> None:
+    """Compare every byte with the manifest's checksums, or, in a checkpoint that is not ours, with the archives' CRCs.
+
+    Raises:
+        DamagedFile: a file is missing, torn or altered.
+    """
+    if (source.path / MANIFEST).exists():
+        verify_folder(source.path)
+        return
+    for file in sorted(source.path.glob("*_states.pt")):
+        verify_torch_file(file)

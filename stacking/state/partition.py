@@ -1,0 +1,123 @@
+"""Where the elements of a parameter lie inside the flat tensors of a partitioned optimizer.
+
+DeepSpeed gives its inner optimizer *masters*: flat fp32 tensors, each made of pieces of parameters. A checkpoint
+stores masters, and a live engine holds them, in the same geometry; so the same arithmetic reads the one and fills
+the other. Pure: no torch, no files. All positions and lengths are in elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+PARAMETER_NAMES = "parameter_names"
+"""Key of an optimizer's parameter group that lists the names of its parameters, in order.
+
+Adam's state is saved by position. ZeRO 1 to 3 write the names beside it; ZeRO 0 does not, so whoever builds the
+groups should: ``{"params": [...], "parameter_names": [...], "weight_decay": 0.01}``. Optimizers keep unknown keys.
+"""
+
+Shape = tuple[int, ...]
+
+_MOST_WAYS = 10_000
+
+
+class Piece(NamedTuple):
+    """Elements ``start … start + numel`` of a flattened parameter, found at ``offset`` in a master."""
+
+    name: str
+    start: int
+    offset: int
+    numel: int
+
+
+def numel(shape: Shape) -> int:
+    return math.prod(shape)
+
+
+def whole(name: str, shape: Shape) -> list[Piece]:
+    """A master that is one parameter: ZeRO 0."""
+    return [Piece(name, 0, 0, numel(shape))]
+
+
+def packed(shapes: Iterable[tuple[str, Shape]], paddings: Sequence[int] | None = None) -> list[Piece]:
+    """Parameters one after another in one flat tensor, each followed by its padding."""
+    parameters = list(shapes)
+    widths = [numel(shape) + pad for (_, shape), pad in zip(parameters, paddings or [0] * len(parameters), strict=True)]
+    offsets = accumulate(widths, initial=0)
+    return [Piece(name, 0, offset, numel(shape)) for (name, shape), offset in zip(parameters, offsets, strict=False)]
+
+
+def cut(pieces: Iterable[Piece], first: int, last: int) -> list[Piece]:
+    """What elements ``first … last`` of a flat tensor hold of ``pieces``: one rank's partition, in ZeRO 1 and 2."""
+    inside = []
+    for piece in pieces:
+        low, high = max(piece.offset, first), min(piece.offset + piece.numel, last)
+        if low < high:
+            inside.append(Piece(piece.name, piece.start + low - piece.offset, low - first, high - low))
+    return inside
+
+
+def sharded(shapes: Iterable[tuple[str, Shape]], rank: int, ranks: int) -> list[Piece]:
+    """One rank's master in ZeRO 3: of every parameter an equal share, the last one padded."""
+    pieces, offset = [], 0
+    for name, shape in shapes:
+        share = math.ceil(numel(shape) / ranks)
+        start = rank * share
+        if start < numel(shape):
+            pieces.append(Piece(name, start, offset, min(share, numel(shape) - start)))
+        offset += share
+    return pieces
+
+
+def split_into_groups(parameters: Sequence[tuple[str, Shape]], groups: Sequence[Sequence[Shape]]) -> list[list[str]]:
+    """The names of the parameters of each group, where only their shapes are known.
+
+    A group lists parameters in the model's order, as every usual way of making groups does. That makes the answer
+    unique for a split by rank (matrices decay, vectors do not), and for one group.
+
+    Raises:
+        ValueError: no such split exists, or more than one does.
+    """
+    ways = _ways_to_finish(parameters, groups)
+    state = (0,) * len(groups)
+    if state not in ways:
+        raise ValueError("its optimizer's parameters are not those of the model")
+    names: list[list[str]] = [[] for _ in groups]
+    for name, _ in parameters:
+        choices = [g for g in range(len(groups)) if _advance(state, g) in ways.get(state, ())]
+        if len(choices) != 1:
+            raise ValueError("its optimizer's parameter groups could be split in several ways")
+        names[choices[0]].append(name)
+        state = _advance(state, choices[0])
+    return names
+
+
+def _ways_to_finish(
+    parameters: Sequence[tuple[str, Shape]], groups: Sequence[Sequence[Shape]]
+) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """For each state (parameters taken by each group) from which all groups can be filled: the next such states."""
+    reached: list[set[tuple[int, ...]]] = [{(0,) * len(groups)}]
+    for _, shape in parameters:
+        takers = ((s, g) for s in reached[-1] for g in range(len(groups)))
+        reached.append({_advance(s, g) for s, g in takers if s[g] < len(groups[g]) and groups[g][s[g]] == shape})
+        if len(reached[-1]) > _MOST_WAYS:
+            raise ValueError("its optimizer's parameter groups could be split in too many ways")
+    finish = tuple(len(group) for group in groups)
+    ways: dict[tuple[int, ...], list[tuple[int, ...]]] = {finish: []} if finish in reached[-1] else {}
+    for (_, shape), states in zip(reversed(parameters), reversed(reached[:-1]), strict=True):
+        for state in states:
+            following = [
+                _advance(state, g)
+                for g in range(len(groups))
+                if state[g] < len(groups[g]) and groups[g][state[g]] == shape and _advance(state, g) in ways
+            ]
+            if following:
+                ways[state] = following
+    return ways
+
+
+def _advance(state: tuple[int, ...], group: int) -> tuple[int, ...]:
+    return (*state[:group], state[group] + 1, *state[group + 1 :])

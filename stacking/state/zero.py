@@ -1,0 +1,350 @@
+"""Reads a DeepSpeed checkpoint, of any ZeRO stage and world size, as the unsharded training state that it is.
+
+`ZeroCheckpoint` finds where in which file every element of the fp32 master weights and of both moments lies, once,
+and then reads slices. It runs no code from the files (see `torch_file`) and holds no tensor.
+
+    stage     files                                             what a file holds
+    0         mp_rank_00_model_states.pt                        weights, or masters; Adam's state by position
+    1, 2      [bf16_]zero_pp_rank_R_mp_rank_00_optim_states.pt  of every parameter group the R-th part, flattened
+    3         the same, and zero_pp_rank_R_…_model_states.pt    of every parameter the R-th part
+
+The layouts were learnt from DeepSpeed 0.19.8: runtime/engine.py, zero/stage_1_and_2.py, zero/stage3.py,
+bf16_optimizer.py, fp16/fused_optimizer.py, fp16/unfused_optimizer.py and utils/zero_to_fp32.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stacking.errors import DamagedFile, UserError
+from stacking.files import read_json
+from stacking.model.config import ModelConfig
+from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS
+from stacking.state.partition import (
+    PARAMETER_NAMES,
+    Piece,
+    Shape,
+    cut,
+    numel,
+    packed,
+    sharded,
+    split_into_groups,
+    whole,
+)
+from stacking.state.safetensors_file import TensorSpec
+from stacking.state.torch_file import StoredTensor, read_torch_file
+
+PROGRESS = "progress.json"
+_REMEDY = "give a folder that engine.save_checkpoint made"
+_NAMES_REMEDY = f'list the names in each group of the optimizer under "{PARAMETER_NAMES}" and save again'
+_SHARD = re.compile(r"(bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+
+
+class Master(NamedTuple):
+    """A tensor that DeepSpeed's inner optimizer steps, as saved: what it is made of, and its Adam state."""
+
+    pieces: list[Piece]
+    weights: StoredTensor
+    state: Mapping[str, Any]
+
+
+class Checkpoint(NamedTuple):
+    """The parsed files of a checkpoint folder."""
+
+    folder: Path
+    model_file: Path
+    model: Mapping[str, Any]
+    shards: list[tuple[Path, Mapping[str, Any]]]
+    """Of each rank: its file and the ``optimizer_state_dict`` in it. Empty without ZeRO."""
+
+
+class ZeroCheckpoint:
+    """A DeepSpeed checkpoint folder, opened for reading as a `TrainingState`.
+
+    Args:
+        path: the folder of one checkpoint (``…/global_step100``), or the one above it, with a ``latest`` file.
+
+    Raises:
+        UserError: there is no such folder, or it is of a kind that is not supported.
+        DamagedFile: a shard is missing or torn; names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = _tagged_folder(Path(path))
+        checkpoint = _open(self.path)
+        masters = _LAYOUTS[_stage(checkpoint)](checkpoint)
+        module = checkpoint.model["module"]
+        self._shapes = _shapes(checkpoint, masters)
+        self.names = tuple(name for name in module if name in self._shapes)
+        self._places = {kind: _places(self._shapes, masters, kind) for kind in (WEIGHTS, *MOMENTS)}
+        self._check_complete(checkpoint)
+        self._buffers: dict[str, StoredTensor] = {
+            name: _stored(module[name], checkpoint.model_file) for name in checkpoint.model["buffer_names"] or ()
+        }
+        self.buffers = {name: TensorSpec(_read_dtype(t.dtype), t.shape) for name, t in self._buffers.items()}
+        self.moments = any(self._places[MOMENTS[0]].values())
+        self.optimizer_step = _step(self.path, masters)
+        progress = self.path / PROGRESS
+        self.progress: dict[str, Any] | None = read_json(progress) if progress.exists() else None
+
+    @property
+    def model(self) -> ModelConfig | None:
+        model = (self.progress or {}).get("model")
+        return None if model is None else ModelConfig.model_validate(model)
+
+    def shape(self, name: str) -> Shape:
+        return self._shapes[name]
+
+    def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        if kind == BUFFERS:
+            return self._buffers[name].read(start, stop)
+        stop = numel(self._shapes[name]) if stop is None else stop
+        values = np.zeros(stop - start, np.float32)  # a parameter that was never stepped has no moments: they are zero
+        for piece, tensor in self._places[kind][name]:
+            low, high = max(piece.start, start), min(piece.start + piece.numel, stop)
+            if low < high:
+                shift = piece.offset - piece.start
+                values[low - start : high - start] = tensor.read(low + shift, high + shift)
+        return values
+
+    def _check_complete(self, checkpoint: Checkpoint) -> None:
+        for name, shape in self._shapes.items():
+            if sum(piece.numel for piece, _ in self._places[WEIGHTS][name]) != numel(shape):
+                raise DamagedFile(checkpoint.folder, f"lacks a part of {name}")
+
+
+def _tagged_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise UserError(path, "is not a folder", "give the folder of a DeepSpeed checkpoint")
+    latest = path / "latest"
+    if not latest.is_file():
+        return path
+    folder = path / latest.read_text(encoding="utf-8").strip()
+    if not folder.is_dir():
+        raise DamagedFile(latest, f"names {folder.name}, which is missing")
+    return folder
+
+
+def _open(folder: Path) -> Checkpoint:
+    """Read the metadata of all files of one checkpoint."""
+    files = {match: folder / match[0] for p in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(p.name))}
+    if any(int(match[3]) for match in files) or any(folder.glob("layer_*-model_*_states.pt")):
+        raise UserError(folder, "is of a model- or pipeline-parallel run", "give one of a data-parallel run")
+    ranks = {int(match[2]): file for match, file in files.items()}
+    if len(ranks) != len(files):
+        raise UserError(folder, "holds the shards of two runs", "remove those of one")
+    if ranks and 0 not in ranks:
+        raise DamagedFile(folder / re.sub(r"rank_\d+_mp", "rank_0_mp", next(iter(files.values())).name), "is missing")
+    shards = [(ranks[rank], _entry(ranks[rank], "optimizer_state_dict")) for rank in sorted(ranks)]
+    if shards:
+        _check_world_size(folder, ranks, shards[0])
+    stage3 = bool(shards) and shards[0][1].get("zero_stage") == 3
+    model_file = folder / f"{'zero_pp_rank_0_' if stage3 else ''}mp_rank_00_model_states.pt"
+    if not ranks and not model_file.exists():
+        raise UserError(folder, "holds no DeepSpeed checkpoint", f"give a folder with a {model_file.name}")
+    model = read_torch_file(model_file)
+    if not isinstance(model, Mapping) or not {"module", "buffer_names", "optimizer"} <= set(model):
+        raise UserError(model_file, "is not a model file of DeepSpeed", _REMEDY)
+    if model.get("frozen_param_shapes"):
+        raise UserError(model_file, "holds frozen parameters", "save the checkpoint with all parameters trainable")
+    return Checkpoint(folder, model_file, model, shards)
+
+
+def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path, Mapping[str, Any]]) -> None:
+    """Every shard that rank 0 counts must be there, and no other."""
+    count = first[1].get("partition_count")
+    world_size = max(count) if isinstance(count, list) else count
+    if not isinstance(world_size, int):
+        raise UserError(first[0], "is not an optimizer file of ZeRO", _REMEDY)
+    for rank in range(world_size):
+        if rank not in ranks:
+            raise DamagedFile(folder / first[0].name.replace("rank_0_mp", f"rank_{rank}_mp"), "is missing")
+    if len(ranks) != world_size:
+        problem = f"holds shards of {len(ranks)} ranks where rank 0 was one of {world_size}"
+        raise UserError(folder, problem, "remove those of another run")
+
+
+def _stage(checkpoint: Checkpoint) -> int:
+    """The key of `_LAYOUTS`."""
+    if not checkpoint.shards:
+        return 0
+    file, shard = checkpoint.shards[0]
+    # DeepSpeed's BF16_Optimizer (ZeRO 1, gradients accumulated in fp32) names no stage; its layout is that of stage 1
+    stage = shard.get("zero_stage", 1 if "single_partition_of_fp32_groups" in shard else None)
+    if stage not in _LAYOUTS or stage == 0:
+        raise UserError(file, f"has the unknown ZeRO stage {stage}", f"known are {', '.join(map(str, _LAYOUTS))}")
+    return int(stage)
+
+
+def _flat_groups(checkpoint: Checkpoint) -> list[Master]:
+    """ZeRO 1 and 2: a group's parameters (and alignment paddings) are one flat tensor, cut into equal parts by rank."""
+    file, first = checkpoint.shards[0]
+    groups = checkpoint.model["param_shapes"]
+    paddings = first.get("param_alignment_paddings") or [None] * len(groups)
+    masters = []
+    for index, shapes in enumerate(groups):
+        pieces, position = packed(shapes.items(), paddings[index]), 0
+        for file, shard in checkpoint.shards:
+            weights = _stored(shard["single_partition_of_fp32_groups"][index], file)
+            state = _base_state(shard["base_optimizer_state"], index, shard.get("base_optimizer_state_step"))
+            masters.append(Master(cut(pieces, position, position + weights.numel), weights, state))
+            position += weights.numel
+    return masters
+
+
+def _sharded_groups(checkpoint: Checkpoint) -> list[Master]:
+    """ZeRO 3: a rank's share of every parameter, one flat tensor for each sub-group of parameters."""
+    ranks = len(checkpoint.shards)
+    masters = []
+    for rank, (file, shard) in enumerate(checkpoint.shards):
+        for index, shapes in enumerate(checkpoint.model["param_shapes"]):
+            weights = _stored(shard["fp32_flat_groups"][index], file)
+            state = _base_state(shard["optimizer_state_dict"], index)
+            masters.append(Master(sharded(shapes.items(), rank, ranks), weights, state))
+    return masters
+
+
+def _replicated(checkpoint: Checkpoint) -> list[Master]:
+    """No ZeRO: an ordinary optimizer's state by position, perhaps behind DeepSpeed's fp16 and bf16 wrappers."""
+    file, saved = checkpoint.model_file, checkpoint.model["optimizer"]
+    parameters = _module_parameters(checkpoint)
+    if saved is None or not (saved if "state" in saved else saved["optimizer_state_dict"])["state"]:
+        return [Master(whole(name, t.shape), t, {}) for name, t in parameters.items()]
+    if "fp32_groups_flat" in saved:
+        return _replicated_flat(checkpoint, parameters)
+    base = saved if "state" in saved else saved["optimizer_state_dict"]
+    weights = [_stored(t, file) for group in saved.get("fp32_groups", ()) for t in group]
+    shapes = [[_state_shape(base, i, file) for i in group["params"]] for group in base["param_groups"]]
+    names = [name for group in _group_names(file, parameters, base["param_groups"], shapes) for name in group]
+    weights = weights or [parameters[name] for name in names]
+    return [
+        Master(whole(name, parameters[name].shape), master, _base_state(base, index))
+        for index, (name, master) in enumerate(zip(names, weights, strict=True))
+    ]
+
+
+def _replicated_flat(checkpoint: Checkpoint, parameters: Mapping[str, StoredTensor]) -> list[Master]:
+    """DeepSpeed's FP16_Optimizer: each group's masters are one flat tensor, and nothing tells their shapes."""
+    file, saved = checkpoint.model_file, checkpoint.model["optimizer"]
+    base, flats = saved["optimizer_state_dict"], [_stored(t, file) for t in saved["fp32_groups_flat"]]
+    named = [group.get(PARAMETER_NAMES) for group in base["param_groups"]]
+    if len(flats) == 1 and named[0] is None:
+        named = [list(parameters)]
+    if None in named or any(name not in parameters for group in named for name in group):
+        raise UserError(file, "does not tell which parameters its groups hold", _NAMES_REMEDY)
+    masters = []
+    for index, (group, flat) in enumerate(zip(named, flats, strict=True)):
+        pieces = packed((name, parameters[name].shape) for name in group)
+        masters.append(Master(pieces, flat, _base_state(base, index)))
+    return masters
+
+
+_LAYOUTS: dict[int, Callable[[Checkpoint], list[Master]]] = {
+    0: _replicated,
+    1: _flat_groups,
+    2: _flat_groups,
+    3: _sharded_groups,
+}
+
+
+def _group_names(
+    file: Path, parameters: Mapping[str, StoredTensor], groups: list[dict[str, Any]], shapes: list[list[Shape]]
+) -> list[list[str]]:
+    """The names of each parameter group: as saved with it, or the only ones that fit the shapes."""
+    if all(PARAMETER_NAMES in group for group in groups):
+        return [list(group[PARAMETER_NAMES]) for group in groups]
+    try:
+        return split_into_groups([(name, tensor.shape) for name, tensor in parameters.items()], shapes)
+    except ValueError as error:
+        raise UserError(file, f"does not tell which parameter is which: {error}", _NAMES_REMEDY) from None
+
+
+def _module_parameters(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """The module's parameters in order; a tied one appears once, under its first name."""
+    buffers = set(checkpoint.model["buffer_names"])
+    found: dict[tuple[int, Shape], str] = {}
+    parameters: dict[str, StoredTensor] = {}
+    for name, value in checkpoint.model["module"].items():
+        if name in buffers or not isinstance(value, StoredTensor):
+            continue
+        if found.setdefault((value.offset, value.shape), name) == name:
+            parameters[name] = value
+    return parameters
+
+
+def _base_state(base: Any, index: int, step: int | None = None) -> Mapping[str, Any]:
+    """The Adam state of the ``index``-th master, from a torch optimizer's state dict or ZeRO's elastic list of them."""
+    if isinstance(base, list):
+        return {"step": step, **base[index]} if base[index] else {}
+    owners = [(i, group) for group in base["param_groups"] for i in group["params"]]
+    key, group = owners[index]
+    state = base["state"].get(key, {})
+    return {"step": group.get("step"), **state} if state else {}
+
+
+def _state_shape(base: Mapping[str, Any], key: int, file: Path) -> Shape:
+    state = base["state"].get(key)
+    if not state:
+        raise UserError(file, "holds no optimizer state for some parameters", _NAMES_REMEDY)
+    return _stored(state.get(MOMENTS[0]), file).shape
+
+
+def _shapes(checkpoint: Checkpoint, masters: Iterable[Master]) -> dict[str, Shape]:
+    if not checkpoint.shards:
+        return {name: tensor.shape for name, tensor in _module_parameters(checkpoint).items()}
+    return {name: tuple(shape) for group in checkpoint.model["param_shapes"] for name, shape in group.items()}
+
+
+def _places(shapes: Iterable[str], masters: Iterable[Master], kind: str) -> dict[str, list[tuple[Piece, StoredTensor]]]:
+    """For each parameter, where its elements of ``kind`` are."""
+    places: dict[str, list[tuple[Piece, StoredTensor]]] = defaultdict(list, {name: [] for name in shapes})
+    for master in masters:
+        if kind in MOMENTS and not master.state:
+            continue
+        tensor = master.weights if kind == WEIGHTS else master.state.get(kind)
+        if not isinstance(tensor, StoredTensor):
+            raise UserError(master.weights.path, f"has optimizer state without {kind}", "only Adam's can be read")
+        for piece in master.pieces:
+            if piece.offset + piece.numel > tensor.numel:
+                raise DamagedFile(master.weights.path, f"is too short for {piece.name}")
+            places[piece.name].append((piece, tensor))
+    return dict(places)
+
+
+def _step(folder: Path, masters: Iterable[Master]) -> int:
+    """The step count that all masters share.
+
+    DeepSpeed's FusedAdam counts in the last tensor of a group only, so zeros do not contradict.
+    """
+    steps = {_number(master.state["step"]) for master in masters if master.state.get("step") is not None} - {0}
+    if len(steps) > 1:
+        raise UserError(folder, f"has parameters after {min(steps)} and after {max(steps)} updates", "use another")
+    return steps.pop() if steps else 0
+
+
+def _number(value: Any) -> int:
+    return int(value.read()[0]) if isinstance(value, StoredTensor) else int(value)
+
+
+def _stored(value: Any, file: Path) -> StoredTensor:
+    if not isinstance(value, StoredTensor):
+        raise UserError(file, "has an unknown layout", "give a checkpoint of a DeepSpeed version that is supported")
+    return value
+
+
+def _entry(file: Path, key: str) -> Mapping[str, Any]:
+    content = read_torch_file(file)
+    if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
+        raise UserError(file, "is not an optimizer file of DeepSpeed", _REMEDY)
+    return content[key]
+
+
+def _read_dtype(dtype: str) -> str:
+    """What `StoredTensor.read` returns for it."""
+    return "float32" if dtype in ("bfloat16", "float16") else dtype

@@ -1,0 +1,251 @@
+"""What a sample is: a pure function of (data, seed, index), whatever surrounds it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacking.data.batch import Batch
+from stacking.data.corpus import Corpus
+from stacking.data.sampler import SAMPLERS, Sampler
+from stacking.data.samples import build_samples, samples_per_epoch
+from stacking.errors import UserError
+
+KINDS = list(SAMPLERS)
+PAIRS = ["sentence-pair", "segment-pair"]
+
+
+def make(corpus: Corpus, kind: str, length: int = 32, seed: int = 5, probability: float = 0.15) -> Sampler:
+    return SAMPLERS[kind](corpus, build_samples(corpus, kind, length), length, seed, probability)
+
+
+def original(batch: Batch) -> np.ndarray:
+    """The ids before masking."""
+    ids = batch.input_ids.copy()
+    ids.reshape(-1)[batch.mlm_positions] = batch.mlm_labels
+    return ids
+
+
+def fields_of(batch: Batch, row: int) -> list[object]:
+    """Everything about one sample, free of its place in the batch."""
+    length = batch.input_ids.shape[1]
+    mine = batch.mlm_positions // length == row
+    nsp = None if batch.nsp_labels is None else int(batch.nsp_labels[row])
+    arrays = [batch.input_ids[row], batch.segment_ids[row], batch.attention_mask[row]]
+    arrays += [batch.mlm_positions[mine] - row * length, batch.mlm_labels[mine]]
+    return [array.tolist() for array in arrays] + [nsp, int(batch.sample_ids[row])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(ids=st.lists(st.integers(0, 10**7), min_size=1, max_size=8))
+@settings(max_examples=25, deadline=None)
+def test_a_sample_does_not_depend_on_its_batch(corpus: Corpus, kind: str, ids: list[int]) -> None:
+    sampler = make(corpus, kind)
+    together = sampler.batch(np.array(ids))
+    for row, sample in enumerate(ids):
+        assert fields_of(together, row) == fields_of(sampler.batch(np.array([sample])), 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_does_not_depend_on_the_process(data_folder: Path, corpus: Corpus, kind: str) -> None:
+    code = (
+        "import sys, numpy as np, pathlib; from stacking.data.corpus import Corpus\n"
+        "from stacking.data.sampler import SAMPLERS; from stacking.data.samples import build_samples\n"
+        "c = Corpus(pathlib.Path(sys.argv[1])); s = SAMPLERS[sys.argv[2]](c, build_samples(c, sys.argv[2], 32), 32, 5)\n"
+        "b = s.batch(np.array([3, 1000, 12345])); print(b.input_ids.tolist(), b.mlm_labels.tolist())"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, data_folder, kind], capture_output=True, text=True, check=True)
+    batch = make(corpus, kind).batch(np.array([3, 1000, 12345]))
+    assert answer.stdout.strip() == f"{batch.input_ids.tolist()} {batch.mlm_labels.tolist()}"
+
+
+@pytest.mark.parametrize("length", [8, 17, 32, 128])
+def test_each_epoch_covers_every_sentence_once(corpus: Corpus, length: int) -> None:
+    pairs = build_samples(corpus, "sentence-pair", length)[:, 0]
+    last = corpus.document_start(np.arange(1, corpus.documents + 1)) - 1
+    assert np.array_equal(pairs, np.setdiff1d(np.arange(corpus.sentences), last))
+
+    runs = build_samples(corpus, "segment-pair", length)
+    covered = np.concatenate([np.arange(first, end) for first, end in runs])
+    sizes = np.diff(corpus.document_start(np.arange(corpus.documents + 1)))
+    alone = corpus.document_start(np.flatnonzero(sizes == 1))
+    assert np.array_equal(covered, np.setdiff1d(np.arange(corpus.sentences), alone))
+    assert np.array_equal(corpus.document_of(runs[:, 0]), corpus.document_of(runs[:, 1] - 1))
+
+    packed = build_samples(corpus, "packed", length)
+    assert packed[0, 0] == 0 and packed[-1, 1] == corpus.tokens
+    assert np.array_equal(packed[1:, 0], packed[:-1, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [8, 33, 128])
+def test_samples_per_epoch_is_the_length_of_the_index(corpus: Corpus, kind: str, length: int) -> None:
+    assert samples_per_epoch(corpus, kind, length) == len(build_samples(corpus, kind, length))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_visits_every_sample_once(corpus: Corpus, kind: str) -> None:
+    sampler = make(corpus, kind)
+    size = len(sampler)
+    if kind == "packed":
+        rows = original(sampler.batch(np.arange(size)))
+        assert len(np.unique(rows, axis=0)) == size
+    else:
+        firsts = [sampler.batch(np.arange(size) + epoch * size).input_ids for epoch in (0, 1)]
+        assert not np.array_equal(firsts[0], firsts[1])
+
+
+def test_packed_samples_are_the_corpus_with_separators(corpus: Corpus) -> None:
+    sampler = make(corpus, "packed", 16)
+    index = build_samples(corpus, "packed", 16)
+    rows = sampler._text(index, np.arange(len(index)))
+    stream = [
+        id for row, length in zip(rows.input_ids, rows.length, strict=True) for id in row[1 : length - 1].tolist()
+    ]
+    ends = corpus.sentence_start(corpus.document_start(np.arange(corpus.documents + 1)))
+    expected: list[int] = []
+    for start, end in zip(ends[:-1], ends[1:], strict=True):
+        expected += [*corpus.take(np.arange(start, end)).tolist(), corpus.special["sep"]]
+    assert stream == expected[:-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [8, 32, 128])
+def test_layout_of_specials_segments_and_padding(corpus: Corpus, kind: str, length: int) -> None:
+    batch = make(corpus, kind, length).batch(np.arange(64))
+    ids, special = original(batch), corpus.special
+    assert ids.shape == batch.segment_ids.shape == batch.attention_mask.shape == (64, length)
+    assert ids.dtype == batch.segment_ids.dtype == batch.mlm_positions.dtype == batch.mlm_labels.dtype == np.int64
+    assert (ids[:, 0] == special["cls"]).all() and batch.attention_mask.dtype == bool
+    lengths = batch.attention_mask.sum(axis=1)
+    for row, real in zip(range(64), lengths, strict=True):
+        assert batch.attention_mask[row, :real].all()
+        assert ids[row, real - 1] == special["sep"]
+        assert (ids[row, real:] == special["pad"]).all() and (ids[row, :real] != special["pad"]).all()
+        separators = np.flatnonzero(ids[row] == special["sep"])
+        if kind in PAIRS:
+            first, second = separators
+            expected = (np.arange(length) > first) & (np.arange(length) <= second)
+            assert np.array_equal(batch.segment_ids[row], expected.astype(np.int64))
+            assert first > 1 and second > first + 1
+        else:
+            assert not batch.segment_ids[row].any()
+
+
+def sentences_of(corpus: Corpus) -> dict[tuple[int, ...], list[tuple[int, int]]]:
+    """Each sentence's tokens to its (document, number)."""
+    found: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    starts = corpus.sentence_start(np.arange(corpus.sentences + 1))
+    documents = corpus.document_of(np.arange(corpus.sentences))
+    for number in range(corpus.sentences):
+        tokens = tuple(corpus.take(np.arange(starts[number], starts[number + 1])).tolist())
+        found.setdefault(tokens, []).append((int(documents[number]), number))
+    return found
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_next_sentence_labels_tell_the_truth(corpus: Corpus, kind: str) -> None:
+    """Segments are looked up in a flat copy of the corpus; length 400 leaves none of them cut."""
+    length = 400
+    batch = make(corpus, kind, length).batch(np.arange(200))
+    ids = original(batch)
+    places = sentences_of(corpus)
+    flat = corpus.take(np.arange(corpus.tokens))
+    starts = corpus.sentence_start(np.arange(corpus.sentences + 1))
+    for row in range(200):
+        first, second = np.flatnonzero(ids[row] == corpus.special["sep"])
+        a, b = ids[row, 1:first], ids[row, first + 1 : second]
+        a_places = [(d, s) for d, s in _starting(places, a, flat, starts)]
+        b_places = [(d, s) for d, s in _starting(places, b, flat, starts)]
+        assert a_places and b_places
+        follows = any(starts[s] + len(a) == starts[t] and d == e for d, s in a_places for e, t in b_places)
+        elsewhere = any(d != e for d, _ in a_places for e, _ in b_places)
+        assert batch.nsp_labels is not None
+        assert follows if batch.nsp_labels[row] == 0 else elsewhere
+
+
+def _starting(
+    places: dict[tuple[int, ...], list[tuple[int, int]]], segment: np.ndarray, flat: np.ndarray, starts: np.ndarray
+) -> list[tuple[int, int]]:
+    """Where in the corpus ``segment`` stands, beginning with a sentence."""
+    candidates = [
+        place for tokens, found in places.items() if tuple(segment[: len(tokens)]) == tokens for place in found
+    ]
+    return [(d, s) for d, s in candidates if np.array_equal(flat[starts[s] : starts[s] + len(segment)], segment)]
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_half_of_the_pairs_are_random_and_redrawn_each_epoch(corpus: Corpus, kind: str) -> None:
+    labels = make(corpus, kind).batch(np.arange(8000)).nsp_labels
+    assert labels is not None and abs(labels.mean() - 0.5) < 0.02
+
+
+def test_partners_and_masks_are_drawn_afresh_each_epoch(corpus: Corpus) -> None:
+    sampler = make(corpus, "sentence-pair")
+    size = len(sampler)
+    epochs = [sampler.batch(np.arange(size) + epoch * size) for epoch in (0, 1)]
+    by_first: list[dict[tuple[int, ...], tuple[list[int], list[int], int]]] = []
+    for batch in epochs:
+        ids, labels = original(batch), batch.nsp_labels
+        assert labels is not None
+        first = [int(np.flatnonzero(row == corpus.special["sep"])[0]) for row in ids]
+        masked = [np.flatnonzero(batch.input_ids[row] != ids[row]).tolist() for row in range(size)]
+        by_first.append(
+            {tuple(ids[r, : first[r]]): (ids[r, first[r] :].tolist(), masked[r], int(labels[r])) for r in range(size)}
+        )
+    shared = by_first[0].keys() & by_first[1].keys()
+    assert len(shared) > 0.95 * size / 1.05
+    both = [(by_first[0][key], by_first[1][key]) for key in shared]
+    assert any(x[2] != y[2] for x, y in both)
+    random_twice = [(x[0], y[0]) for x, y in both if x[2] == y[2] == 1]
+    assert sum(x != y for x, y in random_twice) > 0.9 * len(random_twice)
+    assert sum(x[1] != y[1] for x, y in both) > 0.5 * len(both)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("probability", [0.05, 0.15, 0.4])
+def test_exactly_the_share_of_positions_is_masked_and_never_a_special(
+    corpus: Corpus, kind: str, probability: float
+) -> None:
+    length = 48
+    batch = make(corpus, kind, length, probability=probability).batch(np.arange(100))
+    ids = original(batch)
+    maskable = ~np.isin(ids, list(corpus.special.values()))
+    assert maskable.reshape(-1)[batch.mlm_positions].all()
+    assert (np.diff(batch.mlm_positions) > 0).all()
+    counts = np.bincount(batch.mlm_positions // length, minlength=100)
+    assert counts.tolist() == [max(1, round(probability * int(n))) for n in maskable.sum(axis=1)]
+
+
+def test_masked_positions_become_mask_random_or_stay(corpus: Corpus) -> None:
+    batch = make(corpus, "packed", 128, probability=0.5).batch(np.arange(600))
+    now = batch.input_ids.reshape(-1)[batch.mlm_positions]
+    total = len(now)
+    masked, kept = now == corpus.special["mask"], now == batch.mlm_labels
+    assert abs(masked.mean() - 0.8) < 0.01
+    assert abs(kept.mean() - 0.1) < 0.01
+    replaced = now[~masked & ~kept]
+    assert abs(len(replaced) / total - 0.1) < 0.01
+    assert not np.isin(replaced, list(corpus.special.values())).any()
+    assert len(np.unique(replaced)) > 0.9 * (corpus.vocabulary - 5)
+
+
+def test_random_partners_are_as_long_as_true_ones(corpus: Corpus) -> None:
+    batch = make(corpus, "segment-pair", 64).batch(np.arange(8000))
+    assert batch.nsp_labels is not None
+    lengths = batch.attention_mask.sum(axis=1)
+    full = [np.mean(lengths[batch.nsp_labels == label] > 50) for label in (0, 1)]
+    assert abs(full[0] - full[1]) < 0.2
+
+
+def test_kinds_and_lengths_that_cannot_be_are_refused(corpus: Corpus) -> None:
+    with pytest.raises(UserError, match="use one of sentence-pair, segment-pair, packed"):
+        build_samples(corpus, "sentence_pair", 128)
+    with pytest.raises(UserError, match="at least 8"):
+        build_samples(corpus, "packed", 4)

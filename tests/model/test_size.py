@@ -1,0 +1,59 @@
+"""Parameters and FLOPs from the config alone agree with the modules, with the original and with the formula."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from stacking.model.bert import build
+from stacking.model.config import ModelConfig
+from stacking.model.size import count_parameters, training_flops
+from tests.model.conftest import Inputs
+
+BASE = {"hidden": 768, "heads": 12, "intermediate": 3072}
+
+
+def test_parameter_count_is_that_of_the_built_module(config: ModelConfig) -> None:
+    assert count_parameters(config) == sum(parameter.numel() for parameter in build(config).parameters())
+
+
+@pytest.mark.parametrize(("layers", "millions"), [(3, 47.0), (6, 68.3), (12, 110.8)])
+def test_pre_ln_has_as_many_parameters_as_the_original(layers: int, millions: float) -> None:
+    config = ModelConfig(
+        variant="pre_ln", layers=layers, vocabulary=32_768, positions="sinusoidal", norm_affine=False, **BASE
+    )
+    assert round(count_parameters(config) / 1e6, 1) == millions
+
+
+def test_post_ln_has_as_many_parameters_as_bert_base() -> None:
+    # 109,482,240 of google-bert/bert-base-uncased with its pooler, the MLM head with its bias, and two NSP logits.
+    config = ModelConfig(layers=12, vocabulary=30_522, **BASE)
+    assert count_parameters(config) == 109_482_240 + (768 * 768 + 768 + 2 * 768 + 30_522) + (2 * 768 + 2)
+
+
+@pytest.mark.parametrize(("layers", "encoder", "head"), [(3, 16.8, 2.9), (6, 33.5, 2.9), (12, 67.0, 2.9)])
+def test_training_flops_of_bert_base_at_128_tokens(layers: int, encoder: float, head: float) -> None:
+    config = ModelConfig(layers=layers, vocabulary=30_522, **BASE)
+    assert training_flops(config, 128, 0) / 1e9 == pytest.approx(encoder, abs=0.05)
+    assert (training_flops(config, 128, 20) - training_flops(config, 128, 0)) / 1e9 == pytest.approx(head, abs=0.05)
+
+
+def test_training_flops_are_three_times_those_that_torch_counts_in_the_forward_pass(
+    config: ModelConfig, inputs: Inputs
+) -> None:
+    model = build(config).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(*inputs._replace(attention_mask=None, nsp_labels=None))
+    sequences, length = inputs.input_ids.shape
+    expected = sequences * training_flops(config, length, len(inputs.mlm_positions) / sequences)
+    assert 3 * counter.get_total_flops() == expected
+
+
+def test_sizes_are_known_without_torch() -> None:
+    code = "import sys, stacking.model.size, stacking.model.hugging_face; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,136 @@
+"""One rank of the state tests: builds engines, trains, loads and saves as a list of jobs (JSON) tells."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from torch import nn
+
+from stacking.state.format import MOMENTS, State
+from stacking.state.load import load
+from stacking.state.zero import ZeroCheckpoint
+
+BATCH = 4
+
+
+class Layer(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(hidden, 3 * hidden)
+        self.down = nn.Linear(3 * hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x + self.down(torch.tanh(self.up(x))))
+
+
+class Tiny(nn.Module):
+    """A tied output projection, a persistent buffer, and odd sizes, so that partitions cut through parameters."""
+
+    def __init__(self, hidden: int = 7, words: int = 13, layers: int = 2) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(words, hidden)
+        self.layers = nn.ModuleList(Layer(hidden) for _ in range(layers))
+        self.decoder = nn.Linear(hidden, words)
+        self.decoder.weight = self.tokens.weight
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen.add_(1.5)
+            self.count.add_(1)
+        x = self.tokens(ids)
+        for layer in self.layers:
+            x = layer(x)
+        return nn.functional.cross_entropy(self.decoder(x).float(), ids)
+
+
+def ds_config(job: dict[str, Any], ranks: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": job["zero"]}
+    if job.get("offload"):
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+    optimizer = {"lr": 0.01, "betas": [0.9, 0.98], "weight_decay": 0.01, "torch_adam": job.get("torch_adam", True)}
+    config = {
+        "train_batch_size": BATCH,
+        "train_micro_batch_size_per_gpu": BATCH // ranks,
+        "zero_optimization": {**zero, **job.get("zero_options", {})},
+        "optimizer": {"type": "AdamW", "params": optimizer},
+        "gradient_clipping": 1.0,
+    }
+    if job["precision"] != "fp32":
+        config[job["precision"]] = {"enabled": True, **({"loss_scale": 16} if job["precision"] == "fp16" else {})}
+    return {**config, **job.get("options", {})}
+
+
+def parameter_groups(model: nn.Module, named: bool) -> list[dict[str, Any]]:
+    groups = []
+    for matrices in (True, False):
+        chosen = {n: p for n, p in model.named_parameters() if (p.ndim > 1) == matrices}
+        group: dict[str, Any] = {"params": list(chosen.values()), "weight_decay": 0.01 * matrices}
+        groups.append({**group, "parameter_names": list(chosen)} if named else group)
+    return groups
+
+
+def make_engine(job: dict[str, Any], ranks: int) -> Any:
+    torch.manual_seed(job.get("seed", 0))
+    model = Tiny(**job.get("model", {}))
+    groups = parameter_groups(model, job.get("named", False))
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config(job, ranks))
+    return engine
+
+
+def train(engine: Any, rank: int, ranks: int, steps: range) -> None:
+    for step in steps:
+        ids = torch.randint(0, 13, (BATCH, 5), generator=torch.Generator().manual_seed(step))
+        engine.backward(engine(ids.chunk(ranks)[rank].flatten()))
+        engine.step()
+
+
+def probe(engine: Any, zero: int) -> dict[str, np.ndarray]:
+    """Weights and moments through DeepSpeed's public calls."""
+    values = {}
+    if zero in (1, 2):  # DeepSpeed links the moments after the first group's first step, so not those of later groups
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    for name, parameter in engine.module.named_parameters():
+        values[f"weights {name}"] = safe_get_full_fp32_param(parameter) if zero else parameter.detach().float()
+        for kind in MOMENTS:
+            state = engine.optimizer.state.get(parameter, {}) if not zero else {}
+            value = safe_get_full_optimizer_state(parameter, kind) if zero else state.get(kind)
+            if value is not None:
+                values[f"{kind} {name}"] = value
+    return {key: value.numpy() for key, value in values.items()}
+
+
+def run(job: dict[str, Any], rank: int, ranks: int) -> None:
+    engine = make_engine(job, ranks)
+    if source := job.get("load"):
+        load(engine, State(source) if (Path(source) / "weights.safetensors").exists() else ZeroCheckpoint(source))
+    first, last = job["steps"]
+    train(engine, rank, ranks, range(first, last))
+    engine.save_checkpoint(job["save"], tag="step", client_state=job.get("client_state", {}))
+    if "probe" in job:
+        values = probe(engine, job["zero"])
+        if rank == 0:
+            np.savez(job["probe"], **values)
+    engine.destroy()
+
+
+def main() -> None:
+    deepspeed.init_distributed("gloo", verbose=False)
+    torch.set_num_threads(1)
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        run(job, torch.distributed.get_rank(), torch.distributed.get_world_size())
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

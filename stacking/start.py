@@ -60,7 +60,7 @@ def model_config(recipe: Recipe, start: Start | None, vocabulary: int) -> ModelC
     """
     wanted, layers = recipe.model, recipe.stages[0].layers
     if start is None:
-        return ModelConfig(layers=layers, **_widths(recipe), **_the_rest(wanted, vocabulary))
+        return _checked(recipe, {"layers": layers, **_widths(recipe), **_the_rest(wanted, vocabulary)})
     given = {name: value for name in wanted.model_fields_set if (value := getattr(wanted, name)) is not None}
     if "shape" in given:
         given = {**_widths(recipe), **given}
@@ -70,6 +70,14 @@ def model_config(recipe: Recipe, start: Start | None, vocabulary: int) -> ModelC
             problem = f"is {given[name]!r}, but the model to start from has {found[name]!r}"
             raise UserError(recipe.key("model", name), problem, "remove the key")
     return start.model.with_layers(layers).model_copy(update={k: v for k, v in given.items() if k in _FREE})
+
+
+def _checked(recipe: Recipe, values: dict[str, Any]) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        problem, _, remedy = error.errors()[0]["msg"].removeprefix("Value error, ").partition("; ")
+        raise UserError(recipe.key("model"), problem, remedy or "change one of the two") from None
 
 
 def _widths(recipe: Recipe) -> dict[str, Any]:

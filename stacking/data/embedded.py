@@ -44,7 +44,7 @@ _SHORTEST_DOCUMENT = 200
 _FEWEST_WORDS = 8
 _PROSE_SHARE = 0.94
 
-_ROLE = re.compile(r":[\w:.+-]+:`[~!]?(?:[^`<]*?<)?([^`<>]+)>?`")
+_ROLE = re.compile(r":[\w:.+-]+:`!?(?:~[\w.]*\.)?([^`<>]+?)(?:\s*<[^`]*>)?`")
 _LINK = re.compile(r"`([^`<]+?)\s*<[^`>]+>`_{0,2}|\[([^\]]+)\]\([^)]+\)")
 _QUOTED = re.compile(r"(?<!\w)(`{1,2}|\*{1,2})(?=\S)([^`*]+?)\1(?!\w)|`([^`]+)`_?")
 _FOOTNOTE = re.compile(r"\s*\[[\w#]+\]_|\|[\w-]+\|")

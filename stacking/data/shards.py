@@ -188,5 +188,5 @@ class _Shard:
         self.tokens.append(tokens)
 
     def close(self) -> None:
-        for array in (self.tokens, self.sentences, self.documents):
-            array.close()
+        for growing in (self.tokens, self.sentences, self.documents):
+            growing.close()

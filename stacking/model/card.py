@@ -39,12 +39,8 @@ model = AutoModelForMaskedLM.from_pretrained("PATH_OF_THIS_FOLDER"){tokenizer_us
 
 ## Where the weights come from
 
-```json
-{provenance}
-```
-
-It was not evaluated beyond what its training run reports. It repeats the biases and errors of the text that it was
-trained on.
+{stages}It was not evaluated beyond what its training run reports. It repeats the biases and errors of the text that it
+was trained on.
 """
 
 
@@ -62,16 +58,35 @@ def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: boo
         tokenizer_import=", AutoTokenizer" if has_tokenizer else "",
         tokenizer_use='\ntokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")' if has_tokenizer else "",
         tokenizer_note="" if has_tokenizer else " The tokenizer is not part of this folder.",
-        provenance=json.dumps(manifest.get("provenance") or {}, indent=2, ensure_ascii=False),
+        stages=_stages(manifest),
     )
 
 
 def _training(manifest: dict[str, Any]) -> str:
     """Table rows for what the state's progress says."""
     progress = manifest.get("progress") or {}
-    labels = {"tokens": "tokens seen in training", "samples": "samples seen in training", "stage": "last stage"}
+    labels = {"tokens": "tokens seen in training", "samples": "samples seen in training"}
     rows = [f"| {label} | {_shown(progress[key])} |" for key, label in labels.items() if progress.get(key) is not None]
     return "\n".join([*rows, f"| optimizer updates since the moments began | {manifest.get('optimizer_step', 0):,} |"])
+
+
+def _stages(manifest: dict[str, Any]) -> str:
+    """The stages of the training, or the state's provenance where they are not known."""
+    stages = (manifest.get("progress") or {}).get("stages")
+    if not stages:
+        return f"```json\n{json.dumps(manifest.get('provenance') or {}, indent=2, ensure_ascii=False)}\n```\n\n"
+    rows = [
+        f"| {stage['layers']} | {stage['steps']:,} | {stage['global_batch']:,} | {_grown(stage['growth'])} |"
+        for stage in stages
+    ]
+    head = "| layers | updates | sequences per update | begun from |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n\n"
+
+
+def _grown(growth: dict[str, str] | None) -> str:
+    if growth is None:
+        return "random weights, or the model that the run started from"
+    return f"the stage before, by `{growth['operator']}` (optimizer state: `{growth['optimizer_state']}`)"
 
 
 def _shown(value: Any) -> str:

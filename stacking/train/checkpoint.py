@@ -78,6 +78,7 @@ class Saver:
             "samples": samples,
             "tokens": sum(s.tokens for s in self._plan.stages[: stage.index])
             + step * stage.global_batch * self._plan.data.sequence_length,
+            "stages": [_summary(s, s.steps) for s in self._plan.stages[: stage.index]] + [_summary(stage, step)],
             "seconds": seconds,
             "world_size": stage.ranks,
             "zero_stage": stage.zero_stage,
@@ -112,6 +113,12 @@ def restore(engine: DeepSpeedEngine, plan: Plan, stage: Stage, folder: Path, sta
     engine.global_steps = progress["step"]
     engine.global_samples = progress["step"] * stage.global_batch
     return progress
+
+
+def _summary(stage: Stage, steps: int) -> dict[str, Any]:
+    """What a model card says of a stage after ``steps`` updates of it."""
+    growth = stage.growth.model_dump() if stage.growth else None
+    return {"layers": stage.layers, "steps": steps, "global_batch": stage.global_batch, "growth": growth}
 
 
 def _as_disk_error(folder: Path, error: Exception) -> Exception:

@@ -15,7 +15,10 @@ from stacking.data.sentences import split_sentences
         ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
         ("Mr. Smith met Dr. J. Watson. They spoke.", ["Mr. Smith met Dr. J. Watson.", "They spoke."]),
         ('"Go!" he said. "Why?" She went.', ['"Go!" he said.', '"Why?"', "She went."]),
-        ("“Stop.” ‘No.’ Then (at last.) Peace.", ["“Stop.”", "‘No.’", "Then (at last.)", "Peace."]),
+        (
+            "\u201cStop.\u201d \u2018No.\u2019 Then (at last.) Peace.",
+            ["\u201cStop.\u201d", "\u2018No.\u2019", "Then (at last.)", "Peace."],
+        ),
         ("A line\nthat wraps\n\nA new paragraph", ["A line that wraps", "A new paragraph"]),
         ("# A heading\nIts text.\n## Next ##\nMore", ["A heading", "Its text.", "Next", "More"]),
         ("Before\n\n-------\n\nAfter\n* * *\nit", ["Before", "After it"]),

@@ -14,7 +14,7 @@ from stacking.data import vocabulary
 from stacking.errors import UserError
 from tests.data.conftest import prose
 
-TEXTS = ["Hello, world! Naïve café — ‘x’", "THE cat\tsat\non 中文 mats.", "it's 3.50 a_b [x]", prose(3, 5)]
+TEXTS = ["Hello, world! Naïve café — \u2018x\u2019", "THE cat\tsat\non 中文 mats.", "it's 3.50 a_b [x]", prose(3, 5)]
 
 
 @pytest.mark.parametrize("lowercase", [True, False])

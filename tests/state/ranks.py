@@ -25,6 +25,7 @@ def run_ranks(ranks: int, script: Path, arguments: Sequence[str | Path], timeout
         "MASTER_PORT": str(port),
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     processes = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import cpuinfo
 import deepspeed
 import numpy as np
 import torch
@@ -95,18 +97,19 @@ def train(engine: Any, rank: int, ranks: int, steps: range) -> None:
 
 
 def probe(engine: Any, zero: int) -> dict[str, np.ndarray]:
-    """Weights and moments through DeepSpeed's public calls."""
+    """Masters and moments through DeepSpeed's public calls, and the weights that the model computes with."""
     values = {}
     if zero in (1, 2):  # DeepSpeed links the moments after the first group's first step, so not those of later groups
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
     for name, parameter in engine.module.named_parameters():
-        values[f"weights {name}"] = safe_get_full_fp32_param(parameter) if zero else parameter.detach().float()
-        for kind in MOMENTS:
-            state = engine.optimizer.state.get(parameter, {}) if not zero else {}
-            value = safe_get_full_optimizer_state(parameter, kind) if zero else state.get(kind)
-            if value is not None:
-                values[f"{kind} {name}"] = value
+        with deepspeed.zero.GatheredParameters([parameter], enabled=zero == 3):
+            values[f"model {name}"] = parameter.detach().float().clone()
+        if zero:
+            values[f"weights {name}"] = safe_get_full_fp32_param(parameter)
+            values.update({f"{kind} {name}": safe_get_full_optimizer_state(parameter, kind) for kind in MOMENTS})
+        elif engine.optimizer is engine.basic_optimizer:
+            values.update({f"{kind} {name}": engine.optimizer.state[parameter][kind] for kind in MOMENTS})
     return {key: value.numpy() for key, value in values.items()}
 
 
@@ -125,8 +128,10 @@ def run(job: dict[str, Any], rank: int, ranks: int) -> None:
 
 
 def main() -> None:
+    cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)  # a second each time an offloading engine is made
     deepspeed.init_distributed("gloo", verbose=False)
     torch.set_num_threads(1)
+    deepspeed.get_accelerator().is_fp16_supported = lambda: True  # slow without AVX512-FP16, but exact enough
     for job in json.loads(Path(sys.argv[1]).read_text()):
         run(job, torch.distributed.get_rank(), torch.distributed.get_world_size())
     torch.distributed.destroy_process_group()

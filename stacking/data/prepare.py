@@ -26,7 +26,8 @@ from stacking.data import vocabulary
 from stacking.data.corpus import FORMAT, KIND, SPLITS, load_manifest
 from stacking.data.embedded import LIMIT, embedded_documents, embedded_sources, fingerprint
 from stacking.data.progress import progress
-from stacking.data.readers import dataset_documents, documents, find_files, is_dataset
+from stacking.data.readers import dataset_documents, find_files, is_dataset
+from stacking.data.scan import Input, Scan, held_out_threshold, input_documents, scan_file
 from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part
 from stacking.data.workers import Workers, available_cores, worker_processes
 from stacking.errors import UserError
@@ -54,39 +55,6 @@ class Prepared:
     folder: Path
     manifest: dict[str, Any]
     already_there: bool
-
-
-@dataclass(frozen=True)
-class _Input:
-    """One input as the user named it, and the files that hold its text."""
-
-    name: str
-    files: tuple[Path, ...]
-    is_held_out: bool
-    identity: str | None = None
-    """What stands for the content where reading it again would be expensive: a dataset's name, installed versions."""
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """What one pass over a file, or over several, says. Hashes are those of ``document_hash``."""
-
-    documents: int = 0
-    characters: int = 0
-    lowest: int = 2**64
-    highest: int = -1
-    below_threshold: int = 0
-    digest: str = ""
-
-    def __add__(self, other: _Scan) -> _Scan:
-        return _Scan(
-            self.documents + other.documents,
-            self.characters + other.characters,
-            min(self.lowest, other.lowest),
-            max(self.highest, other.highest),
-            self.below_threshold + other.below_threshold,
-            xxhash.xxh3_128_hexdigest((self.digest + other.digest).encode()),
-        )
 
 
 def prepare(
@@ -131,7 +99,7 @@ def prepare(
         source = [_source(text, scan) for text, scan in zip(texts, scans, strict=True)]
         if existing is not None:
             return _already_prepared(out, existing, source)
-        threshold = _threshold(texts, scans, held_out)
+        threshold = held_out_threshold(texts, scans, held_out)
         ready = given or job.train_vocabulary(texts, scans, threshold)
         manifest = job.write(texts, sum(scan.characters for scan in scans), threshold, ready, source)
         move_folder(work / "result", out)
@@ -145,28 +113,28 @@ class _Job:
     def __init__(self, work: Path, options: Options, workers: Workers) -> None:
         self.work, self.options, self.workers = work, options, workers
 
-    def find(self, inputs: Sequence[str], held_out: Sequence[str], embedded: bool, fetch: bool) -> list[_Input]:
+    def find(self, inputs: Sequence[str], held_out: Sequence[str], embedded: bool, fetch: bool) -> list[Input]:
         """The inputs as files. What is not a file yet (a dataset, the embedded corpus) is fetched into one first."""
         found = [self._input(name, False, fetch) for name in inputs]
         if embedded:
             found.append(self._embedded(fetch))
         return found + [self._input(name, True, fetch) for name in held_out]
 
-    def _input(self, name: str, is_held_out: bool, fetch: bool) -> _Input:
+    def _input(self, name: str, is_held_out: bool, fetch: bool) -> Input:
         if not is_dataset(name):
-            return _Input(name, tuple(find_files(name)), is_held_out)
+            return Input(name, tuple(find_files(name)), is_held_out)
         identity = xxhash.xxh3_128_hexdigest(name.encode())
         files = (self._fetch(identity, dataset_documents(name)),) if fetch else ()
-        return _Input(name, files, is_held_out, identity)
+        return Input(name, files, is_held_out, identity)
 
-    def _embedded(self, fetch: bool) -> _Input:
+    def _embedded(self, fetch: bool) -> Input:
         sources = embedded_sources()
         identity = fingerprint(sources)
         files: tuple[Path, ...] = ()
         if fetch:
             with progress("embedded corpus", LIMIT) as done:
                 files = (self._fetch(identity, _counted(embedded_documents(sources, self.workers.executor), done)),)
-        return _Input(EMBEDDED, files, False, identity)
+        return Input(EMBEDDED, files, False, identity)
 
     def _fetch(self, identity: str, texts: Iterator[str]) -> Path:
         """``texts`` as a JSONL file of the work folder, unless an earlier try finished it."""
@@ -181,13 +149,13 @@ class _Job:
                 partial.unlink(missing_ok=True)
         return path
 
-    def scan(self, text: _Input) -> _Scan:
+    def scan(self, text: Input) -> Scan:
         """Read an input once: is all of it readable, how much is it, and which hashes decide the split."""
-        total = _Scan()
+        total = Scan()
         limit = int(self.options.held_out * 2**64)
         with progress(f"reading {text.name}", len(text.files)) as done:
-            for result in self.workers.map(_scan_file, text.files, limit, self.options.seed):
-                if not isinstance(result, _Scan):
+            for result in self.workers.map(scan_file, text.files, limit, self.options.seed):
+                if not isinstance(result, Scan):
                     raise UserError(*result)
                 total += result
                 done(1)
@@ -195,7 +163,7 @@ class _Job:
             raise UserError(text.name, "holds no text", "give a file or folder with text in it")
         return total
 
-    def train_vocabulary(self, texts: list[_Input], scans: list[_Scan], threshold: int) -> Tokenizer:
+    def train_vocabulary(self, texts: list[Input], scans: list[Scan], threshold: int) -> Tokenizer:
         """Train on a sample of the documents that are not held out, unless an earlier try did."""
         contents = "".join(scan.digest for scan in scans) + repr((self.options, threshold))
         folder = self.work / f"vocabulary-{xxhash.xxh3_128_hexdigest(contents.encode())}"
@@ -211,7 +179,7 @@ class _Job:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def write(
-        self, texts: list[_Input], characters: int, threshold: int, tokenizer: Tokenizer, source: list[dict[str, Any]]
+        self, texts: list[Input], characters: int, threshold: int, tokenizer: Tokenizer, source: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Tokenize into parts, merge them into shards, seal the result; returns its manifest."""
         result = self.work / "result"
@@ -236,7 +204,7 @@ class _Job:
         seal_folder(result, manifest)
         return manifest
 
-    def _write_parts(self, texts: list[_Input], characters: int, threshold: int, tokenizer: Path) -> list[Path]:
+    def _write_parts(self, texts: list[Input], characters: int, threshold: int, tokenizer: Path) -> list[Path]:
         folder = self.work / "parts"
         folder.mkdir(exist_ok=True)
         digest = checksum(tokenizer)
@@ -308,7 +276,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
                     shutil.rmtree(work, ignore_errors=True)
 
 
-def _source(text: _Input, scan: _Scan) -> dict[str, Any]:
+def _source(text: Input, scan: Scan) -> dict[str, Any]:
     """An input as the manifest tells it."""
     return {
         "input": text.name,
@@ -320,39 +288,10 @@ def _source(text: _Input, scan: _Scan) -> dict[str, Any]:
     }
 
 
-def _scan_file(path: Path, limit: int, seed: int) -> _Scan | tuple[str, str, str]:
-    """One file read through, or the arguments of the ``UserError`` that it raised."""
-    count = characters = below = 0
-    lowest, highest = 2**64, -1
-    digest = xxhash.xxh3_128()
-    try:
-        for document in documents(path):
-            value = document_hash(document, seed)
-            digest.update(value.to_bytes(8, "little"))
-            lowest, highest = min(lowest, value), max(highest, value)
-            count, characters, below = count + 1, characters + len(document), below + (value < limit)
-    except UserError as error:
-        return error.where, error.problem, error.remedy
-    return _Scan(count, characters, lowest, highest, below, digest.hexdigest())
-
-
-def _threshold(texts: list[_Input], scans: list[_Scan], held_out: float) -> int:
-    """Documents of the inputs with a hash below this are held out, so that neither split is empty."""
-    if any(text.is_held_out for text in texts):
-        return 0
-    total = sum(scans, _Scan())
-    if total.lowest == total.highest:
-        problem = "has a single document, so none can be held out"
-        raise UserError(texts[0].name, problem, "give more text, or the held-out text by --held-out-input")
-    if total.below_threshold == 0:
-        return total.lowest + 1
-    return total.highest if total.below_threshold == total.documents else int(held_out * 2**64)
-
-
-def _sample(texts: list[_Input], share: float, threshold: int, seed: int) -> Iterator[str]:
+def _sample(texts: list[Input], share: float, threshold: int, seed: int) -> Iterator[str]:
     """About ``share`` of the training documents, by another hash of their content, up to the sample's size."""
     limit, left = int(share * 2**64), vocabulary.SAMPLE_CHARACTERS
-    for document in _documents(texts, is_held_out=False):
+    for document in input_documents(texts, is_held_out=False):
         if document_hash(document, seed) >= threshold and document_hash(document, ~seed) < limit:
             yield document
             left -= len(document)
@@ -360,20 +299,13 @@ def _sample(texts: list[_Input], share: float, threshold: int, seed: int) -> Ite
                 return
 
 
-def _documents(texts: list[_Input], is_held_out: bool) -> Iterator[str]:
-    for text in texts:
-        if text.is_held_out == is_held_out:
-            for file in text.files:
-                yield from documents(file)
-
-
-def _parts(texts: list[_Input], threshold: int, seed: int) -> Iterator[Part]:
+def _parts(texts: list[Input], threshold: int, seed: int) -> Iterator[Part]:
     """All documents in order, in parts; those of held-out inputs in parts of their own."""
     number = 0
     for is_held_out, limit in ((False, threshold), (True, 2**64)):
         batch: list[str] = []
         size = 0
-        for document in _documents(texts, is_held_out):
+        for document in input_documents(texts, is_held_out):
             batch.append(document)
             size += len(document)
             if size >= PART_CHARACTERS:

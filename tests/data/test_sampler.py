@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def test_a_sample_does_not_depend_on_the_process(data_folder: Path, corpus: Corp
         "c = Corpus(pathlib.Path(sys.argv[1])); s = SAMPLERS[sys.argv[2]](c, build_samples(c, sys.argv[2], 32), 32, 5)\n"
         "b = s.batch(np.array([3, 1000, 12345])); print(b.input_ids.tolist(), b.mlm_labels.tolist())"
     )
-    answer = subprocess.run([sys.executable, "-c", code, data_folder, kind], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, data_folder, kind]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
     batch = make(corpus, kind).batch(np.array([3, 1000, 12345]))
     assert answer.stdout.strip() == f"{batch.input_ids.tolist()} {batch.mlm_labels.tolist()}"
 
@@ -110,7 +112,7 @@ def test_packed_samples_are_the_corpus_with_separators(corpus: Corpus) -> None:
     ]
     ends = corpus.sentence_start(corpus.document_start(np.arange(corpus.documents + 1)))
     expected: list[int] = []
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends):
         expected += [*corpus.take(np.arange(start, end)).tolist(), corpus.special["sep"]]
     assert stream == expected[:-1]
 

@@ -6,13 +6,14 @@ certain thing is seen on disk. Everything is real: DeepSpeed ranks, files, signa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,36 @@ def test_a_run_in_use_is_refused(recipe: Path, tmp_path: Path) -> None:
         controller.wait()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(mounted)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield mounted
+    subprocess.run(["umount", "-l", str(mounted)], check=True)
+
+
+def test_a_full_disk_is_an_error_that_leaves_the_last_good_state(
+    recipe: Path, undisturbed: Path, small_disk: Path
+) -> None:
+    run, filler = small_disk / "run", small_disk / "filler"
+    controller = start("run", recipe, "--run-dir", run)
+    _wait_until(controller, lambda: (run / "0-L1" / "checkpoints" / "latest").exists())
+    _fill(filler)
+    output, _ = controller.communicate(timeout=120)
+    assert controller.returncode == 2, output
+    assert "no space left on the device" in output.splitlines()[-1]
+    good = (run / "0-L1" / "checkpoints" / "latest").read_text()
+    verify_folder(run / "0-L1" / "checkpoints" / good)
+    filler.unlink()
+    stacking("resume", run)
+    weights = "2-L4/state/weights.safetensors"
+    assert checksum(run / weights) == checksum(undisturbed / weights)
+
+
 # What to wait for, whom to kill
 
 
@@ -221,6 +252,15 @@ def _unfinished_copy(run: Path, copy: Path) -> Path:
     shutil.rmtree(copy / "export")
     (copy / "report.html").unlink()
     return copy
+
+
+def _fill(filler: Path) -> None:
+    """Leave not a byte on the disk."""
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        for block in (1 << 16, 1 << 10, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * block) == block:
+                    pass
 
 
 def _damage(path: Path, how: str) -> None:

@@ -58,7 +58,8 @@ def test_a_sample_does_not_depend_on_the_process(data_folder: Path, corpus: Corp
     code = (
         "import sys, numpy as np, pathlib; from stacking.data.corpus import Corpus\n"
         "from stacking.data.sampler import SAMPLERS; from stacking.data.samples import build_samples\n"
-        "c = Corpus(pathlib.Path(sys.argv[1])); s = SAMPLERS[sys.argv[2]](c, build_samples(c, sys.argv[2], 32), 32, 5)\n"
+        "c = Corpus(pathlib.Path(sys.argv[1]))\n"
+        "s = SAMPLERS[sys.argv[2]](c, build_samples(c, sys.argv[2], 32), 32, 5)\n"
         "b = s.batch(np.array([3, 1000, 12345])); print(b.input_ids.tolist(), b.mlm_labels.tolist())"
     )
     command = [sys.executable, "-c", code, data_folder, kind]

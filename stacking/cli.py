@@ -150,11 +150,13 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 def consolidate(checkpoint: Path, out: Path) -> None:
     """Turn a ZeRO CHECKPOINT of any stage and world size into one unsharded state, without GPUs."""
+    from stacking.bars import bar
     from stacking.files import require_absent
     from stacking.state.consolidate import consolidate as consolidate_checkpoint
 
     require_absent(out)
-    consolidate_checkpoint(checkpoint, out)
+    with bar("consolidating") as update:
+        consolidate_checkpoint(checkpoint, out, update)
 
 
 @cli.command(**COMMAND)
@@ -165,11 +167,13 @@ def consolidate(checkpoint: Path, out: Path) -> None:
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 def grow(state: Path, layers: int, operator: str, optimizer_state: str, out: Path) -> None:
     """Make a deeper STATE out of a shallow one; the source is not changed."""
+    from stacking.bars import bar
     from stacking.files import require_absent
     from stacking.growth.apply import grow as grow_state
 
     require_absent(out)
-    grow_state(state, out, layers, operator, optimizer_state)
+    with bar("growing") as update:
+        grow_state(state, out, layers, operator, optimizer_state, update)
 
 
 @cli.command(**COMMAND)

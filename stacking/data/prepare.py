@@ -22,10 +22,10 @@ from typing import Any
 import xxhash
 from tokenizers import Tokenizer
 
+from stacking.bars import progress
 from stacking.data import vocabulary
 from stacking.data.corpus import FORMAT, KIND, SPLITS, load_manifest
 from stacking.data.embedded import LIMIT, embedded_documents, embedded_sources, fingerprint
-from stacking.data.progress import progress
 from stacking.data.readers import dataset_documents, find_files, is_dataset
 from stacking.data.scan import Input, Scan, held_out_threshold, input_documents, scan_file
 from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part

@@ -106,6 +106,6 @@ def _origins(names: tuple[str, ...], sources: tuple[LayerSource, ...]) -> dict[s
         elif not grown:
             grown = True
             for target, (layer, treatment) in enumerate(sources):
-                for origin in of_layer[layer]:
+                for origin in of_layer.get(layer, ()):
                     origins[with_layer(origin, target)] = (origin, becomes_zero(origin, treatment))
     return origins

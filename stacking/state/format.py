@@ -27,7 +27,7 @@ from stacking.state.safetensors_file import SafetensorsFile, SafetensorsWriter, 
 
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
 FORMAT = 1
-_SLICE = 1 << 22
+_SLICE = 1 << 20
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -226,6 +226,6 @@ def write_state(
 
 
 def slices(source: TrainingState, kind: str, name: str, count: int) -> Iterator[np.ndarray]:
-    """The flattened tensor in slices of at most 16 MiB."""
+    """The flattened tensor in slices of at most 4 MiB."""
     for start in range(0, count, _SLICE):
         yield source.read(kind, name, start, min(start + _SLICE, count))

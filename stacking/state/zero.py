@@ -320,12 +320,15 @@ def _places(shapes: Iterable[str], masters: Iterable[Master], kind: str) -> dict
 def _step(folder: Path, masters: Iterable[Master]) -> int:
     """The step count that all masters share.
 
-    DeepSpeed's FusedAdam counts in the last tensor of a group only, so zeros do not contradict.
+    torch's Adam counts in a tensor for each parameter. DeepSpeed's count in numbers, and its FusedAdam in that of a
+    group's last tensor only, which it then uses for the whole group: there the largest is the true one.
     """
-    steps = {_number(master.state["step"]) for master in masters if master.state.get("step") is not None} - {0}
-    if len(steps) > 1:
-        raise UserError(folder, f"has parameters after {min(steps)} and after {max(steps)} updates", "use another")
-    return steps.pop() if steps else 0
+    steps = [master.state["step"] for master in masters if master.state.get("step") is not None]
+    counted = {_number(step) for step in steps if isinstance(step, StoredTensor)}
+    if len(counted) > 1:
+        problem = f"has parameters after {min(counted)} and after {max(counted)} updates"
+        raise UserError(folder, problem, "give a checkpoint whose parameters were all trained from the start")
+    return max(map(_number, steps), default=0)
 
 
 def _number(value: Any) -> int:

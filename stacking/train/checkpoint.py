@@ -15,7 +15,8 @@ from stacking.errors import NoSpace, UserError
 from stacking.files import disk_errors, move_folder, read_json, seal_folder, verify_folder, write_json
 from stacking.plan import Plan, Stage
 from stacking.state.format import State
-from stacking.state.load import load
+from stacking.state.load import begin, load
+from stacking.state.loss_scale import loss_scale, set_loss_scale
 from stacking.state.zero import ZeroCheckpoint
 
 PROGRESS = "progress.json"
@@ -83,7 +84,7 @@ class Saver:
             "world_size": stage.ranks,
             "zero_stage": stage.zero_stage,
             "precision": stage.precision,
-            "loss_scale": getattr(self._engine.optimizer, "cur_scale", None),
+            "loss_scale": loss_scale(self._engine),
         }
 
 
@@ -101,6 +102,8 @@ def restore(engine: DeepSpeedEngine, plan: Plan, stage: Stage, folder: Path, sta
     if checkpoint is None:
         if start is not None:
             load(engine, State(start))
+        else:
+            begin(engine)
         return {"step": 0, "seconds": 0.0}
     verify_folder(checkpoint, checksums=False)
     progress: dict[str, Any] = read_json(checkpoint / PROGRESS)
@@ -108,8 +111,7 @@ def restore(engine: DeepSpeedEngine, plan: Plan, stage: Stage, folder: Path, sta
     if progress["model"] != expected or progress["stage"] != stage.index:
         raise UserError(checkpoint, "belongs to another model or stage than the plan", "use the run's own folder")
     load(engine, ZeroCheckpoint(checkpoint))
-    if progress["loss_scale"] is not None and hasattr(engine.optimizer, "cur_scale"):
-        engine.optimizer.cur_scale = progress["loss_scale"]
+    set_loss_scale(engine, progress["loss_scale"])
     engine.global_steps = progress["step"]
     engine.global_samples = progress["step"] * stage.global_batch
     return progress

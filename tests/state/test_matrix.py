@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "zero3-fp16": {"zero": 3, "precision": "fp16"},
 }  # fmt: skip
 TOPOLOGIES = {
-    f"{name}-x{ranks}": ({"precision": "fp32", **engine}, ranks)
+    f"{name}-x{ranks}": ({"precision": "fp32", "named": ranks == 2, **engine}, ranks)
     for engines, sizes in ((ENGINES, (1, 2)), (VARIANTS, (2,)))
     for name, engine in engines.items()
     for ranks in sizes
@@ -95,7 +95,7 @@ class Laboratory:
             ]
             plan = self.folder / f"jobs-{ranks}.json"
             plan.write_text(json.dumps(chosen))
-            run_ranks(ranks, WORKER, [plan])
+            run_ranks(ranks, WORKER, [plan, "--no-compiling"])
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     lab.launch(
         [
             *((f"{s}--{t}", t, {"load": path[s], "steps": [0, 0], **probe(f"{s}--{t}")}) for s, t in PAIRS),
+            *((f"{name}-begun", name, {"begin": True, "steps": [0, 0]}) for name in LOW),
             *((f"{name}-continued", name, {"load": path[name], "steps": [STEPS, MORE_STEPS]}) for name in FP32),
         ]
     )
@@ -178,6 +179,17 @@ def test_training_goes_on_as_if_it_had_never_stopped(laboratory: Laboratory, top
 
     assert continued.optimizer_step == MORE_STEPS
     assert continued.digest == straight.digest != laboratory.state(topology).digest
+
+
+@pytest.mark.parametrize("topology", LOW)
+def test_an_engine_begins_with_no_step_made(laboratory: Laboratory, topology: str) -> None:
+    begun = laboratory.state(f"{topology}-begun")
+    reference = laboratory.state(f"zero2-{precision_of(topology)}-x2-begun")
+
+    assert begun.optimizer_step == 0
+    assert not any(begun.read(kind, name).any() for kind in MOMENTS for name in begun.names)
+    for name in begun.names:  # the same initial weights, rounded to the precision once, whatever the optimizer
+        np.testing.assert_array_equal(begun.read("weights", name), reference.read("weights", name))
 
 
 def test_topologies_that_shard_differently_really_differ(laboratory: Laboratory) -> None:

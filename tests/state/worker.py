@@ -16,7 +16,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from torch import nn
 
 from stacking.state.format import MOMENTS, State
-from stacking.state.load import load
+from stacking.state.load import begin, load
 from stacking.state.zero import ZeroCheckpoint
 
 BATCH = 4
@@ -35,6 +35,9 @@ class Layer(nn.Module):
 
 class Tiny(nn.Module):
     """A tied output projection, a persistent buffer, and odd sizes, so that partitions cut through parameters."""
+
+    seen: torch.Tensor
+    count: torch.Tensor
 
     def __init__(self, hidden: int = 7, words: int = 13, layers: int = 2) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ def train(engine: Any, rank: int, ranks: int, steps: range) -> None:
 
 def probe(engine: Any, zero: int) -> dict[str, np.ndarray]:
     """Masters and moments through DeepSpeed's public calls, and the weights that the model computes with."""
-    values = {}
+    values: dict[str, Any] = {}
     if zero in (1, 2):  # DeepSpeed links the moments after the first group's first step, so not those of later groups
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -115,19 +118,23 @@ def probe(engine: Any, zero: int) -> dict[str, np.ndarray]:
 
 def run(job: dict[str, Any], rank: int, ranks: int) -> None:
     engine = make_engine(job, ranks)
+    if job.get("begin"):
+        begin(engine)
     if source := job.get("load"):
         load(engine, State(source) if (Path(source) / "weights.safetensors").exists() else ZeroCheckpoint(source))
     first, last = job["steps"]
     train(engine, rank, ranks, range(first, last))
-    engine.save_checkpoint(job["save"], tag="step", client_state=job.get("client_state", {}))
+    engine.save_checkpoint(job["save"], tag="step")
     if "probe" in job:
         values = probe(engine, job["zero"])
         if rank == 0:
-            np.savez(job["probe"], **values)
+            np.savez(job["probe"], allow_pickle=False, **values)
     engine.destroy()
 
 
 def main() -> None:
+    if "--no-compiling" in sys.argv:
+        deepspeed.ops.__compatible_ops__ = {}  # else DeepSpeed compiles collectives for CPU ranks, a minute long
     cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)  # a second each time an offloading engine is made
     deepspeed.init_distributed("gloo", verbose=False)
     torch.set_num_threads(1)

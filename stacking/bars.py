@@ -1,0 +1,52 @@
+"""A progress bar on a terminal, a plain line now and then anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that is called with (how much is done, how much there is in all)."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as shown:
+            task = shown.add_task(label, total=None)
+            yield lambda done, total: shown.update(task, completed=done, total=total)
+    else:
+        yield _Lines(label).update
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is called with how much of ``total`` was just done."""
+    done = 0
+    with bar(label) as update:
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            update(done, total)
+
+        yield advance
+
+
+class _Lines:
+    """Progress for logs: one line every few seconds; work that ends before the first one stays silent."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.shown = label, time.monotonic()
+
+    def update(self, done: int, total: int) -> None:
+        if time.monotonic() - self.shown >= _SECONDS_BETWEEN_LINES:
+            self.shown = time.monotonic()
+            print(f"{self.label}: {min(100, 100 * done // max(total, 1))} %", file=sys.stderr, flush=True)

@@ -1,0 +1,142 @@
+"""Growing a state: what lands where, and that the source stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stacking.errors import DamagedFile, UserError
+from stacking.growth.apply import grow
+from stacking.model.config import ModelConfig
+from stacking.state.format import MOMENTS, State, StateWriter
+from stacking.state.safetensors_file import TensorSpec
+
+LAYER = {"attention.output.weight": (2, 2), "feed_forward.up.bias": (3,)}
+KINDS = ("weights", *MOMENTS)
+
+
+def shapes(layers: int) -> dict[str, tuple[int, ...]]:
+    encoder = {f"layers.{i}.{name}": shape for i in range(layers) for name, shape in LAYER.items()}
+    return {"embeddings.tokens.weight": (5, 2), **encoder, "mlm_head.bias": (5,)}
+
+
+def write(path: Path, layers: int = 3, moments: bool = True) -> State:
+    """Every tensor of every kind with numbers that nothing else has."""
+    model = ModelConfig(layers=layers, hidden=2, heads=1, intermediate=3, vocabulary=5)
+    number = 0
+    buffers = {f"layers.{i}.seen": TensorSpec("float32", (1,)) for i in range(layers)}
+    with StateWriter(
+        path, shapes(layers), buffers=buffers, optimizer_step=50, model=model, moments=moments, progress={"step": 50}
+    ) as writer:
+        for kind in KINDS if moments else KINDS[:1]:
+            for name, shape in shapes(layers).items():
+                size = int(np.prod(shape))
+                writer.append(kind, name, np.arange(number, number + size, dtype=np.float32))
+                number += size
+        for i in range(layers):
+            writer.append("buffers", f"layers.{i}.seen", np.full(1, i, np.float32))
+    return State(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("operator", "sources"), [("stack", [0, 1, 2, 0, 1, 2]), ("interleave", [0, 0, 1, 1, 2, 2])])
+def test_weights_and_both_moments_follow_the_mapping(tmp_path: Path, operator: str, sources: list[int]) -> None:
+    source = write(tmp_path / "s")
+
+    grown = grow(source, tmp_path / "g", 6, operator, "copy")
+
+    assert grown.names == tuple(shapes(6))  # in the order of the model
+    assert grown.model == source.model.with_layers(6)  # type: ignore[union-attr]
+    for kind in KINDS:
+        for name in ("embeddings.tokens.weight", "mlm_head.bias"):
+            np.testing.assert_array_equal(grown.read(kind, name), source.read(kind, name))
+        for target, origin in enumerate(sources):
+            assert grown.read("buffers", f"layers.{target}.seen") == origin
+            for name in LAYER:
+                values = grown.read(kind, f"layers.{target}.{name}")
+                np.testing.assert_array_equal(values, source.read(kind, f"layers.{origin}.{name}"))
+
+
+def test_identity_silences_the_new_layers_in_weights_and_moments(tmp_path: Path) -> None:
+    source = write(tmp_path / "s", layers=2)
+
+    grown = grow(source.path, tmp_path / "g", 3, "identity", "copy")
+
+    for kind in KINDS:
+        assert not grown.read(kind, "layers.2.attention.output.weight").any()
+        np.testing.assert_array_equal(
+            grown.read(kind, "layers.2.feed_forward.up.bias"), source.read(kind, "layers.0.feed_forward.up.bias")
+        )
+
+
+@pytest.mark.parametrize(
+    ("rule", "moments", "step"),
+    [("reset", False, 0), ("reset-keep-step", False, 50), ("copy", True, 0), ("copy-keep-step", True, 50)],
+)
+def test_the_optimizer_state_goes_on_as_the_rule_says(tmp_path: Path, rule: str, moments: bool, step: int) -> None:
+    grown = grow(write(tmp_path / "s"), tmp_path / "g", 6, "stack", rule)
+
+    assert (grown.moments, grown.optimizer_step) == (moments, step)
+
+
+def test_stacking_twice_is_stacking_at_once(tmp_path: Path) -> None:
+    source = write(tmp_path / "s")
+
+    twice = grow(grow(source, tmp_path / "6", 6, "stack", "copy"), tmp_path / "12", 12, "stack", "copy")
+
+    assert twice.digest == grow(source, tmp_path / "once", 12, "stack", "copy").digest
+
+
+def test_the_source_stays_as_it_was_and_is_named_as_the_parent(tmp_path: Path) -> None:
+    source = write(tmp_path / "s")
+    before = contents(source.path)
+
+    grown = grow(source, tmp_path / "g", 6, "stack", "reset")
+
+    assert contents(source.path) == before
+    provenance = grown.manifest["provenance"]
+    assert provenance["operator"] == "stack" and provenance["parent"] == source.digest
+    assert grown.progress == {"step": 50}
+
+
+def test_the_copies_are_tensors_of_their_own(tmp_path: Path) -> None:
+    grown = grow(write(tmp_path / "s"), tmp_path / "g", 6, "stack", "copy")
+
+    size = sum(4 * int(np.prod(shape)) for shape in shapes(6).values())
+    for kind in KINDS:
+        assert (grown.path / f"{kind}.safetensors").stat().st_size > size
+
+
+def test_a_state_without_moments_grows_without(tmp_path: Path) -> None:
+    assert not grow(write(tmp_path / "s", moments=False), tmp_path / "g", 6, "stack", "copy").moments
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "s")
+    with pytest.raises(UserError, match="stack makes 3, 6, 9, 12, … layers out of 3, not 7"):
+        grow(source, tmp_path / "g", 7)
+    with pytest.raises(UserError, match="no growth operator 'double'"):
+        grow(source, tmp_path / "g", 6, "double")
+    with pytest.raises(UserError, match="no optimizer-state rule 'keep'"):
+        grow(source, tmp_path / "g", 6, "stack", "keep")
+    with StateWriter(tmp_path / "flat", {"a": (1,)}, moments=False) as writer:
+        writer.append("weights", "a", np.zeros(1, np.float32))
+    with pytest.raises(UserError, match="has no layers to grow"):
+        grow(tmp_path / "flat", tmp_path / "g", 6)
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_damaged_source_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    file = write(tmp_path / "s").path / "exp_avg.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+    with pytest.raises(DamagedFile, match=r"exp_avg\.safetensors"):
+        grow(tmp_path / "s", tmp_path / "g", 6)
+    assert not (tmp_path / "g").exists()

@@ -1,0 +1,66 @@
+"""DeepSpeed's own Adams, which it compiles on first use: what they save is read, loaded, and trained on exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacking.state.consolidate import consolidate
+from tests.state.ranks import run_ranks
+from tests.state.test_matrix import WORKER
+
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"),
+]
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "cpu-adam-zero2": {"zero": 2, "offload": True, "precision": "fp32"},
+    "cpu-adam-zero2-bf16": {"zero": 2, "offload": True, "precision": "bf16"},
+    "cpu-adam-zero3": {"zero": 3, "offload": True, "precision": "fp32"},
+    "fused-adam-zero0": {"zero": 0, "precision": "fp32"},
+    "fused-adam-zero0-bf16": {"zero": 0, "precision": "bf16"},
+    "fused-adam-zero1": {"zero": 1, "precision": "fp32"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each engine trained 3 steps, then 9 at once; the first loaded again as it was, and trained on to 9."""
+    folder = tmp_path_factory.mktemp("native")
+
+    def launch(jobs: list[dict[str, Any]]) -> None:
+        (folder / "jobs.json").write_text(json.dumps([{"torch_adam": False, "named": True, **job} for job in jobs]))
+        run_ranks(1, WORKER, [folder / "jobs.json", "--no-compiling"], timeout=600)
+
+    launch([{**e, "steps": [0, n], "save": str(folder / f"{name}-{n}")} for name, e in ENGINES.items() for n in (3, 9)])
+    for name in ENGINES:
+        consolidate(folder / f"{name}-3", folder / "states" / name)
+    launch(
+        [
+            {**e, "load": str(folder / "states" / name), "steps": [3, n], "save": str(folder / f"{name}-3-{n}")}
+            for name, e in ENGINES.items()
+            for n in (3, 9)
+        ]
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_state_is_the_same_after_loading_it(folder: Path, name: str) -> None:
+    before = consolidate(folder / f"{name}-3", folder / "before" / name)
+    after = consolidate(folder / f"{name}-3-3", folder / "after" / name)
+
+    assert after.digest == before.digest and after.optimizer_step == before.optimizer_step >= 3
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name.startswith("cpu-adam")])
+def test_training_goes_on_as_if_it_had_never_stopped(folder: Path, name: str) -> None:
+    straight = consolidate(folder / f"{name}-9", folder / "straight" / name)
+
+    assert consolidate(folder / f"{name}-3-9", folder / "continued" / name).digest == straight.digest

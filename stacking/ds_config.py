@@ -70,6 +70,8 @@ class StageFacts:
     hidden: int
     optimizer: Optimizer
     cuda: bool
+    fused_adam: bool
+    """Whether DeepSpeed's own Adam kernel can be had."""
 
     @property
     def global_batch(self) -> int:
@@ -328,7 +330,7 @@ def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
 
 def _implementation(facts: StageFacts, given: Json) -> Json:
     """PyTorch's Adam where DeepSpeed's fused one cannot run."""
-    return {} if facts.cuda and "torch_adam" not in given else {"torch_adam": given.get("torch_adam", True)}
+    return {} if facts.fused_adam and "torch_adam" not in given else {"torch_adam": given.get("torch_adam", True)}
 
 
 def _fill_precision(config: Json, facts: StageFacts) -> None:

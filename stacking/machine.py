@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ class Machine:
     memory: int
     """Bytes per GPU, or of the whole host."""
     cores: int
+    has_nvcc: bool = False
+    """Whether DeepSpeed can compile its CUDA kernels here."""
 
 
 def find_machine() -> Machine:
@@ -34,8 +37,13 @@ def find_machine() -> Machine:
     if gpus:
         name, mebibytes, capability = gpus[0]
         memory = int(float(mebibytes)) << 20
-        return Machine(len(gpus), device_class(name, memory, float(capability)), memory, cores)
+        return Machine(len(gpus), device_class(name, memory, float(capability)), memory, cores, _has_nvcc())
     return Machine(0, DEVICE_CLASSES["cpu"], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cores)
+
+
+def _has_nvcc() -> bool:
+    toolkit = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    return shutil.which("nvcc") is not None or os.access(os.path.join(toolkit, "bin", "nvcc"), os.X_OK)
 
 
 def _gpus() -> list[list[str]]:

@@ -233,6 +233,7 @@ def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Tar
             hidden=model.hidden,
             optimizer=recipe.optimizer,
             cuda=target.cuda,
+            fused_adam=target.fused_adam,
         )
         decided.append(_Decided(batches[i], steps[i], schedules[i], growths[i], ds_config.resolve(user, facts)))
     return decided

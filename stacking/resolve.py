@@ -38,6 +38,8 @@ class Target:
     """Bytes per GPU, or of the host; 0: unknown."""
     devices: int
     cores: int
+    fused_adam: bool
+    """Whether to leave Adam to DeepSpeed's CUDA kernel, which is compiled at first use."""
 
 
 def find_target(recipe: Recipe, machine: Machine) -> Target:
@@ -57,11 +59,12 @@ def find_target(recipe: Recipe, machine: Machine) -> Target:
         if named not in ("auto", "cpu"):
             raise UserError(recipe.key("launch", "device"), f"is {named}, but the accelerator is cpu", "remove one")
         memory = 0 if machine.accelerators else machine.memory
-        return Target(False, DEVICE_CLASSES["cpu"], memory, _CPU_RANKS, machine.cores)
+        return Target(False, DEVICE_CLASSES["cpu"], memory, _CPU_RANKS, machine.cores, False)
     if named == "auto":
-        return Target(True, machine.device, machine.memory, machine.accelerators, machine.cores)
+        return Target(True, machine.device, machine.memory, machine.accelerators, machine.cores, machine.has_nvcc)
     device = DEVICE_CLASSES[named]
-    return Target(True, device, device.memory, max(machine.accelerators, 1), machine.cores)
+    fused_adam = machine.has_nvcc or machine.accelerators == 0  # a login node says nothing about the others
+    return Target(True, device, device.memory, max(machine.accelerators, 1), machine.cores, fused_adam)
 
 
 def check_model(recipe: Recipe, model: ModelConfig, manifest: Mapping[str, Any] | None) -> None:

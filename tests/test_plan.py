@@ -259,7 +259,14 @@ def test_automatic_ranks_divide_the_batches() -> None:
     Path("recipe.yaml").write_text(SMALL)
     plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, three)
     assert (plan.launch.accelerator, plan.stages[0].ranks, plan.stages[0].precision) == ("cuda", 2, "bf16")
-    assert "torch_adam" not in plan.stages[0].ds_config["optimizer"]["params"]
+
+
+@pytest.mark.parametrize(("has_nvcc", "kernel"), [(True, None), (False, True)])
+def test_deepspeeds_own_adam_is_used_where_it_can_be_compiled(has_nvcc: bool, kernel: bool | None) -> None:
+    Path("recipe.yaml").write_text(SMALL)
+    machine = Machine(2, DEVICE_CLASSES["a100"], 40 << 30, 16, has_nvcc)
+    plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, machine)
+    assert plan.stages[0].ds_config["optimizer"]["params"].get("torch_adam") is kernel
 
 
 def test_growth_may_differ_in_one_stage() -> None:

@@ -125,6 +125,14 @@ def _tensor_with_attributes(rebuild: Any, _: object, arguments: tuple[Any, ...],
     return rebuild(*arguments)  # itself one of the stand-ins
 
 
+_ZERO_STAGES = {"disabled": 0, "optimizer_states": 1, "gradients": 2, "weights": 3}
+
+
+def _member(holder: Any, name: str) -> int | Inert:
+    """Python 3.11.0 to 3.11.3 pickle a member of an enum as ``getattr(ZeroStageEnum, "gradients")``."""
+    return _ZERO_STAGES[name] if holder is int else Inert()
+
+
 GLOBALS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): tuple,
@@ -137,6 +145,8 @@ GLOBALS: dict[tuple[str, str], Any] = {
     **{("torch", name): dtype for name, dtype in DTYPES.items()},
     **{("torch", name): name for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32")},
     ("deepspeed.runtime.zero.config", "ZeroStageEnum"): int,
+    ("builtins", "getattr"): _member,
+    ("__builtin__", "getattr"): _member,
     ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"): Inert,
     ("deepspeed.runtime.fp16.loss_scaler", "DynamicLossScaler"): Inert,
     ("deepspeed.utils.tensor_fragment", "fragment_address"): Inert,

@@ -151,6 +151,24 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, file: str) 
     assert (tmp_path / "run").exists()
 
 
+class _Gradients:
+    """Pickled as Python 3.11.0 to 3.11.3 pickle ``ZeroStageEnum.gradients``."""
+
+    def __reduce__(self) -> tuple[object, tuple[object, str]]:
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+
+        return getattr, (ZeroStageEnum, "gradients")
+
+
+def test_the_zero_stage_is_read_however_python_pickled_it(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    for rank in range(2):
+        content = torch.load(shard_file(folder, rank), weights_only=False)
+        content["optimizer_state_dict"]["zero_stage"] = _Gradients()
+        torch.save(content, shard_file(folder, rank))
+    np.testing.assert_array_equal(ZeroCheckpoint(folder).read("weights", "tokens.weight"), VALUES["tokens.weight"])
+
+
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         ZeroCheckpoint(tmp_path / "nowhere")

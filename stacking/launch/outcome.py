@@ -30,7 +30,8 @@ def raise_for(outcome: Outcome) -> None:
     """Raise a failed job's error; a user's mistake keeps its exit code and its one line."""
     if outcome.exit_code != 0:
         users_mistake = outcome.exit_code == UserError.exit_code
-        error = StackingError(last_error(outcome.log).removeprefix("stacking: ") if users_mistake else describe(outcome))
+        own_words = last_error(outcome.log).removeprefix("stacking: ")
+        error = StackingError(own_words if users_mistake else describe(outcome))
         if outcome.exit_code in (UserError.exit_code, Preempted.exit_code):
             error.exit_code = outcome.exit_code
         raise error

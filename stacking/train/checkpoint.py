@@ -31,7 +31,7 @@ class Saver:
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is wanted after update ``step`` (from 1); the last one always is."""
         every = self._plan.checkpoint.every_steps
-        return step == self._stage.steps or (every > 0 and step % every == 0)
+        return step == self._stage.steps or step % every == 0
 
     def save(self, step: int, seconds: float) -> None:
         """Write the checkpoint after update ``step``; all ranks call this together.

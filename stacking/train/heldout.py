@@ -31,14 +31,16 @@ class HeldOut:
     def __init__(self, sampler: Sampler, settings: Evaluation, stage: Stage, rank: int) -> None:
         self._sampler, self._settings, self._stage = sampler, settings, stage
         count = min(settings.samples, len(sampler))
-        # Every rank must make the same number of forward passes, so that collectives inside them meet.
-        mine = np.arange(count - count % stage.ranks, dtype=np.int64)[rank :: stage.ranks]
+        # Every rank must make the same number of forward passes, so that collectives inside them meet. Where there are
+        # fewer samples than ranks, each rank scores all of them, which leaves the means as they are.
+        shared = np.arange(count - count % stage.ranks, dtype=np.int64)[rank :: stage.ranks]
+        mine = shared if len(shared) else np.arange(count, dtype=np.int64)
         self._chunks = [mine[at : at + stage.micro_batch] for at in range(0, len(mine), stage.micro_batch)]
 
     def is_due(self, step: int) -> bool:
         """Whether the losses are wanted after update ``step`` (from 1)."""
         every = self._settings.every_steps
-        return bool(self._chunks) and (step == self._stage.steps or (every > 0 and step % every == 0))
+        return step == self._stage.steps or step % every == 0
 
     def losses(self, engine: DeepSpeedEngine) -> HeldOutLosses:
         """Evaluate without dropout and without gradients; the training's state is left as it is."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from stacking.errors import DamagedFile, UserError
-from stacking.files import MANIFEST, new_folder, read_json, write_atomically, write_json
+from stacking.data.corpus import load_manifest
+from stacking.errors import UserError
+from stacking.files import MANIFEST, new_folder, write_atomically, write_json
 from stacking.model.card import model_card
 from stacking.model.config import ModelConfig
 from stacking.model.hugging_face import hugging_face_names, to_hugging_face
@@ -60,13 +61,6 @@ def read_model(path: Path) -> tuple[State, ModelConfig]:
     config = state.model
     if config is None:
         raise UserError(f"{path / MANIFEST}: model", "is empty", "consolidate a checkpoint that records its model")
-    weights = path / "weights.safetensors"
-    present = set(state.names)
-    for name, shape in parameter_shapes(config).items():
-        if name not in present:
-            raise DamagedFile(weights, f"lacks the parameter {name}")
-        if state.shape(name) != shape:
-            raise DamagedFile(weights, f"has {name} as {list(state.shape(name))} where the model needs {list(shape)}")
     return state, config
 
 
@@ -85,7 +79,7 @@ def _renamed(state: State, config: ModelConfig) -> Iterator[tuple[str, np.ndarra
 
 def _tokenizer_files(data: Path, config: ModelConfig) -> list[Path]:
     """The tokenizer in a prepared data folder; it may be smaller than the embedding, but not larger."""
-    vocabulary = read_json(data / MANIFEST).get("vocabulary", 0)
+    vocabulary = load_manifest(data)["vocabulary"]
     if vocabulary > config.vocabulary:
         raise UserError(
             f"{data / MANIFEST}: vocabulary",

@@ -127,15 +127,44 @@ def test_pre_ln_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_larger_tokenizer_is_refused(state: Path, tmp_path: Path) -> None:
-    with new_folder(tmp_path / "data", {"kind": "data", "vocabulary": 102}):
+    with new_folder(tmp_path / "data", {"kind": "data", "format": 1, "vocabulary": 102}):
         pass
     with pytest.raises(UserError, match="is 102 where the model embeds 101 tokens"):
         export(state, tmp_path / "out", tmp_path / "data")
 
 
 def test_a_folder_that_is_not_a_state_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'kind': 'data'.*; give a state folder"):
+    with pytest.raises(UserError, match=r"holds 'data', not a state; give a folder that"):
         export(data, tmp_path / "out")
+    with pytest.raises(UserError, match=r"is not a state folder; give a folder that"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_a_tokenizer_of_something_else_is_refused(state: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds 'export', not data"):
+        export(state, tmp_path / "out", export(state, tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"format": 2}, "has format 2 where this version reads 1"),
+        ({"moments": "no"}, "does not describe a state: moments"),
+        ({"optimizer_step": -1}, "does not describe a state: optimizer_step"),
+        ({"progress": [1]}, "does not describe a state: progress"),
+        ({"model": [1]}, "does not describe a state: model"),
+        ({"model": {**SMALL, "depth": 3}}, "does not describe a state: model.depth"),
+        ({"model": {**SMALL, "layers": 1}}, "which the model of its manifest has not"),
+        ({"model": {**SMALL, "layers": 3}}, "lacks the parameter layers.2."),
+    ],
+)
+def test_a_manifest_that_was_edited_is_named(state: Path, tmp_path: Path, change: dict, problem: str) -> None:
+    manifest = json.loads((state / "manifest.json").read_text())
+    (state / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(UserError) as error:
+        export(state, tmp_path / "out")
+    assert problem in str(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_state_without_a_model_is_refused(tmp_path: Path) -> None:

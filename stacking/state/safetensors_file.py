@@ -125,6 +125,10 @@ class SafetensorsFile:
             header.pop("__metadata__", None)
             specs = {name: TensorSpec(DTYPES[h["dtype"]], tuple(h["shape"])) for name, h in header.items()}
             offsets = {name: start + h["data_offsets"][0] for name, h in header.items()}
+            if any(not isinstance(n, int) or n < 0 for s in specs.values() for n in s.shape):
+                raise ValueError("a shape is not of whole numbers")
+            if any(offset < start for offset in offsets.values()):
+                raise ValueError("a tensor lies in the header")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFile(path, f"has no readable header ({error})") from None
         if any(offsets[name] + spec.nbytes > size for name, spec in specs.items()):

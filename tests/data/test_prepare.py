@@ -39,9 +39,10 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_tokens_are_those_of_the_sentences(tmp_path: Path) -> None:
     long = " ".join(["word"] * 600) + "."
     texts = {"a.txt": "One two. Three [SEP] four.\n\nFive.", "b.txt": long, "c.txt": prose(1, 30)}
+    (tmp_path / "text").mkdir()
     for name, text in texts.items():
-        (tmp_path / name).write_text(text)
-    run([tmp_path], tmp_path / "out", held_out=0.01)
+        (tmp_path / "text" / name).write_text(text)
+    run([tmp_path / "text"], tmp_path / "out", held_out=0.01)
     tokenizer = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
     tokenizer.encode_special_tokens = True
     expected = {
@@ -245,6 +246,13 @@ def test_text_in_another_encoding_is_refused_by_workers_too(tmp_path: Path, text
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match=r"latin\.txt: is not UTF-8 at byte 3"):
         run([text_folder, tmp_path / "latin.txt"], tmp_path / "out", workers=2)
+
+
+def test_a_result_inside_its_own_input_is_refused(tmp_path: Path, text_folder: Path) -> None:
+    with pytest.raises(UserError, match="lies inside the input"):
+        run([text_folder], text_folder / "deeper" / "out")
+    with pytest.raises(UserError, match="an input without a name"):
+        run([""], tmp_path / "out")
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, text_folder: Path) -> None:

@@ -68,6 +68,14 @@ MISTAKES = {
     "growing something else": (["grow", "{full}", "--layers", "2", "--out", "{tmp}/x"], "{full}"),
     "exporting something else": (["export", "{full}", "--out", "{tmp}/x"], "{full}"),
     "importing something else": (["import", "{full}", "--out", "{tmp}/x"], "{full}"),
+    "a name that is too long": (["consolidate", "{tmp}", "--out", "a" * 300], "File name too long"),
+    "a place where nothing can be": (["prepare", "{file}.txt", "--out", "/proc/x"], "/proc/.x.partial"),
+    "a depth beyond all models": (["grow", "{full}", "--layers", "400000000", "--out", "{tmp}/x"], "more than any"),
+    "a state that is a bare folder": (["grow", "{tmp}", "--layers", "2", "--out", "{tmp}/x"], "is not a state folder"),
+    "a vocabulary of less than nothing": (
+        ["prepare", "{tmp}", "--out", "{tmp}/x", "--vocabulary-size", "-1"],
+        "--vocabulary-size: -1 is out of range; use 100 to 1,000,000",
+    ),
     "preparing nothing": (["prepare", "--out", "{tmp}/x"], "give"),
     "preparing what is not there": (["prepare", "{tmp}/no.txt", "--out", "{tmp}/x"], "no.txt"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stacking.errors import DamagedFile, UserError
+from stacking.errors import DamagedFile, NoSpace, UserError
 from stacking.evaluate.mlm import load_model
 from stacking.export import export
 from stacking.files import new_folder, verify_folder, write_json
 from stacking.model.config import ModelConfig
+from stacking.state.safetensors_file import SafetensorsWriter
 from tests.states import SMALL, random_weights, write_state
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "the", "cat", "sat", "mat"]
@@ -195,6 +197,17 @@ def test_weights_of_another_model_are_named_and_nothing_is_left(tmp_path: Path, 
         export(tmp_path / "state", tmp_path / "out")
     assert problem in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_full_disk_leaves_no_export(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SafetensorsWriter, "append", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(NoSpace):
+        export(state, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_config_of_the_export_is_plain_json(state: Path, tmp_path: Path) -> None:

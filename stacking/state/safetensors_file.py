@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,8 +56,9 @@ class SafetensorsWriter:
     Use as a context manager; leaving it checks that everything was written.
     """
 
-    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
-        header, end = {}, 0
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        end = 0
         for name, spec in specs.items():
             start, end = end, end + spec.nbytes
             header[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}

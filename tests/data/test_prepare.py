@@ -20,6 +20,7 @@ from stacking.data import shards
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import Prepared, prepare
 from stacking.data.sentences import split_sentences
+from stacking.data.workers import worker_processes
 from stacking.errors import UserError
 from stacking.files import verify_folder
 from tests.data.conftest import prose, write_corpus
@@ -116,6 +117,19 @@ def _recorded(function: Any, calls: list[Any]) -> Any:
         return function(*arguments)
 
     return call
+
+
+def sleep_and_tell(_: int) -> str:
+    time.sleep(0.2)
+    return Path("/proc/self/status").read_text()
+
+
+def test_ctrl_c_is_for_the_parent_alone() -> None:
+    with worker_processes(2) as processes:
+        for status in processes.map(sleep_and_tell, range(3)):
+            blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+            assert blocked >> (signal.SIGINT - 1) & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_a_torn_part_is_made_again(tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,9 +243,8 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        if error.filename is None:
-            raise
-        click.echo(f"stacking: {UserError(error.filename, str(error.strerror), 'check this path')}", err=True)
+        where = error.filename or "standard output"
+        click.echo(f"stacking: {UserError(where, error.strerror or str(error), 'check where it leads')}", err=True)
         code = UserError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 

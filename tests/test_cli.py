@@ -95,3 +95,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, mistake: str) -> 
 def test_it_starts_without_loading_what_a_command_does_not_need() -> None:
     script = "import sys, stacking.cli; print(*{'torch', 'numpy', 'pydantic', 'rich', 'matplotlib'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
+def test_a_full_disk_behind_the_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "stacking", "plan", "demo"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "stacking: standard output: No space left on device; check where it leads\n"

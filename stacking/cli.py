@@ -28,10 +28,10 @@ def cli() -> None:
 @click.argument("inputs", nargs=-1)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write.")
 @click.option("--embedded", is_flag=True, help="Take the documentation that comes with Python and its packages.")
-@click.option("--vocabulary-size", type=click.IntRange(min=64), default=30_522, show_default=True)
+@click.option("--vocabulary-size", type=int, default=30_522, show_default=True)
 @click.option("--cased", is_flag=True, help="Keep upper case and accents.")
 @click.option("--tokenizer", type=FOLDER, help="Take this tokenizer (a folder or a file) instead of training one.")
-@click.option("--held-out", type=click.FloatRange(0, 0.5), default=0.01, show_default=True, help="Share of documents.")
+@click.option("--held-out", type=float, default=0.01, show_default=True, help="Share of documents.")
 @click.option("--held-out-input", multiple=True, help="Hold out exactly this file or folder; may be repeated.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
 def prepare(
@@ -60,9 +60,11 @@ def prepare(
         workers=workers,
     )
     state = "was prepared already" if made.already_there else "prepared"
-    splits = made.manifest["splits"].items()
-    sizes = ", ".join(f"{s['tokens']:,} tokens in {s['documents']:,} documents {name}" for name, s in splits)
-    click.echo(f"{made.folder} {state}: {sizes}; vocabulary {made.manifest['vocabulary']:,}")
+    sizes = [
+        f"{name} {split['tokens']:,} tokens, {split['documents']:,} documents"
+        for name, split in made.manifest["splits"].items()
+    ]
+    click.echo(f"{made.folder} {state}: {'; '.join(sizes)}; vocabulary {made.manifest['vocabulary']:,}")
 
 
 @cli.command(**COMMAND)
@@ -244,6 +246,10 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        where = error.filename or "standard output"
+        click.echo(f"stacking: {UserError(where, error.strerror or str(error), 'check where it leads')}", err=True)
+        code = UserError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 

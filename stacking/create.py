@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from stacking.data.corpus import Corpus, load_manifest
 from stacking.data.samples import build_samples
-from stacking.errors import UserError
+from stacking.errors import DamagedFile, UserError
 from stacking.files import checksum, disk_errors, verify_folder, write_atomically
 from stacking.machine import find_machine
 from stacking.plan import Plan, check_machine, load_plan, make_plan
@@ -55,7 +55,8 @@ def create_run(name: str, run: RunFolder, overrides: Sequence[str] = (), data: P
             write_atomically(run.samples(split), _npy(index))
         write_atomically(run.recipe, recipe.to_yaml())
         write_atomically(run.plan, plan.to_json())
-        run.journal.append("created", plan=checksum(run.plan), name=plan.name)
+        samples = {split: checksum(run.samples(split)) for split in rows}
+        run.journal.append("created", plan=checksum(run.plan), samples=samples, name=plan.name)
     return plan
 
 
@@ -68,8 +69,11 @@ def open_run(run: RunFolder) -> Plan:
     created = next((e for e in run.journal.events() if e["event"] == "created"), None)
     if created is None:
         raise UserError(run.path, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
-    if not run.plan.is_file() or checksum(run.plan) != created["plan"]:
+    if not run.plan.is_file() or checksum(run.plan) != created.get("plan"):
         raise UserError(run.plan, "was changed since the run was created", "restore it, or start another run")
+    for split, expected in created.get("samples", {}).items():
+        if not run.samples(split).is_file() or checksum(run.samples(split)) != expected:
+            raise DamagedFile(run.samples(split), "is missing or was changed since the run was created")
     plan = load_plan(run.plan)
     data = Path(str(plan.data.path))
     if load_manifest(data)["digest"] != plan.data.digest:

@@ -15,10 +15,12 @@ from typing import Any
 
 from stacking.ds_facts import (
     AUTO_KEYS,
+    CHOICES,
     FLAG,
     KNOWN_KEYS,
     NUMBER,
     OTHER,
+    POSITIVE_KEYS,
     READ_FROM,
     REMOVED_KEYS,
     REMOVED_OPTIMIZERS,
@@ -122,6 +124,7 @@ def check(user: UserConfig) -> None:
             _check_section(user, key, value)
         else:
             _check_value(user, key, value, KNOWN_KEYS[key])
+    _check_choices(user)
     _check_zero(user)
     _check_optimizer(user)
     _check_scheduler(user)
@@ -216,9 +219,17 @@ _AUTO_ZERO: Mapping[str, Callable[[int], int]] = {
 """What ``auto`` means in ``zero_optimization``, as users of Hugging Face's Trainer expect it."""
 
 
+_ENABLED = '{"enabled": true}'
+_EXAMPLES = {
+    "optimizer": '{"type": "AdamW"}',
+    "scheduler": '{"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}',
+    "zero_optimization": '{"stage": 2}',
+}
+
+
 def _check_section(user: UserConfig, name: str, section: Any) -> None:
     if not isinstance(section, dict):
-        raise user.error(name, f"is {shown(section)}", 'give an object, such as {"enabled": true}')
+        raise user.error(name, f"is {shown(section)}", f"give an object, such as {_EXAMPLES.get(name, _ENABLED)}")
     known = SECTION_KEYS[name]
     for key, value in section.items():
         place = f"{name}.{key}"
@@ -235,6 +246,16 @@ def _check_value(user: UserConfig, place: str, value: Any, kind: str) -> None:
         raise user.error(place, f"is {shown(value)}", f"give {kind}")
 
 
+def _check_choices(user: UserConfig) -> None:
+    for path, words in CHOICES.items():
+        value = _get(user.content, path)
+        if value is not None and str(value).lower() not in {word.lower() for word in words}:
+            raise user.error(path, f"is {shown(value)}", nearest(str(value), words))
+    for path in POSITIVE_KEYS:
+        if _get(user.content, path) == 0:
+            raise user.error(path, "is 0", "give a number greater than 0")
+
+
 def _is_a(kind: str, value: Any) -> bool:
     """Whether a JSON value is what a key of a section must hold."""
     if kind == FLAG:
@@ -248,7 +269,7 @@ def _is_a(kind: str, value: Any) -> bool:
 def _check_zero(user: UserConfig) -> None:
     zero = user.content.get("zero_optimization", {})
     stage = zero.get("stage", 0)
-    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+    if type(stage) is not int or stage not in (0, 1, 2, 3):
         raise user.error("zero_optimization.stage", f"is {shown(stage)}", "give 0, 1, 2 or 3")
     for name, needed in (("offload_optimizer", 1), ("offload_param", 3)):
         offload = zero.get(name)
@@ -256,6 +277,7 @@ def _check_zero(user: UserConfig) -> None:
             continue
         if not isinstance(offload, dict):
             raise user.error(f"zero_optimization.{name}", f"is {shown(offload)}", 'give an object: {"device": "cpu"}')
+        _check_section(user, f"zero_optimization.{name}", offload)
         device = offload.get("device", "none")
         if device not in ("none", "cpu"):
             problem = f"is {shown(device)}, which checkpoints here cannot be consolidated from"
@@ -298,7 +320,12 @@ _OPTIMIZER_PARAMETERS = (
 def _check_scheduler(user: UserConfig) -> None:
     section = user.content.get("scheduler", {})
     parameters = section.get("params", {})
-    fixed = [key for key, value in parameters.items() if value != "auto"] if isinstance(parameters, dict) else []
+    if not isinstance(parameters, dict):
+        raise user.error("scheduler.params", f"is {shown(parameters)}", "give an object")
+    if "type" in section and not parameters:
+        problem = "has no params, but the recipe's schedule decides the learning rate"
+        raise user.error("scheduler", problem, 'remove it, or write "auto" for its params')
+    fixed = [key for key, value in parameters.items() if value != "auto"]
     if fixed:
         problem = f"is {shown(parameters[fixed[0]])}, but the recipe's schedule decides the learning rate"
         raise user.error(f"scheduler.params.{fixed[0]}", problem, 'remove scheduler, or write "auto"')

@@ -85,11 +85,36 @@ SECTION_KEYS: Mapping[str, Mapping[str, str]] = {
                   stage3_max_live_parameters stage3_max_reuse_distance stage3_module_granularity_threshold""",
         other="stage offload_param offload_optimizer zenflow leaf_module",
     ),
+    "zero_optimization.offload_optimizer": _section(
+        flags="pin_memory pipeline_read pipeline_write fast_init super_offload",
+        counts="buffer_count",
+        numbers="ratio cpuadam_cores_perc",
+        other="device nvme_path",
+    ),
+    "zero_optimization.offload_param": _section(
+        flags="pin_memory", counts="buffer_count buffer_size max_in_cpu", other="device nvme_path"
+    ),
     "tensorboard": _section(flags="enabled", texts="output_path job_name"),
     "csv_monitor": _section(flags="enabled", texts="output_path job_name"),
     "wandb": _section(flags="enabled", texts="project", other="group team"),
 }
 """The keys of the sections in which DeepSpeed refuses any other, and what each must be."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "communication_data_type": ("fp16", "bf16", "fp32"),
+    "seq_parallel_communication_data_type": ("fp16", "bf16", "fp32"),
+    "data_types.grad_accum_dtype": ("fp16", "bf16", "fp32"),
+    "checkpoint.tag_validation": ("Ignore", "Warn", "Fail"),
+}
+"""Where DeepSpeed takes one of a few words."""
+
+POSITIVE_KEYS = _keys(
+    """
+    steps_per_print gradient_predivide_factor zero_optimization.reduce_bucket_size
+    zero_optimization.allgather_bucket_size
+    """
+)
+"""Numbers that DeepSpeed divides by, or refuses at 0."""
 
 AUTO_KEYS = _keys(
     """

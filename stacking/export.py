@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from stacking.errors import DamagedFile, UserError
-from stacking.files import MANIFEST, new_folder, read_json, write_atomically, write_json
+from stacking.data.corpus import load_manifest
+from stacking.errors import UserError
+from stacking.files import MANIFEST, new_folder, write_atomically, write_json
 from stacking.model.card import model_card
 from stacking.model.config import ModelConfig
 from stacking.model.hugging_face import hugging_face_names, to_hugging_face
 from stacking.model.size import parameter_shapes
 from stacking.state.format import WEIGHTS, State
+from stacking.state.safetensors_file import SafetensorsWriter, TensorSpec
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 
@@ -42,7 +43,9 @@ def export(state: Path, out: Path, data: Path | None = None) -> Path:
     tokenizer = _tokenizer_files(data, config) if data is not None else []
     with new_folder(out, {"kind": "export", "format": 1}) as folder:
         write_json(folder / "config.json", to_hugging_face(config))
-        save_file(dict(_renamed(source, config)), folder / "model.safetensors", metadata={"format": "pt"})
+        with SafetensorsWriter(folder / "model.safetensors", _specs(config), {"format": "pt"}) as file:
+            for name, values in _renamed(source, config):
+                file.append(name, values)
         for path in tokenizer:
             shutil.copyfile(path, folder / path.name)
         write_atomically(folder / "README.md", model_card(config, source.manifest, has_tokenizer=bool(tokenizer)))
@@ -60,13 +63,6 @@ def read_model(path: Path) -> tuple[State, ModelConfig]:
     config = state.model
     if config is None:
         raise UserError(f"{path / MANIFEST}: model", "is empty", "consolidate a checkpoint that records its model")
-    weights = path / "weights.safetensors"
-    present = set(state.names)
-    for name, shape in parameter_shapes(config).items():
-        if name not in present:
-            raise DamagedFile(weights, f"lacks the parameter {name}")
-        if state.shape(name) != shape:
-            raise DamagedFile(weights, f"has {name} as {list(state.shape(name))} where the model needs {list(shape)}")
     return state, config
 
 
@@ -74,6 +70,16 @@ def read_weights(state: State, config: ModelConfig) -> Iterator[tuple[str, np.nd
     """Every parameter of the model in ``state``, fp32, in order, one in memory at a time."""
     for name, shape in parameter_shapes(config).items():
         yield name, state.read(WEIGHTS, name).reshape(shape)
+
+
+def _specs(config: ModelConfig) -> dict[str, TensorSpec]:
+    """What the exported file holds, in order."""
+    names = hugging_face_names(config)
+    return {
+        theirs: TensorSpec("float32", (shape[0] // len(names[name]), *shape[1:]))
+        for name, shape in parameter_shapes(config).items()
+        for theirs in names[name]
+    }
 
 
 def _renamed(state: State, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
@@ -85,7 +91,7 @@ def _renamed(state: State, config: ModelConfig) -> Iterator[tuple[str, np.ndarra
 
 def _tokenizer_files(data: Path, config: ModelConfig) -> list[Path]:
     """The tokenizer in a prepared data folder; it may be smaller than the embedding, but not larger."""
-    vocabulary = read_json(data / MANIFEST).get("vocabulary", 0)
+    vocabulary = load_manifest(data)["vocabulary"]
     if vocabulary > config.vocabulary:
         raise UserError(
             f"{data / MANIFEST}: vocabulary",

@@ -31,6 +31,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise UserError(path, "cannot be written", "choose a folder that you may write to") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise UserError(path, "is a file, or lies below one", "choose a folder") from error
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            raise UserError(path, f"cannot be made ({error.strerror})", "choose another name") from error
         raise
 
 
@@ -68,7 +70,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(path, "does not exist", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedFile(path, f"is not JSON ({error})") from None
 
 
@@ -165,7 +167,9 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise DamagedFile(folder / MANIFEST, "is missing, so the folder is incomplete")
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    for name, expected in manifest.get("files", {}).items():
+    if not _lists_files(manifest):
+        raise DamagedFile(folder / MANIFEST, "does not list the files of the folder with their sizes and checksums")
+    for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise DamagedFile(path, "is missing")
@@ -174,3 +178,11 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
         if checksums and checksum(path) != expected["checksum"]:
             raise DamagedFile(path, "does not match its checksum")
     return manifest
+
+
+def _lists_files(manifest: Any) -> bool:
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict) and {"bytes", "checksum"} <= entry.keys() and isinstance(entry["bytes"], int)
+        for entry in files.values()
+    )

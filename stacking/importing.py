@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -100,7 +102,11 @@ def _shards(index: Path) -> list[Path]:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise DamagedFile(index, "has no weight_map", "download it again")
-    return sorted({index.with_name(str(shard)) for shard in weight_map.values()})
+    shards = {str(shard) for shard in weight_map.values()}
+    for shard in shards:
+        if shard != Path(shard).name or Path(shard).suffix not in (".safetensors", ".bin"):
+            raise DamagedFile(index, f"lists {shard!r}, which is no file beside it", "download it again")
+    return sorted(index.with_name(shard) for shard in shards)
 
 
 def _loaders(files: list[Path], stack: ExitStack) -> Loaders:
@@ -124,7 +130,12 @@ def _open_safetensors(path: Path, stack: ExitStack) -> Loaders:
 def _open_pickle(path: Path) -> Loaders:
     # weights_only refuses everything but tensors and plain containers; files from before torch 1.6 cannot be mapped.
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unusual pickles, which are refused or read all the same
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:  # torch's own words advise to run the file
+        problem = "cannot be read as plain tensors (it holds something else, or is torn)"
+        raise DamagedFile(path, problem, "download it again, as safetensors if there is a choice") from None
     except Exception as error:  # a torn pickle may raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DamagedFile(path, f"cannot be read as plain tensors ({reason})", "download it again") from None

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stacking.errors import DamagedFile
 from stacking.files import disk_errors
@@ -39,7 +39,7 @@ class Journal:
         """All events so far, oldest first.
 
         Raises:
-            DamagedFile: a line other than the last is not JSON.
+            DamagedFile: a line other than a torn last one is not an event.
         """
         if not self.path.exists():
             return []
@@ -47,9 +47,12 @@ class Journal:
         events = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                events.append(json.loads(line))
+                event = json.loads(line)
             except ValueError:
-                raise DamagedFile(self.path, f"line {number} is not JSON", "restore the file from a copy") from None
+                event = None
+            if not _is_event(event):
+                raise DamagedFile(self.path, f"line {number} is not an event", "restore the file from a copy")
+            events.append(event)
         return events
 
     def attempts(self, phase: str, stage: int) -> int:
@@ -60,3 +63,13 @@ class Journal:
         content = self.path.read_bytes()
         if content and not content.endswith(b"\n"):
             os.ftruncate(descriptor, content.rfind(b"\n") + 1)
+
+
+def _is_event(value: Any) -> bool:
+    """Whether a line says when something happened, and to which phase of which stage where one is concerned."""
+    if not isinstance(value, dict) or value.get("event") not in get_args(Event):
+        return False
+    where = (value.get("phase", "run"), value.get("stage", 0))
+    of_a_run = value["event"] in ("created", "resumed")
+    timed = isinstance(value.get("time"), (int, float)) and isinstance(value.get("seconds", 0), (int, float))
+    return timed and isinstance(where[0], str) and type(where[1]) is int and (of_a_run or "phase" in value)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stacking import ds_config
 from stacking.batch import Batch
@@ -119,7 +119,7 @@ class Plan(_Part):
     """Absolute path of the folder to start from."""
     start_format: Literal["state", "huggingface"] | None
     optimizer: Optimizer
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     checkpoint: Checkpoint
     evaluation: Evaluation
     log_every: int
@@ -147,7 +147,7 @@ def load_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate(read_json(path))
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "no object"
         raise DamagedFile(path, f"is not a plan that this version can read ({place})", "plan again") from None
 
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from stacking.errors import UserError
-from stacking.model.config import Variant
+from stacking.model.config import MOST_LAYERS, WIDEST, Variant
 from stacking.strict import complaint, dotted, nearest, parse_yaml, read_yaml_mapping, user_error
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -35,7 +35,8 @@ def _path_or_mapping(value: Any) -> Any:
     raise complaint("is neither a path nor a mapping", "give the path of a JSON file, or its content")
 
 
-Count = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=10**12)]
+Width = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=WIDEST)]
 CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 AutoCount = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_auto)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -57,7 +58,7 @@ class Data(_Section):
     """The folder that `stacking prepare` wrote. A plan can be made without it; a run cannot."""
     samples: Literal["sentence-pair", "segment-pair", "packed"] = "segment-pair"
     """``sentence-pair`` (Gong et al.), ``segment-pair`` (Google's BERT) or ``packed`` (no next-sentence task)."""
-    sequence_length: Count = 128
+    sequence_length: Annotated[int, BeforeValidator(_whole), Field(ge=8, le=WIDEST)] = 128
     """Tokens per sample, special tokens and padding included."""
     mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the tokens to predict."""
@@ -72,15 +73,15 @@ class Model(_Section):
     """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al."""
     shape: Literal["bert-tiny", "bert-mini", "bert-small", "bert-base", "bert-large"] = "bert-base"
     """Where ``hidden``, ``heads`` and ``intermediate`` come from when they are not given."""
-    hidden: Count | None = None
+    hidden: Width | None = None
     """Width of the residual stream; null: the shape's."""
-    heads: Count | None = None
+    heads: Width | None = None
     """Attention heads; null: the shape's, or one per 64 of a given ``hidden``."""
-    intermediate: Count | None = None
+    intermediate: Width | None = None
     """Width of the feed-forward layer; null: 4 x hidden."""
-    vocabulary: Count | None = None
+    vocabulary: Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**31)] | None = None
     """Rows of the token embedding; null: as many as the data has, or 30,522 where there is none yet."""
-    max_positions: Count = 512
+    max_positions: Width = 512
     """Longest sequence that the model can take, in tokens."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     norm_affine: bool = True
@@ -172,7 +173,7 @@ class LearningRate(_Section):
 class Stage(_Section):
     """One depth."""
 
-    layers: Count
+    layers: Annotated[int, BeforeValidator(_whole), Field(gt=0, le=MOST_LAYERS)]
     """The number of encoder layers."""
     steps: Count | None = None
     """Optimizer updates; or give ``tokens``."""
@@ -234,7 +235,7 @@ class Recipe(_Section):
 
     name: str = ""
     """Null: the file's name."""
-    seed: CountOrZero = 0
+    seed: Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)] = 0
     data: Data = Data()
     model: Model = Model()
     start: str | None = None

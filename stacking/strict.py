@@ -47,10 +47,10 @@ def read_text(path: Path) -> str:
         raise UserError(path, "does not exist", "check the path") from None
     except IsADirectoryError:
         raise UserError(path, "is a folder", "give a file") from None
-    except PermissionError:
-        raise UserError(path, "may not be read", "check its permissions") from None
     except UnicodeDecodeError as error:
         raise UserError(path, f"is not UTF-8 (byte {error.start:,})", "save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,6 +86,8 @@ def parse_yaml(text: str, where: str) -> Any:
         if "given twice" in problem:
             raise UserError(where + line, problem, "keep one of them") from None
         raise UserError(where + line, f"is not YAML ({problem})", "check the indentation and the colons") from None
+    except RecursionError:
+        raise UserError(where, "is nested too deeply", "check its brackets") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(where, f"is not YAML ({str(error).splitlines()[0]})", "check the file") from None
 
@@ -98,7 +100,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """
     value = parse_yaml(read_text(path), str(path))
     if not isinstance(value, dict):
-        found = "empty" if value is None else f"a {type(value).__name__}"
+        found = "empty" if value is None else shown(value)
         raise UserError(path, f"is {found} where keys and values are expected", "start it with lines like 'name: demo'")
     return value
 
@@ -122,8 +124,10 @@ def read_json_mapping(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         place = f"{path}: line {error.lineno}"
         raise UserError(place, f"is not JSON ({error.msg})", "check commas, quotes and brackets") from None
+    except RecursionError:
+        raise UserError(path, "is nested too deeply", "check its brackets") from None
     if not isinstance(value, dict):
-        raise UserError(path, f"is a JSON {type(value).__name__}, not an object", "start it with '{'")
+        raise UserError(path, f"is {shown(value)}, not an object", "start it with '{'")
     return value
 
 
@@ -208,7 +212,7 @@ def _words(detail: ErrorDetails, key: str, holder: type[BaseModel]) -> tuple[str
         return f"has the kind {str(context['tag'])!r}", nearest(str(context["tag"]), names)
     if kind in _BOUNDS:
         bound = _BOUNDS[kind]
-        return f"is {shown(given)}", f"give a number {_BOUND_WORDS[bound]} {context[bound]}"
+        return f"is {shown(given)}", f"give a number {_BOUND_WORDS[bound]} {context[bound]:,}"
     if kind in _TYPES:
         return f"is {shown(given)}, which is not {_TYPES[kind]}", f"give {_TYPES[kind]}"
     if kind == "invalid_key":

@@ -68,6 +68,14 @@ MISTAKES = {
     "growing something else": (["grow", "{full}", "--layers", "2", "--out", "{tmp}/x"], "{full}"),
     "exporting something else": (["export", "{full}", "--out", "{tmp}/x"], "{full}"),
     "importing something else": (["import", "{full}", "--out", "{tmp}/x"], "{full}"),
+    "a name that is too long": (["consolidate", "{tmp}", "--out", "a" * 300], "File name too long"),
+    "a place where nothing can be": (["prepare", "{file}.txt", "--out", "/proc/x"], "/proc/.x.partial"),
+    "a depth beyond all models": (["grow", "{full}", "--layers", "400000000", "--out", "{tmp}/x"], "more than any"),
+    "a state that is a bare folder": (["grow", "{tmp}", "--layers", "2", "--out", "{tmp}/x"], "is not a state folder"),
+    "a vocabulary of less than nothing": (
+        ["prepare", "{tmp}", "--out", "{tmp}/x", "--vocabulary-size", "-1"],
+        "--vocabulary-size: -1 is out of range; use 100 to 1,000,000",
+    ),
     "preparing nothing": (["prepare", "--out", "{tmp}/x"], "give"),
     "preparing what is not there": (["prepare", "{tmp}/no.txt", "--out", "{tmp}/x"], "no.txt"),
 }
@@ -87,3 +95,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, mistake: str) -> 
 def test_it_starts_without_loading_what_a_command_does_not_need() -> None:
     script = "import sys, stacking.cli; print(*{'torch', 'numpy', 'pydantic', 'rich', 'matplotlib'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
+def test_a_full_disk_behind_the_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "stacking", "plan", "demo"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "stacking: standard output: No space left on device; check where it leads\n"

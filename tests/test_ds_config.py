@@ -44,7 +44,7 @@ WRONG = {
     ),
     "ZeRO not an object": (
         '{"zero_optimization": true}',
-        'ds.json: zero_optimization: is true; give an object, such as {"enabled": true}',
+        'ds.json: zero_optimization: is true; give an object, such as {"stage": 2}',
     ),
     "bucket is text": (
         '{"zero_optimization": {"stage": 2, "reduce_bucket_size": "large"}}',
@@ -156,7 +156,49 @@ WRONG = {
     ),
     "not an object": (
         "[1]",
-        "ds.json: is a JSON list, not an object; start it with '{'",
+        "ds.json: is [1], not an object; start it with '{'",
+    ),
+    "nested too deeply": (
+        '{"fp16": ' * 5000,
+        "ds.json: is nested too deeply; check its brackets",
+    ),
+    "unknown offload key": (
+        '{"zero_optimization": {"stage": 2, "offload_optimizer": {"devise": "cpu"}}}',
+        "ds.json: zero_optimization.offload_optimizer.devise: is not a key of zero_optimization.offload_optimizer; "
+        "did you mean 'device'?",
+    ),
+    "offload key of the wrong type": (
+        '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": "yes"}}}',
+        'ds.json: zero_optimization.offload_optimizer.pin_memory: is "yes"; give true or false',
+    ),
+    "ZeRO stage with a point": (
+        '{"zero_optimization": {"stage": 2.0}}',
+        "ds.json: zero_optimization.stage: is 2.0; give 0, 1, 2 or 3",
+    ),
+    "scheduler params not an object": (
+        '{"scheduler": {"type": "WarmupLR", "params": [1]}}',
+        "ds.json: scheduler.params: is [1]; give an object",
+    ),
+    "scheduler with DeepSpeed's defaults": (
+        '{"scheduler": {"type": "WarmupLR"}}',
+        "ds.json: scheduler: has no params, but the recipe's schedule decides the learning rate; remove it, or "
+        'write "auto" for its params',
+    ),
+    "printing every 0 steps": (
+        '{"steps_per_print": 0}',
+        "ds.json: steps_per_print: is 0; give a number greater than 0",
+    ),
+    "a bucket of nothing": (
+        '{"zero_optimization": {"stage": 2, "reduce_bucket_size": 0}}',
+        "ds.json: zero_optimization.reduce_bucket_size: is 0; give a number greater than 0",
+    ),
+    "communication in an unknown type": (
+        '{"communication_data_type": "fp3"}',
+        "ds.json: communication_data_type: is \"fp3\"; did you mean 'fp32'?",
+    ),
+    "accumulation in an unknown type": (
+        '{"data_types": {"grad_accum_dtype": "double"}}',
+        'ds.json: data_types.grad_accum_dtype: is "double"; choose one of fp16, bf16, fp32',
     ),
     "pipeline": (
         '{"pipeline": {"stages": 2}}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stacking.errors import DamagedFile, UserError
+from stacking.errors import DamagedFile, NoSpace, UserError
 from stacking.evaluate.mlm import load_model
 from stacking.export import export
 from stacking.files import new_folder, verify_folder, write_json
 from stacking.model.config import ModelConfig
+from stacking.state.safetensors_file import SafetensorsWriter
 from tests.states import SMALL, random_weights, write_state
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "the", "cat", "sat", "mat"]
@@ -127,15 +129,44 @@ def test_pre_ln_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_larger_tokenizer_is_refused(state: Path, tmp_path: Path) -> None:
-    with new_folder(tmp_path / "data", {"kind": "data", "vocabulary": 102}):
+    with new_folder(tmp_path / "data", {"kind": "data", "format": 1, "vocabulary": 102}):
         pass
     with pytest.raises(UserError, match="is 102 where the model embeds 101 tokens"):
         export(state, tmp_path / "out", tmp_path / "data")
 
 
 def test_a_folder_that_is_not_a_state_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'kind': 'data'.*; give a state folder"):
+    with pytest.raises(UserError, match=r"holds 'data', not a state; give a folder that"):
         export(data, tmp_path / "out")
+    with pytest.raises(UserError, match=r"is not a state folder; give a folder that"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_a_tokenizer_of_something_else_is_refused(state: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds 'export', not data"):
+        export(state, tmp_path / "out", export(state, tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"format": 2}, "has format 2 where this version reads 1"),
+        ({"moments": "no"}, "does not describe a state: moments"),
+        ({"optimizer_step": -1}, "does not describe a state: optimizer_step"),
+        ({"progress": [1]}, "does not describe a state: progress"),
+        ({"model": [1]}, "does not describe a state: model"),
+        ({"model": {**SMALL, "depth": 3}}, "does not describe a state: model.depth"),
+        ({"model": {**SMALL, "layers": 1}}, "which the model of its manifest has not"),
+        ({"model": {**SMALL, "layers": 3}}, "lacks the parameter layers.2."),
+    ],
+)
+def test_a_manifest_that_was_edited_is_named(state: Path, tmp_path: Path, change: dict, problem: str) -> None:
+    manifest = json.loads((state / "manifest.json").read_text())
+    (state / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(UserError) as error:
+        export(state, tmp_path / "out")
+    assert problem in str(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_state_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -166,6 +197,17 @@ def test_weights_of_another_model_are_named_and_nothing_is_left(tmp_path: Path, 
         export(tmp_path / "state", tmp_path / "out")
     assert problem in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_full_disk_leaves_no_export(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SafetensorsWriter, "append", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(NoSpace):
+        export(state, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_config_of_the_export_is_plain_json(state: Path, tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ def test_a_folder_whose_maker_is_killed_is_absent_and_can_be_made_again(tmp_path
         (lambda f: (f / "inner" / "b.txt").unlink(), "b.txt", "is missing"),
         (lambda f: (f / "manifest.json").unlink(), "manifest.json", "incomplete"),
         (lambda f: (f / "manifest.json").write_text('{"files": {'), "manifest.json", "is not JSON"),
+        (lambda f: (f / "manifest.json").write_text("[" * 100_000), "manifest.json", "is not JSON"),
+        (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json", "does not list the files"),
+        (lambda f: (f / "manifest.json").write_text('{"kind": "data"}'), "manifest.json", "does not list the files"),
+        (lambda f: (f / "manifest.json").write_text('{"files": null}'), "manifest.json", "does not list the files"),
+        (
+            lambda f: (f / "manifest.json").write_text('{"files": {"a": {}}}'),
+            "manifest.json",
+            "does not list the files",
+        ),
     ],
 )
 def test_damage_is_found_and_the_file_named(tmp_path: Path, damage, named: str, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -120,4 +129,6 @@ def test_damaged_things_are_set_aside_under_names_of_their_own(tmp_path: Path) -
 def test_an_unwritable_folder_is_a_mistake_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, or lies below one"), new_folder(tmp_path / "file" / "out"):
+        pass
+    with pytest.raises(UserError, match="cannot be made"), new_folder(tmp_path / ("a" * 300)):
         pass

@@ -292,6 +292,14 @@ def test_a_cut_safetensors_file_is_named(folder: Path, tmp_path: Path) -> None:
         import_hugging_face(folder, tmp_path / "state")
 
 
+@pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "/etc/passwd", "", ".."])
+def test_an_index_that_leads_elsewhere_is_named(folder: Path, tmp_path: Path, shard: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(DamagedFile, match="which is no file beside it"):
+        import_hugging_face(folder, tmp_path / "state")
+
+
 @pytest.mark.parametrize("content", ["[]", '{"weight_map": 3}', "{}"])
 def test_an_index_without_a_weight_map_is_named(folder: Path, tmp_path: Path, content: str) -> None:
     (folder / "model.safetensors").unlink()
@@ -332,5 +340,5 @@ def test_a_pickle_that_is_not_plain_tensors_is_refused_and_not_run(
     path.write_bytes({"cut": path.read_bytes()[:-500], "text": b"hello", "empty": b""}.get(content, path.read_bytes()))
     with pytest.raises(DamagedFile, match=r"pytorch_model\.bin: cannot be read as plain tensors") as error:
         import_hugging_face(folder, tmp_path / "state")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
     assert not (tmp_path / "ran").exists()

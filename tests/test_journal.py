@@ -48,9 +48,22 @@ def test_a_line_cut_short_by_a_crash_is_dropped_and_the_next_one_stands_alone(
     assert [e["event"] for e in journal.events()] == ["created", "failed"]
 
 
-def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "garbage",
+        "[1]",
+        '{"time": 1}',
+        '{"time": 1, "event": "fnished", "phase": "train", "stage": 0}',
+        '{"time": "now", "event": "created"}',
+        '{"time": 1, "event": "started", "stage": 0}',
+        '{"time": 1, "event": "started", "phase": "train", "stage": "0"}',
+        '{"time": 1, "event": "finished", "phase": "train", "stage": 0, "seconds": "long"}',
+    ],
+)
+def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path, line: str) -> None:
     journal = Journal(tmp_path / "j")
     journal.append("created", plan="abc")
-    journal.path.write_bytes(b"garbage\n" + journal.path.read_bytes())
-    with pytest.raises(DamagedFile, match="line 1 is not JSON"):
+    journal.path.write_bytes(line.encode() + b"\n" + journal.path.read_bytes())
+    with pytest.raises(DamagedFile, match="line 1 is not an event"):
         journal.events()

@@ -180,7 +180,37 @@ WRONG = {
     "a list for a recipe": (
         SMALL,
         "- 1\n- 2",
-        "is a list where keys and values are expected; start it with lines like 'name: demo'",
+        "is [1, 2] where keys and values are expected; start it with lines like 'name: demo'",
+    ),
+    "nested too deeply": (
+        SMALL,
+        "[" * 5000,
+        "is nested too deeply; check its brackets",
+    ),
+    "a width that no machine has": (
+        "hidden: 64",
+        "hidden: 1e300",
+        "model.hidden: is 1e+300; give a number at most 1,000,000",
+    ),
+    "a depth that no machine has": (
+        "layers: 4",
+        "layers: 2000000",
+        "stages[1].layers: is 2000000; give a number at most 10,000",
+    ),
+    "steps without end": (
+        "layers: 4, steps: 10",
+        "layers: 4, steps: 99999999999999999999",
+        "stages[1].steps: is 99999999999999999999; give a number at most 1,000,000,000,000",
+    ),
+    "a seed of too many bits": (
+        "name: small",
+        "seed: 99999999999999999999999999",
+        "seed: is 99999999999999999999999999; give a number less than 9,223,372,036,854,775,808",
+    ),
+    "sequences without room for a pair": (
+        "sequence_length: 32",
+        "sequence_length: 7",
+        "data.sequence_length: is 7; give a number at least 8",
     ),
     "an empty file": (
         SMALL,

@@ -5,10 +5,11 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stacking.errors import UserError
+from stacking.errors import DamagedFile, UserError
 from stacking.runfolder import RunFolder
 from stacking.status import is_locked, status, watch
 from tests.report.synthetic import SyntheticRun
@@ -127,6 +128,29 @@ def test_what_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match="--run-dir"):
             status(path)
+
+
+def test_a_plan_without_stages_is_named(run: SyntheticRun) -> None:
+    plan = json.loads((run.path / "plan.json").read_text())
+    (run.path / "plan.json").write_text(json.dumps({**plan, "stages": []}))
+    with pytest.raises(UserError, match=r"plan\.json: .*\(stages\)"):
+        status(run.path)
+
+
+def test_a_stage_that_the_plan_does_not_have_is_named(run: SyntheticRun) -> None:
+    run.event("started", phase="train", stage=9, attempt=1)
+    with pytest.raises(DamagedFile, match=r"journal\.jsonl: tells of a stage beyond the 3"):
+        status(run.path)
+
+
+@pytest.mark.parametrize("change", [{"loss": "low"}, {"tokens": None}, {"stage": 1}])
+def test_a_record_without_its_numbers_is_named(run: SyntheticRun, change: dict[str, Any]) -> None:
+    run.train(0, last=40)
+    path = RunFolder(run.path).stage("0-L3").metrics
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | change), *others]) + "\n")
+    with pytest.raises(DamagedFile, match="record 1 is not one of stage 0"):
+        status(run.path)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"stages": [{}]}'])

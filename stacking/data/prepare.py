@@ -88,6 +88,7 @@ def prepare(
     """
     out = Path(out)
     _check(inputs, embedded, vocabulary_size, held_out, workers)
+    _refuse_nesting(out, [*inputs, *held_out_inputs])
     given = vocabulary.load(Path(tokenizer)) if tokenizer is not None else None
     digest = xxhash.xxh3_128_hexdigest(given.to_str().encode()) if given else None
     options = Options(0 if given else vocabulary_size, bool(lowercase and not given), digest, held_out, seed)
@@ -228,6 +229,15 @@ def _check(inputs: Sequence[str], embedded: bool, size: int, held_out: float, wo
         raise UserError("--held-out", f"{held_out} is not a share", "use a number above 0 and below 1, such as 0.01")
     if workers is not None and workers < 1:
         raise UserError("--workers", f"{workers} processes do no work", "use 1 or more")
+
+
+def _refuse_nesting(out: Path, inputs: Sequence[str]) -> None:
+    """Refuse to write where the text is read: the next try would take the result for text."""
+    for name in inputs:
+        if not name:
+            raise UserError("prepare", "has an input without a name", "give files, folders or a dataset")
+        if Path(name).is_dir() and out.resolve().is_relative_to(Path(name).resolve()):
+            raise UserError(out, f"lies inside the input {name}", "choose an --out outside of the text")
 
 
 def _existing(out: Path, options: Options) -> dict[str, Any] | None:

@@ -128,6 +128,8 @@ def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[str]:
             raise UserError(where, f"is not JSON ({error})", 'write one object {"text": "..."} a line') from None
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             raise UserError(where, "has no string under the key `text`", 'write one object {"text": "..."} a line')
+        if _has_surrogate(value["text"]):
+            raise UserError(where, "has half of a surrogate pair (\\ud800 to \\udfff)", "write the text again as UTF-8")
         yield from _parts([value["text"]])
         offset += len(line)
 
@@ -155,9 +157,20 @@ def _parquet(path: Path, stream: IO[bytes]) -> Iterator[str]:
             raise UserError(path, f"has a `text` that is not UTF-8 ({error.reason})", "convert it to UTF-8") from None
 
 
+def _has_surrogate(text: str) -> bool:
+    """Whether a JSON escape made a character that no encoding has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _is_string(kind: Any) -> bool:
     import pyarrow.types as types
 
+    if types.is_dictionary(kind):  # a categorical column
+        return _is_string(kind.value_type)
     return bool(types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view")
 
 

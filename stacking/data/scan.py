@@ -68,7 +68,7 @@ def held_out_threshold(texts: Sequence[Input], scans: Sequence[Scan], held_out: 
         return 0
     total = sum(scans, Scan())
     if total.lowest == total.highest:
-        problem = "has a single document, so none can be held out"
+        problem = "has a single document, or copies of one, so none can be held out"
         raise UserError(texts[0].name, problem, "give more text, or the held-out text by --held-out-input")
     if total.below_threshold == 0:
         return total.lowest + 1

@@ -73,6 +73,11 @@ def load(path: Path) -> Tokenizer:
     missing = [text for text in SPECIAL_TOKENS.values() if tokenizer.token_to_id(text) is None]
     if missing:
         raise UserError(file, f"has no {', '.join(missing)}", f"give one with {', '.join(SPECIAL_TOKENS.values())}")
+    if tokenizer.model.unk_token != SPECIAL_TOKENS["unk"]:
+        problem = f"writes {tokenizer.model.unk_token!r} for unknown words"
+        raise UserError(file, problem, f"give one that writes {SPECIAL_TOKENS['unk']}")
+    if size_of(tokenizer) > LARGEST:
+        raise UserError(file, f"has ids up to {size_of(tokenizer) - 1:,}", f"give one with at most {LARGEST:,} entries")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer if file.suffix == ".json" else _with_specials(tokenizer, SPECIAL_TOKENS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -46,6 +47,17 @@ class Workers:
             yield pending.popleft().result()
 
 
+class _Pool(ProcessPoolExecutor):
+    """Its processes, which ``submit`` starts, never get SIGINT: Ctrl-C is for the parent, which ends them in order."""
+
+    def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(function, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
 def worker_processes(count: int) -> Iterator[Workers]:
     """Fresh processes: spawned, since forking under threads is unsafe; they end with their parent even if it is killed.
@@ -57,7 +69,7 @@ def worker_processes(count: int) -> Iterator[Workers]:
         yield Workers(1, None)
         return
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(os.getpid(),))
+    executor = _Pool(count, mp_context=context, initializer=_start, initargs=(os.getpid(),))
     try:
         yield Workers(count, executor)
     except BrokenProcessPool:

@@ -16,7 +16,7 @@ from stacking.growth.operators import (
     optimizer_state_rule,
     with_layer,
 )
-from stacking.model.config import ModelConfig
+from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.state.format import BUFFERS, Progress, State, write_state
 from stacking.state.partition import Shape, numel
 from stacking.state.safetensors_file import TensorSpec
@@ -71,6 +71,8 @@ def grow(
         DamagedFile: a file of ``source`` is not as it was written.
         NoSpace: the disk is full; nothing is left at ``out``.
     """
+    if layers > MOST_LAYERS:
+        raise UserError("--layers", f"{layers:,} are more than any model has", f"give {MOST_LAYERS:,} or fewer")
     source = State(source.path if isinstance(source, State) else source, checksums=True)
     depth = 1 + max((layer_of(name) or 0 for name in source.names if layer_of(name) is not None), default=-1)
     if depth == 0:

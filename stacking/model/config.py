@@ -7,19 +7,21 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Variant = Literal["post_ln", "pre_ln"]
+MOST_LAYERS, WIDEST = 10_000, 1_000_000
+"""Far beyond any BERT: what is larger is a slip of the pen."""
 
 
 class ModelConfig(BaseModel):
     """Shape and constants of one BERT, at one depth."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     variant: Variant = "post_ln"
     """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` is the one of Gong et al. (2019)."""
-    layers: int = Field(gt=0)
-    hidden: int = Field(gt=0)
+    layers: int = Field(gt=0, le=MOST_LAYERS)
+    hidden: int = Field(gt=0, le=WIDEST)
     heads: int = Field(gt=0)
-    intermediate: int = Field(gt=0)
+    intermediate: int = Field(gt=0, le=WIDEST)
     """Width of the feed-forward layer."""
     vocabulary: int = Field(gt=0)
     """Rows of the token embedding."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stacking.errors import UserError
+from stacking.errors import DamagedFile, UserError
 from stacking.metrics import Record, read_metrics
 from stacking.plan import Plan, load_plan
 from stacking.runfolder import RunFolder
@@ -47,9 +47,26 @@ def read_run(path: Path) -> Run:
         problem = "is not a run directory (no plan.json)" if path.is_dir() else "is not a folder"
         raise UserError(path, problem, "give the folder that was --run-dir of `stacking run`")
     plan = load_plan(folder.plan)
+    events = folder.journal.events()
+    if any(event.get("stage", 0) >= len(plan.stages) for event in events):
+        raise DamagedFile(folder.journal.path, f"tells of a stage beyond the {len(plan.stages)} of {folder.plan.name}")
     return Run(
         folder=folder,
         plan=plan,
-        events=folder.journal.events(),
-        metrics=[read_metrics(folder.stage(stage.name).metrics) for stage in plan.stages],
+        events=events,
+        metrics=[_records(folder.stage(stage.name).metrics, stage.index) for stage in plan.stages],
     )
+
+
+_NUMBERS = ("step", "global_step", "tokens", "loss", "seconds", "time")
+_MORE_OF_TRAINING = ("tokens_per_second", "learning_rate")
+
+
+def _records(path: Path, stage: int) -> list[Record]:
+    """The metrics of one stage, each with the numbers that a status or a report is made of."""
+    records = read_metrics(path)
+    for number, record in enumerate(records, start=1):
+        names = _NUMBERS + (_MORE_OF_TRAINING if record["kind"] == "train" else ())
+        if record.get("stage") != stage or not all(isinstance(record.get(name), (int, float)) for name in names):
+            raise DamagedFile(path, f"record {number} is not one of stage {stage}", "remove that line")
+    return records

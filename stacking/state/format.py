@@ -18,16 +18,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import xxhash
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stacking.errors import DamagedFile, UserError
 from stacking.files import MANIFEST, disk_errors, new_folder, verify_folder
 from stacking.model.config import ModelConfig
+from stacking.model.size import parameter_shapes
 from stacking.state.partition import Shape, numel
 from stacking.state.safetensors_file import SafetensorsFile, SafetensorsWriter, TensorSpec
 
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
 FORMAT = 1
 _SLICE = 1 << 20
+_MAKERS = "give a folder that consolidate, grow or import wrote"
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -71,6 +74,31 @@ class TrainingState(Protocol):
         """
 
 
+class _Description(BaseModel):
+    """What a state's manifest says beside its files."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    model: ModelConfig | None
+    optimizer_step: int = Field(ge=0)
+    progress: dict[str, Any] | None
+    moments: bool
+
+
+def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
+    if manifest.get("kind") != "state":
+        raise UserError(path.parent, f"holds {manifest.get('kind', 'something else')!r}, not a state", _MAKERS)
+    if manifest.get("format") != FORMAT:
+        problem = f"has format {manifest.get('format')!r} where this version reads {FORMAT}"
+        raise UserError(path.parent, problem, "make it again")
+    try:
+        return _Description.model_validate(dict(manifest))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise DamagedFile(path, f"does not describe a state: {key}: {first['msg']}") from None
+
+
 class State:
     """A state folder, opened for reading; every tensor stays in its file.
 
@@ -81,32 +109,32 @@ class State:
 
     def __init__(self, path: Path, checksums: bool = False) -> None:
         self.path = Path(path)
+        if self.path.is_dir() and not (self.path / MANIFEST).exists():
+            raise UserError(self.path, "is not a state folder", _MAKERS)
         self.manifest = verify_folder(self.path, checksums)
-        found = {key: self.manifest.get(key) for key in ("kind", "format")}
-        if found != {"kind": "state", "format": FORMAT}:
-            raise UserError(self.path / MANIFEST, f"describes {found}", f"give a state folder of format {FORMAT}")
+        self._description = _description(self.path / MANIFEST, self.manifest)
         kinds = [WEIGHTS, *(MOMENTS if self.moments else ()), *([BUFFERS] if self._file(BUFFERS).exists() else ())]
         self._files = {kind: SafetensorsFile.open(self._file(kind)) for kind in kinds}
         self.names = tuple(self._files[WEIGHTS].specs)
         self.buffers: Mapping[str, TensorSpec] = self._files[BUFFERS].specs if BUFFERS in self._files else {}
+        self._check_weights()
         self._check_moments()
 
     @property
     def moments(self) -> bool:
-        return bool(self.manifest["moments"])
+        return self._description.moments
 
     @property
     def optimizer_step(self) -> int:
-        return int(self.manifest["optimizer_step"])
+        return self._description.optimizer_step
 
     @property
     def model(self) -> ModelConfig | None:
-        model = self.manifest["model"]
-        return None if model is None else ModelConfig.model_validate(model)
+        return self._description.model
 
     @property
     def progress(self) -> dict[str, Any] | None:
-        return self.manifest["progress"]
+        return self._description.progress
 
     @property
     def digest(self) -> str:
@@ -123,6 +151,21 @@ class State:
 
     def _file(self, kind: str) -> Path:
         return self.path / f"{kind}.safetensors"
+
+    def _check_weights(self) -> None:
+        """Compare the weights with the model that the manifest describes, if it does."""
+        path, specs = self._file(WEIGHTS), self._files[WEIGHTS].specs
+        expected = {} if self.model is None else parameter_shapes(self.model)
+        for name in expected.keys() - specs.keys():
+            raise DamagedFile(path, f"lacks the parameter {name}")
+        for name, spec in specs.items():
+            if spec.dtype != "float32":
+                raise DamagedFile(path, f"has {name} in {spec.dtype} where a state is float32")
+            if expected and name not in expected:
+                raise DamagedFile(path, f"has the parameter {name}, which the model of its manifest has not")
+            if expected and spec.shape != expected[name]:
+                needed = list(expected[name])
+                raise DamagedFile(path, f"has {name} as {list(spec.shape)} where the model needs {needed}")
 
     def _check_moments(self) -> None:
         for kind in MOMENTS if self.moments else ():

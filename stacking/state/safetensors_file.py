@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,8 +56,9 @@ class SafetensorsWriter:
     Use as a context manager; leaving it checks that everything was written.
     """
 
-    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
-        header, end = {}, 0
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        end = 0
         for name, spec in specs.items():
             start, end = end, end + spec.nbytes
             header[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
@@ -125,6 +126,10 @@ class SafetensorsFile:
             header.pop("__metadata__", None)
             specs = {name: TensorSpec(DTYPES[h["dtype"]], tuple(h["shape"])) for name, h in header.items()}
             offsets = {name: start + h["data_offsets"][0] for name, h in header.items()}
+            if any(not isinstance(n, int) or n < 0 for s in specs.values() for n in s.shape):
+                raise ValueError("a shape is not of whole numbers")
+            if any(offset < start for offset in offsets.values()):
+                raise ValueError("a tensor lies in the header")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFile(path, f"has no readable header ({error})") from None
         if any(offsets[name] + spec.nbytes > size for name, spec in specs.items()):

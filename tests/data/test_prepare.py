@@ -20,6 +20,7 @@ from stacking.data import shards
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import Prepared, prepare
 from stacking.data.sentences import split_sentences
+from stacking.data.workers import worker_processes
 from stacking.errors import UserError
 from stacking.files import verify_folder
 from tests.data.conftest import prose, write_corpus
@@ -39,9 +40,10 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_tokens_are_those_of_the_sentences(tmp_path: Path) -> None:
     long = " ".join(["word"] * 600) + "."
     texts = {"a.txt": "One two. Three [SEP] four.\n\nFive.", "b.txt": long, "c.txt": prose(1, 30)}
+    (tmp_path / "text").mkdir()
     for name, text in texts.items():
-        (tmp_path / name).write_text(text)
-    run([tmp_path], tmp_path / "out", held_out=0.01)
+        (tmp_path / "text" / name).write_text(text)
+    run([tmp_path / "text"], tmp_path / "out", held_out=0.01)
     tokenizer = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
     tokenizer.encode_special_tokens = True
     expected = {
@@ -115,6 +117,19 @@ def _recorded(function: Any, calls: list[Any]) -> Any:
         return function(*arguments)
 
     return call
+
+
+def sleep_and_tell(_: int) -> str:
+    time.sleep(0.2)
+    return Path("/proc/self/status").read_text()
+
+
+def test_ctrl_c_is_for_the_parent_alone() -> None:
+    with worker_processes(2) as processes:
+        for status in processes.map(sleep_and_tell, range(3)):
+            blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+            assert blocked >> (signal.SIGINT - 1) & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_a_torn_part_is_made_again(tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +260,13 @@ def test_text_in_another_encoding_is_refused_by_workers_too(tmp_path: Path, text
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match=r"latin\.txt: is not UTF-8 at byte 3"):
         run([text_folder, tmp_path / "latin.txt"], tmp_path / "out", workers=2)
+
+
+def test_a_result_inside_its_own_input_is_refused(tmp_path: Path, text_folder: Path) -> None:
+    with pytest.raises(UserError, match="lies inside the input"):
+        run([text_folder], text_folder / "deeper" / "out")
+    with pytest.raises(UserError, match="an input without a name"):
+        run([""], tmp_path / "out")
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, text_folder: Path) -> None:

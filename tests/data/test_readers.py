@@ -97,9 +97,15 @@ def test_jsonl_lines_without_text_are_refused_with_their_number(tmp_path: Path) 
         ('{"txt": "a"}', "no string under the key `text`"),
         ('{"text": 3}', "no string"),
         ("[1", "not JSON"),
+        ('{"text": "half \\ud800"}', "half of a surrogate pair"),
     ]:
         message = refusal(write(tmp_path / "a.jsonl", good * 2 + bad + "\n"))
         assert problem in message and "a.jsonl:3" in message
+
+
+def test_a_categorical_column_is_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array(["a", "b", "a"]).dictionary_encode()}), tmp_path / "a.parquet")
+    assert list(documents(tmp_path / "a.parquet")) == ["a", "b", "a"]
 
 
 def test_parquet_without_text_or_cut_is_refused(tmp_path: Path) -> None:

@@ -68,11 +68,17 @@ def test_tokenizers_that_will_not_do_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     Tokenizer(models.BPE()).save(str(tmp_path / "bpe.json"))
     (tmp_path / "empty").mkdir()
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    Tokenizer(models.WordPiece(words, unk_token="<unk>")).save(str(tmp_path / "unknown.json"))
+    sparse = {**words, "far": 4_000_000_000}
+    Tokenizer(models.WordPiece(sparse, unk_token="[UNK]")).save(str(tmp_path / "sparse.json"))
     cases = {
         "vocab.txt": r"has no \[MASK\]",
         "broken.json": "is not a tokenizer",
         "bpe.json": "is a BPE tokenizer",
         "empty": "has no tokenizer in it",
+        "unknown.json": r"writes '<unk>' for unknown words",
+        "sparse.json": "has ids up to 4,000,000,000",
         "none": "does not exist",
     }
     for name, problem in cases.items():

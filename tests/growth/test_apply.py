@@ -10,21 +10,27 @@ import pytest
 from stacking.errors import DamagedFile, UserError
 from stacking.growth.apply import grow
 from stacking.model.config import ModelConfig
+from stacking.model.size import parameter_shapes
 from stacking.state.format import MOMENTS, State, StateWriter
 from stacking.state.safetensors_file import TensorSpec
 
-LAYER = {"attention.output.weight": (2, 2), "feed_forward.up.bias": (3,)}
 KINDS = ("weights", *MOMENTS)
 
 
+def model_of(layers: int) -> ModelConfig:
+    return ModelConfig(layers=layers, hidden=2, heads=1, intermediate=3, vocabulary=5, max_positions=4)
+
+
 def shapes(layers: int) -> dict[str, tuple[int, ...]]:
-    encoder = {f"layers.{i}.{name}": shape for i in range(layers) for name, shape in LAYER.items()}
-    return {"embeddings.tokens.weight": (5, 2), **encoder, "mlm_head.bias": (5,)}
+    return dict(parameter_shapes(model_of(layers)))
+
+
+LAYER = [name.removeprefix("layers.0.") for name in shapes(1) if name.startswith("layers.0.")]
 
 
 def write(path: Path, layers: int = 3, moments: bool = True) -> State:
     """Every tensor of every kind with numbers that nothing else has."""
-    model = ModelConfig(layers=layers, hidden=2, heads=1, intermediate=3, vocabulary=5)
+    model = model_of(layers)
     number = 0
     buffers = {f"layers.{i}.seen": TensorSpec("float32", (1,)) for i in range(layers)}
     with StateWriter(

@@ -14,6 +14,8 @@ import pytest
 
 from stacking.errors import DamagedFile, UserError
 from stacking.files import seal_folder
+from stacking.model.config import ModelConfig
+from stacking.model.size import parameter_shapes
 from stacking.state.consolidate import consolidate
 from stacking.state.format import MOMENTS
 from stacking.state.zero import ZeroCheckpoint
@@ -74,8 +76,8 @@ def test_consolidating_changes_nothing_in_the_checkpoint(tmp_path: Path) -> None
 
 
 def test_what_the_trainer_wrote_beside_goes_into_the_state(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "c")
     model = {"layers": 1, "hidden": 4, "heads": 1, "intermediate": 8, "vocabulary": 5}
+    folder = write_checkpoint(tmp_path / "c", [dict(parameter_shapes(ModelConfig(**model)))])
     (folder / "progress.json").write_text(json.dumps({"model": model, "stage": 0, "step": 7}))
 
     state = consolidate(folder, tmp_path / "state")

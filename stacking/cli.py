@@ -112,6 +112,50 @@ def resume(run_dir: Path) -> None:
         _control(folder, lock)
 
 
+@cli.command(**COMMAND)
+@click.argument("recipe", required=False)
+@click.option("--run-dir", type=FOLDER, help="A new folder for everything that the run makes; all nodes must see it.")
+@click.option("--resume", "resumed", type=FOLDER, metavar="RUN_DIR", help="Submit what is missing of this run's jobs.")
+@click.option("--mode", type=click.Choice(["per-stage", "one-allocation"]), help="Default: per-stage, or as before.")
+@click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="The cluster's settings, a YAML file.")
+@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and the scripts, and do nothing.")
+def submit(
+    recipe: str | None,
+    run_dir: Path | None,
+    resumed: Path | None,
+    mode: Any,
+    site: Path | None,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Run RECIPE through SLURM: one job a stage, chained, or one job for all of it. Submitting twice is harmless."""
+    from stacking.submit.command import Request
+    from stacking.submit.command import dry_run as scripts_of
+    from stacking.submit.command import submit as submit_run
+
+    folder = run_dir or resumed
+    if folder is None or (run_dir is None) == (resumed is None) or (recipe is None) != (run_dir is None):
+        raise click.UsageError("give RECIPE and --run-dir DIR, or --resume RUN_DIR alone")
+    if resumed and (data or overrides):
+        raise click.UsageError("--resume takes the run as it is: neither --data nor --set")
+    request = Request(run=RunFolder(folder), recipe=recipe, mode=mode, site=site, overrides=overrides, data=data)
+    for line in (scripts_of if dry_run else submit_run)(request):
+        click.echo(line)
+
+
+@cli.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+def cancel(run_dir: Path) -> None:
+    """End all jobs of the run in RUN_DIR and wait for their end; training leaves a checkpoint."""
+    from stacking.submit.command import cancel as cancel_run
+
+    for line in cancel_run(RunFolder(run_dir)):
+        click.echo(line)
+
+
 def _control(folder: RunFolder, lock: int) -> None:
     """Run what is unfinished, with progress on stderr and the table of stages at the end."""
     from stacking.controller import Controller

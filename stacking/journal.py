@@ -12,7 +12,7 @@ from typing import Any, Literal
 from stacking.errors import DamagedFile
 from stacking.files import disk_errors
 
-Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed"]
+Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed", "submitted", "cancelled"]
 
 
 class Journal:

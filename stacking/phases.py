@@ -95,6 +95,17 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
     return chain
 
 
+def unfinished(chain: Sequence[Phase], on_damage: OnDamage) -> Sequence[Phase]:
+    """The phases after the last one whose output is there and undamaged.
+
+    A report may be written at any time, so it proves nothing, and it is written again at the end.
+    """
+    for position, phase in reversed(list(enumerate(chain))):
+        if phase.name != "report" and phase.is_done(on_damage):
+            return chain[position + 1 :]
+    return chain
+
+
 def starting_state(plan: Plan, run: RunFolder, stage: Stage) -> Path | None:
     """The state that ``stage`` begins from; ``None``: random weights."""
     if stage.growth is not None:

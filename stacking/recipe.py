@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from stacking.errors import UserError
 from stacking.model.config import Variant
-from stacking.strict import complaint, dotted, nearest, parse_yaml, read_yaml_mapping, user_error
+from stacking.strict import Word, complaint, dotted, nearest, parse_yaml, read_yaml_mapping, user_error
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -151,6 +151,17 @@ class StageGrowth(_Section):
     optimizer_state: OptimizerState | None = None
 
 
+class Resources(_Section):
+    """What a job asks a scheduler for; null: what the site file says."""
+
+    nodes: Count | None = None
+    """Null: as many as the ranks need."""
+    hours: Positive | None = None
+    """The time limit. A job that reaches it leaves a checkpoint and goes on in the queue."""
+    partition: Word | None = None
+    qos: Word | None = None
+
+
 class LearningRate(_Section):
     """One stage of a ``stages`` schedule: ``start`` rises to ``peak`` over ``warmup_steps``, then falls to ``end``."""
 
@@ -191,6 +202,8 @@ class Stage(_Section):
     ds_config: DsConfig = None
     """Path of a DeepSpeed JSON, or its content; null: the recipe's ``ds_config``."""
     growth: StageGrowth | None = None
+    resources: Resources = Resources()
+    """What this stage's job asks for otherwise than ``launch.resources`` says."""
 
     @model_validator(mode="after")
     def _one_measure_each(self) -> Stage:
@@ -211,6 +224,8 @@ class Launch(_Section):
     """``auto``: every GPU that the batches divide over; 2 on a CPU."""
     device: Literal["auto", "cpu", "p40", "v100", "a100", "h100", "h200"] = "auto"
     """The class of device to plan for; ``auto``: the one that is found."""
+    resources: Resources = Resources()
+    """What `stacking submit` asks for, for every job that trains."""
 
 
 class Checkpoint(_Section):

@@ -27,6 +27,8 @@ class RunFolder:
         self.export = self.path / "export"
         self.start = self.path / "start"
         self.report = self.path / "report.html"
+        self.site = self.path / "site.yaml"
+        self.scripts = self.path / "slurm"
         self.journal = Journal(self.path / "journal.jsonl")
 
     def samples(self, split: str) -> Path:

@@ -7,10 +7,10 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from stacking.errors import UserError
@@ -37,6 +37,16 @@ def shown(value: Any) -> str:
 def complaint(problem: str, remedy: str) -> PydanticCustomError:
     """What a validator raises: ``user_error`` turns it into a UserError with the place added."""
     return PydanticCustomError("complaint", "{problem}", {"problem": problem, "remedy": remedy})
+
+
+def _one_word(value: str) -> str:
+    if not value or re.search(r"""[\s"'#\\]|[^\x21-\x7e]""", value):
+        raise complaint(f"is {shown(value)}, not a plain word", "write it without blanks, quotes, # and \\")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_one_word)]
+"""A value that stands in a line which is not a shell's, such as ``#SBATCH --partition=…``, without quotes."""
 
 
 def read_text(path: Path) -> str:

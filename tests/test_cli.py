@@ -13,6 +13,7 @@ from stacking.files import new_folder
 from tests.chain import stacking
 
 COMMANDS = [
+    "cancel",
     "consolidate",
     "evaluate",
     "export",
@@ -24,6 +25,7 @@ COMMANDS = [
     "resume",
     "run",
     "status",
+    "submit",
 ]
 
 

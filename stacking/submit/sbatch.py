@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ HELD = "JobHeldUser"
 """The reason of a job that `submit` has not released yet, or that a user holds."""
 NEVER = "DependencyNeverSatisfied"
 """The reason of a job whose predecessor failed."""
-# One field a line would need one call a job; the working directory comes last because only it may hold a bar.
+# The working directory comes last because only it may hold a bar.
 _SQUEUE = "%A|%T|%P|%N|%M|%S|%r|%j|%Z"
 _SACCT = "JobIDRaw,State,Partition,NodeList,Elapsed,Start,Reason,JobName,WorkDir"
 
@@ -51,6 +52,16 @@ class SlurmJob:
     @property
     def is_waiting(self) -> bool:
         return self.state in _WAITING
+
+
+def require() -> None:
+    """Make sure that this machine can submit.
+
+    Raises:
+        UserError: Slurm's programs are not here.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("sbatch", "is not on this machine", "do this on a login node, or look with --dry-run")
 
 
 def submit_argv(script: Path, folder: Path, after: object = None) -> list[str]:
@@ -156,10 +167,8 @@ def _run(argv: Sequence[str], refused: str) -> str:
         StackingError: Slurm does not answer.
     """
     program = argv[0]
-    # Settings for srun and sbatch that a job has in its environment are not meant for another job.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SBATCH_")}
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT, env=environment)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT)
     except FileNotFoundError:
         raise UserError(program, "is not on this machine", "do this on a login node of the cluster") from None
     except subprocess.TimeoutExpired:

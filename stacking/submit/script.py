@@ -80,8 +80,9 @@ def _transition(site: Site) -> dict[str, Any]:
 
 
 def _command(job: ChainJob, run: RunFolder, site: Site) -> list[str]:
-    if re.search(r"[\x00-\x1f\x7f]", str(run.path)):
-        raise UserError(repr(str(run.path)), "has a control character", "choose another --run-dir")
+    if found := re.search(r"[\x00-\x1f\x7f%\\]", str(run.path)):
+        problem = f"has the character {found.group()!r}, which Slurm replaces in the paths of logs"
+        raise UserError(repr(str(run.path)), problem, "choose another --run-dir")
     only = [] if job.template == "run" else ["--only", job.only]
     python = site.python or sys.executable
     return [python, "-m", "stacking", "resume", str(run.path), "--launcher", "slurm", *only]

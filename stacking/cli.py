@@ -16,6 +16,10 @@ from stacking.runfolder import RunFolder
 
 FOLDER = click.Path(path_type=Path)
 COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+LAUNCHER = click.option(
+    "--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks, in place of the recipe's."
+)
+HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
 
 
 @click.group(**COMMAND)
@@ -85,7 +89,16 @@ def plan(recipe: str, data: Path | None, overrides: tuple[str, ...], as_json: bo
 @click.option("--run-dir", type=FOLDER, required=True, help="A new folder for everything that the run makes.")
 @click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
-def run(recipe: str, run_dir: Path, data: Path | None, overrides: tuple[str, ...]) -> None:
+@LAUNCHER
+@HOSTFILE
+def run(
+    recipe: str,
+    run_dir: Path,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    launcher: str | None,
+    hostfile: Path | None,
+) -> None:
     """Train all stages of RECIPE here, export the model and write the report."""
     from stacking.create import create_run
     from stacking.files import disk_errors
@@ -95,21 +108,23 @@ def run(recipe: str, run_dir: Path, data: Path | None, overrides: tuple[str, ...
     with disk_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     with folder.locked() as lock:
-        click.echo(explain_text(create_run(recipe, folder, overrides, data)))
-        _control(folder, lock)
+        click.echo(explain_text(create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))))
+        _control(folder, lock, launcher, hostfile)
 
 
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
-def resume(run_dir: Path) -> None:
+@click.option("--only", metavar="PHASE:STAGE,...", help="Run these phases alone: train:0 or consolidate:0,grow:1.")
+@LAUNCHER
+@HOSTFILE
+def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path | None) -> None:
     """Go on with the run in RUN_DIR from whatever is on disk."""
-
     folder = RunFolder(run_dir)
     if not folder.journal.path.is_file():
         raise UserError(run_dir, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
     with folder.locked() as lock:
         folder.journal.append("resumed")
-        _control(folder, lock)
+        _control(folder, lock, launcher, hostfile, only)
 
 
 @cli.command(**COMMAND)
@@ -156,18 +171,23 @@ def cancel(run_dir: Path) -> None:
         click.echo(line)
 
 
-def _control(folder: RunFolder, lock: int) -> None:
+def _control(
+    folder: RunFolder, lock: int, launcher: str | None, hostfile: Path | None, only: str | None = None
+) -> None:
     """Run what is unfinished, with progress on stderr and the table of stages at the end."""
     from stacking.controller import Controller
     from stacking.create import open_run
-    from stacking.launch.table import LAUNCHERS
+    from stacking.launch.table import open_launcher
+    from stacking.phases import parse_labels, phases
     from stacking.progress import Progress
     from stacking.report.run import read_run
     from stacking.report.tables import stage_table
 
     plan = open_run(folder)
+    labels = parse_labels(only, phases(plan, folder)) if only is not None else ()
+    chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
     with Progress(plan) as progress:
-        Controller(folder, plan, LAUNCHERS[plan.launch.launcher](), progress, lock).run()
+        Controller(folder, plan, chosen, progress, lock, labels).run()
     click.echo(stage_table(read_run(folder.path)).as_text())
 
 

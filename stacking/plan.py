@@ -58,6 +58,9 @@ class PlannedLaunch(_Part):
     accelerator: Literal["cpu", "cuda"]
     device: str
     """The class of device that was planned for."""
+    elastic: bool = False
+    retries: int | None = None
+    retry_seconds: float = 10.0
     resources: Resources = Resources()
     """What a job for the whole run asks a scheduler for."""
 
@@ -207,6 +210,9 @@ def make_plan(
             launcher=recipe.launch.launcher,
             accelerator=accelerator,
             device=target.device.name,
+            elastic=recipe.launch.elastic,
+            retries=recipe.launch.retries,
+            retry_seconds=recipe.launch.retry_seconds,
             resources=recipe.launch.resources,
         ),
         cost=_cost(recipe, model, stages, target),

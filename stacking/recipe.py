@@ -217,13 +217,20 @@ class Stage(_Section):
 class Launch(_Section):
     """Where the ranks run."""
 
-    launcher: Literal["local"] = "local"
+    launcher: Literal["local", "slurm", "mpi"] = "local"
+    """``local``: on this machine; ``slurm``: inside a SLURM job; ``mpi``: OpenMPI's mpirun."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPUs that there are, else the CPU."""
     ranks: AutoCount = None
     """``auto``: every GPU that the batches divide over; 2 on a CPU."""
     device: Literal["auto", "cpu", "p40", "v100", "a100", "h100", "h200"] = "auto"
     """The class of device to plan for; ``auto``: the one that is found."""
+    elastic: bool = False
+    """Whether a stage may go on with fewer ranks than planned, on the same samples in the same updates."""
+    retries: CountOrZero | None = None
+    """How often a phase that crashed without getting further is tried again; null: 3 in a scheduler's job, else 0."""
+    retry_seconds: Positive = 10.0
+    """The pause before the first of them; each further one is twice as long."""
     resources: Resources = Resources()
     """What `stacking submit` asks for, for every job that trains."""
 

@@ -86,7 +86,8 @@ def open_run(run: RunFolder) -> Plan:
 def _refuse_foreign_folder(run: RunFolder) -> None:
     if run.journal.events():
         raise UserError(run.path, "holds a run already", f"go on with `stacking resume {run.path}`, or choose another")
-    ours = {path.name for path in (run.recipe, run.plan, run.lock, *(run.samples(split) for split in SPLITS))}
+    samples = [run.samples(split) for split in SPLITS]
+    ours = {path.name for path in (run.recipe, run.plan, run.lock, run.scripts, *samples)}
     if run.path.is_dir() and (foreign := [n for n in os.listdir(run.path) if n not in ours and not n.startswith(".")]):
         raise UserError(run.path, f"is not empty (it holds {foreign[0]!r})", "choose a folder that is new or empty")
 

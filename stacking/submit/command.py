@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stacking.create import create_run, plan_recipe
-from stacking.errors import UserError
-from stacking.files import disk_errors
+from stacking.errors import StackingError, UserError
 from stacking.phases import phases
 from stacking.plan import Plan, check_machine, load_plan
 from stacking.recipe import Recipe, load_recipe
@@ -18,10 +17,19 @@ from stacking.runfolder import RunFolder
 from stacking.status import is_locked
 from stacking.submit import sbatch
 from stacking.submit.chain import Mode, chain
-from stacking.submit.sbatch import SlurmJob
+from stacking.submit.ledger import known_jobs, live_jobs
 from stacking.submit.script import script
 from stacking.submit.site import Site, load_site
-from stacking.submit.submission import Link, check_recipe, known_jobs, links, live_jobs, standing, submit_chain
+from stacking.submit.submission import (
+    Link,
+    check_recipe,
+    links,
+    reported_left,
+    standing,
+    submit_chain,
+    submitting,
+    verified_left,
+)
 
 _END_PATIENCE = 90.0
 """Seconds that cancelled jobs are waited for: Slurm's KillWait is 30 by default."""
@@ -53,30 +61,36 @@ def submit(request: Request) -> Iterator[str]:
     sbatch.require()
     exists = _exists(request)
     if exists and (there := standing(run)):
-        yield from _stands(there)
+        yield from (f"{name:<18} job {job.id} is {job.state.lower()}" for name, job in there.items())
         yield "nothing to submit: the whole chain is in the queue or at work"
         return
-    with disk_errors(run.path):
-        run.path.mkdir(parents=True, exist_ok=True)
-    with run.locked():
-        site, mode = _site(request), _mode(request)
-        if not exists:
-            _check_new(request, site, mode)
-            create_run(str(request.recipe), run, request.overrides, request.data, elsewhere=True)
-        found = submit_chain(run, site, mode)
+    site, mode = _site(request), _mode(request)
+    if not exists:
+        _check_new(request, site, mode)
+    with submitting(run):
+        if any(job.reason != sbatch.HELD for job in live_jobs(run.journal.events()).values()):
+            # One of them may start at any moment: the run's lock belongs to it.
+            plan = load_plan(run.plan)
+            left = reported_left(run, plan)
+        else:
+            with run.locked():
+                if not _exists(request):
+                    create_run(str(request.recipe), run, request.overrides, request.data, elsewhere=True)
+                plan = load_plan(run.plan)
+                left = verified_left(run, plan)
+        found = submit_chain(run, plan, site, mode, left)
     yield from _answers(run, found)
 
 
 def dry_run(request: Request) -> Iterator[str]:
-    """The commands and scripts that `submit` would submit now; nothing is written and nothing submitted."""
+    """The commands and scripts that `submit` would submit now, as far as the journal knows; nothing is written."""
     run, site, mode = request.run, _site(request), _mode(request)
     if _exists(request):
-        plan, finished = load_plan(run.plan), _finished(run)
-        left = [phase for phase in phases(plan, run) if f"{phase.name}:{phase.stage}" not in finished]
-        live = live_jobs(run)
+        plan, live = load_plan(run.plan), live_jobs(run.journal.events())
+        left = reported_left(run, plan)
     else:
-        plan = _check_new(request, site, mode)
-        left, live = phases(plan, run), {}
+        plan, live = _check_new(request, site, mode), {}
+        left = phases(plan, run)
     before: object = None
     for link in links(chain(plan, run, site, mode), left, live):
         if link.id is None:
@@ -94,18 +108,20 @@ def cancel(run: RunFolder) -> Iterator[str]:
         StackingError: Slurm does not answer, or the jobs do not end.
     """
     _require_run(run)
-    live = sorted(live_jobs(run).values(), key=lambda job: (not job.is_waiting, -job.id))
+    live = sorted(live_jobs(run.journal.events()).values(), key=lambda job: (not job.is_waiting, -job.id))
     if not live:
         yield "nothing to cancel: no job of this run is in the queue or at work"
         return
+    # First, so that a controller that is told to stop knows that it must not go back into the queue.
+    run.journal.append("cancelled", jobs=[job.id for job in live])
     sbatch.cancel([job.id for job in live])
     for job in live:
         yield f"cancelled job {job.id} ({job.name})"
     deadline = time.monotonic() + _END_PATIENCE
-    while time.monotonic() < deadline and (live_jobs(run) or is_locked(run.lock)):
+    while live_jobs(run.journal.events()) or is_locked(run.lock):
+        if time.monotonic() > deadline:
+            raise StackingError(f"{run.path}: jobs did not end in {_END_PATIENCE:.0f} s; `stacking status` shows them")
         time.sleep(0.5)
-    with run.locked():
-        run.journal.append("cancelled", jobs=[job.id for job in live])
     yield f"`stacking submit --resume {shlex.quote(str(run.path))}` goes on"
 
 
@@ -155,15 +171,6 @@ def _mode(request: Request) -> Mode:
     known = known_jobs(request.run.journal.events())
     before: Mode = next(iter(known.values()))["mode"] if known else "per-stage"
     return request.mode or before
-
-
-def _finished(run: RunFolder) -> set[str]:
-    return {f"{e['phase']}:{e['stage']}" for e in run.journal.events() if e["event"] == "finished"}
-
-
-def _stands(there: Mapping[str, SlurmJob]) -> Iterator[str]:
-    for name, job in there.items():
-        yield f"{name:<18} job {job.id} is {job.state.lower()}"
 
 
 def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:

@@ -16,6 +16,7 @@ _TIMEOUT = 120
 _UNREACHABLE = ("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were transmitted")
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 _AT_WORK = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
+LIVE = (*_WAITING, *_AT_WORK)
 HELD = "JobHeldUser"
 """The reason of a job that `submit` has not released yet, or that a user holds."""
 NEVER = "DependencyNeverSatisfied"
@@ -47,7 +48,7 @@ class SlurmJob:
     @property
     def is_live(self) -> bool:
         """Whether it waits or works: it may still run without anybody's doing."""
-        return self.is_waiting or self.state in _AT_WORK
+        return self.state in LIVE
 
     @property
     def is_waiting(self) -> bool:

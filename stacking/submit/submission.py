@@ -1,24 +1,27 @@
 """Submits what is missing of a run's chain, and never anything twice.
 
-The run's lock keeps others out meanwhile; the journal knows every job that was ever submitted, Slurm which of them
+A lock lets one process submit at a time; the journal knows every job that was ever submitted, Slurm which of them
 still live. Jobs are submitted held and released when all of them stand in the journal, so that one that was cut off
 here leaves nothing behind that could start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from stacking.errors import DamagedFile, StackingError, UserError
 from stacking.files import disk_errors, write_atomically
 from stacking.phases import Phase, phases, unfinished
-from stacking.plan import Plan, load_plan
+from stacking.plan import Plan
 from stacking.recipe import Recipe
 from stacking.runfolder import RunFolder
 from stacking.submit import sbatch
 from stacking.submit.chain import ChainJob, Mode, chain
+from stacking.submit.ledger import is_done, known_jobs, live_jobs
 from stacking.submit.sbatch import SlurmJob
 from stacking.submit.script import script, title
 from stacking.submit.site import Site
@@ -33,27 +36,6 @@ class Link:
     """In Slurm; None: it is to be submitted."""
     is_new: bool = False
     """Whether it was submitted just now."""
-
-
-def known_jobs(events: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The newest ``submitted`` event under each job's name, of the way of submitting that was used last."""
-    submitted = [event for event in events if event["event"] == "submitted"]
-    return {event["name"]: event for event in submitted if event["mode"] == submitted[-1]["mode"]}
-
-
-def live_jobs(run: RunFolder) -> dict[str, SlurmJob]:
-    """The run's jobs that wait or work, by name; without those that wait for what will never happen.
-
-    Raises:
-        StackingError: Slurm does not answer.
-    """
-    ids = {name: int(event["job"]) for name, event in known_jobs(run.journal.events()).items()}
-    found = sbatch.jobs(list(ids.values()))
-    return {
-        name: found[job]
-        for name, job in ids.items()
-        if job in found and found[job].is_live and found[job].reason != sbatch.NEVER
-    }
 
 
 def links(jobs: Sequence[ChainJob], left: Iterable[Phase], live: Mapping[str, SlurmJob]) -> list[Link]:
@@ -73,28 +55,58 @@ def standing(run: RunFolder) -> dict[str, SlurmJob]:
     Nothing but the journal is read, so that this may be asked while a controller holds the run.
     """
     events = run.journal.events()
-    live = live_jobs(run)
-    dead = [e for name, e in known_jobs(events).items() if name not in live and not _all_finished(e, events)]
+    live = live_jobs(events)
+    dead = [e for name, e in known_jobs(events).items() if name not in live and not is_done(e, events)]
     held = [job for job in live.values() if job.reason == sbatch.HELD]
     return {} if dead or held else live
 
 
-def submit_chain(run: RunFolder, site: Site, mode: Mode) -> list[Link]:
-    """Submit what is missing; whoever calls holds the run's lock.
+@contextmanager
+def submitting(run: RunFolder) -> Iterator[None]:
+    """Keep everybody else from submitting jobs of this run.
+
+    Raises:
+        UserError: somebody is submitting them at this moment.
+    """
+    with disk_errors(run.scripts):
+        run.scripts.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run.scripts / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(run.path, "is being submitted by another process", "wait for it") from None
+    finally:
+        os.close(descriptor)
+
+
+def verified_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
+    """The phases that are left, by the files themselves; whoever calls holds the run's lock."""
+
+    def note(damage: DamagedFile) -> None:
+        run.journal.append("damaged", phase="verify", stage=-1, message=str(damage))
+
+    return [] if _is_over(run) else unfinished(phases(plan, run), note)
+
+
+def reported_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
+    """The phases that are left, as far as the journal knows: for a run whose jobs may be at work."""
+    finished = {(event["phase"], event["stage"]) for event in run.journal.events() if event["event"] == "finished"}
+    return [phase for phase in phases(plan, run) if (phase.name, phase.stage) not in finished]
+
+
+def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Sequence[Phase]) -> list[Link]:
+    """Submit the jobs that do what is ``left`` and are not in the queue; inside ``submitting``.
 
     Raises:
         UserError: Slurm refuses a job, or jobs of the other mode are in the queue; nothing was submitted then.
     """
-    plan = load_plan(run.plan)
-    left = [] if _is_over(run) else unfinished(phases(plan, run), _journal_damage(run))
-    live = live_jobs(run)
+    live = live_jobs(run.journal.events())
     _refuse_other_mode(run, live, mode)
     jobs = chain(plan, run, site, mode)
     found = links(jobs, left, live)
     kept = {link.id for link in found}
     sbatch.cancel([job.id for job in (*live.values(), *_orphans(run, jobs, plan)) if job.id not in kept])
-    with disk_errors(run.scripts):
-        run.scripts.mkdir(exist_ok=True)
     write_atomically(run.site, site.to_yaml())
     found = _submit_missing(run, plan, site, mode, found)
     held = {job.id for job in live.values() if job.reason == sbatch.HELD}
@@ -145,13 +157,6 @@ def _is_over(run: RunFolder) -> bool:
     return last is not None and (last["event"], last["phase"]) == ("finished", "report") and run.report.is_file()
 
 
-def _journal_damage(run: RunFolder) -> Any:
-    def note(damage: DamagedFile) -> None:
-        run.journal.append("damaged", phase="verify", stage=-1, message=str(damage))
-
-    return note
-
-
 def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode) -> None:
     known = known_jobs(run.journal.events())
     if live and (before := next(iter(known.values()))["mode"]) != mode:
@@ -166,8 +171,3 @@ def _orphans(run: RunFolder, jobs: Iterable[ChainJob], plan: Plan) -> list[Slurm
     names = {title(plan, job) for job in jobs}
     found = sbatch.jobs_in(run.path).values()
     return [job for job in found if job.id not in known and job.reason == sbatch.HELD and job.name in names]
-
-
-def _all_finished(event: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> bool:
-    finished = {f"{e['phase']}:{e['stage']}" for e in events if e["event"] == "finished"}
-    return set(str(event["phases"]).split(",")) <= finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacking.errors import UserError
@@ -56,6 +56,7 @@ def test_one_allocation_holds_the_nodes_of_the_largest_stage() -> None:
     assert job.shape == Shape(2, 4)
 
 
+@settings(deadline=None)
 @given(ranks=st.integers(1, 100), ranks_per_node=st.integers(1, 16))
 def test_the_ranks_always_lie_evenly(ranks: int, ranks_per_node: int) -> None:
     plan = plan_for_jobs(ranks=(ranks,) * 3)

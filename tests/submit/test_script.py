@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacking.errors import UserError
@@ -53,6 +53,7 @@ def test_every_script_is_bash(mode: str) -> None:
         assert (checked.returncode, checked.stderr) == (0, "")
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["C"], exclude_characters="%\\/"), min_size=1))
 def test_any_name_of_a_folder_reaches_the_program_as_it_is(name: str) -> None:
     run = RunFolder(Path("/runs") / name)

@@ -8,14 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from stacking.journal import Journal
 from tests.chain import write_recipe
 from tests.slurm.lab import Lab
+from tests.slurm.submitted import Submitted
 
 pytestmark = pytest.mark.slurm
 
@@ -23,56 +21,23 @@ CHAIN = ["0-L1", "0-L1-to-1-L2", "1-L2", "1-L2-to-2-L4", "2-L4", "finish"]
 FACTS = ["train:0", "consolidate:0", "grow:1", "train:1", "consolidate:1", "grow:2", "train:2", "consolidate:2"]
 
 
-class Submitted:
-    """A run whose jobs do what ``script.json`` says, in place of training."""
+def stub(folder: Path) -> Path:
+    """An interpreter that runs the stub, whatever it is asked for."""
+    path = folder / "stub"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.slurm.stub_controller "$@"\n')
+    path.chmod(0o755)
+    return path
 
-    def __init__(self, lab: Lab, folder: Path, data: Path) -> None:
-        self.lab, self.run = lab, folder / "it's a run"
-        self.recipe = write_recipe(folder, data)
-        stub = folder / "stub"
-        stub.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.slurm.stub_controller "$@"\n')
-        stub.chmod(0o755)
-        self.site = folder / "site.yaml"
-        environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
-        self.site.write_text(yaml.safe_dump({"python": str(stub), "environment": environment}))
 
-    def script(self, **acts: str) -> None:
-        names = {"train0": "train:0", "between": "consolidate:0,grow:1", "train1": "train:1"}
-        (self.run.parent / "script.json").write_text(
-            json.dumps({names.get(name, name): act for name, act in acts.items()})
-        )
-
-    def stacking(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "stacking", *map(str, arguments)]
-        done = subprocess.run(argv, capture_output=True, text=True, env=self.lab.environment, timeout=200)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def submit(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        arguments = ["submit", self.recipe, "--run-dir", self.run, "--site", self.site, *options]
-        return self.stacking(*arguments, check=check)
-
-    def resume(self, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.stacking("submit", "--resume", self.run, check=check)
-
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.stacking("status", self.run, "--json").stdout)
-        return found
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        return [e for e in Journal(self.run / "journal.jsonl").events() if e["event"] == kind]
-
-    def jobs(self) -> dict[str, int]:
-        """The newest job under each name."""
-        return {event["name"]: event["job"] for event in self.events("submitted")}
-
-    def finished(self) -> list[str]:
-        return [f"{event['phase']}:{event['stage']}" for event in self.events("finished")]
+def script(chain: Submitted, **acts: str) -> None:
+    """Say what happens to a job: ``fail``, ``wait`` or ``requeue``."""
+    names = {"train0": "train:0", "between": "consolidate:0,grow:1", "train1": "train:1"}
+    (chain.run.parent / "script.json").write_text(json.dumps({names[name]: act for name, act in acts.items()}))
 
 
 @pytest.fixture
 def chain(lab: Lab, tmp_path: Path, data: Path) -> Submitted:
-    return Submitted(lab, tmp_path, data)
+    return Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=stub(tmp_path))
 
 
 def test_a_chain_runs_every_phase_once_and_in_order(chain: Submitted) -> None:
@@ -94,7 +59,7 @@ def test_one_allocation_is_one_job(chain: Submitted) -> None:
 
 
 def test_a_stage_that_failed_never_starts_its_successor_and_submitting_again_goes_on(chain: Submitted) -> None:
-    chain.script(train1="fail")
+    script(chain, train1="fail")
     chain.submit()
     first = chain.jobs()
     chain.lab.wait_for(first["1-L2"], "FAILED")
@@ -104,7 +69,7 @@ def test_a_stage_that_failed_never_starts_its_successor_and_submitting_again_goe
     assert (status["state"], status["last_error"]) == ("failed", "as it was told")
     assert f"stacking submit --resume {chain.run}" in chain.stacking("status", chain.run).stdout
 
-    chain.script()
+    script(chain)
     answer = chain.resume().stdout.splitlines()
     assert [line.split()[0] for line in answer[:-1]] == CHAIN[2:]
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
@@ -112,7 +77,7 @@ def test_a_stage_that_failed_never_starts_its_successor_and_submitting_again_goe
 
 
 def test_a_requeued_stage_keeps_its_job_and_the_chain_mends_itself(chain: Submitted) -> None:
-    chain.script(train0="requeue", between="requeue")
+    script(chain, train0="requeue", between="requeue")
     chain.submit()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     assert chain.finished() == [*FACTS, "export:2", "report:2"]
@@ -121,7 +86,7 @@ def test_a_requeued_stage_keeps_its_job_and_the_chain_mends_itself(chain: Submit
 
 
 def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
-    chain.script(train0="wait")
+    script(chain, train0="wait")
     chain.submit()
     ids = chain.jobs()
     chain.lab.wait_for(ids["0-L1"], "RUNNING")
@@ -153,7 +118,7 @@ def test_two_who_submit_at_the_same_time_make_one_run(chain: Submitted) -> None:
 
 
 def test_another_recipe_is_not_submitted_into_a_run(chain: Submitted) -> None:
-    chain.script(train0="wait")
+    script(chain, train0="wait")
     chain.submit()
     other = chain.submit("--set", "seed=8", check=False)
     assert other.returncode == 2 and "holds a run of another recipe" in other.stderr
@@ -161,7 +126,7 @@ def test_another_recipe_is_not_submitted_into_a_run(chain: Submitted) -> None:
 
 
 def test_a_job_that_was_cancelled_by_hand_is_submitted_again_while_an_earlier_one_works(chain: Submitted) -> None:
-    chain.script(train0="wait")
+    script(chain, train0="wait")
     chain.submit()
     first = chain.jobs()
     chain.lab.wait_until(lambda: chain.events("started") != [])
@@ -176,7 +141,7 @@ def test_a_job_that_was_cancelled_by_hand_is_submitted_again_while_an_earlier_on
 
 
 def test_the_other_way_to_submit_is_refused_while_jobs_are_in_the_queue(chain: Submitted) -> None:
-    chain.script(train0="wait")
+    script(chain, train0="wait")
     chain.submit()
     chain.lab.run("scancel", str(chain.jobs()["finish"]))
     chain.lab.run("scontrol", "hold", str(chain.jobs()["0-L1"]))
@@ -216,7 +181,7 @@ def test_what_is_missing_on_disk_is_submitted_again_whatever_the_journal_says(ch
 
 
 def test_cancel_ends_all_jobs_and_nothing_starts_meanwhile(chain: Submitted) -> None:
-    chain.script(train0="wait")
+    script(chain, train0="wait")
     chain.submit()
     chain.lab.wait_until(lambda: chain.events("started") != [])
     chain.stacking("cancel", chain.run)
@@ -225,14 +190,14 @@ def test_cancel_ends_all_jobs_and_nothing_starts_meanwhile(chain: Submitted) -> 
     assert sorted(chain.events("cancelled")[0]["jobs"]) == sorted(chain.jobs().values())
     assert chain.status()["state"] == "stopped"
     assert "nothing to cancel" in chain.stacking("cancel", chain.run).stdout
-    chain.script()
+    script(chain)
     chain.resume()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     assert chain.finished() == [*FACTS, "export:2", "report:2"]
 
 
 def test_the_reason_why_a_job_waits_is_shown(chain: Submitted) -> None:
-    blocker = chain.lab.sbatch("--partition=high", "--nodes=3", "--exclusive", "--wrap=sleep 300")
+    blocker = chain.lab.sbatch("--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 300")
     chain.lab.wait_for(blocker, "RUNNING")
     chain.submit()
     chain.lab.wait_until(lambda: chain.status()["jobs"][0]["reason"] in ("Resources", "Priority"))
@@ -259,7 +224,6 @@ def _submit_and_die(chain: Submitted, moment: str) -> None:
     code = f"""
 import os, signal, stacking.submit.sbatch as sbatch
 from unittest import mock
-from stacking.journal import Journal
 append = Journal.append
 def die(*arguments, **facts):
     if {victim!r}.endswith("release") or arguments[1] == "submitted":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from tests.slurm.lab import TOOL, Lab
 
 
 @pytest.fixture(scope="session")
-def _slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def session_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The lab itself; whoever uses it directly clears it first."""
     if reason := _missing():
         pytest.skip(reason)
     lab = Lab(tmp_path_factory.mktemp("slurm"))
@@ -24,11 +24,11 @@ def _slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def lab(_slurm: Lab) -> Iterator[Lab]:
+def lab(session_lab: Lab) -> Iterator[Lab]:
     """SLURM with three idle nodes of two CPUs."""
-    _slurm.clear()
-    yield _slurm
-    _slurm.clear()
+    session_lab.clear()
+    yield session_lab
+    session_lab.clear()
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +37,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_text(tmp_path_factory.mktemp("text"))
 
 
-def _missing() -> str:
+@pytest.fixture
+def network_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A SLURM whose nodes have addresses of their own and cables that can be cut."""
+    if reason := _missing("--network"):
+        pytest.skip(reason)
+    lab = Lab(tmp_path_factory.mktemp("network"), "--network")
+    yield lab
+    lab.stop()
+
+
+def _missing(*options: str) -> str:
     """Why there can be no SLURM here; empty where there can."""
-    programs = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
-    if programs:
-        return f"{', '.join(programs)} not found; on Debian: apt-get install slurm-wlm munge"
-    check = subprocess.run([sys.executable, str(TOOL), "check"], capture_output=True, text=True)
+    check = subprocess.run([sys.executable, str(TOOL), "check", *options], capture_output=True, text=True)
     return check.stderr.strip()

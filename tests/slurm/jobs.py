@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,14 +55,14 @@ def steps(run: Path, stage: str) -> int:
     return max((record["step"] for record in records(run, stage)), default=0)
 
 
-def pids(lab: Lab, run: Path) -> list[int]:
-    """The ranks of ``run`` that are at work, by their command lines."""
+def processes(run: Path, module: str) -> list[int]:
+    """The processes that run ``python -m MODULE`` for ``run``: ranks, or a phase between two trainings."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
         except OSError:
             continue
-        if b"stacking.train.worker" in words and str(run).encode() in words and words[0].endswith(b"python"):
+        if words[1:3] == [b"-m", module.encode()] and any(word.startswith(bytes(run)) for word in words):
             found.append(int(folder.name))
-    return [pid for pid in found if os.getpgid(pid)]
+    return sorted(found)

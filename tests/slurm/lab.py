@@ -16,9 +16,9 @@ ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "TIMEOUT"
 class Lab:
     """One SLURM of `tools/slurm_lab`, with nodes n1, n2, … and the partitions low and high."""
 
-    def __init__(self, folder: Path, nodes: int = 3) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
-        self.tool("start", "--nodes", str(nodes))
+        self.tool("start", *options)
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def tool(self, *arguments: str) -> str:

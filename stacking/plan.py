@@ -305,6 +305,9 @@ def _resources(recipe: Recipe, index: int, ranks: int) -> Resources:
         where = recipe.key(*(("stages", index) if own.nodes else ("launch",)), "resources", "nodes")
         problem = f"is {asked.nodes}, over which {ranks} ranks do not divide"
         raise UserError(where, problem, f"give a divisor of {ranks}")
+    if asked.min_nodes and not recipe.launch.elastic:
+        where = recipe.key(*(("stages", index) if own.min_nodes else ("launch",)), "resources", "min_nodes")
+        raise UserError(where, "is given, but launch.elastic is false", "set launch.elastic to true, or remove it")
     return asked
 
 

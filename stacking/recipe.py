@@ -156,6 +156,8 @@ class Resources(_Section):
 
     nodes: Count | None = None
     """Null: as many as the ranks need."""
+    min_nodes: Count | None = None
+    """With ``launch.elastic``: start, and go on after a requeue, on as few as these; null: on ``nodes`` alone."""
     hours: Positive | None = None
     """The time limit. A job that reaches it leaves a checkpoint and goes on in the queue."""
     partition: Word | None = None

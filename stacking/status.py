@@ -46,7 +46,7 @@ class JobStatus:
     """When it began or, as far as SLURM can tell, will begin; ISO 8601."""
 
     def as_text(self) -> str:
-        state = (self.state or "not known to SLURM any more").lower()
+        state = self.state.lower() if self.state else "not known to SLURM any more"
         reason = f" ({self.reason})" if self.reason else ""
         where = f" on {self.nodes}" if self.nodes else ""
         took = f", {self.elapsed}" if self.nodes and self.elapsed else ""

@@ -70,6 +70,24 @@ MISTAKES = {
     "growing something else": (["grow", "{full}", "--layers", "2", "--out", "{tmp}/x"], "{full}"),
     "exporting something else": (["export", "{full}", "--out", "{tmp}/x"], "{full}"),
     "importing something else": (["import", "{full}", "--out", "{tmp}/x"], "{full}"),
+    "submitting nothing": (["submit", "--dry-run"], "give RECIPE and --run-dir DIR, or --resume RUN_DIR alone"),
+    "submitting a recipe nowhere": (["submit", "demo"], "give RECIPE and --run-dir DIR"),
+    "submitting two things": (["submit", "demo", "--resume", "{tmp}"], "give RECIPE and --run-dir DIR"),
+    "submitting what is not a run": (["submit", "--resume", "{tmp}", "--dry-run"], "is not a run; submit one with"),
+    "submitting with other data": (["submit", "--resume", "{tmp}", "--data", "{tmp}"], "neither --data nor --set"),
+    "submitting in an unknown way": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--mode", "all"],
+        "'all' is not one of",
+    ),
+    "a site file that is not there": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--site", "{tmp}/s.yaml", "--dry-run"],
+        "s.yaml: does not exist",
+    ),
+    "a site file that is none": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--site", "{file}", "--dry-run"],
+        "file: is a str where keys and values are expected",
+    ),
+    "cancelling what is not a run": (["cancel", "{tmp}"], "is not a run"),
     "preparing nothing": (["prepare", "--out", "{tmp}/x"], "give"),
     "preparing what is not there": (["prepare", "{tmp}/no.txt", "--out", "{tmp}/x"], "no.txt"),
 }

@@ -40,6 +40,12 @@ class ChainJob:
     resources: Resources
 
     @property
+    def nodes(self) -> str:
+        """As sbatch takes it: ``4``, or ``2-4`` where fewer will do."""
+        least = min(self.resources.min_nodes or self.shape.nodes, self.shape.nodes)
+        return f"{least}-{self.shape.nodes}" if least < self.shape.nodes else str(least)
+
+    @property
     def only(self) -> str:
         """Its phases, as ``stacking resume --only`` takes them."""
         return ",".join(f"{phase.name}:{phase.stage}" for phase in self.phases)

@@ -55,7 +55,7 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
 def _training(job: ChainJob, plan: Plan, site: Site) -> dict[str, Any]:
     cuda = plan.launch.accelerator == "cuda"
     return {
-        "nodes": job.shape.nodes,
+        "nodes": job.nodes,
         "ranks_per_node": job.shape.ranks_per_node,
         "cores_per_rank": site.cores_per_rank,
         "gpus": site.gpu_option.format(gpus=job.shape.ranks_per_node) if cuda else None,

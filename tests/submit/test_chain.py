@@ -71,3 +71,9 @@ def test_nodes_that_a_stage_asks_for_are_taken_and_too_many_ranks_on_one_refused
     packed = plan_for_jobs(ranks=(4, 4, 4), resources=[Resources(nodes=1)] * 3)
     with pytest.raises(UserError, match=r"stages\[0\]\.resources\.nodes: is 1: 4 ranks on each"):
         chain(packed, RUN, Site(ranks_per_node=2), "per-stage")
+
+
+@pytest.mark.parametrize(("least", "nodes"), [(None, "8"), (2, "2-8"), (8, "8"), (9, "8")])
+def test_an_elastic_stage_takes_fewer_nodes(least: int | None, nodes: str) -> None:
+    plan = plan_for_jobs(ranks=(8, 8, 8), resources=[Resources(min_nodes=least)] * 3)
+    assert chain(plan, RUN, Site(), "per-stage")[0].nodes == nodes

@@ -119,7 +119,7 @@ def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
         ("{{ cores }}", "line 1: {{ cores }} is not a placeholder"),
         ("a\n{{ account", "line 2: is not a template"),
         ("{% if account %}", "line 1: is not a template"),
-        ("{{ nodes.count }}", "cannot be filled"),
+        ("{{ nodes.counts }}", "cannot be filled"),
         ("{{ nodes + account }}", "cannot be filled"),
     ],
 )

@@ -113,6 +113,7 @@ def test_a_recipe_that_says_it_all_can_be_submitted_from_anywhere(
     ("resources", "words"),
     [
         ("{nodes: 3}", "stages[0].resources.nodes: is 3, over which 2 ranks do not divide; give a divisor of 2"),
+        ("{min_nodes: 1}", "stages[0].resources.min_nodes: is given, but launch.elastic is false"),
         ("{node: 1}", "stages[0].resources.node: is not a known key; did you mean 'nodes'?"),
         ("{hours: 24:00:00}", 'stages[0].resources.hours: is "24:00:00", which is not a number'),
         ("{hours: 0}", "stages[0].resources.hours: is 0; give a number greater than 0"),

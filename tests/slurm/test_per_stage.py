@@ -117,6 +117,29 @@ def test_cancel_in_training_leaves_a_checkpoint_and_no_job(chain: Submitted, und
     assert_same(chain.run, undisturbed)
 
 
+def test_an_elastic_stage_starts_on_the_nodes_that_there_are(chain: Submitted, undisturbed: Path) -> None:
+    blocker = chain.lab.sbatch("--nodes=2", "--exclusive", "--partition=high", "--output=/dev/null", "--wrap=sleep 900")
+    chain.lab.wait_for(blocker, "RUNNING")
+    elastic = ("launch.elastic=true", "launch.resources.min_nodes=1")
+    chain.submit(*(word for setting in elastic for word in ("--set", setting)))
+    assert_finished(chain)
+    assert chain.lab.job(chain.jobs()["1-L2"])["NumNodes"] == "1"
+    assert {event["world_size"] for event in chain.events("started")} == {1}
+    for stage in STAGES:
+        expected, found = records(undisturbed, stage), records(chain.run, stage)
+        assert [(r["step"], r["samples"]) for r in found] == [(r["step"], r["samples"]) for r in expected]
+        assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], rel=1e-3)
+
+
+def test_one_allocation_that_is_submitted_trains_a_small_stage_on_a_part_of_it(
+    chain: Submitted, undisturbed: Path
+) -> None:
+    chain.submit("--mode", "one-allocation")
+    chain.lab.wait_for(chain.jobs()["run"], "COMPLETED", patience=400)
+    assert [event["world_size"] for event in chain.events("started") if event["phase"] == "train"] == [1, 2, 2]
+    assert_same(chain.run, undisturbed)
+
+
 def preempt(lab: Lab) -> None:
     """A short job of high priority that takes all nodes."""
     job = lab.sbatch("--nodes=3", "--exclusive", "--partition=high", "--output=/dev/null", "--wrap=sleep 1")

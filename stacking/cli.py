@@ -122,7 +122,8 @@ def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path
     folder = RunFolder(run_dir)
     if not folder.journal.path.is_file():
         raise UserError(run_dir, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
-    with folder.locked() as lock:
+    # A scheduler may have started this job before a dead node's lock has run out.
+    with folder.locked(patience=120 if launcher == "slurm" else 10) as lock:
         folder.journal.append("resumed")
         _control(folder, lock, launcher, hostfile, only)
 

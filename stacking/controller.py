@@ -110,13 +110,21 @@ class Controller:
         facts["seconds"] = round(time.monotonic() - started, 3)
         if outcome.exit_code == 0:
             journal.append("finished", **facts)
-        elif self._stops or outcome.exit_code == Preempted.exit_code:
+        elif self._stops or self._was_stopped(outcome):
             who = self._stops[0].name if self._stops else "a signal to its ranks"
-            journal.append("preempted", **facts, message=f"stopped by {who}")
+            failed = outcome.exit_code > 0 and outcome.exit_code != Preempted.exit_code
+            journal.append(
+                "preempted", **facts, message=f"{describe(outcome)}; {who}" if failed else f"stopped by {who}"
+            )
             raise Preempted(f"{who} stopped {phase.name}")
         else:
             journal.append("failed", **facts, message=describe(outcome))
         return outcome
+
+    def _was_stopped(self, outcome: Outcome) -> bool:
+        """Whether a scheduler asked the ranks alone to end, as SLURM does where a partition has a grace time."""
+        asked = (-signal.SIGTERM, -signal.SIGUSR1) if self._launcher.unattended else ()
+        return outcome.exit_code in (Preempted.exit_code, *asked)
 
     def _ranks(self, phase: Phase) -> int:
         """How many ranks ``phase`` gets: the planned ones or, if the recipe allows, as many as there is room for."""

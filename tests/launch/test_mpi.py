@@ -75,7 +75,7 @@ def test_mpirun_names_the_rank_that_ended_badly(tmp_path: Path) -> None:
 
 @needs_mpi
 def test_a_hostfile_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--hostfile: .*hosts is not a file"):
+    with pytest.raises(UserError, match=r"--hostfile: .*hosts is not a file"):
         Mpi(tmp_path / "hosts")
 
 

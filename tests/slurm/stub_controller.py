@@ -2,7 +2,7 @@
 
 It takes the run's lock, writes the journal and makes complete outputs, as the controller does. ``script.json`` beside
 the run says what happens to a job, by its ``--only``: ``fail`` ends it with 1, ``wait`` lets it work until a file
-``go`` is there, ``requeue`` puts it back into the queue once.
+``go`` is there, ``requeue`` puts it back into the queue once. What it finds in its environment it writes down.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> int:
     run = RunFolder(Path(arguments[arguments.index("resume") + 1]))
     only = arguments[arguments.index("--only") + 1] if "--only" in arguments else "all"
     todo = [p for p in phases(load_plan(run.plan), run) if only == "all" or f"{p.name}:{p.stage}" in only.split(",")]
+    (run.path.parent / f"environment.{todo[0].name}{todo[0].stage}.json").write_text(json.dumps(dict(os.environ)))
     script = run.path.parent / "script.json"
     act = json.loads(script.read_text()).get(only) if script.exists() else None
     with run.locked(patience=30):

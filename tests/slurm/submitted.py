@@ -19,11 +19,14 @@ ROOT = Path(__file__).parents[2]
 class Submitted:
     """A run that is submitted on ``lab`` by the command line; ``python`` is what its jobs run as an interpreter."""
 
-    def __init__(self, lab: Lab, folder: Path, recipe: Path, python: str | Path = sys.executable) -> None:
+    def __init__(
+        self, lab: Lab, folder: Path, recipe: Path, python: str | Path = sys.executable, **settings: Any
+    ) -> None:
         self.lab, self.run, self.recipe = lab, folder / "it's a run", recipe
         self.site = folder / "site.yaml"
         environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        self.site.write_text(yaml.safe_dump({"python": str(python), "environment": environment}))
+        settings["environment"] = environment | settings.get("environment", {})
+        self.site.write_text(yaml.safe_dump({"python": str(python), **settings}))
 
     def stacking(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "stacking", *map(str, arguments)]

@@ -43,7 +43,7 @@ def test_ranks_meet_at_the_first_nodes_address_over_the_sites_interface(
         "import os; from stacking.launch.rendezvous import rendezvous as r; v = r(os.environ); "
         "print(v['RANK'], v['MASTER_ADDR'], v['MASTER_PORT'], v['GLOO_SOCKET_IFNAME'])"
     )
-    command = f"PYTHONPATH={Path(__file__).parents[2]} STACKING_INTERFACE=eth0 srun {sys.executable} -c \"{script}\""
+    command = f'PYTHONPATH={Path(__file__).parents[2]} STACKING_INTERFACE=eth0 srun {sys.executable} -c "{script}"'
     job = network_lab.sbatch("-N2", "--nodelist=n2,n3", "-o", tmp_path / "out", "--wrap", command)
     assert network_lab.wait_for_end(job)["JobState"] == "COMPLETED", (tmp_path / "out").read_text()
     first, second = sorted((tmp_path / "out").read_text().splitlines())

@@ -138,6 +138,22 @@ def test_a_time_limit_leaves_a_checkpoint_and_the_job_goes_on(lab: Lab, recipe: 
     assert lab.job(job)["Restarts"] == "1"
 
 
+def test_a_grace_time_lets_the_ranks_end_the_job_themselves(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """With GraceTime SLURM warns the ranks alone, not the controller, and ends the job only later."""
+    lab = Lab(tmp_path / "lab", "--grace", "60")
+    try:
+        run = create(recipe, tmp_path / "run", "stages[0].steps=100000", "checkpoint.every_steps=100000")
+        job = submit(lab, run)
+        lab.wait_until(lambda: steps(run, "0-L1") >= 20)
+        preempt(lab)
+        lab.wait_until(lambda: has(run, "preempted", "train", 0), patience=30)
+        stopped = stopped_at(run, "0-L1")
+        lab.wait_until(lambda: steps(run, "0-L1") > stopped)
+        assert lab.job(job)["Restarts"] == "1"
+    finally:
+        lab.stop()
+
+
 def test_a_crash_is_tried_again_only_so_often(lab: Lab, recipe: Path, tmp_path: Path) -> None:
     run = create(recipe, tmp_path / "run", "launch.retries=1", "launch.retry_seconds=1")
     (run / "samples.train.npy").write_bytes(b"no sample index")
@@ -156,19 +172,10 @@ def preempt(lab: Lab) -> int:
 
 
 def goes_on(lab: Lab, run: Path, stage: str, updates: int) -> None:
-    """Wait until ranks that have just been started again have made some updates."""
-    lab.wait_until(lambda: _restarted(run, stage) and steps(run, stage) >= _first_step(run, stage) + updates, every=0.02)
-
-
-def _restarted(run: Path, stage: str) -> bool:
-    last = [e for e in events(run) if e["event"] in ("started", "failed", "preempted", "finished")][-1]
-    found = records(run, stage)
-    return last["event"] == "started" and bool(found) and bool(found[-1]["time"] > last["time"])
-
-
-def _first_step(run: Path, stage: str) -> int:
-    last = [e for e in events(run) if e["event"] == "started"][-1]
-    return min(int(r["step"]) for r in records(run, stage) if r["time"] > last["time"])
+    """Wait until ranks that are started again just now have made some updates."""
+    lab.wait_until(lambda: events(run)[-1]["event"] == "started")
+    since = events(run)[-1]["time"]
+    lab.wait_until(lambda: sum(record["time"] > since for record in records(run, stage)) >= updates, every=0.02)
 
 
 def stopped_at(run: Path, stage: str) -> int:

@@ -208,6 +208,40 @@ def test_the_reason_why_a_job_waits_is_shown(chain: Submitted) -> None:
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
 
 
+def test_a_site_s_settings_reach_the_jobs(lab: Lab, tmp_path: Path, data: Path) -> None:
+    chain = Submitted(
+        lab,
+        tmp_path,
+        write_recipe(tmp_path, data),
+        python=stub(tmp_path),
+        partition="high",
+        options=["--nice=7"],
+        cores_per_rank=2,
+        hours=0.5,
+        transition={"cores": 1, "hours": 0.25, "partition": "low"},
+        prelude=['module() { export LOADED="$*"; }'],
+        modules=["cuda/12", "gcc 13"],
+        environment={"GREETING": 'it\'s $HOME `date` "x" \\ ; # é'},
+        scratch=f"{tmp_path}/scratch/$SLURM_JOB_ID",
+        srun=["--mpi=none"],
+        interface="lo",
+    )
+    chain.submit()
+    lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    for name, file, *facts in (
+        ("0-L1", "train0", "high", "00:30:00", "2"),
+        ("0-L1-to-1-L2", "consolidate0", "low", "00:15:00", "1"),
+    ):
+        job = lab.job(chain.jobs()[name])
+        assert [job["Partition"], job["TimeLimit"], job["CPUs/Task"]] == facts
+        assert job["Nice"] == "7"
+        found = json.loads((tmp_path / f"environment.{file}.json").read_text())
+        assert found["GREETING"] == 'it\'s $HOME `date` "x" \\ ; # é'
+        assert found["LOADED"] == "load cuda/12 gcc 13"
+        assert (found["STACKING_SRUN"], found["STACKING_INTERFACE"]) == ("--mpi=none", "lo")
+        assert found["TMPDIR"] == f"{tmp_path}/scratch/{chain.jobs()[name]}" and Path(found["TMPDIR"]).is_dir()
+
+
 def test_a_dry_run_prints_what_is_submitted_and_does_nothing(chain: Submitted) -> None:
     printed = chain.submit("--dry-run").stdout
     assert not chain.run.exists()

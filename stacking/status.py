@@ -79,6 +79,8 @@ class Status:
     restarts: int
     """Phases that had to be started again."""
     last_error: str | None
+    last_stop: str | None
+    """What was asked to stop last and by whom: a preemption, a time limit, a user."""
     seconds_left: float | None
     """Training still to come, in seconds; evaluations and transitions not included."""
     estimated_end: float | None
@@ -109,6 +111,8 @@ class Status:
             rows.append(("left", self._left_text()))
         if self.restarts:
             rows.append(("restarts", str(self.restarts)))
+        if self.last_stop:
+            rows.append(("last stop", self.last_stop))
         if self.last_error:
             rows.append(("last error", self.last_error))
         rows += [("" if number else "jobs", job.as_text()) for number, job in enumerate(self.jobs)]
@@ -159,6 +163,7 @@ def status(run_dir: Path) -> Status:
         tokens_per_second=_last(trained, "tokens_per_second"),
         restarts=_restarts(run),
         last_error=_last_error(run.events),
+        last_stop=_last_stop(run),
         seconds_left=left.run if left else None,
         estimated_end=time.time() + left.run if left and state == "running" else None,
         jobs=tuple(jobs),
@@ -254,6 +259,15 @@ def _restarts(run: Run) -> int:
 
 def _last_error(events: list[Event]) -> str | None:
     return next((e.get("message") for e in reversed(events) if e["event"] in ("failed", "damaged")), None)
+
+
+def _last_stop(run: Run) -> str | None:
+    event = next((e for e in reversed(run.events) if e["event"] == "preempted"), None)
+    if event is None:
+        return None
+    when = datetime.fromtimestamp(event["time"])
+    stage = run.plan.stages[event["stage"]].name
+    return f"{event['phase']} of {stage}, {event.get('message', 'on request')} ({when:%a %d %b %H:%M})"
 
 
 def _last(records: list[Record], key: str) -> Any:

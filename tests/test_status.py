@@ -76,6 +76,15 @@ def test_an_ending_in_the_journal_names_the_state(run: SyntheticRun, event: str)
     assert now.last_error == ("rank 1 was killed by SIGKILL" if event == "failed" else None)
 
 
+def test_the_last_preemption_is_told_also_when_the_run_has_gone_on(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    assert status(run.path).last_stop is None
+    run.event("preempted", phase="train", stage=0, attempt=1, message="stopped by SIGTERM")
+    run.train(0, first=41, attempt=2)
+    assert str(status(run.path).last_stop).startswith("train of 0-L3, stopped by SIGTERM (")
+    assert "last stop   train of 0-L3, stopped by SIGTERM (" in status(run.path).as_text()
+
+
 def test_a_finished_run_is_finished_and_stays_so_when_resumed(run: SyntheticRun) -> None:
     run.whole()
     run.event("resumed")

@@ -42,8 +42,16 @@ class ChainJob:
     @property
     def nodes(self) -> str:
         """As sbatch takes it: ``4``, or ``2-4`` where fewer will do."""
-        least = min(self.resources.min_nodes or self.shape.nodes, self.shape.nodes)
-        return f"{least}-{self.shape.nodes}" if least < self.shape.nodes else str(least)
+        return f"{self._least}-{self.shape.nodes}" if self.is_elastic else str(self.shape.nodes)
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it may start on fewer nodes than its shape has."""
+        return self._least < self.shape.nodes
+
+    @property
+    def _least(self) -> int:
+        return self.resources.min_nodes or self.shape.nodes
 
     @property
     def only(self) -> str:

@@ -82,7 +82,10 @@ def submit(script: Path, folder: Path, after: int | None = None) -> int:
         StackingError: Slurm does not answer.
     """
     answer = _run(submit_argv(script, folder, after), refused=str(script))
-    return int(answer.strip().splitlines()[-1].split(";")[0])
+    number = answer.strip().rpartition("\n")[2].split(";")[0]
+    if not number.isdigit():
+        raise StackingError(f"sbatch answered {answer.strip()!r} where the id of a job was expected")
+    return int(number)
 
 
 def release(ids: Iterable[int]) -> None:

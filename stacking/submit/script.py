@@ -44,7 +44,7 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
         "options": site.options,
         "prelude": site.prelude,
         "modules": shlex.join(site.modules),
-        "exports": [f"{name}={shlex.quote(value)}" for name, value in _environment(site).items()],
+        "exports": [f"{name}={shlex.quote(value)}" for name, value in _environment(job, site).items()],
         "scratch": site.scratch,
         "command": shlex.join(_command(job, run, site)),
     }
@@ -56,8 +56,9 @@ def _training(job: ChainJob, plan: Plan, site: Site) -> dict[str, Any]:
     cuda = plan.launch.accelerator == "cuda"
     return {
         "nodes": job.nodes,
-        "ranks_per_node": job.shape.ranks_per_node,
-        "cores_per_rank": site.cores_per_rank,
+        # With --ntasks-per-node Slurm takes as few nodes as a range allows, without it as many as there are.
+        "tasks_per_node": None if job.is_elastic else job.shape.ranks_per_node,
+        "cores_per_task": site.cores_per_rank * (job.shape.ranks_per_node if job.is_elastic else 1),
         "gpus": site.gpu_option.format(gpus=job.shape.ranks_per_node) if cuda else None,
         "memory": site.memory,
         "time": _time(job.resources.hours or site.hours),
@@ -88,13 +89,14 @@ def _command(job: ChainJob, run: RunFolder, site: Site) -> list[str]:
     return [python, "-m", "stacking", "resume", str(run.path), "--launcher", "slurm", *only]
 
 
-def _environment(site: Site) -> dict[str, str]:
+def _environment(job: ChainJob, site: Site) -> dict[str, str]:
     """What the job and its ranks find in their environment; the Slurm launcher reads the ``STACKING_`` ones."""
     launcher = {
         "STACKING_SRUN": shlex.join(site.srun),
         "STACKING_CONTAINER": shlex.join(site.container),
         "STACKING_INTERFACE": site.interface or "",
         "STACKING_IPV6": "1" if site.ipv6 else "",
+        "STACKING_RANKS_PER_NODE": str(job.shape.ranks_per_node) if job.is_elastic else "",
     }
     return site.environment | {name: value for name, value in launcher.items() if value}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from jinja2.meta import find_undeclared_variables
 from stacking.errors import UserError
 from stacking.strict import nearest, read_text
 
-FOLDERS = (Path(__file__).parents[2] / "slurm", Path(sysconfig.get_path("data")) / "share" / "stacking" / "slurm")
-"""Beside a checkout, and where an installation puts them."""
+_ROOT = Path(__file__).parents[2]
+FOLDERS = (_ROOT / "slurm", (_ROOT / "../../../share/stacking/slurm").resolve())
+"""Beside the package in a checkout; where an installation puts them, PREFIX/lib/pythonX.Y/site-packages its package."""
 
 
 def find_template(name: str, own: Path | None = None) -> Path:

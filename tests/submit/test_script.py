@@ -93,6 +93,16 @@ def test_time_limits_are_rounded_up_to_seconds() -> None:
     assert [line.split("=")[1] for line in times] == ["0-00:00:36", "0-01:00:00", "1-00:00:00", "4-04:00:00"]
 
 
+def test_an_elastic_stage_asks_for_nodes_and_not_for_tasks() -> None:
+    """With --ntasks-per-node Slurm takes as few nodes as a range allows."""
+    site = Site(python="/usr/bin/python3", ranks_per_node=4, cores_per_rank=8)
+    made = scripts(site, "per-stage", resources=[Resources(min_nodes=1)] * 3)
+    lines = made["2-L12"].splitlines()
+    assert {"#SBATCH --nodes=1-2", "#SBATCH --cpus-per-task=32", "#SBATCH --gres=gpu:4"} <= set(lines)
+    assert "export STACKING_RANKS_PER_NODE=4" in lines and "--ntasks" not in made["2-L12"]
+    assert {"#SBATCH --nodes=1", "#SBATCH --ntasks-per-node=2"} <= set(made["0-L3"].splitlines())
+
+
 def own_templates(tmp_path: Path, text: str) -> Site:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "stage.sbatch").write_text(text)

@@ -85,7 +85,8 @@ def _from_slurm(environment: Mapping[str, str]) -> Variables:
     if "MASTER_ADDR" not in environment:
         found["MASTER_ADDR"] = address(first_host(nodes), bool(environment.get("STACKING_IPV6")))
     if "MASTER_PORT" not in environment:
-        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+        # srun's own port tells apart what the others cannot: jobs of two SLURMs on one host.
+        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURM_SRUN_COMM_PORT")
         found["MASTER_PORT"] = str(port(*(int(environment.get(name, 0)) for name in names)))
     return found
 

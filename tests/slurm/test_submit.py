@@ -256,15 +256,15 @@ def _submit_and_die(chain: Submitted, moment: str) -> None:
     """`stacking submit`, killed by SIGKILL after the first job, or after the last."""
     victim = "stacking.journal.Journal.append" if moment == "before the journal" else "stacking.submit.sbatch.release"
     code = f"""
-import os, signal, stacking.submit.sbatch as sbatch
+import os, signal, sys
 from unittest import mock
+from stacking.cli import main
+from stacking.journal import Journal
 append = Journal.append
 def die(*arguments, **facts):
     if {victim!r}.endswith("release") or arguments[1] == "submitted":
         os.kill(os.getpid(), signal.SIGKILL)
     return append(*arguments, **facts)
-from stacking.cli import main
-import sys
 sys.argv = ["stacking", *sys.argv[1:]]
 with mock.patch({victim!r}, die):
     main()

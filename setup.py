@@ -17,6 +17,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["stacking", "stacking.*"]),
     package_data={"stacking": ["recipes/*.yaml", "report/*.html"]},
+    data_files=[("share/stacking/slurm", sorted(str(path.relative_to(here)) for path in here.glob("slurm/*")))],
     install_requires=[
         "torch>=2.4",
         "deepspeed>=0.18",

@@ -16,6 +16,10 @@ from stacking.runfolder import RunFolder
 
 FOLDER = click.Path(path_type=Path)
 COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+LAUNCHER = click.option(
+    "--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks, in place of the recipe's."
+)
+HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
 
 
 @click.group(**COMMAND)
@@ -87,7 +91,16 @@ def plan(recipe: str, data: Path | None, overrides: tuple[str, ...], as_json: bo
 @click.option("--run-dir", type=FOLDER, required=True, help="A new folder for everything that the run makes.")
 @click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
-def run(recipe: str, run_dir: Path, data: Path | None, overrides: tuple[str, ...]) -> None:
+@LAUNCHER
+@HOSTFILE
+def run(
+    recipe: str,
+    run_dir: Path,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    launcher: str | None,
+    hostfile: Path | None,
+) -> None:
     """Train all stages of RECIPE here, export the model and write the report."""
     from stacking.create import create_run
     from stacking.files import disk_errors
@@ -97,35 +110,87 @@ def run(recipe: str, run_dir: Path, data: Path | None, overrides: tuple[str, ...
     with disk_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     with folder.locked() as lock:
-        click.echo(explain_text(create_run(recipe, folder, overrides, data)))
-        _control(folder, lock)
+        click.echo(explain_text(create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))))
+        _control(folder, lock, launcher, hostfile)
 
 
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
-def resume(run_dir: Path) -> None:
+@click.option("--only", metavar="PHASE:STAGE,...", help="Run these phases alone: train:0 or consolidate:0,grow:1.")
+@LAUNCHER
+@HOSTFILE
+def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path | None) -> None:
     """Go on with the run in RUN_DIR from whatever is on disk."""
-
     folder = RunFolder(run_dir)
     if not folder.journal.path.is_file():
         raise UserError(run_dir, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
-    with folder.locked() as lock:
+    # A scheduler may have started this job before a dead node's lock has run out.
+    with folder.locked(patience=120 if launcher == "slurm" else 10) as lock:
         folder.journal.append("resumed")
-        _control(folder, lock)
+        _control(folder, lock, launcher, hostfile, only)
 
 
-def _control(folder: RunFolder, lock: int) -> None:
+@cli.command(**COMMAND)
+@click.argument("recipe", required=False)
+@click.option("--run-dir", type=FOLDER, help="A new folder for everything that the run makes; all nodes must see it.")
+@click.option("--resume", "resumed", type=FOLDER, metavar="RUN_DIR", help="Submit what is missing of this run's jobs.")
+@click.option("--mode", type=click.Choice(["per-stage", "one-allocation"]), help="Default: per-stage, or as before.")
+@click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="The cluster's settings, a YAML file.")
+@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and the scripts, and do nothing.")
+def submit(
+    recipe: str | None,
+    run_dir: Path | None,
+    resumed: Path | None,
+    mode: Any,
+    site: Path | None,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Run RECIPE through SLURM: one job a stage, chained, or one job for all of it. Submitting twice is harmless."""
+    from stacking.submit.command import Request
+    from stacking.submit.command import dry_run as scripts_of
+    from stacking.submit.command import submit as submit_run
+
+    folder = run_dir or resumed
+    if folder is None or (run_dir is None) == (resumed is None) or (recipe is None) != (run_dir is None):
+        raise click.UsageError("give RECIPE and --run-dir DIR, or --resume RUN_DIR alone")
+    if resumed and (data or overrides):
+        raise click.UsageError("--resume takes the run as it is: neither --data nor --set")
+    request = Request(run=RunFolder(folder), recipe=recipe, mode=mode, site=site, overrides=overrides, data=data)
+    for line in (scripts_of if dry_run else submit_run)(request):
+        click.echo(line)
+
+
+@cli.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+def cancel(run_dir: Path) -> None:
+    """End all jobs of the run in RUN_DIR and wait for their end; training leaves a checkpoint."""
+    from stacking.submit.command import cancel as cancel_run
+
+    for line in cancel_run(RunFolder(run_dir)):
+        click.echo(line)
+
+
+def _control(
+    folder: RunFolder, lock: int, launcher: str | None, hostfile: Path | None, only: str | None = None
+) -> None:
     """Run what is unfinished, with progress on stderr and the table of stages at the end."""
     from stacking.controller import Controller
     from stacking.create import open_run
-    from stacking.launch.table import LAUNCHERS
+    from stacking.launch.table import open_launcher
+    from stacking.phases import parse_labels, phases
     from stacking.progress import Progress
     from stacking.report.run import read_run
     from stacking.report.tables import stage_table
 
     plan = open_run(folder)
+    labels = parse_labels(only, phases(plan, folder)) if only is not None else ()
+    chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
     with Progress(plan) as progress:
-        Controller(folder, plan, LAUNCHERS[plan.launch.launcher](), progress, lock).run()
+        Controller(folder, plan, chosen, progress, lock, labels).run()
     click.echo(stage_table(read_run(folder.path)).as_text())
 
 

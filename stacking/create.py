@@ -36,10 +36,15 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, Rows]]:
     return make_plan(recipe, manifest, len(rows["train"]), find_machine()), rows
 
 
-def create_run(name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None) -> Plan:
+def create_run(
+    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
+) -> Plan:
     """Resolve a recipe into a plan and write both, and the sample indices, into ``run``.
 
     The journal's first event is written last: a folder without it is not a run yet, and is made again.
+
+    Args:
+        elsewhere: the ranks will run on other machines than this one.
 
     Raises:
         UserError: the recipe or the data is wrong, or the folder holds a run or something else already.
@@ -47,7 +52,7 @@ def create_run(name: str, run: RunFolder, overrides: Sequence[str] = (), data: P
     _refuse_foreign_folder(run)
     recipe = load_recipe(name, list(overrides), data)
     plan, rows = plan_recipe(recipe)
-    check_machine(plan, find_machine())
+    check_machine(plan, None if elsewhere else find_machine())
     verify_folder(Path(str(plan.data.path)))
     with disk_errors(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,8 @@ def open_run(run: RunFolder) -> Plan:
 def _refuse_foreign_folder(run: RunFolder) -> None:
     if run.journal.events():
         raise UserError(run.path, "holds a run already", f"go on with `stacking resume {run.path}`, or choose another")
-    ours = {path.name for path in (run.recipe, run.plan, run.lock, *(run.samples(split) for split in SPLITS))}
+    samples = [run.samples(split) for split in SPLITS]
+    ours = {path.name for path in (run.recipe, run.plan, run.lock, run.scripts, *samples)}
     if run.path.is_dir() and (foreign := [n for n in os.listdir(run.path) if n not in ours and not n.startswith(".")]):
         raise UserError(run.path, f"is not empty (it holds {foreign[0]!r})", "choose a folder that is new or empty")
 

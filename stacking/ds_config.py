@@ -154,10 +154,7 @@ def resolve(user: UserConfig, facts: StageFacts) -> Json:
     Raises:
         UserError: the user's values contradict the recipe or do not suit the device.
     """
-    config = copy.deepcopy(user.content)
-    config["train_batch_size"] = facts.global_batch
-    config["train_micro_batch_size_per_gpu"] = facts.micro_batch
-    config["gradient_accumulation_steps"] = facts.accumulation
+    config = with_batch(user.content, facts.global_batch, facts.micro_batch, facts.accumulation)
     config["steps_per_print"] = config.get("steps_per_print", _QUIET)
     if config["steps_per_print"] == "auto":
         config["steps_per_print"] = _QUIET
@@ -167,6 +164,16 @@ def resolve(user: UserConfig, facts: StageFacts) -> Json:
     _fill_precision(config, facts)
     _fill_zero(config, facts)
     return config
+
+
+def with_batch(config: Mapping[str, Any], total: int, micro: int, accumulation: int) -> Json:
+    """A copy of ``config`` for updates of ``total`` sequences, ``micro`` at once and ``accumulation`` times a rank."""
+    return {
+        **copy.deepcopy(dict(config)),
+        "train_batch_size": total,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+    }
 
 
 def requested_precision(user: UserConfig) -> Precision | None:

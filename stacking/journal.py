@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -12,14 +13,14 @@ from typing import Any, Literal, get_args
 from stacking.errors import DamagedFile
 from stacking.files import disk_errors
 
-Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed"]
+Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed", "submitted", "cancelled"]
 
 
 class Journal:
     """The journal of one run.
 
-    Only the controller that holds the run's lock appends. A line that a crash cut short is dropped when the next
-    one is written; damage anywhere else is an error.
+    The controller that holds the run's lock appends, and so does who submits or cancels jobs meanwhile: one line at
+    a time. A line that a crash cut short is dropped when the next one is written; damage anywhere else is an error.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,6 +30,7 @@ class Journal:
         """Write one event durably and return it."""
         record = {"time": time.time(), "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
         with disk_errors(self.path), open(self.path, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             self._drop_torn_line(file.fileno())
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             file.flush()

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from stacking import checkpoints
-from stacking.errors import DamagedFile
+from stacking.errors import DamagedFile, UserError
 from stacking.files import set_aside, verify_folder
 from stacking.plan import Plan, Stage
 from stacking.recipe import Growth
 from stacking.runfolder import RunFolder
+from stacking.strict import nearest
 
 PhaseName = Literal["import", "grow", "train", "consolidate", "export", "report"]
 OnDamage = Callable[[DamagedFile], None]
@@ -36,6 +37,11 @@ class Phase:
     ranks: int = 1
     last_step: int = 0
     """Training only: the checkpoint after this update ends the phase."""
+
+    @property
+    def label(self) -> str:
+        """``train:1``: the phase and its stage, as `--only` takes them."""
+        return f"{self.name}:{self.stage}"
 
     @property
     def argv(self) -> list[str]:
@@ -92,6 +98,30 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
             output=run.report,
         )
     )
+    return chain
+
+
+def parse_labels(text: str, chain: Sequence[Phase]) -> list[str]:
+    """The phases that ``train:0,consolidate:0`` names.
+
+    Raises:
+        UserError: the run has no such phase.
+    """
+    known = [phase.label for phase in chain]
+    for label in (labels := text.split(",")):
+        if label not in known:
+            raise UserError("--only", f"{label!r} is not a phase of this run", nearest(label, known))
+    return labels
+
+
+def unfinished(chain: Sequence[Phase], on_damage: OnDamage) -> Sequence[Phase]:
+    """The phases after the last one whose output is there and undamaged.
+
+    A report may be written at any time, so it proves nothing, and it is written again at the end.
+    """
+    for position, phase in reversed(list(enumerate(chain))):
+        if phase.name != "report" and phase.is_done(on_damage):
+            return chain[position + 1 :]
     return chain
 
 

@@ -20,7 +20,7 @@ from stacking.machine import Machine
 from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters
 from stacking.presets import Precision
-from stacking.recipe import Checkpoint, Evaluation, Growth, Optimizer, Recipe
+from stacking.recipe import Checkpoint, Evaluation, Growth, Optimizer, Recipe, Resources
 from stacking.resolve import (
     Target,
     check_model,
@@ -58,6 +58,11 @@ class PlannedLaunch(_Part):
     accelerator: Literal["cpu", "cuda"]
     device: str
     """The class of device that was planned for."""
+    elastic: bool = False
+    retries: int | None = None
+    retry_seconds: float = 10.0
+    resources: Resources = Resources()
+    """What a job for the whole run asks a scheduler for."""
 
 
 class Cost(_Part):
@@ -103,6 +108,8 @@ class Stage(_Part):
     flops: float
     memory_per_rank: int
     """Bytes, estimated."""
+    resources: Resources = Resources()
+    """What the stage's job asks a scheduler for."""
 
 
 class Plan(_Part):
@@ -151,14 +158,14 @@ def load_plan(path: Path) -> Plan:
         raise DamagedFile(path, f"is not a plan that this version can read ({place})", "plan again") from None
 
 
-def check_machine(plan: Plan, machine: Machine) -> None:
-    """Refuse to run a plan on a computer that lacks its devices.
+def check_machine(plan: Plan, machine: Machine | None) -> None:
+    """Refuse to run a plan without data, or on a computer that lacks its devices; None: on one that is not known.
 
     Raises:
         UserError: too few GPUs, or no data.
     """
     ranks = max(stage.ranks for stage in plan.stages)
-    if plan.launch.accelerator == "cuda" and machine.accelerators < ranks:
+    if machine and plan.launch.accelerator == "cuda" and machine.accelerators < ranks:
         problem = f"needs {ranks} GPUs and this machine has {machine.accelerators}"
         raise UserError(plan.recipe, problem, "set launch.ranks or launch.accelerator=cpu, or run it elsewhere")
     if plan.data.path is None:
@@ -199,7 +206,15 @@ def make_plan(
         checkpoint=recipe.checkpoint,
         evaluation=recipe.evaluation,
         log_every=recipe.log_every,
-        launch=PlannedLaunch(launcher=recipe.launch.launcher, accelerator=accelerator, device=target.device.name),
+        launch=PlannedLaunch(
+            launcher=recipe.launch.launcher,
+            accelerator=accelerator,
+            device=target.device.name,
+            elastic=recipe.launch.elastic,
+            retries=recipe.launch.retries,
+            retry_seconds=recipe.launch.retry_seconds,
+            resources=recipe.launch.resources,
+        ),
         cost=_cost(recipe, model, stages, target),
         warnings=tuple(_warnings(recipe, stages, target, machine)),
     )
@@ -275,7 +290,26 @@ def _stage(
         parameters=count_parameters(deep),
         flops=stage_flops(deep, sequences, length, recipe.data.mask_probability),
         memory_per_rank=memory_per_rank(deep, batch.micro, length, batch.ranks, config, fused=cuda),
+        resources=_resources(recipe, index, batch.ranks),
     )
+
+
+def _resources(recipe: Recipe, index: int, ranks: int) -> Resources:
+    """What the job of one stage asks for.
+
+    Raises:
+        UserError: the ranks do not divide over the nodes.
+    """
+    own = recipe.stages[index].resources
+    asked = recipe.launch.resources.model_copy(update=own.model_dump(exclude_none=True))
+    if asked.nodes and ranks % asked.nodes:
+        where = recipe.key(*(("stages", index) if own.nodes else ("launch",)), "resources", "nodes")
+        problem = f"is {asked.nodes}, over which {ranks} ranks do not divide"
+        raise UserError(where, problem, f"give a divisor of {ranks}")
+    if asked.min_nodes and not recipe.launch.elastic:
+        where = recipe.key(*(("stages", index) if own.min_nodes else ("launch",)), "resources", "min_nodes")
+        raise UserError(where, "is given, but launch.elastic is false", "set launch.elastic to true, or remove it")
+    return asked
 
 
 def _check_epochs(recipe: Recipe, stages: list[Stage], samples_per_epoch: int | None) -> None:

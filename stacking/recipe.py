@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from stacking.errors import UserError
 from stacking.model.config import MOST_LAYERS, WIDEST, Variant
-from stacking.strict import complaint, dotted, nearest, parse_yaml, read_yaml_mapping, user_error
+from stacking.strict import Word, complaint, dotted, nearest, parse_yaml, read_yaml_mapping, user_error
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -152,6 +152,19 @@ class StageGrowth(_Section):
     optimizer_state: OptimizerState | None = None
 
 
+class Resources(_Section):
+    """What a job asks a scheduler for; null: what the site file says."""
+
+    nodes: Count | None = None
+    """Null: as many as the ranks need."""
+    min_nodes: Count | None = None
+    """With ``launch.elastic``: start, and go on after a requeue, on as few as these; null: on ``nodes`` alone."""
+    hours: Positive | None = None
+    """The time limit. A job that reaches it leaves a checkpoint and goes on in the queue."""
+    partition: Word | None = None
+    qos: Word | None = None
+
+
 class LearningRate(_Section):
     """One stage of a ``stages`` schedule: ``start`` rises to ``peak`` over ``warmup_steps``, then falls to ``end``."""
 
@@ -192,6 +205,8 @@ class Stage(_Section):
     ds_config: DsConfig = None
     """Path of a DeepSpeed JSON, or its content; null: the recipe's ``ds_config``."""
     growth: StageGrowth | None = None
+    resources: Resources = Resources()
+    """What this stage's job asks for otherwise than ``launch.resources`` says."""
 
     @model_validator(mode="after")
     def _one_measure_each(self) -> Stage:
@@ -205,13 +220,22 @@ class Stage(_Section):
 class Launch(_Section):
     """Where the ranks run."""
 
-    launcher: Literal["local"] = "local"
+    launcher: Literal["local", "slurm", "mpi"] = "local"
+    """``local``: on this machine; ``slurm``: inside a SLURM job; ``mpi``: OpenMPI's mpirun."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPUs that there are, else the CPU."""
     ranks: AutoCount = None
     """``auto``: every GPU that the batches divide over; 2 on a CPU."""
     device: Literal["auto", "cpu", "p40", "v100", "a100", "h100", "h200"] = "auto"
     """The class of device to plan for; ``auto``: the one that is found."""
+    elastic: bool = False
+    """Whether a stage may go on with fewer ranks than planned, on the same samples in the same updates."""
+    retries: CountOrZero | None = None
+    """How often a phase that crashed without getting further is tried again; null: 3 in a scheduler's job, else 0."""
+    retry_seconds: Positive = 10.0
+    """The pause before the first of them; each further one is twice as long."""
+    resources: Resources = Resources()
+    """What `stacking submit` asks for, for every job that trains."""
 
 
 class Checkpoint(_Section):

@@ -27,6 +27,8 @@ class RunFolder:
         self.export = self.path / "export"
         self.start = self.path / "start"
         self.report = self.path / "report.html"
+        self.site = self.path / "site.yaml"
+        self.scripts = self.path / "slurm"
         self.journal = Journal(self.path / "journal.jsonl")
 
     def samples(self, split: str) -> Path:
@@ -41,7 +43,8 @@ class RunFolder:
         """Hold the run for one controller; yields the lock's file descriptor.
 
         Children inherit the descriptor, so that the lock outlives a killed controller until its last rank is gone.
-        Such a lock is waited for, ``patience`` seconds at most.
+        Such a lock is waited for, ``patience`` seconds at most; so is one that another host holds, as a file server
+        may notice only later that the host is dead.
 
         Raises:
             UserError: another controller holds the run.
@@ -92,6 +95,4 @@ class StageFolder:
 
 
 def _alive_here(holder: dict[str, object]) -> bool:
-    if holder.get("host") != socket.gethostname():
-        return bool(holder)
-    return Path(f"/proc/{holder['pid']}").exists()
+    return holder.get("host") == socket.gethostname() and Path(f"/proc/{holder['pid']}").exists()

@@ -7,10 +7,10 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from stacking.errors import UserError
@@ -39,6 +39,16 @@ def complaint(problem: str, remedy: str) -> PydanticCustomError:
     return PydanticCustomError("complaint", "{problem}", {"problem": problem, "remedy": remedy})
 
 
+def _one_word(value: str) -> str:
+    if not value or re.search(r"""[\s"'#\\]|[^\x21-\x7e]""", value):
+        raise complaint(f"is {shown(value)}, not a plain word", "write it without blanks, quotes, # and \\")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_one_word)]
+"""A value that stands in a line which is not a shell's, such as ``#SBATCH --partition=…``, without quotes."""
+
+
 def read_text(path: Path) -> str:
     """The UTF-8 text of a file that a user named."""
     try:
@@ -54,7 +64,7 @@ def read_text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but ``1e-4`` is a number and a key given twice is refused."""
+    """YAML 1.1 as PyYAML reads it, but ``1e-4`` is a number, ``24:00:00`` is not, and no key may be given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -70,6 +80,9 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+_SEXAGESIMAL = re.compile(r"^[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$")
+for _first in "-+0123456789":  # before the resolvers that make seconds of it
+    _Loader.yaml_implicit_resolvers[_first].insert(0, ("tag:yaml.org,2002:str", _SEXAGESIMAL))
 
 
 def parse_yaml(text: str, where: str) -> Any:

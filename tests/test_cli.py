@@ -13,6 +13,7 @@ from stacking.files import new_folder
 from tests.chain import stacking
 
 COMMANDS = [
+    "cancel",
     "consolidate",
     "evaluate",
     "export",
@@ -24,6 +25,7 @@ COMMANDS = [
     "resume",
     "run",
     "status",
+    "submit",
 ]
 
 
@@ -76,6 +78,24 @@ MISTAKES = {
         ["prepare", "{tmp}", "--out", "{tmp}/x", "--vocabulary-size", "-1"],
         "--vocabulary-size: -1 is out of range; use 100 to 1,000,000",
     ),
+    "submitting nothing": (["submit", "--dry-run"], "give RECIPE and --run-dir DIR, or --resume RUN_DIR alone"),
+    "submitting a recipe nowhere": (["submit", "demo"], "give RECIPE and --run-dir DIR"),
+    "submitting two things": (["submit", "demo", "--resume", "{tmp}"], "give RECIPE and --run-dir DIR"),
+    "submitting what is not a run": (["submit", "--resume", "{tmp}", "--dry-run"], "is not a run; submit one with"),
+    "submitting with other data": (["submit", "--resume", "{tmp}", "--data", "{tmp}"], "neither --data nor --set"),
+    "submitting in an unknown way": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--mode", "all"],
+        "'all' is not one of",
+    ),
+    "a site file that is not there": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--site", "{tmp}/s.yaml", "--dry-run"],
+        "s.yaml: does not exist",
+    ),
+    "a site file that is none": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--site", "{file}", "--dry-run"],
+        "file: is a str where keys and values are expected",
+    ),
+    "cancelling what is not a run": (["cancel", "{tmp}"], "is not a run"),
     "preparing nothing": (["prepare", "--out", "{tmp}/x"], "give"),
     "preparing what is not there": (["prepare", "{tmp}/no.txt", "--out", "{tmp}/x"], "no.txt"),
 }

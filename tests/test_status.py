@@ -13,6 +13,9 @@ from stacking.errors import DamagedFile, UserError
 from stacking.runfolder import RunFolder
 from stacking.status import is_locked, status, watch
 from tests.report.synthetic import SyntheticRun
+from tests.submit.fake_slurm import FakeSlurm, slurm
+
+__all__ = ["slurm"]
 
 
 @pytest.fixture
@@ -74,6 +77,15 @@ def test_an_ending_in_the_journal_names_the_state(run: SyntheticRun, event: str)
     assert now.last_error == ("rank 1 was killed by SIGKILL" if event == "failed" else None)
 
 
+def test_the_last_preemption_is_told_also_when_the_run_has_gone_on(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    assert status(run.path).last_stop is None
+    run.event("preempted", phase="train", stage=0, attempt=1, message="stopped by SIGTERM")
+    run.train(0, first=41, attempt=2)
+    assert str(status(run.path).last_stop).startswith("train of 0-L3, stopped by SIGTERM (")
+    assert "last stop   train of 0-L3, stopped by SIGTERM (" in status(run.path).as_text()
+
+
 def test_a_finished_run_is_finished_and_stays_so_when_resumed(run: SyntheticRun) -> None:
     run.whole()
     run.event("resumed")
@@ -115,6 +127,67 @@ def test_the_dictionary_is_plain_json_even_when_the_loss_is_not_a_number(run: Sy
     text = json.dumps(now.as_dict(), allow_nan=False)
     assert json.loads(text)["loss"] is None
     assert "not a number" in now.as_text()
+
+
+SUBMITTED = [("0-L3", 11, "train:0"), ("0-L3-to-1-L6", 12, "consolidate:0,grow:1"), ("1-L6", 13, "train:1")]
+
+
+@pytest.fixture
+def submitted(run: SyntheticRun) -> SyntheticRun:
+    for name, job, phases in SUBMITTED:
+        run.event("submitted", job=job, name=name, mode="per-stage", phases=phases)
+    return run
+
+
+def test_a_run_that_waits_in_the_queue_says_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    lines = [
+        "11|PENDING|gpu||0:00|2026-01-02T03:04:05|Resources|a|/run",
+        "12|PENDING|cpu||0:00|N/A|Dependency|b|/run",
+    ]
+    slurm.answers("squeue", stdout="\n".join(lines) + "\n")
+    now = status(submitted.path)
+    assert now.state == "queued"
+    assert [(job.name, job.state, job.reason) for job in now.jobs] == [
+        ("0-L3", "PENDING", "Resources"),
+        ("0-L3-to-1-L6", "PENDING", "Dependency"),
+        ("1-L6", None, None),
+    ]
+    text = now.as_text()
+    assert "11  0-L3              pending (Resources), expected 2026-01-02 03:04:05" in text
+    assert "13  1-L6              not known to SLURM any more" in text
+    assert json.loads(json.dumps(now.as_dict()))["jobs"][0]["id"] == 11
+
+
+def test_a_run_at_work_elsewhere_names_its_nodes(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stdout="11|RUNNING|gpu|n[1-2]|1:02:03|2026-01-02T03:04:05|None|a|/run\n")
+    now = status(submitted.path)
+    assert (now.state, now.jobs[0].nodes, now.jobs[0].elapsed) == ("running", "n[1-2]", "1:02:03")
+    assert "running on n[1-2], 1:02:03" in now.as_text()
+
+
+def test_a_job_that_slurm_forgot_is_completed_if_its_phases_are(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stderr="slurm_load_jobs error: Invalid job id specified", code=1)
+    submitted.train(0)
+    assert [job.state for job in status(submitted.path).jobs] == ["COMPLETED", None, None]
+
+
+def test_a_chain_that_can_never_go_on_is_not_queued(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stdout="12|PENDING|gpu||0:00|N/A|DependencyNeverSatisfied|a|/run\n")
+    submitted.train(0, last=40)
+    submitted.event("failed", phase="train", stage=0, attempt=1, message="rank 1 was killed by SIGKILL")
+    now = status(submitted.path)
+    assert now.state == "failed"
+    assert f"`stacking submit --resume {submitted.path}` goes on" in now.as_text()
+
+
+def test_without_slurm_the_journal_alone_is_told_and_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    now = status(submitted.path)
+    assert now.state == "stopped" and now.queue_error is not None
+    assert "unknown: squeue: is not on this machine" in now.as_text()
+
+
+def test_a_run_that_was_not_submitted_does_not_ask_slurm(run: SyntheticRun, slurm: FakeSlurm) -> None:
+    assert (status(run.path).jobs, slurm.calls()) == ((), [])
 
 
 def test_watching_ends_when_nobody_is_at_work(run: SyntheticRun) -> None:

@@ -27,6 +27,7 @@ CONTROL_HALF = [
     "stacking.report.html",
     "stacking.state.consolidate",
     "stacking.status",
+    "stacking.submit.command",
 ]
 
 

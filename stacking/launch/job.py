@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+Accelerator = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +19,18 @@ class Job:
     argv: Sequence[str]
     ranks: int
     logs: Path
-    accelerator: str = "cpu"
-    """DeepSpeed's name of the device: ``cpu`` or ``cuda``."""
+    accelerator: Accelerator = "cpu"
+    """DeepSpeed's name of the device."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def log(self, rank: int) -> Path:
+    def log(self, rank: int | str) -> Path:
+        """The log of ``rank``, which may be a launcher's placeholder for it."""
         return self.logs / f"{self.name}.rank{rank}.log"
+
+    @property
+    def launcher_log(self) -> Path:
+        """What srun or mpirun says."""
+        return self.logs / f"{self.name}.launcher.log"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +39,12 @@ class Outcome:
 
     exit_code: int
     """0; or the code of the rank that ended the job (negative: the signal that killed it)."""
-    rank: int = 0
-    """The first rank that ended the job."""
+    rank: int | None = 0
+    """The first rank that ended the job; None: the launcher itself did."""
+    host: str = ""
+    """Where that rank ran, if it is known."""
     log: Path | None = None
-    """That rank's log."""
+    """That rank's log, or the launcher's."""
 
 
 class RunningJob(Protocol):
@@ -53,5 +63,14 @@ class RunningJob(Protocol):
 class Launcher(Protocol):
     """A way to start jobs."""
 
+    unattended: bool
+    """Whether a scheduler runs the controller, so that nobody is there to try again by hand."""
+
+    def capacity(self, accelerator: Accelerator) -> int | None:
+        """How many ranks a job may have now; None: as many as it likes."""
+
     def start(self, job: Job, inherited: Sequence[int] = ()) -> RunningJob:
         """Start ``job``; its processes keep the file descriptors ``inherited`` open."""
+
+    def requeue(self) -> str:
+        """Let the scheduler start the controller again later; says what will happen, or nothing without a scheduler."""

@@ -7,9 +7,10 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from stacking.launch.job import Job, Outcome
+from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.machine import find_machine
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -17,6 +18,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Local:
     """One process a rank, one log file a rank; the first rank that fails ends the others."""
+
+    unattended = False
+
+    def capacity(self, accelerator: Accelerator) -> int | None:
+        return find_machine().accelerators if accelerator == "cuda" else None
+
+    def requeue(self) -> str:
+        return ""
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> LocalJob:
         job.logs.mkdir(parents=True, exist_ok=True)
@@ -37,7 +46,7 @@ class Local:
                 pass_fds=inherited,
                 # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent(signal.SIGKILL),
             )
 
 
@@ -88,9 +97,13 @@ class LocalJob:
             process.wait()
 
 
-def _die_with_parent() -> None:
-    """In a child, before exec: be killed when the controller dies, however it dies."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """What a child does before exec to get this signal when the controller dies, however it dies."""
+
+    def ask() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, number)
+
+    return ask
 
 
 def _free_port() -> int:

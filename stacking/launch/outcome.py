@@ -18,12 +18,18 @@ def last_error(log: Path | None) -> str:
 
 
 def describe(outcome: Outcome) -> str:
-    """One line that names the rank, how it ended, its last words and its log."""
+    """One line that names the rank and its host, how it ended, its last words and its log.
+
+    What a rank that got SIGKILL wrote last has nothing to do with its end.
+    """
     if outcome.exit_code < 0:
         ending = f"was killed by {signal.Signals(-outcome.exit_code).name}"
     else:
         ending = f"ended with exit code {outcome.exit_code}"
-    return f"rank {outcome.rank} {ending}: {last_error(outcome.log)} (log: {outcome.log})"
+    who = "the launcher" if outcome.rank is None else f"rank {outcome.rank}"
+    where = f" on {outcome.host}" if outcome.host else ""
+    words = "" if outcome.exit_code == -signal.SIGKILL else f": {last_error(outcome.log)}"
+    return f"{who}{where} {ending}{words} (log: {outcome.log})"
 
 
 def raise_for(outcome: Outcome) -> None:

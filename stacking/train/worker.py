@@ -1,6 +1,6 @@
 """The process that a launcher starts on every rank: train one stage of a plan.
 
-python -m stacking.train.worker RUN_DIR STAGE
+python -m stacking.train.worker RUN_DIR STAGE, by `stacking run`, srun or mpirun
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import torch.distributed as dist
 
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
-from stacking.errors import StackingError
+from stacking.elastic import resized
+from stacking.errors import StackingError, UserError
+from stacking.launch.mpi import log_to_file
+from stacking.launch.rendezvous import rendezvous
 from stacking.metrics import MetricsWriter, truncate_after
 from stacking.phases import starting_state
 from stacking.plan import Plan, Stage, load_plan
@@ -62,11 +65,26 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     dist.destroy_process_group()
 
 
+def fitted(plan: Plan, stage: Stage, ranks: int) -> Stage:
+    """``stage`` for the ranks that there are.
+
+    Raises:
+        UserError: they are not those of the plan, and the recipe does not allow others, or the batch does not divide.
+    """
+    where = f"{plan.recipe}: launch.elastic"
+    if ranks != stage.ranks and not plan.launch.elastic:
+        problem = f"is false: {stage.name} is planned for {stage.ranks} ranks and was started with {ranks}"
+        raise UserError(where, problem, f"start {stage.ranks}, or set it to true")
+    return resized(stage, ranks, where)
+
+
 def main(arguments: list[str]) -> int:
     run, index = RunFolder(Path(arguments[0])), int(arguments[1])
+    log_to_file(os.environ)
     try:
+        os.environ.update(rendezvous(os.environ))
         plan = load_plan(run.plan)
-        run_stage(run, plan, plan.stages[index])
+        run_stage(run, plan, fitted(plan, plan.stages[index], int(os.environ["WORLD_SIZE"])))
     except StackingError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code

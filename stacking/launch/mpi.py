@@ -1,0 +1,137 @@
+"""Ranks that OpenMPI's `mpirun` starts, on this machine or on those of a hostfile."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from stacking.errors import UserError
+from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.launch.local import Local, LocalJob, die_with_parent
+
+_RANK = "{rank}"
+_EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
+_EXPORTED_PREFIXES = ("STACKING_", "NCCL_", "GLOO_", "MASTER_", "OMP_", "DS_", "TORCH_", "HF_")
+
+
+class Mpi:
+    """One mpirun a training; a phase that needs one process alone runs here, without it."""
+
+    unattended = False
+
+    def __init__(self, hostfile: Path | None = None) -> None:
+        """
+        Raises:
+            UserError: there is no mpirun, or no such hostfile.
+        """
+        if shutil.which("mpirun") is None:
+            raise UserError("mpirun", "is not on this machine", "install OpenMPI, or use --launcher local")
+        if hostfile is not None and not hostfile.is_file():
+            raise UserError("--hostfile", f"{hostfile} is not a file", "give lines such as 'node1 slots=4'")
+        self._hostfile = hostfile
+
+    def capacity(self, accelerator: Accelerator) -> int | None:
+        return None
+
+    def requeue(self) -> str:
+        return ""
+
+    def start(self, job: Job, inherited: Sequence[int] = ()) -> MpiJob | LocalJob:
+        if job.ranks == 1:
+            return Local().start(job, inherited)
+        job.logs.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **_variables(job), **job.environment}
+        with open(job.launcher_log, "ab") as log:
+            process = subprocess.Popen(
+                mpirun(job, self._hostfile, environment),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=inherited,
+                # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
+        return MpiJob(job, process)
+
+
+def mpirun(job: Job, hostfile: Path | None, names: Iterable[str]) -> list[str]:
+    """The command that starts ``job``; of the variables ``names``, those that matter reach the other hosts too."""
+    exported = [name for name in names if name in _EXPORTED or name.startswith(_EXPORTED_PREFIXES)]
+    return [
+        "mpirun",
+        *("-np", str(job.ranks)),
+        *(["--hostfile", str(hostfile)] if hostfile else []),
+        *("--bind-to", "none"),  # OMP_NUM_THREADS says how many cores a rank uses; binding to one would waste them
+        *(word for name in sorted(exported) for word in ("-x", name)),
+        *job.argv,
+    ]
+
+
+def _variables(job: Job) -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // job.ranks))),
+        "DS_ACCELERATOR": job.accelerator,
+        "TOKENIZERS_PARALLELISM": "false",
+        "STACKING_RANK_LOG": str(job.log(_RANK)),
+    }
+
+
+def log_to_file(environment: Mapping[str, str]) -> None:
+    """In a rank of ours: write to the rank's own log from now on, as mpirun would mix the ranks' outputs."""
+    if "STACKING_RANK_LOG" in environment and "OMPI_COMM_WORLD_RANK" in environment:
+        path = environment["STACKING_RANK_LOG"].replace(_RANK, environment["OMPI_COMM_WORLD_RANK"])
+        with open(path, "ab") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+
+
+class MpiJob:
+    """The ranks of one mpirun."""
+
+    def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        self.job, self.process = job, process
+
+    def poll(self) -> Outcome | None:
+        code = self.process.poll()
+        if code is None or code == 0:
+            return None if code is None else Outcome(exit_code=0)
+        return failure(self.job, code, self.job.launcher_log.read_text(encoding="utf-8", errors="replace"))
+
+    def stop(self) -> None:
+        """SIGUSR1, which mpirun hands to every rank; SIGTERM would make it end them."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGUSR1)
+
+    def kill(self) -> None:
+        """SIGTERM makes mpirun end all ranks, the deaf ones with SIGKILL."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+_EXITED = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]\s+Exit code:\s+(\d+)")
+_KILLED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
+
+
+def failure(job: Job, code: int, said: str) -> Outcome:
+    """How a job ended whose mpirun ended with ``code``, by what mpirun ``said``."""
+    if killed := _KILLED.search(said):
+        rank = int(killed.group(1))
+        return Outcome(exit_code=-int(killed.group(3)), rank=rank, host=killed.group(2), log=job.log(rank))
+    if exited := _EXITED.search(said):
+        rank = int(exited.group(1))
+        return Outcome(exit_code=int(exited.group(2)), rank=rank, log=job.log(rank))
+    return Outcome(exit_code=code, rank=None, log=job.launcher_log)

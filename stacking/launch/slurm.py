@@ -1,0 +1,214 @@
+"""Ranks as the tasks of a SLURM job step: `srun` starts them on the nodes of the job that the controller runs in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stacking.errors import StackingError, UserError
+from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.launch.local import die_with_parent
+from stacking.launch.rendezvous import expand_counts
+from stacking.submit import sbatch
+
+_GRACE = 10.0
+"""Seconds that the others get after a rank has failed, to leave their last words."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What SLURM has given to the job that the controller runs in."""
+
+    job: int
+    nodes: int
+    cores: int
+    """Of the node with the fewest."""
+    gpus: int
+    """Of the first node; the others are taken to have as many."""
+    tasks: int | None
+    """Per node, as the job's script asks; None: it does not."""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Allocation:
+        """The allocation that the variables of a batch script describe.
+
+        Raises:
+            UserError: this is no SLURM job.
+        """
+        if "SLURM_JOB_ID" not in environment:
+            raise UserError("--launcher slurm", "works inside a SLURM job alone", "use `stacking submit`, or salloc")
+        tasks = environment.get("STACKING_RANKS_PER_NODE") or environment.get("SLURM_NTASKS_PER_NODE")
+        return cls(
+            job=int(environment["SLURM_JOB_ID"]),
+            nodes=int(environment.get("SLURM_JOB_NUM_NODES", 1)),
+            cores=min(expand_counts(environment.get("SLURM_JOB_CPUS_PER_NODE", "1"))),
+            gpus=int(environment.get("SLURM_GPUS_ON_NODE", 0)),
+            tasks=int(tasks) if tasks else None,
+        )
+
+    def tasks_per_node(self, ranks: int, accelerator: Accelerator) -> int:
+        """One for each GPU, or for each task that the script asks for, else as evenly as it goes."""
+        slots = self.gpus if accelerator == "cuda" else self.tasks
+        return min(ranks, slots or -(-ranks // self.nodes))
+
+
+class Slurm:
+    """One job step a phase; one task a rank, with nothing between srun and it."""
+
+    unattended = True
+
+    def __init__(self) -> None:
+        self._allocation = Allocation.of(os.environ)
+
+    def capacity(self, accelerator: Accelerator) -> int | None:
+        slots = self._allocation.gpus if accelerator == "cuda" else self._allocation.tasks
+        return self._allocation.nodes * slots if slots else None
+
+    def start(self, job: Job, inherited: Sequence[int] = ()) -> Step:
+        job.logs.mkdir(parents=True, exist_ok=True)
+        argv = srun(job, self._allocation, os.environ)
+        with open(job.launcher_log, "ab") as log:
+            process = subprocess.Popen(
+                argv,
+                env={**os.environ, **self._variables(job), **job.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=inherited,
+                # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
+        return Step(job, process)
+
+    def requeue(self) -> str:
+        """Put this job back into the queue, under its own id, unless SLURM does so already or a user ended it."""
+        job = self._allocation.job
+        try:
+            found = sbatch.jobs([job]).get(job)
+            if found is None or found.state != "RUNNING":
+                return ""
+            sbatch.requeue(job)
+        except StackingError as error:
+            return f"job {job} could not be requeued: {error}"
+        return f"job {job} is requeued"
+
+    def _variables(self, job: Job) -> dict[str, str]:
+        threads = _cores_per_task(self._allocation, job)
+        return {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+            "DS_ACCELERATOR": job.accelerator,
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> list[str]:
+    """The command that starts ``job`` in ``allocation``; a site's options and container come from its variables."""
+    per_node = allocation.tasks_per_node(job.ranks, job.accelerator)
+    nodes = -(-job.ranks // per_node)
+    return [
+        "srun",
+        f"--job-name={job.name}",
+        f"--nodes={nodes}",
+        f"--ntasks={job.ranks}",
+        f"--ntasks-per-node={per_node}",
+        f"--cpus-per-task={_cores_per_task(allocation, job)}",
+        *(["--overcommit"] if per_node > allocation.cores else []),
+        "--distribution=block",
+        "--cpu-bind=cores",
+        "--kill-on-bad-exit=1",
+        f"--output={job.log('%t')}",
+        f"--error={job.log('%t')}",
+        "--open-mode=append",
+        *shlex.split(environment.get("STACKING_SRUN", "")),
+        *shlex.split(environment.get("STACKING_CONTAINER", "")),
+        *job.argv,
+    ]
+
+
+class Step:
+    """A job step, seen through its srun."""
+
+    def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        self.job, self.process = job, process
+        self._first: Failure | None = None
+        self._deadline = 0.0
+
+    def poll(self) -> Outcome | None:
+        code = self.process.poll()
+        if self._first is None:
+            self._first = first_failure(self._said())
+            self._deadline = time.monotonic() + _GRACE
+        if code is None:
+            if self._first is not None and time.monotonic() > self._deadline:
+                self.process.terminate()
+                self._deadline = float("inf")
+            return None
+        if code == 0:
+            return Outcome(exit_code=0)
+        if self._first is None:
+            return Outcome(exit_code=_as_signal(code), rank=None, log=self.job.launcher_log)
+        first = self._first
+        return Outcome(exit_code=first.exit_code, rank=first.rank, host=first.host, log=self.job.log(first.rank))
+
+    def stop(self) -> None:
+        """SIGUSR1, which srun hands to every task; SIGTERM would make it kill them."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGUSR1)
+
+    def kill(self) -> None:
+        """SIGTERM makes srun kill all tasks and wait for their end."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _said(self) -> str:
+        return self.job.launcher_log.read_text(encoding="utf-8", errors="replace")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What srun says about a task that ended badly."""
+
+    rank: int
+    host: str
+    exit_code: int
+    """Negative: the signal that killed it."""
+
+
+_FAILED = re.compile(r"^srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)$", re.MULTILINE)
+_EXITED = re.compile(r"Exited with exit code (\d+)")
+_SIGNALS = {signal.strsignal(number): number for number in signal.valid_signals()}
+
+
+def first_failure(said: str) -> Failure | None:
+    """The first bad end that srun reports: ``srun: error: n2: task 1: Exited with exit code 3``."""
+    found = _FAILED.search(said)
+    if found is None:
+        return None
+    host, rank, ending = found.groups()
+    if exited := _EXITED.match(ending):
+        code = _as_signal(int(exited.group(1)))
+    else:
+        code = -_SIGNALS.get(ending.removesuffix(" (core dumped)"), signal.SIGKILL)
+    return Failure(int(rank), host, code)
+
+
+def _as_signal(code: int) -> int:
+    """A shell's ``128 + signal`` as ``-signal``."""
+    return 128 - code if 128 < code < 128 + signal.NSIG else code
+
+
+def _cores_per_task(allocation: Allocation, job: Job) -> int:
+    return max(1, allocation.cores // allocation.tasks_per_node(job.ranks, job.accelerator))

@@ -1,0 +1,89 @@
+"""How a job becomes an srun, and what srun's words mean; the real thing is in tests/slurm."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from stacking.errors import UserError
+from stacking.launch.job import Accelerator, Job
+from stacking.launch.slurm import Allocation, Failure, first_failure, srun
+
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_CPUS_PER_NODE": "16(x3),8"}
+
+
+def job(ranks: int, accelerator: Accelerator = "cpu") -> Job:
+    return Job(name="train-1", argv=["python", "-m", "x"], ranks=ranks, logs=Path("/run/logs"), accelerator=accelerator)
+
+
+def test_the_whole_command() -> None:
+    variables = {"STACKING_SRUN": "--mpi=none --network='a b'", "STACKING_CONTAINER": "apptainer exec /images/x.sif"}
+    assert srun(job(8), Allocation.of(BATCH), variables) == [
+        "srun",
+        "--job-name=train-1",
+        "--nodes=4",
+        "--ntasks=8",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=4",
+        "--distribution=block",
+        "--cpu-bind=cores",
+        "--kill-on-bad-exit=1",
+        "--output=/run/logs/train-1.rank%t.log",
+        "--error=/run/logs/train-1.rank%t.log",
+        "--open-mode=append",
+        "--mpi=none",
+        "--network=a b",
+        "apptainer",
+        "exec",
+        "/images/x.sif",
+        "python",
+        "-m",
+        "x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "accelerator", "more", "nodes", "per_node"),
+    [
+        (8, "cuda", {"SLURM_GPUS_ON_NODE": "4"}, 2, 4),
+        (2, "cuda", {"SLURM_GPUS_ON_NODE": "4"}, 1, 2),
+        (4, "cpu", {"SLURM_NTASKS_PER_NODE": "2"}, 2, 2),
+        (4, "cpu", {}, 4, 1),
+        (1, "cpu", {"SLURM_NTASKS_PER_NODE": "2"}, 1, 1),
+        (6, "cpu", {}, 3, 2),
+    ],
+)
+def test_ranks_lie_on_nodes_as_the_job_asks(
+    ranks: int, accelerator: Accelerator, more: dict[str, str], nodes: int, per_node: int
+) -> None:
+    argv = srun(job(ranks, accelerator), Allocation.of(BATCH | more), {})
+    assert f"--nodes={nodes}" in argv and f"--ntasks-per-node={per_node}" in argv
+
+
+def test_more_ranks_than_cores_share_them() -> None:
+    assert "--overcommit" in srun(job(2), Allocation(job=1, nodes=1, cores=1, gpus=0, tasks=2), {})
+
+
+def test_outside_of_a_job_there_is_one_line() -> None:
+    with pytest.raises(UserError, match="works inside a SLURM job alone"):
+        Allocation.of({})
+
+
+@pytest.mark.parametrize(
+    ("said", "failure"),
+    [
+        ("srun: error: n2: task 1: Exited with exit code 3", Failure(1, "n2", 3)),
+        ("srun: error: n1: tasks 0-3: Exited with exit code 75", Failure(0, "n1", 75)),
+        ("srun: error: n2: task 5: Killed", Failure(5, "n2", -signal.SIGKILL)),
+        ("srun: error: gpu-3: task 5: Segmentation fault (core dumped)", Failure(5, "gpu-3", -signal.SIGSEGV)),
+        ("srun: error: n2: task 5: Out Of Memory", Failure(5, "n2", -signal.SIGKILL)),
+        ("srun: error: n2: task 1: Exited with exit code 137", Failure(1, "n2", -signal.SIGKILL)),
+        ("srun: error: Node failure on n2", None),
+        ("", None),
+    ],
+)
+def test_what_srun_says_about_a_task(said: str, failure: Failure | None) -> None:
+    noise = "srun: Step created for job 4\n"
+    assert first_failure(f"{noise}{said}\nsrun: error: n9: task 9: Killed\n" if said and failure else said) == failure

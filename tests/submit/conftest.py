@@ -1,0 +1,3 @@
+from tests.submit.fake_slurm import slurm
+
+__all__ = ["slurm"]

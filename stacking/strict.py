@@ -114,7 +114,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     value = parse_yaml(read_text(path), str(path))
     if not isinstance(value, dict):
         found = "empty" if value is None else shown(value)
-        raise UserError(path, f"is {found} where keys and values are expected", "start it with lines like 'name: demo'")
+        raise UserError(path, f"is {found} where keys and values are expected", "start it with lines like 'key: value'")
     return value
 
 

@@ -180,7 +180,7 @@ WRONG = {
     "a list for a recipe": (
         SMALL,
         "- 1\n- 2",
-        "is [1, 2] where keys and values are expected; start it with lines like 'name: demo'",
+        "is [1, 2] where keys and values are expected; start it with lines like 'key: value'",
     ),
     "nested too deeply": (
         SMALL,
@@ -215,7 +215,7 @@ WRONG = {
     "an empty file": (
         SMALL,
         "",
-        "is empty where keys and values are expected; start it with lines like 'name: demo'",
+        "is empty where keys and values are expected; start it with lines like 'key: value'",
     ),
     "ds_config is a number": (
         "steps: 10}",

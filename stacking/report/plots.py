@@ -34,7 +34,7 @@ _DOTS: dict[str, Any] = {
 _CROSSES: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 5, "color": VERMILION}
 _POINTS = 1500
 """Points a curve at most: more only make the page heavier."""
-_LETTER = 0.085
+_LETTER = 0.075
 """Width of a letter of a label, in inches, with some air."""
 _STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],

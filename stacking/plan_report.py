@@ -38,9 +38,10 @@ def number(value: float) -> str:
 
 def _headline(plan: Plan) -> str:
     model, data = plan.model, plan.data
+    heads = f"{model.heads} head{'s' * (model.heads > 1)}"
     where = f"{max(s.ranks for s in plan.stages)} ranks on {plan.launch.device} ({plan.launch.launcher})"
     return (
-        f"{plan.name}: {model.variant} BERT, hidden {model.hidden}, {model.heads} heads, {model.vocabulary:,} tokens; "
+        f"{plan.name}: {model.variant} BERT, hidden {model.hidden}, {heads}, {model.vocabulary:,} tokens; "
         f"{data.samples} samples of {data.sequence_length}; {where}"
     )
 
@@ -104,7 +105,9 @@ def _cost(plan: Plan) -> list[str]:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    if hours >= 1:
+        return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
 
 
 def _warnings(plan: Plan) -> list[str]:

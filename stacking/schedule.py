@@ -44,7 +44,7 @@ def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]
         if rise and is_grown:
             if rise > count:
                 where = recipe.key("schedule", "rewarmup_steps")
-                raise UserError(where, f"is {rise:,}, but stages[{i}] has {count:,} steps", "give fewer steps")
+                raise UserError(where, f"is {rise:,}, but stages[{i}] has {count:,} steps", "give fewer")
             stages[i] = _with_rise(stages[i], rise)
     return stages
 
@@ -86,7 +86,7 @@ def _stage_by_stage(recipe: Recipe, steps: Sequence[int]) -> list[Points]:
             raise UserError(where, "is missing", "add it: the highest learning rate, such as 1e-4")
         if wanted.warmup_steps > count:
             where = recipe.key("stages", i, "learning_rate", "warmup_steps")
-            raise UserError(where, f"is {wanted.warmup_steps:,}, more than the {count:,} steps", "give fewer steps")
+            raise UserError(where, f"is {wanted.warmup_steps:,}, more than the {count:,} steps", "give fewer")
         resolved.append(_one_stage(wanted, count, handed_on))
     return resolved
 

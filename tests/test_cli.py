@@ -93,7 +93,7 @@ MISTAKES = {
     ),
     "a site file that is none": (
         ["submit", "demo", "--run-dir", "{tmp}/x", "--site", "{file}", "--dry-run"],
-        "is \"content\" where keys and values are expected",
+        'is "content" where keys and values are expected',
     ),
     "cancelling what is not a run": (["cancel", "{tmp}"], "is not a run"),
     "preparing nothing": (["prepare", "--out", "{tmp}/x"], "give"),

@@ -76,12 +76,12 @@ WRONG = {
     "warm-up longer than the stage": (
         "peak: 1e-3",
         "peak: 1e-3, warmup_steps: 20",
-        "stages[0].learning_rate.warmup_steps: is 20, more than the 10 steps; give fewer steps",
+        "stages[0].learning_rate.warmup_steps: is 20, more than the 10 steps; give fewer",
     ),
     "re-warm-up longer than the stage": (
         "name: small",
         "schedule: {rewarmup_steps: 20}",
-        "schedule.rewarmup_steps: is 20, but stages[1] has 10 steps; give fewer steps",
+        "schedule.rewarmup_steps: is 20, but stages[1] has 10 steps; give fewer",
     ),
     "stage rate under a run-wide schedule": (
         "name: small",

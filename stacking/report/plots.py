@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ _DOTS: dict[str, Any] = {
 _CROSSES: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 5, "color": VERMILION}
 _POINTS = 1500
 """Points a curve at most: more only make the page heavier."""
-_LETTER = 0.075
+_LETTER = 0.066
 """Width of a letter of a label, in inches, with some air."""
 _STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],
@@ -169,12 +168,10 @@ def _draw_learning_rate(axes: Axes, run: Run, axis: Axis) -> None:
 
 def _mark_stages(axes: Axes, run: Run, axis: Axis) -> None:
     """A line where each stage begins, and a band over the transition before it, where it has a width."""
-    for before, stage in itertools.pairwise(run.metrics):
-        if not (before and stage):
-            break
+    for index in range(1, _stages_begun(run)):
         if axis.transitions:
-            axes.axvspan(axis.of(before[-1]), axis.of(stage[0]), color=PALE, linewidth=0)
-        axes.axvline(axis.of(stage[0]), color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.axvspan(axis.of(run.metrics[index - 1][-1]), _begins(run, axis, index), color=PALE, linewidth=0)
+        axes.axvline(_begins(run, axis, index), color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
 
 
 def _label_stages(axes: Axes, run: Run, axis: Axis) -> None:
@@ -182,15 +179,23 @@ def _label_stages(axes: Axes, run: Run, axis: Axis) -> None:
     left, right = axes.get_xlim()
     width = axes.get_window_extent().width / axes.figure.dpi
     ends: list[float] = []
-    for stage in run.plan.stages:
-        if not run.metrics[stage.index]:
-            break
-        begins, label = axis.of(run.metrics[stage.index][0]), change_label(run, stage.index)
+    for index in range(_stages_begun(run)):
+        begins, label = _begins(run, axis, index), change_label(run, index)
         position = (begins - left) / (right - left) * width
         level = next((level for level, end in enumerate(ends) if end <= position), len(ends))
         ends[level:] = [position + len(label) * _LETTER]
         height = 1.01 + 0.06 * level
         axes.text(begins, height, f" {label}", transform=axes.get_xaxis_transform(), fontsize=9, va="bottom")
+
+
+def _stages_begun(run: Run) -> int:
+    return next((index for index, records in enumerate(run.metrics) if not records), len(run.metrics))
+
+
+def _begins(run: Run, axis: Axis, index: int) -> float:
+    """Where a stage begins: at its first record or, where transitions have no width, at the end of the one before."""
+    records = run.metrics[index] if axis.transitions or index == 0 else run.metrics[index - 1][-1:]
+    return axis.of(records[0])
 
 
 def _points(records: list[Record], axis: Axis, key: str) -> tuple[list[float], list[float]]:

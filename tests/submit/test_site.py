@@ -33,7 +33,7 @@ MISTAKES = {
     "scratch: scratch": "write an absolute path of letters, digits and $VARIABLES",
     "interface: ib 0": "interface: is",
     "ipv6: maybe": "ipv6: is",
-    "- account": "is [\"account\"] where keys and values are expected",
+    "- account": 'is ["account"] where keys and values are expected',
     "": "is empty where keys and values are expected",
     "account: [": "is not YAML",
 }

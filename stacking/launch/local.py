@@ -60,6 +60,8 @@ def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
         "LOCAL_SIZE": str(job.ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        # Otherwise gloo looks the host's own name up, which many containers cannot.
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // job.ranks))),
         "DS_ACCELERATOR": job.accelerator,
         "TOKENIZERS_PARALLELISM": "false",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,9 @@ def main(arguments: list[str]) -> int:
     except StackingError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
+    except Exception:  # a bug or a lost peer: the log tells, and no destructor may keep this rank from ending
+        traceback.print_exc()
+        return 1
     return 0
 
 

@@ -15,6 +15,9 @@ from stacking.files import disk_errors
 
 Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed", "submitted", "cancelled"]
 
+_OF_A_RUN = ("created", "resumed", "submitted", "cancelled")
+"""Events that concern no single phase."""
+
 
 class Journal:
     """The journal of one run.
@@ -72,6 +75,6 @@ def _is_event(value: Any) -> bool:
     if not isinstance(value, dict) or value.get("event") not in get_args(Event):
         return False
     where = (value.get("phase", "run"), value.get("stage", 0))
-    of_a_run = value["event"] in ("created", "resumed")
+    of_a_run = value["event"] in _OF_A_RUN
     timed = isinstance(value.get("time"), (int, float)) and isinstance(value.get("seconds", 0), (int, float))
     return timed and isinstance(where[0], str) and type(where[1]) is int and (of_a_run or "phase" in value)

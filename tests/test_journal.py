@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stacking.errors import DamagedFile
-from stacking.journal import Journal
+from stacking.journal import Event, Journal
+
+OF_A_RUN = ("created", "resumed", "submitted", "cancelled")
 
 
 def test_events_come_back_in_order_with_time_and_place(tmp_path: Path) -> None:
@@ -67,3 +70,10 @@ def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path, li
     journal.path.write_bytes(line.encode() + b"\n" + journal.path.read_bytes())
     with pytest.raises(DamagedFile, match="line 1 is not an event"):
         journal.events()
+
+
+@pytest.mark.parametrize("event", get_args(Event))
+def test_every_kind_of_event_reads_back(tmp_path: Path, event: Event) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append(event, **({} if event in OF_A_RUN else {"phase": "train", "stage": 0}))
+    assert [e["event"] for e in journal.events()] == [event]

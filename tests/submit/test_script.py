@@ -22,7 +22,7 @@ from stacking.submit.templates import FOLDERS
 from tests.submit.plans import plan_for_jobs
 
 GOLDEN = Path(__file__).parent / "golden"
-RUN = RunFolder(Path("/work/it's my $HOME; run"))
+RUN = RunFolder(Path("/shared/it's my $HOME; run"))
 PLAIN = Site(python="/usr/bin/python3")
 
 

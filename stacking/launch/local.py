@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.launch.process import start_process
 from stacking.machine import find_machine
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Local:
@@ -36,18 +33,7 @@ class Local:
     @staticmethod
     def _start_rank(job: Job, rank: int, port: int, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
         environment = {**os.environ, **rendezvous(job, rank, port), **job.environment}
-        with open(job.log(rank), "ab") as log:
-            return subprocess.Popen(
-                job.argv,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=inherited,
-                # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
-                start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGKILL),
-            )
+        return start_process(job.argv, environment, job.log(rank), inherited, signal.SIGKILL)
 
 
 def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
@@ -97,15 +83,6 @@ class LocalJob:
             if process.poll() is None:
                 process.kill()
             process.wait()
-
-
-def die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """What a child does before exec to get this signal when the controller dies, however it dies."""
-
-    def ask() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, number)
-
-    return ask
 
 
 def _free_port() -> int:

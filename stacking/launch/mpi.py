@@ -13,7 +13,8 @@ from pathlib import Path
 
 from stacking.errors import UserError
 from stacking.launch.job import Accelerator, Job, Outcome
-from stacking.launch.local import Local, LocalJob, die_with_parent
+from stacking.launch.local import Local, LocalJob
+from stacking.launch.process import RankStarter, start_process
 
 _RANK = "{rank}"
 _EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
@@ -47,18 +48,8 @@ class Mpi:
             return Local().start(job, inherited)
         job.logs.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **_variables(job), **job.environment}
-        with open(job.launcher_log, "ab") as log:
-            process = subprocess.Popen(
-                mpirun(job, self._hostfile, environment),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=inherited,
-                # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
-                start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),
-            )
+        argv = mpirun(job, self._hostfile, environment)
+        process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)
         return MpiJob(job, process)
 
 
@@ -94,32 +85,18 @@ def log_to_file(environment: Mapping[str, str]) -> None:
             os.dup2(log.fileno(), sys.stderr.fileno())
 
 
-class MpiJob:
+class MpiJob(RankStarter):
     """The ranks of one mpirun."""
 
     def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        self.job, self.process = job, process
+        super().__init__(process, patience=30)
+        self.job = job
 
     def poll(self) -> Outcome | None:
         code = self.process.poll()
         if code is None or code == 0:
             return None if code is None else Outcome(exit_code=0)
         return failure(self.job, code, self.job.launcher_log.read_text(encoding="utf-8", errors="replace"))
-
-    def stop(self) -> None:
-        """SIGUSR1, which mpirun hands to every rank; SIGTERM would make it end them."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGUSR1)
-
-    def kill(self) -> None:
-        """SIGTERM makes mpirun end all ranks, the deaf ones with SIGKILL."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 _EXITED = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]\s+Exit code:\s+(\d+)")

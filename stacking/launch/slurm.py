@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from stacking.errors import StackingError, UserError
 from stacking.launch.job import Accelerator, Job, Outcome
-from stacking.launch.local import die_with_parent
+from stacking.launch.process import RankStarter, start_process
 from stacking.launch.rendezvous import expand_counts
 from stacking.submit import sbatch
 
@@ -73,18 +73,8 @@ class Slurm:
     def start(self, job: Job, inherited: Sequence[int] = ()) -> Step:
         job.logs.mkdir(parents=True, exist_ok=True)
         argv = srun(job, self._allocation, os.environ)
-        with open(job.launcher_log, "ab") as log:
-            process = subprocess.Popen(
-                argv,
-                env={**os.environ, **self._variables(job), **job.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=inherited,
-                # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
-                start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),
-            )
+        environment = {**os.environ, **self._variables(job), **job.environment}
+        process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)
         return Step(job, process)
 
     def requeue(self) -> str:
@@ -133,11 +123,12 @@ def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> li
     ]
 
 
-class Step:
+class Step(RankStarter):
     """A job step, seen through its srun."""
 
     def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        self.job, self.process = job, process
+        super().__init__(process, patience=60)
+        self.job = job
         self._first: Failure | None = None
         self._deadline = 0.0
 
@@ -157,21 +148,6 @@ class Step:
             return Outcome(exit_code=_as_signal(code), rank=None, log=self.job.launcher_log)
         first = self._first
         return Outcome(exit_code=first.exit_code, rank=first.rank, host=first.host, log=self.job.log(first.rank))
-
-    def stop(self) -> None:
-        """SIGUSR1, which srun hands to every task; SIGTERM would make it kill them."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGUSR1)
-
-    def kill(self) -> None:
-        """SIGTERM makes srun kill all tasks and wait for their end."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
     def _said(self) -> str:
         return self.job.launcher_log.read_text(encoding="utf-8", errors="replace")

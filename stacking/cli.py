@@ -6,13 +6,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from stacking import __version__
 from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from stacking.plan import Plan
 
 FOLDER = click.Path(path_type=Path)
 COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
@@ -110,8 +113,9 @@ def run(
     with disk_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     with folder.locked() as lock:
-        click.echo(explain_text(create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))))
-        _control(folder, lock, launcher, hostfile)
+        plan = create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
+        click.echo(explain_text(plan))
+        _control(folder, plan, lock, launcher, hostfile)
 
 
 @cli.command(**COMMAND)
@@ -121,13 +125,15 @@ def run(
 @HOSTFILE
 def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path | None) -> None:
     """Go on with the run in RUN_DIR from whatever is on disk."""
+    from stacking.create import open_run
+
     folder = RunFolder(run_dir)
     if not folder.journal.path.is_file():
         raise UserError(run_dir, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
     # A scheduler may have started this job before a dead node's lock has run out.
     with folder.locked(patience=120 if launcher == "slurm" else 10) as lock:
         folder.journal.append("resumed")
-        _control(folder, lock, launcher, hostfile, only)
+        _control(folder, open_run(folder), lock, launcher, hostfile, only)
 
 
 @cli.command(**COMMAND)
@@ -175,18 +181,16 @@ def cancel(run_dir: Path) -> None:
 
 
 def _control(
-    folder: RunFolder, lock: int, launcher: str | None, hostfile: Path | None, only: str | None = None
+    folder: RunFolder, plan: Plan, lock: int, launcher: str | None, hostfile: Path | None, only: str | None = None
 ) -> None:
     """Run what is unfinished, with progress on stderr and the table of stages at the end."""
     from stacking.controller import Controller
-    from stacking.create import open_run
     from stacking.launch.table import open_launcher
     from stacking.phases import parse_labels, phases
     from stacking.progress import Progress
     from stacking.report.run import read_run
     from stacking.report.tables import stage_table
 
-    plan = open_run(folder)
     labels = parse_labels(only, phases(plan, folder)) if only is not None else ()
     chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
     with Progress(plan) as progress:

@@ -194,11 +194,14 @@ class VerifiedFiles:
         left = into.view(np.uint8)
         while left.size:
             index, start = divmod(offset, BLOCK)
-            data = self._block(path, index)
-            count = min(data.size - start, left.size)
+            if start == 0 and left.size >= BLOCK:
+                count = self._read(path, index, left[:BLOCK])  # as a whole, without a detour
+            else:
+                data = self._block(path, index)
+                count = min(data.size - start, left.size)
+                np.copyto(left[: max(0, count)], data[start : start + count])
             if count <= 0:
                 raise DamagedFile(path, "ends before the tensors that it describes")
-            np.copyto(left[:count], data[start : start + count])
             left, offset = left[count:], offset + count
 
     def verify_rest(self) -> None:
@@ -217,19 +220,20 @@ class VerifiedFiles:
                 self._blocks.popitem(last=False)
         with block.lock:
             if block.data is None:
-                block.data = self._read(path, index)
+                buffer = np.empty(BLOCK, np.uint8)
+                block.data = buffer[: self._read(path, index, buffer)]
             return block.data
 
-    def _read(self, path: Path, index: int) -> np.ndarray:
-        buffer = np.empty(BLOCK, np.uint8)
+    def _read(self, path: Path, index: int, into: np.ndarray) -> int:
+        """Read a block and verify it; returns its bytes, which are fewer at the end of the file."""
         descriptor = _open(path)
         try:
-            data = buffer[: _fill(descriptor, index * BLOCK, buffer)]
+            count = _fill(descriptor, index * BLOCK, into)
         finally:
             os.close(descriptor)
         if index >= len(self._digests[path]):
             raise DamagedFile(path, "ends before the tensors that it describes")
-        if digest(data) != self._digests[path][index]:
+        if digest(into[:count]) != self._digests[path][index]:
             raise DamagedFile(path, "does not match its checksum")
         self._verified[path].add(index)
-        return data
+        return count

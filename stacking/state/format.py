@@ -339,9 +339,9 @@ def write_state(
             for kind in specs
             if kind != BUFFERS
         ]
-        blocks = [(file, i) for i in range(max(f.blocks for f in files)) for file in files]
+        spans = [(file, i) for i in range(max(file.spans for file in files)) for file in files]
         meter = Meter(on_progress, sum(spec.nbytes for file in files for spec in specs[file.kind].values()))
-        each(lambda item: meter.add(item[0].write(item[1])), blocks)
+        each(lambda item: meter.add(item[0].write(item[1])), spans)
         sealed.update({file.path.name: file.entry for file in files})
         if BUFFERS in specs:
             with SafetensorsWriter(folder / f"{BUFFERS}.safetensors", specs[BUFFERS]) as writer:

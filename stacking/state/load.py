@@ -88,11 +88,16 @@ class Slice(NamedTuple):
 
 
 def _adam_state(engine: Any, adam: Adam, master: Master, step: int) -> dict[str, Any]:
-    """Adam's state of a master after ``step`` updates; moments that Adam has not made yet hold anything but padding."""
+    """Adam's state of a master after ``step`` updates; in moments that Adam has not made yet only paddings are set."""
     state = engine.basic_optimizer.state[master.tensor]
     for kind in MOMENTS:
         if kind not in state:
-            state[kind] = torch.zeros_like(master.tensor, requires_grad=False)
+            state[kind] = torch.empty_like(master.tensor, requires_grad=False)
+            flat, end = state[kind].view(-1), 0
+            for piece in sorted(master.pieces, key=lambda piece: piece.offset):
+                flat[end : piece.offset].zero_()
+                end = piece.offset + piece.numel
+            flat[end:].zero_()
     adam.set_step(state, master, step)
     return state
 

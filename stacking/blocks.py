@@ -113,7 +113,10 @@ def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[i
             if digest(data) != files[path][index]:
                 raise DamagedFile(path, "does not match its checksum")
 
-    each(work, ((path, first) for path, blocks in files.items() for first in range(0, len(blocks) * BLOCK, _SPAN * BLOCK)))
+    each(
+        work,
+        ((path, first) for path, blocks in files.items() for first in range(0, len(blocks) * BLOCK, _SPAN * BLOCK)),
+    )
 
 
 def _read_span(path: Path, first: int, end: int, skipped: Any = ()) -> Any:

@@ -100,7 +100,9 @@ def _shard(saved: dict[str, Any], groups: list[dict[str, Any]], rank: int, ranks
 
 def _mapping(pieces: list[Piece]) -> OrderedDict[str, fragment_address]:
     starts = accumulate((piece.numel for piece in pieces), initial=0)
-    return OrderedDict((p.name, fragment_address(numel=p.numel, start=start)) for p, start in zip(pieces, starts, strict=False))
+    return OrderedDict(
+        (p.name, fragment_address(numel=p.numel, start=start)) for p, start in zip(pieces, starts, strict=False)
+    )
 
 
 def _flat(noise: NoisyState, kind: str, pieces: list[Piece], size: int) -> torch.Tensor:

@@ -166,7 +166,9 @@ class _Bench:
         self._clean()
         self.measured["cp"].add(self._observe(["cp", "-r", "--reflink=never", str(self.checkpoint), str(self.out)]))
         self._clean()
-        seen = self._observe(["sh", "-c", 'cp -r --reflink=never "$0" "$1" && sync "$1"/*', str(self.checkpoint), str(self.out)])
+        seen = self._observe(
+            ["sh", "-c", 'cp -r --reflink=never "$0" "$1" && sync "$1"/*', str(self.checkpoint), str(self.out)]
+        )
         self.measured["cp, then fsync"].add(seen)
         self._clean()
         self._ours()

@@ -62,7 +62,8 @@ _FSYNC = "cp, then fsync"
 
 def _shape(result: Result, wanted: Wanted) -> str:
     title = (
-        f"{result.shape}: {result.parameters[0] / 1e6:,.0f} M parameters, {result.layers[0]} → {result.layers[1]} layers;"
+        f"{result.shape}: {result.parameters[0] / 1e6:,.0f} M parameters,"
+        f" {result.layers[0]} → {result.layers[1]} layers;"
         f" checkpoint {result.checkpoint_bytes / 1e9:.2f} GB, state {result.state_bytes / 1e9:.2f} GB;"
         f" ZeRO {wanted.zero_stage}, {wanted.ranks} ranks, {wanted.precision}; page cache {wanted.cache};"
         f" {wanted.repeats} repeats, medians; checkpoint saved by {result.made_by}"

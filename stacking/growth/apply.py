@@ -95,7 +95,7 @@ def grow(
     provenance = {
         "operator": operator,
         "optimizer_state": optimizer_state,
-        "sources": [f"{s.layer} {s.treatment}" for s in sources],
+        "sources": [str(source) for source in sources],
         "parent": source.digest,
     }
     if share and _share(out, source, grown, sources, provenance):
@@ -117,7 +117,7 @@ def _share(
         grown.model,
         grown.progress,
         provenance,
-        [f"{layer} {treatment}" for layer, treatment in together],
+        [str(source) for source in together],
     )
     left_out = () if grown.moments else MOMENTS
     files = {name: entry for name, entry in source.manifest["files"].items() if name.split(".")[0] not in left_out}

@@ -27,6 +27,21 @@ class LayerSource(NamedTuple):
     treatment: str = "copy"
     """A key of `TREATMENTS`."""
 
+    def __str__(self) -> str:
+        return f"{self.layer} {self.treatment}"
+
+    @classmethod
+    def parse(cls, text: str) -> LayerSource:
+        """The inverse of ``str``.
+
+        Raises:
+            ValueError: it is not such a text.
+        """
+        layer, treatment = text.split(" ")
+        if treatment not in TREATMENTS:
+            raise ValueError(f"no treatment {treatment!r}; there are {', '.join(TREATMENTS)}")
+        return cls(int(layer), treatment)
+
 
 class Origin(NamedTuple):
     """Where one tensor of a grown model comes from."""
@@ -163,14 +178,9 @@ def origins(names: Iterable[str], sources: tuple[LayerSource, ...] | None) -> di
     Args:
         names: the shallow model's tensors, in order.
         sources: of each layer of the grown model; None: it is the shallow one itself.
-
-    Raises:
-        ValueError: a layer's treatment is unknown.
     """
     if sources is None:
         return {name: Origin(name, False) for name in names}
-    if unknown := {source.treatment for source in sources} - set(TREATMENTS):
-        raise ValueError(f"no treatment {min(unknown)!r}; there are {', '.join(TREATMENTS)}")
     of_layer: dict[int | None, list[str]] = {}
     for name in names:
         of_layer.setdefault(layer_of(name), []).append(name)

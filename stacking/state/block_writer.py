@@ -14,7 +14,6 @@ import numpy as np
 from stacking.blocks import BLOCK, Entry, digest, entry_of
 from stacking.state.safetensors_file import Layout
 
-
 SPAN = 8 * BLOCK
 """Bytes that a thread writes at a time."""
 
@@ -33,10 +32,9 @@ class BlockWriter:
         self.path, self.layout, self.kind = path, layout, kind
         self._source = source
         self._digests = [""] * -(-layout.size // BLOCK)
-        self._buffers = threading.local()
 
     def __enter__(self) -> BlockWriter:
-        self._file = open(self.path, "wb", 0)  # noqa: SIM115 (closed by __exit__)
+        self._file = open(self.path, "wb", 0)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -55,7 +53,7 @@ class BlockWriter:
         """Fill and write one span; returns the bytes of tensors in it."""
         first = index * SPAN
         last = min(first + SPAN, self.layout.size)
-        span = self._buffer()[: last - first]
+        span = _buffer()[: last - first]
         header = np.frombuffer(self.layout.header, np.uint8)[first:last]
         span[: header.size] = header
         for part in self.layout.parts(first, last):
@@ -66,20 +64,26 @@ class BlockWriter:
         self._write(span.data, first)
         return span.size - header.size
 
-    def _buffer(self) -> np.ndarray:
-        """This thread's: memory that was used before is faster than new."""
-        if not hasattr(self._buffers, "span"):
-            self._buffers.span = np.empty(SPAN, np.uint8)
-        buffer: np.ndarray = self._buffers.span
-        return buffer
-
     def _write(self, data: memoryview, offset: int) -> None:
         start, size = offset, len(data)
         while len(data):
             count = os.pwrite(self._file.fileno(), data, offset)
             data, offset = data[count:], offset + count
-        if hasattr(os, "posix_fadvise"):  # begins to write what is dirty to disk now, so that fsync has less to wait for
+        if hasattr(
+            os, "posix_fadvise"
+        ):  # begins to write what is dirty to disk now, so that fsync has less to wait for
             os.posix_fadvise(self._file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
+
+
+_own = threading.local()
+
+
+def _buffer() -> np.ndarray:
+    """This thread's memory for a span: what was used before is faster than new."""
+    if not hasattr(_own, "span"):
+        _own.span = np.empty(SPAN, np.uint8)
+    span: np.ndarray = _own.span
+    return span
 
 
 class Meter:

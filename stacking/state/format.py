@@ -121,13 +121,6 @@ class _Description(BaseModel):
     layer_sources: list[str] | None = None
     """Of each layer "NUMBER TREATMENT", where the files are those of a shallower model."""
 
-    @property
-    def sources(self) -> tuple[LayerSource, ...] | None:
-        if self.layer_sources is None:
-            return None
-        pairs = [source.split(" ") for source in self.layer_sources]
-        return tuple(LayerSource(int(layer), treatment) for layer, treatment in pairs)
-
 
 def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
     if manifest.get("kind") != "state":
@@ -204,10 +197,11 @@ class State(Readable):
             self._files[kind].fill(origin.name, start, into, self.verified)
 
     def _read_sources(self) -> tuple[LayerSource, ...] | None:
+        texts = self._description.layer_sources
         try:
-            return self._description.sources
-        except ValueError:
-            raise DamagedFile(self.path / MANIFEST, "does not describe a state: layer_sources is unreadable") from None
+            return None if texts is None else tuple(map(LayerSource.parse, texts))
+        except ValueError as error:
+            raise DamagedFile(self.path / MANIFEST, f"does not describe a state: layer_sources: {error}") from None
 
     def _file(self, kind: str) -> Path:
         return self.path / f"{kind}.safetensors"

@@ -139,7 +139,7 @@ def _refresh_partitioned(engine: Any) -> None:
 
 
 def _broadcast_parts(optimizer: Any) -> None:
-    """What ``update_lp_params`` does, in place: gloo's all-gather takes a second copy of the model, and four times as long."""
+    """What ``update_lp_params`` does, in place: gloo's all-gather would take a second copy of the model, and longer."""
     groups = zip(optimizer.parallel_partitioned_bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True)
     for index, (parts, master) in enumerate(groups):
         process_group = optimizer.real_dp_process_group[index]

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stacking.errors import DamagedFile, UserError
 from stacking.blocks import VerifiedFiles
+from stacking.errors import DamagedFile, UserError
 from stacking.files import MANIFEST, read_json, verified_files, verify_folder
 from stacking.model.config import ModelConfig
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
@@ -79,6 +79,16 @@ class ZeroCheckpoint(Readable):
     def __init__(self, path: Path) -> None:
         self.path = _tagged_folder(Path(path))
         self.verified = _verified(self.path)
+        try:
+            self._read_metadata()
+        except DamagedFile:
+            raise
+        except Exception:
+            if self.verified is not None:  # what looks like another mistake may be damage
+                self.verified.verify_rest()
+            raise
+
+    def _read_metadata(self) -> None:
         checkpoint = _open(self.path)
         masters = _LAYOUTS[_stage(checkpoint)](checkpoint)
         module = checkpoint.model["module"]
@@ -95,11 +105,8 @@ class ZeroCheckpoint(Readable):
         self.optimizer_step = _step(self.path, masters)
         progress = self.path / PROGRESS
         self.progress: dict[str, Any] | None = read_json(progress) if progress.exists() else None
-
-    @property
-    def model(self) -> ModelConfig | None:
         model = (self.progress or {}).get("model")
-        return None if model is None else ModelConfig.model_validate(model)
+        self.model: ModelConfig | None = None if model is None else ModelConfig.model_validate(model)
 
     def shape(self, name: str) -> Shape:
         return self._shapes[name]

@@ -161,7 +161,7 @@ def _fill(descriptor: int, offset: int, buffer: np.ndarray) -> int:
 
 
 class _Block:
-    """A block in memory, or one that a thread is reading."""
+    """A block in memory, or one that a thread is reading; its lock is held while its data are used."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -182,11 +182,9 @@ class VerifiedFiles:
     def __init__(self, digests: Mapping[Path, Sequence[str]], kept: int = 16) -> None:
         self._digests, self.kept = digests, kept
         self._blocks: OrderedDict[tuple[Path, int], _Block] = OrderedDict()
+        self._spare: list[np.ndarray] = []
         self._verified: dict[Path, set[int]] = {path: set() for path in digests}
         self._lock = threading.Lock()
-
-    def __contains__(self, path: Path) -> bool:
-        return path in self._digests
 
     def read(self, path: Path, offset: int, into: np.ndarray) -> None:
         """Fill ``into`` with the bytes of ``path`` from ``offset`` on.
@@ -200,9 +198,7 @@ class VerifiedFiles:
             if start == 0 and left.size >= BLOCK:
                 count = self._read(path, index, left[:BLOCK])  # as a whole, without a detour
             else:
-                data = self._block(path, index)
-                count = min(data.size - start, left.size)
-                np.copyto(left[: max(0, count)], data[start : start + count])
+                count = self._copy(path, index, start, left)
             if count <= 0:
                 raise DamagedFile(path, "ends before the tensors that it describes")
             left, offset = left[count:], offset + count
@@ -215,17 +211,34 @@ class VerifiedFiles:
         """
         verify_blocks(self._digests, self._verified)
 
-    def _block(self, path: Path, index: int) -> np.ndarray:
+    def _copy(self, path: Path, index: int, start: int, into: np.ndarray) -> int:
+        """Copy from byte ``start`` of a block on as much as there is room for; returns how much that was."""
+        block = self._kept_block(path, index)
+        with block.lock:
+            if block.data is None:
+                buffer = self._buffer()
+                block.data = buffer[: self._read(path, index, buffer)]
+            count = max(0, min(block.data.size - start, into.size))
+            np.copyto(into[:count], block.data[start : start + count])
+        return count
+
+    def _kept_block(self, path: Path, index: int) -> _Block:
+        """The block, which is now the one that was used last; those that were not for the longest time have to go."""
         with self._lock:
             block = self._blocks.setdefault((path, index), _Block())
             self._blocks.move_to_end((path, index))
             while len(self._blocks) > self.kept:
-                self._blocks.popitem(last=False)
-        with block.lock:
-            if block.data is None:
-                buffer = np.empty(BLOCK, np.uint8)
-                block.data = buffer[: self._read(path, index, buffer)]
-            return block.data
+                _, old = self._blocks.popitem(last=False)
+                if old.lock.acquire(blocking=False):
+                    if old.data is not None and old.data.base is not None:
+                        self._spare.append(old.data.base)  # memory that was used before is faster than new
+                    old.data = None
+                    old.lock.release()
+            return block
+
+    def _buffer(self) -> np.ndarray:
+        with self._lock:
+            return self._spare.pop() if self._spare else np.empty(BLOCK, np.uint8)
 
     def _read(self, path: Path, index: int, into: np.ndarray) -> int:
         """Read a block and verify it; returns its bytes, which are fewer at the end of the file."""

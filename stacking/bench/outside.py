@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -9,6 +10,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from stacking.errors import StackingError
 from stacking.launch.job import Outcome, RunningJob
@@ -140,6 +143,22 @@ def remember(files: Iterable[Path]) -> None:
         with open(path, "rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+
+
+def back_memory(count: int) -> None:
+    """Use ``count`` bytes of memory and give them back.
+
+    A virtual machine's host lends memory when it is first used, and takes it back some seconds after it was freed: that
+    is slower than anything measured here, and would meet one contender and spare the next.
+    """
+    with contextlib.suppress(MemoryError):
+        np.empty(count, np.uint8)[:: os.sysconf("SC_PAGE_SIZE")] = 1
+
+
+def available_memory() -> int:
+    """Bytes that programs may still take."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
 def forget(files: Iterable[Path]) -> None:

@@ -17,7 +17,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from stacking.bench.outside import Observation, forget, observe, observe_job, remember
+from stacking.bench.outside import (
+    Observation,
+    available_memory,
+    back_memory,
+    forget,
+    observe,
+    observe_job,
+    remember,
+)
 from stacking.checkpoints import tag
 from stacking.errors import StackingError, UserError
 from stacking.files import write_atomically
@@ -227,6 +235,8 @@ class _Bench:
         os.sync()
         files = [path for path in self.checkpoint.iterdir() if path.is_file()]
         (remember if self.wanted.cache == "warm" else forget)(files)
+        size = sum(path.stat().st_size for path in files)
+        back_memory(min(2 * size, available_memory() // 4))
 
     def clear(self) -> None:
         for path in (self.out, self.checkpoints):
@@ -257,10 +267,8 @@ def _plan(shape: str, wanted: Wanted) -> Plan:
 
 def _fits(parameters: int, wanted: Wanted) -> bool:
     """Whether engines with so many parameters, all ranks on this computer, leave a tenth of the free memory."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) << 10
     per_rank = 10 * parameters * (wanted.ranks - 2)
-    return _ENGINE_BYTES * parameters + per_rank < 0.9 * free
+    return _ENGINE_BYTES * parameters + per_rank < 0.9 * available_memory()
 
 
 def _check_room(folder: Path, parameters: int) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from stacking.bench.outside import forget_peak, peak_memory, resident_memory
+from stacking.bench.outside import back_memory, forget_peak, peak_memory, resident_memory
+from stacking.bench.transition import STATE_BYTES
 from stacking.launch.rendezvous import rendezvous
+from stacking.model.size import count_parameters
 from stacking.plan import load_plan
 from stacking.state.format import State
 from stacking.state.load import load
@@ -26,6 +28,7 @@ def main(folder: Path, state: Path) -> None:
     plan = load_plan(folder / "plan.json")
     connect()
     engine = start_engine(plan, plan.stages[1])
+    back_memory(STATE_BYTES * count_parameters(plan.model.with_layers(plan.stages[1].layers)) // dist.get_world_size())
     dist.barrier()
     forget_peak()
     started = time.monotonic()

@@ -145,20 +145,28 @@ def remember(files: Iterable[Path]) -> None:
                 pass
 
 
-def back_memory(count: int) -> None:
-    """Use ``count`` bytes of memory and give them back.
+def back_memory(count: int, sharing: int = 1) -> None:
+    """Use ``count`` bytes of memory and give them back; fewer where that would take any from the page cache.
 
     A virtual machine's host lends memory when it is first used, and takes it back some seconds after it was freed: that
     is slower than anything measured here, and would meet one contender and spare the next.
+
+    Args:
+        sharing: processes that do this at the same time.
     """
+    count = min(count, int(0.8 * _meminfo("MemFree")) // sharing)
     with contextlib.suppress(MemoryError):
         np.empty(count, np.uint8)[:: os.sysconf("SC_PAGE_SIZE")] = 1
 
 
 def available_memory() -> int:
     """Bytes that programs may still take."""
+    return _meminfo("MemAvailable")
+
+
+def _meminfo(field: str) -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
 
 
 def forget(files: Iterable[Path]) -> None:

@@ -236,7 +236,7 @@ class _Bench:
         files = [path for path in self.checkpoint.iterdir() if path.is_file()]
         (remember if self.wanted.cache == "warm" else forget)(files)
         size = sum(path.stat().st_size for path in files)
-        back_memory(min(2 * size, available_memory() // 4))
+        back_memory(2 * size)
 
     def clear(self) -> None:
         for path in (self.out, self.checkpoints):

@@ -28,7 +28,10 @@ def main(folder: Path, state: Path) -> None:
     plan = load_plan(folder / "plan.json")
     connect()
     engine = start_engine(plan, plan.stages[1])
-    back_memory(STATE_BYTES * count_parameters(plan.model.with_layers(plan.stages[1].layers)) // dist.get_world_size())
+    back_memory(
+        STATE_BYTES * count_parameters(plan.model.with_layers(plan.stages[1].layers)) // dist.get_world_size(),
+        dist.get_world_size(),
+    )
     dist.barrier()
     forget_peak()
     started = time.monotonic()

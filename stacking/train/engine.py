@@ -7,12 +7,16 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 
 from stacking.model.bert import build
+from stacking.model.kernels import kernels_for, use
 from stacking.plan import Plan, Stage
 from stacking.state.partition import PARAMETER_NAMES
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def connect() -> None:
@@ -29,6 +33,7 @@ def start_engine(plan: Plan, stage: Stage) -> DeepSpeedEngine:
     """
     torch.manual_seed(plan.seed)
     model = build(plan.model.with_layers(stage.layers))
+    use(model, kernels_for(torch.device(get_accelerator().current_device_name()), _DTYPES[stage.precision]))
     groups = parameter_groups(model, plan.optimizer.weight_decay, plan.optimizer.weight_decay_on)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
     return engine

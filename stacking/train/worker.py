@@ -51,11 +51,12 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     if dist.get_rank() == 0:
         truncate_after(folder.metrics, progress["step"])
         writer = MetricsWriter(folder.metrics)
+    sampler, grouped = open_sampler(plan, run, "train"), engine.module.kernels.grouped
     train(
         engine,
         plan,
         stage,
-        updates(open_sampler(plan, run, "train"), stage, progress["step"], dist.get_rank(), engine.device),
+        updates(sampler, stage, progress["step"], dist.get_rank(), engine.device, grouped),
         progress["step"],
         agreement,
         Recorder(engine, plan, stage, writer, progress["seconds"]),

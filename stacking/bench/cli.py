@@ -35,7 +35,7 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
     return tuple(part.strip() for part in value.split(",")) if value else ()
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("target", required=False)
 @click.option("--against", callback=_words, help="Take turns with these, and print ratios: hf, hf-compiled, padded.")
 @click.option("--hf-compile", is_flag=True, help="With --against hf: compile the Hugging Face model.")

@@ -81,7 +81,7 @@ class Course:
         micro_batches, work = next(updates)
         dist.barrier()
         marks = Marks(self._device)
-        entrant.memory.start()
+        entrant.memory.start(exact=False)
         for step in range(first_step, first_step + steps):
             contender.update(micro_batches, step)
             marks.mark()
@@ -107,8 +107,9 @@ class Course:
         return [contender.prepare(batch) for batch in batches], sum(map(self._counter, batches), Counts())
 
     def split(self, entrant: Entrant, first_step: int) -> None:
-        """Take a few steps apart."""
+        """Take a few steps apart, and see what memory they take."""
         taken: list[dict[Section, float]] = []
+        entrant.memory.start(exact=True)
         for step in range(first_step, first_step + _SPLIT_STEPS):
             watch = Stopwatch(self._device)
             dist.barrier()
@@ -117,6 +118,7 @@ class Course:
             with watch.watching_collectives():
                 entrant.contender.update(micro_batches, step, watch.section)
             taken.append(watch.seconds)
+        entrant.memory.stop()
         entrant.split = {name: median(step[name] for step in taken) for name in SECTIONS}
 
     def look(self, entrant: Entrant, step: int) -> None:
@@ -174,8 +176,10 @@ def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, t
         entrant = Entrant(name, make, trial, device)
         fastest = min(fastest, course.warm_up(entrant))
         entrants.append(entrant)
-    steps = steps_for(trial, fastest)
-    first = trial.warmup
+    steps, first = steps_for(trial, fastest), trial.warmup
+    for entrant in entrants:
+        course.window(entrant, first, 1)  # looking at the memory has made the next step slow
+    first += 1
     for repeat in range(trial.repeats):
         # In alternating order, so that neither is always the one that runs after the other.
         for entrant in entrants if repeat % 2 == 0 else reversed(entrants):

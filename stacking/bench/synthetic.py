@@ -34,7 +34,7 @@ class SyntheticSampler:
 
     def batch(self, sample_ids: I64) -> Batch:
         """The samples with these numbers, int64 [B]."""
-        size, column = self.sequence_length, np.arange(self.sequence_length)[None, :]
+        column = np.arange(self.sequence_length)[None, :]
         length = self._lengths(sample_ids)
         tokens = hash64(self.seed, _TOKEN, sample_ids[:, None], column)
         input_ids = len(SPECIAL) + below(tokens, self.vocabulary - len(SPECIAL))
@@ -49,7 +49,6 @@ class SyntheticSampler:
         )
         segment_ids = ((column > first_separator) & attention_mask).astype(np.int64) * self.pairs
         nsp_labels = below(hash64(self.seed, _NSP, sample_ids), 2) if self.pairs else None
-        assert input_ids.shape == (len(sample_ids), size)
         return Batch(input_ids, segment_ids, attention_mask, positions, labels, nsp_labels, sample_ids)
 
     def _lengths(self, sample_ids: I64) -> I64:

@@ -80,9 +80,10 @@ def _hardware_lines(hardware: Mapping[str, Any]) -> list[str]:
     device = f"{hardware['name']} (compute capability {kind})" if kind else hardware["name"]
     lines = [
         f"{hardware['ranks']} × {device}; {hardware['cores']} cores, {hardware['threads_per_rank']} threads per rank",
-        f"peak {hardware['peak_tflops']:.3g} TFLOPS ({hardware['peak_source']}); "
-        f"a large matrix product reaches {hardware['gemm_tflops']:.3g}",
+        f"peak {hardware['peak_tflops']:.3g} TFLOPS ({hardware['peak_source']})",
     ]
+    if hardware["device"] == "cuda":
+        lines.append(f"a large matrix product reaches {hardware['gemm_tflops']:.3g} TFLOPS")
     smi = [f"{key} {hardware[key]}" for key in ("driver_version", "clocks.sm", "clocks.max.sm") if key in hardware]
     lines += [", ".join(smi)] if smi else []
     versions = (f"{k.removeprefix('version_')} {v}" for k, v in hardware.items() if k.startswith("version_"))

@@ -11,7 +11,7 @@ from stacking.bench.trial import Measurement, Trial, TrialResult
 
 @dataclass(frozen=True)
 class Derived:
-    """What follows from a measurement. Rates are those of whole repeats: work divided by time."""
+    """What follows from a measurement."""
 
     seconds_per_step: float
     """Median of the repeats' means."""
@@ -29,23 +29,22 @@ class Derived:
 
 
 def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
-    """The rates of one contender."""
-    seconds = _by_repeat(measurement.step_seconds, measurement.repeats)
-    real = [
-        tokens / spent
-        for tokens, spent in zip(_by_repeat(measurement.step_real_tokens, measurement.repeats), seconds, strict=True)
-    ]
+    """The rates of one contender.
+
+    All are steps per second times what a step holds on average: repeats hold different samples, and what the lengths
+    happened to be in one of them is not speed.
+    """
     steps = len(measurement.step_seconds) // measurement.repeats
-    per_second = median(steps / spent for spent in seconds)
-    # The FLOPs of a step are known as a mean only; they go with the real tokens.
-    tflops = median(real) * measurement.flops_per_step / measurement.real_tokens_per_step / 1e12
+    rates = [steps / seconds for seconds in _by_repeat(measurement.step_seconds, measurement.repeats)]
+    per_second, real = median(rates), measurement.real_tokens_per_step
+    tflops = per_second * measurement.flops_per_step / 1e12
     return Derived(
         seconds_per_step=1 / per_second,
         sequences_per_second=per_second * measurement.sequences_per_step,
         tokens_per_second=per_second * measurement.tokens_per_step,
-        real_tokens_per_second=median(real),
-        spread=(min(real), max(real)),
-        pad_fraction=1 - measurement.real_tokens_per_step / measurement.tokens_per_step,
+        real_tokens_per_second=per_second * real,
+        spread=(min(rates) * real, max(rates) * real),
+        pad_fraction=1 - real / measurement.tokens_per_step,
         tflops=tflops,
         mfu=tflops / peak_tflops if peak_tflops else None,
     )
@@ -118,7 +117,7 @@ def as_json(stages: list[StageResult], name: str) -> dict[str, Any]:
     }
 
 
-def _by_repeat(values: tuple[float, ...] | tuple[int, ...], repeats: int) -> list[float]:
+def _by_repeat(values: tuple[float, ...], repeats: int) -> list[float]:
     """Sums of ``repeats`` equal parts."""
     size = len(values) // repeats
-    return [float(sum(values[at : at + size])) for at in range(0, size * repeats, size)]
+    return [sum(values[at : at + size]) for at in range(0, size * repeats, size)]

@@ -30,8 +30,8 @@ def hardware(device: torch.device, stage: Stage) -> dict[str, Any]:
     ``peak_tflops`` is that of all ranks' devices in the stage's precision: from `stacking.bench.peaks`, or, on a
     CPU and on a card without a row, measured here and now with one large matrix product.
     """
-    gemm = torch.tensor([gemm_tflops(device, stage.precision)], dtype=torch.float64)
-    dist.all_reduce(gemm.to(device) if dist.get_backend() == "nccl" else gemm)
+    gemm = torch.tensor([gemm_tflops(device, stage.precision)], dtype=torch.float64, device=device)
+    dist.all_reduce(gemm)
     found = {
         "device": device.type,
         "ranks": stage.ranks,

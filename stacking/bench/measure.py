@@ -195,7 +195,7 @@ def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, t
 def _measurement(entrant: Entrant, skipped: int) -> Measurement:
     counts = [count for window in entrant.windows for count in window.counts]
     total = sum(counts, Counts())
-    device = entrant.device if dist.get_backend() == "nccl" else torch.device("cpu")
+    device = entrant.device
     numbers = [*(count.real_tokens for count in counts), total.predictions, total.flops]
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(sums)

@@ -51,7 +51,7 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="In all places; default: 0.1.")
 @click.option("--ragged", is_flag=True, help="Without data: draw lengths from S/16 to S instead of full sequences.")
 @click.option("--data", type=_FOLDER, help="Prepared data; without them, random tokens.")
-@click.option("--steps", type=_COUNT, help="Per repeat; default: as many as take 2 seconds, at least 3.")
+@click.option("--steps", type=_COUNT, help="Per repeat; default: as many as take 2 seconds.")
 @click.option("--warmup", type=_COUNT, help="Steps before the first repeat; default: 2 on a CPU, 10 on a GPU.")
 @click.option("--repeats", type=_COUNT, default=5, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe.")
@@ -124,7 +124,7 @@ def _how(accelerator: str, steps: int | None, warmup: int | None, repeats: int, 
     """How long to measure: what was asked for, or what suits the device."""
     return {
         "warmup": warmup or (10 if accelerator == "cuda" else 2),
-        "steps": steps or 3,
+        "steps": steps or (5 if accelerator == "cuda" else 1),
         "least_seconds": 0.0 if steps else 2.0,
         "repeats": repeats,
         "profile": profile,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,14 +75,18 @@ def bench(
 ) -> None:
     """Measure training steps of TARGET: a recipe, bert-base, bert-large, …; or of any --hidden and --layers."""
     from stacking.bench.results import as_json as results_as_json
-    from stacking.bench.table import as_text
+    from stacking.bench.table import block, footer
     from stacking.bench.targets import Wanted
 
     wanted = Wanted(target=target, **options)
     opponents = tuple("hf-compiled" if name == "hf" and hf_compile else name for name in against)
     how = {"steps": steps, "warmup": warmup, "repeats": repeats, "profile": profile}
-    results = _measure(wanted, opponents, how, launcher, folder)
-    click.echo(json.dumps(results_as_json(results, target or ""), indent=2) if as_json else as_text(results))
+    results = []
+    for result in _measure(wanted, opponents, how, launcher, folder):
+        results.append(result)
+        if not as_json:
+            click.echo(block(result))
+    click.echo(json.dumps(results_as_json(results, target or ""), indent=2) if as_json else footer(results))
     failed = [result for result in results if result.result.outcome == "failed"]
     if failed:
         raise StackingError(f"{failed[0].trial.planned.name}: {failed[0].result.message}")
@@ -89,11 +94,12 @@ def bench(
 
 def _measure(
     wanted: Wanted, against: tuple[str, ...], how: dict[str, Any], launcher_name: str | None, folder: Path | None
-) -> list[StageResult]:
+) -> Iterator[StageResult]:
     """Every target in turn. A temporary folder is kept where a trial failed, because its logs are in it."""
     from stacking.bench.results import StageResult
     from stacking.bench.targets import OPPONENTS, save_rows, targets, trial_of
     from stacking.bench.trial import Contender, run_trial
+    from stacking.files import disk_errors
     from stacking.launch.table import open_launcher
 
     for name in against:
@@ -102,22 +108,23 @@ def _measure(
     contenders: list[Contender] = ["stacking", *dict.fromkeys(OPPONENTS[name] for name in against)]
     found = targets(wanted)
     launcher = open_launcher(launcher_name or found[0].plan.launch.launcher)
-    place = folder or Path(tempfile.mkdtemp(prefix="stacking-bench-"))
-    place.mkdir(parents=True, exist_ok=True)
-    results: list[StageResult] = []
+    place, logs_wanted = folder or Path(tempfile.mkdtemp(prefix="stacking-bench-")), False
+    with disk_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
     try:
         samples = save_rows(found[0].rows, place / "samples.npy")
         for number, target in enumerate(found):
             trial = trial_of(target, wanted, contenders, samples, **_how(target.plan.launch.accelerator, **how))
             _check_capacity(launcher.capacity(target.plan.launch.accelerator), trial.planned.ranks)
             click.echo(f"measuring {target.plan.name}, {trial.planned.layers} layers …", err=True)
-            results.append(StageResult(trial, run_trial(trial, place / f"{number}", launcher)))
-            if how["profile"] and results[-1].result.outcome == "measured":
+            result = run_trial(trial, place / f"{number}", launcher)
+            logs_wanted |= result.outcome != "measured"
+            if how["profile"] and result.outcome == "measured":
                 click.echo((place / f"{number}" / "profile.txt").read_text(encoding="utf-8"), err=True)
+            yield StageResult(trial, result)
     finally:
-        if folder is None and all(result.result.outcome == "measured" for result in results):
+        if folder is None and not logs_wanted:
             shutil.rmtree(place, ignore_errors=True)
-    return results
 
 
 def _how(accelerator: str, steps: int | None, warmup: int | None, repeats: int, profile: bool) -> dict[str, Any]:

@@ -24,28 +24,29 @@ _PACKAGES = ("deepspeed", "transformers", "triton", "apex", "flash-attn", "numpy
 _SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "persistence_mode")
 
 
-def hardware(device: torch.device, stage: Stage) -> dict[str, Any]:
-    """What rank 0 knows of the machine; all ranks call it together, because they multiply at the same time.
+def hardware(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
+    """What this rank knows of the machine, once the engines have set it up as they want it.
 
     ``peak_tflops`` is that of all ranks' devices in the stage's precision: from `stacking.bench.peaks`, or, on a
-    CPU and on a card without a row, measured here and now with one large matrix product.
+    CPU and on a card without a row, ``gemm``.
+
+    Args:
+        gemm: what `gemm_tflops` returned.
     """
-    gemm = torch.tensor([gemm_tflops(device, stage.precision)], dtype=torch.float64, device=device)
-    dist.all_reduce(gemm)
     found = {
         "device": device.type,
         "ranks": stage.ranks,
         "host_cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads_per_rank": torch.get_num_threads(),
-        "gemm_tflops": float(gemm),
+        "gemm_tflops": gemm,
         **_versions(),
     }
-    return found | (_gpu(device, stage, float(gemm)) if device.type == "cuda" else _cpu(device, float(gemm)))
+    return found | (_gpu(device, stage, gemm) if device.type == "cuda" else _cpu(device, gemm))
 
 
 def gemm_tflops(device: torch.device, precision: Precision) -> float:
-    """TFLOPS of this rank's device in one square matrix product, the best of several."""
+    """TFLOPS of all ranks' devices together, each in a square matrix product at the same time; the best of several."""
     size = _GEMM_SIZE[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=_DTYPES[precision]) for _ in range(2))
     best = float("inf")
@@ -55,7 +56,9 @@ def gemm_tflops(device: torch.device, precision: Precision) -> float:
         torch.mm(a, b)
         _wait(device)
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e12
+    total = torch.tensor([2 * size**3 / best / 1e12], dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total)
 
 
 def multiplies_in_tf32(precision: Precision) -> bool:

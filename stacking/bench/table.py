@@ -34,13 +34,14 @@ ROWS: Mapping[str, Row] = {
 """What the table shows of every contender."""
 
 
-def as_text(stages: Sequence[StageResult]) -> str:
-    """All stages, then what they ran on and how to read the numbers."""
+def footer(stages: Sequence[StageResult]) -> str:
+    """What the stages ran on, and how to read their numbers."""
     hardware: dict[str, Any] = next((s.result.hardware for s in stages if s.result.hardware), {})
-    return "\n".join([*(_block(stage) for stage in stages), *_hardware_lines(hardware), *_notes(stages, hardware)])
+    return "\n".join([*_hardware_lines(hardware), *_notes(stages, hardware)])
 
 
-def _block(stage: StageResult) -> str:
+def block(stage: StageResult) -> str:
+    """One stage: its contenders side by side, what each has chosen, and the ratios."""
     measured, derived = stage.result.measurements, stage.derived
     if not derived:
         return f"{_title(stage.trial)}\n{stage.result.outcome}: {stage.result.message}\n"
@@ -61,6 +62,7 @@ def _title(trial: Trial) -> str:
     batch = f"{stage.global_batch} sequences = {stage.micro_batch} × {stage.accumulation} × {stage.ranks} ranks"
     parts = (
         plan.name,
+        plan.model.variant,
         f"{stage.layers} layers",
         f"hidden {plan.model.hidden}",
         f"sequence {plan.data.sequence_length}",

@@ -15,8 +15,8 @@ from stacking.errors import UserError
 from stacking.machine import Machine, find_machine
 from stacking.plan import Plan
 from stacking.presets import SHAPES
-from stacking.recipe import Recipe, find_recipe, recipe_from
-from stacking.strict import read_yaml_mapping
+from stacking.recipe import RECIPES, Recipe, find_recipe, recipe_from
+from stacking.strict import nearest, read_yaml_mapping
 
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 """Tokens of a rank's batch for a named model, where none is given."""
@@ -140,12 +140,20 @@ def _raw_recipe(wanted: Wanted, layers: int, machine: Machine) -> dict[str, Any]
 def _of_recipe(wanted: Wanted) -> Iterator[Target]:
     if wanted.layers:
         raise UserError("--layers", "is for named models", "give --stages, or set stages[0].layers=N")
-    file = find_recipe(str(wanted.target))
+    file = _recipe_file(str(wanted.target))
     raw = read_yaml_mapping(file)
     recipe = recipe_from(raw, file, [*_overrides(wanted, raw), *wanted.overrides], wanted.data)
     first = _planned(recipe, 0)
     for stage in _stages(wanted, first.plan):
         yield Target(first.plan, stage, first.rows)
+
+
+def _recipe_file(name: str) -> Path:
+    try:
+        return find_recipe(name)
+    except UserError:
+        known = [*SHAPES, *sorted(file.stem for file in RECIPES.glob("*.yaml"))]
+        raise UserError(name, "is neither a recipe nor a named model", nearest(name, known)) from None
 
 
 def _overrides(wanted: Wanted, raw: dict[str, Any]) -> Iterator[str]:

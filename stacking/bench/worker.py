@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from stacking.bench.hardware import hardware
+from stacking.bench.hardware import gemm_tflops, hardware
 from stacking.bench.measure import Batches, measure
 from stacking.bench.synthetic import SyntheticSampler
 from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, SAMPLES, Trial, TrialResult, read_trial
@@ -51,8 +51,9 @@ def run(folder: Path, trial: Trial) -> None:
     connect()
     get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     device = torch.device(get_accelerator().current_device_name())
-    found = hardware(device, trial.planned)
+    gemm = gemm_tflops(device, trial.planned.precision)
     measured = measure(trial, source(trial, folder), device)
+    found = hardware(device, trial.planned, gemm)
     if dist.get_rank() == 0:
         if trial.profile:
             tables = (f"{name}\n{table}\n" for name, (_, table) in measured.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stacking.bench.results import StageResult, as_json, derive, ratios
-from stacking.bench.table import as_text
+from stacking.bench.table import block, footer
 from stacking.bench.trial import Measurement, Trial, TrialResult
 from tests.small_recipe import SMALL, plan_of
 
@@ -76,11 +76,11 @@ def test_a_ratio_is_that_of_the_medians(stage: StageResult) -> None:
 
 
 def test_the_table_shows_every_contender_and_what_it_chose(stage: StageResult) -> None:
-    text = as_text([stage])
+    text = block(stage) + footer([stage])
     assert "stacking : Hugging Face = 2.00 ×" in text
     assert "A CPU" in text
     assert "attention" in text
-    assert "small · 2 layers" in text
+    assert "small · post_ln · 2 layers" in text
 
 
 def test_the_json_has_measured_and_derived_numbers(stage: StageResult) -> None:
@@ -95,5 +95,5 @@ def test_the_json_has_measured_and_derived_numbers(stage: StageResult) -> None:
 
 def test_a_trial_without_a_measurement_is_shown_with_its_reason(stage: StageResult) -> None:
     full = StageResult(stage.trial, TrialResult(outcome="out-of-memory", message="no memory left"))
-    assert "out-of-memory: no memory left" in as_text([full, stage])
+    assert "out-of-memory: no memory left" in block(full)
     assert as_json([full], "small")["stages"][0]["ratio"] == {}

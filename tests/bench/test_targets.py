@@ -50,6 +50,7 @@ def test_stages_are_chosen_by_number_or_name(stages: tuple[str, ...], chosen: li
     ("wanted", "complaint"),
     [
         (Wanted(), "TARGET: is missing"),
+        (Wanted(target="bert-bas"), "bert-bas: is neither a recipe nor a named model; did you mean 'bert-base'"),
         (Wanted(target="bert-base", stages=("0",)), "--stages: is for recipes"),
         (Wanted(target="small.yaml", layers=(3,)), "--layers: is for named models"),
         (Wanted(target="small.yaml", stages=("7",)), "--stages: '7' is not a stage of small; it has 0-L2, 1-L4"),

@@ -23,7 +23,7 @@ ATTENTION: Mapping[str, str] = {
 NORM: Mapping[str, str] = {"aten::native_layer_norm": "torch", "aten::_fused_rms_norm": "torch"}
 
 
-def operators_of(step: Callable[[], None], device: torch.device, rows: int = 25) -> tuple[set[str], str]:
+def operators_of(step: Callable[[], object], device: torch.device, rows: int = 25) -> tuple[set[str], str]:
     """Run ``step`` under the profiler; the names of its operators, and the table of the ``rows`` slowest."""
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ def doctor(
     from stacking.doctor.visit import Request, visit
     from stacking.runfolder import RunFolder
 
+    # Ended like by Ctrl-C, so that nothing of the measuring stays.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if before_job:
         sys.exit(before.before_job(RunFolder(run_dir), os.environ))
     plan = _plan(RunFolder(run_dir), recipe, overrides)

@@ -115,6 +115,7 @@ class Bench:
 
     def _time(self, run: Callable[[], Any]) -> float:
         """Seconds of one run on the slowest rank."""
+        self._batch(run, 1)  # connections are made, and NCCL plans, at the first use
         often = max(1, min(200, int(_BATCH_SECONDS / max(self._batch(run, 1), 1e-9))))
         return median(self._batch(run, often) for _ in range(_BATCHES if often > 1 else 3))
 

@@ -56,6 +56,7 @@ def _measure(there: Path, most: int) -> dict[str, Any]:
     """Rates of writing and reading a temporary file that nobody sees, and whether it can be locked."""
     name = there / f".stacking-doctor.{os.getpid()}"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.unlink(name)  # at once, so that it is gone however this process ends
     try:
         lock_error = _lock(descriptor)
         if most < _BLOCK:
@@ -70,7 +71,6 @@ def _measure(there: Path, most: int) -> dict[str, Any]:
         }
     finally:
         os.close(descriptor)
-        os.unlink(name)
 
 
 def _lock(descriptor: int) -> str:

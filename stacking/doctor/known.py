@@ -37,13 +37,13 @@ BUILDS: Mapping[str, tuple[Capability, Capability, str]] = {
     "Maxwell and Pascal (P40, P100)": (
         (5, 0),
         (6, 9),
-        "install torch 2.14 or older in its build for CUDA 12.6, from PyTorch's wheel index cu126"
+        "torch 2.14 or older in its build for CUDA 12.6, from PyTorch's wheel index cu126"
         " (its code for sm_60 runs on 6.1 too); no build for CUDA 12.8 or 13 and no torch from 2.15 on has any",
     ),
     "Volta (V100)": (
         (7, 0),
         (7, 4),
-        "install torch 2.10 or older as pip offers it (CUDA 12.8), or 2.11 to 2.14 from PyTorch's wheel index cu126;"
+        "torch 2.10 or older as pip offers it (CUDA 12.8), or 2.11 to 2.14 from PyTorch's wheel index cu126;"
         " no build for CUDA 13 and no torch from 2.15 on has any",
     ),
 }

@@ -23,7 +23,13 @@ SIZES: dict[Accelerator, Sequence[int]] = {
     "cuda": [_KiB * 4**power for power in range(11)],
 }
 """Bytes of the buffers: to 64 MiB on CPUs, to 1 GiB on GPUs."""
+_ATTEMPTS = 2
+"""A step that a scheduler could not start proves nothing by itself."""
 QUICK: dict[Accelerator, Sequence[int]] = {"cpu": [_KiB, _MiB], "cuda": [_KiB, _MiB, 64 * _MiB]}
+
+
+class TimeIsUp(StackingError):
+    """The ranks did not end in the time that they had, which may be the fault of a slow file server."""
 
 
 def measure(
@@ -36,7 +42,8 @@ def measure(
         patience: seconds after which all ranks are ended.
 
     Raises:
-        StackingError: they failed, or did not end; names the first rank that failed and its last words.
+        TimeIsUp: they did not end.
+        StackingError: they failed twice; names the first rank that failed and its last words.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     work = there / f".stacking-doctor.{time.time_ns():x}"
@@ -45,8 +52,11 @@ def measure(
         (work / ASK).write_text(json.dumps(list(sizes)))
         argv = [sys.executable, "-m", "stacking.doctor.collectives", str(work), json.dumps(list(sizes))]
         job = Job(name="doctor", argv=argv, ranks=ranks, logs=work / "logs", accelerator=accelerator)
-        outcome = _wait(launcher, job, patience)
-        if outcome.exit_code != 0:
+        for _ in range(_ATTEMPTS):
+            outcome = _wait(launcher, job, patience)
+            if outcome.exit_code == 0:
+                break
+        else:
             raise StackingError(describe(outcome).rpartition(" (log: ")[0])
         found: dict[str, Any] = read_json(work / FOUND)
         return found
@@ -60,7 +70,7 @@ def _wait(launcher: Launcher, job: Job, patience: float) -> Outcome:
     try:
         while (outcome := running.poll()) is None:
             if time.monotonic() > deadline:
-                raise StackingError(f"{job.ranks} ranks did not end in {patience:.0f} s")
+                raise TimeIsUp(f"{job.ranks} ranks did not end in {patience:.0f} s")
             time.sleep(0.05)
         return outcome
     finally:

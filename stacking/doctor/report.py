@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,13 +14,16 @@ from stacking.doctor.facts import Collectives, Facts
 from stacking.doctor.finding import LEVELS, Finding
 from stacking.doctor.visit import Visit
 
+_WIDTH = 120
+"""Columns that a line has at most."""
 _MARK = {"error": "ERROR", "warning": "warning", "note": "note", "ok": "ok"}
 
 
 def as_text(visit: Visit) -> str:
     """Findings, the worst first, each with its advice; then the measured collectives; then a count."""
     ordered = sorted(visit.findings, key=lambda finding: LEVELS.index(finding.level))
-    lines = [line for finding in ordered for line in _lines(finding)]
+    width = max(60, min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns))
+    lines = [line for finding in ordered for line in _lines(finding, width)]
     if visit.facts.collectives and visit.facts.collectives.transfers:
         lines += ["", *_table(visit.facts.collectives)]
     return "\n".join([*lines, "", summary(visit)]) + "\n"
@@ -66,9 +71,12 @@ def _devices(facts: Facts) -> list[dict[str, Any]]:
     return [{**cpu, "cores": facts.host.affinity}]
 
 
-def _lines(finding: Finding) -> list[str]:
-    first = f"{_MARK[finding.level]:<8} {finding.what:<18} {finding.found}"
-    return [first, f"{'':<27} → {finding.advice}"] if finding.advice else [first]
+def _lines(finding: Finding, width: int) -> list[str]:
+    head, indent = f"{_MARK[finding.level]:<8} {finding.what:<18} ", " " * 28
+    lines = textwrap.wrap(finding.found, width, initial_indent=head, subsequent_indent=indent)
+    if finding.advice:
+        lines += textwrap.wrap(finding.advice, width, initial_indent=f"{indent}→ ", subsequent_indent=f"{indent}  ")
+    return lines
 
 
 def _table(found: Collectives) -> list[str]:

@@ -16,9 +16,9 @@ from stacking.doctor.checks.table import examine
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding
 from stacking.doctor.gather import gather
-from stacking.doctor.ranks import QUICK, SIZES, measure
-from stacking.errors import StackingError, UserError
-from stacking.launch.job import Accelerator
+from stacking.doctor.ranks import QUICK, SIZES, TimeIsUp, measure
+from stacking.errors import StackingError
+from stacking.launch.job import Accelerator, Launcher
 from stacking.launch.table import open_launcher
 from stacking.plan import Plan
 
@@ -55,8 +55,9 @@ def visit(request: Request) -> Visit:
     """Look at everything that ``request`` asks for.
 
     Raises:
-        UserError: the launcher cannot work here.
+        UserError: ranks are to be started, and the launcher cannot do that here.
     """
+    launcher = open_launcher(request.launcher, request.hostfile) if request.collectives else None
     container = request.environment.get("STACKING_CONTAINER", "") if request.launcher == "slurm" else ""
     found = gather(request.folder, shlex.split(container))
     facts = as_facts({**found, "plan": request.plan, "launcher": request.launcher})
@@ -64,8 +65,8 @@ def visit(request: Request) -> Visit:
     accelerator = request.plan.launch.accelerator if request.plan else "cuda" if _usable_gpus(facts) else "cpu"
     ranks = _ranks(request, facts, accelerator)
     facts = facts.model_copy(update={"ranks": max(1, -(-ranks // _nodes(request)))})
-    if request.collectives and ranks > 1 and facts.torch and (accelerator == "cpu" or _usable_gpus(facts)):
-        facts = _with_collectives(request, facts, ranks, accelerator)
+    if launcher and ranks > 1 and facts.torch and (accelerator == "cpu" or _usable_gpus(facts)):
+        facts = _with_collectives(request, facts, launcher, ranks, accelerator)
     return Visit(facts, examine(facts))
 
 
@@ -79,16 +80,16 @@ def as_facts(found: Mapping[str, Any]) -> Facts:
         return Facts.model_validate({**kept, "failures": {**kept.get("failures", {}), **broken}})
 
 
-def _with_collectives(request: Request, facts: Facts, ranks: int, accelerator: Accelerator) -> Facts:
+def _with_collectives(
+    request: Request, facts: Facts, launcher: Launcher, ranks: int, accelerator: Accelerator
+) -> Facts:
     sizes = (QUICK if request.quick else SIZES)[accelerator]
     patience = _QUICK_PATIENCE if request.quick else _PATIENCE
-    launcher = open_launcher(request.launcher, request.hostfile)
     try:
         found = measure(launcher, ranks, accelerator, request.folder, sizes, patience)
-    except UserError:
-        raise
     except (StackingError, OSError) as error:
-        failures = {**facts.failures, "collectives": " ".join(str(error).split())}
+        name = "collectives in time" if isinstance(error, TimeIsUp) else "collectives"
+        failures = {**facts.failures, name: " ".join(str(error).split())}
         return facts.model_copy(update={"failures": failures})
     return as_facts({**dict(facts), "collectives": found})
 

@@ -8,6 +8,7 @@ from typing import Any
 from stacking.doctor.checks.table import CHECKS, examine
 from stacking.doctor.facts import Capability, DeepSpeed, Facts, Gpu, Host, Tools, Torch
 from stacking.doctor.finding import Finding
+from stacking.doctor.known import TESTED
 from stacking.plan import Plan
 from tests.submit.plans import plan_for_jobs
 
@@ -38,10 +39,11 @@ def torch_for(cuda: str, architectures: tuple[str, ...], *gpus: Gpu, **changes: 
 def machine(*gpus: Gpu, cuda: str = "12.6", architectures: tuple[str, ...] = CU126, **changes: Any) -> Facts:
     """A healthy machine with these GPUs, but for ``changes``."""
     capability: Capability = min((gpu.capability for gpu in gpus), default=(9, 0))
+    healthy = {"cores": 16, "affinity": 16, "memory": 128 * GiB, "available": 100 * GiB, "shared_memory": 64 * GiB}
     facts: dict[str, Any] = {
-        "host": Host(name="n1", python="3.11.7", cores=16, affinity=16, memory=128 * GiB, available=100 * GiB),
+        "host": Host(name="n1", python="3.11.7", **healthy),
         "tools": Tools(nvcc=cuda, compiler="12.2.0", ninja="1.13.2", driver="580.65.06" if gpus else None),
-        "packages": {"torch": "2.13.0", "deepspeed": "0.19.8", "numpy": "2.0", "pydantic": "2.8"},
+        "packages": {name: tested.newest for name, tested in TESTED.items()},
         "gpus": gpus,
         "torch": torch_for(cuda, architectures, *gpus) if gpus else Torch(version="2.13.0+cpu", backends=("gloo",)),
         "deepspeed": DeepSpeed(

@@ -9,8 +9,8 @@ from tests.doctor.made_up import findings, machine, only
 
 
 def member(rank: int, **changes: Any) -> Member:
-    facts = {"rank": rank, "host": f"n{rank}", "python": "3.11.7", "torch": "2.13.0", "device": "cpu"}
-    return Member(**({**facts, "sees_folder": True} | changes))
+    facts: dict[str, Any] = {"rank": rank, "host": f"n{rank}", "python": "3.11.7", "torch": "2.13.0", "device": "cpu"}
+    return Member(**(facts | {"sees_folder": True} | changes))
 
 
 def transfer(size: int, bandwidth: float, operation: str = "all-reduce") -> Transfer:
@@ -18,7 +18,7 @@ def transfer(size: int, bandwidth: float, operation: str = "all-reduce") -> Tran
 
 
 def collectives(**changes: Any) -> Collectives:
-    facts = {"backend": "nccl", "ranks": 2, "nodes": 2, "members": (member(0), member(1))}
+    facts: dict[str, Any] = {"backend": "nccl", "ranks": 2, "nodes": 2, "members": (member(0), member(1))}
     return Collectives(**(facts | changes))
 
 
@@ -41,6 +41,14 @@ def test_a_network_of_the_wrong_kind_is_slow() -> None:
 def test_wrong_results_are_an_error() -> None:
     found = only("collectives", machine(collectives=collectives(wrong=("all-reduce of 1,024 bytes",))))
     assert found.level == "error" and "all-reduce of 1,024 bytes gave wrong results" in found.found
+
+
+def test_ranks_that_cannot_talk_are_an_error_and_slow_ones_a_warning() -> None:
+    failed = machine(failures={"collectives": "rank 1 on n2 ended with exit code 1: Connection refused"})
+    found = only("collectives", failed)
+    assert found.level == "error" and "rank 1 on n2" in found.found and findings("probes", failed) == []
+    slow = machine(failures={"collectives in time": "64 ranks did not end in 120 s"})
+    assert findings("collectives", slow) == [] and only("probes", slow).level == "warning"
 
 
 def test_an_operation_that_the_backend_refuses_is_named() -> None:

@@ -16,7 +16,9 @@ def test_a_p40_with_a_torch_for_cuda_13_cannot_train_and_is_told_which_builds_ca
 def test_a_p40_with_a_torch_for_cuda_12_6_runs_the_code_for_sm_60() -> None:
     good, note = findings("architectures", machine(P40))
     assert (good.level, "sm_60" in good.found) == ("ok", True)
-    assert (note.level, note.what) == ("note", "upgrading torch") and "keep this torch" in note.advice
+    assert (note.level, note.what) == ("note", "upgrading torch") and note.advice.startswith(
+        "stay with torch 2.14 or older"
+    )
 
 
 def test_a_v100_with_torch_2_13_for_cuda_12_6_can_train() -> None:
@@ -55,7 +57,7 @@ def test_a_gpu_that_no_rank_uses_does_not_matter() -> None:
 
 def test_fp16_on_a_p40_is_refused_by_deepspeed() -> None:
     fp16, bf16 = findings("precision", machine(P40))
-    assert (fp16.level, "DeepSpeed refuses it" in fp16.found) == ("note", True)
+    assert (fp16.level, fp16.found.count("DeepSpeed refuses it")) == ("note", 1)
     assert (bf16.level, "emulated; DeepSpeed takes it all the same" in bf16.found) == ("note", True)
     fp16, _ = findings("precision", machine(P40, plan=plan_for("fp16", device="p40")))
     assert (fp16.level, fp16.advice) == ("error", "set precision to fp32 in the recipe")

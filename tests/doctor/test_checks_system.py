@@ -14,12 +14,13 @@ from tests.doctor.made_up import A100, GiB, findings, machine, only, plan_for
 
 
 def host(ranks: int = 1, **changes: Any) -> Facts:
-    facts = {"name": "n1", "cores": 8, "affinity": 8, "memory": 16 * GiB, "available": 8 * GiB}
+    facts: dict[str, Any] = {"name": "n1", "cores": 8, "affinity": 8, "memory": 16 * GiB, "available": 8 * GiB}
     return machine(host=Host(**(facts | changes)), ranks=ranks)
 
 
 def folder(**changes: Any) -> Folder:
-    return Folder(**({"path": "/runs", "filesystem": "ext4", "free": 10**12, "write": 1e9, "read": 2e9} | changes))
+    facts: dict[str, Any] = {"path": "/runs", "filesystem": "ext4", "free": 10**12, "write": 1e9, "read": 2e9}
+    return Folder(**(facts | changes))
 
 
 def test_threads_of_all_ranks_need_cores() -> None:

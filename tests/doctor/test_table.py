@@ -17,8 +17,8 @@ def test_with_no_facts_at_all_nothing_breaks() -> None:
 
 
 def test_a_healthy_machine_has_no_warnings() -> None:
-    assert {finding.level for finding in examine(machine(A100))} <= {"ok", "warning", "note"}
-    assert worst(examine(machine(H200, plan=plan_for("bf16", device="h200")))) != "error"
+    for facts in (machine(A100), machine(H200, plan=plan_for("bf16", device="h200"))):
+        assert worst(examine(facts)) == "ok"
 
 
 def test_a_check_that_breaks_is_a_finding_and_stops_no_other() -> None:

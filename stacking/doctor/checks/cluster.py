@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from stacking.doctor.facts import Facts, Transfer
-from stacking.doctor.finding import Finding
+from stacking.doctor.finding import Finding, Level
 
 _MUCH_SKEW = 1.0
 """Seconds: journals of several nodes then tell the events in a wrong order."""
@@ -16,6 +16,9 @@ _SLOW_NETWORK = 1e9
 def transfers(facts: Facts) -> Iterator[Finding]:
     """Collective operations: right results, and how fast."""
     found = facts.collectives
+    if (failure := facts.failures.get("collectives")) is not None:
+        advice = "look at the network between the nodes, and at NCCL_DEBUG=INFO or TORCH_DISTRIBUTED_DEBUG=DETAIL"
+        yield Finding("error", "collectives", f"ranks cannot talk to each other: {failure}", advice)
     if found is None:
         return
     for wrong in found.wrong:
@@ -61,8 +64,8 @@ def nodes(facts: Facts) -> Iterator[Finding]:
         values = {getattr(member, name): member.host for member in members}
         if len(values) > 1:
             found = ", ".join(f"{value} on {host}" for value, host in sorted(values.items()))
-            level = "warning" if name == "device" else "error" if name == "torch" else "warning"
-            yield Finding(level, "nodes", f"differ in {name}: {found}", "make them the same")  # type: ignore[arg-type]
+            level: Level = "error" if name == "torch" else "warning"
+            yield Finding(level, "nodes", f"differ in {name}: {found}", "make them the same")
 
 
 def _largest(transfers: Sequence[Transfer]) -> list[Transfer]:

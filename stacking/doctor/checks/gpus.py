@@ -73,7 +73,7 @@ def architectures(facts: Facts) -> Iterator[Finding]:
     if torch is None or not found:
         return
     if torch.cuda is None:
-        advice = builds_for(found[0].capability) or "install torch as pip offers it: it is built for CUDA"
+        advice = f"install {builds_for(found[0].capability) or 'torch as pip offers it, which is built for CUDA'}"
         yield Finding("error", "torch for CUDA", f"torch {torch.version} is built for CPUs alone", advice)
         return
     for capability in sorted({gpu.capability for gpu in found}):
@@ -83,13 +83,13 @@ def architectures(facts: Facts) -> Iterator[Finding]:
         if not torch.architectures:
             yield Finding("warning", "compute capability", f"{built} does not say what it has code for", "try a demo")
         elif entry is None:
-            advice = builds_for(capability) or "install a newer torch: these GPUs came after it"
+            advice = f"install {builds_for(capability) or 'a newer torch: these GPUs came after it'}"
             has = " ".join(torch.architectures)
             yield Finding("error", "compute capability", f"{built} has no code for {sm}, only {has}", advice)
         else:
             yield Finding("ok", "compute capability", f"{dotted(capability)}: {built} has code for it ({entry})")
             if entry.startswith("sm_") and builds_for(capability):
-                advice = f"keep this torch: {builds_for(capability)}"
+                advice = f"stay with {builds_for(capability)}"
                 yield Finding("note", "upgrading torch", f"newer builds have no code for {sm}", advice)
 
 
@@ -126,7 +126,10 @@ def precision(facts: Facts) -> Iterator[Finding]:
         advice = f"set precision to {row.precision} in the recipe" if needed else ""
         if accepted is False and (found or needed):
             level: Level = "error" if needed else "note"
-            yield Finding(level, kind, f"DeepSpeed refuses it here{f': {why}' if why else ''}", advice)
+            told = (
+                why if why and "DeepSpeed refuses" in why else f"{f'{why}; ' if why else ''}DeepSpeed refuses it here"
+            )
+            yield Finding(level, kind, told, advice)
         elif why:
             takes = "; DeepSpeed takes it all the same" if accepted else ""
             yield Finding("warning" if needed else "note", kind, f"{why}{takes}", advice or f"use {row.precision}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stacking import ds_config
 from stacking.doctor.checks.gpus import known_gpus
 from stacking.doctor.facts import Facts
-from stacking.doctor.finding import Finding
+from stacking.doctor.finding import Finding, Level
 from stacking.doctor.known import (
     CUDA_MINORS_MATTER_FROM,
     LAST_CUDA,
@@ -29,7 +29,8 @@ def imports(facts: Facts) -> Iterator[Finding]:
             continue
         if f"No module named '{name}'" in failure:
             old = next((builds_for(gpu.capability) for gpu in facts.gpus if builds_for(gpu.capability)), None)
-            advice = old if name == "torch" and old else f"pip install '{name}>={TESTED[name].least}'"
+            usual = f"pip install '{name}>={TESTED[name].least}'"
+            advice = f"install {old}" if name == "torch" and old else usual
             yield Finding("error", title, "not installed", advice)
         else:
             advice = "install torch first" if name != "torch" and "torch" in facts.failures else "install it again"
@@ -43,8 +44,8 @@ def versions(facts: Facts) -> Iterator[Finding]:
         has = facts.packages.get(name)
         if has is None:
             if facts.packages and name not in facts.failures:
-                level = "error" if tested.needed_to_train else "warning"
-                yield Finding(level, name, "not installed", f"pip install '{name}>={tested.least}'")  # type: ignore[arg-type]
+                level: Level = "error" if tested.needed_to_train else "warning"
+                yield Finding(level, name, "not installed", f"pip install '{name}>={tested.least}'")
         elif version(has) and version(has) < version(tested.least):
             problem = f"{has}, and at least {tested.least} is needed"
             yield Finding("error", name, problem, f"pip install '{name}>={tested.least}'")
@@ -126,9 +127,9 @@ def backends(facts: Facts) -> Iterator[Finding]:
             nccl = f"; NCCL {torch.nccl}" if torch.nccl else ""
             yield Finding("ok", "torch.distributed", f"{', '.join(torch.backends)}{nccl}")
     if (failure := facts.failures.get("mpi4py")) is not None:
-        level = "error" if facts.launcher == "mpi" else "note"
+        level: Level = "error" if facts.launcher == "mpi" else "note"
         advice = "build it with the MPI of this machine: pip install --no-binary mpi4py mpi4py"
-        yield Finding(level, "mpi4py", f"cannot be imported: {failure}", advice)  # type: ignore[arg-type]
+        yield Finding(level, "mpi4py", f"cannot be imported: {failure}", advice)
     elif facts.launcher == "mpi" and facts.mpi4py is None:
         yield Finding("error", "mpi4py", "not installed, and ranks of mpirun need it", "pip install 'stacking[mpi]'")
     if facts.launcher == "mpi" and facts.tools.mpirun is None:
@@ -139,7 +140,7 @@ def backends(facts: Facts) -> Iterator[Finding]:
 
 def probes(facts: Facts) -> Iterator[Finding]:
     """What could not be found out, unless another check speaks of it."""
-    told = {*_IMPORTED, "apex", "flash_attn", "mpi4py"}
+    told = {*_IMPORTED, "apex", "flash_attn", "mpi4py", "collectives"}
     for name, failure in facts.failures.items():
         if name not in told:
             yield Finding("warning", name, f"could not be looked at: {failure}", "repeat it; report it if it stays")

@@ -39,7 +39,13 @@ def torch_for(cuda: str, architectures: tuple[str, ...], *gpus: Gpu, **changes: 
 def machine(*gpus: Gpu, cuda: str = "12.6", architectures: tuple[str, ...] = CU126, **changes: Any) -> Facts:
     """A healthy machine with these GPUs, but for ``changes``."""
     capability: Capability = min((gpu.capability for gpu in gpus), default=(9, 0))
-    healthy = {"cores": 16, "affinity": 16, "memory": 128 * GiB, "available": 100 * GiB, "shared_memory": 64 * GiB}
+    healthy: dict[str, Any] = {
+        "cores": 16,
+        "affinity": 16,
+        "memory": 128 * GiB,
+        "available": 100 * GiB,
+        "shared_memory": 64 * GiB,
+    }
     facts: dict[str, Any] = {
         "host": Host(name="n1", python="3.11.7", **healthy),
         "tools": Tools(nvcc=cuda, compiler="12.2.0", ninja="1.13.2", driver="580.65.06" if gpus else None),

@@ -12,6 +12,7 @@ from tests.chain import stacking
 TRANSFER = {"operation", "bytes", "ranks", "nodes", "seconds", "bandwidth"}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_json_is_what_other_parts_read(tmp_path: Path) -> None:
     done = stacking("doctor", "--run-dir", tmp_path, "--ranks", "2", "--json")

@@ -126,10 +126,7 @@ def precision(facts: Facts) -> Iterator[Finding]:
         advice = f"set precision to {row.precision} in the recipe" if needed else ""
         if accepted is False and (found or needed):
             level: Level = "error" if needed else "note"
-            told = (
-                why if why and "DeepSpeed refuses" in why else f"{f'{why}; ' if why else ''}DeepSpeed refuses it here"
-            )
-            yield Finding(level, kind, told, advice)
+            yield Finding(level, kind, _refusal(why), advice)
         elif why:
             takes = "; DeepSpeed takes it all the same" if accepted else ""
             yield Finding("warning" if needed else "note", kind, f"{why}{takes}", advice or f"use {row.precision}")
@@ -175,6 +172,11 @@ def _cpu_emulates(facts: Facts) -> str | None:
     if {"avx512_bf16", "amx_bf16"} & set(facts.host.cpu_flags):
         return None
     return "this CPU has no bf16 instructions and emulates it"
+
+
+def _refusal(why: str | None) -> str:
+    words = "DeepSpeed refuses it here"
+    return words if why is None else why if "DeepSpeed refuses" in why else f"{why}; {words}"
 
 
 def _driver_advice(capability: Capability, major: int) -> str:

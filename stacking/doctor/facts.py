@@ -15,6 +15,10 @@ Capability = tuple[int, int]
 """CUDA's compute capability: (6, 1) is a P40, (7, 0) a V100."""
 
 
+NO_ANSWER = "no answer"
+"""How a failure begins that says nothing but that a time limit was over: a slow file server, perhaps."""
+
+
 class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

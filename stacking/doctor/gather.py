@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from stacking.doctor.facts import NO_ANSWER
 from stacking.launch.process import die_with_parent
 
 Found = dict[str, Any]
@@ -91,7 +92,7 @@ def _run(argv: Sequence[str], patience: float) -> _Ended:
                 seen, since = size, time.monotonic()
         if code is None:
             process.kill()  # and not waited for: one that waits for a dead file server does not end
-            reason = f"no answer for {patience:.0f} s"
+            reason = f"{NO_ANSWER} for {patience:.0f} s"
         elif code < 0:
             reason = f"it was killed by {signal.Signals(-code).name}"
         else:

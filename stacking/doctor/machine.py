@@ -11,7 +11,6 @@ import resource
 import shutil
 import socket
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def tools() -> dict[str, Any]:
     return {
         "nvcc": _said([_nvcc(), "--version"], r"release (\d+\.\d+)"),
         "compiler": _said([os.environ.get("CXX", "g++"), "--version"], r"(\d+\.\d+(?:\.\d+)?)\s*$"),
-        "ninja": _said([_beside("ninja"), "--version"], r"(\d+\.\d+\S*)"),
+        "ninja": _said(["ninja", "--version"], r"(\d+\.\d+\S*)"),
         "mpirun": _said(["mpirun", "--version"], r"(\d+\.\d+\S*)"),
         "srun": _said(["srun", "--version"], r"(\d+\.\d+\S*)"),
         "driver": _said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], r"(\d+\.\d+(?:\.\d+)?)"),
@@ -92,12 +91,6 @@ def _nvcc() -> str:
     if home is None and (found := shutil.which("nvcc")):
         return found
     return os.path.join(home or "/usr/local/cuda", "bin", "nvcc")
-
-
-def _beside(program: str) -> str:
-    """A program that was installed as a package lies beside the interpreter, which may not be on the PATH."""
-    beside = Path(sys.executable).with_name(program)
-    return str(beside) if beside.exists() else program
 
 
 def _said(argv: list[str], pattern: str) -> str | None:

@@ -31,6 +31,11 @@ def test_deepspeed_without_torch_waits_for_torch() -> None:
     assert broken.level == "error" and "libcudart" in broken.found
 
 
+def test_an_import_that_takes_long_says_nothing_against_the_machine() -> None:
+    found = only("imports", machine(torch=None, failures={"torch": "no answer for 90 s"}))
+    assert (found.level, found.found) == ("warning", "importing it: no answer for 90 s")
+
+
 def test_versions_are_compared_with_what_was_tested() -> None:
     packages = {"torch": "2.3.1", "deepspeed": "0.20.0", "numpy": "2.0.0", "pydantic": "2.8.0", "datasets": "3.0.0"}
     found = {(f.level, f.what): f for f in findings("versions", machine(packages=packages))}
@@ -43,7 +48,7 @@ def test_kernels_need_a_toolkit_a_compiler_and_ninja() -> None:
     assert only("kernels", machine(A100)).level == "ok"
     bare = only("kernels", machine(A100, tools=Tools()))
     assert bare.level == "note"
-    assert bare.found == "cannot be compiled: no nvcc (and no C++ compiler, no ninja)"
+    assert bare.found == "cannot be compiled: no nvcc (and no C++ compiler, no ninja on the PATH)"
     assert bare.advice == "install the CUDA toolkit 12.6 and set CUDA_HOME"
 
 

@@ -47,7 +47,8 @@ def gpus(facts: Facts) -> Iterator[Finding]:
     if not found:
         if facts.plan and facts.plan.launch.accelerator == "cuda":
             advice = "start it where there are GPUs, or set launch.accelerator to cpu"
-            yield Finding("error", "GPUs", f"none, and the plan is for {facts.plan.launch.device}", advice)
+            level: Level = "error" if facts.torch else "warning"  # without torch's word they may be there all the same
+            yield Finding(level, "GPUs", f"none, and the plan is for {facts.plan.launch.device}", advice)
         elif facts.gpus:
             yield Finding("note", "GPUs", f"{len(facts.gpus)}, not used: {_unwanted(facts)} says cpu")
         else:

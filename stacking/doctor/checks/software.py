@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from stacking import ds_config
 from stacking.doctor.checks.gpus import known_gpus
-from stacking.doctor.facts import Facts
+from stacking.doctor.facts import NO_ANSWER, Facts
 from stacking.doctor.finding import Finding, Level
 from stacking.doctor.known import (
     CUDA_MINORS_MATTER_FROM,
@@ -27,7 +27,11 @@ def imports(facts: Facts) -> Iterator[Finding]:
         failure = facts.failures.get(name)
         if failure is None:
             continue
-        if f"No module named '{name}'" in failure:
+        if failure.startswith(NO_ANSWER):
+            yield Finding(
+                "warning", title, f"importing it: {failure}", "repeat it, or install it on a faster file system"
+            )
+        elif f"No module named '{name}'" in failure:
             old = next((builds_for(gpu.capability) for gpu in facts.gpus if builds_for(gpu.capability)), None)
             usual = f"pip install '{name}>={TESTED[name].least}'"
             advice = f"install {old}" if name == "torch" and old else usual
@@ -67,7 +71,7 @@ def kernels(facts: Facts) -> Iterator[Finding]:
     if facts.tools.compiler is None:
         problems.append(("no C++ compiler", "install g++"))
     if facts.tools.ninja is None:
-        problems.append(("no ninja", "pip install ninja"))
+        problems.append(("no ninja on the PATH", "pip install ninja, and activate the environment"))
     needed = _needed(facts) - set(facts.deepspeed.built)
     refused = sorted(op for op in needed if not facts.deepspeed.ops.get(op, True))
     problems += [(f"{op} is not compatible", "look at ds_report") for op in refused]

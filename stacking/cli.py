@@ -12,6 +12,7 @@ import click
 
 from stacking import __version__
 from stacking.bench.cli import bench
+from stacking.doctor.cli import doctor
 from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
 
@@ -302,6 +303,7 @@ def report(run_dir: Path) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(doctor)
 
 
 def main() -> NoReturn:

@@ -15,6 +15,7 @@ from tests.chain import stacking
 COMMANDS = [
     "cancel",
     "consolidate",
+    "doctor",
     "evaluate",
     "export",
     "grow",

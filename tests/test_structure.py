@@ -22,6 +22,8 @@ CONTROL_HALF = [
     "stacking.create",
     "stacking.data.prepare",
     "stacking.data.sampler",
+    "stacking.doctor.before",
+    "stacking.doctor.machine",
     "stacking.growth.apply",
     "stacking.launch.table",
     "stacking.phases",

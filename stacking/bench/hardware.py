@@ -1,0 +1,129 @@
+"""What a benchmark ran on: device, clocks, threads, versions, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from stacking.plan import Stage
+from stacking.presets import Precision, device_class
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
+_GEMM_REPEATS = 7
+_PACKAGES = ("deepspeed", "transformers", "triton", "apex", "flash-attn", "numpy")
+_SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "persistence_mode")
+
+
+def hardware(device: torch.device, stage: Stage) -> dict[str, Any]:
+    """What rank 0 knows of the machine; all ranks call it together, because they multiply at the same time.
+
+    ``peak_tflops`` is that of all ranks' devices in the stage's precision: from the table of device classes, or, on a
+    CPU and on a GPU without a row, measured here and now with one large matrix product.
+    """
+    gemm = torch.tensor([gemm_tflops(device, stage.precision)], dtype=torch.float64)
+    dist.all_reduce(gemm.to(device) if dist.get_backend() == "nccl" else gemm)
+    found = {
+        "device": device.type,
+        "ranks": stage.ranks,
+        "host_cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads_per_rank": torch.get_num_threads(),
+        "gemm_tflops": float(gemm),
+        **_versions(),
+    }
+    return found | (_gpu(device, stage, float(gemm)) if device.type == "cuda" else _cpu(float(gemm)))
+
+
+def gemm_tflops(device: torch.device, precision: Precision) -> float:
+    """TFLOPS of this rank's device in one square matrix product, the best of several."""
+    size = _GEMM_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device, dtype=_DTYPES[precision]) for _ in range(2))
+    best = float("inf")
+    for _ in range(_GEMM_REPEATS):
+        _wait(device)
+        started = time.perf_counter()
+        torch.mm(a, b)
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e12
+
+
+def multiplies_in_tf32(precision: Precision) -> bool:
+    """Whether torch computes fp32 products on tensor cores."""
+    return precision == "fp32" and torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32
+
+
+def _cpu(gemm: float) -> dict[str, Any]:
+    size = _GEMM_SIZE["cpu"]
+    return {
+        "name": _cpu_name(),
+        "peak_tflops": gemm,
+        "peak_source": f"measured in this run: a product of two {size:,}-wide square matrices",
+    }
+
+
+def _gpu(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(device)
+    capability = properties.major + properties.minor / 10
+    row = device_class(properties.name, properties.total_memory, capability)
+    precision = "tf32" if multiplies_in_tf32(stage.precision) else stage.precision
+    peak = row.peak.get(precision, row.peak.get("fp32"))
+    size = _GEMM_SIZE["cuda"]
+    source = row.source if peak else f"measured in this run: a product of two {size:,}-wide square matrices"
+    return {
+        "name": properties.name,
+        "class": row.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "memory_bytes": properties.total_memory,
+        "peak_tflops": peak * stage.ranks if peak else gemm,
+        "peak_source": f"{precision}: {source}",
+        "matmul_precision": precision,
+        **_from_smi(torch.cuda.current_device()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {f"version_{name}": version for name, version in found.items()}
+
+
+def _from_smi(index: int) -> dict[str, str]:
+    """Driver, clocks and power limit, as nvidia-smi prints them; nothing where it cannot be asked."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    wanted = visible[index] if index < len(visible) and visible[index] else str(index)
+    argv = ["nvidia-smi", "-i", wanted, f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(_SMI, (part.strip() for part in said.splitlines()[0].split(",")), strict=False))
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.machine()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -39,17 +39,13 @@ class Measured(_Part):
     split: Split
     startup_seconds: Seconds
     warmup_seconds: Seconds = 0.0
-    warmup_steps: int = 0
+    seconds_per_step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Median of the repeats' means."""
 
     @property
     def seconds(self) -> float:
-        """Median of an update."""
-        return median(self.step_seconds)
-
-    @property
-    def warm_up(self) -> float:
-        """Seconds that the first updates took beyond the others."""
-        return max(self.warmup_seconds - self.warmup_steps * self.seconds, 0.0) if self.warmup_steps else 0.0
+        """One update. A run takes as long as its mean; the median over repeats leaves out what disturbed one."""
+        return self.seconds_per_step or median(self.step_seconds)
 
 
 class MeasuredStage(_Part):
@@ -63,11 +59,20 @@ class MeasuredStage(_Part):
     accumulation: int = Field(gt=0)
     ranks: int = Field(gt=0)
     zero_stage: int
+    vocabulary: int | None = None
+    warmup_steps: int = 0
+    """Updates of ``warmup_seconds``."""
     measurements: dict[str, Measured]
 
     @property
     def ours(self) -> Measured:
         return self.measurements[_OURS]
+
+    @property
+    def warm_up(self) -> float:
+        """Seconds that the first updates took beyond the others."""
+        usual = self.warmup_steps * self.ours.seconds
+        return max(self.ours.warmup_seconds - usual, 0.0) if self.warmup_steps else 0.0
 
 
 class BenchFile(_Part):

@@ -60,8 +60,8 @@ class Benchmark:
         return _Parts(entry).communication * (bytes_per_update(stage) / there if there else 1.0)
 
     def beginning(self, stage: Stage) -> Beginning | None:
-        measured = self._nearest(stage).ours
-        return Beginning(measured.startup_seconds, measured.warm_up)
+        entry = self._nearest(stage)
+        return Beginning(entry.ours.startup_seconds, entry.warm_up)
 
     def _nearest(self, stage: Stage) -> MeasuredStage:
         """What was measured most like ``stage``; the later one of two measurements of the same."""
@@ -109,9 +109,10 @@ class Benchmark:
 
     def _as_measured(self, stage: Stage, entry: MeasuredStage) -> Stage:
         """``stage`` with the depth and the batch of ``entry``."""
-        parameters = count_parameters(self._plan.model.with_layers(entry.layers))
         changes = entry.model_dump(include={"layers", "micro_batch", "accumulation", "ranks", "zero_stage"})
-        return stage.model_copy(update={**changes, "parameters": parameters})
+        if entry.layers != stage.layers:
+            changes["parameters"] = count_parameters(self._plan.model.with_layers(entry.layers))
+        return stage.model_copy(update=changes)
 
     def _assumptions(self, files: Sequence[BenchFile]) -> list[str]:
         depths = ", ".join(str(layers) for layers in sorted({entry.layers for entry in self._entries}))
@@ -160,13 +161,15 @@ def _fitting(plan: Plan, file: BenchFile) -> list[MeasuredStage]:
         "hidden": {plan.model.hidden},
         "sequence_length": {plan.data.sequence_length},
         "precision": precisions,
+        "vocabulary": {plan.model.vocabulary, None},
     }
     left = list(file.stages)
     for name, values in wanted.items():
         fitting = [entry for entry in left if getattr(entry, name) in values]
         if not fitting:
             found = " and ".join(sorted({str(getattr(entry, name)) for entry in left}))
-            problem = f"was measured with {name.replace('_', ' ')} {found}, not {' or '.join(map(str, sorted(values)))}"
+            expected = " or ".join(sorted(str(value) for value in values if value))
+            problem = f"was measured with {name.replace('_', ' ')} {found}, not {expected}"
             raise UserError(file.path, problem, f"measure this recipe: stacking bench {plan.recipe} --json")
         left = fitting
     return left

@@ -66,16 +66,17 @@ class Host:
     @property
     def assumption(self) -> str:
         return (
-            f"outside of updates: {self.imports:g} s of imports a stage and {self.engine:g} s for its engine "
-            f"unless measured, {self.process:g} s a phase, {self.report:g} s for the report, files at {self.disk / 1e6:,.0f} MB/s ({self.source})"
+            f"outside of updates: {self.imports:g} s of imports a stage and {self.engine:g} s for its engine unless "
+            f"measured, {self.process:g} s a phase, {self.report:g} s for the report, files at "
+            f"{self.disk / 1e6:,.0f} MB/s ({self.source})"
         )
 
 
 def assumed_host(cuda: bool, held_out: int | None) -> Host:
     """Without measurements."""
     # A GPU needs its context and NCCL its rings.
-    imports, engine = (10.0, 10.0) if cuda else (2.5, 0.5)
-    return Host(5e8, 0.4, 1.5, imports, engine, 0.03, held_out, "assumed")
+    imports, engine = (10.0, 10.0) if cuda else (2.0, 1.0)
+    return Host(5e8, 0.3, 1.5, imports, engine, 0.03, held_out, "assumed")
 
 
 def outside(plan: Plan, stage: Stage, work: Work, host: Host, beginning: Beginning | None) -> Outside:

@@ -9,8 +9,8 @@ In units of the model's bytes Ψ and for N ranks, a rank sends and receives, per
              gradients reduce-scattered, at every micro-batch         A 3 (N-1)/N Ψ
 
 Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 7, have a reduce-scatter in stages 1 and 2, which makes
-2 Ψ in all; DeepSpeed sends whole buckets through an all-reduce there unless ``use_multi_rank_bucket_allreduce`` is false
-(``runtime/zero/stage_1_and_2.py``, ``average_tensor``).
+2 Ψ in all. DeepSpeed sends whole buckets through an all-reduce there unless ``use_multi_rank_bucket_allreduce`` is
+false (``runtime/zero/stage_1_and_2.py``, ``average_tensor``).
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ class Link:
     source: str
 
 
-_LAYER_SECONDS = 1e-3
-"""BERT-base on V100 with DeepSpeed bing_bert: micro-batches of 64, 128 and 160 make 565, 607 and 620 sequences/s
-(DLPerf), a straight line in time: 16.8 ms + 1.508 ms a sequence. Less Adam's 4.9 ms, over 12 layers. Assumed for every
-GPU: it is mostly launching kernels."""
+_LAYER_SECONDS = 1.4e-3
+"""BERT-base on one V100 with DeepSpeed bing_bert and 1,024 micro-batches an update: micro-batches of 64, 128 and 160
+make 565, 607 and 620 sequences/s (DLPerf), a straight line in time: 16.8 ms and 1.508 ms a sequence, here over 12
+layers. Assumed for every GPU: it is mostly launching kernels."""
 _REACHED = 0.8
 """Share of a link's nominal bandwidth that collectives are assumed to reach."""
 _PER_STEP, _PER_HOP = 4e-6, 8e-6
@@ -127,10 +127,10 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         name="a100",
         memory=40 * GiB,
         peak={"fp32": 19.5, "fp16": 312.0, "bf16": 312.0},
-        utilisation=0.34,
+        utilisation=0.35,
         precision="bf16",
         pattern="A100",
-        source="NVIDIA A100 data sheet; utilisation: BERT-large in NVIDIA DeepLearningExamples (TF2, sequence 512)",
+        source="NVIDIA A100 data sheet; utilisation: BERT-large in NVIDIA DeepLearningExamples (TF2, length 512)",
         memory_bandwidth=1555e9,
         memory_source="NVIDIA A100 40 GB data sheet",
         inside=_inside(300, "NVLink 3, 600 GB/s both ways (NVIDIA A100 data sheet)"),
@@ -140,7 +140,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         name="h100",
         memory=80 * GiB,
         peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
-        utilisation=0.34,
+        utilisation=0.35,
         precision="bf16",
         pattern="H100",
         source="NVIDIA H100 SXM data sheet; utilisation assumed as on A100",
@@ -153,7 +153,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         name="h200",
         memory=141 * GiB,
         peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
-        utilisation=0.34,
+        utilisation=0.35,
         precision="bf16",
         pattern="H200",
         source="NVIDIA H200 SXM data sheet; utilisation assumed as on A100",

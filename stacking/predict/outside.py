@@ -76,7 +76,7 @@ def assumed_host(cuda: bool, held_out: int | None) -> Host:
     """Without measurements."""
     # A GPU needs its context and NCCL its rings.
     imports, engine = (10.0, 10.0) if cuda else (2.0, 1.0)
-    return Host(5e8, 0.3, 1.5, imports, engine, 0.03, held_out, "assumed")
+    return Host(5e8, 0.3, 1.5, imports, engine, 0.04, held_out, "assumed")
 
 
 def outside(plan: Plan, stage: Stage, work: Work, host: Host, beginning: Beginning | None) -> Outside:

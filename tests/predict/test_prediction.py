@@ -30,13 +30,19 @@ def test_gong_et_al_take_their_338_hours_on_four_p40() -> None:
     assert predict(plan, tabled(plan)).training_seconds / 3600 == pytest.approx(338, rel=0.02)
 
 
-def test_deepspeed_bing_bert_makes_its_sequences_on_v100() -> None:
-    plan = shipped(
-        "bert-base-v100", "launch.ranks=1", "stages=[{layers: 12, steps: 100000, batch_sequences: 160, micro_batch: 160, "
-        "ds_config: {zero_optimization: {stage: 0}}}]"
-    )  # fmt: skip
+@pytest.mark.parametrize(("micro_batch", "sequences_per_second"), [(64, 565), (128, 607), (160, 620)])
+def test_deepspeed_bing_bert_makes_its_sequences_on_v100(micro_batch: int, sequences_per_second: float) -> None:
+    stage = f"{{layers: 12, steps: 100000, batch_sequences: {1024 * micro_batch}, micro_batch: {micro_batch}}}"
+    plan = shipped("bert-base-v100", "launch.ranks=1", f"stages=[{stage}]")
     found = predict(plan, tabled(plan)).stages[0].update.seconds
-    assert 160 / found == pytest.approx(620, rel=0.03)
+    assert 1024 * micro_batch / found == pytest.approx(sequences_per_second, rel=0.02)
+
+
+def test_large_on_a100_makes_the_sequences_of_nvidias_example() -> None:
+    stage = "{layers: 24, steps: 100000, batch_sequences: 40, micro_batch: 40}"
+    changes = ["data.sequence_length=512", "launch.ranks=1", f"stages=[{stage}]"]
+    plan = shipped("bert-large-a100", *changes)
+    assert 40 / predict(plan, tabled(plan)).stages[0].update.seconds == pytest.approx(96.5, rel=0.03)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))

@@ -60,6 +60,8 @@ class MeasuredStage(_Part):
     ranks: int = Field(gt=0)
     zero_stage: int
     vocabulary: int | None = None
+    data: str = ""
+    """The kind of samples, or ``synthetic``."""
     warmup_steps: int = 0
     """Updates of ``warmup_seconds``."""
     measurements: dict[str, Measured]

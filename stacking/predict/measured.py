@@ -118,6 +118,8 @@ class Benchmark:
         depths = ", ".join(str(layers) for layers in sorted({entry.layers for entry in self._entries}))
         ranks = ", ".join(str(ranks) for ranks in sorted({entry.ranks for entry in self._entries}))
         found = [f"measured: {', '.join(str(file.path) for file in files)} ({depths} layers, {ranks} ranks)"]
+        if synthetic := {entry.data for entry in self._entries if entry.data.startswith("synthetic")}:
+            found.append(f"the samples of the measurement were {' and '.join(sorted(synthetic))}")
         if self._device.name == "cpu":
             found.append("a rank keeps the cores that it was measured with, however many ranks there are")
         for stage in self._plan.stages:

@@ -103,8 +103,12 @@ class Tabled:
     def _assumptions(self, plan: Plan, planned: int, cores: int) -> list[str]:
         device, precision = self._device, plan.stages[-1].precision
         each = f"{device.utilisation:.0%} of {device.peak[precision]:g} TFLOPS ({precision})"
+        full = f"every sample is {plan.data.sequence_length} tokens long; padding, which is left out, makes it faster"
         if device.name == "cpu":
-            return [f"each of {cores} cores reaches {each}, {device.source}; {cores / planned:.3g} of them a rank"]
+            return [
+                f"each of {cores} cores reaches {each}, {device.source}; {cores / planned:.3g} of them a rank",
+                full,
+            ]
         fixed = f"{device.layer_seconds * 1e3:g} ms a layer and micro-batch beside it"
         memory = f"memory {device.memory_bandwidth / 1e9:,.0f} GB/s ({device.memory_source})"
-        return [f"each {device.name} reaches {each}, {device.source}; {fixed}; {memory}"]
+        return [f"each {device.name} reaches {each}, {device.source}; {fixed}; {memory}", full]

@@ -102,6 +102,12 @@ def test_what_was_not_measured_like_this_is_told(tmp_path: Path) -> None:
     assert "0-L3 from" not in told
 
 
+def test_synthetic_samples_are_told(tmp_path: Path) -> None:
+    stages = [{**entry, "data": "synthetic, full length"} for entry in all_stages()]
+    told = predict(DEMO, measured(tmp_path, *stages)).assumptions
+    assert "the samples of the measurement were synthetic, full length" in told
+
+
 def test_a_stage_that_ran_out_of_memory_is_not_there(tmp_path: Path) -> None:
     stages = all_stages()
     stages[2] = {**stages[2], "measurements": {}, "outcome": "out-of-memory"}

@@ -21,6 +21,9 @@ from stacking.predict.volume import bytes_per_update
 from stacking.predict.work import Beginning, Work
 from stacking.presets import DeviceClass
 
+_UNEXPLAINED = 0.2
+"""Share of an update beyond its parts, which are slower alone, that only a disturbed measurement has."""
+
 
 class Benchmark:
     """The pace that `stacking bench` measured.
@@ -126,6 +129,8 @@ class Benchmark:
             entry = self._nearest(stage)
             same = ("layers", "ranks", "micro_batch", "accumulation", "zero_stage")
             other = [name for name in same if getattr(entry, name) != getattr(stage, name)]
+            if _Parts(entry).other > _UNEXPLAINED * entry.ours.seconds:
+                found.append(f"{stage.name}: the parts of the measured update explain too little of it; measure again")
             if other:
                 there = ", ".join(f"{name.replace('_', ' ')} {getattr(entry, name)}" for name in other)
                 found.append(f"{stage.name} from what was measured with {there}")

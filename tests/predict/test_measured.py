@@ -108,6 +108,14 @@ def test_synthetic_samples_are_told(tmp_path: Path) -> None:
     assert "the samples of the measurement were synthetic, full length" in told
 
 
+def test_a_disturbed_measurement_is_told(tmp_path: Path) -> None:
+    stages = all_stages()
+    ours = stages[1]["measurements"]["stacking"]
+    ours["step_seconds"] = [1.5 * seconds for seconds in ours["step_seconds"]]
+    told = [line for line in predict(DEMO, measured(tmp_path, *stages)).assumptions if "measure again" in line]
+    assert [line.split(":")[0] for line in told] == ["1-L6"]
+
+
 def test_a_stage_that_ran_out_of_memory_is_not_there(tmp_path: Path) -> None:
     stages = all_stages()
     stages[2] = {**stages[2], "measurements": {}, "outcome": "out-of-memory"}

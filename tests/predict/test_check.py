@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stacking.errors import UserError
@@ -12,6 +15,8 @@ from stacking.predict.check import as_text, check, worst
 from stacking.report.run import Run, read_run
 from tests.predict.plans import bench_file, bench_stage, tabled
 from tests.report.synthetic import SyntheticRun
+
+TOOL = Path(__file__).parents[2] / "tools" / "check_prediction"
 
 
 def finished(path: Path) -> Run:
@@ -64,3 +69,18 @@ def test_an_interrupted_run_is_not_one_run(tmp_path: Path) -> None:
     run.whole()
     with pytest.raises(UserError, match="was interrupted"):
         check(read_run(run.path), tabled(run.plan))
+
+
+@pytest.mark.parametrize(("factor", "code", "last"), [(1.0, 0, "(allowed 15%)"), (1.5, 1, "+50.0% (allowed 15%)")])
+def test_the_tool_says_whether_it_is_near_enough(factor: float, code: int, last: str, tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    np.save(run.folder.samples("held_out"), np.zeros((100, 3), dtype=np.int64))
+    argv = [sys.executable, str(TOOL), str(run.folder.path), "--measured", str(perfect(run, tmp_path, factor))]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.rstrip().endswith(last)
+
+
+def test_the_tool_answers_a_mistake_with_one_line(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(TOOL), str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

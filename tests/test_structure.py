@@ -28,6 +28,8 @@ CONTROL_HALF = [
     "stacking.launch.table",
     "stacking.phases",
     "stacking.plan_report",
+    "stacking.predict.check",
+    "stacking.predict.command",
     "stacking.progress",
     "stacking.report.html",
     "stacking.state.consolidate",

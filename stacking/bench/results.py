@@ -86,6 +86,7 @@ class StageResult:
             "ranks": stage.ranks,
             "zero_stage": stage.zero_stage,
             "dropout": plan.model.dropout,
+            "warmup_steps": self.trial.warmup,
             "data": "synthetic, ragged" if self._synthetic and self.trial.ragged else self._data,
             "outcome": self.result.outcome,
             "message": self.result.message,

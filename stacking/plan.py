@@ -74,6 +74,13 @@ class Cost(BaseModel):
     baseline_flops: float
 
 
+class PlannedKernels(_Part):
+    """How the layers are computed, besides what the device decides (`stacking.model.kernels`)."""
+
+    compile: bool = False
+    activation_checkpointing: bool = False
+
+
 class Stage(_Part):
     """One depth, resolved."""
 
@@ -100,6 +107,7 @@ class Stage(_Part):
     ds_config: dict[str, Any]
     """The whole configuration that DeepSpeed gets."""
     ds_config_digest: str
+    kernels: PlannedKernels = PlannedKernels()
     growth: Growth | None
     """How the stage's first weights come from what is before it; null: random, or taken over as they are."""
     parameters: int
@@ -226,6 +234,7 @@ class _Decided(NamedTuple):
     points: Points
     growth: Growth | None
     config: dict[str, Any]
+    kernels: PlannedKernels
 
 
 def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Target) -> list[_Decided]:
@@ -247,8 +256,11 @@ def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Tar
             optimizer=recipe.optimizer,
             cuda=target.cuda,
             fused_adam=target.fused_adam,
+            triton=target.device.triton,
         )
-        decided.append(_Decided(batches[i], steps[i], schedules[i], growths[i], ds_config.resolve(user, facts)))
+        kernels = PlannedKernels(**vars(ds_config.stage_kernels(user, facts)))
+        config = ds_config.resolve(user, facts)
+        decided.append(_Decided(batches[i], steps[i], schedules[i], growths[i], config, kernels))
     return decided
 
 
@@ -260,7 +272,7 @@ def _stage(
     samples_per_epoch: int | None,
     cuda: bool,
 ) -> Stage:
-    batch, steps, points, growth, config = decided
+    batch, steps, points, growth, config, kernels = decided
     index, length = len(before), recipe.data.sequence_length
     deep = model.with_layers(recipe.stages[index].layers)
     sequences = steps * batch.total
@@ -284,6 +296,7 @@ def _stage(
         zero_stage=ds_config.zero_stage(config),
         ds_config=config,
         ds_config_digest=xxhash.xxh3_128_hexdigest(json.dumps(config, sort_keys=True).encode()),
+        kernels=kernels,
         growth=growth,
         parameters=count_parameters(deep),
         flops=stage_flops(deep, sequences, length, recipe.data.mask_probability),

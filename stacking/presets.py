@@ -62,6 +62,8 @@ class DeviceClass:
     """What ``precision: auto`` means here."""
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Precisions that this class cannot do, or does badly, and why."""
+    triton: bool = False
+    """Whether Triton has kernels for it that torch.compile gains from: compute capability 8.0 and more."""
     pattern: str = ""
     """Part of the name that nvidia-smi prints."""
     source: str = ""
@@ -129,6 +131,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         peak={"fp32": 19.5, "fp16": 312.0, "bf16": 312.0},
         utilisation=0.35,
         precision="bf16",
+        triton=True,
         pattern="A100",
         source="NVIDIA A100 data sheet; utilisation: BERT-large in NVIDIA DeepLearningExamples (TF2, length 512)",
         memory_bandwidth=1555e9,
@@ -142,6 +145,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
         utilisation=0.35,
         precision="bf16",
+        triton=True,
         pattern="H100",
         source="NVIDIA H100 SXM data sheet; utilisation assumed as on A100",
         memory_bandwidth=3.35e12,
@@ -155,6 +159,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
         utilisation=0.35,
         precision="bf16",
+        triton=True,
         pattern="H200",
         source="NVIDIA H200 SXM data sheet; utilisation assumed as on A100",
         memory_bandwidth=4.8e12,
@@ -181,7 +186,7 @@ def device_class(name: str, memory: int, capability: float) -> DeviceClass:
     if capability < 7:
         unfit["fp16"] = f"compute capability {capability} has no tensor cores"
     precision: Precision = "bf16" if "bf16" not in unfit else "fp16" if "fp16" not in unfit else "fp32"
-    return DeviceClass(name, memory, {}, 0.3, precision, unfit, source="nvidia-smi")
+    return DeviceClass(name, memory, {}, 0.3, precision, unfit, triton=capability >= 8, source="nvidia-smi")
 
 
 @dataclass(frozen=True)

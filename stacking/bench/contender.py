@@ -11,6 +11,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.bench.trial import Section, Trial
 from stacking.data.batch import Batch
+from stacking.train.allocator import return_freed_memory
 
 Sections = Callable[[Section], AbstractContextManager[None]]
 
@@ -30,6 +31,10 @@ class Contender(ABC):
 
     def __init__(self, trial: Trial) -> None:
         self.plan, self.stage = trial.plan, trial.planned
+
+    def begin_turn(self) -> None:
+        """Called before this contender's steps: what its process would be like if it were alone."""
+        return_freed_memory()
 
     @abstractmethod
     def prepare(self, batch: Batch) -> Any:

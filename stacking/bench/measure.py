@@ -78,6 +78,7 @@ class Course:
     def window(self, entrant: Entrant, first_step: int, steps: int) -> Timed:
         """Consecutive updates as in training: the next one is prepared while this one computes."""
         contender, seconds, counts = entrant.contender, [], []
+        contender.begin_turn()
         updates = self._ahead(contender, first_step, steps)
         micro_batches, work = next(updates)
         dist.barrier()
@@ -110,6 +111,7 @@ class Course:
     def split(self, entrant: Entrant, first_step: int) -> None:
         """Take a few steps apart, and see what memory they take."""
         taken: list[dict[Section, float]] = []
+        entrant.contender.begin_turn()
         entrant.memory.start(exact=True)
         for step in range(first_step, first_step + _SPLIT_STEPS):
             watch = Stopwatch(self._device)

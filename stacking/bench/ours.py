@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
 
 from stacking.bench.contender import Contender, Sections, unmeasured
 from stacking.bench.trial import Trial
 from stacking.data.batch import Batch
-from stacking.train import engine as engines
+from stacking.data.unpad import unpad
 from stacking.train.agreement import Agreement
-from stacking.train.loader import MicroBatch, to_device
+from stacking.train.allocator import keep_freed_memory
+from stacking.train.engine import chosen_kernels, start_engine
+from stacking.train.loader import MicroBatch, with_padding, without_padding
 from stacking.train.randomness import seed_dropout
-
-_PADDED: dict[str, Any] = {"padded": True} if "padded" in inspect.signature(to_device).parameters else {}
 
 
 class Stacking(Contender):
@@ -23,10 +21,13 @@ class Stacking(Contender):
     def __init__(self, trial: Trial) -> None:
         super().__init__(trial)
         self._agreement = Agreement()
-        self.engine = engines.start_engine(self.plan, self.stage)
+        self.engine = start_engine(self.plan, self.stage)
 
     def prepare(self, batch: Batch) -> MicroBatch:
-        return to_device(batch, self.engine.device)
+        return without_padding(unpad(batch), self.engine.device, self.engine.module.kernels.grouped)
+
+    def begin_turn(self) -> None:
+        keep_freed_memory()
 
     def update(self, micro_batches: Sequence[MicroBatch], step: int, sections: Sections = unmeasured) -> None:
         stage, share = self.stage, self.stage.accumulation * self.stage.ranks
@@ -43,12 +44,11 @@ class Stacking(Contender):
                 self.engine.step()
 
     def chosen(self) -> dict[str, str]:
-        known: dict[str, str] = getattr(engines, "chosen_kernels", lambda engine: {})(self.engine)
-        return {"optimizer": self.optimizer_name(), **known}
+        return {"optimizer": self.optimizer_name(), **chosen_kernels(self.engine, self.stage)}
 
 
 class Padded(Stacking):
     """The same, except that the model sees padding."""
 
     def prepare(self, batch: Batch) -> MicroBatch:
-        return to_device(batch, self.engine.device, **_PADDED)
+        return with_padding(batch, self.engine.device)

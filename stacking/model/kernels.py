@@ -47,7 +47,8 @@ class Kernels:
     attention: str
     dropout: str
     compiled: bool
-    """Whether torch.compile fuses each layer's bias, GELU, dropout, residual and LayerNorm into few Triton kernels."""
+    """Whether torch.compile pays: it fuses a layer's biases, GELU, dropout, residual sums and LayerNorms. The plan
+    decides (`stacking.ds_config.stage_kernels`), by the same classes of device."""
     grouped: bool
     """Whether sequences of about one length share a rectangle; False: one rectangle as wide as the longest."""
     why: str

@@ -13,6 +13,7 @@ import click
 from stacking import __version__
 from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
+from stacking.tune.cli import tune
 
 if TYPE_CHECKING:
     from stacking.plan import Plan
@@ -298,6 +299,9 @@ def report(run_dir: Path) -> None:
     from stacking.report.html import write_report
 
     click.echo(write_report(run_dir))
+
+
+cli.add_command(tune)
 
 
 def main() -> NoReturn:

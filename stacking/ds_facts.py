@@ -51,7 +51,7 @@ KNOWN_KEYS: Mapping[str, str] = _section(
     other="""optimizer scheduler fp16 bf16 bfloat16 torch_autocast zero_optimization flops_profiler comms_logger
              tensorboard csv_monitor wandb comet activation_checkpointing autotuning checkpoint data_types aio pipeline
              hybrid_engine data_efficiency datastates_ckpt weight_quantization compile timers tensor_parallel
-             expert_parallel""",
+             expert_parallel stacking""",
 )
 """Every top-level key, and what it must be."""
 
@@ -97,6 +97,7 @@ SECTION_KEYS: Mapping[str, Mapping[str, str]] = {
     "tensorboard": _section(flags="enabled", texts="output_path job_name"),
     "csv_monitor": _section(flags="enabled", texts="output_path job_name"),
     "wandb": _section(flags="enabled", texts="project", other="group team"),
+    "stacking": _section(flags="activation_checkpointing", other="compile why"),
 }
 """The keys of the sections in which DeepSpeed refuses any other, and what each must be."""
 

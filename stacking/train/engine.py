@@ -30,7 +30,8 @@ def start_engine(plan: Plan, stage: Stage) -> DeepSpeedEngine:
     torch.manual_seed(plan.seed)
     model = build(plan.model.with_layers(stage.layers))
     groups = parameter_groups(model, plan.optimizer.weight_decay, plan.optimizer.weight_decay_on)
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
+    config = {key: value for key, value in stage.ds_config.items() if key != "stacking"}  # a section of ours
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
     return engine
 
 

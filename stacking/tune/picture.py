@@ -1,0 +1,127 @@
+"""A picture of the search: per stage the speeds over the micro-batch, and beneath it what became of every candidate."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from stacking.files import write_atomically
+from stacking.plan import Plan
+from stacking.report.plots import GREY, INK, PALE, STYLE, VERMILION
+from stacking.report.units import count
+from stacking.tune.candidate import Setting
+from stacking.tune.record import Tried
+from stacking.tune.write import Tuned
+
+# The palette of Okabe and Ito (2008) without its vermilion, which marks what went wrong.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#5B4B8A", "#8C6D1F", "#33332F")
+_MARKS: dict[str, dict[str, Any]] = {
+    "measured": {"marker": "o", "markersize": 5.5},
+    "out-of-memory": {"marker": "X", "markersize": 8, "color": VERMILION},
+    "failed": {"marker": "v", "markersize": 7, "color": VERMILION},
+    "pruned": {"marker": "o", "markersize": 5.5, "color": GREY, "markerfacecolor": "white"},
+}
+_WORDS = {
+    "measured": "measured",
+    "out-of-memory": "ran out of memory",
+    "failed": "failed",
+    "pruned": "cannot fit, not measured",
+}
+_STAR: dict[str, Any] = {"marker": "*", "markersize": 17, "markeredgecolor": INK, "markeredgewidth": 0.9}
+_RING: dict[str, Any] = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgecolor": INK}
+_ROW = 0.24
+"""Inches for a setting's row in the map."""
+
+
+def draw(plan: Plan, tuned: Sequence[Tuned], path: Path) -> None:
+    """Write the picture (PNG)."""
+    rows = max(len(_settings(one)) for one in tuned)
+    upper, lower = 3.0, _ROW * (rows + 1)
+    with mpl.rc_context(STYLE):
+        size = (max(6.4, 4.9 * len(tuned)), upper + lower + 1.3)
+        figure = Figure(figsize=size, layout="constrained", dpi=150, facecolor="white")
+        grid = figure.subplots(2, len(tuned), squeeze=False, sharex="col", height_ratios=(upper, lower))
+        for column, one in enumerate(tuned):
+            _draw_speeds(grid[0][column], one)
+            _draw_map(grid[1][column], one)
+        grid[0][0].set_ylabel("tokens/s")
+        figure.suptitle(f"{plan.name}: the search for the fastest setting of each stage", fontsize=12, color=INK)
+        figure.legend(handles=_legend(tuned), loc="outside lower center", ncols=6, fontsize=9, handletextpad=0.4)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
+
+
+def _settings(one: Tuned) -> list[Setting]:
+    """In the order in which they were considered."""
+    return list(dict.fromkeys(tried.candidate.setting for tried in one.found.tried))
+
+
+def _colours(one: Tuned) -> dict[Setting, str]:
+    return {setting: _COLOURS[i % len(_COLOURS)] for i, setting in enumerate(_settings(one))}
+
+
+def _draw_speeds(axes: Axes, one: Tuned) -> None:
+    for setting, colour in _colours(one).items():
+        measured = [t for t in one.found.measured if t.candidate.setting == setting]
+        points = sorted((tried.candidate.micro_batch, tried.tokens_per_second) for tried in measured)
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, **_MARKS["measured"], zorder=3)
+    base = one.found.of(one.found.space.base)
+    if base is not None and base.result == "measured":
+        axes.plot(base.candidate.micro_batch, base.tokens_per_second, linestyle="", **_RING, zorder=4)
+    if one.final is not None:
+        _mark_winner(axes, one.final.winner, _colours(one)[one.final.winner.candidate.setting])
+    axes.set_title(f"{one.stage.name}", loc="left", fontsize=11)
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.12, y=0.18)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value).replace(" ", "") if value else "0"))
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.tick_params(axis="x", length=0, labelbottom=False)
+
+
+def _mark_winner(axes: Axes, winner: Tried, colour: str) -> None:
+    place = (winner.candidate.micro_batch, winner.tokens_per_second)
+    axes.plot(*place, linestyle="", color=colour, **_STAR, zorder=5)
+    text = f"{winner.tokens_per_second:,.0f}"
+    axes.annotate(text, place, (0, 11), textcoords="offset points", ha="center", fontsize=10, fontweight="bold")
+
+
+def _draw_map(axes: Axes, one: Tuned) -> None:
+    """A row a setting, a mark a candidate."""
+    colours = _colours(one)
+    rows = {setting: row for row, setting in enumerate(colours)}
+    for tried in one.found.tried:
+        own = tried.candidate
+        mark = {"color": colours[own.setting], **_MARKS[tried.result]}
+        if one.final is not None and own == one.final.winner.candidate:
+            mark |= {**_STAR, "markersize": 12}
+        axes.plot(own.micro_batch, rows[own.setting], linestyle="", clip_on=False, **mark)
+    axes.set_xscale("log", base=2)
+    rungs = sorted({tried.candidate.micro_batch for tried in one.found.tried})
+    axes.set_xticks(rungs, [str(rung) for rung in rungs])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(list(rows.values()), [setting.words for setting in rows])
+    for label, colour in zip(axes.get_yticklabels(), colours.values(), strict=True):
+        label.set_color(colour)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("micro-batch, sequences per rank")
+
+
+def _legend(tuned: Sequence[Tuned]) -> list[Line2D]:
+    """What the marks mean, of those that are there."""
+    there = {tried.result for one in tuned for tried in one.found.tried}
+    marks = [(_WORDS[result], {"color": GREY, **mark}) for result, mark in _MARKS.items() if result in there]
+    marks += [("the recipe's own", {"color": INK, **_RING}), ("chosen", {"color": GREY, **_STAR, "markersize": 12})]
+    return [Line2D([], [], linestyle="", label=words, **mark) for words, mark in marks]

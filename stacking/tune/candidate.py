@@ -18,6 +18,11 @@ DIMENSIONS: Mapping[str, tuple[Any, ...]] = {
 """Every dimension beside the micro-batch, and its values: the first costs no speed, each further one buys memory or,
 for ``compile``, speed. Precision, optimizer, learning rate and clipping are no dimensions: they are the recipe's."""
 
+OFFLOAD_WORDS: Mapping[Offload, str] = {
+    "none": "no offload",
+    "optimizer": "optimizer offloaded",
+    "optimizer+param": "all offloaded",
+}
 _LEAST_ZERO: Mapping[Offload, int] = {"none": 0, "optimizer": 1, "optimizer+param": 3}
 """The ZeRO stage that can offload so much."""
 
@@ -59,10 +64,10 @@ class Setting(BaseModel):
 
     @property
     def words(self) -> str:
-        """``ZeRO 2, compiled, checkpointing``."""
+        """``ZeRO 2, compiled, checkpointing, optimizer offloaded``."""
         parts = [f"ZeRO {self.zero_stage}"]
         parts += ["compiled"] * self.compile + ["checkpointing"] * self.activation_checkpointing
-        return ", ".join(parts + [f"offloading {self.offload.replace('+', ' and ')}"] * (self.offload != "none"))
+        return ", ".join(parts + [OFFLOAD_WORDS[self.offload]] * (self.offload != "none"))
 
 
 class Candidate(BaseModel):

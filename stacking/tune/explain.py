@@ -7,6 +7,7 @@ from typing import Any
 
 from stacking.ds_config import Json
 from stacking.plan import Stage
+from stacking.tune.candidate import OFFLOAD_WORDS
 from stacking.tune.final import Final
 from stacking.tune.record import Tried
 from stacking.tune.search import Found
@@ -21,7 +22,7 @@ KEYS: Mapping[str, str] = {
 _ACROSS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 _VALUES: Mapping[str, Callable[[Any], str]] = {
     "zero_stage": lambda value: f"ZeRO {value}",
-    "offload": lambda value: "no offload" if value == "none" else f"offloading {value.replace('+', ' and ')}",
+    "offload": lambda value: OFFLOAD_WORDS[value],
     "compile": lambda value: "compiled" if value else "not compiled",
     "activation_checkpointing": lambda value: "checkpointing" if value else "no checkpointing",
 }
@@ -58,30 +59,37 @@ def _micro_batch(found: Found, winner: Tried) -> str:
 
 
 def _dimension(name: str, found: Found, winner: Tried) -> str:
-    """How the winner did with other values of one dimension, else why there were no trials of them."""
+    """How the winner did with other values of one dimension, else why there were no trials of them.
+
+    The comparison is made where most values were tried: in the winner's own setting, or in another one that has its
+    value of the dimension.
+    """
     value = getattr(winner.candidate.setting, name)
-    others = [
-        found.of(winner.candidate.changed(**{name: other})) for other in found.space.values[name] if other != value
-    ]
-    tried = [other for other in others if other is not None]
-    parts = [f"{_VALUES[name](getattr(t.candidate.setting, name))} {_against(t, winner)}" for t in tried]
-    if not parts and (elsewhere := _nearest(name, found, winner)):
-        parts = [elsewhere]
-    if parts:
-        return _sentence(winner, parts)
+    alike = [tried for tried in found.measured if getattr(tried.candidate.setting, name) == value]
+    where = max([winner, *alike], key=lambda tried: len(_twins(name, found, tried)), default=winner)
+    if twins := _twins(name, found, where):
+        at = "" if where is winner else f"at {where.candidate.words}: "
+        parts = [f"{_VALUES[name](getattr(twin.candidate.setting, name))} {_against(twin, where)}" for twin in twins]
+        return at + _sentence(where, parts)
+    others = [tried for tried in found.tried if getattr(tried.candidate.setting, name) != value]
+    if others:
+        return _elsewhere(others, winner)
     return found.space.left_out.get(name) or _not_tried(name, found)
 
 
-def _nearest(name: str, found: Found, winner: Tried) -> str:
-    """The dimension's comparison at another micro-batch or setting, where the winner's own was not made."""
-    value = getattr(winner.candidate.setting, name)
-    for tried in found.measured:
-        if getattr(tried.candidate.setting, name) == value:
-            for other in found.space.values[name]:
-                twin = found.of(tried.candidate.changed(**{name: other}))
-                if other != value and twin is not None:
-                    return f"at {tried.candidate.words}: {_VALUES[name](other)} {_against(twin, tried)}"
-    return ""
+def _elsewhere(others: list[Tried], winner: Tried) -> str:
+    """How candidates did that differ in more than the dimension."""
+    fastest = max(others, key=lambda tried: tried.tokens_per_second)
+    if fastest.result == "measured":
+        return _sentence(winner, [f"{fastest.candidate.words} {_against(fastest, winner)}"])
+    return f"nothing else could be measured: {fastest.candidate.words} {_against(fastest, winner)}"
+
+
+def _twins(name: str, found: Found, tried: Tried) -> list[Tried]:
+    """The same candidate with other values of one dimension, as far as they were considered."""
+    own = getattr(tried.candidate.setting, name)
+    changed = [tried.candidate.changed(**{name: value}) for value in found.space.values[name] if value != own]
+    return [twin for candidate in changed if (twin := found.of(candidate)) is not None]
 
 
 def _not_tried(name: str, found: Found) -> str:

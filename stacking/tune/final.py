@@ -41,18 +41,24 @@ def decide(found: Found, again: Again) -> Final:
     fastest, challenger = found.measured[0], _challenger(found)
     if challenger is None:
         return Final(fastest, None, (), "nothing else was measured")
-    ratios: list[float] = []
-    rounds = []
+    rounds: list[tuple[float, float]] = []
     try:
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, _rounds(fastest, challenger) + 1):
             pair = (fastest, challenger) if number % 2 else (challenger, fastest)
-            speeds = {tried.candidate: again(tried.candidate, number).tokens_per_second for tried in pair}
-            rounds.append((speeds[fastest.candidate], speeds[challenger.candidate]))
+            results = {tried.candidate: again(tried.candidate, number) for tried in pair}
+            mine, other = results[fastest.candidate], results[challenger.candidate]
+            if mine.result != "measured" or other.result != "measured":
+                return _broken(fastest, challenger, mine, other)
+            rounds.append((mine.tokens_per_second, other.tokens_per_second))
     except Spent as spent:
         if not rounds:
             return Final(fastest, challenger, (), f"fastest in the search; no final, as {spent}")
-    ratios = [mine / other if other else float("inf") for mine, other in rounds]
-    return _judge(found, fastest, challenger, ratios)
+    return _judge(found, fastest, challenger, [mine / other for mine, other in rounds])
+
+
+def _rounds(fastest: Tried, challenger: Tried) -> int:
+    """One confirms a lead that is far beyond noise."""
+    return ROUNDS if challenger.tokens_per_second >= _NEAR * fastest.tokens_per_second else 1
 
 
 def _challenger(found: Found) -> Tried | None:
@@ -72,8 +78,15 @@ def _complexity(found: Found, tried: Tried) -> tuple[int, ...]:
     return own.setting.switches, changes, own.setting.zero_stage, own.micro_batch
 
 
+def _broken(fastest: Tried, challenger: Tried, mine: Tried, other: Tried) -> Final:
+    """What ran once and then did not is not to be relied on."""
+    winner, loser = (fastest, challenger) if mine.result == "measured" else (challenger, fastest)
+    message = other.message if mine.result == "measured" else mine.message
+    return Final(winner, loser, (), f"{loser.candidate.words} did not get through the final: {message}")
+
+
 def _judge(found: Found, fastest: Tried, challenger: Tried, ratios: list[float]) -> Final:
-    words, lead = f"{_words(ratios)} in {len(ratios)} alternating rounds", median(ratios)
+    words, lead = f"{_words(ratios)} in {len(ratios)} alternating round{'s' * (len(ratios) > 1)}", median(ratios)
     if min(ratios) > _CLEAR:
         reason = f"faster than {challenger.candidate.words} by {words}"
         return Final(fastest, challenger, tuple(ratios), reason, lead)

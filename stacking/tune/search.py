@@ -21,6 +21,8 @@ _WORSE = 0.95
 """A rung this much below the fastest ends a climb at once."""
 _PATIENCE = 2
 """So many rungs in a row, or ways to save memory, may bring nothing."""
+_FULL = 3
+"""So many ways to save memory in a row may not save enough."""
 _PRICE = {"zero_stage": 1.0, "activation_checkpointing": 4.0, "offload": 6.0}
 """What saves memory, by what a step of it costs: some traffic; a third more arithmetic; the link to the host."""
 
@@ -87,7 +89,10 @@ class Search:
             self._climb(self._space.base)
             for dimension in ("zero_stage", "compile"):
                 self._switch(dimension)
+            before = self._here()
             self._save_memory()
+            if self._here().setting != before.setting:
+                self._switch("zero_stage")
             self._climb(self._here())
         except Spent as spent:
             stopped = str(spent)
@@ -170,23 +175,44 @@ class Search:
     def _save_memory(self) -> None:
         """Where memory kept the micro-batch from growing: what it takes to get further, cheapest first."""
         best = self._best()
-        above = [r for r in self._space.micro_batches if best is None or r > best.candidate.micro_batch]
-        if not above or (best and not self._attempt(best.candidate.at(above[0])).does_not_fit):
+        if best is None:
+            if self._attempt(self._space.base).does_not_fit:  # else it fails for another reason
+                self._fit_at_all()
             return
-        self._checked_memory, misses = True, 0
-        for setting in self._savers(self._here().setting):
-            if best is None:
-                self._climb(Candidate(micro_batch=self._space.base.micro_batch, setting=setting))
-                if self._best():
+        if not self._stopped_by_memory(best.candidate):
+            return
+        self._checked_memory, misses, full = True, 0, 0
+        for setting in self._savers(best.candidate.setting):
+            above = self._above(best.candidate.micro_batch)
+            first = Candidate(micro_batch=above[0], setting=setting)
+            result = self._attempt(first).result
+            if result != "measured":
+                full += result != "pruned"  # which costs nothing
+                if full == _FULL:
                     return
                 continue
-            first = Candidate(micro_batch=above[0], setting=setting)
-            if self._attempt(first).result == "measured":
-                self._walk(first, above[1:])
-                misses = misses + 1 if self._best() == best else 0
-                best = self._best()
-                if misses == _PATIENCE:
-                    return
+            self._walk(first, above[1:])
+            now = self._best()
+            assert now is not None
+            misses, full = (misses + 1, full) if now == best else (0, 0)
+            best = now
+            if misses == _PATIENCE or (misses == 0 and not self._stopped_by_memory(best.candidate)):
+                return
+
+    def _fit_at_all(self) -> None:
+        """Look for a setting that fits at any micro-batch, cheapest first."""
+        self._checked_memory = True
+        for setting in self._savers(self._space.base.setting):
+            self._climb(Candidate(micro_batch=self._space.base.micro_batch, setting=setting))
+            if self._best():
+                return
+
+    def _above(self, micro_batch: int) -> list[int]:
+        return [rung for rung in self._space.micro_batches if rung > micro_batch]
+
+    def _stopped_by_memory(self, candidate: Candidate) -> bool:
+        above = self._above(candidate.micro_batch)
+        return bool(above) and self._attempt(candidate.at(above[0])).does_not_fit
 
     def _savers(self, setting: Setting) -> Iterator[Setting]:
         """Settings that need less memory than ``setting`` and are otherwise alike, cheapest first."""

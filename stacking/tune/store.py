@@ -81,7 +81,7 @@ def _subject(plan: Plan, machine: Machine, launcher: str) -> dict[str, Any]:
     data = plan.data
     facts: dict[str, Any] = {
         "version": stacking.__version__,
-        "model": plan.model.model_dump(mode="json"),
+        "model": plan.model.model_dump(mode="json", exclude={"layers"}),
         "optimizer": plan.optimizer.model_dump(mode="json"),
         "data": {"digest": data.digest, "samples": data.samples, "sequence_length": data.sequence_length},
         "mask_probability": data.mask_probability,
@@ -95,7 +95,7 @@ def _subject(plan: Plan, machine: Machine, launcher: str) -> dict[str, Any]:
         "accelerator": plan.launch.accelerator,
     }
     for stage in plan.stages:
-        own = {"layers": stage.layers, "global_batch": stage.global_batch, "ranks": stage.ranks}
+        own = {"layers": stage.layers, "ranks": stage.ranks, "batch": stage.global_batch}
         facts[f"stages[{stage.index}]"] = {**own, "ds_config": stage.ds_config}
     return dict(_flat("", facts))
 

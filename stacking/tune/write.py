@@ -55,9 +55,7 @@ def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> 
         "start": _absolute(recipe.start),
     }
     path = folder / f"{recipe.file.stem}.tuned.yaml"
-    head = (
-        f"# Written by `stacking tune {recipe.file.name}`; why each value is what it is: {PAGE} and the JSON files.\n"
-    )
+    head = f"# Written by `stacking tune {recipe.file.name}`; why each value is what it is: {PAGE}\n"
     write_atomically(path, head + recipe.model_copy(update=changes).to_yaml())
     return path
 
@@ -123,12 +121,16 @@ def _trials(found: Found, winner: Tried | None) -> str:
         speed = f"{tried.tokens_per_second:,.0f}" if tried.result == "measured" else tried.result
         memory = f"{tried.memory_bytes / 2**30:.2f} GiB" if tried.memory_bytes else ""
         spread = f"{tried.spread:.1%}" if tried.spread is not None else ""
-        took = duration(tried.update_seconds) if tried.update_seconds else ""
+        took = _took(tried.update_seconds) if tried.update_seconds else ""
         own = tried.candidate
         rows.append(
             f"| {own.micro_batch} | {own.setting.words} | {speed} | {took} | {spread} | {memory} | {'; '.join(marks)} |"
         )
     return "\n".join(rows)
+
+
+def _took(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds)
 
 
 def _inlined_stage(recipe: Recipe, index: int) -> Any:

@@ -26,6 +26,7 @@ COMMANDS = [
     "run",
     "status",
     "submit",
+    "tune",
 ]
 
 

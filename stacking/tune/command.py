@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from stacking.create import plan_recipe
 from stacking.data.corpus import load_manifest
 from stacking.errors import StackingError, UserError
-from stacking.files import disk_errors, write_atomically, write_json
+from stacking.files import write_atomically, write_json
 from stacking.launch.job import Launcher
 from stacking.launch.slurm import Allocation
 from stacking.launch.table import open_launcher
@@ -83,10 +84,8 @@ def tune(request: Request, tell: Tell) -> Report:
         _check_room(base, stage, launcher)
     manifest = load_manifest(Path(base.data.path)) if base.data.path else None
     variants = Variants(request.recipe, manifest, base.data.samples_per_epoch, machine)
-    with disk_errors(request.out):
-        request.out.mkdir(parents=True, exist_ok=True)
-    with RunFolder(request.out).locked():
-        folder = open_folder(request.out, base, machine, name)
+    folder = open_folder(request.out, base, machine, name)
+    with RunFolder(folder).locked():
         samples = _save_samples(folder, rows.get("train"))
         budget = Budget(request.trials, request.minutes * 60 if request.minutes else None, len(stages))
         tuned = []
@@ -126,7 +125,7 @@ def _write(folder: Path, variants: Variants, tuned: Sequence[Tuned]) -> Report:
 
 
 def _check(request: Request) -> None:
-    if request.minutes is not None and request.minutes <= 0:
+    if request.minutes is not None and not 0 < request.minutes < inf:
         raise UserError("--budget-minutes", f"is {request.minutes:g}", "give a number greater than 0")
     if request.trials is not None and request.trials < 1:
         raise UserError("--trials", f"is {request.trials}", "give at least 1")

@@ -30,7 +30,7 @@ def open_folder(folder: Path, plan: Plan, machine: Machine, launcher: str) -> Pa
     path = folder / _SUBJECT
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = [] if path.exists() else [p.name for p in folder.iterdir() if not p.name.startswith((".", "lock"))]
+        foreign = [] if path.exists() else [p.name for p in folder.iterdir() if not p.name.startswith(".")]
         if foreign:
             problem = f"is not empty (it holds {min(foreign)!r}) and holds no tuning"
             raise UserError(folder, problem, "choose a folder that is new or empty")

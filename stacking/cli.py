@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from stacking import __version__
+from stacking.bench.cli import bench
 from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
 from stacking.tune.cli import tune
@@ -301,6 +302,7 @@ def report(run_dir: Path) -> None:
     click.echo(write_report(run_dir))
 
 
+cli.add_command(bench)
 cli.add_command(tune)
 
 

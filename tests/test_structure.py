@@ -14,6 +14,8 @@ SOURCES = sorted((ROOT / "stacking").rglob("*.py"))
 
 # What the control half starts from; growing and consolidating read files alone, and start as fast.
 CONTROL_HALF = [
+    "stacking.bench.table",
+    "stacking.bench.targets",
     "stacking.cli",
     "stacking.controller",
     "stacking.create",

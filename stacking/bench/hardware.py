@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from stacking.bench.peaks import find_card, peak_tflops
 from stacking.plan import Stage
-from stacking.presets import Precision, device_class
+from stacking.presets import Precision
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -26,11 +27,11 @@ _SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.lim
 def hardware(device: torch.device, stage: Stage) -> dict[str, Any]:
     """What rank 0 knows of the machine; all ranks call it together, because they multiply at the same time.
 
-    ``peak_tflops`` is that of all ranks' devices in the stage's precision: from the table of device classes, or, on a
-    CPU and on a GPU without a row, measured here and now with one large matrix product.
+    ``peak_tflops`` is that of all ranks' devices in the stage's precision: from `stacking.bench.peaks`, or, on a
+    CPU and on a card without a row, measured here and now with one large matrix product.
     """
-    gemm = torch.tensor([gemm_tflops(device, stage.precision)], dtype=torch.float64)
-    dist.all_reduce(gemm.to(device) if dist.get_backend() == "nccl" else gemm)
+    gemm = torch.tensor([gemm_tflops(device, stage.precision)], dtype=torch.float64, device=device)
+    dist.all_reduce(gemm)
     found = {
         "device": device.type,
         "ranks": stage.ranks,
@@ -40,7 +41,7 @@ def hardware(device: torch.device, stage: Stage) -> dict[str, Any]:
         "gemm_tflops": float(gemm),
         **_versions(),
     }
-    return found | (_gpu(device, stage, float(gemm)) if device.type == "cuda" else _cpu(float(gemm)))
+    return found | (_gpu(device, stage, float(gemm)) if device.type == "cuda" else _cpu(device, float(gemm)))
 
 
 def gemm_tflops(device: torch.device, precision: Precision) -> float:
@@ -62,30 +63,25 @@ def multiplies_in_tf32(precision: Precision) -> bool:
     return precision == "fp32" and torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32
 
 
-def _cpu(gemm: float) -> dict[str, Any]:
-    size = _GEMM_SIZE["cpu"]
-    return {
-        "name": _cpu_name(),
-        "peak_tflops": gemm,
-        "peak_source": f"measured in this run: a product of two {size:,}-wide square matrices",
-    }
+def _cpu(device: torch.device, gemm: float) -> dict[str, Any]:
+    return {"name": _cpu_name(), "peak_tflops": gemm, "peak_source": _measured_here(device)}
+
+
+def _measured_here(device: torch.device) -> str:
+    size = _GEMM_SIZE[device.type]
+    return f"measured in this run with a product of two {size:,}-wide square matrices"
 
 
 def _gpu(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(device)
-    capability = properties.major + properties.minor / 10
-    row = device_class(properties.name, properties.total_memory, capability)
     precision = "tf32" if multiplies_in_tf32(stage.precision) else stage.precision
-    peak = row.peak.get(precision, row.peak.get("fp32"))
-    size = _GEMM_SIZE["cuda"]
-    source = row.source if peak else f"measured in this run: a product of two {size:,}-wide square matrices"
+    card = find_card(properties.name)
     return {
         "name": properties.name,
-        "class": row.name,
         "compute_capability": f"{properties.major}.{properties.minor}",
         "memory_bytes": properties.total_memory,
-        "peak_tflops": peak * stage.ranks if peak else gemm,
-        "peak_source": f"{precision}: {source}",
+        "peak_tflops": peak_tflops(card, precision) * stage.ranks if card else gemm,
+        "peak_source": f"{precision}, {card.source if card else _measured_here(device)}",
         "matmul_precision": precision,
         **_from_smi(torch.cuda.current_device()),
     }

@@ -23,6 +23,7 @@ from stacking.data.batch import Batch
 from stacking.train.loader import sample_numbers
 
 _SPLIT_STEPS = 3
+"""To take apart; a median wants more than one."""
 Batches = Callable[[np.ndarray], Batch]
 
 
@@ -81,7 +82,7 @@ class Course:
         micro_batches, work = next(updates)
         dist.barrier()
         marks = Marks(self._device)
-        entrant.memory.start()
+        entrant.memory.start(exact=False)
         for step in range(first_step, first_step + steps):
             contender.update(micro_batches, step)
             marks.mark()
@@ -107,8 +108,9 @@ class Course:
         return [contender.prepare(batch) for batch in batches], sum(map(self._counter, batches), Counts())
 
     def split(self, entrant: Entrant, first_step: int) -> None:
-        """Take a few steps apart."""
+        """Take a few steps apart, and see what memory they take."""
         taken: list[dict[Section, float]] = []
+        entrant.memory.start(exact=True)
         for step in range(first_step, first_step + _SPLIT_STEPS):
             watch = Stopwatch(self._device)
             dist.barrier()
@@ -117,6 +119,7 @@ class Course:
             with watch.watching_collectives():
                 entrant.contender.update(micro_batches, step, watch.section)
             taken.append(watch.seconds)
+        entrant.memory.stop()
         entrant.split = {name: median(step[name] for step in taken) for name in SECTIONS}
 
     def look(self, entrant: Entrant, step: int) -> None:
@@ -169,13 +172,16 @@ def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, t
     """
     course = Course(trial, batches, device, dist.get_rank())
     entrants, fastest = [], float("inf")
-    factories = {name: CONTENDERS[name]() for name in trial.contenders}  # all imports come before all measurements
+    _import_everything()
+    factories = {name: CONTENDERS[name]() for name in trial.contenders}
     for name, make in factories.items():
         entrant = Entrant(name, make, trial, device)
         fastest = min(fastest, course.warm_up(entrant))
         entrants.append(entrant)
-    steps = steps_for(trial, fastest)
-    first = trial.warmup
+    steps, first = steps_for(trial, fastest), trial.warmup
+    for entrant in entrants:
+        course.window(entrant, first, 1)  # looking at the memory has made the next step slow
+    first += 1
     for repeat in range(trial.repeats):
         # In alternating order, so that neither is always the one that runs after the other.
         for entrant in entrants if repeat % 2 == 0 else reversed(entrants):
@@ -188,10 +194,17 @@ def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, t
     return {entrant.name: (_measurement(entrant, skipped[entrant.name]), entrant.profile) for entrant in entrants}
 
 
+def _import_everything() -> None:
+    """What DeepSpeed imports when its first engine is made, so that the first contender does not pay for it."""
+    import torch._dynamo
+    import torch._functorch.aot_autograd
+    import torch._inductor.lowering  # noqa: F401
+
+
 def _measurement(entrant: Entrant, skipped: int) -> Measurement:
     counts = [count for window in entrant.windows for count in window.counts]
     total = sum(counts, Counts())
-    device = entrant.device if dist.get_backend() == "nccl" else torch.device("cpu")
+    device = entrant.device
     numbers = [*(count.real_tokens for count in counts), total.predictions, total.flops]
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(sums)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from pathlib import Path
 
@@ -19,17 +20,26 @@ class MemoryMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._return_free_memory()
         self._before = self._now()
         self._kept = self._most = 0
         self._at_start = 0
 
     def ready(self) -> None:
         """The contender is warm: what it has now it keeps."""
+        self._return_free_memory()
         self._kept = max(0, self._now() - self._before)
         self._most = max(self._most, self._kept)
 
-    def start(self) -> None:
-        """A window begins."""
+    def start(self, exact: bool) -> None:
+        """A window begins.
+
+        Args:
+            exact: give what the allocator holds for later use back first, so that the window is seen to take it. That
+                makes the next step slower.
+        """
+        if exact:
+            self._return_free_memory()
         self._reset_peak()
         self._at_start = self._now()
 
@@ -46,6 +56,11 @@ class MemoryMeter:
 
     def _peak(self) -> int:
         return torch.cuda.max_memory_allocated(self._device) if self._on_gpu else _status("VmHWM")
+
+    def _return_free_memory(self) -> None:
+        """On a CPU: torch's tensors come from the C library, which keeps freed ones resident."""
+        if not self._on_gpu and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+            trim(0)
 
     def _reset_peak(self) -> None:
         if self._on_gpu:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from stacking.data.batch import I64, Batch
-from stacking.data.masking import mask
+from stacking.data.masking import Masking
 from stacking.data.random import below, hash64
+from stacking.data.unpad import Unpadded, pad, positions_in
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 SHORTEST_SHARE = 16
@@ -30,27 +31,25 @@ class SyntheticSampler:
         self, vocabulary: int, sequence_length: int, seed: int, mask_probability: float, ragged: bool, pairs: bool
     ) -> None:
         self.vocabulary, self.sequence_length, self.seed = vocabulary, sequence_length, seed
-        self.mask_probability, self.ragged, self.pairs = mask_probability, ragged, pairs
+        self.ragged, self.pairs = ragged, pairs
+        self._masking = Masking(seed, mask_probability, vocabulary, SPECIAL)
+
+    def unpadded(self, sample_ids: I64) -> Unpadded:
+        """The samples with these numbers, int64 [B]."""
+        lengths = self._lengths(sample_ids)
+        position_ids, first = positions_in(lengths), np.cumsum(lengths) - lengths
+        tokens = hash64(self.seed, _TOKEN, np.repeat(sample_ids, lengths), position_ids)
+        input_ids = len(SPECIAL) + below(tokens, self.vocabulary - len(SPECIAL))
+        input_ids[first] = SPECIAL["cls"]
+        input_ids[first + lengths // 2] = input_ids[first + lengths - 1] = SPECIAL["sep"]
+        segment_ids = (position_ids > np.repeat(lengths // 2, lengths)).astype(np.int64) * self.pairs
+        nsp_labels = below(hash64(self.seed, _NSP, sample_ids), 2) if self.pairs else None
+        positions, labels = self._masking.apply(input_ids, position_ids, lengths, sample_ids)
+        return Unpadded(input_ids, segment_ids, position_ids, lengths, positions, labels, nsp_labels)
 
     def batch(self, sample_ids: I64) -> Batch:
-        """The samples with these numbers, int64 [B]."""
-        size, column = self.sequence_length, np.arange(self.sequence_length)[None, :]
-        length = self._lengths(sample_ids)
-        tokens = hash64(self.seed, _TOKEN, sample_ids[:, None], column)
-        input_ids = len(SPECIAL) + below(tokens, self.vocabulary - len(SPECIAL))
-        attention_mask = column < length[:, None]
-        first_separator, last_separator = (length // 2)[:, None], (length - 1)[:, None]
-        input_ids[:, 0] = SPECIAL["cls"]
-        input_ids[(column == first_separator) | (column == last_separator)] = SPECIAL["sep"]
-        input_ids[~attention_mask] = SPECIAL["pad"]
-        maskable = attention_mask & (input_ids >= len(SPECIAL))
-        positions, labels = mask(
-            input_ids, maskable, sample_ids, self.seed, self.mask_probability, self.vocabulary, SPECIAL
-        )
-        segment_ids = ((column > first_separator) & attention_mask).astype(np.int64) * self.pairs
-        nsp_labels = below(hash64(self.seed, _NSP, sample_ids), 2) if self.pairs else None
-        assert input_ids.shape == (len(sample_ids), size)
-        return Batch(input_ids, segment_ids, attention_mask, positions, labels, nsp_labels, sample_ids)
+        """The same samples, each padded to ``sequence_length``."""
+        return pad(self.unpadded(sample_ids), self.sequence_length, SPECIAL["pad"], sample_ids)
 
     def _lengths(self, sample_ids: I64) -> I64:
         if not self.ragged:

@@ -89,12 +89,15 @@ def tune(request: Request, tell: Tell) -> Report:
         samples = _save_samples(folder, rows.get("train"))
         budget = Budget(request.trials, request.minutes * 60 if request.minutes else None, len(stages))
         tuned = []
-        for stage in stages:
-            budget.next_stage()
-            trials = StageTrials(
-                variants, stage.index, Records(folder, stage.name), launcher, budget, samples, _under(stage, tell)
-            )
-            tuned.append(_tune_stage(variants, stage, trials, _ranks_on_host(stage, base, name)))
+        try:
+            for stage in stages:
+                budget.next_stage()
+                records, under = Records(folder, stage.name), _under(stage, tell)
+                trials = StageTrials(variants, stage.index, records, launcher, budget, samples, under)
+                tuned.append(_tune_stage(variants, stage, trials, _ranks_on_host(stage, base, name)))
+        except KeyboardInterrupt:
+            tell("interrupted; the same command goes on from here")
+            raise
         return _write(folder, variants, tuned)
 
 

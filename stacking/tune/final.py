@@ -42,23 +42,21 @@ def decide(found: Found, again: Again) -> Final:
     if challenger is None:
         return Final(fastest, None, (), "nothing else was measured")
     rounds: list[tuple[float, float]] = []
+    far_ahead = challenger.tokens_per_second < _NEAR * fastest.tokens_per_second
     try:
-        for number in range(1, _rounds(fastest, challenger) + 1):
+        for number in range(1, ROUNDS + 1):
             pair = (fastest, challenger) if number % 2 else (challenger, fastest)
             results = {tried.candidate: again(tried.candidate, number) for tried in pair}
             mine, other = results[fastest.candidate], results[challenger.candidate]
             if mine.result != "measured" or other.result != "measured":
                 return _broken(fastest, challenger, mine, other)
             rounds.append((mine.tokens_per_second, other.tokens_per_second))
+            if far_ahead and mine.tokens_per_second > _CLEAR * other.tokens_per_second:
+                break  # one round confirms what is far beyond noise
     except Spent as spent:
         if not rounds:
             return Final(fastest, challenger, (), f"fastest in the search; no final, as {spent}")
     return _judge(found, fastest, challenger, [mine / other for mine, other in rounds])
-
-
-def _rounds(fastest: Tried, challenger: Tried) -> int:
-    """One confirms a lead that is far beyond noise."""
-    return ROUNDS if challenger.tokens_per_second >= _NEAR * fastest.tokens_per_second else 1
 
 
 def _challenger(found: Found) -> Tried | None:

@@ -48,6 +48,11 @@ def test_one_round_confirms_a_lead_that_is_far_beyond_noise() -> None:
     assert decided.winner.candidate == BASE and len(again.order) == 2
 
 
+def test_a_lead_that_one_round_does_not_confirm_gets_all_rounds() -> None:
+    decided, again = final({BASE: 100, COMPILED: 120}, {COMPILED: [99, 120, 120], BASE: [100, 100, 100]})
+    assert len(again.order) == 6 and decided.winner.candidate == BASE
+
+
 def test_the_challenger_is_the_simplest_that_is_near_not_the_second() -> None:
     other = Candidate(micro_batch=8, setting=COMPILED.setting)
     decided, _ = final({COMPILED: 104, other: 103, BASE: 101}, {COMPILED: [1, 1, 1], BASE: [1, 1, 1], other: []})

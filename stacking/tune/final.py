@@ -51,7 +51,7 @@ def decide(found: Found, again: Again) -> Final:
             if mine.result != "measured" or other.result != "measured":
                 return _broken(fastest, challenger, mine, other)
             rounds.append((mine.tokens_per_second, other.tokens_per_second))
-            if far_ahead and mine.tokens_per_second > _CLEAR * other.tokens_per_second:
+            if number == 1 and far_ahead and mine.tokens_per_second > _CLEAR * other.tokens_per_second:
                 break  # one round confirms what is far beyond noise
     except Spent as spent:
         if not rounds:

@@ -34,13 +34,13 @@ def reasons(stage: Stage, config: Json, found: Found, final: Final) -> dict[str,
     accumulation = stage.global_batch // (winner.micro_batch * stage.ranks)
     why = {
         _ACROSS[0]: "the recipe's batch, which tuning never changes",
-        _ACROSS[1]: _micro_batch(found, final.winner),
+        _ACROSS[1]: _micro_batch(found, final),
         _ACROSS[2]: f"{stage.global_batch} = {winner.micro_batch} x {accumulation} x {stage.ranks} ranks",
     }
-    why |= {key: _dimension(name, found, final.winner) for name, key in KEYS.items()}
+    why |= {key: _dimension(name, found, final) for name, key in KEYS.items()}
     if winner.setting.offload == "none":
         del why[KEYS["offload"]]
-        why["zero_optimization"] = f"no offload: {_dimension('offload', found, final.winner)}"
+        why["zero_optimization"] = f"no offload: {_dimension('offload', found, final)}"
     tuned = {"stacking", *_ACROSS}
     untouched = [key for key in config if key not in tuned and key != "zero_optimization"]
     zero = [f"zero_optimization.{key}" for key in config["zero_optimization"] if key != "stage"]
@@ -50,39 +50,51 @@ def reasons(stage: Stage, config: Json, found: Found, final: Final) -> dict[str,
     return why
 
 
-def _micro_batch(found: Found, winner: Tried) -> str:
-    """How the other micro-batches of the same setting did."""
-    own = winner.candidate
-    others = [tried for tried in found.tried if tried.candidate.setting == own.setting and tried.candidate != own]
-    parts = [f"{tried.candidate.micro_batch} {_against(tried, winner)}" for tried in _by_micro_batch(others)]
-    return _sentence(winner, parts)
+def _micro_batch(found: Found, final: Final) -> str:
+    """How other micro-batches did, in the setting in which most of them were tried beside the winner's."""
+    own = final.winner.candidate
+    alike = [tried for tried in found.measured if tried.candidate.micro_batch == own.micro_batch]
+    where = max([final.winner, *alike], key=lambda tried: len(_rungs(found, tried)))
+    parts = [f"{rung.candidate.micro_batch} {_against(rung, where, final)}" for rung in _rungs(found, where)]
+    at = "" if where.candidate == own else f"with {where.candidate.setting.words}: "
+    return at + _sentence(where, parts)
 
 
-def _dimension(name: str, found: Found, winner: Tried) -> str:
+def _rungs(found: Found, tried: Tried) -> list[Tried]:
+    """The same setting with other micro-batches, as far as they were considered; ascending."""
+    own = tried.candidate
+    others = [one for one in found.tried if one.candidate.setting == own.setting and one.candidate != own]
+    return sorted(others, key=lambda one: one.candidate.micro_batch)
+
+
+def _dimension(name: str, found: Found, final: Final) -> str:
     """How the winner did with other values of one dimension, else why there were no trials of them.
 
     The comparison is made where most values were tried: in the winner's own setting, or in another one that has its
     value of the dimension.
     """
+    winner = final.winner
     value = getattr(winner.candidate.setting, name)
     alike = [tried for tried in found.measured if getattr(tried.candidate.setting, name) == value]
-    where = max([winner, *alike], key=lambda tried: len(_twins(name, found, tried)), default=winner)
+    where = max([winner, *alike], key=lambda tried: len(_twins(name, found, tried)))
     if twins := _twins(name, found, where):
-        at = "" if where is winner else f"at {where.candidate.words}: "
-        parts = [f"{_VALUES[name](getattr(twin.candidate.setting, name))} {_against(twin, where)}" for twin in twins]
+        at = "" if where.candidate == winner.candidate else f"at {where.candidate.words}: "
+        words = [_VALUES[name](getattr(twin.candidate.setting, name)) for twin in twins]
+        parts = [f"{word} {_against(twin, where, final)}" for word, twin in zip(words, twins, strict=True)]
         return at + _sentence(where, parts)
     others = [tried for tried in found.tried if getattr(tried.candidate.setting, name) != value]
     if others:
-        return _elsewhere(others, winner)
+        return _elsewhere(others, final)
     return found.space.left_out.get(name) or _not_tried(name, found)
 
 
-def _elsewhere(others: list[Tried], winner: Tried) -> str:
+def _elsewhere(others: list[Tried], final: Final) -> str:
     """How candidates did that differ in more than the dimension."""
     fastest = max(others, key=lambda tried: tried.tokens_per_second)
+    words = f"{fastest.candidate.words} {_against(fastest, final.winner, final)}"
     if fastest.result == "measured":
-        return _sentence(winner, [f"{fastest.candidate.words} {_against(fastest, winner)}"])
-    return f"nothing else could be measured: {fastest.candidate.words} {_against(fastest, winner)}"
+        return _sentence(final.winner, [words])
+    return f"nothing else could be measured: {words}"
 
 
 def _twins(name: str, found: Found, tried: Tried) -> list[Tried]:
@@ -103,14 +115,14 @@ def _sentence(winner: Tried, parts: list[str]) -> str:
     return f"{speed}; {', '.join(parts)}" if parts else f"{speed}; nothing else was tried"
 
 
-def _against(tried: Tried, winner: Tried) -> str:
-    if tried.result == "measured":
-        return f"{100 * (tried.tokens_per_second / winner.tokens_per_second - 1):+.1f} %"
-    return {"out-of-memory": "ran out of memory", "failed": "failed", "pruned": "cannot fit"}[tried.result]
-
-
-def _by_micro_batch(tried: list[Tried]) -> list[Tried]:
-    return sorted(tried, key=lambda one: one.candidate.micro_batch)
+def _against(tried: Tried, reference: Tried, final: Final) -> str:
+    """What a candidate was beside another: in the final if both were in it, else in the search."""
+    if tried.result != "measured":
+        return {"out-of-memory": "ran out of memory", "failed": "failed", "pruned": "cannot fit"}[tried.result]
+    finalists = {final.winner.candidate, final.runner_up.candidate if final.runner_up else None}
+    in_final = final.lead is not None and {tried.candidate, reference.candidate} == finalists
+    ratio = 1 / final.lead if final.lead and in_final else tried.tokens_per_second / reference.tokens_per_second
+    return f"{100 * (ratio - 1):+.1f} %{' in the final' * in_final}"
 
 
 def gain(found: Found, final: Final) -> float | None:

@@ -19,7 +19,7 @@ from stacking.tune.search import Spent
 from stacking.tune.store import Records
 from stacking.tune.variant import Variants
 
-_WARMUP, _STEPS, _REPEATS, _LEAST_SECONDS = 2, 2, 3, 1.0
+_WARMUP, _STEPS, _REPEATS, _LEAST_SECONDS = 2, 2, 3, 2.0
 _UPDATE_SECONDS = 2.0
 """Updates that are estimated to take longer are measured with fewer micro-steps."""
 _PATIENCE = 6.0

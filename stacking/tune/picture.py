@@ -85,7 +85,7 @@ def _draw_speeds(axes: Axes, one: Tuned, colours: Mapping[Setting, str]) -> None
     if base is not None and base.result == "measured":
         axes.plot(base.candidate.micro_batch, base.tokens_per_second, linestyle="", **_RING, zorder=4)
     if one.final is not None:
-        _mark_winner(axes, one.final.winner, colours[one.final.winner.candidate.setting])
+        _mark_winner(axes, one, one.final.winner, colours[one.final.winner.candidate.setting])
     axes.set_title(f"{one.stage.name}", loc="left", fontsize=11)
     axes.set_ylim(0, 1.16 * max((tried.tokens_per_second for tried in one.found.measured), default=1.0))
     axes.margins(x=0.12)
@@ -94,11 +94,17 @@ def _draw_speeds(axes: Axes, one: Tuned, colours: Mapping[Setting, str]) -> None
     axes.tick_params(axis="x", length=0, labelbottom=False)
 
 
-def _mark_winner(axes: Axes, winner: Tried, colour: str) -> None:
-    place = (winner.candidate.micro_batch, winner.tokens_per_second)
-    axes.plot(*place, linestyle="", color=colour, **_STAR, zorder=5)
-    text = f"{winner.tokens_per_second:,.0f}"
-    axes.annotate(text, place, (0, 11), textcoords="offset points", ha="center", fontsize=10, fontweight="bold")
+def _mark_winner(axes: Axes, one: Tuned, winner: Tried, colour: str) -> None:
+    """A star, and its speed where no other point is."""
+    micro, speed = winner.candidate.micro_batch, winner.tokens_per_second
+    axes.plot(micro, speed, linestyle="", color=colour, **_STAR, zorder=5)
+    tried = [other.candidate.micro_batch for other in one.found.measured]
+    above = any(t.tokens_per_second > speed and t.candidate.micro_batch == micro for t in one.found.measured)
+    offset, side = (
+        ((0, 11), "center") if not above else ((-13, -4), "right") if micro > min(tried) else ((13, -4), "left")
+    )
+    text: dict[str, Any] = {"ha": side, "fontsize": 10, "fontweight": "bold", "zorder": 6}
+    axes.annotate(f"{speed:,.0f}", (micro, speed), offset, textcoords="offset points", **text)
 
 
 def _draw_map(axes: Axes, one: Tuned, colours: Mapping[Setting, str], most_rows: int) -> None:

@@ -19,6 +19,7 @@ from stacking.tune.record import Tried
 from stacking.tune.search import Found
 from stacking.tune.variant import Variants
 
+_NOISY = 0.1
 PAGE, PICTURE = "tune.md", "search.png"
 
 
@@ -86,6 +87,11 @@ def _section(one: Tuned) -> list[str]:
     else:
         speed = f"{final.winner.tokens_per_second:,.0f} tokens/s"
         parts.append(f"**{final.winner.candidate.words}**: {speed}{_gain(found, final)}. Chosen as {final.reason}.")
+    noisiest = max((tried.spread or 0.0 for tried in found.measured), default=0.0)
+    if noisiest > _NOISY:
+        parts.append(
+            f"The quartiles of the steps lie up to {noisiest:.0%} apart: the machine was busy, or an update too short."
+        )
     if found.stopped:
         parts.append(f"The search ended early: {found.stopped}.")
     return parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
@@ -112,6 +112,7 @@ GAINS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(SPACE.micro_batches), GAINS, st.integers(100, 4000), st.booleans())
 def test_nothing_is_measured_that_must_run_out_of_memory(
     fastest: int, gains: dict[str, float], limit: int, told: bool
@@ -131,6 +132,7 @@ def test_nothing_is_measured_that_must_run_out_of_memory(
     assert all(needed(tried.candidate) <= limit for tried in found.measured)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(SPACE.micro_batches), GAINS)
 def test_what_is_found_is_at_least_as_fast_as_the_recipe_and_every_single_change_of_it(
     fastest: int, gains: dict[str, float]

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacking.plan import Stage
@@ -23,6 +23,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return plan_of(SMALL).stages[0]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 64), st.integers(1, 256))
 def test_every_rung_divides_the_next_and_the_last_is_the_whole_share(planned: int, factor: int) -> None:
     share = planned * factor

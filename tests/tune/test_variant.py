@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacking.plan import Plan
@@ -72,6 +72,7 @@ def mathematics(plan: Plan) -> dict[str, object]:
     return facts
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_global_batch_and_the_mathematics_stay_the_recipes(variants: Variants, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, 2))
@@ -82,6 +83,7 @@ def test_the_global_batch_and_the_mathematics_stay_the_recipes(variants: Variant
     assert mathematics(plan) == mathematics(variants.base)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_plan_does_what_the_candidate_says(variants: Variants, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, 2))
@@ -89,6 +91,7 @@ def test_the_plan_does_what_the_candidate_says(variants: Variants, data: st.Data
     assert base_candidate(variants.plan(index, candidate).stages[index]) == candidate
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_other_stages_stay_as_they_are(variants: Variants, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, 2))
@@ -96,6 +99,7 @@ def test_other_stages_stay_as_they_are(variants: Variants, data: st.DataObject) 
     assert [s for s in plan.stages if s.index != index] == [s for s in variants.base.stages if s.index != index]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_trial_has_whole_micro_steps_and_never_more_than_an_update(variants: Variants, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, 2))

@@ -15,6 +15,7 @@ from stacking.bench.cli import bench
 from stacking.doctor.cli import doctor
 from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
+from stacking.tune.cli import tune
 
 if TYPE_CHECKING:
     from stacking.plan import Plan
@@ -325,6 +326,7 @@ def report(run_dir: Path) -> None:
 
 cli.add_command(bench)
 cli.add_command(doctor)
+cli.add_command(tune)
 
 
 def main() -> NoReturn:

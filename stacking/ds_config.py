@@ -29,7 +29,7 @@ from stacking.ds_facts import (
     UNSUPPORTED,
 )
 from stacking.errors import UserError
-from stacking.presets import DeviceClass, Precision
+from stacking.presets import Compiled, DeviceClass, Precision
 from stacking.recipe import Optimizer
 from stacking.strict import nearest, read_json_mapping, shown
 
@@ -76,8 +76,8 @@ class StageFacts:
     cuda: bool
     fused_adam: bool
     """Whether DeepSpeed's own Adam kernel can be had."""
-    triton: bool = False
-    """Whether torch.compile has kernels for the device."""
+    compiled: Compiled = "possible"
+    """What torch.compile does on the device."""
 
     @property
     def global_batch(self) -> int:
@@ -181,7 +181,7 @@ class StageKernels:
 
 
 def stage_kernels(user: UserConfig, facts: StageFacts) -> StageKernels:
-    """What the configuration's own section says; ``auto``, and nothing, compile where Triton has kernels.
+    """What the configuration's own section says; ``auto``, and nothing, compile where that is faster.
 
     ZeRO 3 gathers weights around the modules that own them, which a compiled layer would not let it.
 
@@ -192,9 +192,9 @@ def stage_kernels(user: UserConfig, facts: StageFacts) -> StageKernels:
     wanted, sharded = section.get("compile", "auto"), _get(user.content, "zero_optimization.stage") == 3
     if wanted is True and sharded:
         raise user.error(f"{OWN}.compile", "is true with ZeRO stage 3, which compiled layers break", "give false")
-    if wanted is True and facts.cuda and not facts.triton:
-        raise user.error(f"{OWN}.compile", "is true, but Triton has no kernels for this device", "give false")
-    compiled = facts.triton and not sharded if wanted == "auto" else wanted
+    if wanted is True and facts.compiled == "refused":
+        raise user.error(f"{OWN}.compile", "is true, but Triton needs compute capability 7.0", "give false")
+    compiled = facts.compiled == "faster" and not sharded if wanted == "auto" else wanted
     return StageKernels(compiled, section.get("activation_checkpointing") is True)
 
 

@@ -256,7 +256,7 @@ def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Tar
             optimizer=recipe.optimizer,
             cuda=target.cuda,
             fused_adam=target.fused_adam,
-            triton=target.device.triton,
+            compiled=target.device.compiled,
         )
         kernels = PlannedKernels(**vars(ds_config.stage_kernels(user, facts)))
         config = ds_config.resolve(user, facts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Precision = Literal["fp32", "fp16", "bf16"]
+Compiled = Literal["refused", "possible", "faster"]
 GiB = 1 << 30
 
 
@@ -62,8 +63,8 @@ class DeviceClass:
     """What ``precision: auto`` means here."""
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Precisions that this class cannot do, or does badly, and why."""
-    triton: bool = False
-    """Whether Triton has kernels for it that torch.compile gains from: compute capability 8.0 and more."""
+    compiled: Compiled = "possible"
+    """What torch.compile does here: Triton takes compute capability 7.0 and more, and tests 8.0 and more."""
     pattern: str = ""
     """Part of the name that nvidia-smi prints."""
     source: str = ""
@@ -105,6 +106,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
             "fp16": f"{_NO_TENSOR_CORES}, and DeepSpeed refuses it on compute capability 6.x",
             "bf16": f"{_NO_TENSOR_CORES}: it is emulated",
         },
+        compiled="refused",
         pattern="P40",
         source="NVIDIA Tesla P40 data sheet; utilisation: what makes Gong et al. (2019) take their 338 hours",
         memory_bandwidth=346e9,
@@ -131,7 +133,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         peak={"fp32": 19.5, "fp16": 312.0, "bf16": 312.0},
         utilisation=0.35,
         precision="bf16",
-        triton=True,
+        compiled="faster",
         pattern="A100",
         source="NVIDIA A100 data sheet; utilisation: BERT-large in NVIDIA DeepLearningExamples (TF2, length 512)",
         memory_bandwidth=1555e9,
@@ -145,7 +147,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
         utilisation=0.35,
         precision="bf16",
-        triton=True,
+        compiled="faster",
         pattern="H100",
         source="NVIDIA H100 SXM data sheet; utilisation assumed as on A100",
         memory_bandwidth=3.35e12,
@@ -159,7 +161,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
         utilisation=0.35,
         precision="bf16",
-        triton=True,
+        compiled="faster",
         pattern="H200",
         source="NVIDIA H200 SXM data sheet; utilisation assumed as on A100",
         memory_bandwidth=4.8e12,
@@ -186,7 +188,8 @@ def device_class(name: str, memory: int, capability: float) -> DeviceClass:
     if capability < 7:
         unfit["fp16"] = f"compute capability {capability} has no tensor cores"
     precision: Precision = "bf16" if "bf16" not in unfit else "fp16" if "fp16" not in unfit else "fp32"
-    return DeviceClass(name, memory, {}, 0.3, precision, unfit, triton=capability >= 8, source="nvidia-smi")
+    compiled: Compiled = "faster" if capability >= 8 else "possible" if capability >= 7 else "refused"
+    return DeviceClass(name, memory, {}, 0.3, precision, unfit, compiled=compiled, source="nvidia-smi")
 
 
 @dataclass(frozen=True)

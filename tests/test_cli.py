@@ -27,6 +27,7 @@ COMMANDS = [
     "run",
     "status",
     "submit",
+    "tune",
 ]
 
 

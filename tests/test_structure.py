@@ -35,6 +35,7 @@ CONTROL_HALF = [
     "stacking.state.consolidate",
     "stacking.status",
     "stacking.submit.command",
+    "stacking.tune.command",
 ]
 
 

@@ -23,8 +23,6 @@ from stacking.model.hugging_face import to_hugging_face
 from stacking.train.engine import parameter_groups
 
 _IGNORED = -100
-_OURS = "stacking"
-"""A section of the stage's configuration that is not for DeepSpeed."""
 
 
 class HuggingFace(Contender):
@@ -40,8 +38,7 @@ class HuggingFace(Contender):
         if compiled:
             model.compile()
         groups = parameter_groups(model, self.plan.optimizer.weight_decay, self.plan.optimizer.weight_decay_on)
-        config_of_stage = {key: value for key, value in self.stage.ds_config.items() if key != _OURS}
-        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config_of_stage)
+        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=self.stage.ds_config)
         self.engine.train()
 
     def prepare(self, batch: Batch) -> dict[str, Tensor]:

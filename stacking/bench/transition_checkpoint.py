@@ -27,7 +27,7 @@ _SMALL = {"layers": 2, "hidden": 64, "heads": 2, "intermediate": 256, "vocabular
 def save_with_engine(plan: Plan, checkpoints: Path) -> None:
     """Save the first stage's last checkpoint; all ranks call this."""
     stage = plan.stages[0]
-    engine = start_engine(plan, stage)
+    engine = start_engine(plan, stage, drawn=False)
     load(engine, NoisyState(plan.model.with_layers(stage.layers)))
     engine.global_steps = stage.steps
     Saver(engine, plan, stage, checkpoints).save(stage.steps, seconds=1.0)

@@ -27,7 +27,7 @@ def main(folder: Path, state: Path) -> None:
     os.environ.update(rendezvous(os.environ))
     plan = load_plan(folder / "plan.json")
     connect()
-    engine = start_engine(plan, plan.stages[1])
+    engine = start_engine(plan, plan.stages[1], drawn=False)
     back_memory(
         STATE_BYTES * count_parameters(plan.model.with_layers(plan.stages[1].layers)) // dist.get_world_size(),
         dist.get_world_size(),

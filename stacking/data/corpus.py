@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from stacking.errors import DamagedFile, UserError
 from stacking.files import MANIFEST, verify_folder
@@ -37,16 +38,6 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         problem = f"has format {manifest.get('format')!r} where this version reads {FORMAT}"
         raise UserError(folder, problem, "prepare the data again")
     return manifest
-
-
-def data_digest(folder: Path) -> str:
-    """A digest that changes when the prepared data change: the manifest's own digest and the sizes on disk.
-
-    Cheap enough for every start of a worker; ``files.verify_folder`` compares the checksums as well.
-    """
-    manifest = load_manifest(folder)
-    sizes = [f"{name}:{(folder / name).stat().st_size}" for name in sorted(manifest["files"])]
-    return xxhash.xxh3_128_hexdigest("\n".join([manifest["digest"], *sizes]).encode())
 
 
 def shard_path(folder: Path, split: str, number: int, array: str) -> Path:
@@ -126,6 +117,20 @@ class Corpus:
         self._check_ids(taken, self.folder / self.split)
         return taken
 
+    def read(self, starts: I64, ends: I64) -> I64:
+        """The tokens of the spans from ``starts`` to ``ends`` (exclusive; both [N]), one after the other, int64."""
+        shards = np.minimum(np.searchsorted(self._token_base, starts, side="right") - 1, len(self._tokens) - 1)
+        bounds = self._token_base[shards + 1]
+        if (ends > bounds).any():
+            cuts = np.minimum(ends, bounds)
+            return self.read(np.stack([starts, cuts], axis=1).reshape(-1), np.stack([cuts, ends], axis=1).reshape(-1))
+        base = self._token_base[shards]
+        spans = zip(shards.tolist(), (starts - base).tolist(), (ends - base).tolist(), strict=True)
+        pieces = [self._tokens[shard][start:end] for shard, start, end in spans]
+        tokens = np.concatenate(pieces).astype(np.int64) if pieces else np.empty(0, dtype=np.int64)
+        self._check_ids(tokens, self.folder / self.split)
+        return tokens
+
     def sentence_start(self, sentences: I64) -> I64:
         """Global position of the first token of each of ``sentences`` [N]; ``self.sentences`` gives the end."""
         return self._look_up(self._sentences, self._sentence_base, self._token_base, sentences)
@@ -163,10 +168,19 @@ def _bases(counts: list[int]) -> I64:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
 
 
-def _by_shard(base: I64, index: I64) -> list[tuple[int, Any]]:
-    """Which shard holds which of the global ``index``; the end of the last shard counts as its own."""
+def _by_shard(base: I64, index: I64) -> Iterator[tuple[int, Any]]:
+    """Each shard that holds some of the global ``index``, and which; the end of the last shard counts as its own.
+
+    The work depends on how many shards are touched, not on how many there are.
+    """
     last = len(base) - 2
-    if last <= 0:
-        return [(0, slice(None))] if last == 0 else []
+    if last == 0:
+        yield 0, slice(None)
+    if last <= 0 or not len(index):
+        return
     shard = np.minimum(np.searchsorted(base, index, side="right") - 1, last)
-    return [(int(number), shard == number) for number in np.unique(shard)]
+    order = np.argsort(shard, kind="stable")
+    ordered = shard[order]
+    bounds = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(order)]
+    for start, end in pairwise(bounds):
+        yield int(ordered[start]), order[start:end]

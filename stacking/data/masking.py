@@ -5,67 +5,71 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from stacking.data.random import below, hash64
+from stacking.data.random import below, branch, hash64
 
 I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
 
 MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1
 
 _CHOICE, _KIND, _REPLACEMENT = 1, 2, 3
+_LAST = np.uint64(2**64 - 1)
 
 
-def mask(
-    input_ids: I64,
-    maskable: npt.NDArray[np.bool_],
-    sample_ids: I64,
-    seed: int,
-    probability: float,
-    vocabulary: int,
-    special: dict[str, int],
-) -> tuple[I64, I64]:
-    """Mask ``input_ids`` in place; every draw is a hash of (seed, sample, position).
+class Masking:
+    """The rule for one run; every draw is a hash of (seed, sample, position).
 
     Of each sample exactly round(probability * maskable) positions are predicted, at least one where any is maskable.
     80 % of these become ``mask``, 10 % a random id that is not special, 10 % stay.
 
     Args:
-        input_ids: int64 [B, S], changed in place.
-        maskable: bool [B, S].
-        sample_ids: int64 [B].
-
-    Returns:
-        Flat positions, int64 [P], ascending, and the ids that stood there, int64 [P].
+        special: the ids that are neither masked nor drawn, ``mask`` among them.
     """
-    length = input_ids.shape[1]
-    positions = np.flatnonzero(_chosen(maskable, sample_ids, seed, probability))
-    flat = input_ids.reshape(-1)
-    labels = flat[positions]
-    samples, offsets = sample_ids[positions // length], positions % length
-    kind = hash64(seed, samples, offsets, _KIND).astype(np.float64) / 2.0**64
-    random_ids = _random_ids(hash64(seed, samples, offsets, _REPLACEMENT), vocabulary, special)
-    replaced = np.where(kind < MASKED_SHARE + RANDOM_SHARE, random_ids, labels)
-    flat[positions] = np.where(kind < MASKED_SHARE, special["mask"], replaced)
-    return positions, labels
 
+    def __init__(self, seed: int, probability: float, vocabulary: int, special: dict[str, int]) -> None:
+        self.seed, self.probability, self.mask_id = seed, probability, special["mask"]
+        self._specials = sorted(set(special.values()))
+        self._is_text = np.ones(vocabulary, dtype=bool)
+        self._is_text[self._specials] = False
 
-def _chosen(maskable: npt.NDArray[np.bool_], sample_ids: I64, seed: int, probability: float) -> npt.NDArray[np.bool_]:
-    """[B, S]: the positions of each row whose hash is among its smallest."""
-    length = maskable.shape[1]
-    available = maskable.sum(axis=1)
-    wanted = np.minimum(np.maximum(np.rint(probability * available).astype(np.int64), 1), available)
-    keys = hash64(seed, sample_ids[:, None], np.arange(length)[None, :], _CHOICE) >> np.uint64(1)
-    keys = np.where(maskable, keys, np.uint64(2**64 - 1))
-    order = np.argsort(keys, axis=1, kind="stable")
-    chosen = np.zeros_like(maskable)
-    np.put_along_axis(chosen, order, np.arange(length)[None, :] < wanted[:, None], axis=1)
-    return chosen
+    def apply(self, input_ids: I64, position_ids: I64, lengths: I64, sample_ids: I64) -> tuple[I64, I64]:
+        """Mask ``input_ids`` in place.
 
+        Args:
+            input_ids: int64 [T], the samples one after the other; changed.
+            position_ids: int64 [T], from 0 in each sample.
+            lengths: int64 [B], tokens of each sample.
+            sample_ids: int64 [B].
 
-def _random_ids(bits: npt.NDArray[np.uint64], vocabulary: int, special: dict[str, int]) -> I64:
-    """Uniform ids that are not special: drawn from fewer ids, then moved past each special one."""
-    specials = sorted(set(special.values()))
-    ids = below(bits, vocabulary - len(specials))
-    for taken in specials:
-        ids += ids >= taken
-    return ids
+        Returns:
+            Indices into the T tokens, int64 [P], ascending, and the ids that stood there, int64 [P].
+        """
+        # One hash for each (seed, sample, position), from which the three draws there branch off.
+        state = branch(np.repeat(hash64(self.seed, sample_ids), lengths), position_ids)
+        positions = np.flatnonzero(self._chosen(branch(state, _CHOICE), self._is_text[input_ids], lengths))
+        labels, state = input_ids[positions], state[positions]
+        kind = branch(state, _KIND).astype(np.float64) / 2.0**64
+        random_ids = self._random_ids(branch(state, _REPLACEMENT))
+        replaced = np.where(kind < MASKED_SHARE + RANDOM_SHARE, random_ids, labels)
+        input_ids[positions] = np.where(kind < MASKED_SHARE, self.mask_id, replaced)
+        return positions, labels
+
+    def _chosen(self, keys: U64, maskable: npt.NDArray[np.bool_], lengths: I64) -> npt.NDArray[np.bool_]:
+        """[T]: the maskable positions of each sample with its smallest ``keys``, which differ from each other."""
+        starts = np.cumsum(lengths) - lengths
+        available = np.add.reduceat(maskable, starts, dtype=np.int64) if len(starts) else lengths
+        wanted = np.minimum(np.maximum(np.rint(self.probability * available).astype(np.int64), 1), available)
+        keys[~maskable] = _LAST
+        rows = np.full((len(lengths), int(lengths.max(initial=0))), _LAST)
+        rows[np.arange(rows.shape[1]) < lengths[:, None]] = keys
+        rows.sort(axis=1)
+        threshold = rows[np.arange(len(rows)), np.maximum(wanted, 1) - 1]
+        return (keys <= np.repeat(threshold, lengths)) & maskable
+
+    def _random_ids(self, bits: U64) -> I64:
+        """Uniform ids that are not special: drawn from fewer ids, then moved past each special one."""
+        ids = below(bits, len(self._is_text) - len(self._specials))
+        for taken in self._specials:
+            ids += ids >= taken
+        return ids

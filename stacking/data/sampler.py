@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
-from stacking.data.masking import mask
+from stacking.data.masking import Masking
 from stacking.data.random import below, hash64, permute
 from stacking.data.samples import fill
+from stacking.data.unpad import Unpadded, pad, positions_in
 
 I64 = npt.NDArray[np.int64]
 
@@ -25,11 +26,11 @@ _ORDER, _IS_RANDOM, _PARTNER, _SPLIT, _MASK = range(101, 106)
 
 
 class _Text(NamedTuple):
-    """Samples before masking."""
+    """Samples before masking, one after the other, as in ``Unpadded``."""
 
     input_ids: I64
     segment_ids: I64
-    length: I64
+    lengths: I64
     nsp_labels: I64 | None
 
 
@@ -38,41 +39,43 @@ class Sampler(ABC):
 
     Args:
         samples: the index that ``build_samples`` made for this corpus, kind and length; may be memory-mapped.
-        sequence_length: S, every sample is padded to it.
+        sequence_length: S, the most tokens of a sample.
         mask_probability: share of the maskable positions that are predicted.
     """
 
     def __init__(
         self, corpus: Corpus, samples: I64, sequence_length: int, seed: int, mask_probability: float = 0.15
     ) -> None:
-        self.corpus, self.samples = corpus, samples
-        self.sequence_length, self.seed, self.mask_probability = sequence_length, seed, mask_probability
+        self.corpus, self.samples = corpus, np.asarray(samples)
+        self.sequence_length, self.seed = sequence_length, seed
+        self._order_seed = int(hash64(seed, _ORDER)[0])
+        self._masking = Masking(int(hash64(seed, _MASK)[0]), mask_probability, corpus.vocabulary, corpus.special)
 
     def __len__(self) -> int:
         """Samples in an epoch."""
         return len(self.samples)
 
-    def batch(self, sample_ids: I64) -> Batch:
+    def unpadded(self, sample_ids: I64) -> Unpadded:
         """The samples with these global indices, int64 [B], each at least 0.
+
+        A call has a fixed cost of some hundred tokens: draw several micro-batches at once, and ``split`` them.
 
         Raises:
             DamagedFile: the shards hold an id that the vocabulary has not.
         """
         sample_ids = np.asarray(sample_ids, dtype=np.int64)
         epoch, index = np.divmod(sample_ids, len(self))
-        order_seed = int(hash64(self.seed, _ORDER)[0])
-        rows = np.asarray(self.samples[permute(index, len(self), order_seed, epoch)])
-        text = self._text(rows, sample_ids)
-        special = self.corpus.special
-        attention_mask = np.arange(self.sequence_length) < text.length[:, None]
-        maskable = attention_mask.copy()
-        for special_id in set(special.values()):
-            maskable &= text.input_ids != special_id
-        mask_seed = int(hash64(self.seed, _MASK)[0])
-        positions, labels = mask(
-            text.input_ids, maskable, sample_ids, mask_seed, self.mask_probability, self.corpus.vocabulary, special
+        text = self._text(self.samples[permute(index, len(self), self._order_seed, epoch)], sample_ids)
+        position_ids = positions_in(text.lengths)
+        positions, labels = self._masking.apply(text.input_ids, position_ids, text.lengths, sample_ids)
+        return Unpadded(
+            text.input_ids, text.segment_ids, position_ids, text.lengths, positions, labels, text.nsp_labels
         )
-        return Batch(text.input_ids, text.segment_ids, attention_mask, positions, labels, text.nsp_labels, sample_ids)
+
+    def batch(self, sample_ids: I64) -> Batch:
+        """The same samples, each padded to ``sequence_length``."""
+        sample_ids = np.asarray(sample_ids, dtype=np.int64)
+        return pad(self.unpadded(sample_ids), self.sequence_length, self.corpus.special["pad"], sample_ids)
 
     @abstractmethod
     def _text(self, rows: I64, sample_ids: I64) -> _Text:
@@ -80,6 +83,17 @@ class Sampler(ABC):
 
     def _draw(self, purpose: int, sample_ids: I64) -> npt.NDArray[np.uint64]:
         return hash64(self.seed, purpose, sample_ids)
+
+    def _lay_out(self, lengths: I64, separators: I64, tokens: I64) -> I64:
+        """[T]: CLS at the start of each sample, SEP at the flat positions ``separators``, ``tokens`` in between."""
+        special = self.corpus.special
+        input_ids = np.empty(len(tokens) + len(lengths) + len(separators), dtype=np.int64)
+        is_text = np.ones(len(input_ids), dtype=bool)
+        for positions, id in ((np.cumsum(lengths) - lengths, special["cls"]), (separators, special["sep"])):
+            input_ids[positions] = id
+            is_text[positions] = False
+        input_ids[is_text] = tokens
+        return input_ids
 
 
 class _PairSampler(Sampler):
@@ -89,12 +103,11 @@ class _PairSampler(Sampler):
         first, middle, end = self._sentences(rows, sample_ids)
         is_random = (self._draw(_IS_RANDOM, sample_ids) >> np.uint64(63)).astype(bool)
         room = self.sequence_length - 3
-        a_start, b_start, b_end = (self.corpus.sentence_start(sentence) for sentence in (first, middle, end))
+        a_start, b_start, b_end = self._starts(first, middle, end)
         a_length = b_start - a_start
         if is_random.any():
             partner, partner_end = self._partner(first[is_random], sample_ids[is_random], room - a_length[is_random])
-            b_start[is_random] = self.corpus.sentence_start(partner)
-            b_end[is_random] = self.corpus.sentence_start(partner_end)
+            b_start[is_random], b_end[is_random] = self._starts(partner, partner_end)
         a_length, b_length = _truncate(a_length, b_end - b_start, room)
         return self._assemble(a_start, a_length, b_start, b_length, is_random.astype(np.int64))
 
@@ -106,31 +119,26 @@ class _PairSampler(Sampler):
     def _partner(self, first: I64, sample_ids: I64, room: I64) -> tuple[I64, I64]:
         """First and end sentence of a B for the samples whose A begins at ``first``, from other documents."""
 
-    def _random_sentence(self, first: I64, sample_ids: I64) -> tuple[I64, I64]:
-        """A sentence drawn evenly from all that are not in the document of ``first``, and its document."""
+    def _starts(self, *sentences: I64) -> list[I64]:
+        """Where each of these sentences starts in the corpus, found in one look-up."""
+        return list(self.corpus.sentence_start(np.concatenate(sentences)).reshape(len(sentences), -1))
+
+    def _random_sentence(self, first: I64, sample_ids: I64) -> I64:
+        """A sentence drawn evenly from all that are not in the document of ``first``."""
         document = self.corpus.document_of(first)
-        start = self.corpus.document_start(document)
-        size = self.corpus.document_start(document + 1) - start
-        drawn = below(self._draw(_PARTNER, sample_ids), self.corpus.sentences - size)
-        sentence = np.where(drawn >= start, drawn + size, drawn)
-        return sentence, self.corpus.document_of(sentence)
+        start, end = self.corpus.document_start(np.concatenate([document, document + 1])).reshape(2, -1)
+        drawn = below(self._draw(_PARTNER, sample_ids), self.corpus.sentences - (end - start))
+        return np.where(drawn >= start, drawn + (end - start), drawn)
 
     def _assemble(self, a_start: I64, a_length: I64, b_start: I64, b_length: I64, nsp_labels: I64) -> _Text:
         """Lay the token spans A and B, int64 [B] each, between the special tokens."""
-        special = self.corpus.special
-        column = np.arange(self.sequence_length)[None, :]
-        first_separator = a_length[:, None] + 1
-        last_separator = first_separator + b_length[:, None] + 1
-        in_a = (column > 0) & (column < first_separator)
-        in_b = (column > first_separator) & (column < last_separator)
-        source = np.where(in_a, a_start[:, None] + column - 1, b_start[:, None] + column - first_separator - 1)
-        text = in_a | in_b
-        input_ids = np.full(text.shape, special["pad"], dtype=np.int64)
-        input_ids[:, 0] = special["cls"]
-        input_ids[(column == first_separator) | (column == last_separator)] = special["sep"]
-        input_ids[text] = self.corpus.take(source[text])
-        segment_ids = ((column > first_separator) & (column <= last_separator)).astype(np.int64)
-        return _Text(input_ids, segment_ids, last_separator[:, 0] + 1, nsp_labels)
+        starts, spans = _interleaved(a_start, b_start), _interleaved(a_length, b_length)
+        segments = _interleaved(a_length + 2, b_length + 1)  # with CLS and SEP, and with SEP
+        input_ids = self._lay_out(
+            a_length + b_length + 3, np.cumsum(segments) - 1, self.corpus.read(starts, starts + spans)
+        )
+        segment_ids = np.repeat(np.arange(len(segments)) & 1, segments)
+        return _Text(input_ids, segment_ids, a_length + b_length + 3, nsp_labels)
 
 
 class SentencePairSampler(_PairSampler):
@@ -141,7 +149,7 @@ class SentencePairSampler(_PairSampler):
         return first, first + 1, first + 2
 
     def _partner(self, first: I64, sample_ids: I64, room: I64) -> tuple[I64, I64]:
-        sentence, _ = self._random_sentence(first, sample_ids)
+        sentence = self._random_sentence(first, sample_ids)
         return sentence, sentence + 1
 
 
@@ -156,8 +164,9 @@ class SegmentPairSampler(_PairSampler):
         return first, first + 1 + below(self._draw(_SPLIT, sample_ids), end - first - 1), end
 
     def _partner(self, first: I64, sample_ids: I64, room: I64) -> tuple[I64, I64]:
-        sentence, document = self._random_sentence(first, sample_ids)
-        return sentence, fill(self.corpus, sentence, self.corpus.document_start(document + 1), room)
+        sentence = self._random_sentence(first, sample_ids)
+        end = self.corpus.document_start(self.corpus.document_of(sentence) + 1)
+        return sentence, fill(self.corpus, sentence, end, room)
 
 
 class PackedSampler(Sampler):
@@ -165,33 +174,29 @@ class PackedSampler(Sampler):
 
     def _text(self, rows: I64, sample_ids: I64) -> _Text:
         first, end, document, end_document = rows.T
-        special = self.corpus.special
-        separators = end_document - document
-        inner = end - first + separators
-        column = np.arange(self.sequence_length)[None, :]
-        input_ids = np.full((len(rows), self.sequence_length), special["pad"], dtype=np.int64)
-        input_ids[:, 0] = special["cls"]
-        is_separator = self._separators(first, document, separators)
-        text = (column > 0) & (column <= inner[:, None]) & ~is_separator
-        source = first[:, None] + column - 1 - np.cumsum(is_separator, axis=1)
-        input_ids[is_separator | (column == inner[:, None] + 1)] = special["sep"]
-        input_ids[text] = self.corpus.take(source[text])
-        return _Text(input_ids, np.zeros_like(input_ids), inner + 2, None)
-
-    def _separators(self, first: I64, document: I64, count: I64) -> npt.NDArray[np.bool_]:
-        """[B, S]: where the separators stand, one after each of the ``count`` documents from ``document``."""
-        marks = np.zeros((len(first), self.sequence_length), dtype=bool)
-        sample = np.repeat(np.arange(len(first)), count)
-        nth = np.arange(len(sample)) - np.repeat(np.cumsum(count) - count, count)
+        inner = end_document - document
+        lengths = end - first + inner + 2
+        stops = np.cumsum(lengths)
+        # The nth of the sample's separators stands after the document's end, CLS and n separators before it.
+        sample, nth = np.repeat(np.arange(len(rows)), inner), positions_in(inner)
         ends = self.corpus.sentence_start(self.corpus.document_start(document[sample] + nth + 1))
-        marks[sample, 1 + ends - first[sample] + nth] = True
-        return marks
+        separators = (stops - lengths)[sample] + 1 + ends - first[sample] + nth
+        tokens = self.corpus.read(first, end)
+        input_ids = self._lay_out(lengths, np.concatenate([separators, stops - 1]), tokens)
+        return _Text(input_ids, np.zeros_like(input_ids), lengths, None)
 
 
 def _truncate(a_length: I64, b_length: I64, room: int) -> tuple[I64, I64]:
     """Cut the ends of A and B until both fit into ``room`` tokens; the longer one loses first."""
     a_cut = np.minimum(a_length, np.maximum(room - b_length, room - room // 2))
     return a_cut, np.minimum(b_length, room - a_cut)
+
+
+def _interleaved(one: I64, other: I64) -> I64:
+    """one[0], other[0], one[1], other[1], ..."""
+    both = np.empty((len(one), 2), dtype=np.int64)
+    both[:, 0], both[:, 1] = one, other
+    return both.reshape(-1)
 
 
 SAMPLERS: dict[str, type[Sampler]] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
+from stacking.checkpoints import latest
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
 from stacking.elastic import resized
@@ -24,6 +25,7 @@ from stacking.phases import starting_state
 from stacking.plan import Plan, Stage, load_plan
 from stacking.runfolder import RunFolder
 from stacking.train.agreement import Agreement
+from stacking.train.allocator import keep_freed_memory
 from stacking.train.checkpoint import Saver, restore
 from stacking.train.engine import connect, start_engine
 from stacking.train.heldout import HeldOut
@@ -43,19 +45,21 @@ def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
 def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     """Train ``stage`` from its latest checkpoint, or from its start, to its end."""
     connect()
+    keep_freed_memory()
     agreement = Agreement()
-    engine = start_engine(plan, stage)
-    folder = run.stage(stage.name)
-    progress = restore(engine, plan, stage, folder.checkpoints, starting_state(plan, run, stage))
+    folder, start = run.stage(stage.name), starting_state(plan, run, stage)
+    engine = start_engine(plan, stage, drawn=start is None and latest(folder.checkpoints) is None)
+    progress = restore(engine, plan, stage, folder.checkpoints, start)
     writer = None
     if dist.get_rank() == 0:
         truncate_after(folder.metrics, progress["step"])
         writer = MetricsWriter(folder.metrics)
+    sampler, grouped = open_sampler(plan, run, "train"), engine.module.kernels.grouped
     train(
         engine,
         plan,
         stage,
-        updates(open_sampler(plan, run, "train"), stage, progress["step"], dist.get_rank(), engine.device),
+        updates(sampler, stage, progress["step"], dist.get_rank(), engine.device, grouped),
         progress["step"],
         agreement,
         Recorder(engine, plan, stage, writer, progress["seconds"]),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import prepare
+from stacking.files import seal_folder
 
 WORDS = """
 time year people way day man thing woman life child world school state family student group country problem hand part
@@ -31,6 +33,26 @@ def write_corpus(folder: Path, documents: int = 40, seed: int = 0) -> Path:
         text = prose(seed * 1_000_003 + number, 1 + (number * 7) % 30)
         (folder / f'L\'été {number:03d} "part".txt').write_text(text, encoding="utf-8")
     return folder
+
+
+def write_numbers(folder: Path, documents: int = 30, vocabulary: int = 1000) -> Path:
+    """A prepared folder whose tokens, sentences and documents are arithmetic, not text."""
+    sizes = [1 + number % 7 for number in range(documents)]
+    lengths = [1 + (number * number) % 23 for number in range(sum(sizes))]
+    tokens = 5 + np.arange(sum(lengths)) ** 2 % (vocabulary - 5)
+    arrays = {"tokens": tokens.astype(np.uint16), "sentences": _bounds(lengths), "documents": _bounds(sizes)}
+    (folder / "train").mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(folder / f"train/00000.{name}.npy", array)
+    counts = {"documents": documents, "sentences": len(lengths), "tokens": len(tokens)}
+    special = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    manifest = {"kind": "data", "format": 1, "vocabulary": vocabulary, "special": special, "digest": "numbers"}
+    seal_folder(folder, manifest | {"splits": {"train": counts}})
+    return folder
+
+
+def _bounds(sizes: list[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes)])
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stacking.data import shards
-from stacking.data.corpus import Corpus, data_digest, load_manifest
+from stacking.data.corpus import Corpus, load_manifest
 from stacking.data.prepare import prepare
 from stacking.data.sampler import SAMPLERS
 from stacking.data.samples import build_samples
@@ -52,13 +52,6 @@ def test_shards_are_invisible(
             batches.append(SAMPLERS[kind](each, index, 48, 1).batch(np.arange(300)))
         assert np.array_equal(batches[0].input_ids, batches[1].input_ids)
         assert np.array_equal(batches[0].mlm_labels, batches[1].mlm_labels)
-
-
-def test_digest_is_stable_and_sees_changed_data(copy: Path, data_folder: Path) -> None:
-    assert data_digest(copy) == data_digest(data_folder)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"digest": "0"}))
-    assert data_digest(copy) != data_digest(data_folder)
 
 
 def _remove_manifest(folder: Path) -> None:

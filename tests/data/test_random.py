@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacking.data.random import below, hash64, permute
+from stacking.data.random import below, branch, hash64, permute
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**70), epoch=st.integers(0, 10**6))
@@ -41,6 +41,13 @@ def test_hash_is_uniform_and_sensitive_to_every_key() -> None:
     assert len(np.unique(values)) == 100_000
     assert np.abs(np.bincount(below(values, 10)) - 10_000).max() < 500
     assert hash64(1, 2)[0] != hash64(2, 1)[0]
+
+
+@given(keys=st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=4), key=st.integers(0, 2**63 - 1))
+def test_a_branch_of_a_hash_is_the_hash_of_one_more_key(keys: list[int], key: int) -> None:
+    expected = hash64(*keys, key)
+    assert branch(hash64(*keys), key) == branch(hash64(*keys), np.array([key])) == expected
+    assert hash64(np.array([keys[0] % 2**64], dtype=np.uint64), *keys[1:], key) == expected
 
 
 def test_hash_has_the_values_that_old_runs_were_made_with() -> None:

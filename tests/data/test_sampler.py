@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,9 @@ from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
 from stacking.data.samples import build_samples, samples_per_epoch
+from stacking.data.unpad import split, unpad
 from stacking.errors import UserError
+from tests.data.conftest import write_numbers
 
 KINDS = list(SAMPLERS)
 PAIRS = ["sentence-pair", "segment-pair"]
@@ -68,6 +71,26 @@ def test_a_sample_does_not_depend_on_the_process(data_folder: Path, corpus: Corp
     assert answer.stdout.strip() == f"{batch.input_ids.tolist()} {batch.mlm_labels.tolist()}"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_padded_and_unpadded_samples_are_the_same(corpus: Corpus, kind: str) -> None:
+    sampler, ids = make(corpus, kind), np.arange(37)
+    for one, other in zip(unpad(sampler.batch(ids)), sampler.unpadded(ids), strict=True):
+        assert np.array_equal(one, other) if one is not None else other is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(count=st.integers(1, 9), size=st.integers(1, 10))
+@settings(max_examples=25, deadline=None)
+def test_pieces_of_a_draw_are_the_draws_of_the_pieces(corpus: Corpus, kind: str, count: int, size: int) -> None:
+    sampler, ids = make(corpus, kind), np.arange(count)
+    pieces = split(sampler.unpadded(ids), size)
+    drawn = [sampler.unpadded(ids[at : at + size]) for at in range(0, count, size)]
+    assert len(pieces) == len(drawn)
+    for piece, alone in zip(pieces, drawn, strict=True):
+        for one, other in zip(piece, alone, strict=True):
+            assert np.array_equal(one, other) if one is not None else other is None
+
+
 @pytest.mark.parametrize("length", [8, 17, 32, 128])
 def test_each_epoch_covers_every_sentence_once(corpus: Corpus, length: int) -> None:
     pairs = build_samples(corpus, "sentence-pair", length)[:, 0]
@@ -107,10 +130,9 @@ def test_an_epoch_visits_every_sample_once(corpus: Corpus, kind: str) -> None:
 def test_packed_samples_are_the_corpus_with_separators(corpus: Corpus) -> None:
     sampler = make(corpus, "packed", 16)
     index = build_samples(corpus, "packed", 16)
-    rows = sampler._text(index, np.arange(len(index)))
-    stream = [
-        id for row, length in zip(rows.input_ids, rows.length, strict=True) for id in row[1 : length - 1].tolist()
-    ]
+    text = sampler._text(index, np.arange(len(index)))
+    rows = np.split(text.input_ids, np.cumsum(text.lengths)[:-1])
+    stream = [id for row in rows for id in row[1:-1].tolist()]
     ends = corpus.sentence_start(corpus.document_start(np.arange(corpus.documents + 1)))
     expected: list[int] = []
     for start, end in pairwise(ends):
@@ -245,6 +267,22 @@ def test_random_partners_are_as_long_as_true_ones(corpus: Corpus) -> None:
     lengths = batch.attention_mask.sum(axis=1)
     full = [np.mean(lengths[batch.nsp_labels == label] > 50) for label in (0, 1)]
     assert abs(full[0] - full[1]) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [
+        ("sentence-pair", "771240754a9ee32b"),
+        ("segment-pair", "bc9d48c3487f77e4"),
+        ("packed", "a157c73b21c87e10"),
+    ],
+)
+def test_samples_are_those_that_old_runs_were_made_with(tmp_path: Path, kind: str, digest: str) -> None:
+    """Of a corpus that is made of numbers alone, so that nothing but the sampling decides."""
+    corpus = Corpus(write_numbers(tmp_path / "data"))
+    batch = make(corpus, kind, 64).batch(np.array([0, 1, 2, 500, 10**9 + 7]))
+    content = b"".join(np.asarray(array).astype("<i8").tobytes() for array in batch if array is not None)
+    assert xxhash.xxh3_64_hexdigest(content) == digest
 
 
 def test_kinds_and_lengths_that_cannot_be_are_refused(corpus: Corpus) -> None:

@@ -1,0 +1,92 @@
+"""A batch without its padding: the real tokens of all samples, one after the other."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stacking.data.batch import Batch
+
+I64 = npt.NDArray[np.int64]
+
+
+class Unpadded(NamedTuple):
+    """B samples that hold T tokens together, P of which are predicted."""
+
+    input_ids: I64
+    """[T], after masking."""
+    segment_ids: I64
+    """[T], as in ``Batch``."""
+    position_ids: I64
+    """[T], from 0 in each sample."""
+    lengths: I64
+    """[B], tokens of each sample; T is their sum."""
+    mlm_positions: I64
+    """[P], indices into the T tokens, ascending."""
+    mlm_labels: I64
+    """[P], the ids that stood there before masking."""
+    nsp_labels: I64 | None
+    """[B], as in ``Batch``."""
+
+
+def positions_in(lengths: I64) -> I64:
+    """0, 1, ... for each of the consecutive pieces of these ``lengths`` [B]: int64 [sum of the lengths]."""
+    return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def pad(unpadded: Unpadded, width: int, pad_id: int, sample_ids: I64) -> Batch:
+    """The samples as rows of ``width`` positions, those after the last token filled with ``pad_id``."""
+    attention_mask = np.arange(width) < unpadded.lengths[:, None]
+    real = np.flatnonzero(attention_mask)
+    input_ids, segment_ids = np.full(attention_mask.size, pad_id), np.zeros(attention_mask.size, dtype=np.int64)
+    input_ids[real], segment_ids[real] = unpadded.input_ids, unpadded.segment_ids
+    return Batch(
+        input_ids=input_ids.reshape(attention_mask.shape),
+        segment_ids=segment_ids.reshape(attention_mask.shape),
+        attention_mask=attention_mask,
+        mlm_positions=real[unpadded.mlm_positions],
+        mlm_labels=unpadded.mlm_labels,
+        nsp_labels=unpadded.nsp_labels,
+        sample_ids=sample_ids,
+    )
+
+
+def unpad(batch: Batch) -> Unpadded:
+    """``batch`` without its padding, which is always at the end of a row."""
+    real = np.flatnonzero(batch.attention_mask)
+    lengths = np.count_nonzero(batch.attention_mask, axis=1)
+    return Unpadded(
+        input_ids=batch.input_ids.reshape(-1)[real],
+        segment_ids=batch.segment_ids.reshape(-1)[real],
+        position_ids=positions_in(lengths),
+        lengths=lengths,
+        mlm_positions=np.searchsorted(real, batch.mlm_positions),
+        mlm_labels=batch.mlm_labels,
+        nsp_labels=batch.nsp_labels,
+    )
+
+
+def split(unpadded: Unpadded, size: int) -> list[Unpadded]:
+    """``unpadded`` in pieces of ``size`` samples (the last may be smaller) that share its memory."""
+    ends = np.cumsum(unpadded.lengths)
+    firsts = range(0, len(ends), size)
+    tokens = [0, *(int(ends[min(first + size, len(ends)) - 1]) for first in firsts)]
+    predictions = np.searchsorted(unpadded.mlm_positions, tokens).tolist()
+    pieces = []
+    for first, (start, end), (low, high) in zip(firsts, pairwise(tokens), pairwise(predictions), strict=True):
+        rows = slice(first, first + size)
+        pieces.append(
+            Unpadded(
+                input_ids=unpadded.input_ids[start:end],
+                segment_ids=unpadded.segment_ids[start:end],
+                position_ids=unpadded.position_ids[start:end],
+                lengths=unpadded.lengths[rows],
+                mlm_positions=unpadded.mlm_positions[low:high] - start,
+                mlm_labels=unpadded.mlm_labels[low:high],
+                nsp_labels=None if unpadded.nsp_labels is None else unpadded.nsp_labels[rows],
+            )
+        )
+    return pieces

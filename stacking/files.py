@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from stacking.blocks import BLOCK, Entry, VerifiedFiles, digests_of, hash_files, verify_blocks
+from stacking.blocks import BLOCK, Entry, digests_of, hash_files, verify_blocks
 from stacking.errors import DamagedFile, NoSpace, UserError
 from stacking.parallel import each
 
@@ -200,13 +200,6 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
     return manifest
 
 
-def verified_files(folder: Path, manifest: Mapping[str, Any]) -> VerifiedFiles | None:
-    """What verifies the files of a sealed folder as they are read; None where only whole files have checksums."""
-    blocks = {folder / name: _digests(folder, entry) for name, entry in manifest["files"].items()}
-    listed = {path: digests for path, digests in blocks.items() if digests is not None}
-    return VerifiedFiles(listed) if len(listed) == len(blocks) else None
-
-
 def _check_size(path: Path, entry: Entry) -> None:
     if not path.is_file():
         raise DamagedFile(path, "is missing")
@@ -215,16 +208,21 @@ def _check_size(path: Path, entry: Entry) -> None:
 
 
 def _verify_checksums(folder: Path, files: Mapping[str, Entry]) -> None:
-    blocks = {name: _digests(folder, entry) for name, entry in files.items()}
-    verify_blocks({folder / name: digests for name, digests in blocks.items() if digests is not None})
-    for name in (name for name, digests in blocks.items() if digests is None):
-        if checksum(folder / name) != files[name]["checksum"]:
+    blocks = block_digests(folder, files)
+    verify_blocks({path: digests for path, digests in blocks.items() if digests is not None})
+    for name, entry in files.items():
+        if blocks[folder / name] is None and checksum(folder / name) != entry["checksum"]:
             raise DamagedFile(folder / name, "does not match its checksum")
 
 
-def _digests(folder: Path, entry: Entry) -> list[str] | None:
+def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[str] | None]:
+    """Of every file that a manifest lists its blocks' digests, or None where there is one checksum for all of them.
+
+    Raises:
+        DamagedFile: the manifest contradicts itself.
+    """
     try:
-        return digests_of(entry)
+        return {folder / name: digests_of(entry) for name, entry in files.items()}
     except ValueError as error:
         raise DamagedFile(folder / MANIFEST, f"contradicts itself: {error}") from None
 

@@ -13,6 +13,8 @@ from stacking.files import new_folder
 from tests.chain import stacking
 
 COMMANDS = [
+    "bench",
+    "bench-transition",
     "cancel",
     "consolidate",
     "doctor",

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stacking.blocks import BlockHasher, Entry, VerifiedFiles, read_bytes
+from stacking.blocks import BlockHasher, Entry
 from stacking.errors import DamagedFile
 from stacking.state.partition import Shape, numel
+from stacking.state.verified_files import VerifiedFiles, read_bytes
 
 DTYPES = {
     "F64": "float64",

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stacking.blocks import VerifiedFiles, read_bytes
 from stacking.errors import DamagedFile, UserError
 from stacking.state.partition import Shape, numel
+from stacking.state.verified_files import VerifiedFiles, read_bytes
 
 _BLOCK = 1 << 22
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")

@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stacking.blocks import VerifiedFiles
 from stacking.errors import DamagedFile, UserError
-from stacking.files import MANIFEST, read_json, verified_files, verify_folder
+from stacking.files import MANIFEST, read_json, verify_folder
 from stacking.model.config import ModelConfig
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
 from stacking.state.partition import (
@@ -40,6 +39,7 @@ from stacking.state.partition import (
 )
 from stacking.state.safetensors_file import TensorSpec
 from stacking.state.torch_file import StoredTensor, read_torch_file
+from stacking.state.verified_files import VerifiedFiles, verified_files
 
 PROGRESS = "progress.json"
 _REMEDY = "give a folder that engine.save_checkpoint made"

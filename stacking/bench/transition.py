@@ -58,6 +58,8 @@ class Wanted:
     ranks: int = 2
     zero_stage: int = 2
     precision: str = "bf16"
+    optimizer_state: str = "copy-keep-step"
+    """What growing does with Adam's moments; copied, they are two thirds of what loading reads."""
     repeats: int = 3
     cache: str = "warm"
     """Whether the checkpoint's bytes are in memory before every measurement: ``warm`` or ``cold``."""
@@ -134,7 +136,7 @@ def measure(shape: str, folder: Path, wanted: Wanted) -> Result:
     """
     plan = _plan(shape, wanted)
     before, after = (count_parameters(plan.model.with_layers(stage.layers)) for stage in plan.stages)
-    _check_room(folder, before)
+    _check_room(folder, before, wanted)
     bench = _Bench(plan, folder, wanted, fits=_fits(before, wanted), grown_fits=_fits(after, wanted))
     try:
         bench.make()
@@ -256,7 +258,7 @@ def _plan(shape: str, wanted: Wanted) -> Plan:
             "model": {name: value for name, value in model.items() if name != "layers"},
             "data": {"sequence_length": 128},
             "precision": wanted.precision,
-            "growth": {"operator": "stack", "optimizer_state": "copy-keep-step"},
+            "growth": {"operator": "stack", "optimizer_state": wanted.optimizer_state},
             "stages": [{"layers": sizes["layers"], **stage}, {"layers": 2 * sizes["layers"], **stage}],
             "ds_config": {"zero_optimization": {"stage": wanted.zero_stage}},
             "launch": {"ranks": wanted.ranks},
@@ -271,9 +273,9 @@ def _fits(parameters: int, wanted: Wanted) -> bool:
     return _ENGINE_BYTES * parameters + per_rank < 0.9 * available_memory()
 
 
-def _check_room(folder: Path, parameters: int) -> None:
-    """Three times the checkpoint: itself, and what ds_to_universal writes with its temporary files."""
-    needed = 3 * 16 * parameters
+def _check_room(folder: Path, parameters: int, wanted: Wanted) -> None:
+    """Twice the checkpoint, for cp; three times where ds_to_universal writes its temporary files."""
+    needed = (3 if wanted.deepspeed else 2) * 16 * parameters
     place = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < needed:

@@ -17,6 +17,7 @@ _SHAPES = ("tiny", "14M", "110M", "340M", "1.3B")
 @click.option("--ranks", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--zero-stage", type=click.IntRange(1, 3), default=2, show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="bf16", show_default=True)
+@click.option("--optimizer-state", default="copy-keep-step", show_default=True, help="As `stacking grow` takes it.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="The contenders take turns.")
 @click.option("--cache", type=click.Choice(["warm", "cold"]), default="warm", show_default=True, help="The page cache.")
 @click.option("--deepspeed/--no-deepspeed", default=True, help="Whether to measure its two converters, too.")
@@ -27,6 +28,7 @@ def bench_transition(
     ranks: int,
     zero_stage: int,
     precision: str,
+    optimizer_state: str,
     repeats: int,
     cache: str,
     deepspeed: bool,
@@ -36,9 +38,19 @@ def bench_transition(
     """Measure the way from one stage's last step to the next one's first, beside cp and DeepSpeed's converters."""
     from stacking.bench import transition_table
     from stacking.bench.transition import Wanted, results_of
+    from stacking.errors import UserError
+    from stacking.growth.operators import OPTIMIZER_STATES
 
+    if optimizer_state not in OPTIMIZER_STATES:
+        raise UserError("--optimizer-state", f"{optimizer_state!r} is not known", f"give {', '.join(OPTIMIZER_STATES)}")
     wanted = Wanted(
-        ranks=ranks, zero_stage=zero_stage, precision=precision, repeats=repeats, cache=cache, deepspeed=deepspeed
+        ranks=ranks,
+        zero_stage=zero_stage,
+        precision=precision,
+        optimizer_state=optimizer_state,
+        repeats=repeats,
+        cache=cache,
+        deepspeed=deepspeed,
     )
     place = folder or Path(tempfile.mkdtemp(prefix="stacking-transition-"))
     results = list(results_of(shapes or ("110M",), place, wanted))

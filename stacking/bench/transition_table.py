@@ -65,7 +65,8 @@ def _shape(result: Result, wanted: Wanted) -> str:
         f"{result.shape}: {result.parameters[0] / 1e6:,.0f} M parameters,"
         f" {result.layers[0]} → {result.layers[1]} layers;"
         f" checkpoint {result.checkpoint_bytes / 1e9:.2f} GB, state {result.state_bytes / 1e9:.2f} GB;"
-        f" ZeRO {wanted.zero_stage}, {wanted.ranks} ranks, {wanted.precision}; page cache {wanted.cache};"
+        f" ZeRO {wanted.zero_stage}, {wanted.ranks} ranks, {wanted.precision}, moments {wanted.optimizer_state};"
+        f" page cache {wanted.cache};"
         f" {wanted.repeats} repeats, medians; checkpoint saved by {result.made_by}"
     )
     rows = [_row(result, name) for name in result.measured]

@@ -13,6 +13,7 @@ from stacking.files import new_folder
 from tests.chain import stacking
 
 COMMANDS = [
+    "bench",
     "cancel",
     "consolidate",
     "doctor",

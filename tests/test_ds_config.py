@@ -232,7 +232,7 @@ def test_without_a_configuration_two_ranks_share_the_state_by_zero_2() -> None:
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == 8
     assert (zero_stage(config), precision(config), offloads(config)) == (2, "fp32", ())
     assert config["optimizer"]["params"] == {
-        "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01, "torch_adam": True,
+        "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01, "torch_adam": True, "fused": True,
     }  # fmt: skip
     assert config["gradient_clipping"] == 1.0
 

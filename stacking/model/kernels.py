@@ -17,6 +17,7 @@ from stacking.model.attention import explicit, sdpa, varlen_flash
 from stacking.model.cross_entropy import summed_cross_entropy
 from stacking.model.dropout import add_dropout_bits, dropout_bits
 from stacking.model.tokens import Layout, to, unpadded_tokens
+from stacking.model.vocabulary import aligned_rows, columns, rows
 
 Kernel = Callable[..., Any]
 
@@ -32,6 +33,8 @@ DROPOUT: Mapping[str, tuple[Kernel, Kernel]] = {
     "bits": (dropout_bits, add_dropout_bits),
 }
 """Dropout alone, and dropout of what is added to a residual."""
+DECODERS: Mapping[str, Kernel] = {"rows": rows, "columns": columns, "aligned_rows": aligned_rows}
+"""Vocabulary scores, by how they are stored."""
 CROSS_ENTROPY: Mapping[str, Kernel] = {"in_place": summed_cross_entropy}
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -46,6 +49,7 @@ class Kernels:
 
     attention: str
     dropout: str
+    decoder: str
     compiled: bool
     """Whether torch.compile pays: it fuses a layer's biases, GELU, dropout, residual sums and LayerNorms. The plan
     decides (`stacking.ds_config.stage_kernels`), by the same classes of device."""
@@ -71,6 +75,11 @@ class Kernels:
         total: Tensor = DROPOUT[self.dropout][1](residual, hidden, probability) if probability else residual + hidden
         return total
 
+    def decode(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Vocabulary scores as in `stacking.model.vocabulary`."""
+        scores: Tensor = DECODERS[self.decoder](hidden, weight, bias)
+        return scores
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy as in `stacking.model.cross_entropy`."""
         total: Tensor = CROSS_ENTROPY[self.cross_entropy](logits, labels)
@@ -81,6 +90,7 @@ KERNELS: Mapping[str, Kernels] = {
     "cpu": Kernels(
         attention="explicit",
         dropout="bits",
+        decoder="columns",
         compiled=False,
         grouped=True,
         why="the fused CPU kernel has no dropout, random numbers cost most, and matrix products leave little to fuse",
@@ -88,6 +98,7 @@ KERNELS: Mapping[str, Kernels] = {
     "pascal": Kernels(
         attention="sdpa",
         dropout="torch",
+        decoder="aligned_rows",
         compiled=False,
         grouped=True,
         why="memory-efficient attention; Triton needs sm_70",
@@ -95,6 +106,7 @@ KERNELS: Mapping[str, Kernels] = {
     "volta": Kernels(
         attention="sdpa",
         dropout="torch",
+        decoder="aligned_rows",
         compiled=False,
         grouped=True,
         why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
@@ -102,13 +114,14 @@ KERNELS: Mapping[str, Kernels] = {
     "ampere": Kernels(
         attention="varlen_flash",
         dropout="torch",
+        decoder="aligned_rows",
         compiled=True,
         grouped=False,
         why="flash attention and Triton; bf16",
     ),
 }
 """By the oldest generation that a row serves."""
-PLAIN = replace(KERNELS["pascal"], why="plain PyTorch, on any device")
+PLAIN = replace(KERNELS["pascal"], decoder="rows", why="plain PyTorch, on any device")
 _SINCE: Mapping[str, tuple[int, int]] = {"ampere": (8, 0), "volta": (7, 0), "pascal": (0, 0)}
 
 

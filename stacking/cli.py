@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from stacking import __version__
+from stacking.bench.data_cli import bench_data
 from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
 
@@ -298,6 +299,9 @@ def report(run_dir: Path) -> None:
     from stacking.report.html import write_report
 
     click.echo(write_report(run_dir))
+
+
+cli.add_command(bench_data)
 
 
 def main() -> NoReturn:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from stacking.data.corpus import Corpus
 from stacking.data.embedded import embedded_documents, embedded_sources
 from stacking.data.prepare import prepare
 from stacking.data.readers import documents, find_files
-from stacking.data.sampler import SAMPLERS
+from stacking.data.sampler import SAMPLERS, SAMPLES_AT_ONCE
 from stacking.data.samples import build_samples
+from stacking.data.unpad import Unpadded
 from stacking.errors import UserError
 
 OURS, BARE, DATASETS = "stacking prepare", "tokenizers", "datasets.map"
@@ -54,7 +55,9 @@ class Drawing:
     sequence_length: int
     batch: int
     tokens_per_second: float
-    """Real tokens; median of the repeats."""
+    """Real tokens, as the loader draws them: small batches together; median of the repeats."""
+    tokens_per_second_alone: float
+    """The same with every batch drawn by itself."""
     padding: float
     """Share of the positions that padding to the sequence length would add."""
 
@@ -206,31 +209,42 @@ def drawing(corpus: Corpus, kind: str, sequence_length: int, repeats: int) -> tu
     index = Indexing(kind, sequence_length, len(samples), time.perf_counter() - start, samples.nbytes)
     sampler = SAMPLERS[kind](corpus, samples, sequence_length, seed=0)
 
-    def draw(batch: int) -> Iterator[tuple[int, float]]:
-        """Tokens of each batch and when it was there."""
-        numbers = np.arange(batch)
-        while True:
-            yield len(sampler.unpadded(numbers).input_ids), time.perf_counter()
-            numbers += batch
-
-    speeds: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    together: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    alone: dict[int, list[float]] = {batch: [] for batch in BATCHES}
     lengths: dict[int, float] = {}
     for _ in range(repeats):
         for batch in BATCHES:
-            batches = draw(batch)
-            _, start = next(batches)
-            tokens = drawn = 0
-            for more, now in batches:
-                tokens, drawn = tokens + more, drawn + batch
-                if now - start >= _DRAWING_SECONDS:
-                    break
-            speeds[batch].append(tokens / (now - start))
-            lengths[batch] = tokens / drawn
+            numbers = (np.arange(first, first + batch) for first in count(0, batch))
+            speed, lengths[batch] = _drawn(sampler.stream(numbers))
+            together[batch].append(speed)
+            numbers = (np.arange(first, first + batch) for first in count(0, batch))
+            alone[batch].append(_drawn(map(sampler.unpadded, numbers))[0])
     rows = [
-        Drawing(kind, sequence_length, batch, statistics.median(speeds[batch]), 1 - lengths[batch] / sequence_length)
+        Drawing(
+            kind=kind,
+            sequence_length=sequence_length,
+            batch=batch,
+            tokens_per_second=statistics.median(together[batch]),
+            tokens_per_second_alone=statistics.median(alone[batch]),
+            padding=1 - lengths[batch] / sequence_length,
+        )
         for batch in BATCHES
     ]
     return index, rows
+
+
+def _drawn(batches: Iterator[Unpadded]) -> tuple[float, float]:
+    """Tokens a second, and tokens a sample, of drawing for a moment; whole draws of ``stream`` are counted."""
+    tokens = samples = 0
+    start = now = time.perf_counter()
+    while now - start < _DRAWING_SECONDS:
+        drawn = 0
+        while drawn < SAMPLES_AT_ONCE:
+            batch = next(batches)
+            tokens, drawn = tokens + len(batch.input_ids), drawn + len(batch.lengths)
+        samples += drawn
+        now = time.perf_counter()
+    return tokens / (now - start), tokens / samples
 
 
 @contextmanager

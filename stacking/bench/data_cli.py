@@ -53,10 +53,12 @@ def as_tables(bench: DataBench) -> str:
         speeds = f"{row.characters_per_second:14,.0f} {row.tokens_per_second:12,.0f}"
         lines.append(f"{row.name:18} {speeds} {row.time_against_tokenizer:5.2f}×")
     lines += ["", f"corpus of {bench.corpus_tokens:,} tokens opened in {1000 * bench.opening_seconds:.1f} ms", ""]
-    lines.append(f"{'drawing':14} {'length':>6} {'batch':>6} {'real tokens/s':>14} {'padding':>8}")
+    lines.append(f"{'drawing':14} {'length':>6} {'batch':>6} {'real tokens/s':>14} {'each alone':>12} {'padding':>8}")
     for draw in bench.drawing:
         place = f"{draw.kind:14} {draw.sequence_length:6} {draw.batch:6}"
-        lines.append(f"{place} {draw.tokens_per_second:14,.0f} {draw.padding:8.0%}")
+        lines.append(
+            f"{place} {draw.tokens_per_second:14,.0f} {draw.tokens_per_second_alone:12,.0f} {draw.padding:8.0%}"
+        )
     lines += ["", f"{'index':14} {'length':>6} {'samples':>12} {'seconds':>8} {'bytes/token':>12}"]
     for index in bench.indexing:
         per_token = index.bytes / bench.corpus_tokens

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from stacking.data.arrays import GrowingArray
 from stacking.data.corpus import ARRAYS, SPLITS, shard_path
 from stacking.data.encode import Encoder, Ids
 from stacking.data.sentences import split_sentences
@@ -28,8 +29,6 @@ SHARD_TOKENS = 1 << 28
 
 LONGEST_SENTENCE = 256
 """Tokens. A longer sentence is cut into pieces of this length, each of which counts as a sentence."""
-
-_HEADER_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -111,27 +110,6 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-class _GrowingArray:
-    """A one-dimensional .npy file that is appended to and gets its length when it is closed."""
-
-    def __init__(self, path: Path, kind: npt.DTypeLike) -> None:
-        self.kind, self.length = np.dtype(kind), 0
-        self.file = open(path, "wb")  # noqa: SIM115
-        self.file.write(b"\0" * _HEADER_BYTES)
-
-    def append(self, values: npt.NDArray[Any]) -> None:
-        self.file.write(np.ascontiguousarray(values, dtype=self.kind).data)
-        self.length += len(values)
-
-    def close(self) -> None:
-        """Write the header of format 1.0, padded to the room that was left for it."""
-        text = f"{{'descr': {self.kind.str!r}, 'fortran_order': False, 'shape': ({self.length},), }}"
-        header = text.ljust(_HEADER_BYTES - 11) + "\n"
-        self.file.seek(0)
-        self.file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode("latin1"))
-        self.file.close()
-
-
 def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int) -> dict[str, int]:
     """Concatenate one split of all parts into the shards of ``folder``; returns its counts."""
     (folder / split).mkdir(parents=True, exist_ok=True)
@@ -161,7 +139,7 @@ class _Shard:
     def __init__(self, folder: Path, split: str, number: int, vocabulary: int) -> None:
         kinds = (token_dtype(vocabulary), np.int64, np.int64)
         opened = [
-            _GrowingArray(shard_path(folder, split, number, array), kind)
+            GrowingArray(shard_path(folder, split, number, array), kind)
             for array, kind in zip(ARRAYS, kinds, strict=True)
         ]
         self.tokens, self.sentences, self.documents = opened

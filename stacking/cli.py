@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from stacking import __version__
+from stacking.bench.cli import bench
 from stacking.bench.data_cli import bench_data
+from stacking.doctor.cli import doctor
 from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
+from stacking.tune.cli import tune
 
 if TYPE_CHECKING:
     from stacking.plan import Plan
@@ -79,15 +82,35 @@ def prepare(
 @click.argument("recipe")
 @click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def plan(recipe: str, data: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what a run of RECIPE (a file, or the name of a shipped one) would do."""
-    from stacking.create import plan_recipe
-    from stacking.plan_report import explain_text
-    from stacking.recipe import load_recipe
+@click.option("--measured", type=FOLDER, multiple=True, help="What `stacking bench --json` printed; may be repeated.")
+@click.option("--network", type=FOLDER, help="What `stacking doctor --json` printed.")
+@click.option("--price", type=float, help="Of one GPU hour.")
+@click.option("--scaling", is_flag=True, help="Simulate 1 to 1,024 GPUs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan and the prediction as JSON.")
+def plan(
+    recipe: str,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    measured: tuple[Path, ...],
+    network: Path | None,
+    price: float | None,
+    scaling: bool,
+    as_json: bool,
+) -> None:
+    """Say what a run of RECIPE (a file, or the name of a shipped one) would do, how long it takes and what it costs."""
+    from stacking.predict.command import plan_text
 
-    planned, _ = plan_recipe(load_recipe(recipe, list(overrides), data))
-    click.echo(planned.to_json() if as_json else explain_text(planned), nl=False)
+    text = plan_text(
+        recipe,
+        data,
+        overrides,
+        measured=measured,
+        network_file=network,
+        price=price,
+        scaled=scaling,
+        as_json=as_json,
+    )
+    click.echo(text, nl=False)
 
 
 @cli.command(**COMMAND)
@@ -109,13 +132,14 @@ def run(
     from stacking.create import create_run
     from stacking.files import disk_errors
     from stacking.plan_report import explain_text
+    from stacking.predict.command import expected
 
     folder = RunFolder(run_dir)
     with disk_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     with folder.locked() as lock:
         plan = create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
-        click.echo(explain_text(plan))
+        click.echo(explain_text(plan, expected(plan)))
         _control(folder, plan, lock, launcher, hostfile)
 
 
@@ -301,7 +325,10 @@ def report(run_dir: Path) -> None:
     click.echo(write_report(run_dir))
 
 
+cli.add_command(bench)
 cli.add_command(bench_data)
+cli.add_command(doctor)
+cli.add_command(tune)
 
 
 def main() -> NoReturn:

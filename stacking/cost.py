@@ -1,4 +1,4 @@
-"""What a stage needs and what a run costs: estimates, each from a formula that is written down here."""
+"""What a stage needs: memory and arithmetic, each estimated by a formula that is written down here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from stacking.ds_config import offloads, precision, zero_stage
 from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters, training_flops
-from stacking.presets import DeviceClass
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -56,15 +55,3 @@ def memory_per_rank(
 def stage_flops(model: ModelConfig, sequences: int, sequence_length: int, mask_probability: float) -> float:
     """Floating-point operations to train on ``sequences``."""
     return training_flops(model, sequence_length, mask_probability * sequence_length) * sequences
-
-
-def training_hours(flops: float, ranks: int, device: DeviceClass, precision: str, cores: int) -> float | None:
-    """Hours at the class's assumed share of its peak; None where no peak is known.
-
-    On a CPU the ranks share the cores.
-    """
-    peak = device.peak.get(precision)
-    if peak is None:
-        return None
-    units = cores if device.name == "cpu" else ranks
-    return flops / (units * peak * 1e12 * device.utilisation) / 3600

@@ -29,12 +29,14 @@ from stacking.ds_facts import (
     UNSUPPORTED,
 )
 from stacking.errors import UserError
-from stacking.presets import DeviceClass, Precision
+from stacking.presets import Compiled, DeviceClass, Precision
 from stacking.recipe import Optimizer
 from stacking.strict import nearest, read_json_mapping, shown
 
 Json = dict[str, Any]
 SHIPPED = Path(__file__).parent.parent / "ds_configs"
+OWN = "stacking"
+"""The section that is for this program; DeepSpeed does not get it."""
 _QUIET = 1_000_000_000
 """``steps_per_print``: the training loop reports, DeepSpeed need not."""
 
@@ -74,6 +76,8 @@ class StageFacts:
     cuda: bool
     fused_adam: bool
     """Whether DeepSpeed's own Adam kernel can be had."""
+    compiled: Compiled = "possible"
+    """What torch.compile does on the device."""
 
     @property
     def global_batch(self) -> int:
@@ -126,6 +130,7 @@ def check(user: UserConfig) -> None:
             _check_value(user, key, value, KNOWN_KEYS[key])
     _check_choices(user)
     _check_zero(user)
+    _check_own(user)
     _check_optimizer(user)
     _check_scheduler(user)
     if _enabled(user.content, "fp16") and _enabled(user.content, "bf16"):
@@ -158,12 +163,39 @@ def resolve(user: UserConfig, facts: StageFacts) -> Json:
     config["steps_per_print"] = config.get("steps_per_print", _QUIET)
     if config["steps_per_print"] == "auto":
         config["steps_per_print"] = _QUIET
+    config.pop(OWN, None)
     config.pop("scheduler", None)  # only one left to us ("auto") passed the check
     config["gradient_clipping"] = _clipping(user, facts)
     config["optimizer"] = _optimizer(user, facts)
     _fill_precision(config, facts)
     _fill_zero(config, facts)
     return config
+
+
+@dataclass(frozen=True)
+class StageKernels:
+    """How the layers of a stage are computed, besides what the device decides."""
+
+    compile: bool
+    activation_checkpointing: bool
+
+
+def stage_kernels(user: UserConfig, facts: StageFacts) -> StageKernels:
+    """What the configuration's own section says; ``auto``, and nothing, compile where that is faster.
+
+    ZeRO 3 gathers weights around the modules that own them, which a compiled layer would not let it.
+
+    Raises:
+        UserError: it asks for what cannot be.
+    """
+    section = user.content.get(OWN, {})
+    wanted, sharded = section.get("compile", "auto"), _get(user.content, "zero_optimization.stage") == 3
+    if wanted is True and sharded:
+        raise user.error(f"{OWN}.compile", "is true with ZeRO stage 3, which compiled layers break", "give false")
+    if wanted is True and facts.compiled == "refused":
+        raise user.error(f"{OWN}.compile", "is true, but Triton needs compute capability 7.0", "give false")
+    compiled = facts.compiled == "faster" and not sharded if wanted == "auto" else wanted
+    return StageKernels(compiled, section.get("activation_checkpointing") is True)
 
 
 def with_batch(config: Mapping[str, Any], total: int, micro: int, accumulation: int) -> Json:
@@ -294,6 +326,15 @@ def _check_zero(user: UserConfig) -> None:
             raise user.error(f"zero_optimization.{name}", problem, "raise the stage or remove it")
 
 
+def _check_own(user: UserConfig) -> None:
+    section = user.content.get(OWN, {})
+    compiled, why = section.get("compile", "auto"), section.get("why", {})
+    if compiled != "auto" and not isinstance(compiled, bool):
+        raise user.error(f"{OWN}.compile", f"is {shown(compiled)}", 'give true, false or "auto"')
+    if not isinstance(why, dict) or not all(isinstance(reason, str) for reason in why.values()):
+        raise user.error(f"{OWN}.why", f"is {shown(why)}", "give an object of texts, or remove it")
+
+
 def _check_optimizer(user: UserConfig) -> None:
     section = user.content.get("optimizer", {})
     name = section.get("type", "AdamW")
@@ -320,7 +361,7 @@ def _check_optimizer(user: UserConfig) -> None:
 
 _OPTIMIZER_PARAMETERS = (
     *("lr", "betas", "eps", "weight_decay"),
-    *("torch_adam", "adam_w_mode", "bias_correction", "foreach"),
+    *("torch_adam", "adam_w_mode", "bias_correction", "foreach", "fused"),
 )
 
 
@@ -363,8 +404,12 @@ def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
 
 
 def _implementation(facts: StageFacts, given: Json) -> Json:
-    """PyTorch's Adam where DeepSpeed's fused one cannot run."""
-    return {} if facts.fused_adam and "torch_adam" not in given else {"torch_adam": given.get("torch_adam", True)}
+    """PyTorch's Adam, in one kernel for each tensor, where DeepSpeed's fused one cannot run."""
+    if facts.fused_adam and "torch_adam" not in given:
+        return {}
+    torch_adam = given.get("torch_adam", True)
+    fuse = torch_adam and not {"fused", "foreach"} & given.keys()
+    return {"torch_adam": torch_adam, **({"fused": True} if fuse else {})}
 
 
 def _fill_precision(config: Json, facts: StageFacts) -> None:

@@ -51,11 +51,12 @@ KNOWN_KEYS: Mapping[str, str] = _section(
     other="""optimizer scheduler fp16 bf16 bfloat16 torch_autocast zero_optimization flops_profiler comms_logger
              tensorboard csv_monitor wandb comet activation_checkpointing autotuning checkpoint data_types aio pipeline
              hybrid_engine data_efficiency datastates_ckpt weight_quantization compile timers tensor_parallel
-             expert_parallel""",
+             expert_parallel stacking""",
 )
 """Every top-level key, and what it must be."""
 
 SECTION_KEYS: Mapping[str, Mapping[str, str]] = {
+    "stacking": _section(flags="activation_checkpointing", other="compile why"),
     "optimizer": _section(flags="legacy_fusion", other="type params"),
     "scheduler": _section(other="type params"),
     "fp16": _section(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stacking import ds_config
 from stacking.batch import Batch
-from stacking.cost import memory_per_rank, stage_flops, training_hours
+from stacking.cost import memory_per_rank, stage_flops
 from stacking.ds_config import StageFacts
 from stacking.errors import DamagedFile, UserError
 from stacking.files import read_json
@@ -65,15 +65,20 @@ class PlannedLaunch(_Part):
     """What a job for the whole run asks a scheduler for."""
 
 
-class Cost(_Part):
-    """What the run costs beside training the deepest model for the same steps with the same batches."""
+class Cost(BaseModel):
+    """What the run costs beside training the deepest model for the same steps; times are `stacking.predict`'s."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # plans once held hours too
 
     flops: float
     baseline_flops: float
-    hours: float | None
-    """Without transitions and evaluations; null where no peak is known."""
-    baseline_hours: float | None
-    assumption: str
+
+
+class PlannedKernels(_Part):
+    """How the layers are computed, besides what the device decides (`stacking.model.kernels`)."""
+
+    compile: bool = False
+    activation_checkpointing: bool = False
 
 
 class Stage(_Part):
@@ -102,6 +107,7 @@ class Stage(_Part):
     ds_config: dict[str, Any]
     """The whole configuration that DeepSpeed gets."""
     ds_config_digest: str
+    kernels: PlannedKernels = PlannedKernels()
     growth: Growth | None
     """How the stage's first weights come from what is before it; null: random, or taken over as they are."""
     parameters: int
@@ -215,7 +221,7 @@ def make_plan(
             retry_seconds=recipe.launch.retry_seconds,
             resources=recipe.launch.resources,
         ),
-        cost=_cost(recipe, model, stages, target),
+        cost=_cost(recipe, model, stages),
         warnings=tuple(_warnings(recipe, stages, target, machine)),
     )
 
@@ -228,6 +234,7 @@ class _Decided(NamedTuple):
     points: Points
     growth: Growth | None
     config: dict[str, Any]
+    kernels: PlannedKernels
 
 
 def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Target) -> list[_Decided]:
@@ -249,8 +256,11 @@ def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Tar
             optimizer=recipe.optimizer,
             cuda=target.cuda,
             fused_adam=target.fused_adam,
+            compiled=target.device.compiled,
         )
-        decided.append(_Decided(batches[i], steps[i], schedules[i], growths[i], ds_config.resolve(user, facts)))
+        kernels = PlannedKernels(**vars(ds_config.stage_kernels(user, facts)))
+        config = ds_config.resolve(user, facts)
+        decided.append(_Decided(batches[i], steps[i], schedules[i], growths[i], config, kernels))
     return decided
 
 
@@ -262,7 +272,7 @@ def _stage(
     samples_per_epoch: int | None,
     cuda: bool,
 ) -> Stage:
-    batch, steps, points, growth, config = decided
+    batch, steps, points, growth, config, kernels = decided
     index, length = len(before), recipe.data.sequence_length
     deep = model.with_layers(recipe.stages[index].layers)
     sequences = steps * batch.total
@@ -286,6 +296,7 @@ def _stage(
         zero_stage=ds_config.zero_stage(config),
         ds_config=config,
         ds_config_digest=xxhash.xxh3_128_hexdigest(json.dumps(config, sort_keys=True).encode()),
+        kernels=kernels,
         growth=growth,
         parameters=count_parameters(deep),
         flops=stage_flops(deep, sequences, length, recipe.data.mask_probability),
@@ -342,26 +353,11 @@ def _data(
     )
 
 
-def _cost(recipe: Recipe, model: ModelConfig, stages: list[Stage], target: Target) -> Cost:
+def _cost(recipe: Recipe, model: ModelConfig, stages: list[Stage]) -> Cost:
     deepest = model.with_layers(max(stage.layers for stage in stages))
     length, masked = recipe.data.sequence_length, recipe.data.mask_probability
     deep = [stage_flops(deepest, s.steps * s.global_batch, length, masked) for s in stages]
-    own = [_hours(stage, stage.flops, target) for stage in stages]
-    baseline = [_hours(stage, flops, target) for stage, flops in zip(stages, deep, strict=True)]
-    peak = target.device.peak.get(stages[-1].precision)
-    share = f"{target.device.utilisation:.0%} of {peak:g} TFLOPS ({stages[-1].precision})" if peak else "no peak known"
-    unit = "core" if target.device.name == "cpu" else target.device.name
-    return Cost(
-        flops=sum(stage.flops for stage in stages),
-        baseline_flops=sum(deep),
-        hours=sum(h for h in own if h is not None) if None not in own else None,
-        baseline_hours=sum(h for h in baseline if h is not None) if None not in baseline else None,
-        assumption=f"{share} per {unit}; {target.device.source}",
-    )
-
-
-def _hours(stage: Stage, flops: float, target: Target) -> float | None:
-    return training_hours(flops, stage.ranks, target.device, stage.precision, target.cores)
+    return Cost(flops=sum(stage.flops for stage in stages), baseline_flops=sum(deep))
 
 
 def _warnings(recipe: Recipe, stages: list[Stage], target: Target, machine: Machine) -> list[str]:

@@ -1,4 +1,4 @@
-"""A plan explained to a person: one column a stage, then what the whole costs, then what to look out for."""
+"""A plan explained to a person: one column a stage, then what it rests on, then what to look out for."""
 
 from __future__ import annotations
 
@@ -10,20 +10,62 @@ from rich.table import Table
 from rich.text import Text
 
 from stacking.plan import Plan, Stage
+from stacking.predict.prediction import Prediction, StagePrediction
+from stacking.predict.scaling import Row, Scaling
+from stacking.report.units import duration
 from stacking.schedule import learning_rate_at
 
 
-def explain(plan: Plan) -> RenderableType:
-    """What ``stacking plan`` shows."""
-    return Group(Text(_headline(plan)), _stages(plan), *(Text(line) for line in _cost(plan) + _warnings(plan)))
+def explain(plan: Plan, prediction: Prediction | None = None) -> RenderableType:
+    """What ``stacking plan`` shows; None: nothing is known of the devices' speed."""
+    lines = [*_comparison(plan, prediction), *_assumptions(prediction), *_warnings(plan)]
+    return Group(Text(_headline(plan)), _stages(plan, prediction), *(Text(line) for line in lines))
 
 
-def explain_text(plan: Plan, width: int = 120) -> str:
+def explain_text(plan: Plan, prediction: Prediction | None = None, width: int = 120) -> str:
     """The same as plain text."""
+    return _as_text(explain(plan, prediction), width)
+
+
+def explain_scaling(plan: Plan, scaling: Scaling, memory: int, width: int = 120) -> str:
+    """What ``stacking plan --scaling`` adds.
+
+    Args:
+        memory: bytes of one device; 0: not known.
+    """
+    priced = scaling.rows[0].cost is not None
+    names = [stage.name for stage in plan.stages]
+    last = [f"{_unit(plan)} h", *(["cost"] if priced else []), "GiB/rank"]
+    table = Table("ranks", "idle", *names, "whole run", "eff.", "comm.", *last, padding=(0, 0))
+    for column in table.columns:
+        column.justify, column.no_wrap = "right", True
+    for row in scaling.rows:
+        table.add_row(*_scaling_cells(row, priced, memory))
+    legend = "eff.: time on one rank / (ranks x time); comm.: share of the training time; *: more than a device has"
+    notes = [Text(f"- {assumption}") for assumption in scaling.assumptions]
+    return _as_text(Group(table, Text(legend), *notes), width)
+
+
+def _as_text(shown: RenderableType, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    console.print(explain(plan))
+    console.print(shown)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _scaling_cells(row: Row, priced: bool, memory: int) -> list[str]:
+    too_much = "*" if memory and row.memory_per_rank > memory else ""
+    return [
+        f"{row.ranks:,}",
+        f"{row.idle:,}" if row.idle else "-",
+        *(_short(seconds) for seconds in row.stage_seconds),
+        _short(row.seconds),
+        f"{row.efficiency:.0%}",
+        f"{row.communication_share:.0%}",
+        _hours(row.gpu_hours),
+        *([f"{row.cost:,.2f}"] if priced else []),
+        f"{row.memory_per_rank / 2**30:.1f}{too_much}",
+    ]
 
 
 def number(value: float) -> str:
@@ -82,32 +124,69 @@ _TOTALS: dict[str, Callable[[Plan], str]] = {
 }
 
 
-def _stages(plan: Plan) -> Table:
+_TIMES: dict[str, Callable[[StagePrediction | Prediction], str]] = {
+    "training": lambda p: duration(p.training_seconds),
+    "with all around it": lambda p: duration(p.seconds),
+}
+
+
+def _stages(plan: Plan, prediction: Prediction | None) -> Table:
     table = Table("stage", *(stage.name for stage in plan.stages), "whole run")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, cell in _ROWS.items():
         total = _TOTALS[name](plan) if name in _TOTALS else ""
         table.add_row(name, *(cell(stage) for stage in plan.stages), total)
+    if prediction is None:
+        return table
+    table.add_row("update", *(_milliseconds(stage.update.seconds) for stage in prediction.stages), "")
+    for name, time in _TIMES.items():
+        table.add_row(name, *(time(stage) for stage in prediction.stages), time(prediction))
+    hours = [*(stage.gpu_hours for stage in prediction.stages), prediction.gpu_hours]
+    table.add_row(f"{_unit(plan)} hours", *map(_hours, hours))
+    if prediction.price is not None:
+        price = prediction.price
+        table.add_row(f"cost, {price:g} an hour", *(f"{price * number_of:,.2f}" for number_of in hours))
     return table
 
 
-def _cost(plan: Plan) -> list[str]:
+def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
     cost, deepest = plan.cost, max(stage.layers for stage in plan.stages)
     lines = [
-        "batch = micro-batch x accumulation x ranks; memory and FLOPs are estimates",
+        "batch = micro-batch x accumulation x ranks; memory, FLOPs and times are estimates",
         f"{deepest} layers from the start, the same steps: {number(cost.baseline_flops)}FLOPs; "
         f"this run: {cost.flops / cost.baseline_flops:.1%} of that",
     ]
-    if cost.hours is not None and cost.baseline_hours is not None:
-        lines.append(f"time: about {_hours(cost.hours)} beside {_hours(cost.baseline_hours)}, at {cost.assumption}")
+    if prediction is not None:
+        times = f"{duration(prediction.training_seconds)} beside {duration(prediction.baseline_seconds)} so"
+        lines.append(f"training: {times}; communication: {prediction.communication_share:.0%} of it")
     return lines
 
 
+def _assumptions(prediction: Prediction | None) -> list[str]:
+    if prediction is None:
+        return ["no times: nothing is known of this device's speed; give --measured"]
+    return [f"- {assumption}" for assumption in prediction.assumptions]
+
+
+def _unit(plan: Plan) -> str:
+    return "GPU" if plan.launch.accelerator == "cuda" else "rank"
+
+
+def _short(seconds: float) -> str:
+    """``154 s``, ``25 min``, ``7.6 h``, ``15 d``: two digits at least, for narrow columns."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 3 * size:
+            return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
+
+
 def _hours(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h"
-    return f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _warnings(plan: Plan) -> list[str]:

@@ -7,7 +7,45 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Precision = Literal["fp32", "fp16", "bf16"]
+Compiled = Literal["refused", "possible", "faster"]
 GiB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Link:
+    """A way between ranks in the alpha-beta model: a message of n bytes takes ``latency + n / bandwidth``."""
+
+    latency: float
+    """Seconds."""
+    bandwidth: float
+    """Bytes per second each way that collectives reach: of one rank inside a node, of a whole node between nodes."""
+    source: str
+
+
+_LAYER_SECONDS = 1.4e-3
+"""BERT-base on one V100 with DeepSpeed bing_bert and 1,024 micro-batches an update: micro-batches of 64, 128 and 160
+make 565, 607 and 620 sequences/s (DLPerf), a straight line in time: 16.8 ms and 1.508 ms a sequence, here over 12
+layers. Assumed for every GPU: it is mostly launching kernels."""
+_REACHED = 0.8
+"""Share of a link's nominal bandwidth that collectives are assumed to reach."""
+_PER_STEP, _PER_HOP = 4e-6, 8e-6
+"""Assumed seconds that one step of a collective takes beside its bytes, inside a node and between nodes."""
+
+
+def _inside(gigabytes: float, source: str) -> Link:
+    return Link(_PER_STEP, _REACHED * gigabytes * 1e9, f"{_REACHED:.0%} of {source}; latency assumed")
+
+
+def _between(adapters: int, gigabits: int, source: str) -> Link:
+    reached = _REACHED * adapters * gigabits / 8 * 1e9
+    name = f"{adapters} x {gigabits} Gb/s InfiniBand a node"
+    return Link(_PER_HOP, reached, f"{_REACHED:.0%} of {name} ({source}); latency assumed")
+
+
+_PCIE3 = _inside(12.0, "what PCI Express 3.0 x16 carries beside packet headers, 12 GB/s")
+_INFINIBAND_100 = _between(1, 100, "assumed")
+_NVLINK4 = _inside(450, "NVLink 4, 900 GB/s both ways (NVIDIA H100 SXM data sheet)")
+_NDR = _between(8, 400, "NVIDIA DGX H100 data sheet")
 
 
 @dataclass(frozen=True)
@@ -20,14 +58,25 @@ class DeviceClass:
     peak: Mapping[str, float]
     """Dense matrix-multiplication peak per precision, in TFLOPS per device (per core for a CPU)."""
     utilisation: float
-    """Share of the peak that BERT pre-training is assumed to reach; for time estimates only."""
+    """Share of the peak that BERT pre-training is assumed to reach in large micro-batches; for time estimates."""
     precision: Precision
     """What ``precision: auto`` means here."""
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Precisions that this class cannot do, or does badly, and why."""
+    compiled: Compiled = "possible"
+    """What torch.compile does here: Triton takes compute capability 7.0 and more, and tests 8.0 and more."""
     pattern: str = ""
     """Part of the name that nvidia-smi prints."""
     source: str = ""
+    layer_seconds: float = _LAYER_SECONDS
+    """What a layer's forward and backward pass takes beside its arithmetic, whatever the micro-batch."""
+    memory_bandwidth: float = 5e11
+    """Bytes per second of one device's memory (of one core's share for a CPU); for time estimates only."""
+    memory_source: str = "assumed"
+    per_node: int = 8
+    """Devices of a usual node; 0: as many as ranks are planned."""
+    inside: Link = _PCIE3
+    between: Link = _INFINIBAND_100
 
 
 _NO_TENSOR_CORES = "Pascal has no tensor cores and computes it no faster than fp32"
@@ -38,59 +87,87 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         memory=0,
         peak={"fp32": 0.064, "bf16": 0.064},
         utilisation=0.5,
+        layer_seconds=0.0,
         precision="fp32",
         unfit={"fp16": "CPUs compute it by emulation"},
         source="assumed: two 256-bit FMA units at 2 GHz",
+        memory_bandwidth=8e9,
+        per_node=0,
+        inside=Link(1e-4, 1.5e9, "assumed: gloo over the loopback interface"),
+        between=Link(2e-4, 1.0e9, "assumed: gloo over 10 Gb/s Ethernet"),
     ),
     "p40": DeviceClass(
         name="p40",
         memory=24 * GiB,
         peak={"fp32": 11.76},
-        utilisation=0.38,
+        utilisation=0.395,
         precision="fp32",
         unfit={
             "fp16": f"{_NO_TENSOR_CORES}, and DeepSpeed refuses it on compute capability 6.x",
             "bf16": f"{_NO_TENSOR_CORES}: it is emulated",
         },
+        compiled="refused",
         pattern="P40",
         source="NVIDIA Tesla P40 data sheet; utilisation: what makes Gong et al. (2019) take their 338 hours",
+        memory_bandwidth=346e9,
+        memory_source="NVIDIA Tesla P40 data sheet",
+        per_node=4,
     ),
     "v100": DeviceClass(
         name="v100",
         memory=16 * GiB,
         peak={"fp32": 15.7, "fp16": 125.0},
-        utilisation=0.33,
+        utilisation=0.37,
         precision="fp16",
         unfit={"bf16": "Volta emulates it, about 9 times slower than fp16 (measured GEMM: 10.7 against 97.4 TFLOPS)"},
         pattern="V100",
-        source="NVIDIA V100 SXM2 data sheet; utilisation: DeepSpeed bing_bert on V100-16GB (DLPerf)",
+        source="NVIDIA V100 SXM2 data sheet; utilisation: the slope of what DeepSpeed bing_bert reaches on it (DLPerf)",
+        memory_bandwidth=900e9,
+        memory_source="NVIDIA V100 SXM2 data sheet",
+        inside=_inside(150, "NVLink 2, 300 GB/s both ways (NVIDIA V100 SXM2 data sheet)"),
+        between=_between(4, 100, "NVIDIA DGX-1 data sheet"),
     ),
     "a100": DeviceClass(
         name="a100",
         memory=40 * GiB,
         peak={"fp32": 19.5, "fp16": 312.0, "bf16": 312.0},
-        utilisation=0.3,
+        utilisation=0.35,
         precision="bf16",
+        compiled="faster",
         pattern="A100",
-        source="NVIDIA A100 data sheet; utilisation: BERT-large in NVIDIA DeepLearningExamples (TF2, sequence 512)",
+        source="NVIDIA A100 data sheet; utilisation: BERT-large in NVIDIA DeepLearningExamples (TF2, length 512)",
+        memory_bandwidth=1555e9,
+        memory_source="NVIDIA A100 40 GB data sheet",
+        inside=_inside(300, "NVLink 3, 600 GB/s both ways (NVIDIA A100 data sheet)"),
+        between=_between(8, 200, "NVIDIA DGX A100 data sheet"),
     ),
     "h100": DeviceClass(
         name="h100",
         memory=80 * GiB,
         peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
-        utilisation=0.3,
+        utilisation=0.35,
         precision="bf16",
+        compiled="faster",
         pattern="H100",
         source="NVIDIA H100 SXM data sheet; utilisation assumed as on A100",
+        memory_bandwidth=3.35e12,
+        memory_source="NVIDIA H100 SXM data sheet",
+        inside=_NVLINK4,
+        between=_NDR,
     ),
     "h200": DeviceClass(
         name="h200",
         memory=141 * GiB,
         peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
-        utilisation=0.3,
+        utilisation=0.35,
         precision="bf16",
+        compiled="faster",
         pattern="H200",
         source="NVIDIA H200 SXM data sheet; utilisation assumed as on A100",
+        memory_bandwidth=4.8e12,
+        memory_source="NVIDIA H200 SXM data sheet",
+        inside=_NVLINK4,
+        between=_NDR,
     ),
 }
 
@@ -111,7 +188,8 @@ def device_class(name: str, memory: int, capability: float) -> DeviceClass:
     if capability < 7:
         unfit["fp16"] = f"compute capability {capability} has no tensor cores"
     precision: Precision = "bf16" if "bf16" not in unfit else "fp16" if "fp16" not in unfit else "fp32"
-    return DeviceClass(name, memory, {}, 0.3, precision, unfit, source="nvidia-smi")
+    compiled: Compiled = "faster" if capability >= 8 else "possible" if capability >= 7 else "refused"
+    return DeviceClass(name, memory, {}, 0.3, precision, unfit, compiled=compiled, source="nvidia-smi")
 
 
 @dataclass(frozen=True)

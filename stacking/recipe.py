@@ -305,7 +305,13 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, da
         UserError: one line: file, key, what is wrong, what would be right.
     """
     file = find_recipe(str(name_or_path))
-    raw = read_yaml_mapping(file)
+    return recipe_from(read_yaml_mapping(file), file, overrides, data)
+
+
+def recipe_from(
+    raw: dict[str, Any], file: Path, overrides: list[str] | None = None, data: Path | None = None
+) -> Recipe:
+    """The recipe with this content; errors name ``file``, which need not exist. Otherwise as `load_recipe`."""
     for override in overrides or []:
         _override(raw, override)
     if data is not None:

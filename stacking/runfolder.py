@@ -70,7 +70,7 @@ class RunFolder:
                 if time.monotonic() > deadline or _alive_here(holder):
                     who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
                     raise UserError(
-                        self.path, f"is in use by {who}", "wait for it, stop it, or choose another --run-dir"
+                        self.path, f"is in use by {who}", "wait for it, stop it, or choose another folder"
                     ) from None
                 time.sleep(0.1)
 

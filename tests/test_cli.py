@@ -15,6 +15,7 @@ from tests.chain import stacking
 COMMANDS = [
     "cancel",
     "consolidate",
+    "doctor",
     "evaluate",
     "export",
     "grow",
@@ -26,6 +27,7 @@ COMMANDS = [
     "run",
     "status",
     "submit",
+    "tune",
 ]
 
 

@@ -198,7 +198,6 @@ def test_the_published_recipe_is_the_published_schedule() -> None:
     ]
     assert (plan.model.variant, plan.model.positions, plan.model.norm_affine) == ("pre_ln", "sinusoidal", False)
     assert sum(s.tokens for s in plan.stages) == pytest.approx(47.6e9, rel=1e-3)
-    assert plan.cost.hours == pytest.approx(338, rel=0.02)
 
 
 def test_the_explanation_tells_what_a_reader_asks() -> None:

@@ -15,20 +15,28 @@ SOURCES = sorted((ROOT / "stacking").rglob("*.py"))
 # What the control half starts from; growing and consolidating read files alone, and start as fast.
 CONTROL_HALF = [
     "stacking.bench.data",
+    "stacking.bench.gpu",
+    "stacking.bench.table",
+    "stacking.bench.targets",
     "stacking.cli",
     "stacking.controller",
     "stacking.create",
     "stacking.data.prepare",
     "stacking.data.sampler",
+    "stacking.doctor.before",
+    "stacking.doctor.machine",
     "stacking.growth.apply",
     "stacking.launch.table",
     "stacking.phases",
     "stacking.plan_report",
+    "stacking.predict.check",
+    "stacking.predict.command",
     "stacking.progress",
     "stacking.report.html",
     "stacking.state.consolidate",
     "stacking.status",
     "stacking.submit.command",
+    "stacking.tune.command",
 ]
 
 

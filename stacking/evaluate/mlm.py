@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
 from stacking.data.samples import build_samples
+from stacking.data.unpad import Unpadded
 from stacking.errors import UserError
 from stacking.export import read_model, read_weights
 from stacking.files import MANIFEST
-from stacking.model.bert import Bert, build, summed_cross_entropy
+from stacking.model.bert import Bert, build
 from stacking.model.config import ModelConfig
+from stacking.model.cross_entropy import summed_cross_entropy
+from stacking.model.tokens import copied, to, unpadded_tokens
 
 
 class Scores(NamedTuple):
@@ -31,20 +33,19 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: Bert, batches: Iterable[Batch]) -> Scores:
+def evaluate(model: Bert, batches: Iterable[Unpadded]) -> Scores:
     """Score ``model`` on ``batches``, on the device and in the precision that it is in.
 
     The model's training mode is the same afterwards.
     """
-    was_training = model.training
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     mlm, nsp = _Tally(), _Tally()
     for batch in batches:
-        inputs = [_tensor(array, model) for array in (batch.input_ids, batch.segment_ids, batch.attention_mask)]
-        hidden = model.encode(*inputs)
-        mlm.add(model.mlm_logits(hidden, _tensor(batch.mlm_positions, model)), _tensor(batch.mlm_labels, model))
+        mlm_logits, nsp_logits = model.heads(to(unpadded_tokens(batch), device))
+        mlm.add(mlm_logits, copied(torch.from_numpy(batch.mlm_labels), device))
         if batch.nsp_labels is not None:
-            nsp.add(model.nsp_logits(hidden), _tensor(batch.nsp_labels, model))
+            nsp.add(nsp_logits, copied(torch.from_numpy(batch.nsp_labels), device))
     model.train(was_training)
     return Scores(mlm.loss, nsp.loss, mlm.accuracy, nsp.accuracy)
 
@@ -74,7 +75,9 @@ def evaluate_state(
     index = build_samples(corpus, kind, sequence_length)
     sampler = SAMPLERS[kind](corpus, index, sequence_length, seed, mask_probability)
     numbers = np.arange(min(samples, len(sampler)), dtype=np.int64)
-    return evaluate(model, (sampler.batch(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size)))
+    return evaluate(
+        model, (sampler.unpadded(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size))
+    )
 
 
 def load_model(path: Path) -> Bert:
@@ -121,7 +124,3 @@ class _Tally:
     @property
     def accuracy(self) -> float:
         return self._hits / self._count if self._count else float("nan")
-
-
-def _tensor(array: np.ndarray, model: Bert) -> Tensor:
-    return torch.from_numpy(array).to(next(model.parameters()).device)

@@ -34,7 +34,7 @@ def start_process(
             pass_fds=inherited,
             # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
             start_new_session=True,
-            preexec_fn=_die_with_parent(on_parent_death),
+            preexec_fn=die_with_parent(on_parent_death),
         )
 
 
@@ -60,8 +60,8 @@ class RankStarter:
             self.process.wait()
 
 
-def _die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """What a child does before exec."""
+def die_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """What a child does before exec, so that it gets the signal ``number`` when this process dies, however."""
 
     def ask() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, number)

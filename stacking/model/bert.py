@@ -1,6 +1,6 @@
 """BERT with masked-LM and next-sentence prediction, on one device, without any knowledge of how it is trained.
 
-Shapes: B sequences, S tokens each, H hidden, V vocabulary, P masked positions in the whole batch.
+Shapes: T tokens of B sequences in one row, R of them needed by a head, P of them masked; H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stacking.model.blocks import PostLNBlock, PreLNBlock
 from stacking.model.config import ModelConfig
 from stacking.model.embeddings import PostLNEmbeddings, PreLNEmbeddings
 from stacking.model.heads import PostLNMLMHead, PreLNMLMHead
-from stacking.model.kernels import KERNELS
+from stacking.model.kernels import PLAIN
 from stacking.model.layers import FeedForward, SelfAttention, layer_norm
+from stacking.model.tokens import Layout, Tokens, padded_tokens
 
 
 class Bert(nn.Module, ABC):
@@ -31,70 +33,79 @@ class Bert(nn.Module, ABC):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.kernels = PLAIN
+        self.recompute = False
+        """Whether the backward pass computes each layer again instead of keeping what is in it (Chen et al., 2016)."""
 
     @abstractmethod
     def final(self, hidden: Tensor) -> Tensor:
-        """What comes after the last layer: [B, S, H] to [B, S, H]."""
+        """What comes after the last layer: [..., H] to [..., H]."""
 
     @abstractmethod
-    def nsp_logits(self, hidden: Tensor) -> Tensor:
-        """[B, S, H] to [B, 2]; column 0: B follows A, column 1: B is random, as in Hugging Face."""
+    def nsp_logits(self, first: Tensor) -> Tensor:
+        """First tokens [B, H] to [B, 2]; column 0: B follows A, column 1: B is random, as in Hugging Face."""
 
     @abstractmethod
     def initialise(self) -> None:
         """Draw the initial weights from torch's default generator."""
 
-    def encode(self, input_ids: Tensor, segment_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The encoder's output [B, S, H].
-
-        Args:
-            input_ids: int64 [B, S].
-            segment_ids: int64 [B, S].
-            attention_mask: bool [B, S], True = real token; None when nothing is padded.
-        """
-        key_mask = None if attention_mask is None else attention_mask[:, None, None, :]
-        hidden = self.embeddings(input_ids, segment_ids)
+    def encode(self, tokens: Tokens) -> Tensor:
+        """The encoder's output [T, H] at every token."""
+        hidden = self.embeddings(tokens)
         for layer in self.layers:
-            hidden = layer(hidden, key_mask)
+            hidden = self._run(layer, hidden, tokens.layout)
         return self.final(hidden)
 
-    def mlm_logits(self, hidden: Tensor, mlm_positions: Tensor) -> Tensor:
-        """Vocabulary scores [P, V] at the flat indices ``mlm_positions`` [P] of ``hidden`` [B, S, H] only.
+    def encode_needed(self, tokens: Tokens) -> Tensor:
+        """The encoder's output [R, H] at the tokens that a head looks at.
 
-        With three layers a head over all positions would cost more than the encoder.
+        The last layer computes keys and values of all tokens, and everything else of these alone: with three layers
+        that saves a fifth of the encoder.
         """
-        return self.mlm_head(hidden.flatten(0, 1).index_select(0, mlm_positions))
+        *layers, last = self.layers
+        hidden = self.embeddings(tokens)
+        for layer in layers:
+            hidden = self._run(layer, hidden, tokens.layout)
+        return self.final(self._run(last, hidden, tokens.layout, tokens.needed, tokens.needed_layout))
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        segment_ids: Tensor,
-        attention_mask: Tensor | None,
-        mlm_positions: Tensor,
-        mlm_labels: Tensor,
-        nsp_labels: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def heads(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Vocabulary scores [P, V] at the masked tokens and next-sentence scores [B, 2].
+
+        With three layers a head over all tokens would cost more than the encoder.
+        """
+        hidden = self.encode_needed(tokens)
+        masked, first = hidden.index_select(0, tokens.masked), hidden.index_select(0, tokens.first)
+        return self.mlm_head(masked), self.nsp_logits(first)
+
+    def forward(self, tokens: Tokens, mlm_labels: Tensor, nsp_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two losses as fp32 sums, so that any split of a batch adds up to the same total.
 
         Args:
-            input_ids, segment_ids, attention_mask: as in ``encode``.
-            mlm_positions: int64 [P], flat indices ``b * S + s`` of the masked tokens.
-            mlm_labels: int64 [P], the tokens that stood there.
+            mlm_labels: int64 [P], the tokens that stood at the masked places.
             nsp_labels: int64 [B], 0 = B follows A, 1 = B is random; None for samples without pairs.
 
         Returns:
             The sum of the cross-entropies over the P masked tokens, and over the B pairs (0 without labels).
         """
-        hidden = self.encode(input_ids, segment_ids, attention_mask)
-        mlm_loss = summed_cross_entropy(self.mlm_logits(hidden, mlm_positions), mlm_labels)
+        mlm_logits, nsp_logits = self.heads(tokens)
+        mlm_loss = self.kernels.loss(mlm_logits, mlm_labels)
         if nsp_labels is None:
             return mlm_loss, torch.zeros_like(mlm_loss)
-        return mlm_loss, summed_cross_entropy(self.nsp_logits(hidden), nsp_labels)
+        return mlm_loss, self.kernels.loss(nsp_logits, nsp_labels)
 
-    def logits(self, input_ids: Tensor, segment_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Scores at every position: vocabulary [B, S, V] and next sentence [B, 2]."""
-        hidden = self.encode(input_ids, segment_ids, attention_mask)
-        return self.mlm_head(hidden), self.nsp_logits(hidden)
+    def logits(self, input_ids: Tensor, segment_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores at every place of padded sequences [B, S] on the CPU: [B, S, V], and next sentence [B, 2]."""
+        none = torch.empty(0, dtype=torch.int64)
+        tokens = padded_tokens(*(x.numpy() for x in (input_ids, segment_ids, attention_mask, none)))
+        hidden = self.encode(tokens).unflatten(0, input_ids.shape)
+        return self.mlm_head(hidden), self.nsp_logits(hidden[:, 0])
+
+    def _run(self, layer: nn.Module, hidden: Tensor, *layouts: Layout | Tensor) -> Tensor:
+        if self.recompute and self.training:
+            recomputed: Tensor = checkpoint(layer, hidden, *layouts, use_reentrant=False)
+            return recomputed
+        output: Tensor = layer(hidden, *layouts)
+        return output
 
 
 class PostLNBert(Bert):
@@ -115,9 +126,9 @@ class PostLNBert(Bert):
         """The last layer ends with its norm: nothing is left to do."""
         return hidden
 
-    def nsp_logits(self, hidden: Tensor) -> Tensor:
-        """[B, S, H] to [B, 2], through the pooler: a tanh layer on the first token."""
-        return self.nsp_head(torch.tanh(self.pooler(hidden[:, 0])))
+    def nsp_logits(self, first: Tensor) -> Tensor:
+        """First tokens [B, H] to [B, 2], through the pooler: a tanh layer."""
+        return self.nsp_head(torch.tanh(self.pooler(first)))
 
     def initialise(self) -> None:
         """All matrices from N(0, ``initializer_range``), biases and the padding row zero, norms at identity."""
@@ -147,12 +158,12 @@ class PreLNBert(Bert):
         """The norm that the residual path has not met yet."""
         return self.final_norm(hidden)
 
-    def nsp_logits(self, hidden: Tensor) -> Tensor:
-        """[B, S, H] to [B, 2]: the one logit for "B follows A" beside a zero.
+    def nsp_logits(self, first: Tensor) -> Tensor:
+        """First tokens [B, H] to [B, 2]: the one logit for "B follows A" beside a zero.
 
         Softmax over (z, 0) is the sigmoid of z, so cross-entropy over the pair is the original's binary one.
         """
-        follows = self.nsp_head(hidden[:, 0])
+        follows = self.nsp_head(first)
         return torch.cat([follows, torch.zeros_like(follows)], dim=1)
 
     def initialise(self) -> None:
@@ -182,11 +193,6 @@ VARIANTS: dict[str, type[Bert]] = {"post_ln": PostLNBert, "pre_ln": PreLNBert}
 def build(config: ModelConfig) -> Bert:
     """A freshly initialised model in fp32; the same for the same ``torch.manual_seed``."""
     return VARIANTS[config.variant](config)
-
-
-def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of ``logits`` [N, C] against ``labels`` [N], summed in fp32; 0 for N = 0."""
-    return KERNELS["cross_entropy"](logits.float(), labels, reduction="sum")
 
 
 def zero_padding_row(embedding: nn.Embedding) -> None:

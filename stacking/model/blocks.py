@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from stacking.model.config import ModelConfig
-from stacking.model.layers import FeedForward, SelfAttention, layer_norm
+from stacking.model.layers import FeedForward, Residual, SelfAttention, layer_norm
+from stacking.model.tokens import Layout
 
 
 class PostLNBlock(nn.Module):
@@ -17,12 +18,16 @@ class PostLNBlock(nn.Module):
         self.attention_norm = layer_norm(config)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = layer_norm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.add = Residual(config)
 
-    def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
-        """``hidden`` [B, S, H] to [B, S, H]; ``key_mask`` as in ``SelfAttention``."""
-        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, key_mask)))
-        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+    def forward(
+        self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
+    ) -> Tensor:
+        """``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, to these rows alone [R, H]."""
+        chosen = None if rows is None else hidden.index_select(0, rows)
+        mixed = self.attention(hidden, layout, chosen, queries)
+        hidden = self.attention_norm(self.add(hidden if chosen is None else chosen, mixed))
+        return self.feed_forward_norm(self.add(hidden, self.feed_forward(hidden)))
 
 
 class PreLNBlock(nn.Module):
@@ -34,9 +39,14 @@ class PreLNBlock(nn.Module):
         self.attention_norm = layer_norm(config, config.norm_affine)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = layer_norm(config, config.norm_affine)
-        self.dropout = nn.Dropout(config.dropout)
+        self.add = Residual(config)
 
-    def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
-        """``hidden`` [B, S, H] to [B, S, H]; ``key_mask`` as in ``SelfAttention``."""
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), key_mask))
-        return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+    def forward(
+        self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
+    ) -> Tensor:
+        """``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, to these rows alone [R, H]."""
+        normed = self.attention_norm(hidden)
+        chosen = None if rows is None else normed.index_select(0, rows)
+        residual = hidden if rows is None else hidden.index_select(0, rows)
+        hidden = self.add(residual, self.attention(normed, layout, chosen, queries))
+        return self.add(hidden, self.feed_forward(self.feed_forward_norm(hidden)))

@@ -1,4 +1,4 @@
-"""From token ids to the encoder's input. Shapes: B sequences, S tokens each, H hidden."""
+"""From token ids to the encoder's input. Shapes: T tokens of many sequences in one row, H hidden."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stacking.model.config import ModelConfig
-from stacking.model.layers import layer_norm
+from stacking.model.layers import Dropout, layer_norm
+from stacking.model.tokens import Tokens
 
 
 class LearnedPositions(nn.Embedding):
@@ -16,10 +17,6 @@ class LearnedPositions(nn.Embedding):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.max_positions, config.hidden)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """The vectors [S, H] of the positions of ``input_ids`` [B, S]."""
-        return super().forward(torch.arange(input_ids.size(1), device=input_ids.device))
 
 
 class SinusoidalPositions(nn.Module):
@@ -34,9 +31,9 @@ class SinusoidalPositions(nn.Module):
         angles = torch.arange(config.max_positions)[:, None] * frequencies
         self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """The vectors [S, H] of the positions of ``input_ids`` [B, S]."""
-        return self.table[: input_ids.size(1)]
+    def forward(self, positions: Tensor) -> Tensor:
+        """The vectors [T, H] of ``positions`` int64 [T]."""
+        return self.table.index_select(0, positions)
 
 
 POSITIONS: dict[str, type[nn.Module]] = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
@@ -51,11 +48,11 @@ class PostLNEmbeddings(nn.Module):
         self.positions = LearnedPositions(config)
         self.segments = nn.Embedding(config.segments, config.hidden)
         self.norm = layer_norm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, input_ids: Tensor, segment_ids: Tensor) -> Tensor:
-        """Two int64 [B, S] to [B, S, H]."""
-        total = self.tokens(input_ids) + self.segments(segment_ids) + self.positions(input_ids)
+    def forward(self, tokens: Tokens) -> Tensor:
+        """T tokens to [T, H]."""
+        total = self.tokens(tokens.input_ids) + self.segments(tokens.segment_ids) + self.positions(tokens.positions)
         return self.dropout(self.norm(total))
 
 
@@ -72,11 +69,11 @@ class PreLNEmbeddings(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.hidden, padding_idx=config.padding_id)
         self.positions = POSITIONS[config.positions](config)
         self.segments = nn.Embedding(config.segments, config.hidden, padding_idx=0)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, input_ids: Tensor, segment_ids: Tensor) -> Tensor:
-        """Two int64 [B, S] to [B, S, H]."""
-        tokens = self.scale * self.tokens(input_ids)
+    def forward(self, tokens: Tokens) -> Tensor:
+        """T tokens to [T, H]."""
+        scaled = self.scale * self.tokens(tokens.input_ids)
         # The sinusoids are a buffer, which ZeRO-3 leaves in fp32 when it casts the parameters.
-        positions = self.positions(input_ids).to(tokens.dtype)
-        return self.dropout(tokens + self.segments(segment_ids) + positions)
+        positions = self.positions(tokens.positions).to(scaled.dtype)
+        return self.dropout(scaled + self.segments(tokens.segment_ids) + positions)

@@ -1,27 +1,154 @@
-"""Which kernel computes what. The layers take their operations from here and from nowhere else."""
+"""Which kernel computes what, where. The layers take their operations from here and from nowhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stacking.data.unpad import Unpadded
+from stacking.model.attention import explicit, sdpa, varlen_flash
+from stacking.model.cross_entropy import summed_cross_entropy
+from stacking.model.dropout import add_dropout_bits, dropout_bits
+from stacking.model.tokens import Layout, to, unpadded_tokens
+
 Kernel = Callable[..., Any]
 
-KERNELS: dict[str, Kernel] = {
-    # Chooses by device and dtype: flash from sm_80 on, memory-efficient on Pascal and Volta, fused on the CPU.
-    "attention": F.scaled_dot_product_attention,
-    # Reduces in fp32 whatever the input's precision.
-    "layer_norm": nn.LayerNorm,
-    # Given fp32 logits at masked positions only, so that it is never a [batch, sequence, vocabulary] tensor.
-    "cross_entropy": F.cross_entropy,
-}
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+def add_dropout(residual: Tensor, hidden: Tensor, probability: float) -> Tensor:
+    """``residual + dropout(hidden)``."""
+    return residual + F.dropout(hidden, probability)
+
+
+ATTENTION: Mapping[str, Kernel] = {"sdpa": sdpa, "explicit": explicit, "varlen_flash": varlen_flash}
+DROPOUT: Mapping[str, tuple[Kernel, Kernel]] = {
+    "torch": (F.dropout, add_dropout),
+    "bits": (dropout_bits, add_dropout_bits),
+}
+"""Dropout alone, and dropout of what is added to a residual."""
+CROSS_ENTROPY: Mapping[str, Kernel] = {"in_place": summed_cross_entropy}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
 }
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The choice for one kind of device: keys of the tables above."""
+
+    attention: str
+    dropout: str
+    compiled: bool
+    """Whether torch.compile pays: it fuses a layer's biases, GELU, dropout, residual sums and LayerNorms. The plan
+    decides (`stacking.ds_config.stage_kernels`), by the same classes of device."""
+    grouped: bool
+    """Whether sequences of about one length share a rectangle; False: one rectangle as wide as the longest."""
+    why: str
+    cross_entropy: str = "in_place"
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float
+    ) -> Tensor:
+        """Attention as in `stacking.model.attention`."""
+        mixed: Tensor = ATTENTION[self.attention](query, key, value, queries, keys, dropout)
+        return mixed
+
+    def drop(self, hidden: Tensor, probability: float) -> Tensor:
+        """Dropout."""
+        dropped: Tensor = DROPOUT[self.dropout][0](hidden, probability) if probability else hidden
+        return dropped
+
+    def add(self, residual: Tensor, hidden: Tensor, probability: float) -> Tensor:
+        """A residual sum with dropout."""
+        total: Tensor = DROPOUT[self.dropout][1](residual, hidden, probability) if probability else residual + hidden
+        return total
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy as in `stacking.model.cross_entropy`."""
+        total: Tensor = CROSS_ENTROPY[self.cross_entropy](logits, labels)
+        return total
+
+
+KERNELS: Mapping[str, Kernels] = {
+    "cpu": Kernels(
+        attention="explicit",
+        dropout="bits",
+        compiled=False,
+        grouped=True,
+        why="the fused CPU kernel has no dropout, random numbers cost most, and matrix products leave little to fuse",
+    ),
+    "pascal": Kernels(
+        attention="sdpa",
+        dropout="torch",
+        compiled=False,
+        grouped=True,
+        why="memory-efficient attention; Triton needs sm_70",
+    ),
+    "volta": Kernels(
+        attention="sdpa",
+        dropout="torch",
+        compiled=False,
+        grouped=True,
+        why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
+    ),
+    "ampere": Kernels(
+        attention="varlen_flash",
+        dropout="torch",
+        compiled=True,
+        grouped=False,
+        why="flash attention and Triton; bf16",
+    ),
+}
+"""By the oldest generation that a row serves."""
+PLAIN = replace(KERNELS["pascal"], why="plain PyTorch, on any device")
+_SINCE: Mapping[str, tuple[int, int]] = {"ampere": (8, 0), "volta": (7, 0), "pascal": (0, 0)}
+
+
+def generation(device: torch.device) -> str:
+    """The row of `KERNELS` for ``device``."""
+    if device.type != "cuda":
+        return "cpu"
+    capability = torch.cuda.get_device_capability(device)
+    return next(name for name, since in _SINCE.items() if capability >= since)
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
+    """What to use on ``device`` in ``dtype``, after a trial of the attention kernel where it may refuse."""
+    kernels = KERNELS[generation(device)]
+    if kernels.attention == "varlen_flash" and (refusal := _refusal(kernels, device, dtype)):
+        why = f"{kernels.why}; sdpa instead of varlen_flash: {refusal}"
+        return replace(kernels, attention="sdpa", grouped=True, why=why)
+    return kernels
+
+
+def use(model: nn.Module, kernels: Kernels) -> None:
+    """Let every part of ``model`` that asks for kernels take these."""
+    for module in model.modules():
+        if hasattr(module, "kernels"):
+            vars(module)["kernels"] = kernels
+
+
+def _refusal(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> str:
+    """Why the attention kernel cannot be used here; empty if it agrees with SDPA on three short sequences."""
+    if dtype == torch.float32:
+        return "it computes in 16 bits only"
+    lengths = np.array([3, 17, 8])
+    nothing = np.zeros(int(lengths.sum()), dtype=np.int64)
+    layout = to(
+        unpadded_tokens(Unpadded(nothing, nothing, nothing, lengths, nothing[:0], nothing[:0], None)), device
+    ).layout
+    query, key, value = torch.randn(3, len(nothing), 2, 64, device=device, dtype=dtype).unbind()
+    try:
+        found = kernels.attend(query, key, value, layout, layout, 0.0)
+        expected = sdpa(query, key, value, layout, layout, 0.0)
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return "" if torch.allclose(found, expected, atol=0.05) else "its results differ"

@@ -1,31 +1,53 @@
-"""The two halves of an encoder layer. Shapes: B sequences, S tokens each, H hidden, A heads."""
+"""The two halves of an encoder layer. Shapes: T tokens of many sequences in one row, H hidden, A heads."""
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stacking.model.config import ModelConfig
-from stacking.model.kernels import ACTIVATIONS, KERNELS
+from stacking.model.kernels import ACTIVATIONS, PLAIN
+from stacking.model.tokens import Layout
+
+
+class QueryKeyValue(nn.Linear):
+    """Queries, keys and values by one matrix [3H, H] where all rows want all three."""
+
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Three [T, H] of ``hidden`` [T, H]; with ``chosen`` [R, H], queries [R, H] of these instead."""
+        width = self.in_features
+        if chosen is None:
+            query, key, value = super().forward(hidden).view(-1, 3, width).unbind(1)
+            return query, key, value
+        weights, biases = self.weight.split([width, 2 * width]), self.bias.split([width, 2 * width])
+        key, value = F.linear(hidden, weights[1], biases[1]).view(-1, 2, width).unbind(1)
+        return F.linear(chosen, weights[0], biases[0]), key, value
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention over all positions, with one matrix product for queries, keys and values."""
+    """Multi-head attention of each sequence's tokens to all tokens of that sequence."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.kernels = PLAIN
         self.heads = config.heads
         self.dropout = config.attention_dropout
-        self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
+        self.qkv = QueryKeyValue(config.hidden, 3 * config.hidden)
         self.output = nn.Linear(config.hidden, config.hidden)
 
-    def forward(self, hidden: Tensor, key_mask: Tensor | None) -> Tensor:
-        """``hidden`` [B, S, H] to [B, S, H]; ``key_mask`` [B, 1, 1, S] bool, True where a key may be seen."""
-        batch, length, width = hidden.shape
-        split = self.qkv(hidden).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = split.transpose(1, 3).unbind(2)  # each [B, A, S, H / A]
+    def forward(
+        self, hidden: Tensor, keys: Layout, chosen: Tensor | None = None, queries: Layout | None = None
+    ) -> Tensor:
+        """``hidden`` [T, H], laid out as ``keys``, to [T, H].
+
+        With ``chosen``, rows [R, H] out of ``hidden`` laid out as ``queries``, to [R, H] for these alone.
+        """
         dropout = self.dropout if self.training else 0.0
-        mixed = KERNELS["attention"](query, key, value, attn_mask=key_mask, dropout_p=dropout)
-        return self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+        query, key, value = (part.view(part.size(0), self.heads, -1) for part in self.qkv(hidden, chosen))
+        mixed = self.kernels.attend(query, key, value, queries or keys, keys, dropout)
+        return self.output(mixed.flatten(1))
 
 
 class FeedForward(nn.Module):
@@ -42,6 +64,32 @@ class FeedForward(nn.Module):
         return self.down(self.activation(self.up(hidden)))
 
 
+class Residual(nn.Module):
+    """``residual + dropout(hidden)``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.kernels = PLAIN
+        self.dropout = config.dropout
+
+    def forward(self, residual: Tensor, hidden: Tensor) -> Tensor:
+        """Two [..., H] to [..., H]."""
+        return self.kernels.add(residual, hidden, self.dropout if self.training else 0.0)
+
+
+class Dropout(nn.Module):
+    """Dropout by the device's kernel."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.kernels = PLAIN
+        self.probability = probability
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[...] to [...]."""
+        return self.kernels.drop(hidden, self.probability if self.training else 0.0)
+
+
 def layer_norm(config: ModelConfig, affine: bool = True) -> nn.Module:
-    """A LayerNorm over the hidden dimension."""
-    return KERNELS["layer_norm"](config.hidden, eps=config.norm_eps, elementwise_affine=affine)
+    """A LayerNorm over the hidden dimension, which reduces in fp32 whatever the input's precision."""
+    return nn.LayerNorm(config.hidden, eps=config.norm_eps, elementwise_affine=affine)

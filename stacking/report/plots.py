@@ -35,7 +35,7 @@ _POINTS = 1500
 """Points a curve at most: more only make the page heavier."""
 _LETTER = 0.066
 """Width of a letter of a label, in inches, with some air."""
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 10.0,
@@ -84,7 +84,7 @@ def time_axis(run: Run) -> Axis:
 
 def chart(run: Run, axis: Axis) -> str:
     """Loss over learning rate against ``axis``, as an SVG element to be put into a page."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": axis.label}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": axis.label}):
         figure = Figure(figsize=(9.6, 5.2), layout="constrained", facecolor="none")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         _draw_loss(upper, run, axis)
@@ -98,7 +98,7 @@ def chart(run: Run, axis: Axis) -> str:
 
 def summary(run: Run, path: Path) -> Path:
     """Write one picture of the run: loss against tokens beside loss against wall-clock (PNG)."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained", dpi=160)
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, axis in ((left, tokens_axis(run)), (right, time_axis(run))):

@@ -48,11 +48,11 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
         "scratch": site.scratch,
         "command": shlex.join(_command(job, run, site)),
     }
-    asks = _transition(site) if job.template == "transition" else _training(job, plan, site)
+    asks = _transition(site) if job.template == "transition" else _training(job, plan, run, site)
     return common | asks
 
 
-def _training(job: ChainJob, plan: Plan, site: Site) -> dict[str, Any]:
+def _training(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
     cuda = plan.launch.accelerator == "cuda"
     return {
         "nodes": job.nodes,
@@ -65,6 +65,7 @@ def _training(job: ChainJob, plan: Plan, site: Site) -> dict[str, Any]:
         "partition": job.resources.partition or site.partition,
         "qos": job.resources.qos or site.qos,
         "constraint": site.constraint,
+        "doctor": shlex.join(_doctor(run, site)) if site.doctor else None,
     }
 
 
@@ -85,8 +86,15 @@ def _command(job: ChainJob, run: RunFolder, site: Site) -> list[str]:
         problem = f"has the character {found.group()!r}, which Slurm replaces in the paths of logs"
         raise UserError(repr(str(run.path)), problem, "choose another --run-dir")
     only = [] if job.template == "run" else ["--only", job.only]
-    python = site.python or sys.executable
-    return [python, "-m", "stacking", "resume", str(run.path), "--launcher", "slurm", *only]
+    return _program("resume", str(run.path), "--launcher", "slurm", *only, site=site)
+
+
+def _doctor(run: RunFolder, site: Site) -> list[str]:
+    return _program("doctor", "--before-job", "--run-dir", str(run.path), site=site)
+
+
+def _program(*arguments: str, site: Site) -> list[str]:
+    return [site.python or sys.executable, "-m", "stacking", *arguments]
 
 
 def _environment(job: ChainJob, site: Site) -> dict[str, str]:

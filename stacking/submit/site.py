@@ -110,6 +110,8 @@ class Site(_Section):
     """The network interface that ranks talk over, where a host has several: ``ib0``."""
     ipv6: bool = False
     """Whether ranks find each other by IPv6 addresses."""
+    doctor: bool = True
+    """Whether a job that trains looks at its nodes first, and ends at once where training is impossible."""
     templates: Line | None = None
     """A folder with the site's own versions of the ``*.sbatch`` templates, relative to this file."""
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 
-from stacking.model.bert import build
+from stacking.model.bert import Bert, build
+from stacking.model.kernels import kernels_for, use
 from stacking.plan import Plan, Stage
 from stacking.state.partition import PARAMETER_NAMES
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def connect() -> None:
@@ -29,9 +33,32 @@ def start_engine(plan: Plan, stage: Stage) -> DeepSpeedEngine:
     """
     torch.manual_seed(plan.seed)
     model = build(plan.model.with_layers(stage.layers))
+    choose_kernels(model, stage)
     groups = parameter_groups(model, plan.optimizer.weight_decay, plan.optimizer.weight_decay_on)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
     return engine
+
+
+def choose_kernels(model: Bert, stage: Stage) -> None:
+    """Let ``model`` use what suits this rank's device, and what the stage asks for besides."""
+    device = torch.device(get_accelerator().current_device_name())
+    use(model, kernels_for(device, _DTYPES[stage.precision]))
+    model.recompute = stage.kernels.activation_checkpointing
+    if stage.kernels.compile:
+        for layer in model.layers:
+            layer.compile()
+
+
+def chosen_kernels(engine: DeepSpeedEngine, stage: Stage) -> dict[str, str]:
+    """What `choose_kernels` chose, for people."""
+    kernels = engine.module.kernels
+    return {
+        "attention": kernels.attention,
+        "dropout": kernels.dropout,
+        "cross-entropy": kernels.cross_entropy,
+        "compile": "each layer" if stage.kernels.compile else "no",
+        "activation checkpointing": "each layer" if stage.kernels.activation_checkpointing else "no",
+    }
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from stacking.data.sampler import Sampler
 from stacking.plan import Stage
 from stacking.recipe import Evaluation
-from stacking.train.loader import to_device
+from stacking.train.loader import without_padding
 
 
 class HeldOutLosses(NamedTuple):
@@ -49,7 +49,7 @@ class HeldOut:
         engine.eval()
         with torch.no_grad():
             for numbers in self._chunks:
-                micro = to_device(self._sampler.batch(numbers), engine.device)
+                micro = without_padding(self._sampler.unpadded(numbers), engine.device)
                 mlm, nsp = engine(*micro.inputs)
                 sums += torch.stack([mlm.double(), nsp.double(), *sums.new_tensor([micro.predictions, len(numbers)])])
         engine.train()

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stacking.data.batch import Batch
+from stacking.data.batch import I64, Batch
 from stacking.data.sampler import Sampler
+from stacking.data.unpad import Unpadded, split
+from stacking.model.tokens import Tokens, copied, padded_tokens, to, unpadded_tokens
 from stacking.plan import Stage
 
 
@@ -19,10 +21,12 @@ from stacking.plan import Stage
 class MicroBatch:
     """The arguments of one forward pass, and how much they hold."""
 
-    inputs: tuple[Tensor | None, ...]
-    """``input_ids, segment_ids, attention_mask, mlm_positions, mlm_labels, nsp_labels``."""
+    inputs: tuple[Tokens, Tensor, Tensor | None]
+    """What the model reads, ``mlm_labels`` and ``nsp_labels``."""
     predictions: int
     """Masked positions."""
+    tokens: int
+    """Real ones."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,27 @@ def sample_numbers(stage: Stage, step: int, rank: int) -> np.ndarray:
     return update.reshape(stage.accumulation, stage.ranks, stage.micro_batch)[:, rank]
 
 
-def to_device(batch: Batch, device: torch.device) -> MicroBatch:
-    """Copy a batch to ``device`` without waiting for the copy; the mask is dropped where nothing is padded."""
-    mask = None if batch.attention_mask.all() else batch.attention_mask
-    arrays = (batch.input_ids, batch.segment_ids, mask, batch.mlm_positions, batch.mlm_labels, batch.nsp_labels)
-    return MicroBatch(tuple(_tensor(array, device) for array in arrays), len(batch.mlm_positions))
+def without_padding(batch: Unpadded, device: torch.device, grouped: bool = True) -> MicroBatch:
+    """Copy the real tokens to ``device`` without waiting for the copy; ``grouped`` as in `unpadded_tokens`."""
+    tokens = to(unpadded_tokens(batch, grouped), device)
+    return _micro_batch(tokens, batch.mlm_labels, batch.nsp_labels, len(batch.input_ids))
 
 
-def updates(sampler: Sampler, stage: Stage, first_step: int, rank: int, device: torch.device) -> Iterator[Update]:
+def with_padding(batch: Batch, device: torch.device) -> MicroBatch:
+    """Copy all B x S places to ``device``, to be computed as if they were tokens: what `without_padding` saves."""
+    arrays = (batch.input_ids, batch.segment_ids, batch.attention_mask, batch.mlm_positions)
+    tokens = to(padded_tokens(*arrays), device)
+    return _micro_batch(tokens, batch.mlm_labels, batch.nsp_labels, int(np.count_nonzero(batch.attention_mask)))
+
+
+def updates(
+    sampler: Sampler, stage: Stage, first_step: int, rank: int, device: torch.device, grouped: bool
+) -> Iterator[Update]:
     """The updates of ``rank`` from ``first_step`` to the end of the stage; a thread prepares the next one."""
 
     def prepare(step: int) -> Update:
-        return Update([to_device(sampler.batch(row), device) for row in sample_numbers(stage, step, rank)])
+        drawn = sampler.unpadded(sample_numbers(stage, step, rank).reshape(-1))
+        return Update([without_padding(part, device, grouped) for part in split(drawn, stage.micro_batch)])
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
         ahead: Future[Update] = pool.submit(prepare, first_step)
@@ -68,8 +81,7 @@ def updates(sampler: Sampler, stage: Stage, first_step: int, rank: int, device: 
             yield ready
 
 
-def _tensor(array: np.ndarray | None, device: torch.device) -> Tensor | None:
-    if array is None:
-        return None
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def _micro_batch(tokens: Tokens, mlm_labels: I64, nsp_labels: I64 | None, real: int) -> MicroBatch:
+    device = tokens.input_ids.device
+    nsp = None if nsp_labels is None else copied(torch.from_numpy(nsp_labels), device)
+    return MicroBatch((tokens, copied(torch.from_numpy(mlm_labels), device), nsp), len(mlm_labels), real)

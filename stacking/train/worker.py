@@ -24,6 +24,7 @@ from stacking.phases import starting_state
 from stacking.plan import Plan, Stage, load_plan
 from stacking.runfolder import RunFolder
 from stacking.train.agreement import Agreement
+from stacking.train.allocator import keep_freed_memory
 from stacking.train.checkpoint import Saver, restore
 from stacking.train.engine import connect, start_engine
 from stacking.train.heldout import HeldOut
@@ -43,6 +44,7 @@ def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
 def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     """Train ``stage`` from its latest checkpoint, or from its start, to its end."""
     connect()
+    keep_freed_memory()
     agreement = Agreement()
     engine = start_engine(plan, stage)
     folder = run.stage(stage.name)
@@ -51,11 +53,12 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     if dist.get_rank() == 0:
         truncate_after(folder.metrics, progress["step"])
         writer = MetricsWriter(folder.metrics)
+    sampler, grouped = open_sampler(plan, run, "train"), engine.module.kernels.grouped
     train(
         engine,
         plan,
         stage,
-        updates(open_sampler(plan, run, "train"), stage, progress["step"], dist.get_rank(), engine.device),
+        updates(sampler, stage, progress["step"], dist.get_rank(), engine.device, grouped),
         progress["step"],
         agreement,
         Recorder(engine, plan, stage, writer, progress["seconds"]),

@@ -12,6 +12,7 @@ import torch
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import prepare
+from stacking.data.unpad import Unpadded, unpad
 from stacking.errors import UserError
 from stacking.evaluate.mlm import Scores, evaluate, evaluate_state
 from stacking.model.bert import Bert, build
@@ -21,7 +22,7 @@ from tests.model.conftest import CONFIGS, Inputs, example
 from tests.states import SMALL, random_weights, write_state
 
 
-def as_batch(inputs: Inputs, rows: slice = slice(None)) -> Batch:
+def as_batch(inputs: Inputs, rows: slice = slice(None)) -> Unpadded:
     """Some rows of ``inputs`` as a sampler would give them."""
     first, last, _ = rows.indices(len(inputs.input_ids))
     length = inputs.input_ids.size(1)
@@ -32,7 +33,7 @@ def as_batch(inputs: Inputs, rows: slice = slice(None)) -> Batch:
         inputs.mlm_labels[inside],
         inputs.nsp_labels[rows],
     ]
-    return Batch(*(tensor.numpy() for tensor in tensors), sample_ids=np.arange(first, last))
+    return unpad(Batch(*(tensor.numpy() for tensor in tensors), sample_ids=np.arange(first, last)))
 
 
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
@@ -44,7 +45,7 @@ def model(request: pytest.FixtureRequest) -> Bert:
 def test_scores_are_means_of_the_models_own_losses(model: Bert) -> None:
     inputs = example()
     scores = evaluate(model, [as_batch(inputs)])
-    mlm_sum, nsp_sum = model.eval()(*inputs)
+    mlm_sum, nsp_sum = model.eval()(*inputs.arguments)
     assert scores.mlm_loss == pytest.approx(mlm_sum.item() / 5, rel=1e-6)
     assert scores.nsp_loss == pytest.approx(nsp_sum.item() / 3, rel=1e-6)
 

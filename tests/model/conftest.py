@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from stacking.data.batch import Batch
 from stacking.model.config import ModelConfig
+from stacking.model.tokens import Tokens, padded_tokens
 from tests.states import SMALL
 
 CONFIGS = {
@@ -19,7 +22,7 @@ CONFIGS = {
 
 
 class Inputs(NamedTuple):
-    """What a model's ``forward`` takes, in its order."""
+    """Padded sequences, what is masked in them, and the answers."""
 
     input_ids: Tensor
     segment_ids: Tensor
@@ -27,6 +30,24 @@ class Inputs(NamedTuple):
     mlm_positions: Tensor
     mlm_labels: Tensor
     nsp_labels: Tensor | None
+
+    @property
+    def tokens(self) -> Tokens:
+        """The sequences with their padding, as a model reads them."""
+        mask = None if self.attention_mask is None else self.attention_mask.numpy()
+        return padded_tokens(self.input_ids.numpy(), self.segment_ids.numpy(), mask, self.mlm_positions.numpy())
+
+    @property
+    def arguments(self) -> tuple[Tokens, Tensor, Tensor | None]:
+        """What a model's ``forward`` takes, in its order."""
+        return self.tokens, self.mlm_labels, self.nsp_labels
+
+
+def as_batch(inputs: Inputs) -> Batch:
+    """``inputs`` as a sampler would give them."""
+    assert inputs.attention_mask is not None and inputs.nsp_labels is not None
+    arrays = (tensor.numpy() for tensor in inputs if tensor is not None)
+    return Batch(*arrays, sample_ids=np.arange(len(inputs.input_ids)))
 
 
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())

@@ -29,7 +29,7 @@ def test_same_losses_and_gradients_in_training(activation: str, inputs: Inputs) 
             for their_name, rows in zip(names[name], parameter.chunk(len(names[name])), strict=True):
                 their_parameters[their_name].copy_(rows)
 
-    mlm_loss, nsp_loss = ours(*inputs)
+    mlm_loss, nsp_loss = ours(*inputs.arguments)
     loss = mlm_loss / len(inputs.mlm_labels) + nsp_loss / len(inputs.nsp_labels)
     loss.backward()
     labels = torch.full(inputs.input_ids.shape, -100)

@@ -23,7 +23,7 @@ def close(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 def test_losses_are_fp32_sums_of_cross_entropies(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config).eval()
-    mlm_loss, nsp_loss = model(*inputs)
+    mlm_loss, nsp_loss = model(*inputs.arguments)
     mlm_logits, nsp_logits = model.logits(*inputs[:3])
     chosen = mlm_logits.flatten(0, 1)[inputs.mlm_positions]
     assert mlm_loss.shape == nsp_loss.shape == ()
@@ -33,7 +33,7 @@ def test_losses_are_fp32_sums_of_cross_entropies(config: ModelConfig, inputs: In
 
 
 def test_losses_stay_fp32_when_the_model_is_bf16(config: ModelConfig, inputs: Inputs) -> None:
-    losses = build(config).bfloat16()(*inputs)
+    losses = build(config).bfloat16()(*inputs.arguments)
     assert [loss.dtype for loss in losses] == [torch.float32, torch.float32]
     assert all(loss.isfinite() for loss in losses)
 
@@ -42,67 +42,66 @@ def test_parameters_may_be_bf16_while_buffers_stay_fp32(config: ModelConfig, inp
     model = build(config)
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
-    assert model.encode(*inputs[:3]).dtype == torch.bfloat16
+    assert model.encode(inputs.tokens).dtype == torch.bfloat16
 
 
 def test_head_at_masked_positions_is_the_dense_head_gathered(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config).eval()
-    masked = model.mlm_logits(model.encode(*inputs[:3]), inputs.mlm_positions)
-    dense, _ = model.logits(*inputs[:3])
+    masked, first = model.heads(inputs.tokens)
+    dense, nsp_logits = model.logits(*inputs[:3])
     assert masked.shape == (5, config.vocabulary)
     assert close(masked, dense.flatten(0, 1)[inputs.mlm_positions])
+    assert close(first, nsp_logits)
 
 
 def test_losses_of_a_split_batch_add_up(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config).eval()
+    rows = [slice(0, 1), slice(1, 3)]
+    positions = [inputs.mlm_positions[:2], inputs.mlm_positions[2:] - 16]
+    labels = [inputs.mlm_labels[:2], inputs.mlm_labels[2:]]
     halves = [
-        model(*[x[:1] for x in inputs[:3]], inputs.mlm_positions[:2], inputs.mlm_labels[:2], inputs.nsp_labels[:1]),
-        model(
-            *[x[1:] for x in inputs[:3]], inputs.mlm_positions[2:] - 16, inputs.mlm_labels[2:], inputs.nsp_labels[1:]
-        ),
+        model(*Inputs(*(x[part] for x in inputs[:3]), *masked, inputs.nsp_labels[part]).arguments)
+        for part, *masked in zip(rows, positions, labels, strict=True)
     ]
-    for whole, first, second in zip(model(*inputs), *halves, strict=True):
+    for whole, first, second in zip(model(*inputs.arguments), *halves, strict=True):
         assert close(whole, first + second)
 
 
 def test_no_mask_is_a_mask_of_real_tokens(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config).eval()
-    everything = torch.ones_like(inputs.attention_mask)
-    assert close(
-        model.encode(inputs.input_ids, inputs.segment_ids, None),
-        model.encode(inputs.input_ids, inputs.segment_ids, everything),
-    )
+    everything = inputs._replace(attention_mask=torch.ones_like(inputs.attention_mask))
+    assert close(model.encode(inputs._replace(attention_mask=None).tokens), model.encode(everything.tokens))
 
 
 def test_padding_does_not_change_real_tokens(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config).eval()
-    padded = model.encode(*inputs[:3])[2, :9]
-    alone = model.encode(inputs.input_ids[2:, :9], inputs.segment_ids[2:, :9], None)[0]
-    assert close(padded, alone)
+    padded = model.encode(inputs.tokens).unflatten(0, (3, 16))[2, :9]
+    alone = Inputs(inputs.input_ids[2:, :9], inputs.segment_ids[2:, :9], None, torch.tensor([6]), *inputs[4:])
+    assert close(padded, model.encode(alone.tokens))
 
 
 def test_without_nsp_labels_the_nsp_loss_is_zero(config: ModelConfig, inputs: Inputs) -> None:
-    _, nsp_loss = build(config)(*inputs._replace(nsp_labels=None))
+    _, nsp_loss = build(config)(*inputs._replace(nsp_labels=None).arguments)
     assert nsp_loss == 0
 
 
 def test_a_batch_without_masked_tokens_has_no_loss_and_no_nan(config: ModelConfig, inputs: Inputs) -> None:
     nothing = torch.empty(0, dtype=torch.int64)
-    mlm_loss, _ = build(config)(*inputs._replace(mlm_positions=nothing, mlm_labels=nothing))
+    mlm_loss, _ = build(config)(*inputs._replace(mlm_positions=nothing, mlm_labels=nothing).arguments)
     assert mlm_loss == 0
 
 
 def test_every_parameter_gets_a_gradient(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config)
-    sum(model(*inputs)).backward()
+    sum(model(*inputs.arguments)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_dropout_acts_in_training_only(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config)
-    assert not torch.equal(model(*inputs)[0], model(*inputs)[0])
+    assert not torch.equal(model(*inputs.arguments)[0], model(*inputs.arguments)[0])
     model.eval()
-    assert torch.equal(model(*inputs)[0], model(*inputs)[0])
+    assert torch.equal(model(*inputs.arguments)[0], model(*inputs.arguments)[0])
 
 
 def test_the_same_seed_gives_the_same_model(config: ModelConfig) -> None:
@@ -160,7 +159,7 @@ def test_pre_ln_first_segment_stays_a_zero_vector(inputs: Inputs, weight_decay: 
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=weight_decay)
     for _ in range(3):
         optimizer.zero_grad()
-        sum(model(*inputs)).backward()
+        sum(model(*inputs.arguments)).backward()
         optimizer.step()
     after = model.embeddings.segments.weight  # type: ignore[union-attr]
     assert not before[0].any() and not after[0].any()
@@ -169,19 +168,19 @@ def test_pre_ln_first_segment_stays_a_zero_vector(inputs: Inputs, weight_decay: 
 
 def test_pre_ln_next_sentence_loss_is_the_binary_one(inputs: Inputs) -> None:
     model = build(ORIGINAL).eval()
-    follows = model.nsp_head(model.encode(*inputs[:3])[:, 0]).squeeze(1)  # type: ignore[operator]
+    follows = model.nsp_head(model.encode(inputs.tokens).unflatten(0, (3, 16))[:, 0]).squeeze(1)  # type: ignore[operator]
     is_next = (inputs.nsp_labels == 0).float()
-    assert close(model(*inputs)[1], F.binary_cross_entropy_with_logits(follows, is_next, reduction="sum"))
+    assert close(model(*inputs.arguments)[1], F.binary_cross_entropy_with_logits(follows, is_next, reduction="sum"))
 
 
 def test_pre_ln_encoder_output_is_normalised(inputs: Inputs) -> None:
-    hidden = build(ORIGINAL).eval().encode(*inputs[:3])
-    assert close(hidden.mean(-1), torch.zeros(3, 16))
-    assert torch.allclose(hidden.var(-1, unbiased=False), torch.ones(3, 16), atol=1e-3)
+    hidden = build(ORIGINAL).eval().encode(inputs.tokens)
+    assert close(hidden.mean(-1), torch.zeros(48))
+    assert torch.allclose(hidden.var(-1, unbiased=False), torch.ones(48), atol=1e-3)
 
 
 def test_sinusoids_run_from_one_radian_a_token_to_a_ten_thousandth() -> None:
-    vectors = SinusoidalPositions(ORIGINAL)(torch.zeros(1, 7, dtype=torch.int64))
+    vectors = SinusoidalPositions(ORIGINAL)(torch.arange(7))
     assert vectors.shape == (7, 32)
     for position in (0, 1, 6):
         assert vectors[position, 0].item() == pytest.approx(math.sin(position), abs=1e-6)

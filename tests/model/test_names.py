@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
+from stacking.model.tokens import padded_tokens
 from tests.model.conftest import CONFIGS
 
 POST_LN = """
@@ -72,6 +74,6 @@ def test_every_module_with_parameters_runs_its_own_forward(config: ModelConfig) 
     ran: set[nn.Module] = set()
     for module in model.modules():
         module.register_forward_pre_hook(lambda module, _: ran.add(module))
-    tokens = torch.tensor([[1, 2, 3]])
-    model(tokens, tokens * 0, None, torch.tensor([1]), torch.tensor([2]), torch.tensor([0]))
+    tokens = np.array([[1, 2, 3]])
+    model(padded_tokens(tokens, tokens * 0, None, np.array([1])), torch.tensor([2]), torch.tensor([0]))
     assert {module for module in model.modules() if list(module.parameters(recurse=False))} <= ran

@@ -48,7 +48,8 @@ def test_training_flops_are_three_times_those_that_torch_counts_in_the_forward_p
 ) -> None:
     model = build(config).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model(*inputs._replace(attention_mask=None, nsp_labels=None))
+        hidden = model.encode(inputs._replace(attention_mask=None).tokens)
+        model.mlm_head(hidden.index_select(0, inputs.mlm_positions))
     sequences, length = inputs.input_ids.shape
     expected = sequences * training_flops(config, length, len(inputs.mlm_positions) / sequences)
     assert 3 * counter.get_total_flops() == expected

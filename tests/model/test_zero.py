@@ -34,7 +34,7 @@ for config in CONFIGS.values():
     optimizer = torch.optim.AdamW(plain.parameters(), **adam)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=ds_config)
     for inputs in (example(), example(), example()._replace(nsp_labels=None)):
-        loss, expected = sum(engine(*inputs)), sum(plain(*inputs))
+        loss, expected = sum(engine(*inputs.arguments)), sum(plain(*inputs.arguments))
         losses.append([loss.item(), expected.item()])
         engine.backward(loss)
         engine.step()

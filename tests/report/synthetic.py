@@ -47,7 +47,7 @@ def synthetic_plan(layers: Sequence[int], steps: Sequence[int]) -> Plan:
         evaluation=Evaluation(),
         log_every=1,
         launch=PlannedLaunch(launcher="local", accelerator="cpu", device="cpu"),
-        cost=Cost(flops=1.0, baseline_flops=2.0, hours=None, baseline_hours=None, assumption="none"),
+        cost=Cost(flops=1.0, baseline_flops=2.0),
         warnings=(),
     )
 

@@ -1,0 +1,27 @@
+"""The contenders that a trial can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from stacking.bench.contender import Contender
+from stacking.bench.ours import Padded, Stacking
+from stacking.bench.trial import Trial
+
+Factory = Callable[[Trial], Contender]
+
+
+def _hugging_face(compiled: bool) -> Factory:
+    from stacking.bench.hugging_face import HuggingFace  # transformers, which the others do without
+
+    return partial(HuggingFace, compiled=compiled)
+
+
+CONTENDERS: dict[str, Callable[[], Factory]] = {
+    "stacking": lambda: Stacking,
+    "padded": lambda: Padded,
+    "hugging-face": lambda: _hugging_face(compiled=False),
+    "hugging-face-compiled": lambda: _hugging_face(compiled=True),
+}
+"""What imports a contender's libraries and returns what makes one."""

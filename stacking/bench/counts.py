@@ -1,0 +1,53 @@
+"""How much work lies in a batch: the numerators of every rate that a benchmark prints."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from stacking.data.batch import Batch
+from stacking.model.config import ModelConfig
+from stacking.model.size import training_flops
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of some batches."""
+
+    sequences: float = 0
+    tokens: float = 0
+    """Padding included."""
+    real_tokens: float = 0
+    predictions: float = 0
+    """Masked positions."""
+    flops: float = 0
+    """Model FLOPs, forward and backward."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+class Counter:
+    """Counts batches for one model.
+
+    Model FLOPs are what the definition of MFU wants (Chowdhery et al., 2022, PaLM, appendix B): every matrix of every
+    layer at every real token, attention over real lengths, the MLM head at the masked positions. Padding, recomputation
+    and a head over all positions are not in it; nor is taken off what an implementation manages to leave out, such as
+    the part of the last layer that no loss looks at. So the same batch is the same FLOPs for every contender.
+    """
+
+    def __init__(self, model: ModelConfig, sequence_length: int) -> None:
+        self._encoder = np.array([training_flops(model, n, 0) for n in range(sequence_length + 1)])
+        self._prediction = training_flops(model, 0, 1)
+
+    def __call__(self, batch: Batch) -> Counts:
+        """The work in ``batch``."""
+        lengths, predictions = batch.attention_mask.sum(axis=1), len(batch.mlm_positions)
+        return Counts(
+            sequences=len(lengths),
+            tokens=batch.attention_mask.size,
+            real_tokens=int(lengths.sum()),
+            predictions=predictions,
+            flops=float(self._encoder[lengths].sum() + predictions * self._prediction),
+        )

@@ -1,0 +1,128 @@
+"""What a benchmark ran on: device, clocks, threads, versions, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from stacking.bench.peaks import find_card, peak_tflops
+from stacking.plan import Stage
+from stacking.presets import Precision
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
+_GEMM_REPEATS = 7
+_PACKAGES = ("deepspeed", "transformers", "triton", "apex", "flash-attn", "numpy")
+_SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "persistence_mode")
+
+
+def hardware(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
+    """What this rank knows of the machine, once the engines have set it up as they want it.
+
+    ``peak_tflops`` is that of all ranks' devices in the stage's precision: from `stacking.bench.peaks`, or, on a
+    CPU and on a card without a row, ``gemm``.
+
+    Args:
+        gemm: what `gemm_tflops` returned.
+    """
+    found = {
+        "device": device.type,
+        "ranks": stage.ranks,
+        "host_cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads_per_rank": torch.get_num_threads(),
+        "gemm_tflops": gemm,
+        **_versions(),
+    }
+    return found | (_gpu(device, stage, gemm) if device.type == "cuda" else _cpu(device, gemm))
+
+
+def gemm_tflops(device: torch.device, precision: Precision) -> float:
+    """TFLOPS of all ranks' devices together, each in a square matrix product at the same time; the best of several."""
+    size = _GEMM_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device, dtype=_DTYPES[precision]) for _ in range(2))
+    best = float("inf")
+    for _ in range(_GEMM_REPEATS):
+        _wait(device)
+        started = time.perf_counter()
+        torch.mm(a, b)
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    total = torch.tensor([2 * size**3 / best / 1e12], dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total)
+
+
+def multiplies_in_tf32(precision: Precision) -> bool:
+    """Whether torch computes fp32 products on tensor cores."""
+    return precision == "fp32" and torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32
+
+
+def _cpu(device: torch.device, gemm: float) -> dict[str, Any]:
+    return {"name": _cpu_name(), "peak_tflops": gemm, "peak_source": _measured_here(device)}
+
+
+def _measured_here(device: torch.device) -> str:
+    size = _GEMM_SIZE[device.type]
+    return f"measured in this run with a product of two {size:,}-wide square matrices"
+
+
+def _gpu(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(device)
+    precision = "tf32" if multiplies_in_tf32(stage.precision) else stage.precision
+    card = find_card(properties.name)
+    return {
+        "name": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "memory_bytes": properties.total_memory,
+        "peak_tflops": peak_tflops(card, precision) * stage.ranks if card else gemm,
+        "peak_source": f"{precision}, {card.source if card else _measured_here(device)}",
+        "matmul_precision": precision,
+        **_from_smi(torch.cuda.current_device()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {f"version_{name}": version for name, version in found.items()}
+
+
+def _from_smi(index: int) -> dict[str, str]:
+    """Driver, clocks and power limit, as nvidia-smi prints them; nothing where it cannot be asked."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    wanted = visible[index] if index < len(visible) and visible[index] else str(index)
+    argv = ["nvidia-smi", "-i", wanted, f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(_SMI, (part.strip() for part in said.splitlines()[0].split(",")), strict=False))
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.machine()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

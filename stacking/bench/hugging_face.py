@@ -1,0 +1,78 @@
+"""The same work as users of `transformers` and DeepSpeed write it.
+
+BertForPreTraining of the same shape and vocabulary with its default attention (SDPA), labels at every position with
+-100 where nothing is predicted, padded inputs with an attention mask, the loss that the model returns, and the very
+DeepSpeed configuration of the stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
+
+from stacking.bench.contender import Contender, Sections, unmeasured
+from stacking.bench.trial import Trial
+from stacking.data.batch import Batch
+from stacking.model.hugging_face import to_hugging_face
+from stacking.train.engine import parameter_groups
+
+_IGNORED = -100
+
+
+class HuggingFace(Contender):
+    """BertForPreTraining in DeepSpeed; BertForMaskedLM for samples without a next-sentence task."""
+
+    def __init__(self, trial: Trial, compiled: bool = False) -> None:
+        super().__init__(trial)
+        torch.manual_seed(self.plan.seed)
+        config = BertConfig(**to_hugging_face(self.plan.model.with_layers(self.stage.layers)))
+        architecture = BertForMaskedLM if self.plan.data.samples == "packed" else BertForPreTraining
+        model = architecture._from_config(config, attn_implementation="sdpa")
+        self._compiled = compiled
+        if compiled:
+            model.compile()
+        groups = parameter_groups(model, self.plan.optimizer.weight_decay, self.plan.optimizer.weight_decay_on)
+        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=self.stage.ds_config)
+        self.engine.train()
+
+    def prepare(self, batch: Batch) -> dict[str, Tensor]:
+        labels = np.full(batch.input_ids.size, _IGNORED, dtype=np.int64)
+        labels[batch.mlm_positions] = batch.mlm_labels
+        arrays = {
+            "input_ids": batch.input_ids,
+            "token_type_ids": batch.segment_ids,
+            "labels": labels.reshape(batch.input_ids.shape),
+        }
+        if not batch.attention_mask.all():  # without one the model is at its fastest
+            arrays["attention_mask"] = batch.attention_mask.astype(np.int64)
+        if batch.nsp_labels is not None:
+            arrays["next_sentence_label"] = batch.nsp_labels
+        return {name: self._to_device(array) for name, array in arrays.items()}
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        tensor, device = torch.from_numpy(array), self.engine.device
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    def update(self, micro_batches: Sequence[dict[str, Tensor]], step: int, sections: Sections = unmeasured) -> None:
+        for micro in micro_batches:
+            with sections("forward"):
+                loss = self.engine(**micro).loss
+            with sections("backward"):
+                self.engine.backward(loss)
+            with sections("optimizer"):
+                self.engine.step()
+
+    def chosen(self) -> dict[str, str]:
+        model: Any = self.engine.module
+        return {
+            "optimizer": self.optimizer_name(),
+            "compile": "whole model" if self._compiled else "no",
+            "attention asked for": model.config._attn_implementation,
+            "model": type(model).__name__,
+        }

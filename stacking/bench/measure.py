@@ -1,0 +1,232 @@
+"""Windows of steps: contenders take turns on the same samples, and nothing waits inside a window."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from stacking.bench.contender import Contender
+from stacking.bench.contenders import CONTENDERS, Factory
+from stacking.bench.counts import Counter, Counts
+from stacking.bench.memory import MemoryMeter
+from stacking.bench.observe import observed, operators_of
+from stacking.bench.split import SECTIONS, Stopwatch, synchronise
+from stacking.bench.trial import Measurement, Section, Trial
+from stacking.data.batch import Batch
+from stacking.train.loader import sample_numbers
+
+_SPLIT_STEPS = 3
+"""To take apart; a median wants more than one."""
+Batches = Callable[[np.ndarray], Batch]
+
+
+class Timed(NamedTuple):
+    """A window of one contender."""
+
+    seconds: list[float]
+    """Of each step."""
+    counts: list[Counts]
+    """Of each step, this rank's share."""
+
+
+class Entrant:
+    """A contender on its way through a trial."""
+
+    def __init__(self, name: str, make: Factory, trial: Trial, device: torch.device) -> None:
+        self.name, self.trial, self.device = name, trial, device
+        self.memory = MemoryMeter(device)
+        started = time.perf_counter()
+        self.contender: Contender = make(trial)
+        synchronise(device)
+        self.startup_seconds = time.perf_counter() - started
+        self.warmup_seconds = 0.0
+        self.skipped_before = 0
+        self.windows: list[Timed] = []
+        self.split: dict[Section, float] = {}
+        self.observed: dict[str, str] = {}
+        self.profile = ""
+
+    @property
+    def skipped(self) -> int:
+        """Steps so far that a loss scale made void."""
+        return int(getattr(self.contender.engine, "skipped_steps", 0))
+
+
+class Course:
+    """What the contenders of one trial have in common: the samples, and how they are gone through."""
+
+    def __init__(self, trial: Trial, batches: Batches, device: torch.device, rank: int) -> None:
+        self._trial, self._batches, self._device, self._rank = trial, batches, device, rank
+        self._counter = Counter(trial.plan.model.with_layers(trial.planned.layers), trial.plan.data.sequence_length)
+
+    def warm_up(self, entrant: Entrant) -> float:
+        """The untimed steps; the seconds of the last one."""
+        started = time.perf_counter()
+        seconds = self.window(entrant, 0, self._trial.warmup).seconds
+        entrant.warmup_seconds = time.perf_counter() - started
+        entrant.memory.ready()
+        entrant.skipped_before = entrant.skipped
+        return seconds[-1]
+
+    def window(self, entrant: Entrant, first_step: int, steps: int) -> Timed:
+        """Consecutive updates as in training: the next one is prepared while this one computes."""
+        contender, seconds, counts = entrant.contender, [], []
+        contender.begin_turn()
+        updates = self._ahead(contender, first_step, steps)
+        micro_batches, work = next(updates)
+        dist.barrier()
+        marks = Marks(self._device)
+        entrant.memory.start(exact=False)
+        for step in range(first_step, first_step + steps):
+            contender.update(micro_batches, step)
+            marks.mark()
+            counts.append(work)
+            micro_batches, work = next(updates)
+        seconds = marks.seconds()
+        entrant.memory.stop()
+        return Timed(seconds, counts)
+
+    def _ahead(self, contender: Contender, first_step: int, steps: int) -> Iterator[tuple[list[Any], Counts]]:
+        """``steps`` updates and one more, so that every step has one to prepare."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+            ahead = pool.submit(self._prepare, contender, first_step)
+            for step in range(first_step + 1, first_step + steps + 1):
+                ready = ahead.result()
+                ahead = pool.submit(self._prepare, contender, step)
+                yield ready
+            yield ahead.result()
+
+    def _prepare(self, contender: Contender, step: int) -> tuple[list[Any], Counts]:
+        rows = sample_numbers(self._trial.planned, step, self._rank)
+        batches = [self._batches(row) for row in rows]
+        return [contender.prepare(batch) for batch in batches], sum(map(self._counter, batches), Counts())
+
+    def split(self, entrant: Entrant, first_step: int) -> None:
+        """Take a few steps apart, and see what memory they take."""
+        taken: list[dict[Section, float]] = []
+        entrant.contender.begin_turn()
+        entrant.memory.start(exact=True)
+        for step in range(first_step, first_step + _SPLIT_STEPS):
+            watch = Stopwatch(self._device)
+            dist.barrier()
+            with watch.section("data"):
+                micro_batches, _ = self._prepare(entrant.contender, step)
+            with watch.watching_collectives():
+                entrant.contender.update(micro_batches, step, watch.section)
+            taken.append(watch.seconds)
+        entrant.memory.stop()
+        entrant.split = {name: median(step[name] for step in taken) for name in SECTIONS}
+
+    def look(self, entrant: Entrant, step: int) -> None:
+        """See which operators one step uses."""
+        micro_batches, _ = self._prepare(entrant.contender, step)
+        names, entrant.profile = operators_of(lambda: entrant.contender.update(micro_batches, step), self._device)
+        entrant.observed = observed(names)
+
+
+class Marks:
+    """Points in time on the device: events in its stream on a GPU, so that marking does not wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._events: list[torch.cuda.Event] = []
+        self._times: list[float] = []
+        synchronise(device)
+        self.mark()
+
+    def mark(self) -> None:
+        """Now, once all work until here is done."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append(event)
+        else:
+            self._times.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """Between each mark and the next; waits for the last one."""
+        synchronise(self._device)
+        if self._device.type == "cuda":
+            events = zip(self._events, self._events[1:], strict=False)
+            return [before.elapsed_time(after) / 1000 for before, after in events]
+        return [after - before for before, after in zip(self._times, self._times[1:], strict=False)]
+
+
+def steps_for(trial: Trial, step_seconds: float) -> int:
+    """Steps of a window: as many as were asked for, and enough to last ``least_seconds``; rank 0's word counts."""
+    steps = [max(trial.steps, -int(-trial.least_seconds // step_seconds))]
+    dist.broadcast_object_list(steps)
+    return steps[0]
+
+
+def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, tuple[Measurement, str]]:
+    """Run the whole trial; all ranks together.
+
+    Returns:
+        By contender what it did, and the profiler's table of one of its steps.
+    """
+    course = Course(trial, batches, device, dist.get_rank())
+    entrants, fastest = [], float("inf")
+    _import_everything()
+    factories = {name: CONTENDERS[name]() for name in trial.contenders}
+    for name, make in factories.items():
+        entrant = Entrant(name, make, trial, device)
+        fastest = min(fastest, course.warm_up(entrant))
+        entrants.append(entrant)
+    steps, first = steps_for(trial, fastest), trial.warmup
+    for entrant in entrants:
+        course.window(entrant, first, 1)  # looking at the memory has made the next step slow
+    first += 1
+    for repeat in range(trial.repeats):
+        # In alternating order, so that neither is always the one that runs after the other.
+        for entrant in entrants if repeat % 2 == 0 else reversed(entrants):
+            entrant.windows.append(course.window(entrant, first, steps))
+        first += steps
+    skipped = {entrant.name: entrant.skipped - entrant.skipped_before for entrant in entrants}
+    for entrant in entrants:
+        course.split(entrant, first)
+        course.look(entrant, first + _SPLIT_STEPS)
+    return {entrant.name: (_measurement(entrant, skipped[entrant.name]), entrant.profile) for entrant in entrants}
+
+
+def _import_everything() -> None:
+    """What DeepSpeed imports when its first engine is made, so that the first contender does not pay for it."""
+    import torch._dynamo
+    import torch._functorch.aot_autograd
+    import torch._inductor.lowering  # noqa: F401
+
+
+def _measurement(entrant: Entrant, skipped: int) -> Measurement:
+    counts = [count for window in entrant.windows for count in window.counts]
+    total = sum(counts, Counts())
+    device = entrant.device
+    numbers = [*(count.real_tokens for count in counts), total.predictions, total.flops]
+    sums = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    *real, predictions, flops = sums.tolist()
+    most = torch.tensor([entrant.memory.most], dtype=torch.int64, device=device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    stage, steps = entrant.trial.planned, len(counts)
+    return Measurement(
+        step_seconds=tuple(seconds for window in entrant.windows for seconds in window.seconds),
+        step_real_tokens=tuple(int(tokens) for tokens in real),
+        repeats=len(entrant.windows),
+        sequences_per_step=stage.global_batch,
+        tokens_per_step=stage.global_batch * entrant.trial.plan.data.sequence_length,
+        real_tokens_per_step=sum(real) / steps,
+        predictions_per_step=predictions / steps,
+        flops_per_step=flops / steps,
+        split=entrant.split,
+        memory_bytes=int(most),
+        chosen=entrant.observed | entrant.contender.chosen(),
+        startup_seconds=entrant.startup_seconds,
+        warmup_seconds=entrant.warmup_seconds,
+        skipped_steps=skipped,
+    )

@@ -1,0 +1,44 @@
+"""What really ran: the operators of one step, as torch's profiler sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+ATTENTION: Mapping[str, str] = {
+    "aten::_scaled_dot_product_flash_attention": "flash",
+    "aten::_scaled_dot_product_flash_attention_for_cpu": "flash for CPU",
+    "aten::_scaled_dot_product_efficient_attention": "memory-efficient",
+    "aten::_scaled_dot_product_cudnn_attention": "cuDNN",
+    "aten::_scaled_dot_product_fused_attention_overrideable": "fused",
+    "aten::_scaled_dot_product_attention_math": "plain (unfused)",
+    "aten::_scaled_dot_product_attention_math_for_mps": "plain (unfused)",
+    "aten::_flash_attention_forward": "flash",
+    "aten::_efficient_attention_forward": "memory-efficient",
+    "flash_attn::_flash_attn_varlen_forward": "flash-attn varlen",
+}
+"""Operators of `scaled_dot_product_attention` and the like: the first that ran is what was chosen."""
+NORM: Mapping[str, str] = {"aten::native_layer_norm": "torch", "aten::_fused_rms_norm": "torch"}
+
+
+def operators_of(step: Callable[[], object], device: torch.device, rows: int = 25) -> tuple[set[str], str]:
+    """Run ``step`` under the profiler; the names of its operators, and the table of the ``rows`` slowest."""
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
+        step()
+    averages = profiler.key_averages()
+    table = averages.table(sort_by="self_cuda_time_total" if cuda else "self_cpu_time_total", row_limit=rows)
+    return {event.key for event in averages}, table
+
+
+def observed(operators: Collection[str]) -> dict[str, str]:
+    """Which attention and which LayerNorm ``operators`` show; nothing where they show none."""
+    found = {}
+    for name, table in (("attention", ATTENTION), ("layer norm", NORM)):
+        kernel = next((kernel for operator, kernel in table.items() if operator in operators), None)
+        if kernel is not None:
+            found[name] = kernel
+    return found

@@ -1,0 +1,124 @@
+"""From what was measured to what is printed: rates, shares of the peak, ratios."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from stacking.bench.trial import Measurement, Trial, TrialResult
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What follows from a measurement."""
+
+    seconds_per_step: float
+    """Median of the repeats' means."""
+    sequences_per_second: float
+    tokens_per_second: float
+    """Padding included; median over the repeats, as all rates."""
+    real_tokens_per_second: float
+    spread: tuple[float, float]
+    """Lowest and highest ``real_tokens_per_second`` of a repeat."""
+    pad_fraction: float
+    tflops: float
+    """Model FLOPs per second, in 10¹²."""
+    mfu: float | None
+    """Share of the peak of all devices; None where no peak is known."""
+
+
+def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
+    """The rates of one contender.
+
+    All are steps per second times what a step holds on average: repeats hold different samples, and what the lengths
+    happened to be in one of them is not speed.
+    """
+    steps = len(measurement.step_seconds) // measurement.repeats
+    rates = [steps / seconds for seconds in _by_repeat(measurement.step_seconds, measurement.repeats)]
+    per_second, real = median(rates), measurement.real_tokens_per_step
+    tflops = per_second * measurement.flops_per_step / 1e12
+    return Derived(
+        seconds_per_step=1 / per_second,
+        sequences_per_second=per_second * measurement.sequences_per_step,
+        tokens_per_second=per_second * measurement.tokens_per_step,
+        real_tokens_per_second=per_second * real,
+        spread=(min(rates) * real, max(rates) * real),
+        pad_fraction=1 - real / measurement.tokens_per_step,
+        tflops=tflops,
+        mfu=tflops / peak_tflops if peak_tflops else None,
+    )
+
+
+def ratios(derived: dict[str, Derived]) -> dict[str, float]:
+    """How many times the real tokens/s of every other contender the first one has: quotients of medians."""
+    first, *others = derived
+    return {other: derived[first].real_tokens_per_second / derived[other].real_tokens_per_second for other in others}
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One measured stage."""
+
+    trial: Trial
+    result: TrialResult
+
+    @property
+    def derived(self) -> dict[str, Derived]:
+        """By contender, in the trial's order."""
+        peak = self.result.hardware.get("peak_tflops")
+        measured = self.result.measurements
+        return {name: derive(measured[name], peak) for name in self.trial.contenders if name in measured}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stage's part of ``--json``."""
+        plan, stage, derived = self.trial.plan, self.trial.planned, self.derived
+        return {
+            "name": stage.name,
+            "layers": stage.layers,
+            "hidden": plan.model.hidden,
+            "sequence_length": plan.data.sequence_length,
+            "vocabulary": plan.model.vocabulary,
+            "parameters": stage.parameters,
+            "precision": stage.precision,
+            "micro_batch": stage.micro_batch,
+            "accumulation": stage.accumulation,
+            "ranks": stage.ranks,
+            "zero_stage": stage.zero_stage,
+            "dropout": plan.model.dropout,
+            "warmup_steps": self.trial.warmup,
+            "data": "synthetic, ragged" if self._synthetic and self.trial.ragged else self._data,
+            "outcome": self.result.outcome,
+            "message": self.result.message,
+            "measurements": {
+                name: {**measurement.model_dump(mode="json"), **asdict(derived[name])}
+                for name, measurement in self.result.measurements.items()
+            },
+            "ratio": ratios(derived) if derived else {},
+        }
+
+    @property
+    def _synthetic(self) -> bool:
+        return self.trial.plan.data.path is None
+
+    @property
+    def _data(self) -> str:
+        return "synthetic, full length" if self._synthetic else self.trial.plan.data.samples
+
+
+def as_json(stages: list[StageResult], name: str) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    hardware = next((stage.result.hardware for stage in stages if stage.result.hardware), {})
+    return {
+        "format": 1,
+        "kind": "bench",
+        "name": name,
+        "hardware": hardware,
+        "stages": [stage.as_dict() for stage in stages],
+    }
+
+
+def _by_repeat(values: tuple[float, ...], repeats: int) -> list[float]:
+    """Sums of ``repeats`` equal parts."""
+    size = len(values) // repeats
+    return [sum(values[at : at + size]) for at in range(0, size * repeats, size)]

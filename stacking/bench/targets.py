@@ -1,0 +1,187 @@
+"""What `stacking bench` is asked to measure: the stages of a recipe, or a named model at several depths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stacking.bench.trial import Contender, Trial
+from stacking.create import Rows, plan_recipe
+from stacking.errors import UserError
+from stacking.machine import Machine, find_machine
+from stacking.plan import Plan
+from stacking.presets import SHAPES
+from stacking.recipe import RECIPES, Recipe, find_recipe, recipe_from
+from stacking.strict import nearest, read_yaml_mapping
+
+CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
+"""Tokens of a rank's batch for a named model, where none is given."""
+_LONGEST = 512
+"""Positions of a published BERT."""
+_DEPTHS = (3, 12)
+"""Of a model that is known by its width alone."""
+OPPONENTS: dict[str, Contender] = {
+    "hf": "hugging-face",
+    "hf-compiled": "hugging-face-compiled",
+    "padded": "padded",
+}
+"""What ``--against`` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The command line's view of a benchmark; None: as the recipe, or the default of a named model, has it."""
+
+    target: str | None = None
+    """A recipe's file or name, or a named model; None: a model of this ``hidden``."""
+    hidden: int | None = None
+    layers: Sequence[int] = ()
+    """Depths of a named model."""
+    stages: Sequence[str] = ()
+    """Stages of a recipe, by number from 0 or by name; empty: all."""
+    sequence_length: int | None = None
+    vocabulary: int | None = None
+    micro_batch: int | None = None
+    batch: int | None = None
+    """Sequences per update over all ranks."""
+    precision: str | None = None
+    ranks: int | None = None
+    dropout: float | None = None
+    ragged: bool = False
+    data: Path | None = None
+    overrides: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether this is a model rather than a recipe."""
+        return self.target is None or self.target in SHAPES
+
+
+@dataclass(frozen=True)
+class Target:
+    """One stage to measure."""
+
+    plan: Plan
+    stage: int
+    rows: Rows | None
+    """The sample index, where the plan has data."""
+
+
+def targets(wanted: Wanted) -> list[Target]:
+    """Everything to measure, in order.
+
+    Raises:
+        UserError: there is no such recipe, model or stage, or it cannot be planned.
+    """
+    return list(_named(wanted, find_machine()) if wanted.is_named else _of_recipe(wanted))
+
+
+def trial_of(
+    target: Target, wanted: Wanted, contenders: Sequence[Contender], samples: Path | None, **how: Any
+) -> Trial:
+    """The trial for ``target``; ``how`` are `Trial`'s own numbers."""
+    return Trial(
+        plan=target.plan,
+        stage=target.stage,
+        contenders=tuple(contenders),
+        ragged=wanted.ragged,
+        samples=None if samples is None else str(samples),
+        **how,
+    )
+
+
+def save_rows(rows: Rows | None, path: Path) -> Path | None:
+    """Write a sample index for the ranks; None where there is none."""
+    if rows is None:
+        return None
+    np.save(path, rows)
+    return path.absolute()
+
+
+def _named(wanted: Wanted, machine: Machine) -> Iterator[Target]:
+    """A plan of one stage per depth: no depth needs to grow out of another."""
+    if wanted.target is None and wanted.hidden is None:
+        raise UserError("TARGET", "is missing", f"give a recipe, one of {', '.join(SHAPES)}, or --hidden")
+    if wanted.stages:
+        raise UserError("--stages", "is for recipes", "give --layers")
+    default = (SHAPES[wanted.target].layers,) if wanted.target else _DEPTHS
+    for layers in wanted.layers or default:
+        raw = _raw_recipe(wanted, layers, machine)
+        yield _planned(recipe_from(raw, Path(raw["name"]), list(wanted.overrides), wanted.data), 0)
+
+
+def _raw_recipe(wanted: Wanted, layers: int, machine: Machine) -> dict[str, Any]:
+    length = wanted.sequence_length or 128
+    model: dict[str, Any] = {"shape": wanted.target or "bert-base", "max_positions": max(_LONGEST, length)}
+    model |= {"hidden": wanted.hidden} if wanted.hidden else {}
+    model |= {"vocabulary": wanted.vocabulary} if wanted.vocabulary else {}
+    if wanted.dropout is not None:
+        model |= {"dropout": wanted.dropout, "attention_dropout": wanted.dropout}
+    ranks = wanted.ranks or machine.accelerators or 1  # one rank of a CPU has all of its cores
+    tokens = GPU_TOKENS if machine.accelerators else CPU_TOKENS
+    stage: dict[str, Any] = {"layers": layers, "steps": 1_000_000, "learning_rate": {"peak": 1e-4}}
+    if wanted.micro_batch:
+        stage["micro_batch"] = wanted.micro_batch
+    stage["batch_sequences"] = wanted.batch or ranks * (wanted.micro_batch or max(1, tokens // length))
+    return {
+        "name": wanted.target or f"hidden-{wanted.hidden}",
+        "model": model,
+        "data": {"sequence_length": length},
+        "precision": wanted.precision or "auto",
+        "launch": {"ranks": ranks},
+        "stages": [stage],
+    }
+
+
+def _of_recipe(wanted: Wanted) -> Iterator[Target]:
+    if wanted.layers:
+        raise UserError("--layers", "is for named models", "give --stages, or set stages[0].layers=N")
+    file = _recipe_file(str(wanted.target))
+    raw = read_yaml_mapping(file)
+    recipe = recipe_from(raw, file, [*_overrides(wanted, raw), *wanted.overrides], wanted.data)
+    first = _planned(recipe, 0)
+    for stage in _stages(wanted, first.plan):
+        yield Target(first.plan, stage, first.rows)
+
+
+def _recipe_file(name: str) -> Path:
+    try:
+        return find_recipe(name)
+    except UserError:
+        known = [*SHAPES, *sorted(file.stem for file in RECIPES.glob("*.yaml"))]
+        raise UserError(name, "is neither a recipe nor a named model", nearest(name, known)) from None
+
+
+def _overrides(wanted: Wanted, raw: dict[str, Any]) -> Iterator[str]:
+    """The options as changes of a recipe's keys."""
+    keys = {
+        "model.hidden": wanted.hidden,
+        "model.vocabulary": wanted.vocabulary,
+        "model.dropout": wanted.dropout,
+        "model.attention_dropout": wanted.dropout,
+        "data.sequence_length": wanted.sequence_length,
+        "precision": wanted.precision,
+        "launch.ranks": wanted.ranks,
+    }
+    stages = raw.get("stages")
+    for index in range(len(stages) if isinstance(stages, list) else 0):
+        keys |= {f"stages[{index}].batch_sequences": wanted.batch, f"stages[{index}].micro_batch": wanted.micro_batch}
+    yield from (f"{key}={value}" for key, value in keys.items() if value is not None)
+
+
+def _stages(wanted: Wanted, plan: Plan) -> list[int]:
+    known = {name: stage.index for stage in plan.stages for name in (str(stage.index), stage.name)}
+    for name in wanted.stages:
+        if name not in known:
+            names = ", ".join(stage.name for stage in plan.stages)
+            raise UserError("--stages", f"{name!r} is not a stage of {plan.name}", f"it has {names}")
+    return sorted({known[name] for name in wanted.stages}) or [stage.index for stage in plan.stages]
+
+
+def _planned(recipe: Recipe, stage: int) -> Target:
+    plan, rows = plan_recipe(recipe)
+    return Target(plan, stage, rows.get("train"))

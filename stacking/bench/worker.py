@@ -1,0 +1,94 @@
+"""The process that a launcher starts on every rank: measure one trial.
+
+python -m stacking.bench.worker FOLDER, by `stacking.bench.trial.run_trial`
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+from stacking.bench.hardware import gemm_tflops, hardware
+from stacking.bench.measure import Batches, measure
+from stacking.bench.synthetic import SyntheticSampler
+from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, SAMPLES, Trial, TrialResult, read_trial
+from stacking.data.corpus import Corpus
+from stacking.data.sampler import SAMPLERS
+from stacking.errors import StackingError
+from stacking.files import write_atomically
+from stacking.launch.mpi import log_to_file
+from stacking.launch.rendezvous import rendezvous
+from stacking.train.engine import connect
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC")
+"""What torch, CUDA and the C library say about it in errors of other types."""
+
+
+def source(trial: Trial, folder: Path) -> Batches:
+    """Where the samples come from: the plan's data, or nowhere."""
+    plan = trial.plan
+    data = plan.data
+    if data.path is None:
+        pairs = data.samples != "packed"
+        sampler = SyntheticSampler(
+            plan.model.vocabulary, data.sequence_length, plan.seed, data.mask_probability, trial.ragged, pairs
+        )
+        return sampler.batch
+    rows = np.load(trial.samples or folder / SAMPLES, mmap_mode="r")
+    corpus = Corpus(Path(data.path), split="train")
+    return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability).batch
+
+
+def run(folder: Path, trial: Trial) -> None:
+    """Measure, and let rank 0 write the result."""
+    connect()
+    get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+    device = torch.device(get_accelerator().current_device_name())
+    gemm = gemm_tflops(device, trial.planned.precision)
+    measured = measure(trial, source(trial, folder), device)
+    found = hardware(device, trial.planned, gemm)
+    if dist.get_rank() == 0:
+        if trial.profile:
+            tables = (f"{name}\n{table}\n" for name, (_, table) in measured.items())
+            write_atomically(folder / PROFILE, "\n".join(tables))
+        measurements = {name: measurement for name, (measurement, _) in measured.items()}
+        result = TrialResult(outcome="measured", measurements=measurements, hardware=found)
+        write_atomically(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+    dist.barrier()
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a device or the host had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def main(arguments: list[str]) -> int:
+    folder = Path(arguments[0])
+    log_to_file(os.environ)
+    try:
+        os.environ.update(rendezvous(os.environ))
+        run(folder, read_trial(folder))
+    except StackingError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    except Exception as error:  # the log tells, and no destructor may keep this rank from ending
+        traceback.print_exc()
+        return OUT_OF_MEMORY if ran_out_of_memory(error) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # As in training: collective libraries may hang in their destructors when a peer is gone already.
+    os._exit(code)

@@ -1,0 +1,87 @@
+"""What ranks found out about each other: speeds, clocks, and whether their nodes are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from stacking.doctor.facts import Facts, Transfer
+from stacking.doctor.finding import Finding, Level
+
+_MUCH_SKEW = 1.0
+"""Seconds: journals of several nodes then tell the events in a wrong order."""
+_SLOW_NETWORK = 1e9
+"""Bytes/s between nodes: a link of 10 Gb/s."""
+
+
+def transfers(facts: Facts) -> Iterator[Finding]:
+    """Collective operations: right results, and how fast."""
+    found = facts.collectives
+    if (failure := facts.failures.get("collectives")) is not None:
+        advice = "look at the network between the nodes, and at NCCL_DEBUG=INFO or TORCH_DISTRIBUTED_DEBUG=DETAIL"
+        yield Finding("error", "collectives", f"ranks cannot talk to each other: {failure}", advice)
+    if found is None:
+        return
+    for wrong in found.wrong:
+        advice = "train nothing here: update NCCL and the driver, and test the memory and the network"
+        yield Finding("error", "collectives", f"{wrong} gave wrong results", advice)
+    for refused in found.refused:
+        yield Finding("warning", "collectives", f"{found.backend} refused {refused}", "use ZeRO stage 0 here")
+    best = _largest(found.transfers)
+    if not best:
+        return
+    rates = ", ".join(f"{t.operation} {t.bandwidth / 1e9:.2f}" for t in best)
+    delay = f"; {_brief(found.latency_seconds)} for one number" if found.latency_seconds else ""
+    where = f"{found.ranks} ranks on {found.nodes} node{'s' if found.nodes > 1 else ''}"
+    said = f"{rates} GB/s ({best[0].bytes >> 20} MiB, {found.backend}, {where}){delay}"
+    slow = found.nodes > 1 and found.backend == "nccl" and min(t.bandwidth for t in best) < _SLOW_NETWORK
+    advice = "set `interface` in the site file to the fast network; NCCL_DEBUG=INFO says what is used" if slow else ""
+    yield Finding("warning" if slow else "ok", "collectives", said, advice)
+
+
+def clocks(facts: Facts) -> Iterator[Finding]:
+    """Clocks of the nodes, beside that of rank 0's."""
+    skews = facts.collectives.skews if facts.collectives else ()
+    if not skews:
+        return
+    worst = max(skews, key=lambda skew: abs(skew.seconds))
+    found = f"{worst.host} is {_ahead(worst.seconds)} (to within {_brief(worst.uncertainty)})"
+    if abs(worst.seconds) - worst.uncertainty > _MUCH_SKEW:
+        advice = "let chrony or ntpd run on all nodes: journals and estimates mix their times"
+        yield Finding("warning", "clocks", found, advice)
+    else:
+        yield Finding("ok", "clocks", found)
+
+
+def nodes(facts: Facts) -> Iterator[Finding]:
+    """Whether all ranks have the same software and device, and see the folder of the run."""
+    members = facts.collectives.members if facts.collectives else ()
+    blind = sorted({member.host for member in members if not member.sees_folder})
+    if blind:
+        path = facts.folder.path if facts.folder else "the run's folder"
+        advice = "choose a --run-dir on a file system that all nodes see"
+        yield Finding("error", "nodes", f"{', '.join(blind)} cannot see {path}", advice)
+    for name in ("torch", "python", "device"):
+        values = {getattr(member, name): member.host for member in members}
+        if len(values) > 1:
+            found = ", ".join(f"{value} on {host}" for value, host in sorted(values.items()))
+            level: Level = "error" if name == "torch" else "warning"
+            yield Finding(level, "nodes", f"differ in {name}: {found}", "make them the same")
+
+
+def _largest(transfers: Sequence[Transfer]) -> list[Transfer]:
+    """The largest transfer of each operation."""
+    found: dict[str, Transfer] = {}
+    for transfer in transfers:
+        known = found.setdefault(transfer.operation, transfer)
+        found[transfer.operation] = max(known, transfer, key=lambda t: t.bytes)
+    return list(found.values())
+
+
+def _ahead(seconds: float) -> str:
+    return f"{_brief(abs(seconds))} {'ahead' if seconds >= 0 else 'behind'}"
+
+
+def _brief(seconds: float) -> str:
+    """``1.2 s``, ``34 ms``, ``5 µs``."""
+    size, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms")) if seconds >= s), (1e-6, "µs"))
+    return f"{seconds / size:.3g} {unit}"

@@ -1,0 +1,194 @@
+"""What the GPUs are, and whether this torch has code for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from stacking.doctor.facts import Capability, Facts, Gpu
+from stacking.doctor.finding import Finding, Level
+from stacking.doctor.known import (
+    BUILDS,
+    DRIVERS,
+    LAST_DRIVER,
+    TRITON_FULL,
+    TRITON_LEAST,
+    builds_for,
+    runs_on,
+    version,
+)
+from stacking.presets import DEVICE_CLASSES, DeviceClass, device_class
+
+GiB = 1 << 30
+
+
+def known_gpus(facts: Facts) -> tuple[Gpu, ...]:
+    """Those that torch sees, else those that nvidia-smi lists; none where training shall be on the CPU."""
+    return () if _unwanted(facts) else (facts.torch.gpus if facts.torch else ()) or facts.gpus
+
+
+def _unwanted(facts: Facts) -> str:
+    """Who says that GPUs are not to be used; empty: nobody."""
+    if facts.plan is not None:
+        return "the plan" if facts.plan.launch.accelerator == "cpu" else ""
+    return "DS_ACCELERATOR" if facts.host.environment.get("DS_ACCELERATOR") == "cpu" else ""
+
+
+def class_of(gpu: Gpu) -> DeviceClass:
+    return device_class(gpu.name, gpu.memory, float(dotted(gpu.capability)))
+
+
+def dotted(capability: Capability) -> str:
+    return f"{capability[0]}.{capability[1]}"
+
+
+def gpus(facts: Facts) -> Iterator[Finding]:
+    """Which GPUs there are, whether all are alike, and whether both torch and nvidia-smi see them."""
+    found = known_gpus(facts)
+    if not found:
+        if facts.plan and facts.plan.launch.accelerator == "cuda":
+            advice = "start it where there are GPUs, or set launch.accelerator to cpu"
+            level: Level = "error" if facts.torch else "warning"  # without torch's word they may be there all the same
+            yield Finding(level, "GPUs", f"none, and the plan is for {facts.plan.launch.device}", advice)
+        elif facts.gpus:
+            yield Finding("note", "GPUs", f"{len(facts.gpus)}, not used: {_unwanted(facts)} says cpu")
+        else:
+            yield Finding("note", "GPUs", "none: ranks train on the CPU")
+        return
+    listed = ", ".join(f"{count} x {name}" for name, count in _counted([_described(gpu) for gpu in found]))
+    alike = len({(gpu.name, gpu.memory) for gpu in found}) == 1
+    yield Finding(
+        "ok" if alike else "warning",
+        "GPUs",
+        listed,
+        "" if alike else "use equal ones (CUDA_VISIBLE_DEVICES): every update waits for the slowest",
+    )
+    if facts.torch and facts.torch.gpus and not facts.gpus:
+        advice = "make nvidia-smi available (in a container: the driver capability 'utility'), or set launch.device"
+        yield Finding("warning", "nvidia-smi", "not here, so `auto` in a recipe means the CPU", advice)
+    yield from _as_planned(facts, found[0])
+
+
+def architectures(facts: Facts) -> Iterator[Finding]:
+    """Whether torch was built with code for the GPUs that ranks will use."""
+    torch, found = facts.torch, known_gpus(facts)[: max(1, facts.ranks)]
+    if torch is None or not found:
+        return
+    if torch.cuda is None:
+        advice = f"install {builds_for(found[0].capability) or 'torch as pip offers it, which is built for CUDA'}"
+        yield Finding("error", "torch for CUDA", f"torch {torch.version} is built for CPUs alone", advice)
+        return
+    for capability in sorted({gpu.capability for gpu in found}):
+        sm = f"sm_{capability[0]}{capability[1]}"
+        entry = runs_on(torch.architectures, capability)
+        built = f"torch {torch.version} (CUDA {torch.cuda})"
+        if not torch.architectures:
+            yield Finding("warning", "compute capability", f"{built} does not say what it has code for", "try a demo")
+        elif entry is None:
+            advice = f"install {builds_for(capability) or 'a newer torch: these GPUs came after it'}"
+            has = " ".join(torch.architectures)
+            yield Finding("error", "compute capability", f"{built} has no code for {sm}, only {has}", advice)
+        else:
+            yield Finding("ok", "compute capability", f"{dotted(capability)}: {built} has code for it ({entry})")
+            if entry.startswith("sm_") and builds_for(capability):
+                advice = f"stay with {builds_for(capability)}"
+                yield Finding("note", "upgrading torch", f"newer builds have no code for {sm}", advice)
+
+
+def driver(facts: Facts) -> Iterator[Finding]:
+    """Whether the driver is new enough for torch's CUDA, and works."""
+    torch = facts.torch
+    if torch is None or torch.cuda is None or not facts.gpus or not known_gpus(facts):
+        return
+    major = version(torch.cuda)[0]
+    least = DRIVERS.get(major)
+    if facts.tools.driver and least and version(facts.tools.driver) < version(least):
+        problem = f"{facts.tools.driver}, and CUDA {torch.cuda} needs {least} or newer"
+        yield Finding("error", "NVIDIA driver", problem, _driver_advice(facts.gpus[0].capability, major))
+    elif not torch.gpus and facts.host.environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        yield Finding("warning", "NVIDIA driver", "CUDA_VISIBLE_DEVICES hides all GPUs", "unset it")
+    elif not torch.gpus:
+        advice = "look at nvidia-smi and the kernel's log; in a container start it with its option for NVIDIA GPUs"
+        yield Finding("error", "NVIDIA driver", f"torch sees no GPU: {torch.cuda_error}", advice)
+    elif facts.tools.driver:
+        yield Finding("ok", "NVIDIA driver", f"{facts.tools.driver}, for CUDA {torch.cuda}")
+
+
+def precision(facts: Facts) -> Iterator[Finding]:
+    """Which 16-bit precisions are real, which emulated and which DeepSpeed refuses."""
+    found = known_gpus(facts)
+    if not found and facts.plan and facts.plan.launch.accelerator == "cuda":
+        return
+    row = class_of(found[0]) if found else DEVICE_CLASSES["cpu"]
+    wanted = {stage.precision for stage in facts.plan.stages} if facts.plan else set()
+    for kind in ("fp16", "bf16"):
+        accepted = getattr(facts.deepspeed, kind) if facts.deepspeed else None
+        why = row.unfit.get(kind) or (_cpu_emulates(facts) if not found and kind == "bf16" else None)
+        needed = kind in wanted
+        advice = f"set precision to {row.precision} in the recipe" if needed else ""
+        if accepted is False and (found or needed):
+            level: Level = "error" if needed else "note"
+            yield Finding(level, kind, _refusal(why), advice)
+        elif why:
+            takes = "; DeepSpeed takes it all the same" if accepted else ""
+            yield Finding("warning" if needed else "note", kind, f"{why}{takes}", advice or f"use {row.precision}")
+        else:
+            yield Finding("ok", kind, "computed by the hardware")
+
+
+def triton(facts: Facts) -> Iterator[Finding]:
+    """Whether torch.compile can make kernels."""
+    found = known_gpus(facts)
+    if not found or facts.torch is None or facts.torch.cuda is None:
+        return
+    least = min(gpu.capability for gpu in found)
+    if least < TRITON_LEAST:
+        problem = f"not for compute capability {dotted(least)}: torch.compile refuses it"
+        yield Finding("note", "Triton", problem, "nothing: the plain kernels are used")
+    elif facts.torch.triton is None:
+        yield Finding(
+            "warning", "Triton", "not installed, or broken, so torch.compile has no kernels", "pip install triton"
+        )
+    elif least < TRITON_FULL:
+        problem = f"{facts.torch.triton}, without tensor cores on compute capability {dotted(least)}"
+        yield Finding("note", "Triton", problem, "expect torch.compile to fuse pointwise operations alone")
+    else:
+        yield Finding("ok", "Triton", facts.torch.triton)
+
+
+def _as_planned(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
+    """What the plan took for granted about the GPUs."""
+    if facts.plan is None or facts.plan.launch.accelerator != "cuda":
+        return
+    planned, row = facts.plan.launch.device, class_of(gpu)
+    if planned in DEVICE_CLASSES and planned != row.name:
+        problem = f"planned for {planned}, and this is {row.name}"
+        yield Finding("warning", "device class", problem, f"set launch.device to {row.name} and plan again")
+    need = max(stage.memory_per_rank for stage in facts.plan.stages)
+    if need > gpu.memory:
+        problem = f"{gpu.memory / GiB:.0f} GiB, and the plan's estimate is {need / GiB:.1f}"
+        yield Finding("warning", "GPU memory", problem, "set a smaller micro_batch, or a higher ZeRO stage")
+
+
+def _cpu_emulates(facts: Facts) -> str | None:
+    if {"avx512_bf16", "amx_bf16"} & set(facts.host.cpu_flags):
+        return None
+    return "this CPU has no bf16 instructions and emulates it"
+
+
+def _refusal(why: str | None) -> str:
+    words = "DeepSpeed refuses it here"
+    return words if why is None else why if "DeepSpeed refuses" in why else f"{why}; {words}"
+
+
+def _driver_advice(capability: Capability, major: int) -> str:
+    old = any(first <= capability <= last for first, last, _ in BUILDS.values())
+    branch = f"branch {LAST_DRIVER}, the last one for these GPUs" if old else "a newer one"
+    return f"install {branch}, or a torch that is built for a CUDA before {major}"
+
+
+def _described(gpu: Gpu) -> str:
+    return f"{gpu.name} ({class_of(gpu).name}, {gpu.memory / GiB:.0f} GiB, {dotted(gpu.capability)})"
+
+
+def _counted(names: Sequence[str]) -> list[tuple[str, int]]:
+    return [(name, names.count(name)) for name in dict.fromkeys(names)]

@@ -1,0 +1,276 @@
+"""What each rank runs to measure its collectives: `python -m stacking.doctor.collectives FOLDER`, by a launcher.
+
+FOLDER holds ask.json (`ranks.Ask`); rank 0 writes the fields of `facts.Collectives` into FOLDER/found.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stacking.doctor.ranks import ASK, FOUND
+from stacking.errors import StackingError
+from stacking.files import write_json
+from stacking.launch.mpi import log_to_file
+from stacking.launch.rendezvous import rendezvous
+
+_PATIENCE = timedelta(seconds=60)
+_BATCHES = 5
+"""Each is timed as a whole; the median counts."""
+_BATCH_SECONDS = 0.04
+_TOO_LONG = 2.0
+"""Seconds after which an operation is not measured with larger buffers."""
+_PERIOD = 251
+"""Of the pattern that is sent: sums over ranks stay exact in fp32."""
+_EXCHANGES = 30
+
+
+class Operation(NamedTuple):
+    """A collective operation; ``whole`` is all ranks' parts, ``part`` one rank's."""
+
+    run: Callable[[Tensor, Tensor], Any]
+    """Of (whole, part)."""
+    passes: int
+    """How often each byte crosses a link of a ring, in units of (ranks - 1) / ranks."""
+    reduces: bool
+    result_is_part: bool
+
+
+def _reduce_scatter(whole: Tensor, part: Tensor) -> None:
+    getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)(part, whole)
+
+
+def _all_gather(whole: Tensor, part: Tensor) -> None:
+    getattr(dist, "all_gather_single", dist.all_gather_into_tensor)(whole, part)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "all-reduce": Operation(lambda whole, part: dist.all_reduce(whole), 2, True, False),
+    "reduce-scatter": Operation(_reduce_scatter, 1, True, True),
+    "all-gather": Operation(_all_gather, 1, False, False),
+}
+"""Bus bandwidth as in NVIDIA's nccl-tests: bytes x passes x (ranks - 1) / ranks / seconds."""
+
+
+class Bench:
+    """Measures on one device, in step with all other ranks."""
+
+    def __init__(self, device: torch.device, control: dist.ProcessGroup | None, nodes: int) -> None:
+        self.device, self._control, self._nodes = device, control, nodes
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.wrong: list[str] = []
+        self.refused: list[str] = []
+
+    def measure(self, sizes: Sequence[int]) -> list[dict[str, Any]]:
+        """Every operation at every size in bytes; all ranks return the same."""
+        found = []
+        for name, operation in OPERATIONS.items():
+            for size in sizes:
+                try:
+                    seconds = self._measure_one(name, operation, size)
+                except (RuntimeError, NotImplementedError) as error:
+                    if not self._refuses(error):
+                        raise
+                    self.refused.append(f"{name} ({' '.join(str(error).split())[:120]})")
+                    break
+                found.append(self._record(name, operation, size, seconds))
+                if seconds > _TOO_LONG:
+                    break
+        return found
+
+    def latency(self) -> float:
+        """Seconds of an all-reduce of one number."""
+        one = torch.zeros(1, device=self.device)
+        return self._time(lambda: dist.all_reduce(one))
+
+    def _measure_one(self, name: str, operation: Operation, size: int) -> float:
+        count = max(1, size // 4 // self.ranks)
+        whole, part = torch.empty(count * self.ranks, device=self.device), torch.empty(count, device=self.device)
+        self._fill(operation, whole, part)
+        operation.run(whole, part)
+        if self._slowest(float(not self._is_right(operation, whole, part))):
+            self.wrong.append(f"{name} of {size:,} bytes")
+        whole.zero_()  # many sums in a row would overflow
+        return self._time(lambda: operation.run(whole, part))
+
+    def _record(self, name: str, operation: Operation, size: int, seconds: float) -> dict[str, Any]:
+        size = max(1, size // 4 // self.ranks) * self.ranks * 4
+        carried = size * operation.passes * (self.ranks - 1) / self.ranks
+        facts = {"operation": name, "bytes": size, "ranks": self.ranks, "nodes": self._nodes}
+        return {**facts, "seconds": seconds, "bandwidth": carried / seconds}
+
+    def _time(self, run: Callable[[], Any]) -> float:
+        """Seconds of one run on the slowest rank."""
+        self._batch(run, 1)  # connections are made, and NCCL plans, at the first use
+        often = max(1, min(200, int(_BATCH_SECONDS / max(self._batch(run, 1), 1e-9))))
+        return median(self._batch(run, often) for _ in range(_BATCHES if often > 1 else 3))
+
+    def _batch(self, run: Callable[[], Any], often: int) -> float:
+        dist.barrier()
+        self._finish()
+        started = time.perf_counter()
+        for _ in range(often):
+            run()
+        self._finish()
+        return self._slowest((time.perf_counter() - started) / often)
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _slowest(self, value: float) -> float:
+        """The largest ``value`` of all ranks, so that all decide alike."""
+        largest = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._control)
+        return float(largest)
+
+    def _pattern(self, start: int, count: int) -> Tensor:
+        return (torch.arange(start, start + count, device=self.device) % _PERIOD).float()
+
+    def _fill(self, operation: Operation, whole: Tensor, part: Tensor) -> None:
+        """What this rank gives: position and, where sums are made, its own number added."""
+        part.copy_(self._pattern(self.rank * len(part), len(part)))
+        whole.copy_(self._pattern(0, len(whole)) + self.rank if operation.reduces else torch.zeros_like(whole))
+
+    def _is_right(self, operation: Operation, whole: Tensor, part: Tensor) -> bool:
+        expected = self._pattern(0, len(whole))
+        if operation.reduces:
+            expected = expected * self.ranks + self.ranks * (self.ranks - 1) / 2
+        if not operation.result_is_part:
+            return torch.equal(whole, expected)
+        return torch.equal(part, expected[self.rank * len(part) : (self.rank + 1) * len(part)])
+
+    @staticmethod
+    def _refuses(error: Exception) -> bool:
+        """Whether the backend says that it does not know the operation: all ranks get the same answer at once."""
+        return any(word in str(error).lower() for word in ("not support", "not implement", "does not", "unsupported"))
+
+
+def clock_offset(
+    exchange: Callable[[], tuple[float, float, float, float]], times: int = _EXCHANGES
+) -> tuple[float, float]:
+    """How far the other clock is ahead in seconds, and to within what: as NTP estimates it.
+
+    Only the quickest of some exchanges counts.
+
+    Args:
+        exchange: asks once; when it was asked by our clock, was heard and was answered by the other, and reached us.
+    """
+
+    def trip(asked: float, heard: float, answered: float, got: float) -> tuple[float, float]:
+        return (got - asked) - (answered - heard), ((heard - asked) + (answered - got)) / 2
+
+    quickest, offset = min(trip(*exchange()) for _ in range(times))
+    return offset, quickest / 2
+
+
+def _skews(hosts: Sequence[str], control: dist.ProcessGroup | None) -> list[dict[str, Any]]:
+    """Rank 0's exchange with the first rank of every other host; the other ranks return nothing."""
+    rank, found = dist.get_rank(), []
+    for host in dict.fromkeys(hosts):
+        other = hosts.index(host)
+        if other == 0:
+            continue
+        if rank == 0:
+            seconds, within = clock_offset(lambda other=other: _ask(other, control))  # type: ignore[misc]
+            found.append({"host": host, "seconds": seconds, "uncertainty": within})
+        elif rank == other:
+            for _ in range(_EXCHANGES):
+                _answer(control)
+    return found
+
+
+def _ask(other: int, group: dist.ProcessGroup | None) -> tuple[float, float, float, float]:
+    times = torch.zeros(2, dtype=torch.float64)
+    asked = time.time()
+    dist.send(times, other, group=group)
+    dist.recv(times, other, group=group)
+    return asked, float(times[0]), float(times[1]), time.time()
+
+
+def _answer(group: dist.ProcessGroup | None) -> None:
+    times = torch.zeros(2, dtype=torch.float64)
+    dist.recv(times, 0, group=group)
+    times[0] = times[1] = time.time()
+    dist.send(times, 0, group=group)
+
+
+def _member(folder: Path, device: torch.device) -> dict[str, Any]:
+    return {
+        "rank": dist.get_rank(),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "sees_folder": (folder / ASK).is_file(),
+    }
+
+
+def _connect() -> tuple[torch.device, dist.ProcessGroup | None]:
+    """Join the other ranks; the device to measure, and a group that speaks for the CPUs."""
+    if os.environ.get("DS_ACCELERATOR") != "cuda":
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+        return torch.device("cpu"), None
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", timeout=_PATIENCE)
+    return device, dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def run(folder: Path, sizes: Sequence[int]) -> None:
+    """Measure everything; rank 0 writes it down."""
+    device, control = _connect()
+    members: list[dict[str, Any]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(members, _member(folder, device), group=control)
+    hosts = [member["host"] for member in members]
+    bench = Bench(device, control, nodes=len(set(hosts)))
+    found = {
+        "backend": dist.get_backend(),
+        "ranks": bench.ranks,
+        "nodes": len(set(hosts)),
+        "members": members,
+        "skews": _skews(hosts, control),
+        "latency_seconds": bench.latency(),
+        "transfers": bench.measure(sizes),
+        "wrong": bench.wrong,
+        "refused": bench.refused,
+    }
+    if bench.rank == 0:
+        write_json(folder / FOUND, found)
+    dist.barrier(group=control)
+
+
+def main(arguments: list[str]) -> int:
+    if Path(arguments[0]).is_dir():  # else this node does not see it, which is one of the things to find out
+        log_to_file(os.environ)
+    try:
+        os.environ.update(rendezvous(os.environ))
+        run(Path(arguments[0]), json.loads(arguments[1]))
+    except StackingError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    except Exception:  # a lost peer, or no network: the log tells
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # collective libraries may hang in their destructors

@@ -1,0 +1,159 @@
+"""What the operating system says about the machine, in the environment of the ranks. No torch here."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import platform
+import re
+import resource
+import shutil
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stacking.doctor.facts import CPU_FLAGS
+
+_PACKAGES = (
+    *("torch", "deepspeed", "transformers", "tokenizers", "datasets", "safetensors", "numpy", "pydantic"),
+    *("triton", "apex", "flash-attn", "mpi4py", "ninja"),
+)
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "DS_ACCELERATOR", "CUDA_HOME", "DS_SKIP_CUDA_CHECK")
+_NO_LIMIT = 1 << 62
+"""Control groups and the kernel write "as much as you like" as a number about as large as there are."""
+
+
+def host() -> dict[str, Any]:
+    """The fields of `facts.Host`."""
+    memory, available = _memory()
+    return {
+        "name": socket.gethostname(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cores": os.cpu_count() or 1,
+        "affinity": len(os.sched_getaffinity(0)),
+        "quota": _quota(),
+        "cpu_flags": _cpu_flags(),
+        "memory": memory,
+        "available": available,
+        "shared_memory": _shared_memory(),
+        "locked_memory": _limit(resource.RLIMIT_MEMLOCK, hard=False),
+        "open_files": _limit(resource.RLIMIT_NOFILE, hard=True),
+        "infiniband": _names(Path("/sys/class/infiniband")),
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    }
+
+
+def packages() -> dict[str, str]:
+    """The installed version of each package that matters; nothing is imported."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            if importlib.util.find_spec(name.replace("-", "_")):
+                found[name] = "unknown"
+    return found
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Every GPU that nvidia-smi lists, visible to ranks or not: fields of `facts.Gpu`."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    rows = [[part.strip() for part in line.split(",")] for line in _output(query).splitlines()]
+    return [
+        {
+            "name": name,
+            "memory": int(float(mebibytes)) << 20,
+            "capability": [int(part) for part in capability.split(".")],
+        }
+        for name, mebibytes, capability in (row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d+", row[2]))
+    ]
+
+
+def tools() -> dict[str, Any]:
+    """The fields of `facts.Tools`."""
+    return {
+        "nvcc": _said([_nvcc(), "--version"], r"release (\d+\.\d+)"),
+        "compiler": _said([os.environ.get("CXX", "g++"), "--version"], r"(\d+\.\d+(?:\.\d+)?)\s*$"),
+        "ninja": _said(["ninja", "--version"], r"(\d+\.\d+\S*)"),
+        "mpirun": _said(["mpirun", "--version"], r"(\d+\.\d+\S*)"),
+        "srun": _said(["srun", "--version"], r"(\d+\.\d+\S*)"),
+        "driver": _said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], r"(\d+\.\d+(?:\.\d+)?)"),
+    }
+
+
+def _nvcc() -> str:
+    """Where torch looks for the toolkit: CUDA_HOME, then the PATH, then the usual place."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home is None and (found := shutil.which("nvcc")):
+        return found
+    return os.path.join(home or "/usr/local/cuda", "bin", "nvcc")
+
+
+def _said(argv: list[str], pattern: str) -> str | None:
+    """The version in the first lines that a program prints; None: it is not there, or does not answer."""
+    found = re.search(pattern, _output(argv), re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _output(argv: list[str]) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return (done.stdout or done.stderr) if done.returncode == 0 else ""
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes of memory, and bytes of it that are free, for this control group."""
+    facts = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(Path("/proc/meminfo")), re.MULTILINE))
+    total, free = (int(facts.get(name, 0)) << 10 for name in ("MemTotal", "MemAvailable"))
+    limit = _number(Path("/sys/fs/cgroup/memory.max")) or _number(Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    if limit and limit < min(total, _NO_LIMIT):
+        used = _number(Path("/sys/fs/cgroup/memory.current")) or 0
+        return limit, min(free, max(0, limit - used))
+    return total, free
+
+
+def _quota() -> float | None:
+    """Of a control group: microseconds of processor time in each period, as a number of cores."""
+    allowed, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).strip().partition(" ")
+    return int(allowed) / int(period) if allowed.isdigit() and period.isdigit() else None
+
+
+def _cpu_flags() -> list[str]:
+    found = re.search(r"^flags\s*:(.*)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
+    flags = set(found.group(1).split()) if found else set()
+    return [flag for flag in CPU_FLAGS if flag in flags]
+
+
+def _shared_memory() -> int | None:
+    try:
+        found = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    return found.f_frsize * found.f_blocks
+
+
+def _limit(kind: int, hard: bool) -> int | None:
+    value = resource.getrlimit(kind)[hard]
+    return None if value == resource.RLIM_INFINITY or not math.isfinite(value) else value
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

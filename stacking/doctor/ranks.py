@@ -1,0 +1,77 @@
+"""Starts the ranks that measure collectives, with the launcher that training uses, and waits only so long for them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stacking.errors import StackingError
+from stacking.files import read_json
+from stacking.launch.job import Accelerator, Job, Launcher, Outcome
+from stacking.launch.outcome import describe
+
+ASK, FOUND = "ask.json", "found.json"
+
+_KiB, _MiB = 1 << 10, 1 << 20
+SIZES: dict[Accelerator, Sequence[int]] = {
+    "cpu": [_KiB * 4**power for power in range(9)],
+    "cuda": [_KiB * 4**power for power in range(11)],
+}
+"""Bytes of the buffers: to 64 MiB on CPUs, to 1 GiB on GPUs."""
+_ATTEMPTS = 2
+"""A step that a scheduler could not start proves nothing by itself."""
+QUICK: dict[Accelerator, Sequence[int]] = {"cpu": [_KiB, _MiB], "cuda": [_KiB, _MiB, 64 * _MiB]}
+
+
+class TimeIsUp(StackingError):
+    """The ranks did not end in the time that they had, which may be the fault of a slow file server."""
+
+
+def measure(
+    launcher: Launcher, ranks: int, accelerator: Accelerator, folder: Path, sizes: Sequence[int], patience: float
+) -> dict[str, Any]:
+    """What ``ranks`` measure: the fields of `facts.Collectives`.
+
+    Args:
+        folder: of the run; all nodes must see it. A folder in it, or in what will hold it, is used and removed.
+        patience: seconds after which all ranks are ended.
+
+    Raises:
+        TimeIsUp: they did not end.
+        StackingError: they failed twice; names the first rank that failed and its last words.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    work = there / f".stacking-doctor.{time.time_ns():x}"
+    work.mkdir()
+    try:
+        (work / ASK).write_text(json.dumps(list(sizes)))
+        argv = [sys.executable, "-m", "stacking.doctor.collectives", str(work), json.dumps(list(sizes))]
+        job = Job(name="doctor", argv=argv, ranks=ranks, logs=work / "logs", accelerator=accelerator)
+        for _ in range(_ATTEMPTS):
+            outcome = _wait(launcher, job, patience)
+            if outcome.exit_code == 0:
+                break
+        else:
+            raise StackingError(describe(outcome).rpartition(" (log: ")[0])
+        found: dict[str, Any] = read_json(work / FOUND)
+        return found
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _wait(launcher: Launcher, job: Job, patience: float) -> Outcome:
+    running = launcher.start(job)
+    deadline = time.monotonic() + patience
+    try:
+        while (outcome := running.poll()) is None:
+            if time.monotonic() > deadline:
+                raise TimeIsUp(f"{job.ranks} ranks did not end in {patience:.0f} s")
+            time.sleep(0.05)
+        return outcome
+    finally:
+        running.kill()

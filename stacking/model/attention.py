@@ -1,0 +1,106 @@
+"""Attention within sequences of many lengths that lie in one row.
+
+Shapes: T query rows and U key rows, A heads of D dimensions; a ``Layout`` says which rows are one sequence. Queries and
+keys may be different rows of the same sequences, as in the last layer, where few queries are needed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stacking.model.dropout import keep
+from stacking.model.tokens import Layout
+
+
+def sdpa(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
+    """[T, A, D] from [T, A, D] and twice [U, A, D], group by group, by PyTorch's choice of kernel.
+
+    It takes flash from sm_80 on where a group has no empty places, memory-efficient attention on Pascal and Volta and
+    where it has, and on a CPU a fused kernel without dropout.
+    """
+    triples = zip(_rectangles(query, queries), _rectangles(key, keys), _rectangles(value, keys), strict=True)
+    mixed = [
+        F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask, dropout_p=dropout)
+        for (q, k, v), group in zip(triples, keys.groups, strict=True)
+    ]
+    return _in_order(mixed, queries)
+
+
+def explicit(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
+    """The same with the probabilities written out: on CPUs, whose fused kernel has no dropout."""
+    if not dropout:
+        return sdpa(query, key, value, queries, keys, dropout)
+    query = query * (1 / math.sqrt(query.size(-1)))
+    triples = zip(_rectangles(query, queries), _rectangles(key, keys), _rectangles(value, keys), strict=True)
+    mixed = []
+    for (q, k, v), group in zip(triples, keys.groups, strict=True):
+        scores = q @ k.transpose(-1, -2)
+        if group.mask is not None:
+            scores = scores.masked_fill(~group.mask, -math.inf)
+        probabilities = scores.softmax(-1)
+        kept, factor = keep(probabilities.shape, dropout, probabilities.device)
+        mixed.append(torch.where(kept, probabilities, 0.0) @ (v * factor))
+    return _in_order(mixed, queries)
+
+
+def varlen_flash(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
+    """The same by FlashAttention's kernel for sequences of many lengths: sm_80 and newer, fp16 and bf16.
+
+    ``torch.nn.attention.varlen`` offers it without dropout only; the operator beneath it takes dropout too.
+    """
+    if queries.rows is None and keys.rows is None:
+        return sdpa(query, key, value, queries, keys, dropout)
+    attend: Any = torch.ops.aten._flash_attention_forward
+    sizes = (queries.offsets, keys.offsets, queries.longest, keys.longest)
+    return attend(query.contiguous(), key.contiguous(), value.contiguous(), *sizes, dropout, False, False)[0]
+
+
+def _rectangles(rows: Tensor, layout: Layout) -> list[Tensor]:
+    """The rows [T, A, D] of each group as [sequences, A, length, D]."""
+    if layout.rows is not None:
+        rows = _ToPlaces.apply(rows, layout.rows, layout.places)
+    sizes = [group.sequences * group.length for group in layout.groups]
+    return [
+        part.view(group.sequences, group.length, *rows.shape[1:]).transpose(1, 2)
+        for part, group in zip(rows.split(sizes), layout.groups, strict=True)
+    ]
+
+
+def _in_order(mixed: list[Tensor], layout: Layout) -> Tensor:
+    """Back from each group's [sequences, A, length, D] to rows [T, A, D]."""
+    flat = [part.transpose(1, 2).flatten(0, 1) for part in mixed]
+    return flat[0] if layout.places is None else _FromPlaces.apply(torch.cat(flat), layout.places)
+
+
+class _ToPlaces(torch.autograd.Function):
+    """Rows to places. As every row stands at one place only, the way back is a selection, not a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, chosen: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return rows.index_select(0, chosen)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (places,) = ctx.saved_tensors
+        return gradient.index_select(0, places), None, None
+
+
+class _FromPlaces(torch.autograd.Function):
+    """Places to rows; what stands at empty places goes nowhere."""
+
+    @staticmethod
+    def forward(ctx: Any, filled: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.count = filled.size(0)
+        return filled.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (places,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.count, *gradient.shape[1:]).index_copy_(0, places, gradient), None

@@ -1,0 +1,50 @@
+"""Cross-entropy over a large vocabulary, with one copy of the logits and little of anything in fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 24
+"""Elements of logits that are in fp32 at a time."""
+
+
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of ``logits`` [N, C] against ``labels`` int64 [N], summed: an fp32 scalar, 0 for N = 0.
+
+    It is computed in fp32 chunk by chunk. The backward pass writes the gradient over the logits, so these must not be
+    used afterwards, and it can run once.
+    """
+    loss: Tensor = _SummedCrossEntropy.apply(logits, labels)
+    return loss
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        rows = max(1, _CHUNK // logits.size(1))
+        normalisers = torch.empty(len(labels), 1, dtype=torch.float32, device=logits.device)
+        total = torch.zeros((), dtype=torch.float32, device=logits.device)
+        for chunk, answers, normaliser in zip(
+            logits.split(rows), labels.split(rows), normalisers.split(rows), strict=True
+        ):
+            chosen = answers[:, None]
+            scores = torch.log_softmax(chunk, dim=-1, dtype=torch.float32).gather(1, chosen)
+            normaliser.copy_(chunk.gather(1, chosen).float() - scores)
+            total -= scores.sum()
+        ctx.save_for_backward(logits, labels, normalisers)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        logits, labels, normalisers = ctx.saved_tensors
+        rows = max(1, _CHUNK // logits.size(1))
+        for chunk, answers, normaliser in zip(
+            logits.split(rows), labels.split(rows), normalisers.split(rows), strict=True
+        ):
+            probabilities = chunk.float().sub_(normaliser).exp_()
+            probabilities.scatter_add_(1, answers[:, None], -torch.ones_like(normaliser))
+            chunk.copy_(probabilities.mul_(gradient))
+        return logits, None

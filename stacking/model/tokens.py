@@ -1,0 +1,179 @@
+"""How a batch lies in memory: T tokens in one row, and where each sequence begins and ends.
+
+Padding costs as much as text in every matrix product, so the layers see real tokens only. Attention alone has to know
+which tokens belong together; it finds that in a ``Layout``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stacking.data.unpad import I64, Unpadded, positions_in
+
+_ALIKE = 0.75
+"""Sequences share a group while the shortest has at least this share of the longest's tokens."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences of about one length as a rectangle, for kernels that know nothing else."""
+
+    sequences: int
+    length: int
+    mask: Tensor | None
+    """bool [sequences, 1, 1, length], True at tokens; None: no empty place has to be hidden."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How T rows divide into B sequences."""
+
+    groups: tuple[Group, ...]
+    """Between them they hold every sequence once. Their places are numbered through, one group after the other."""
+    rows: Tensor | None
+    """int64 [places]: the row that stands at each place, an empty one repeats a row; None: all rows in their order."""
+    places: Tensor | None
+    """int64 [T]: the place of each row; None: all rows in their order."""
+    offsets: Tensor
+    """int32 [B + 1]: where each sequence begins, and the end of the last."""
+    longest: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a model reads: T tokens of B sequences, P of them masked."""
+
+    input_ids: Tensor
+    """int64 [T]."""
+    segment_ids: Tensor
+    """int64 [T]."""
+    positions: Tensor
+    """int64 [T], from 0 in each sequence."""
+    layout: Layout
+    needed: Tensor
+    """int64 [R]: the rows that a head looks at, sequence by sequence: its first token, then its masked ones."""
+    needed_layout: Layout
+    """How the R rows divide into the same groups of the same sequences."""
+    first: Tensor
+    """int64 [B]: among the needed rows, the first token of each sequence."""
+    masked: Tensor
+    """int64 [P]: among the needed rows, the masked tokens."""
+
+
+def unpadded_tokens(batch: Unpadded, grouped: bool = True) -> Tokens:
+    """The tokens of a batch without padding, in the host's memory.
+
+    Args:
+        grouped: several rectangles of sequences of about one length; False: one rectangle as wide as the longest.
+    """
+    return _tokens(batch, _groups(batch.lengths) if grouped else [np.arange(len(batch.lengths))])
+
+
+def padded_tokens(input_ids: I64, segment_ids: I64, attention_mask: np.ndarray | None, mlm_positions: I64) -> Tokens:
+    """The tokens of B padded sequences [B, S]: padding is computed with, and hidden from attention.
+
+    Args:
+        attention_mask: bool [B, S], True = real token, with all padding at the ends; None: nothing is padded.
+        mlm_positions: int64 [P], ascending flat indices ``b * S + s``.
+    """
+    batch, length = input_ids.shape
+    lengths = np.full(batch, length)
+    whole = Unpadded(
+        input_ids.reshape(-1),
+        segment_ids.reshape(-1),
+        positions_in(lengths),
+        lengths,
+        mlm_positions,
+        mlm_positions,
+        None,
+    )
+    tokens = _tokens(whole, [np.arange(batch)])
+    if attention_mask is None or attention_mask.all():
+        return tokens
+    mask = torch.from_numpy(np.ascontiguousarray(attention_mask))[:, None, None, :]
+    layout = Layout((Group(batch, length, mask),), None, None, tokens.layout.offsets, length)
+    return replace(tokens, layout=layout)
+
+
+def to(tokens: Tokens, device: torch.device) -> Tokens:
+    """``tokens`` on ``device``, as `copied`."""
+    moved: dict[str, Any] = {name: _moved(value, device) for name, value in vars(tokens).items()}
+    return Tokens(**moved)
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; from pinned memory and without waiting for it where that is a GPU."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _moved(value: Tensor | Layout, device: torch.device) -> Tensor | Layout:
+    if isinstance(value, Tensor):
+        return copied(value, device)
+    return Layout(
+        groups=tuple(replace(g, mask=None if g.mask is None else copied(g.mask, device)) for g in value.groups),
+        rows=None if value.rows is None else copied(value.rows, device),
+        places=None if value.places is None else copied(value.places, device),
+        offsets=copied(value.offsets, device),
+        longest=value.longest,
+    )
+
+
+def _tokens(batch: Unpadded, groups: list[np.ndarray]) -> Tokens:
+    ends = np.cumsum(batch.lengths)
+    starts = ends - batch.lengths
+    sequence = np.searchsorted(ends, batch.mlm_positions, side="right")
+    counts = 1 + np.bincount(sequence, minlength=len(ends))
+    first = np.cumsum(counts) - counts
+    masked = np.arange(len(sequence)) + sequence + 1
+    needed = np.empty(int(counts.sum()), dtype=np.int64)
+    needed[first], needed[masked] = starts, batch.mlm_positions
+    return Tokens(
+        input_ids=torch.from_numpy(batch.input_ids),
+        segment_ids=torch.from_numpy(batch.segment_ids),
+        positions=torch.from_numpy(batch.position_ids),
+        layout=_layout(batch.lengths, groups, masked=True),
+        needed=torch.from_numpy(needed),
+        needed_layout=_layout(counts, groups, masked=False),
+        first=torch.from_numpy(first),
+        masked=torch.from_numpy(masked),
+    )
+
+
+def _groups(lengths: I64) -> list[np.ndarray]:
+    """The sequences of each group, so that few places stay empty: neighbours in length stand together."""
+    if (lengths == lengths[0]).all():
+        return [np.arange(len(lengths))]
+    order = np.argsort(-lengths, kind="stable")
+    groups, start = [], 0
+    for at in range(1, len(order) + 1):
+        if at == len(order) or lengths[order[at]] < _ALIKE * lengths[order[start]]:
+            groups.append(order[start:at])
+            start = at
+    return groups
+
+
+def _layout(lengths: I64, groups: list[np.ndarray], masked: bool) -> Layout:
+    """``masked`` says whether empty places must be hidden: those of keys must, those of queries are never read."""
+    ends = np.cumsum(lengths)
+    offsets = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
+    longest = int(lengths.max())
+    if len(groups) == 1 and longest * len(lengths) == ends[-1]:
+        return Layout((Group(len(lengths), longest, None),), None, None, offsets, longest)
+    places = np.empty(int(ends[-1]), dtype=np.int64)
+    rectangles, rows, taken = [], [], 0
+    for members in groups:
+        width, starts = int(lengths[members].max()), (ends - lengths)[members, None]
+        step = np.arange(width)
+        filled = step < lengths[members, None]
+        standing = np.where(filled, starts + step, starts)
+        places[standing[filled]] = taken + np.flatnonzero(filled)
+        hidden = torch.from_numpy(filled)[:, None, None, :] if masked and not filled.all() else None
+        rectangles.append(Group(len(members), width, hidden))
+        rows.append(standing.reshape(-1))
+        taken += standing.size
+    return Layout(tuple(rectangles), torch.from_numpy(np.concatenate(rows)), torch.from_numpy(places), offsets, longest)

@@ -1,0 +1,222 @@
+"""`stacking tune`, from a recipe to its files."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stacking.create import plan_recipe
+from stacking.data.corpus import load_manifest
+from stacking.errors import StackingError, UserError
+from stacking.files import write_atomically, write_json
+from stacking.launch.job import Launcher
+from stacking.launch.slurm import Allocation
+from stacking.launch.table import open_launcher
+from stacking.machine import find_machine
+from stacking.plan import Plan, Stage
+from stacking.recipe import Recipe
+from stacking.report.tables import Table
+from stacking.report.units import UNKNOWN
+from stacking.runfolder import RunFolder
+from stacking.tune.budget import Budget
+from stacking.tune.candidate import Candidate
+from stacking.tune.explain import gain
+from stacking.tune.final import decide
+from stacking.tune.measure import StageTrials, Tell
+from stacking.tune.memory import memory_limit, memory_needed
+from stacking.tune.picture import draw
+from stacking.tune.search import Search
+from stacking.tune.space import facts_of, space_of
+from stacking.tune.store import Records, open_folder
+from stacking.tune.variant import Variants
+from stacking.tune.write import PAGE, PICTURE, Tuned, page, tuned_configs, write_recipe
+
+_SAMPLES = "samples.train.npy"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for."""
+
+    recipe: Recipe
+    out: Path
+    stages: Sequence[int] | None
+    """Null: all."""
+    launcher: str | None
+    """Null: the recipe's."""
+    trials: int | None
+    minutes: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it."""
+
+    plan: Plan
+    tuned: Sequence[Tuned]
+    configs: dict[int, str]
+    recipe: Path
+    page: Path
+    picture: Path
+
+
+def tune(request: Request, tell: Tell) -> Report:
+    """Find, measure and write; an interrupted tuning goes on from its trials.
+
+    Raises:
+        UserError: the recipe, the folder or an option is wrong.
+        StackingError: nothing could be measured in any stage.
+    """
+    _check(request)
+    machine = find_machine()
+    base, rows = plan_recipe(request.recipe)
+    stages = _chosen(base, request.stages)
+    name = request.launcher or base.launch.launcher
+    launcher = open_launcher(name)
+    for stage in stages:
+        _check_room(base, stage, launcher)
+    manifest = load_manifest(Path(base.data.path)) if base.data.path else None
+    variants = Variants(request.recipe, manifest, base.data.samples_per_epoch, machine)
+    folder = open_folder(request.out, base, machine, name)
+    with RunFolder(folder).locked():
+        samples = _save_samples(folder, rows.get("train"))
+        budget = Budget(request.trials, request.minutes * 60 if request.minutes else None, len(stages))
+        tuned = []
+        try:
+            for stage in stages:
+                budget.next_stage()
+                records, under = Records(folder, stage.name), _under(stage, tell)
+                trials = StageTrials(variants, stage.index, records, launcher, budget, samples, under)
+                tuned.append(_tune_stage(variants, stage, trials, _ranks_on_host(stage, base, name)))
+        except KeyboardInterrupt:
+            tell("interrupted; the same command goes on from here")
+            raise
+        return _write(folder, variants, tuned)
+
+
+def _tune_stage(variants: Variants, stage: Stage, trials: StageTrials, ranks_on_host: int) -> Tuned:
+    plan = variants.base
+
+    def needed(candidate: Candidate) -> int:
+        changed = variants.plan(stage.index, candidate)
+        return memory_needed(changed, changed.stages[stage.index], candidate)
+
+    limit = memory_limit(plan, variants.machine, ranks_on_host)
+    found = Search(space_of(stage, facts_of(plan, stage)), trials, needed, limit).run()
+    return Tuned(stage, found, decide(found, trials.again) if found.measured else None)
+
+
+def _write(folder: Path, variants: Variants, tuned: Sequence[Tuned]) -> Report:
+    configs = tuned_configs(variants, tuned)
+    if not configs:
+        last = next((tried.message for tried in reversed(tuned[-1].found.tried) if tried.message), "no trial was made")
+        raise StackingError(f"{folder}: nothing could be measured: {last}")
+    names = {index: f"{variants.base.stages[index].name}.json" for index in configs}
+    for index, config in configs.items():
+        write_json(folder / names[index], config)
+    recipe = write_recipe(folder, variants, names)
+    draw(variants.base, tuned, folder / PICTURE)
+    write_atomically(folder / PAGE, page(variants.base, tuned, names, configs))
+    return Report(variants.base, tuned, names, recipe, folder / PAGE, folder / PICTURE)
+
+
+def _check(request: Request) -> None:
+    if request.minutes is not None and not 0 < request.minutes < inf:
+        raise UserError("--budget-minutes", f"is {request.minutes:g}", "give a number greater than 0")
+    if request.trials is not None and request.trials < 1:
+        raise UserError("--trials", f"is {request.trials}", "give at least 1")
+
+
+def _chosen(plan: Plan, indices: Sequence[int] | None) -> list[Stage]:
+    """The stages of these numbers.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    last = len(plan.stages) - 1
+    if indices is not None and (wrong := [index for index in indices if not 0 <= index <= last]):
+        raise UserError("--stages", f"there is no stage {wrong[0]}", f"give numbers from 0 to {last}, such as 0,{last}")
+    return [stage for stage in plan.stages if indices is None or stage.index in indices]
+
+
+def _check_room(plan: Plan, stage: Stage, launcher: Launcher) -> None:
+    room = launcher.capacity(plan.launch.accelerator)
+    if room is not None and room < stage.ranks:
+        problem = f"{stage.name} is planned for {stage.ranks} ranks and there is room for {room}"
+        raise UserError(plan.recipe, problem, "tune where the stage will run, or set launch.ranks")
+
+
+def _ranks_on_host(stage: Stage, plan: Plan, launcher: str) -> int:
+    if launcher != "slurm":
+        return stage.ranks
+    return Allocation.of(os.environ).tasks_per_node(stage.ranks, plan.launch.accelerator)
+
+
+def _save_samples(folder: Path, rows: Any) -> Path | None:
+    """The sample index, made once for all trials."""
+    if rows is None:
+        return None
+    path = (folder / _SAMPLES).absolute()
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, rows)
+        write_atomically(path, buffer.getvalue())
+    return path
+
+
+def _under(stage: Stage, tell: Tell) -> Tell:
+    return lambda line: tell(f"{stage.name}: {line}")
+
+
+def as_table(report: Report) -> Table:
+    """One row a stage."""
+    head = ("stage", "micro-batch", "accumulation", "setting", "tokens/s", "× recipe", "trials", "configuration")
+    rows = []
+    for stage, found, final in report.tuned:
+        if final is None:
+            rows.append((stage.name, *[UNKNOWN] * 5, str(len(found.measured)), UNKNOWN))
+            continue
+        own, faster = final.winner.candidate, gain(found, final)
+        accumulation = stage.global_batch // (own.micro_batch * stage.ranks)
+        rows.append(
+            (
+                stage.name,
+                str(own.micro_batch),
+                str(accumulation),
+                own.setting.words,
+                f"{final.winner.tokens_per_second:,.0f}",
+                UNKNOWN if faster is None else f"{faster:.2f}",
+                str(sum(tried.result != "pruned" for tried in found.tried)),
+                report.configs[stage.index],
+            )
+        )
+    return Table(head, rows)
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """For ``--json``."""
+    stages = []
+    for stage, found, final in report.tuned:
+        stages.append(
+            {
+                "name": stage.name,
+                "global_batch": stage.global_batch,
+                "ranks": stage.ranks,
+                "config": report.configs.get(stage.index),
+                "chosen": final.winner.candidate.model_dump() if final else None,
+                "tokens_per_second": final.winner.tokens_per_second if final else None,
+                "gain": gain(found, final) if final else None,
+                "reason": final.reason if final else "nothing could be measured",
+                "final_ratios": list(final.ratios) if final else [],
+                "complete": not found.stopped,
+                "tried": [tried.model_dump() for tried in found.tried],
+            }
+        )
+    return {"format": 1, "kind": "tune", "recipe": str(report.recipe), "stages": stages}

@@ -1,0 +1,103 @@
+"""The end of a search: the two best take turns, so that a drift of the machine meets both alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from stacking.tune.candidate import Candidate
+from stacking.tune.record import Tried
+from stacking.tune.search import Found, Spent
+
+ROUNDS = 3
+_NEAR = 0.95
+"""What comes within this of the fastest may be as fast."""
+_CLEAR = 1.01
+"""Faster by this in every round is faster."""
+
+Again = Callable[[Candidate, int], Tried]
+"""Measures a candidate once more, in a given round."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """Who won, and why."""
+
+    winner: Tried
+    runner_up: Tried | None
+    ratios: tuple[float, ...]
+    """Tokens/s of the fastest in the search over those of its challenger, round by round."""
+    reason: str
+    lead: float | None = None
+    """Median of the winner's tokens/s over those of the runner-up."""
+
+
+def decide(found: Found, again: Again) -> Final:
+    """The winner of a search that measured something, after an alternating final of the two best.
+
+    A difference that is not there in every round is noise, and the simpler of the two wins.
+    """
+    fastest, challenger = found.measured[0], _challenger(found)
+    if challenger is None:
+        return Final(fastest, None, (), "nothing else was measured")
+    rounds: list[tuple[float, float]] = []
+    far_ahead = challenger.tokens_per_second < _NEAR * fastest.tokens_per_second
+    try:
+        for number in range(1, ROUNDS + 1):
+            pair = (fastest, challenger) if number % 2 else (challenger, fastest)
+            results = {tried.candidate: again(tried.candidate, number) for tried in pair}
+            mine, other = results[fastest.candidate], results[challenger.candidate]
+            if mine.result != "measured" or other.result != "measured":
+                return _broken(fastest, challenger, mine, other)
+            rounds.append((mine.tokens_per_second, other.tokens_per_second))
+            if number == 1 and far_ahead and mine.tokens_per_second > _CLEAR * other.tokens_per_second:
+                break  # one round confirms what is far beyond noise
+    except Spent as spent:
+        if not rounds:
+            return Final(fastest, challenger, (), f"fastest in the search; no final, as {spent}")
+    return _judge(found, fastest, challenger, [mine / other for mine, other in rounds])
+
+
+def _challenger(found: Found) -> Tried | None:
+    """The simplest of those that may be as fast as the fastest, else the second."""
+    fastest, *others = found.measured
+    near = [tried for tried in others if tried.tokens_per_second >= _NEAR * fastest.tokens_per_second]
+    simplest = min(near, key=lambda tried: _complexity(found, tried), default=None)
+    if simplest and _complexity(found, simplest) < _complexity(found, fastest):
+        return simplest
+    return others[0] if others else None
+
+
+def _complexity(found: Found, tried: Tried) -> tuple[int, ...]:
+    """What is simpler comes first: less switched on, less changed from the recipe, a lower ZeRO stage."""
+    base, own = found.space.base, tried.candidate
+    changes = (base.micro_batch != own.micro_batch) + (base.setting.zero_stage != own.setting.zero_stage)
+    return own.setting.switches, changes, own.setting.zero_stage, own.micro_batch
+
+
+def _broken(fastest: Tried, challenger: Tried, mine: Tried, other: Tried) -> Final:
+    """What ran once and then did not is not to be relied on."""
+    winner, loser = (fastest, challenger) if mine.result == "measured" else (challenger, fastest)
+    message = other.message if mine.result == "measured" else mine.message
+    return Final(winner, loser, (), f"{loser.candidate.words} did not get through the final: {message}")
+
+
+def _judge(found: Found, fastest: Tried, challenger: Tried, ratios: list[float]) -> Final:
+    words, lead = f"{_words(ratios)} in {len(ratios)} alternating round{'s' * (len(ratios) > 1)}", median(ratios)
+    if min(ratios) > _CLEAR:
+        reason = f"faster than {challenger.candidate.words} by {words}"
+        return Final(fastest, challenger, tuple(ratios), reason, lead)
+    if max(ratios) < 1 / _CLEAR:
+        reason = f"the search had {fastest.candidate.words} ahead, the final has it behind: {words}"
+        return Final(challenger, fastest, tuple(ratios), reason, 1 / lead)
+    simpler, other = sorted((fastest, challenger), key=lambda tried: _complexity(found, tried))
+    ahead = "it led" if simpler is fastest else "that one led"
+    reason = f"simpler than {other.candidate.words} and as fast within noise ({ahead} by {words})"
+    return Final(simpler, other, tuple(ratios), reason, lead if simpler is fastest else 1 / lead)
+
+
+def _words(ratios: list[float]) -> str:
+    """``+3.1 to +4.0 %``."""
+    low, high = (100 * (ratio - 1) for ratio in (min(ratios), max(ratios)))
+    return f"{low:+.1f} %" if f"{low:.1f}" == f"{high:.1f}" else f"{low:+.1f} to {high:+.1f} %"

@@ -1,0 +1,147 @@
+"""Trials of one stage, each in processes of its own, remembered in files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+
+from stacking.bench.trial import Measurement, Trial, TrialResult, run_trial
+from stacking.cost import stage_flops
+from stacking.launch.job import Launcher
+from stacking.plan import Plan, Stage
+from stacking.presets import DEVICE_CLASSES
+from stacking.tune.budget import Budget
+from stacking.tune.candidate import Candidate
+from stacking.tune.record import Tried
+from stacking.tune.search import Spent
+from stacking.tune.store import Records
+from stacking.tune.variant import Variants
+
+_WARMUP, _STEPS, _REPEATS, _LEAST_SECONDS = 2, 2, 3, 2.0
+_UPDATE_SECONDS = 2.0
+"""Updates that are estimated to take longer are measured with fewer micro-steps."""
+_PATIENCE = 6.0
+"""A trial may take so many times what the first one took: compilation included, hanging not."""
+_LEAST_PATIENCE = 240.0
+_UNKNOWN_TFLOPS = 10.0
+"""Of a GPU without a row of its own; decides no more than how long a trial is."""
+
+Tell = Callable[[str], None]
+
+
+class StageTrials:
+    """Measures candidates of one stage; every result is in ``records`` before the next trial starts."""
+
+    def __init__(
+        self,
+        variants: Variants,
+        index: int,
+        records: Records,
+        launcher: Launcher,
+        budget: Budget,
+        samples: Path | None,
+        tell: Tell,
+    ) -> None:
+        self._variants, self._index, self._records = variants, index, records
+        self._launcher, self._budget, self._samples, self._tell = launcher, budget, samples, tell
+        self._share = trial_share(variants.base, variants.base.stages[index], variants.machine.cores)
+        self._patience: float | None = None
+
+    def known(self, candidate: Candidate) -> Tried | None:
+        tried = self._records.read(candidate.label)
+        if tried is None:
+            return None
+        self._said(tried, reused=True)
+        return tried
+
+    def spent(self, measured: int) -> str:
+        return self._budget.search_spent(measured)
+
+    def measure(self, candidate: Candidate) -> Tried:
+        return self._run(candidate, candidate.label)
+
+    def again(self, candidate: Candidate, number: int) -> Tried:
+        """Measure in a round of the final.
+
+        Raises:
+            Spent: the time is over.
+        """
+        label = f"{candidate.label}.final-{number}"
+        known = self._records.read(label)
+        if known is not None:
+            self._said(known, reused=True)
+            return known
+        if reason := self._budget.final_spent():
+            raise Spent(reason)
+        return self._run(candidate, label)
+
+    def _run(self, candidate: Candidate, label: str) -> Tried:
+        plan = self._variants.trial(self._index, candidate, self._share)
+        trial = Trial(
+            plan=plan,
+            stage=self._index,
+            warmup=_WARMUP,
+            steps=_STEPS,
+            repeats=_REPEATS,
+            least_seconds=_LEAST_SECONDS,
+            samples=str(self._samples) if self._samples else None,
+        )
+        left = self._budget.seconds_left()
+        limit = min((seconds for seconds in (left, self._patience) if seconds is not None), default=None)
+        started = time.monotonic()
+        result = run_trial(trial, self._records.folder(label), self._launcher, limit)
+        wall = time.monotonic() - started
+        if result.outcome == "failed" and (reason := self._budget.final_spent()):
+            raise Spent(reason)  # ended by the budget, which says nothing about the candidate
+        self._patience = self._patience or max(_LEAST_PATIENCE, _PATIENCE * wall)
+        stage = self._variants.base.stages[self._index]
+        tried = judged(candidate, result, stage, plan.stages[self._index], wall)
+        self._records.write(label, tried)
+        self._said(tried)
+        return tried
+
+    def _said(self, tried: Tried, reused: bool = False) -> None:
+        speed = f"{tried.tokens_per_second:,.0f} tokens/s" if tried.result == "measured" else tried.result
+        why = f" ({tried.message})" if tried.message else ""
+        self._tell(f"{tried.candidate.words}: {speed}{why}{', from an earlier run' if reused else ''}")
+
+
+def trial_share(plan: Plan, stage: Stage, cores: int) -> int:
+    """Sequences per rank in an update of a trial: all, or fewer where an update takes too long to be repeated."""
+    device = DEVICE_CLASSES.get(plan.launch.device)
+    known = device is not None and stage.precision in device.peak
+    reached = device.peak[stage.precision] * device.utilisation if device and known else _UNKNOWN_TFLOPS
+    units = cores if plan.launch.accelerator == "cpu" else stage.ranks
+    model = plan.model.with_layers(stage.layers)
+    flops = stage_flops(model, stage.global_batch, plan.data.sequence_length, plan.data.mask_probability)
+    seconds = flops / (units * reached * 1e12)
+    share = stage.global_batch // stage.ranks
+    return max(1, min(share, int(share * _UPDATE_SECONDS / seconds)))
+
+
+def judged(candidate: Candidate, result: TrialResult, stage: Stage, run: Stage, wall: float) -> Tried:
+    """The record of a trial, for the whole update of ``stage`` where the trial's, ``run``, was shorter."""
+    if result.outcome != "measured":
+        return Tried(candidate=candidate, result=result.outcome, message=result.message, wall_seconds=wall)
+    measurement = result.measurements["stacking"]
+    seconds = update_seconds(measurement, stage.global_batch / run.global_batch)
+    tokens = measurement.tokens_per_step * stage.global_batch / run.global_batch
+    lower, _, upper = quantiles(measurement.step_seconds, n=4)
+    return Tried(
+        candidate=candidate,
+        result="measured",
+        tokens_per_second=tokens / seconds,
+        update_seconds=seconds,
+        spread=(upper - lower) / median(measurement.step_seconds),
+        memory_bytes=measurement.memory_bytes,
+        wall_seconds=wall,
+    )
+
+
+def update_seconds(measurement: Measurement, times: float) -> float:
+    """Seconds of an update that has ``times`` as many micro-steps as the measured one: the optimizer steps once."""
+    step = median(measurement.step_seconds)
+    once = min(measurement.split.get("optimizer", 0.0), step) if times > 1 else 0.0
+    return (step - once) * times + once

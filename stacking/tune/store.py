@@ -1,0 +1,119 @@
+"""The folder of a tuning: what it is about, and the record of every trial. Running it again goes on from there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import stacking
+from stacking.errors import DamagedFile, UserError
+from stacking.files import disk_errors, read_json, write_atomically, write_json
+from stacking.machine import Machine
+from stacking.plan import Plan
+from stacking.tune.record import Tried
+
+_SUBJECT = "tune.json"
+
+
+def open_folder(folder: Path, plan: Plan, machine: Machine, launcher: str) -> Path:
+    """Make ``folder`` the place of this tuning, or find it to be that already.
+
+    Raises:
+        UserError: it holds trials of something else, which would be compared with these, or other things.
+    """
+    subject = _subject(plan, machine, launcher)
+    path = folder / _SUBJECT
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = [] if path.exists() else [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+        if foreign:
+            problem = f"is not empty (it holds {min(foreign)!r}) and holds no tuning"
+            raise UserError(folder, problem, "choose a folder that is new or empty")
+        if not path.exists():
+            write_json(path, {"kind": "tune", "format": 1, "subject": subject})
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("kind") != "tune" or not isinstance(found.get("subject"), dict):
+        raise DamagedFile(path, "does not describe a tuning", "choose another --out, or remove that folder")
+    _compare(folder, found["subject"], subject)
+    return folder
+
+
+class Records:
+    """The records of one stage's trials: ``DIR/trials/0-L3/m8-z2.json``, beside the trial's own folder."""
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        self._folder = folder / "trials" / stage
+
+    def folder(self, label: str) -> Path:
+        """An empty place for the files of a trial; what an interrupted one left is removed."""
+        place = self._folder / label
+        with disk_errors(place):
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+        return place
+
+    def read(self, label: str) -> Tried | None:
+        """The record of an earlier trial.
+
+        Raises:
+            DamagedFile: it is there and is none.
+        """
+        path = self._folder / f"{label}.json"
+        if not path.exists():
+            return None
+        try:
+            return Tried.model_validate(read_json(path))
+        except ValidationError as error:
+            problem = f"is not the record of a trial ({error.errors()[0]['msg']})"
+            raise DamagedFile(path, problem, "remove it, and the trial is made again") from None
+
+    def write(self, label: str, tried: Tried) -> None:
+        write_atomically(self._folder / f"{label}.json", tried.model_dump_json(indent=2) + "\n")
+
+
+def _subject(plan: Plan, machine: Machine, launcher: str) -> dict[str, Any]:
+    """What trials must have in common to be compared, under names for people."""
+    data = plan.data
+    facts: dict[str, Any] = {
+        "version": stacking.__version__,
+        "model": plan.model.model_dump(mode="json", exclude={"layers"}),
+        "optimizer": plan.optimizer.model_dump(mode="json"),
+        "data": {"digest": data.digest, "samples": data.samples, "sequence_length": data.sequence_length},
+        "mask_probability": data.mask_probability,
+        "machine": {
+            "device": machine.device.name,
+            "accelerators": machine.accelerators,
+            "memory": machine.memory,
+            "cores": machine.cores,
+        },
+        "launcher": launcher,
+        "accelerator": plan.launch.accelerator,
+    }
+    for stage in plan.stages:
+        own = {"layers": stage.layers, "ranks": stage.ranks, "batch": stage.global_batch}
+        facts[f"stages[{stage.index}]"] = {**own, "ds_config": stage.ds_config}
+    return dict(_flat("", facts))
+
+
+def _flat(place: str, value: Any) -> list[tuple[str, Any]]:
+    """``{"a": {"b": 1}}`` as ``a.b: 1``; values as JSON has them."""
+    if not isinstance(value, Mapping):
+        return [(place, json.loads(json.dumps(value)))]
+    return [pair for key, inner in value.items() for pair in _flat(f"{place}.{key}" if place else key, inner)]
+
+
+def _compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    for key in sorted({*there, *here}):
+        if there.get(key) != here.get(key):
+            what = "machine" if key.startswith("machine.") else "version" if key == "version" else "recipe"
+            problem = f"holds trials of another {what}: {key} was {_shown(there, key)} and is {_shown(here, key)}"
+            raise UserError(folder, problem, "choose another --out, or remove that folder")
+
+
+def _shown(facts: Mapping[str, Any], key: str) -> str:
+    return json.dumps(facts[key]) if key in facts else "absent"

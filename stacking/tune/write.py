@@ -1,0 +1,154 @@
+"""The files that a tuning leaves: a DeepSpeed configuration a stage, a recipe that names them, and a page to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stacking import ds_config
+from stacking.ds_config import Json
+from stacking.files import write_atomically
+from stacking.plan import Plan, Stage
+from stacking.recipe import Recipe
+from stacking.report.units import duration
+from stacking.tune.explain import gain, reasons
+from stacking.tune.final import Final
+from stacking.tune.record import Tried
+from stacking.tune.search import Found
+from stacking.tune.variant import Variants
+
+_NOISY = 0.1
+PAGE, PICTURE = "tune.md", "search.png"
+
+
+class Tuned(NamedTuple):
+    """One stage, searched."""
+
+    stage: Stage
+    found: Found
+    final: Final | None
+    """None: nothing could be measured."""
+
+
+def tuned_configs(variants: Variants, tuned: Sequence[Tuned]) -> dict[int, Json]:
+    """Stage index: its DeepSpeed configuration with the reasons in it, for each stage that has a winner."""
+    configs = {}
+    for stage, found, final in tuned:
+        if final is not None:
+            config = variants.config(stage.index, final.winner.candidate)
+            config["stacking"]["why"] = reasons(stage, config, found, final)
+            configs[stage.index] = config
+    return configs
+
+
+def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> Path:
+    """Write the recipe with the tuned stages' configurations named, and otherwise as it was."""
+    recipe = variants.recipe
+    changes: dict[str, Any] = {
+        "stages": tuple(
+            variants.tuned_stage(i, names[i]) if i in names else _inlined_stage(recipe, i)
+            for i in range(len(recipe.stages))
+        ),
+        "ds_config": _inlined(recipe, recipe.ds_config, recipe.key("ds_config")),
+        "data": recipe.data.model_copy(update={"path": _absolute(recipe.data.path)}),
+        "start": _absolute(recipe.start),
+    }
+    path = folder / f"{recipe.file.stem}.tuned.yaml"
+    head = f"# Written by `stacking tune {recipe.file.name}`; why each value is what it is: {PAGE}\n"
+    write_atomically(path, head + recipe.model_copy(update=changes).to_yaml())
+    return path
+
+
+def page(plan: Plan, tuned: Sequence[Tuned], names: Mapping[int, str], configs: Mapping[int, Json]) -> str:
+    """What was found, as Markdown."""
+    parts = [
+        f"# {plan.name}, tuned",
+        f"![the search]({PICTURE})",
+        "Tokens/s are those of all ranks, padding counted. The global batch, the precision, the optimizer and the "
+        "learning rates are the recipe's.",
+    ]
+    for one in tuned:
+        parts += _section(one)
+        if one.stage.index in names:
+            name = names[one.stage.index]
+            parts += [f"Value by value ([{name}]({name})):", _why(configs[one.stage.index])]
+        parts.append(_trials(one.found, one.final.winner if one.final else None))
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(one: Tuned) -> list[str]:
+    stage, found, final = one
+    ranks = f"{stage.ranks} rank{'s' * (stage.ranks > 1)}"
+    parts = [f"## {stage.name}: {stage.layers} layers, {stage.global_batch:,} sequences an update, {ranks}"]
+    if final is None:
+        parts.append("Nothing could be measured, so the recipe's own setting stays.")
+    else:
+        speed = f"{final.winner.tokens_per_second:,.0f} tokens/s"
+        parts.append(f"**{final.winner.candidate.words}**: {speed}{_gain(found, final)}. Chosen as {final.reason}.")
+    noisiest = max((tried.spread or 0.0 for tried in found.measured), default=0.0)
+    if noisiest > _NOISY:
+        parts.append(
+            f"The quartiles of the steps lie up to {noisiest:.0%} apart: the machine was busy, or an update too short."
+        )
+    if found.stopped:
+        parts.append(f"The search ended early: {found.stopped}.")
+    return parts
+
+
+def _gain(found: Found, final: Final) -> str:
+    faster = gain(found, final)
+    if faster is None:
+        return ""
+    return ", the recipe's own setting" if faster == 1 else f", {faster:.2f} times the recipe's own setting"
+
+
+def _why(config: Json) -> str:
+    why: Mapping[str, str] = config["stacking"]["why"]
+    rows = [f"| `{key}` | {_value(config, key)} | {reason} |" for key, reason in why.items()]
+    return "\n".join(["| key | value | reason |", "|---|---|---|", *rows])
+
+
+def _value(config: Json, key: str) -> str:
+    """The value at a dotted key, for a cell; nothing for a section whose values have rows of their own."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return "" if value is None or key == "zero_optimization" else f"`{json.dumps(value)}`"
+
+
+def _trials(found: Found, winner: Tried | None) -> str:
+    rows = ["| micro-batch | setting | tokens/s | an update | spread | memory | |", "|--:|---|--:|--:|--:|--:|---|"]
+    for tried in found.tried:
+        marks = ["**chosen**"] * bool(winner and tried.candidate == winner.candidate)
+        marks += ["the recipe's own"] * (tried.candidate == found.space.base)
+        marks += [tried.message.partition(" (log:")[0].replace("|", "/")] * bool(tried.message)
+        speed = f"{tried.tokens_per_second:,.0f}" if tried.result == "measured" else tried.result
+        memory = f"{tried.memory_bytes / 2**30:.2f} GiB" if tried.memory_bytes else ""
+        spread = f"{tried.spread:.1%}" if tried.spread is not None else ""
+        took = _took(tried.update_seconds) if tried.update_seconds else ""
+        own = tried.candidate
+        rows.append(
+            f"| {own.micro_batch} | {own.setting.words} | {speed} | {took} | {spread} | {memory} | {'; '.join(marks)} |"
+        )
+    return "\n".join(rows)
+
+
+def _took(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds)
+
+
+def _inlined_stage(recipe: Recipe, index: int) -> Any:
+    stage = recipe.stages[index]
+    content = _inlined(recipe, stage.ds_config, recipe.key("stages", index, "ds_config"))
+    return stage.model_copy(update={"ds_config": content})
+
+
+def _inlined(recipe: Recipe, reference: Any, where: str) -> Any:
+    """A configuration's content in place of its path, which may be relative to the recipe."""
+    return ds_config.load(reference, where, recipe.file.parent).content if isinstance(reference, str) else reference
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())

@@ -1,0 +1,121 @@
+"""Whole trials, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stacking.bench.cli import bench
+from stacking.bench.trial import OUT_OF_MEMORY, Trial, TrialResult, run_trial
+from stacking.launch.job import Job, Outcome, RunningJob
+from stacking.launch.table import open_launcher
+from tests.chain import prepare_text
+from tests.small_recipe import SMALL, plan_of
+
+TINY = "model={hidden: 32, heads: 2, vocabulary: 1000, max_positions: 64}"
+PYTHONPATH = str(Path(__file__).parents[2])
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    plan = plan_of(SMALL, overrides=[TINY])
+    return Trial(plan=plan, contenders=("stacking", "hugging-face"), warmup=1, steps=2, repeats=2, ragged=True)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_contenders_do_the_same_work_in_turns(small: Trial, tmp_path: Path) -> None:
+    result = run_trial(small, tmp_path / "trial", open_launcher("local"), limit_seconds=200)
+    assert result.outcome == "measured", result.message
+    ours, theirs = (result.measurements[name] for name in small.contenders)
+    assert len(ours.step_seconds) == len(theirs.step_seconds) == 4
+    assert ours.step_real_tokens == theirs.step_real_tokens
+    assert ours.flops_per_step == theirs.flops_per_step
+    assert (ours.sequences_per_step, ours.tokens_per_step) == (8, 256)
+    assert ours.real_tokens_per_step < 256
+    assert all(seconds > 0 for seconds in (*ours.step_seconds, *ours.split.values(), *theirs.split.values()))
+    assert "Adam" in ours.chosen["optimizer"]
+    assert "attention" in theirs.chosen
+    assert result.hardware["peak_tflops"] == result.hardware["gemm_tflops"] > 0
+    assert result.hardware["threads_per_rank"] == 1
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_the_command_prints_json(small: Trial, tmp_path: Path) -> None:
+    options = {"--hidden": 32, "--layers": 1, "--sequence-length": 16, "--micro-batch": 2, "--steps": 1, "--repeats": 2}
+    data = prepare_text(tmp_path)
+    words = [str(word) for option in options.items() for word in option]
+    ran = CliRunner().invoke(bench, [*words, "--data", str(data), "--json"])
+    assert ran.exit_code == 0, ran.output
+    stage = json.loads(ran.stdout)["stages"][0]
+    assert (stage["layers"], stage["data"], stage["ranks"]) == (1, "segment-pair", 1)
+    assert stage["measurements"]["stacking"]["tokens_per_second"] > 0
+
+
+class Ended:
+    """A launcher whose jobs have ended already, or never end."""
+
+    unattended = False
+
+    def __init__(self, exit_code: int | None) -> None:
+        self.exit_code, self.killed = exit_code, False
+
+    def capacity(self, accelerator: str) -> int | None:
+        return None
+
+    def requeue(self) -> str:
+        return ""
+
+    def start(self, job: Job, inherited: object = ()) -> RunningJob:
+        self.job = job
+        return self  # type: ignore[return-value]
+
+    def poll(self) -> Outcome | None:
+        return None if self.exit_code is None else Outcome(exit_code=self.exit_code, log=self.job.log(0))
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "outcome"), [(OUT_OF_MEMORY, "out-of-memory"), (-9, "out-of-memory"), (1, "failed"), (2, "failed")]
+)
+def test_how_the_ranks_end_is_a_result(small: Trial, tmp_path: Path, exit_code: int, outcome: str) -> None:
+    result = run_trial(small, tmp_path / "trial", Ended(exit_code))
+    assert result.outcome == outcome
+    assert "rank 0" in result.message
+
+
+def test_a_trial_that_takes_too_long_is_ended(small: Trial, tmp_path: Path) -> None:
+    launcher = Ended(None)
+    result = run_trial(small, tmp_path / "trial", launcher, limit_seconds=0.01)
+    assert result == TrialResult(outcome="failed", message="took longer than 0.01 s")
+    assert launcher.killed
+
+
+def test_an_old_result_is_not_taken_for_a_new_one(small: Trial, tmp_path: Path) -> None:
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "result.json").write_text(TrialResult(outcome="measured").model_dump_json())
+    assert run_trial(small, tmp_path / "trial", Ended(1)).outcome == "failed"
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_is_told_from_other_failures(tmp_path: Path) -> None:
+    script = "from stacking.bench.worker import ran_out_of_memory as r; import torch; " + (
+        "print(r(torch.OutOfMemoryError('CUDA out of memory')), r(MemoryError()), "
+        "r(RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')), r(RuntimeError('size mismatch')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "DS_ACCELERATOR": "cpu"}
+    said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "True True True False"

@@ -1,0 +1,233 @@
+"""Each way to compute something gives what plain PyTorch gives."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stacking.data.unpad import unpad
+from stacking.model import kernels as table
+from stacking.model.attention import explicit, sdpa
+from stacking.model.bert import build
+from stacking.model.config import ModelConfig
+from stacking.model.cross_entropy import summed_cross_entropy
+from stacking.model.dropout import add_dropout_bits, dropout_bits
+from stacking.model.kernels import ATTENTION, CROSS_ENTROPY, DROPOUT, KERNELS, PLAIN, Kernels, kernels_for, use
+from stacking.model.tokens import unpadded_tokens
+from stacking.train.loader import with_padding, without_padding
+from tests.model.conftest import CONFIGS, Inputs, as_batch
+from tests.model.test_tokens import batch
+
+RAGGED = [19, 3, 18, 7, 1, 8]
+CPU = torch.device("cpu")
+ANYWHERE = [name for name, row in KERNELS.items() if row.attention != "varlen_flash"]
+"""Rows whose kernels run here; flash attention for many lengths needs a GPU of sm_80 or newer."""
+
+
+def one_by_one(query: Tensor, key: Tensor, value: Tensor, queries: list[int], keys: list[int]) -> Tensor:
+    """Attention of each sequence by itself."""
+    parts = zip(query.split(queries), key.split(keys), value.split(keys), strict=True)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(*(rows.transpose(0, 1) for rows in part)).transpose(0, 1)  # type: ignore[arg-type]
+            for part in parts
+        ]
+    )
+
+
+@pytest.mark.parametrize("lengths", [RAGGED, [16] * 4, [5]], ids=["ragged", "of one length", "alone"])
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("kernel", [sdpa, explicit])
+def test_tokens_attend_to_their_own_sequence(kernel: table.Kernel, grouped: bool, lengths: list[int]) -> None:
+    layout = unpadded_tokens(batch(lengths), grouped).layout
+    parts = torch.randn(3, sum(lengths), 2, 8, dtype=torch.float64, requires_grad=True)
+    found, expected = kernel(*parts, layout, layout, 0.0), one_by_one(*parts, lengths, lengths)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((out * weights).sum(), parts)[0] for out in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("lengths", [RAGGED, [16] * 4])
+def test_some_queries_attend_as_they_do_among_all(lengths: list[int]) -> None:
+    tokens = unpadded_tokens(batch(lengths))
+    query, key, value = torch.randn(3, sum(lengths), 2, 8)
+    everything = sdpa(query, key, value, tokens.layout, tokens.layout, 0.0)
+    some = sdpa(query[tokens.needed], key, value, tokens.needed_layout, tokens.layout, 0.0)
+    torch.testing.assert_close(some, everything[tokens.needed])
+
+
+def test_explicit_attention_drops_probabilities_and_keeps_their_expectation() -> None:
+    tokens = unpadded_tokens(batch(RAGGED))
+    query, key, value = torch.randn(3, sum(RAGGED), 2, 8)
+    arguments = (query, key, value, tokens.layout, tokens.layout)
+    torch.manual_seed(0)
+    drawn = torch.stack([explicit(*arguments, 0.1) for _ in range(600)])
+    assert not torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(drawn.mean(0), sdpa(*arguments, 0.0), rtol=0, atol=0.12)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_by_bits_drops_at_its_rate_and_scales_the_rest(probability: float) -> None:
+    torch.manual_seed(0)
+    dropped = dropout_bits(torch.ones(500, 2001), probability)
+    rate = (dropped == 0).double().mean().item()
+    spread = 5 * math.sqrt(probability * (1 - probability) / dropped.numel())
+    assert rate == pytest.approx(probability, abs=spread)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - probability)], rel=1e-4)
+
+
+def test_dropout_by_bits_follows_torchs_seed() -> None:
+    def draw(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return dropout_bits(torch.ones(1001), 0.5)
+
+    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+
+
+def test_elements_are_dropped_independently_of_their_neighbours() -> None:
+    torch.manual_seed(0)
+    kept = (dropout_bits(torch.ones(1_000_000), 0.5) > 0).double() - 0.5
+    for distance in range(1, 9):
+        assert (kept[:-distance] * kept[distance:]).mean().abs() < 5 * 0.25 / 1000
+
+
+def test_a_residual_sum_drops_what_dropout_drops() -> None:
+    residual, hidden = torch.randn(2, 64, 32)
+    torch.manual_seed(0)
+    expected = residual + dropout_bits(hidden, 0.1)
+    torch.manual_seed(0)
+    torch.testing.assert_close(add_dropout_bits(residual, hidden, 0.1), expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 250, 1 << 24], ids=["a row", "a few rows", "everything"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_cross_entropy_in_chunks_is_torchs(
+    chunk: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stacking.model.cross_entropy._CHUNK", chunk)
+    values, labels = torch.randn(9, 101).mul(4).to(dtype), torch.randint(0, 101, (9,))
+    logits = [values.clone().requires_grad_() for _ in range(2)]
+    losses = [
+        summed_cross_entropy(logits[0] * 1, labels),
+        F.cross_entropy(logits[1].float(), labels, reduction="sum"),
+    ]
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-5)
+    for loss in losses:
+        (loss * 0.3).backward()
+    torch.testing.assert_close(logits[0].grad, logits[1].grad, rtol=tolerance, atol=tolerance)
+
+
+def test_cross_entropy_of_nothing_is_zero() -> None:
+    logits = torch.randn(0, 101, requires_grad=True)
+    loss = summed_cross_entropy(logits * 1, torch.empty(0, dtype=torch.int64))
+    loss.backward()
+    assert loss == 0 and logits.grad.shape == (0, 101)
+
+
+def losses_and_gradients(model: torch.nn.Module, *arguments: object) -> list[Tensor]:
+    mlm, nsp = model(*arguments)
+    names = [name for name, _ in model.named_parameters()]
+    gradients = torch.autograd.grad(mlm + nsp, [p for _, p in model.named_parameters()])
+    return [mlm.detach(), nsp.detach(), *(g for _, g in sorted(zip(names, gradients, strict=True)))]
+
+
+def without_dropout(config: ModelConfig) -> torch.nn.Module:
+    torch.manual_seed(1)
+    return build(config.model_copy(update={"dropout": 0.0, "attention_dropout": 0.0})).double()
+
+
+def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", ANYWHERE)
+def test_unpadded_losses_and_gradients_are_those_of_padded_sequences(
+    config: ModelConfig, inputs: Inputs, row: str
+) -> None:
+    model = without_dropout(config)
+    padded = as_batch(inputs)
+    expected = losses_and_gradients(model, *with_padding(padded, CPU).inputs)
+    use(model, KERNELS[row])
+    assert_same(losses_and_gradients(model, *without_padding(unpad(padded), CPU).inputs), expected)
+
+
+def test_the_last_layer_gives_the_needed_tokens_what_it_gives_them_among_all(
+    config: ModelConfig, inputs: Inputs
+) -> None:
+    model = without_dropout(config)
+    some, everything = model.encode_needed(inputs.tokens), model.encode(inputs.tokens)
+    torch.testing.assert_close(some, everything[inputs.tokens.needed], rtol=1e-9, atol=1e-9)
+
+
+def test_recomputed_layers_give_the_same_losses_and_gradients_with_dropout(config: ModelConfig, inputs: Inputs) -> None:
+    model = build(config).double()
+    use(model, KERNELS["cpu"])
+    results = []
+    for model.recompute in (False, True):
+        torch.manual_seed(7)
+        results.append(losses_and_gradients(model, *inputs.arguments))
+    assert_same(*results)
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_losses_and_gradients() -> None:
+    model = without_dropout(CONFIGS["post_ln"]).float()
+    use(model, KERNELS["cpu"])
+    drawn = [without_padding(batch(lengths), CPU).inputs for lengths in ([16] * 3, RAGGED)]
+    expected = [losses_and_gradients(model, *inputs) for inputs in drawn]
+    for layer in model.layers:  # type: ignore[union-attr]
+        layer.compile()
+    for inputs, results in zip(drawn, expected, strict=True):
+        for one, other in zip(losses_and_gradients(model, *inputs), results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("row", [*KERNELS.values(), PLAIN], ids=[*KERNELS, "plain"])
+def test_rows_name_kernels_that_there_are(row: Kernels) -> None:
+    assert row.attention in ATTENTION and row.dropout in DROPOUT and row.cross_entropy in CROSS_ENTROPY
+    assert row.why
+
+
+def test_every_part_of_a_model_takes_the_kernels(config: ModelConfig) -> None:
+    model = build(config)
+    use(model, KERNELS["cpu"])
+    assert {m.kernels for m in model.modules() if hasattr(m, "kernels")} == {KERNELS["cpu"]}
+
+
+@pytest.mark.parametrize(
+    ("capability", "row"),
+    [
+        ((6, 1), "pascal"),
+        ((7, 0), "volta"),
+        ((7, 5), "volta"),
+        ((8, 0), "ampere"),
+        ((9, 0), "ampere"),
+        ((12, 0), "ampere"),
+    ],
+)
+def test_gpus_get_the_row_of_their_generation(
+    capability: tuple[int, int], row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There is no GPU here: the capability is made up.
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert table.generation(SimpleNamespace(type="cuda")) == row  # type: ignore[arg-type]
+
+
+def test_pascal_and_volta_are_never_compiled() -> None:
+    assert not KERNELS["pascal"].compiled and not KERNELS["volta"].compiled
+
+
+def test_an_attention_kernel_that_refuses_is_replaced_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a CPU, flash attention for many lengths refuses, as it does on a GPU that it was not built for.
+    monkeypatch.setattr(table, "generation", lambda _: "ampere")
+    chosen = kernels_for(CPU, torch.bfloat16)
+    assert chosen.attention == "sdpa" and chosen.grouped
+    assert "sdpa instead of varlen_flash: " in chosen.why
+    assert "16 bits" in kernels_for(CPU, torch.float32).why

@@ -1,0 +1,59 @@
+"""What the memory model leaves out: what needs more comes out as more, and a limit keeps ranks of a host apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stacking.machine import Machine
+from stacking.plan import Plan
+from stacking.presets import DEVICE_CLASSES, GiB
+from stacking.tune import memory
+from stacking.tune.candidate import Candidate, Setting
+from stacking.tune.memory import memory_limit, memory_needed
+from tests.small_recipe import MACHINE, SMALL, plan_of
+
+PLAIN = Candidate(micro_batch=4, setting=Setting(zero_stage=2))
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.chdir(tmp_path)
+    return plan_of(SMALL)
+
+
+def test_checkpointing_saves_most_of_the_activations_of_a_deep_model(plan: Plan) -> None:
+    deep = plan.stages[0].model_copy(update={"layers": 24, "micro_batch": 2048})
+    plain = memory_needed(plan, deep, PLAIN)
+    saving = memory_needed(plan, deep, PLAIN.changed(activation_checkpointing=True))
+    assert saving < 0.5 * plain
+
+
+def test_checkpointing_one_layer_saves_nothing(plan: Plan) -> None:
+    flat = plan.stages[0].model_copy(update={"layers": 1})
+    assert memory_needed(plan, flat, PLAIN) == memory_needed(plan, flat, PLAIN.changed(activation_checkpointing=True))
+
+
+def test_ranks_of_a_host_share_its_memory(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "absent")
+    alone, four = memory_limit(plan, MACHINE, 1), memory_limit(plan, MACHINE, 4)
+    assert alone is not None and four is not None and four == alone // 4 and alone < MACHINE.memory
+
+
+@pytest.mark.parametrize(("content", "bytes_"), [(f"{2 * GiB}\n", 2 * GiB), ("max\n", MACHINE.memory)])
+def test_a_control_groups_limit_counts(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, bytes_: int
+) -> None:
+    (tmp_path / "memory.max").write_text(content)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "memory.max")
+    assert memory_limit(plan, MACHINE, 1) == int(0.9 * bytes_)
+
+
+def test_what_is_near_a_gpus_limit_is_tried(plan: Plan) -> None:
+    cuda = plan.model_copy(update={"launch": plan.launch.model_copy(update={"accelerator": "cuda"})})
+    gpu = Machine(accelerators=1, device=DEVICE_CLASSES["v100"], memory=16 * GiB, cores=8)
+    limit = memory_limit(cuda, gpu, 4)
+    assert limit is not None and limit > gpu.memory
+    assert memory_limit(cuda, replace(gpu, accelerators=0), 4) is None

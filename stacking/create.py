@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stacking.data.corpus import Corpus, load_manifest
-from stacking.data.samples import samples_per_epoch, write_samples
+from stacking.data.samples import SampleIndex
 from stacking.errors import DamagedFile, UserError
 from stacking.files import checksum, disk_errors, verify_folder, write_atomically
 from stacking.machine import find_machine
@@ -18,18 +18,17 @@ from stacking.runfolder import RunFolder
 SPLITS = ("train", "held_out")
 
 
-def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, Corpus]]:
-    """The plan of ``recipe`` on this machine, and each split of its data; without data, a plan alone."""
+def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
+    """The plan of ``recipe`` on this machine, and the sample index of each split; without data, a plan alone."""
     if recipe.data.path is None:
         return make_plan(recipe, None, None, find_machine()), {}
     folder = Path(recipe.data.path)
     manifest = load_manifest(folder)
-    corpora = {split: Corpus(folder, split=split) for split in SPLITS}
     samples = {
-        split: samples_per_epoch(corpus, recipe.data.samples, recipe.data.sequence_length)
-        for split, corpus in corpora.items()
+        split: SampleIndex(Corpus(folder, split=split), recipe.data.samples, recipe.data.sequence_length)
+        for split in SPLITS
     }
-    return make_plan(recipe, manifest, samples["train"], find_machine()), corpora
+    return make_plan(recipe, manifest, len(samples["train"]), find_machine()), samples
 
 
 def create_run(
@@ -47,17 +46,17 @@ def create_run(
     """
     _refuse_foreign_folder(run)
     recipe = load_recipe(name, list(overrides), data)
-    plan, corpora = plan_recipe(recipe)
+    plan, samples = plan_recipe(recipe)
     check_machine(plan, None if elsewhere else find_machine())
     verify_folder(Path(str(plan.data.path)))
     with disk_errors(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        for split, corpus in corpora.items():
-            write_samples(corpus, plan.data.samples, plan.data.sequence_length, run.samples(split))
+        for split, index in samples.items():
+            index.write(run.samples(split))
         write_atomically(run.recipe, recipe.to_yaml())
         write_atomically(run.plan, plan.to_json())
-        samples = {split: checksum(run.samples(split)) for split in corpora}
-        run.journal.append("created", plan=checksum(run.plan), samples=samples, name=plan.name)
+        checksums = {split: checksum(run.samples(split)) for split in samples}
+        run.journal.append("created", plan=checksum(run.plan), samples=checksums, name=plan.name)
     return plan
 
 

@@ -53,6 +53,9 @@ class Encoder:
 class _Words:
     """Words that were met, numbered in that order, with their ids in one array."""
 
+    _ids: Ids
+    _lengths: I64
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._forget()

@@ -11,6 +11,7 @@ Written once a run, in chunks, and memory-mapped afterwards. One int64 row per s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +38,33 @@ def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
     return np.concatenate(list(INDEXES[kind](corpus, sequence_length)))
 
 
-def write_samples(corpus: Corpus, kind: str, sequence_length: int, path: Path) -> int:
-    """Write what ``build_samples`` gives to ``path`` (.npy) with little memory; returns the number of samples.
+@dataclass(frozen=True)
+class SampleIndex:
+    """What ``build_samples`` gives, made when it is asked for and never in memory as a whole.
 
     Raises:
-        UserError: as ``build_samples``.
-        NoSpace: the disk is full.
+        UserError: when it is made, as ``build_samples``.
     """
-    check_samples(corpus, kind, sequence_length)
-    with disk_errors(path), growing_array(path, np.int64) as rows:
-        for chunk in INDEXES[kind](corpus, sequence_length):
-            rows.append(chunk)
-    return rows.length
+
+    corpus: Corpus
+    kind: str
+    sequence_length: int
+
+    def __post_init__(self) -> None:
+        check_samples(self.corpus, self.kind, self.sequence_length)
+
+    def __len__(self) -> int:
+        return samples_per_epoch(self.corpus, self.kind, self.sequence_length)
+
+    def write(self, path: Path) -> None:
+        """Write it to ``path`` (.npy), which appears complete.
+
+        Raises:
+            NoSpace: the disk is full.
+        """
+        with disk_errors(path), growing_array(path, np.int64) as rows:
+            for chunk in INDEXES[self.kind](self.corpus, self.sequence_length):
+                rows.append(chunk)
 
 
 def samples_per_epoch(corpus: Corpus, kind: str, sequence_length: int) -> int:

@@ -25,10 +25,12 @@ except MemoryError:
     print("limited")
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
-from stacking.data.samples import write_samples
+from stacking.data.samples import SampleIndex
 corpus = Corpus(folder)
 for kind, sampler in SAMPLERS.items():
-    count = write_samples(corpus, kind, 128, out)
+    index = SampleIndex(corpus, kind, 128)
+    index.write(out)
+    count = len(index)
     drawn = sampler(corpus, np.load(out, mmap_mode="r"), 128, seed=1)
     batch = drawn.unpadded(np.linspace(0, count - 1, 500).astype(np.int64))
     print(kind, count, batch.lengths.max())

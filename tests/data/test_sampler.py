@@ -18,7 +18,7 @@ from stacking.data import samples
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
-from stacking.data.samples import build_samples, samples_per_epoch, write_samples
+from stacking.data.samples import SampleIndex, build_samples, samples_per_epoch
 from stacking.data.unpad import split, unpad
 from stacking.errors import UserError
 from tests.data.conftest import write_numbers
@@ -134,7 +134,9 @@ def test_an_index_written_in_chunks_is_the_same(
     whole = build_samples(corpus, kind, length)
     monkeypatch.setattr(samples, "_SENTENCES_AT_ONCE", sentences)
     path = tmp_path / "samples.npy"
-    assert write_samples(corpus, kind, length, path) == len(whole)
+    index = SampleIndex(corpus, kind, length)
+    index.write(path)
+    assert len(index) == len(whole)
     assert [file.name for file in tmp_path.iterdir()] == ["samples.npy"]
     written = np.load(path, mmap_mode="r")
     assert written.dtype == whole.dtype and np.array_equal(written, whole)

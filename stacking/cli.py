@@ -12,6 +12,7 @@ import click
 
 from stacking import __version__
 from stacking.bench.cli import bench
+from stacking.bench.data_cli import bench_data
 from stacking.doctor.cli import doctor
 from stacking.errors import StackingError, UserError
 from stacking.runfolder import RunFolder
@@ -325,6 +326,7 @@ def report(run_dir: Path) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(bench_data)
 cli.add_command(doctor)
 cli.add_command(tune)
 

@@ -14,6 +14,7 @@ SOURCES = sorted((ROOT / "stacking").rglob("*.py"))
 
 # What the control half starts from; growing and consolidating read files alone, and start as fast.
 CONTROL_HALF = [
+    "stacking.bench.data",
     "stacking.bench.gpu",
     "stacking.bench.table",
     "stacking.bench.targets",

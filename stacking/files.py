@@ -6,17 +6,18 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from stacking.blocks import BLOCK, Entry, digests_of, hash_files, verify_blocks
 from stacking.errors import DamagedFile, NoSpace, UserError
+from stacking.parallel import each
 
 MANIFEST = "manifest.json"
-_BLOCK = 1 << 22
 
 
 @contextmanager
@@ -87,19 +88,25 @@ def checksum(path: Path) -> str:
     """XXH3-128 of the file's bytes, in hex: made to detect damage at disk speed, not against forgery."""
     digest = xxhash.xxh3_128()
     with open(path, "rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
 
 @contextmanager
-def new_folder(path: Path, manifest: dict[str, Any] | None = None) -> Iterator[Path]:
+def new_folder(
+    path: Path, manifest: Mapping[str, Any] | None = None, sealed: Mapping[str, Entry] | None = None
+) -> Iterator[Path]:
     """Fill a folder that appears under its name only when it is complete.
 
-    Yields a temporary sibling. When the block ends, every file is fsynced and listed with its size and checksum in
+    Yields a temporary sibling. When the block ends, every file is fsynced and listed with its size and checksums in
     ``manifest.json`` (key ``files``, beside the entries of ``manifest``), then the folder takes its name.
     A block that raises leaves nothing behind; a process that is killed leaves a ``.partial`` sibling that the next
     try removes.
+
+    Args:
+        sealed: by name in the folder, the entries of files whose bytes were hashed as they were written: they are not
+            read again. May be filled until the block ends.
     """
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
@@ -107,22 +114,39 @@ def new_folder(path: Path, manifest: dict[str, Any] | None = None) -> Iterator[P
         partial.mkdir(parents=True)
         try:
             yield partial
-            seal_folder(partial, manifest if manifest is not None else {})
+            seal_folder(partial, manifest if manifest is not None else {}, sealed)
             move_folder(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
 
-def seal_folder(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write ``folder/manifest.json``: ``manifest`` and, under ``files``, each file's size and checksum."""
+def seal_folder(folder: Path, manifest: Mapping[str, Any], sealed: Mapping[str, Entry] | None = None) -> None:
+    """Write ``folder/manifest.json``: ``manifest`` and, under ``files``, each file's size and checksums.
+
+    Args:
+        sealed: the entries that are known already, by name.
+
+    Raises:
+        DamagedFile: a file has another size than the entry that is known.
+    """
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    files = {}
-    for name in names:
-        with open(folder / name, "rb+", buffering=0) as file:
-            os.fsync(file.fileno())
-        files[name] = {"bytes": (folder / name).stat().st_size, "checksum": checksum(folder / name)}
-    write_json(folder / MANIFEST, {**manifest, "files": files})
+    each(fsync_file, [folder / name for name in names])
+    known = {name: entry for name, entry in (sealed or {}).items() if name in names}
+    for name, entry in known.items():
+        _check_size(folder / name, entry)
+    unknown = [name for name in names if name not in known]
+    found = dict(zip(unknown, hash_files([folder / name for name in unknown]), strict=True))
+    write_json(folder / MANIFEST, {**manifest, "files": {name: {**known, **found}[name] for name in names}})
+
+
+def fsync_file(path: Path) -> None:
+    """Make the bytes of ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def move_folder(source: Path, target: Path) -> None:
@@ -169,15 +193,38 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
     if not _lists_files(manifest):
         raise DamagedFile(folder / MANIFEST, "does not list the files of the folder with their sizes and checksums")
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedFile(path, "is missing")
-        if path.stat().st_size != expected["bytes"]:
-            raise DamagedFile(path, f"has {path.stat().st_size:,} bytes where the manifest says {expected['bytes']:,}")
-        if checksums and checksum(path) != expected["checksum"]:
-            raise DamagedFile(path, "does not match its checksum")
+    for name, entry in manifest["files"].items():
+        _check_size(folder / name, entry)
+    if checksums:
+        _verify_checksums(folder, manifest["files"])
     return manifest
+
+
+def _check_size(path: Path, entry: Entry) -> None:
+    if not path.is_file():
+        raise DamagedFile(path, "is missing")
+    if path.stat().st_size != entry["bytes"]:
+        raise DamagedFile(path, f"has {path.stat().st_size:,} bytes where the manifest says {entry['bytes']:,}")
+
+
+def _verify_checksums(folder: Path, files: Mapping[str, Entry]) -> None:
+    blocks = block_digests(folder, files)
+    verify_blocks({path: digests for path, digests in blocks.items() if digests is not None})
+    for name, entry in files.items():
+        if blocks[folder / name] is None and checksum(folder / name) != entry["checksum"]:
+            raise DamagedFile(folder / name, "does not match its checksum")
+
+
+def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[str] | None]:
+    """Of every file that a manifest lists its blocks' digests, or None where there is one checksum for all of them.
+
+    Raises:
+        DamagedFile: the manifest contradicts itself.
+    """
+    try:
+        return {folder / name: digests_of(entry) for name, entry in files.items()}
+    except ValueError as error:
+        raise DamagedFile(folder / MANIFEST, f"contradicts itself: {error}") from None
 
 
 def _lists_files(manifest: Any) -> bool:

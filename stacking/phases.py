@@ -151,7 +151,7 @@ def _beginning(plan: Plan, run: RunFolder) -> list[Phase]:
 
 def _grow(run: RunFolder, stage: Stage, growth: Growth, source: Path | None) -> Phase:
     depth = ["--layers", str(stage.layers)]
-    how = ["--operator", growth.operator, "--optimizer-state", growth.optimizer_state]
+    how = ["--operator", growth.operator, "--optimizer-state", growth.optimizer_state, "--share"]
     return _command("grow", stage, run.stage(stage.name).start, [str(source), *depth, *how])
 
 

@@ -14,6 +14,8 @@ from tests.chain import stacking
 
 COMMANDS = [
     "bench",
+    "bench-data",
+    "bench-transition",
     "cancel",
     "consolidate",
     "doctor",

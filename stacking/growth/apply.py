@@ -2,50 +2,55 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stacking.errors import UserError
+from stacking.files import new_folder, verify_folder
 from stacking.growth.operators import (
     LayerSource,
-    becomes_zero,
+    composed,
     layer_of,
     layer_sources,
     optimizer_state_rule,
-    with_layer,
+    origins,
 )
 from stacking.model.config import MOST_LAYERS, ModelConfig
-from stacking.state.format import BUFFERS, Progress, State, write_state
-from stacking.state.partition import Shape, numel
+from stacking.state.format import BUFFERS, MOMENTS, Progress, Readable, State, manifest_of, write_state
+from stacking.state.partition import Shape
 from stacking.state.safetensors_file import TensorSpec
 
 
-class GrownState:
+class _NoLinks(Exception):
+    """The file system cannot make hard links here."""
+
+
+class GrownState(Readable):
     """A view of ``source`` as the deeper model's state; nothing is read before it is asked for."""
 
     def __init__(self, source: State, sources: tuple[LayerSource, ...], moments: bool, keeps_step: bool) -> None:
         self._source = source
-        self._origins = _origins(source.names, sources)
-        self._buffer_origins = _origins(tuple(source.buffers), sources)
+        self._origins = origins(source.names, sources)
+        self._buffer_origins = origins(source.buffers, sources)
         self.names = tuple(self._origins)
-        self.buffers: dict[str, TensorSpec] = {n: source.buffers[o[0]] for n, o in self._buffer_origins.items()}
+        self.buffers: dict[str, TensorSpec] = {n: source.buffers[o.name] for n, o in self._buffer_origins.items()}
         self.moments = moments and source.moments
         self.optimizer_step = source.optimizer_step if keeps_step else 0
         self.model: ModelConfig | None = source.model and source.model.with_layers(len(sources))
         self.progress: dict[str, Any] | None = source.progress
 
     def shape(self, name: str) -> Shape:
-        return self._source.shape(self._origins[name][0])
+        return self._source.shape(self._origins[name].name)
 
-    def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        if kind == BUFFERS:
-            return self._source.read(kind, self._buffer_origins[name][0], start, stop)
-        origin, zero = self._origins[name]
-        if zero:
-            return np.zeros((numel(self.shape(name)) if stop is None else stop) - start, np.float32)
-        return self._source.read(kind, origin, start, stop)
+    def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
+        origin = (self._buffer_origins if kind == BUFFERS else self._origins)[name]
+        if origin.zero:
+            into[:] = 0
+        else:
+            self._source.fill(kind, origin.name, start, into)
 
 
 def grow(
@@ -55,16 +60,20 @@ def grow(
     operator: str = "stack",
     optimizer_state: str = "reset",
     on_progress: Progress | None = None,
+    share: bool = False,
 ) -> State:
     """Write the state of a model with ``layers`` layers, each copied from ``source`` as ``operator`` says.
 
     Args:
-        source: a state; it is never changed. Every tensor of the result is a copy of its own.
+        source: a state; it is never changed. Every tensor of the result is a copy of its own, but with ``share``.
         out: the new state folder; it appears when it is complete.
         operator: a key of `OPERATORS`.
         optimizer_state: a key of `OPTIMIZER_STATES`. With ``reset`` the result has no moments, which loading takes
             for zero.
         on_progress: called with the bytes written and those in all.
+        share: let the result have hard links to the files of ``source``, and say in its manifest which of their
+            layers each of its own is: done at once, without space. Their checksums come along; whoever reads the
+            tensors verifies them. On a file system without hard links they are copied after all.
 
     Raises:
         UserError: the depth cannot be reached, or the state has no layers.
@@ -73,7 +82,7 @@ def grow(
     """
     if layers > MOST_LAYERS:
         raise UserError("--layers", f"{layers:,} are more than any model has", f"give {MOST_LAYERS:,} or fewer")
-    source = State(source.path if isinstance(source, State) else source, checksums=True)
+    source = State(source.path if isinstance(source, State) else source)
     depth = 1 + max((layer_of(name) or 0 for name in source.names if layer_of(name) is not None), default=-1)
     if depth == 0:
         raise UserError(source.path, "has no layers to grow", "give the state of a model of this project")
@@ -86,28 +95,43 @@ def grow(
     provenance = {
         "operator": operator,
         "optimizer_state": optimizer_state,
-        "sources": [f"{s.layer} {s.treatment}" for s in sources],
+        "sources": [str(source) for source in sources],
         "parent": source.digest,
     }
-    write_state(out, grown, provenance, on_progress)
+    if share and _share(out, source, grown, sources, provenance):
+        return State(out)
+    if source.verified is None:
+        verify_folder(source.path)
+    write_state(out, grown, provenance, on_progress, source.verified.verify_rest if source.verified else None)
     return State(out)
 
 
-def _origins(names: tuple[str, ...], sources: tuple[LayerSource, ...]) -> dict[str, tuple[str, bool]]:
-    """Of every tensor of the grown model, in order: the tensor that it comes from, and whether it becomes zero."""
-    of_layer: dict[int, list[str]] = {}
-    for name in names:
-        layer = layer_of(name)
-        if layer is not None:
-            of_layer.setdefault(layer, []).append(name)
-    origins: dict[str, tuple[str, bool]] = {}
-    grown = False
-    for name in names:
-        if layer_of(name) is None:
-            origins[name] = (name, False)
-        elif not grown:
-            grown = True
-            for target, (layer, treatment) in enumerate(sources):
-                for origin in of_layer.get(layer, ()):
-                    origins[with_layer(origin, target)] = (origin, becomes_zero(origin, treatment))
-    return origins
+def _share(
+    out: Path, source: State, grown: GrownState, sources: tuple[LayerSource, ...], provenance: dict[str, Any]
+) -> bool:
+    """Make the state ``out`` of links to the files of ``source``; False where the file system has none."""
+    together = sources if source.sources is None else composed(sources, source.sources)
+    manifest = manifest_of(
+        grown.moments,
+        grown.optimizer_step,
+        grown.model,
+        grown.progress,
+        provenance,
+        [str(source) for source in together],
+    )
+    left_out = () if grown.moments else MOMENTS
+    files = {name: entry for name, entry in source.manifest["files"].items() if name.split(".")[0] not in left_out}
+    try:
+        with new_folder(out, manifest, files) as folder:
+            for name in files:
+                _link(source.path / name, folder / name)
+    except _NoLinks:
+        return False
+    return True
+
+
+def _link(file: Path, name: Path) -> None:
+    try:
+        os.link(file, name)
+    except OSError:  # another file system, or one that has none: if the reason is another, copying meets it, too
+        raise _NoLinks from None

@@ -1,13 +1,23 @@
-"""From a DeepSpeed checkpoint to the canonical state, without GPUs, torch or DeepSpeed, in memory that stays flat."""
+"""From a DeepSpeed checkpoint to the canonical state, without GPUs, torch or DeepSpeed, in memory that stays flat.
+
+A checkpoint of ours is read once: each block is compared with its checksum when it comes into memory, and what nothing
+asked for (the model's own low-precision weights) at the end, before the state appears under its name.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from stacking.files import MANIFEST, verify_folder
+from stacking.parallel import each
 from stacking.state.format import Progress, State, write_state
 from stacking.state.torch_file import verify_torch_file
 from stacking.state.zero import ZeroCheckpoint
+
+_BLOCKS_A_FILE = 8
+"""Kept in memory: of each kind of tensor, in each of two parameter groups, the block in use."""
+_MOST_BLOCKS = 192
+"""Kept in memory at most, in MiB."""
 
 
 def consolidate(checkpoint: Path, out: Path, on_progress: Progress | None = None) -> State:
@@ -24,8 +34,14 @@ def consolidate(checkpoint: Path, out: Path, on_progress: Progress | None = None
         NoSpace: the disk is full; nothing is left at ``out``.
     """
     source = ZeroCheckpoint(checkpoint)
-    verify(source)
-    write_state(out, source, {"checkpoint": source.path.name}, on_progress)
+    files = source.verified
+    if files is None or _BLOCKS_A_FILE * source.shards > _MOST_BLOCKS:
+        verify(source)  # beforehand: it cannot be done, or would not be done once, while tensors are put together
+        source.verified = None
+    else:
+        files.kept = max(files.kept, _BLOCKS_A_FILE * source.shards)
+    rest = source.verified.verify_rest if source.verified else None
+    write_state(out, source, {"checkpoint": source.path.name}, on_progress, rest)
     return State(out)
 
 
@@ -38,5 +54,4 @@ def verify(source: ZeroCheckpoint) -> None:
     if (source.path / MANIFEST).exists():
         verify_folder(source.path)
         return
-    for file in sorted(source.path.glob("*_states.pt")):
-        verify_torch_file(file)
+    each(verify_torch_file, sorted(source.path.glob("*_states.pt")))

@@ -7,29 +7,35 @@
     buffers.safetensors       persistent buffers, if the model has any
 
 All keys are parameter names; a tied parameter appears once, under its first name.
+
+A state that was grown with shared files has those of the shallow model, as hard links, and in its manifest under
+``layer_sources`` of every layer the one in the files that it is copied from: it takes no space of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stacking.blocks import Entry, digest
 from stacking.errors import DamagedFile, UserError
 from stacking.files import MANIFEST, disk_errors, new_folder, verify_folder
+from stacking.growth.operators import LayerSource, origins
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
+from stacking.parallel import each
+from stacking.state.block_writer import BlockWriter, Meter
 from stacking.state.partition import Shape, numel
-from stacking.state.safetensors_file import SafetensorsFile, SafetensorsWriter, TensorSpec
+from stacking.state.safetensors_file import Layout, SafetensorsFile, SafetensorsWriter, TensorSpec
+from stacking.state.verified_files import verified_files
 
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
 FORMAT = 1
-_SLICE = 1 << 20
 _MAKERS = "give a folder that consolidate, grow or import wrote"
 
 Progress = Callable[[int, int], None]
@@ -66,12 +72,42 @@ class TrainingState(Protocol):
     def shape(self, name: str) -> Shape:
         """The shape of a parameter."""
 
+    def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
+        """Fill ``into`` with the elements from ``start`` on of a flattened tensor.
+
+        Args:
+            kind: weights, exp_avg or exp_avg_sq (all fp32), or buffers.
+
+        Raises:
+            DamagedFile: its file is torn, missing or altered.
+        """
+
+    def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Elements ``start … stop`` of a flattened tensor, as `fill` takes them."""
+
+
+class Readable:
+    """Gives a training state that can `fill` arrays the means to make them."""
+
+    buffers: Mapping[str, TensorSpec]
+
     def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Elements ``start … stop`` of a flattened tensor of ``kind`` weights, exp_avg, exp_avg_sq (all fp32), buffers.
 
         Raises:
-            DamagedFile: its file is torn or missing.
+            DamagedFile: its file is torn, missing or altered.
         """
+        buffer = kind == BUFFERS
+        count = numel(self.buffers[name].shape if buffer else self.shape(name)) if stop is None else stop
+        values = np.empty(count - start, self.buffers[name].dtype if buffer else np.float32)
+        self.fill(kind, name, start, values)
+        return values
+
+    def shape(self, name: str) -> Shape:
+        raise NotImplementedError
+
+    def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
+        raise NotImplementedError
 
 
 class _Description(BaseModel):
@@ -83,6 +119,8 @@ class _Description(BaseModel):
     optimizer_step: int = Field(ge=0)
     progress: dict[str, Any] | None
     moments: bool
+    layer_sources: list[str] | None = None
+    """Of each layer "NUMBER TREATMENT", where the files are those of a shallower model."""
 
 
 def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
@@ -99,8 +137,8 @@ def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
         raise DamagedFile(path, f"does not describe a state: {key}: {first['msg']}") from None
 
 
-class State:
-    """A state folder, opened for reading; every tensor stays in its file.
+class State(Readable):
+    """A state folder, opened for reading; every tensor stays in its file, and is verified as it is read.
 
     Raises:
         UserError: the folder does not exist or is something else.
@@ -115,8 +153,14 @@ class State:
         self._description = _description(self.path / MANIFEST, self.manifest)
         kinds = [WEIGHTS, *(MOMENTS if self.moments else ()), *([BUFFERS] if self._file(BUFFERS).exists() else ())]
         self._files = {kind: SafetensorsFile.open(self._file(kind)) for kind in kinds}
-        self.names = tuple(self._files[WEIGHTS].specs)
-        self.buffers: Mapping[str, TensorSpec] = self._files[BUFFERS].specs if BUFFERS in self._files else {}
+        self.verified = verified_files(self.path, self.manifest)
+        self.sources = self._read_sources()
+        self._origins = {
+            kind: origins(self._files[kind].specs, self.sources) if kind in self._files else {}
+            for kind in (WEIGHTS, BUFFERS)
+        }
+        self.names = tuple(self._origins[WEIGHTS])
+        self.buffers = {name: self._files[BUFFERS].specs[o.name] for name, o in self._origins[BUFFERS].items()}
         self._check_weights()
         self._check_moments()
 
@@ -140,21 +184,33 @@ class State:
     def digest(self) -> str:
         """Identifies the tensors: two states with the same digest hold the same bytes."""
         files = self.manifest["files"]
-        checksums = " ".join(f"{name} {files[name]['checksum']}" for name in sorted(files))
-        return xxhash.xxh3_128(checksums.encode()).hexdigest()
+        checksums = [f"{name} {files[name]['checksum']}" for name in sorted(files)]
+        return digest(" ".join([*checksums, *(self._description.layer_sources or ())]).encode())
 
     def shape(self, name: str) -> Shape:
-        return self._files[WEIGHTS].specs[name].shape
+        return self._files[WEIGHTS].specs[self._origins[WEIGHTS][name].name].shape
 
-    def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        return self._files[kind].read(name, start, stop)
+    def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
+        origin = self._origins[BUFFERS if kind == BUFFERS else WEIGHTS][name]
+        if origin.zero:
+            into[:] = 0
+        else:
+            self._files[kind].fill(origin.name, start, into, self.verified)
+
+    def _read_sources(self) -> tuple[LayerSource, ...] | None:
+        texts = self._description.layer_sources
+        try:
+            return None if texts is None else tuple(map(LayerSource.parse, texts))
+        except ValueError as error:
+            raise DamagedFile(self.path / MANIFEST, f"does not describe a state: layer_sources: {error}") from None
 
     def _file(self, kind: str) -> Path:
         return self.path / f"{kind}.safetensors"
 
     def _check_weights(self) -> None:
         """Compare the weights with the model that the manifest describes, if it does."""
-        path, specs = self._file(WEIGHTS), self._files[WEIGHTS].specs
+        path, files = self._file(WEIGHTS), self._files[WEIGHTS].specs
+        specs = {name: files[origin.name] for name, origin in self._origins[WEIGHTS].items()}
         expected = {} if self.model is None else parameter_shapes(self.model)
         for name in expected.keys() - specs.keys():
             raise DamagedFile(path, f"lacks the parameter {name}")
@@ -196,30 +252,19 @@ class StateWriter:
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self._path = Path(path)
-        parameters = {name: TensorSpec("float32", tuple(shape)) for name, shape in shapes.items()}
-        self._specs: dict[str, Mapping[str, TensorSpec]] = dict.fromkeys((WEIGHTS, *MOMENTS), parameters)
-        if not moments:
-            self._specs = {WEIGHTS: parameters}
-        if buffers:
-            self._specs[BUFFERS] = buffers
-        self._manifest = {
-            "kind": "state",
-            "format": FORMAT,
-            "model": None if model is None else model.model_dump(),
-            "optimizer_step": optimizer_step,
-            "progress": None if progress is None else dict(progress),
-            "moments": moments,
-            "provenance": dict(provenance or {}),
-        }
+        self._specs = _specs(shapes, buffers or {}, moments)
+        self._manifest = manifest_of(moments, optimizer_step, model, progress, provenance or {})
         self._stack = ExitStack()
 
     def __enter__(self) -> StateWriter:
+        sealed: dict[str, Entry] = {}
         with ExitStack() as stack:
-            folder = stack.enter_context(new_folder(self._path, self._manifest))
+            folder = stack.enter_context(new_folder(self._path, self._manifest, sealed))
             self._files = {
                 kind: stack.enter_context(SafetensorsWriter(folder / f"{kind}.safetensors", specs))
                 for kind, specs in self._specs.items()
             }
+            stack.callback(lambda: sealed.update({f"{kind}.safetensors": f.entry for kind, f in self._files.items()}))
             self._stack = stack.pop_all()
         return self
 
@@ -233,42 +278,69 @@ class StateWriter:
             self._files[kind].append(name, values)
 
 
+def manifest_of(
+    moments: bool,
+    optimizer_step: int,
+    model: ModelConfig | None,
+    progress: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any],
+    layer_sources: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """What a state's manifest says beside its files."""
+    return {
+        "kind": "state",
+        "format": FORMAT,
+        "model": None if model is None else model.model_dump(),
+        "optimizer_step": optimizer_step,
+        "progress": None if progress is None else dict(progress),
+        "moments": moments,
+        **({} if layer_sources is None else {"layer_sources": list(layer_sources)}),
+        "provenance": dict(provenance),
+    }
+
+
+def _specs(
+    shapes: Mapping[str, Shape], buffers: Mapping[str, TensorSpec], moments: bool
+) -> dict[str, Mapping[str, TensorSpec]]:
+    """The tensors of every file of a state, by kind."""
+    parameters = {name: TensorSpec("float32", tuple(shape)) for name, shape in shapes.items()}
+    kinds = (WEIGHTS, *MOMENTS) if moments else (WEIGHTS,)
+    return {**dict.fromkeys(kinds, parameters), **({BUFFERS: buffers} if buffers else {})}
+
+
 def write_state(
-    path: Path, source: TrainingState, provenance: Mapping[str, Any], on_progress: Progress | None = None
+    path: Path,
+    source: TrainingState,
+    provenance: Mapping[str, Any],
+    on_progress: Progress | None = None,
+    verify_rest: Callable[[], None] | None = None,
 ) -> None:
-    """Write what ``source`` holds as a state folder, slice by slice: memory does not depend on its size.
+    """Write what ``source`` holds as a state folder, block by block, by several threads, in memory that stays flat.
+
+    Args:
+        verify_rest: called when all is written and before the state appears under its name.
 
     Raises:
-        DamagedFile: a file of the source is torn or missing; nothing is left at ``path``.
+        DamagedFile: a file of the source is torn, altered or missing; nothing is left at ``path``.
         NoSpace: the disk is full; nothing is left at ``path``.
     """
-    writer = StateWriter(
-        path,
-        {name: source.shape(name) for name in source.names},
-        buffers=source.buffers,
-        moments=source.moments,
-        optimizer_step=source.optimizer_step,
-        model=source.model,
-        progress=source.progress,
-        provenance=provenance,
-    )
-    kinds = (WEIGHTS, *MOMENTS) if source.moments else (WEIGHTS,)
-    total = len(kinds) * sum(4 * numel(source.shape(name)) for name in source.names)
-    done = 0
-    with writer:
-        for kind in kinds:
-            for name in source.names:
-                for values in slices(source, kind, name, numel(source.shape(name))):
-                    writer.append(kind, name, values)
-                    done += values.nbytes
-                    if on_progress:
-                        on_progress(done, total)
-        for name, spec in source.buffers.items():
-            for values in slices(source, BUFFERS, name, numel(spec.shape)):
-                writer.append(BUFFERS, name, values)
-
-
-def slices(source: TrainingState, kind: str, name: str, count: int) -> Iterator[np.ndarray]:
-    """The flattened tensor in slices of at most 4 MiB."""
-    for start in range(0, count, _SLICE):
-        yield source.read(kind, name, start, min(start + _SLICE, count))
+    manifest = manifest_of(source.moments, source.optimizer_step, source.model, source.progress, provenance)
+    shapes = {name: source.shape(name) for name in source.names}
+    sealed: dict[str, Entry] = {}
+    with disk_errors(path), new_folder(path, manifest, sealed) as folder, ExitStack() as stack:
+        specs = _specs(shapes, source.buffers, source.moments)
+        files = [
+            stack.enter_context(BlockWriter(folder / f"{kind}.safetensors", Layout(specs[kind]), kind, source))
+            for kind in specs
+            if kind != BUFFERS
+        ]
+        spans = [(file, i) for i in range(max(file.spans for file in files)) for file in files]
+        meter = Meter(on_progress, sum(spec.nbytes for file in files for spec in specs[file.kind].values()))
+        each(lambda item: meter.add(item[0].write(item[1])), spans)
+        sealed.update({file.path.name: file.entry for file in files})
+        if BUFFERS in specs:
+            with SafetensorsWriter(folder / f"{BUFFERS}.safetensors", specs[BUFFERS]) as writer:
+                for name in source.buffers:
+                    writer.append(name, source.read(BUFFERS, name))
+        if verify_rest:
+            verify_rest()

@@ -129,10 +129,23 @@ def _part(flat: torch.Tensor, group: dict[str, Any], pieces: list[Piece], proces
 
 def _refresh_partitioned(engine: Any) -> None:
     optimizer = engine.optimizer
-    optimizer.update_lp_params()
+    if engine.device.type == "cpu" and hasattr(optimizer, "parallel_partitioned_bit16_groups"):
+        _broadcast_parts(optimizer)
+    else:
+        optimizer.update_lp_params()
     # the public safe_get_full_* calls see Adam's state through links, which must lead to the tensors that it has now
     optimizer._hp_optimizer_states_linked = False
     optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _broadcast_parts(optimizer: Any) -> None:
+    """What ``update_lp_params`` does, in place: gloo's all-gather would take a second copy of the model, and longer."""
+    groups = zip(optimizer.parallel_partitioned_bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True)
+    for index, (parts, master) in enumerate(groups):
+        process_group = optimizer.real_dp_process_group[index]
+        parts[comm.get_rank(group=process_group)].data.copy_(master.data)
+        for rank, part in enumerate(parts):
+            comm.broadcast(part.data, comm.get_global_rank(process_group, rank), group=process_group)
 
 
 # ZeRO 3: each sub-group's flat tensor holds this rank's share of every parameter.

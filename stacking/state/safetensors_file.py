@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import struct
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stacking.blocks import BlockHasher, Entry
 from stacking.errors import DamagedFile
 from stacking.state.partition import Shape, numel
-from stacking.state.torch_file import read_bytes
+from stacking.state.verified_files import VerifiedFiles, read_bytes
 
 DTYPES = {
     "F64": "float64",
@@ -50,6 +52,45 @@ class TensorSpec(NamedTuple):
         return numel(self.shape) * np.dtype(self.dtype).itemsize
 
 
+class Part(NamedTuple):
+    """Bytes of a tensor inside a range of a file; all counts are of bytes."""
+
+    name: str
+    start: int
+    """In the tensor."""
+    offset: int
+    """In the range."""
+    nbytes: int
+
+
+class Layout:
+    """Where everything lies in a file that is to be written."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        starts, end = [], 0
+        for name, spec in specs.items():
+            start, end = end, end + spec.nbytes
+            header[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+            starts.append(start)
+        encoded = json.dumps(header, separators=(",", ":")).encode()
+        encoded += b" " * (-len(encoded) % 8)  # the tensors start aligned
+        self.header = _LENGTH.pack(len(encoded)) + encoded
+        self.size = len(self.header) + end
+        self._names = list(specs)
+        self._starts = [len(self.header) + start for start in starts]
+        self._ends = [*self._starts[1:], self.size]
+
+    def parts(self, first: int, last: int) -> Iterator[Part]:
+        """What bytes ``first … last`` of the file hold behind the header."""
+        for index in range(max(0, bisect_right(self._starts, first) - 1), len(self._starts)):
+            start, low, high = self._starts[index], max(first, self._starts[index]), min(last, self._ends[index])
+            if start >= last:
+                return
+            if low < high:
+                yield Part(self._names[index], low - start, low - first, high - low)
+
+
 class SafetensorsWriter:
     """Writes tensors whose names, dtypes and shapes are known beforehand, in that order, in slices of any size.
 
@@ -57,17 +98,16 @@ class SafetensorsWriter:
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
-        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-        end = 0
-        for name, spec in specs.items():
-            start, end = end, end + spec.nbytes
-            header[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
-        encoded = json.dumps(header, separators=(",", ":")).encode()
-        encoded += b" " * (-len(encoded) % 8)  # the tensors start aligned
         self._left = deque(specs.items())
         self._name, self._spec, self._missing = "", TensorSpec("float32", (0,)), 0
         self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
-        self._file.write(_LENGTH.pack(len(encoded)) + encoded)
+        self._hasher = BlockHasher()
+        self._write(memoryview(Layout(specs, metadata).header))
+
+    @property
+    def entry(self) -> Entry:
+        """The file's entry in a manifest: its bytes were hashed as they were written."""
+        return self._hasher.entry()
 
     def __enter__(self) -> SafetensorsWriter:
         return self
@@ -91,7 +131,11 @@ class SafetensorsWriter:
         if name != self._name or values.dtype != np.dtype(self._spec.dtype) or values.size > self._missing:
             raise ValueError(f"{values.size} {values.dtype} values for {name} where {self._name} goes on: {self._spec}")
         self._missing -= values.size
-        self._file.write(np.ascontiguousarray(values).view(np.uint8).data)
+        self._write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+    def _write(self, data: memoryview) -> None:
+        self._file.write(data)
+        self._hasher.update(data)
 
     def _next(self) -> None:
         self._name, self._spec = self._left.popleft()
@@ -137,8 +181,20 @@ class SafetensorsFile:
         return cls(path, specs, offsets)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Elements ``start … stop`` of the flattened tensor ``name``."""
+        """Elements ``start … stop`` of the flattened tensor ``name``, unverified."""
         spec = self.specs[name]
         values = np.empty((numel(spec.shape) if stop is None else stop) - start, spec.dtype)
-        read_bytes(self.path, self._offsets[name] + start * values.itemsize, values)
+        self.fill(name, start, values)
         return values
+
+    def fill(self, name: str, start: int, into: np.ndarray, files: VerifiedFiles | None = None) -> None:
+        """Fill ``into`` with the elements of the flattened tensor ``name`` from ``start`` on.
+
+        Args:
+            files: what verifies the bytes, if anything does.
+
+        Raises:
+            DamagedFile: the file is missing, cut, or not as it was written.
+        """
+        read = files.read if files is not None else read_bytes
+        read(self.path, self._offsets[name] + start * into.itemsize, into)

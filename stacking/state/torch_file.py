@@ -22,6 +22,7 @@ import numpy as np
 
 from stacking.errors import DamagedFile, UserError
 from stacking.state.partition import Shape, numel
+from stacking.state.verified_files import VerifiedFiles, read_bytes
 
 _BLOCK = 1 << 22
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -65,38 +66,38 @@ class StoredTensor:
     def numel(self) -> int:
         return numel(self.shape)
 
+    @property
+    def read_dtype(self) -> str:
+        """The dtype of what is read: half-precision floats come as float32, exactly."""
+        return "float32" if self.dtype in (_BRAIN_FLOAT, "float16") else self.dtype
+
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Elements ``start … stop`` of the flattened tensor; half-precision floats come as float32, exactly.
+        """Elements ``start … stop`` of the flattened tensor, unverified.
 
         Raises:
             DamagedFile: the file ends before them.
         """
-        stop = self.numel if stop is None else stop
+        values = np.empty((self.numel if stop is None else stop) - start, self.read_dtype)
+        self.fill(start, values)
+        return values
+
+    def fill(self, start: int, into: np.ndarray, files: VerifiedFiles | None = None) -> None:
+        """Fill ``into`` with the elements from ``start`` on.
+
+        Args:
+            files: what verifies the bytes, if anything does.
+
+        Raises:
+            DamagedFile: the file ends before them, or is not as it was written.
+        """
         stored = np.dtype("uint16" if self.dtype == _BRAIN_FLOAT else self.dtype)
-        values = np.empty(stop - start, stored)
-        read_bytes(self.path, self.offset + start * stored.itemsize, values)
+        values = into if self.dtype == self.read_dtype else np.empty(into.size, stored)
+        read = files.read if files is not None else read_bytes
+        read(self.path, self.offset + start * stored.itemsize, values)
         if self.dtype == _BRAIN_FLOAT:
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32) if self.dtype == "float16" else values
-
-
-def read_bytes(path: Path, offset: int, into: np.ndarray) -> None:
-    """Fill ``into`` with the bytes of ``path`` from ``offset`` on.
-
-    Raises:
-        DamagedFile: the file is missing or too short.
-    """
-    try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(offset)
-            view = into.view(np.uint8).data
-            while len(view):
-                count = file.readinto(view)
-                if not count:
-                    raise DamagedFile(path, "ends before the tensors that it describes")
-                view = view[count:]
-    except FileNotFoundError:
-        raise DamagedFile(path, "is missing") from None
+            np.left_shift(values, 16, out=into.view(np.uint32), dtype=np.uint32)
+        elif values is not into:
+            into[:] = values
 
 
 class Inert:

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stacking.errors import DamagedFile, UserError
-from stacking.files import read_json
+from stacking.files import MANIFEST, read_json, verify_folder
 from stacking.model.config import ModelConfig
-from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS
+from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
 from stacking.state.partition import (
     PARAMETER_NAMES,
     Piece,
@@ -39,6 +39,7 @@ from stacking.state.partition import (
 )
 from stacking.state.safetensors_file import TensorSpec
 from stacking.state.torch_file import StoredTensor, read_torch_file
+from stacking.state.verified_files import VerifiedFiles, verified_files
 
 PROGRESS = "progress.json"
 _REMEDY = "give a folder that engine.save_checkpoint made"
@@ -64,8 +65,8 @@ class Checkpoint(NamedTuple):
     """Of each rank: its file and the ``optimizer_state_dict`` in it. Empty without ZeRO."""
 
 
-class ZeroCheckpoint:
-    """A DeepSpeed checkpoint folder, opened for reading as a `TrainingState`.
+class ZeroCheckpoint(Readable):
+    """A DeepSpeed checkpoint folder, opened for reading as a `TrainingState`; if it is ours, verified as it is read.
 
     Args:
         path: the folder of one checkpoint (``…/global_step100``), or the one above it, with a ``latest`` file.
@@ -77,9 +78,21 @@ class ZeroCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = _tagged_folder(Path(path))
+        self.verified = _verified(self.path)
+        try:
+            self._read_metadata()
+        except DamagedFile:
+            raise
+        except Exception:
+            if self.verified is not None:  # what looks like another mistake may be damage
+                self.verified.verify_rest()
+            raise
+
+    def _read_metadata(self) -> None:
         checkpoint = _open(self.path)
         masters = _LAYOUTS[_stage(checkpoint)](checkpoint)
         module = checkpoint.model["module"]
+        self.shards = len(checkpoint.shards)
         self._shapes = _shapes(checkpoint, masters)
         self.names = tuple(name for name in module if name in self._shapes)
         self._places = {kind: _places(self._shapes, masters, kind) for kind in (WEIGHTS, *MOMENTS)}
@@ -87,36 +100,43 @@ class ZeroCheckpoint:
         self._buffers: dict[str, StoredTensor] = {
             name: _stored(module[name], checkpoint.model_file) for name in checkpoint.model["buffer_names"] or ()
         }
-        self.buffers = {name: TensorSpec(_read_dtype(t.dtype), t.shape) for name, t in self._buffers.items()}
+        self.buffers = {name: TensorSpec(t.read_dtype, t.shape) for name, t in self._buffers.items()}
         self.moments = any(self._places[MOMENTS[0]].values())
         self.optimizer_step = _step(self.path, masters)
         progress = self.path / PROGRESS
         self.progress: dict[str, Any] | None = read_json(progress) if progress.exists() else None
-
-    @property
-    def model(self) -> ModelConfig | None:
         model = (self.progress or {}).get("model")
-        return None if model is None else ModelConfig.model_validate(model)
+        self.model: ModelConfig | None = None if model is None else ModelConfig.model_validate(model)
 
     def shape(self, name: str) -> Shape:
         return self._shapes[name]
 
-    def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
         if kind == BUFFERS:
-            return self._buffers[name].read(start, stop)
-        stop = numel(self._shapes[name]) if stop is None else stop
-        values = np.zeros(stop - start, np.float32)  # a parameter that was never stepped has no moments: they are zero
+            self._buffers[name].fill(start, into, self.verified)
+            return
+        if not self._places[kind][name]:
+            into[:] = 0  # a parameter that was never stepped has no moments: they are zero
         for piece, tensor in self._places[kind][name]:
-            low, high = max(piece.start, start), min(piece.start + piece.numel, stop)
+            low, high = max(piece.start, start), min(piece.start + piece.numel, start + into.size)
             if low < high:
-                shift = piece.offset - piece.start
-                values[low - start : high - start] = tensor.read(low + shift, high + shift)
-        return values
+                tensor.fill(low + piece.offset - piece.start, into[low - start : high - start], self.verified)
 
     def _check_complete(self, checkpoint: Checkpoint) -> None:
         for name, shape in self._shapes.items():
-            if sum(piece.numel for piece, _ in self._places[WEIGHTS][name]) != numel(shape):
-                raise DamagedFile(checkpoint.folder, f"lacks a part of {name}")
+            for kind in (WEIGHTS, *MOMENTS):
+                found = sum(piece.numel for piece, _ in self._places[kind][name])
+                if found != numel(shape) and (found or kind == WEIGHTS):
+                    raise DamagedFile(checkpoint.folder, f"lacks a part of {name}")
+
+
+def _verified(folder: Path) -> VerifiedFiles | None:
+    """What compares the files with our manifest as they are read; None in a checkpoint of somebody else.
+
+    Raises:
+        DamagedFile: a file of the manifest is missing or has another size.
+    """
+    return verified_files(folder, verify_folder(folder, checksums=False)) if (folder / MANIFEST).exists() else None
 
 
 def _tagged_folder(path: Path) -> Path:
@@ -346,8 +366,3 @@ def _entry(file: Path, key: str) -> Mapping[str, Any]:
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
         raise UserError(file, "is not an optimizer file of DeepSpeed", _REMEDY)
     return content[key]
-
-
-def _read_dtype(dtype: str) -> str:
-    """What `StoredTensor.read` returns for it."""
-    return "float32" if dtype in ("bfloat16", "float16") else dtype

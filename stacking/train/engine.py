@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import deepspeed
@@ -10,6 +11,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from stacking.model.bert import Bert, build
 from stacking.model.kernels import kernels_for, use
@@ -26,13 +28,26 @@ def connect() -> None:
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
-def start_engine(plan: Plan, stage: Stage) -> DeepSpeedEngine:
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of random numbers, which takes most of the time in which a model is built."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def start_engine(plan: Plan, stage: Stage, drawn: bool = True) -> DeepSpeedEngine:
     """A DeepSpeed engine around the model of ``stage``, with fresh weights drawn from the plan's seed.
 
     The same seed gives the same weights on every rank and at every world size.
+
+    Args:
+        drawn: False where all weights will be loaded, and may be anything until then.
     """
     torch.manual_seed(plan.seed)
-    model = build(plan.model.with_layers(stage.layers))
+    with nullcontext() if drawn else _Undrawn():
+        model = build(plan.model.with_layers(stage.layers))
     choose_kernels(model, stage)
     groups = parameter_groups(model, plan.optimizer.weight_decay, plan.optimizer.weight_decay_on)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
+from stacking.checkpoints import latest
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
 from stacking.elastic import resized
@@ -46,9 +47,9 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     connect()
     keep_freed_memory()
     agreement = Agreement()
-    engine = start_engine(plan, stage)
-    folder = run.stage(stage.name)
-    progress = restore(engine, plan, stage, folder.checkpoints, starting_state(plan, run, stage))
+    folder, start = run.stage(stage.name), starting_state(plan, run, stage)
+    engine = start_engine(plan, stage, drawn=start is None and latest(folder.checkpoints) is None)
+    progress = restore(engine, plan, stage, folder.checkpoints, start)
     writer = None
     if dist.get_rank() == 0:
         truncate_after(folder.metrics, progress["step"])

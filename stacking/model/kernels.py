@@ -55,6 +55,8 @@ class Kernels:
     decides (`stacking.ds_config.stage_kernels`), by the same classes of device."""
     grouped: bool
     """Whether sequences of about one length share a rectangle; False: one rectangle as wide as the longest."""
+    precisions: tuple[str, ...]
+    """Those that the device computes well; the plan refuses the others (`stacking.presets`)."""
     why: str
     cross_entropy: str = "in_place"
 
@@ -93,6 +95,7 @@ KERNELS: Mapping[str, Kernels] = {
         decoder="columns",
         compiled=False,
         grouped=True,
+        precisions=("fp32", "bf16"),
         why="the fused CPU kernel has no dropout, random numbers cost most, and matrix products leave little to fuse",
     ),
     "pascal": Kernels(
@@ -101,6 +104,7 @@ KERNELS: Mapping[str, Kernels] = {
         decoder="aligned_rows",
         compiled=False,
         grouped=True,
+        precisions=("fp32",),
         why="memory-efficient attention; Triton needs sm_70",
     ),
     "volta": Kernels(
@@ -109,6 +113,7 @@ KERNELS: Mapping[str, Kernels] = {
         decoder="aligned_rows",
         compiled=False,
         grouped=True,
+        precisions=("fp32", "fp16"),
         why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
     ),
     "ampere": Kernels(
@@ -117,6 +122,7 @@ KERNELS: Mapping[str, Kernels] = {
         decoder="aligned_rows",
         compiled=True,
         grouped=False,
+        precisions=("fp32", "fp16", "bf16"),
         why="flash attention and Triton; bf16",
     ),
 }

@@ -29,6 +29,7 @@ from stacking.model.kernels import (
     use,
 )
 from stacking.model.tokens import unpadded_tokens
+from stacking.presets import DEVICE_CLASSES
 from stacking.train.loader import with_padding, without_padding
 from tests.model.conftest import CONFIGS, Inputs, as_batch
 from tests.model.test_tokens import batch
@@ -247,8 +248,19 @@ def test_gpus_get_the_row_of_their_generation(
     assert table.generation(SimpleNamespace(type="cuda")) == row  # type: ignore[arg-type]
 
 
-def test_pascal_and_volta_are_never_compiled() -> None:
-    assert not KERNELS["pascal"].compiled and not KERNELS["volta"].compiled
+@pytest.mark.parametrize(
+    ("device", "row"),
+    [("cpu", "cpu"), ("p40", "pascal"), ("v100", "volta"), ("a100", "ampere"), ("h100", "ampere"), ("h200", "ampere")],
+)
+def test_the_table_agrees_with_what_is_planned_for_the_device(device: str, row: str) -> None:
+    planned = DEVICE_CLASSES[device]
+    assert KERNELS[row].compiled == (planned.compiled == "faster")
+    assert set(KERNELS[row].precisions) == {"fp32", "fp16", "bf16"} - planned.unfit.keys()
+
+
+def test_nothing_is_compiled_on_pascal_and_bf16_is_not_for_volta() -> None:
+    assert DEVICE_CLASSES["p40"].compiled == "refused"
+    assert "bf16" not in KERNELS["volta"].precisions
 
 
 def test_an_attention_kernel_that_refuses_is_replaced_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def _tune_stage(variants: Variants, stage: Stage, trials: StageTrials, ranks_on_
 
     def needed(candidate: Candidate) -> int:
         changed = variants.plan(stage.index, candidate)
-        return memory_needed(changed, changed.stages[stage.index], candidate)
+        return memory_needed(changed, changed.stages[stage.index])
 
     limit = memory_limit(plan, variants.machine, ranks_on_host)
     found = Search(space_of(stage, facts_of(plan, stage)), trials, needed, limit).run()

@@ -99,7 +99,7 @@ def plan(
     as_json: bool,
 ) -> None:
     """Say what a run of RECIPE (a file, or the name of a shipped one) would do, how long it takes and what it costs."""
-    from stacking.predict.command import plan_text
+    from stacking.plan_command import plan_text
 
     text = plan_text(
         recipe,
@@ -132,8 +132,8 @@ def run(
     """Train all stages of RECIPE here, export the model and write the report."""
     from stacking.create import create_run
     from stacking.files import disk_errors
+    from stacking.plan_command import expected
     from stacking.plan_report import explain_text
-    from stacking.predict.command import expected
 
     folder = RunFolder(run_dir)
     with disk_errors(folder.path):

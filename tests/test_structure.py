@@ -30,7 +30,7 @@ CONTROL_HALF = [
     "stacking.phases",
     "stacking.plan_report",
     "stacking.predict.check",
-    "stacking.predict.command",
+    "stacking.plan_command",
     "stacking.progress",
     "stacking.report.html",
     "stacking.state.consolidate",

@@ -12,6 +12,7 @@ import click
 
 from stacking import __version__
 from stacking.bench.cli import bench
+from stacking.bench.data_cli import bench_data
 from stacking.bench.transition_cli import bench_transition
 from stacking.doctor.cli import doctor
 from stacking.errors import StackingError, UserError
@@ -98,7 +99,7 @@ def plan(
     as_json: bool,
 ) -> None:
     """Say what a run of RECIPE (a file, or the name of a shipped one) would do, how long it takes and what it costs."""
-    from stacking.predict.command import plan_text
+    from stacking.plan_command import plan_text
 
     text = plan_text(
         recipe,
@@ -131,8 +132,8 @@ def run(
     """Train all stages of RECIPE here, export the model and write the report."""
     from stacking.create import create_run
     from stacking.files import disk_errors
+    from stacking.plan_command import expected
     from stacking.plan_report import explain_text
-    from stacking.predict.command import expected
 
     folder = RunFolder(run_dir)
     with disk_errors(folder.path):
@@ -327,9 +328,10 @@ def report(run_dir: Path) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(bench_data)
+cli.add_command(bench_transition)
 cli.add_command(doctor)
 cli.add_command(tune)
-cli.add_command(bench_transition)
 
 
 def main() -> NoReturn:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from stacking.data.corpus import Corpus, load_manifest
-from stacking.data.samples import build_samples
+from stacking.data.samples import SampleIndex
 from stacking.errors import DamagedFile, UserError
 from stacking.files import checksum, disk_errors, verify_folder, write_atomically
 from stacking.machine import find_machine
@@ -19,21 +15,20 @@ from stacking.plan import Plan, check_machine, load_plan, make_plan
 from stacking.recipe import Recipe, load_recipe
 from stacking.runfolder import RunFolder
 
-Rows = npt.NDArray[np.int64]
 SPLITS = ("train", "held_out")
 
 
-def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, Rows]]:
+def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
     """The plan of ``recipe`` on this machine, and the sample index of each split; without data, a plan alone."""
     if recipe.data.path is None:
         return make_plan(recipe, None, None, find_machine()), {}
     folder = Path(recipe.data.path)
     manifest = load_manifest(folder)
-    rows = {
-        split: build_samples(Corpus(folder, split=split), recipe.data.samples, recipe.data.sequence_length)
+    samples = {
+        split: SampleIndex(Corpus(folder, split=split), recipe.data.samples, recipe.data.sequence_length)
         for split in SPLITS
     }
-    return make_plan(recipe, manifest, len(rows["train"]), find_machine()), rows
+    return make_plan(recipe, manifest, len(samples["train"]), find_machine()), samples
 
 
 def create_run(
@@ -51,17 +46,17 @@ def create_run(
     """
     _refuse_foreign_folder(run)
     recipe = load_recipe(name, list(overrides), data)
-    plan, rows = plan_recipe(recipe)
+    plan, samples = plan_recipe(recipe)
     check_machine(plan, None if elsewhere else find_machine())
     verify_folder(Path(str(plan.data.path)))
     with disk_errors(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        for split, index in rows.items():
-            write_atomically(run.samples(split), _npy(index))
+        for split, index in samples.items():
+            index.write(run.samples(split))
         write_atomically(run.recipe, recipe.to_yaml())
         write_atomically(run.plan, plan.to_json())
-        samples = {split: checksum(run.samples(split)) for split in rows}
-        run.journal.append("created", plan=checksum(run.plan), samples=samples, name=plan.name)
+        checksums = {split: checksum(run.samples(split)) for split in samples}
+        run.journal.append("created", plan=checksum(run.plan), samples=checksums, name=plan.name)
     return plan
 
 
@@ -94,9 +89,3 @@ def _refuse_foreign_folder(run: RunFolder) -> None:
     ours = {path.name for path in (run.recipe, run.plan, run.lock, run.scripts, *samples)}
     if run.path.is_dir() and (foreign := [n for n in os.listdir(run.path) if n not in ours and not n.startswith(".")]):
         raise UserError(run.path, f"is not empty (it holds {foreign[0]!r})", "choose a folder that is new or empty")
-
-
-def _npy(array: Rows) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()

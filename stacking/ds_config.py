@@ -331,8 +331,11 @@ def _check_own(user: UserConfig) -> None:
     compiled, why = section.get("compile", "auto"), section.get("why", {})
     if compiled != "auto" and not isinstance(compiled, bool):
         raise user.error(f"{OWN}.compile", f"is {shown(compiled)}", 'give true, false or "auto"')
-    if not isinstance(why, dict) or not all(isinstance(reason, str) for reason in why.values()):
+    if not isinstance(why, dict):
         raise user.error(f"{OWN}.why", f"is {shown(why)}", "give an object of texts, or remove it")
+    for key, reason in why.items():
+        if not isinstance(reason, str):
+            raise user.error(f"{OWN}.why.{key}", f"is {shown(reason)}", "give a text, or remove it")
 
 
 def _check_optimizer(user: UserConfig) -> None:

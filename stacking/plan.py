@@ -300,7 +300,9 @@ def _stage(
         growth=growth,
         parameters=count_parameters(deep),
         flops=stage_flops(deep, sequences, length, recipe.data.mask_probability),
-        memory_per_rank=memory_per_rank(deep, batch.micro, length, batch.ranks, config, fused=cuda),
+        memory_per_rank=memory_per_rank(
+            deep, batch.micro, length, batch.ranks, config, fused=cuda, recomputed=kernels.activation_checkpointing
+        ),
         resources=_resources(recipe, index, batch.ranks),
     )
 

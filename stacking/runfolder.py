@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stacking.errors import UserError
+from stacking.errors import StackingError, UserError
 from stacking.files import disk_errors
 from stacking.journal import Journal
 
@@ -96,3 +96,18 @@ class StageFolder:
 
 def _alive_here(holder: dict[str, object]) -> bool:
     return holder.get("host") == socket.gethostname() and Path(f"/proc/{holder['pid']}").exists()
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a live controller, or a rank that outlived it, holds the lock file."""
+    try:
+        with open(lock, "rb") as file:
+            # Shared, so that two who look do not see each other.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise StackingError(f"{lock}: cannot be tested ({error.strerror})") from error
+    return False

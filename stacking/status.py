@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from stacking.progress import Speedometer, TimeLeft
 from stacking.report.run import Event, Run, read_run
 from stacking.report.timeline import attempts
 from stacking.report.units import count, duration, loss
+from stacking.runfolder import is_locked
 from stacking.submit.ledger import is_done, known_jobs, slurm_jobs
 from stacking.submit.sbatch import LIVE, NEVER, SlurmJob
 
@@ -183,21 +183,6 @@ def watch(run_dir: Path, every: float = 2.0) -> Iterator[Status]:
         if now.state not in ("running", "queued"):
             return
         time.sleep(max(every, _QUEUE_SECONDS) if now.jobs else every)
-
-
-def is_locked(lock: Path) -> bool:
-    """Whether a live controller, or a rank that outlived it, holds the lock file."""
-    try:
-        with open(lock, "rb") as file:
-            # Shared, so that two who look do not see each other.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        raise StackingError(f"{lock}: cannot be tested ({error.strerror})") from error
-    return False
 
 
 def _jobs(events: list[Event]) -> tuple[list[JobStatus], str | None]:

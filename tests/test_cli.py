@@ -14,6 +14,7 @@ from tests.chain import stacking
 
 COMMANDS = [
     "bench",
+    "bench-data",
     "bench-transition",
     "cancel",
     "consolidate",

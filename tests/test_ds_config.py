@@ -204,6 +204,22 @@ WRONG = {
         '{"pipeline": {"stages": 2}}',
         "ds.json: pipeline: shards the model in a way that cannot be consolidated here; remove it; use ZeRO",
     ),
+    "our own section, unknown key": (
+        '{"stacking": {"compiled": true}}',
+        "ds.json: stacking.compiled: is not a key of stacking; did you mean 'compile'?",
+    ),
+    "our own section, compile is text": (
+        '{"stacking": {"compile": "yes"}}',
+        'ds.json: stacking.compile: is "yes"; give true, false or "auto"',
+    ),
+    "compiled layers under ZeRO 3": (
+        '{"stacking": {"compile": true}, "zero_optimization": {"stage": 3}}',
+        "ds.json: stacking.compile: is true with ZeRO stage 3, which compiled layers break; give false",
+    ),
+    "a reason that is no text": (
+        '{"stacking": {"why": {"compile": 1}}}',
+        "ds.json: stacking.why.compile: is 1; give a text, or remove it",
+    ),
 }
 """Name: the user's JSON and the line that must come out."""
 
@@ -232,7 +248,7 @@ def test_without_a_configuration_two_ranks_share_the_state_by_zero_2() -> None:
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == 8
     assert (zero_stage(config), precision(config), offloads(config)) == (2, "fp32", ())
     assert config["optimizer"]["params"] == {
-        "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01, "torch_adam": True,
+        "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01, "torch_adam": True, "fused": True,
     }  # fmt: skip
     assert config["gradient_clipping"] == 1.0
 
@@ -327,3 +343,25 @@ def test_a_configuration_is_looked_up_beside_its_recipe(tmp_path: Path) -> None:
 
     plan = make_plan(load_recipe("folder/recipe.yaml"), MANIFEST, 100, MACHINE)
     assert plan.stages[0].zero_stage == 1
+
+
+def test_our_own_section_reaches_the_stage_and_not_deepspeed() -> None:
+    section = {"compile": True, "activation_checkpointing": True, "why": {"stacking.compile": "measured"}}
+    stage = plan_of(SMALL, json.dumps({"stacking": section})).stages[0]
+    assert stage.kernels.compile and stage.kernels.activation_checkpointing
+    assert "stacking" not in stage.ds_config
+
+
+@pytest.mark.parametrize(
+    ("device", "compiled"), [("cpu", False), ("p40", False), ("v100", False), ("a100", True), ("h200", True)]
+)
+def test_layers_are_compiled_where_that_is_faster(device: str, compiled: bool) -> None:
+    stages = plan_of(SMALL, overrides=[f"launch.device={device}"]).stages
+    assert {stage.kernels.compile for stage in stages} == {compiled}
+
+
+def test_a_p40_cannot_compile_and_a_v100_may() -> None:
+    user = json.dumps({"stacking": {"compile": True}})
+    assert plan_of(SMALL, user, ["launch.device=v100"]).stages[0].kernels.compile
+    with pytest.raises(UserError, match="Triton needs compute capability"):
+        plan_of(SMALL, user, ["launch.device=p40"])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from stacking.errors import DamagedFile, UserError
-from stacking.runfolder import RunFolder
-from stacking.status import is_locked, status, watch
+from stacking.runfolder import RunFolder, is_locked
+from stacking.status import status, watch
 from tests.report.synthetic import SyntheticRun
 from tests.submit.fake_slurm import FakeSlurm, slurm
 

@@ -14,6 +14,7 @@ SOURCES = sorted((ROOT / "stacking").rglob("*.py"))
 
 # What the control half starts from; growing and consolidating read files alone, and start as fast.
 CONTROL_HALF = [
+    "stacking.bench.data",
     "stacking.bench.gpu",
     "stacking.bench.table",
     "stacking.bench.targets",
@@ -29,7 +30,7 @@ CONTROL_HALF = [
     "stacking.phases",
     "stacking.plan_report",
     "stacking.predict.check",
-    "stacking.predict.command",
+    "stacking.plan_command",
     "stacking.progress",
     "stacking.report.html",
     "stacking.state.consolidate",

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.bench.trial import Section, Trial
 from stacking.data.batch import Batch
+from stacking.data.unpad import Unpadded, pad
 from stacking.train.allocator import return_freed_memory
 
 Sections = Callable[[Section], AbstractContextManager[None]]
@@ -37,7 +39,7 @@ class Contender(ABC):
         return_freed_memory()
 
     @abstractmethod
-    def prepare(self, batch: Batch) -> Any:
+    def prepare(self, batch: Unpadded) -> Any:
         """A micro-batch on the device, as this contender wants it."""
 
     @abstractmethod
@@ -47,6 +49,11 @@ class Contender(ABC):
     @abstractmethod
     def chosen(self) -> dict[str, str]:
         """Which implementation does what, as far as the contender knows."""
+
+    def padded(self, batch: Unpadded) -> Batch:
+        """``batch`` as rows of the full sequence length."""
+        numbers = np.arange(len(batch.lengths))
+        return pad(batch, self.plan.data.sequence_length, self.plan.model.padding_id, numbers)
 
     def optimizer_name(self) -> str:
         """DeepSpeed's wrapper and what is inside: ``DeepSpeedZeroOptimizer(AdamW)``."""

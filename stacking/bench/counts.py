@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from stacking.data.batch import Batch
+from stacking.data.unpad import Unpadded
 from stacking.model.config import ModelConfig
 from stacking.model.size import training_flops
 
@@ -38,15 +38,16 @@ class Counter:
     """
 
     def __init__(self, model: ModelConfig, sequence_length: int) -> None:
+        self._length = sequence_length
         self._encoder = np.array([training_flops(model, n, 0) for n in range(sequence_length + 1)])
         self._prediction = training_flops(model, 0, 1)
 
-    def __call__(self, batch: Batch) -> Counts:
+    def __call__(self, batch: Unpadded) -> Counts:
         """The work in ``batch``."""
-        lengths, predictions = batch.attention_mask.sum(axis=1), len(batch.mlm_positions)
+        lengths, predictions = batch.lengths, len(batch.mlm_positions)
         return Counts(
             sequences=len(lengths),
-            tokens=batch.attention_mask.size,
+            tokens=len(lengths) * self._length,
             real_tokens=int(lengths.sum()),
             predictions=predictions,
             flops=float(self._encoder[lengths].sum() + predictions * self._prediction),

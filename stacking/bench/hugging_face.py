@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
 from stacking.bench.contender import Contender, Sections, unmeasured
 from stacking.bench.trial import Trial
-from stacking.data.batch import Batch
+from stacking.data.unpad import Unpadded
 from stacking.model.hugging_face import to_hugging_face
 from stacking.train.engine import parameter_groups
 
@@ -41,7 +41,8 @@ class HuggingFace(Contender):
         self.engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=self.stage.ds_config)
         self.engine.train()
 
-    def prepare(self, batch: Batch) -> dict[str, Tensor]:
+    def prepare(self, unpadded: Unpadded) -> dict[str, Tensor]:
+        batch = self.padded(unpadded)
         labels = np.full(batch.input_ids.size, _IGNORED, dtype=np.int64)
         labels[batch.mlm_positions] = batch.mlm_labels
         arrays = {

@@ -19,12 +19,12 @@ from stacking.bench.memory import MemoryMeter
 from stacking.bench.observe import observed, operators_of
 from stacking.bench.split import SECTIONS, Stopwatch, synchronise
 from stacking.bench.trial import Measurement, Section, Trial
-from stacking.data.batch import Batch
+from stacking.data.unpad import Unpadded
 from stacking.train.loader import sample_numbers
 
 _SPLIT_STEPS = 3
 """To take apart; a median wants more than one."""
-Batches = Callable[[np.ndarray], Batch]
+Batches = Callable[[np.ndarray], Unpadded]
 
 
 class Timed(NamedTuple):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from stacking.bench.contender import Contender, Sections, unmeasured
 from stacking.bench.trial import Trial
-from stacking.data.batch import Batch
-from stacking.data.unpad import unpad
+from stacking.data.unpad import Unpadded
 from stacking.train.agreement import Agreement
 from stacking.train.allocator import keep_freed_memory
 from stacking.train.engine import chosen_kernels, start_engine
@@ -23,8 +22,8 @@ class Stacking(Contender):
         self._agreement = Agreement()
         self.engine = start_engine(self.plan, self.stage)
 
-    def prepare(self, batch: Batch) -> MicroBatch:
-        return without_padding(unpad(batch), self.engine.device, self.engine.module.kernels.grouped)
+    def prepare(self, batch: Unpadded) -> MicroBatch:
+        return without_padding(batch, self.engine.device, self.engine.module.kernels.grouped)
 
     def begin_turn(self) -> None:
         keep_freed_memory()
@@ -50,5 +49,5 @@ class Stacking(Contender):
 class Padded(Stacking):
     """The same, except that the model sees padding."""
 
-    def prepare(self, batch: Batch) -> MicroBatch:
-        return with_padding(batch, self.engine.device)
+    def prepare(self, batch: Unpadded) -> MicroBatch:
+        return with_padding(self.padded(batch), self.engine.device)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stacking.bench.trial import Contender, Trial
-from stacking.create import Rows, plan_recipe
+from stacking.create import plan_recipe
+from stacking.data.samples import SampleIndex
 from stacking.errors import UserError
 from stacking.machine import Machine, find_machine
 from stacking.plan import Plan
@@ -67,7 +66,7 @@ class Target:
 
     plan: Plan
     stage: int
-    rows: Rows | None
+    rows: SampleIndex | None
     """The sample index, where the plan has data."""
 
 
@@ -94,11 +93,11 @@ def trial_of(
     )
 
 
-def save_rows(rows: Rows | None, path: Path) -> Path | None:
+def save_rows(rows: SampleIndex | None, path: Path) -> Path | None:
     """Write a sample index for the ranks; None where there is none."""
     if rows is None:
         return None
-    np.save(path, rows)
+    rows.write(path)
     return path.absolute()
 
 

@@ -40,10 +40,10 @@ def source(trial: Trial, folder: Path) -> Batches:
         sampler = SyntheticSampler(
             plan.model.vocabulary, data.sequence_length, plan.seed, data.mask_probability, trial.ragged, pairs
         )
-        return sampler.batch
+        return sampler.unpadded
     rows = np.load(trial.samples or folder / SAMPLES, mmap_mode="r")
     corpus = Corpus(Path(data.path), split="train")
-    return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability).batch
+    return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability).unpadded
 
 
 def run(folder: Path, trial: Trial) -> None:

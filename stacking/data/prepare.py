@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from stacking.bars import progress
 from stacking.data import vocabulary
 from stacking.data.corpus import FORMAT, KIND, SPLITS, load_manifest
 from stacking.data.embedded import LIMIT, embedded_documents, embedded_sources, fingerprint
+from stacking.data.encode import Encoder
 from stacking.data.readers import dataset_documents, find_files, is_dataset
 from stacking.data.scan import Input, Scan, held_out_threshold, input_documents, scan_file
 from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part
@@ -215,6 +217,7 @@ class _Job:
             for path, size in self.workers.map(_make_part, tasks, folder, digest, tokenizer):
                 paths.append(path)
                 done(size)
+        _encoder.cache_clear()
         return paths
 
 
@@ -330,8 +333,14 @@ def _make_part(part: Part, folder: Path, tokenizer_digest: str, tokenizer: Path)
     """Write a part, unless it is there; returns its file and how many characters it covers."""
     path = part.path(folder, tokenizer_digest)
     if not is_whole(path):
-        write_part(part, Tokenizer.from_file(str(tokenizer)), path)
+        write_part(part, _encoder(tokenizer, tokenizer_digest), path)
     return path, part.characters()
+
+
+@lru_cache(maxsize=1)
+def _encoder(tokenizer: Path, digest: str) -> Encoder:
+    """The encoder of this process, with the words that it met in earlier parts."""
+    return Encoder(Tokenizer.from_file(str(tokenizer)))
 
 
 def _digest(folder: Path) -> str:

@@ -7,6 +7,7 @@ any draw at any time and gets the same one.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +40,9 @@ def _finalise(words: U64) -> U64:
 
 def hash64(*keys: Key) -> U64:
     """64 well-mixed bits for every combination of the broadcast ``keys``; the order of the keys matters."""
-    plain = next((n for n, key in enumerate(keys) if not isinstance(key, int)), len(keys))
-    state = np.array([_hash_numbers(*keys[:plain])], dtype=np.uint64)
-    for key in keys[plain:]:
+    plain = tuple(takewhile(lambda key: isinstance(key, int), keys))
+    state = np.array([_hash_numbers(plain)], dtype=np.uint64)
+    for key in keys[len(plain) :]:
         state = branch(state, key)
     return state
 
@@ -54,7 +55,7 @@ def branch(state: U64, key: Key) -> U64:
 
 
 @lru_cache(maxsize=1024)
-def _hash_numbers(*keys: int) -> int:
+def _hash_numbers(keys: tuple[int, ...]) -> int:
     """``hash64`` of plain numbers, such as a seed and a purpose, which come again with every batch."""
     state = np.zeros(1, dtype=np.uint64)
     for key in keys:
@@ -113,5 +114,5 @@ def _words(value: Key) -> U64:
     """``value`` as an array of at least one dimension, modulo 2**64."""
     if isinstance(value, int):
         return np.array([value & _WORD], dtype=np.uint64)
-    value = np.atleast_1d(value)
-    return value.view(np.uint64) if value.dtype.itemsize == 8 else value.astype(np.uint64)
+    words = np.atleast_1d(value)
+    return words.view(np.uint64) if words.dtype.itemsize == 8 else words.astype(np.uint64)

@@ -8,6 +8,8 @@ was asked before makes a difference, and one integer is the whole state of the d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +20,12 @@ from stacking.data.corpus import Corpus
 from stacking.data.masking import Masking
 from stacking.data.random import below, hash64, permute
 from stacking.data.samples import fill
-from stacking.data.unpad import Unpadded, pad, positions_in
+from stacking.data.unpad import Unpadded, pad, positions_in, split
 
 I64 = npt.NDArray[np.int64]
+
+SAMPLES_AT_ONCE = 256
+"""How many samples ``stream`` draws together where batches are small."""
 
 _ORDER, _IS_RANDOM, _PARTNER, _SPLIT, _MASK = range(101, 106)
 
@@ -58,8 +63,6 @@ class Sampler(ABC):
     def unpadded(self, sample_ids: I64) -> Unpadded:
         """The samples with these global indices, int64 [B], each at least 0.
 
-        A call has a fixed cost of some hundred tokens: draw several micro-batches at once, and ``split`` them.
-
         Raises:
             DamagedFile: the shards hold an id that the vocabulary has not.
         """
@@ -71,6 +74,16 @@ class Sampler(ABC):
         return Unpadded(
             text.input_ids, text.segment_ids, position_ids, text.lengths, positions, labels, text.nsp_labels
         )
+
+    def stream(self, batches: Iterable[I64]) -> Iterator[Unpadded]:
+        """``unpadded`` of each of ``batches``, which are of one size.
+
+        A draw has a fixed cost, that of some hundred tokens, so small batches are drawn several at once.
+        """
+        left = iter(batches)
+        for first in left:
+            together = np.stack([first, *islice(left, max(0, SAMPLES_AT_ONCE // len(first) - 1))])
+            yield from split(self.unpadded(together.reshape(-1)), len(first))
 
     def batch(self, sample_ids: I64) -> Batch:
         """The same samples, each padded to ``sequence_length``."""

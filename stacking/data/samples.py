@@ -1,6 +1,6 @@
 """The sample index: what belongs to each sample of an epoch, before order, partners and masks are drawn.
 
-Computed once a run and memory-mapped afterwards. One int64 row per sample:
+Written once a run, in chunks, and memory-mapped afterwards. One int64 row per sample:
 
     sentence-pair   [first sentence]                                    the second one follows it in its document
     segment-pair    [first sentence, end sentence]                      two or more sentences of one document
@@ -10,17 +10,22 @@ Computed once a run and memory-mapped afterwards. One int64 row per sample:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from stacking.data.arrays import growing_array
 from stacking.data.corpus import Corpus
 from stacking.errors import UserError
+from stacking.files import disk_errors
 
 I64 = npt.NDArray[np.int64]
 
 SHORTEST_SEQUENCE = 8
+_SENTENCES_AT_ONCE = 1 << 20
 
 
 def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
@@ -30,7 +35,36 @@ def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
         UserError: unknown kind, too short a sequence, or a corpus without a single sample of this kind.
     """
     check_samples(corpus, kind, sequence_length)
-    return INDEXES[kind](corpus, sequence_length)
+    return np.concatenate(list(INDEXES[kind](corpus, sequence_length)))
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """What ``build_samples`` gives, made when it is asked for and never in memory as a whole.
+
+    Raises:
+        UserError: when it is made, as ``build_samples``.
+    """
+
+    corpus: Corpus
+    kind: str
+    sequence_length: int
+
+    def __post_init__(self) -> None:
+        check_samples(self.corpus, self.kind, self.sequence_length)
+
+    def __len__(self) -> int:
+        return samples_per_epoch(self.corpus, self.kind, self.sequence_length)
+
+    def write(self, path: Path) -> None:
+        """Write it to ``path`` (.npy), which appears complete.
+
+        Raises:
+            NoSpace: the disk is full.
+        """
+        with disk_errors(path), growing_array(path, np.int64) as rows:
+            for chunk in INDEXES[self.kind](self.corpus, self.sequence_length):
+                rows.append(chunk)
 
 
 def samples_per_epoch(corpus: Corpus, kind: str, sequence_length: int) -> int:
@@ -44,7 +78,7 @@ def samples_per_epoch(corpus: Corpus, kind: str, sequence_length: int) -> int:
         return corpus.sentences - corpus.documents
     if kind == "packed":
         return -(-_stream_length(corpus) // (sequence_length - 2))
-    return len(INDEXES[kind](corpus, sequence_length))
+    return sum(map(len, INDEXES[kind](corpus, sequence_length)))
 
 
 def check_samples(corpus: Corpus, kind: str, sequence_length: int) -> None:
@@ -65,35 +99,50 @@ def check_samples(corpus: Corpus, kind: str, sequence_length: int) -> None:
         raise UserError(where, problem, "prepare longer documents or use packed samples")
 
 
-def _sentence_pairs(corpus: Corpus, sequence_length: int) -> I64:
+def _documents(corpus: Corpus) -> Iterator[tuple[int, I64]]:
+    """All documents, some at a time: the number of the first, and the sentence bounds of each, the last end included.
+
+    Documents hold few sentences (``readers.LONGEST_DOCUMENT``), so this bounds the memory of whoever goes through them.
+    """
+    first = 0
+    while first < corpus.documents:
+        sentence = int(corpus.document_start(np.array([first]))[0]) + _SENTENCES_AT_ONCE
+        end = corpus.documents
+        if sentence < corpus.sentences:
+            end = max(first + 1, int(corpus.document_of(np.array([sentence]))[0]))
+        yield first, corpus.document_start(np.arange(first, end + 1))
+        first = end
+
+
+def _sentence_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
     """Every sentence that has a follower in its document, once."""
-    ends = corpus.document_start(np.arange(1, corpus.documents + 1))
-    has_follower = np.ones(corpus.sentences, dtype=bool)
-    has_follower[ends - 1] = False
-    return np.flatnonzero(has_follower)[:, None]
+    for _, bounds in _documents(corpus):
+        has_follower = np.ones(bounds[-1] - bounds[0], dtype=bool)
+        has_follower[bounds[1:] - bounds[0] - 1] = False
+        yield np.flatnonzero(has_follower)[:, None] + bounds[0]
 
 
-def _segment_pairs(corpus: Corpus, sequence_length: int) -> I64:
+def _segment_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
     """Each document cut into runs of whole sentences that fill a sequence.
 
     A run has at least two sentences, so that it can be split; a single sentence left at the end of a document joins
-    the run before it. All documents advance together, one run a round.
+    the run before it. All documents of a chunk advance together, one run a round.
     """
-    bounds = corpus.document_start(np.arange(corpus.documents + 1))
-    first, last = bounds[:-1], bounds[1:]
-    runs: list[I64] = []
-    while True:
-        open_documents = last - first >= 2
-        first, last = first[open_documents], last[open_documents]
-        if not len(first):
-            break
-        end = fill(corpus, first, last, np.full(len(first), sequence_length - 3))
-        end = np.minimum(np.maximum(end, first + 2), last)
-        end = np.where(last - end == 1, last, end)
-        runs.append(np.stack([first, end], axis=1))
-        first = end
-    rows = np.concatenate(runs)
-    return rows[np.argsort(rows[:, 0], kind="stable")]
+    for _, bounds in _documents(corpus):
+        first, last = bounds[:-1], bounds[1:]
+        runs = [np.empty((0, 2), dtype=np.int64)]
+        while True:
+            open_documents = last - first >= 2
+            first, last = first[open_documents], last[open_documents]
+            if not len(first):
+                break
+            end = fill(corpus, first, last, np.full(len(first), sequence_length - 3))
+            end = np.minimum(np.maximum(end, first + 2), last)
+            end = np.where(last - end == 1, last, end)
+            runs.append(np.stack([first, end], axis=1))
+            first = end
+        rows = np.concatenate(runs)
+        yield rows[np.argsort(rows[:, 0], kind="stable")]
 
 
 def fill(corpus: Corpus, first: I64, last: I64, room: I64) -> I64:
@@ -112,21 +161,27 @@ def _stream_length(corpus: Corpus) -> int:
     return corpus.tokens + corpus.documents - 1
 
 
-def _packed(corpus: Corpus, sequence_length: int) -> I64:
+def _packed(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
     """The stream of all documents, separated, cut into full sequences; only the last can be shorter.
 
     In the stream the separator after document d stands at d + (end of d in tokens), which counts the documents before
-    any position.
+    any position. The end of the stream is where the last document's separator would stand.
     """
-    ends = corpus.sentence_start(corpus.document_start(np.arange(1, corpus.documents + 1)))
-    separators = ends + np.arange(corpus.documents)
-    cuts = np.append(np.arange(0, _stream_length(corpus), sequence_length - 2), _stream_length(corpus))
-    documents = np.searchsorted(separators, cuts, side="left")
-    tokens = cuts - documents
-    return np.stack([tokens[:-1], tokens[1:], documents[:-1], documents[1:]], axis=1)
+    step, cut = sequence_length - 2, 0
+    last = np.empty((0, 2), dtype=np.int64)
+    for first, bounds in _documents(corpus):
+        separators = corpus.sentence_start(bounds[1:]) + first + np.arange(len(bounds) - 1)
+        cuts = np.arange(cut, separators[-1] + 1, step)
+        cut += step * len(cuts)
+        if first + len(separators) == corpus.documents and cut - step < separators[-1]:
+            cuts = np.append(cuts, separators[-1])
+        documents = first + np.searchsorted(separators, cuts, side="left")
+        ends = np.concatenate([last, np.stack([cuts - documents, documents], axis=1)])  # tokens, documents
+        last = ends[-1:]
+        yield np.stack([ends[:-1, 0], ends[1:, 0], ends[:-1, 1], ends[1:, 1]], axis=1)
 
 
-INDEXES: dict[str, Callable[[Corpus, int], I64]] = {
+INDEXES: dict[str, Callable[[Corpus, int], Iterator[I64]]] = {
     "sentence-pair": _sentence_pairs,
     "segment-pair": _segment_pairs,
     "packed": _packed,

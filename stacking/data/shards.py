@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import os
 import zipfile
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from tokenizers import Tokenizer
 
+from stacking.data.arrays import GrowingArray
 from stacking.data.corpus import ARRAYS, SPLITS, shard_path
+from stacking.data.encode import Encoder, Ids
 from stacking.data.sentences import split_sentences
+
+I64 = npt.NDArray[np.int64]
 
 PART_CHARACTERS = 8_000_000
 SHARD_TOKENS = 1 << 28
 
 LONGEST_SENTENCE = 256
 """Tokens. A longer sentence is cut into pieces of this length, each of which counts as a sentence."""
-
-_ENCODED_AT_ONCE = 1_000
-_HEADER_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -61,31 +60,45 @@ def token_dtype(vocabulary: int) -> npt.DTypeLike:
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
-@dataclass
-class _Arrays:
-    """The three arrays of one split, growing."""
-
-    tokens: array[int] = field(default_factory=lambda: array("I"))
-    sentences: array[int] = field(default_factory=lambda: array("q", [0]))
-    documents: array[int] = field(default_factory=lambda: array("q", [0]))
-
-
-def write_part(part: Part, tokenizer: Tokenizer, path: Path) -> None:
+def write_part(part: Part, encoder: Encoder, path: Path) -> None:
     """Tokenize ``part`` into ``path``, which appears complete."""
-    splits = {split: _Arrays() for split in SPLITS}
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for document in part.documents:
         split = "held_out" if document_hash(document, part.seed) < part.threshold else "train"
-        _append(splits[split], document, tokenizer)
-    kind = token_dtype(_vocabulary(tokenizer))
-    arrays: dict[str, Any] = {}
-    for split, content in splits.items():
-        arrays[f"{split}.tokens"] = np.array(content.tokens, dtype=kind)
-        arrays[f"{split}.sentences"] = np.array(content.sentences, dtype=np.int64)
-        arrays[f"{split}.documents"] = np.array(content.documents, dtype=np.int64)
+        splits[split].append(document)
+    kind = token_dtype(encoder.vocabulary)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for split, texts in splits.items():
+        tokens, sentences, documents = tokenize(texts, encoder)
+        arrays[f"{split}.tokens"] = tokens.astype(kind)
+        arrays[f"{split}.sentences"], arrays[f"{split}.documents"] = sentences, documents
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with open(partial, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     os.replace(partial, path)
+
+
+def tokenize(texts: Sequence[str], encoder: Encoder) -> tuple[Ids, I64, I64]:
+    """The tokens of documents, where each sentence starts in them and where each document starts in the sentences.
+
+    Both kinds of bounds include the end. A document without any token adds nothing, and neither does a sentence.
+    """
+    sentences: list[str] = []
+    ends = [0]
+    for text in texts:
+        sentences.extend(split_sentences(text))
+        ends.append(len(sentences))
+    tokens, lengths = encoder.encode(sentences)
+    pieces = -(-lengths // LONGEST_SENTENCE)
+    piece_ends = _bounds(pieces)
+    sizes = np.full(piece_ends[-1], LONGEST_SENTENCE)
+    sizes[piece_ends[1:][pieces > 0] - 1] = (lengths - (pieces - 1) * LONGEST_SENTENCE)[pieces > 0]
+    return tokens, _bounds(sizes), np.unique(piece_ends[ends])
+
+
+def _bounds(sizes: I64) -> I64:
+    """Where consecutive pieces of these ``sizes`` start, and the end of the last."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
 
 
 def is_whole(path: Path) -> bool:
@@ -95,54 +108,6 @@ def is_whole(path: Path) -> bool:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-def _vocabulary(tokenizer: Tokenizer) -> int:
-    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-
-
-def _append(arrays: _Arrays, document: str, tokenizer: Tokenizer) -> None:
-    """Add a document's sentences; one without any token adds nothing."""
-    before = len(arrays.sentences)
-    for ids in _encode(split_sentences(document), tokenizer):
-        for start in range(0, len(ids), LONGEST_SENTENCE):
-            arrays.tokens.extend(ids[start : start + LONGEST_SENTENCE])
-            arrays.sentences.append(len(arrays.tokens))
-    if len(arrays.sentences) > before:
-        arrays.documents.append(len(arrays.sentences) - 1)
-
-
-def _encode(sentences: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """Ids of each sentence without special tokens; a literal "[SEP]" in the text is text."""
-    tokenizer.encode_special_tokens = True
-    batch: list[str] = []
-    for sentence in sentences:
-        batch.append(sentence)
-        if len(batch) == _ENCODED_AT_ONCE:
-            yield from (encoding.ids for encoding in tokenizer.encode_batch(batch, add_special_tokens=False))
-            batch.clear()
-    yield from (encoding.ids for encoding in tokenizer.encode_batch(batch, add_special_tokens=False))
-
-
-class _GrowingArray:
-    """A one-dimensional .npy file that is appended to and gets its length when it is closed."""
-
-    def __init__(self, path: Path, kind: npt.DTypeLike) -> None:
-        self.kind, self.length = np.dtype(kind), 0
-        self.file = open(path, "wb")  # noqa: SIM115
-        self.file.write(b"\0" * _HEADER_BYTES)
-
-    def append(self, values: npt.NDArray[Any]) -> None:
-        self.file.write(np.ascontiguousarray(values, dtype=self.kind).data)
-        self.length += len(values)
-
-    def close(self) -> None:
-        """Write the header of format 1.0, padded to the room that was left for it."""
-        text = f"{{'descr': {self.kind.str!r}, 'fortran_order': False, 'shape': ({self.length},), }}"
-        header = text.ljust(_HEADER_BYTES - 11) + "\n"
-        self.file.seek(0)
-        self.file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode("latin1"))
-        self.file.close()
 
 
 def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int) -> dict[str, int]:
@@ -174,7 +139,7 @@ class _Shard:
     def __init__(self, folder: Path, split: str, number: int, vocabulary: int) -> None:
         kinds = (token_dtype(vocabulary), np.int64, np.int64)
         opened = [
-            _GrowingArray(shard_path(folder, split, number, array), kind)
+            GrowingArray(shard_path(folder, split, number, array), kind)
             for array, kind in zip(ARRAYS, kinds, strict=True)
         ]
         self.tokens, self.sentences, self.documents = opened

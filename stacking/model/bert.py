@@ -97,8 +97,9 @@ class Bert(nn.Module, ABC):
         """Scores at every place of padded sequences [B, S] on the CPU: [B, S, V], and next sentence [B, 2]."""
         none = torch.empty(0, dtype=torch.int64)
         tokens = padded_tokens(*(x.numpy() for x in (input_ids, segment_ids, attention_mask, none)))
-        hidden = self.encode(tokens).unflatten(0, input_ids.shape)
-        return self.mlm_head(hidden), self.nsp_logits(hidden[:, 0])
+        hidden = self.encode(tokens)
+        mlm_logits = self.mlm_head(hidden).unflatten(0, input_ids.shape)
+        return mlm_logits, self.nsp_logits(hidden.unflatten(0, input_ids.shape)[:, 0])
 
     def _run(self, layer: nn.Module, hidden: Tensor, *layouts: Layout | Tensor) -> Tensor:
         if self.recompute and self.training:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 24
+_CHUNK = 1 << 25
 """Elements of logits that are in fp32 at a time."""
 
 
@@ -21,6 +21,13 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Over the classes, in fp32; by column where that is how they are stored, or torch would turn them first."""
+    if logits.stride(0) == 1:
+        return torch.log_softmax(logits.t(), dim=0, dtype=torch.float32).t()
+    return torch.log_softmax(logits, dim=1, dtype=torch.float32)
+
+
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
@@ -31,7 +38,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             logits.split(rows), labels.split(rows), normalisers.split(rows), strict=True
         ):
             chosen = answers[:, None]
-            scores = torch.log_softmax(chunk, dim=-1, dtype=torch.float32).gather(1, chosen)
+            scores = _log_softmax(chunk).gather(1, chosen)
             normaliser.copy_(chunk.gather(1, chosen).float() - scores)
             total -= scores.sum()
         ctx.save_for_backward(logits, labels, normalisers)

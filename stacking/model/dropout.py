@@ -35,4 +35,5 @@ def add_dropout_bits(residual: Tensor, hidden: Tensor, probability: float) -> Te
     if not probability:
         return residual + hidden
     kept, factor = keep(hidden.shape, probability, hidden.device)
-    return torch.add(residual, torch.where(kept, hidden, 0.0), alpha=factor)
+    factors = torch.where(kept, hidden.new_tensor(factor), hidden.new_zeros(()))
+    return torch.addcmul(residual, hidden, factors)

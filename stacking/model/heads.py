@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stacking.model.config import ModelConfig
-from stacking.model.kernels import ACTIVATIONS
+from stacking.model.kernels import ACTIVATIONS, PLAIN
 from stacking.model.layers import layer_norm
 
 
@@ -20,11 +19,12 @@ class TiedDecoder(nn.Module):
 
     def __init__(self, tokens: nn.Embedding) -> None:
         super().__init__()
+        self.kernels = PLAIN
         self.weight = tokens.weight
 
     def forward(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
         """[N, H] to [N, V]."""
-        return F.linear(hidden, self.weight, bias)
+        return self.kernels.decode(hidden, self.weight, bias)
 
 
 class PostLNMLMHead(nn.Module):
@@ -39,7 +39,7 @@ class PostLNMLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., H] to [..., V]."""
+        """[N, H] to [N, V]."""
         return self.decoder(self.norm(self.activation(self.transform(hidden))), self.bias)
 
 
@@ -54,5 +54,5 @@ class PreLNMLMHead(nn.Module):
         self.decoder = TiedDecoder(tokens)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., H] to [..., V]."""
+        """[N, H] to [N, V]."""
         return self.decoder(self.norm(self.activation(self.transform(hidden))))

@@ -17,6 +17,7 @@ from stacking.model.attention import explicit, sdpa, varlen_flash
 from stacking.model.cross_entropy import summed_cross_entropy
 from stacking.model.dropout import add_dropout_bits, dropout_bits
 from stacking.model.tokens import Layout, to, unpadded_tokens
+from stacking.model.vocabulary import aligned_rows, columns, rows
 
 Kernel = Callable[..., Any]
 
@@ -32,6 +33,8 @@ DROPOUT: Mapping[str, tuple[Kernel, Kernel]] = {
     "bits": (dropout_bits, add_dropout_bits),
 }
 """Dropout alone, and dropout of what is added to a residual."""
+DECODERS: Mapping[str, Kernel] = {"rows": rows, "columns": columns, "aligned_rows": aligned_rows}
+"""Vocabulary scores, by how they are stored."""
 CROSS_ENTROPY: Mapping[str, Kernel] = {"in_place": summed_cross_entropy}
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -46,11 +49,14 @@ class Kernels:
 
     attention: str
     dropout: str
+    decoder: str
     compiled: bool
     """Whether torch.compile pays: it fuses a layer's biases, GELU, dropout, residual sums and LayerNorms. The plan
     decides (`stacking.ds_config.stage_kernels`), by the same classes of device."""
     grouped: bool
     """Whether sequences of about one length share a rectangle; False: one rectangle as wide as the longest."""
+    precisions: tuple[str, ...]
+    """Those that the device computes well; the plan refuses the others (`stacking.presets`)."""
     why: str
     cross_entropy: str = "in_place"
 
@@ -71,6 +77,11 @@ class Kernels:
         total: Tensor = DROPOUT[self.dropout][1](residual, hidden, probability) if probability else residual + hidden
         return total
 
+    def decode(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Vocabulary scores as in `stacking.model.vocabulary`."""
+        scores: Tensor = DECODERS[self.decoder](hidden, weight, bias)
+        return scores
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy as in `stacking.model.cross_entropy`."""
         total: Tensor = CROSS_ENTROPY[self.cross_entropy](logits, labels)
@@ -81,34 +92,42 @@ KERNELS: Mapping[str, Kernels] = {
     "cpu": Kernels(
         attention="explicit",
         dropout="bits",
+        decoder="columns",
         compiled=False,
         grouped=True,
+        precisions=("fp32", "bf16"),
         why="the fused CPU kernel has no dropout, random numbers cost most, and matrix products leave little to fuse",
     ),
     "pascal": Kernels(
         attention="sdpa",
         dropout="torch",
+        decoder="aligned_rows",
         compiled=False,
         grouped=True,
+        precisions=("fp32",),
         why="memory-efficient attention; Triton needs sm_70",
     ),
     "volta": Kernels(
         attention="sdpa",
         dropout="torch",
+        decoder="aligned_rows",
         compiled=False,
         grouped=True,
+        precisions=("fp32", "fp16"),
         why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
     ),
     "ampere": Kernels(
         attention="varlen_flash",
         dropout="torch",
+        decoder="aligned_rows",
         compiled=True,
         grouped=False,
+        precisions=("fp32", "fp16", "bf16"),
         why="flash attention and Triton; bf16",
     ),
 }
 """By the oldest generation that a row serves."""
-PLAIN = replace(KERNELS["pascal"], why="plain PyTorch, on any device")
+PLAIN = replace(KERNELS["pascal"], decoder="rows", why="plain PyTorch, on any device")
 _SINCE: Mapping[str, tuple[int, int]] = {"ampere": (8, 0), "volta": (7, 0), "pascal": (0, 0)}
 
 

@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stacking.blocks import Entry, digest
 from stacking.errors import DamagedFile, UserError
 from stacking.files import MANIFEST, disk_errors, new_folder, verify_folder
-from stacking.growth.operators import LayerSource, origins
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.parallel import each
 from stacking.state.block_writer import BlockWriter, Meter
+from stacking.state.layers import LayerSource, origins
 from stacking.state.partition import Shape, numel
 from stacking.state.safetensors_file import Layout, SafetensorsFile, SafetensorsWriter, TensorSpec
 from stacking.state.verified_files import verified_files

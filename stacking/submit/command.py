@@ -13,8 +13,7 @@ from stacking.errors import StackingError, UserError
 from stacking.phases import phases
 from stacking.plan import Plan, check_machine, load_plan
 from stacking.recipe import Recipe, load_recipe
-from stacking.runfolder import RunFolder
-from stacking.status import is_locked
+from stacking.runfolder import RunFolder, is_locked
 from stacking.submit import sbatch
 from stacking.submit.chain import Mode, chain
 from stacking.submit.ledger import known_jobs, live_jobs

@@ -70,6 +70,7 @@ def chosen_kernels(engine: DeepSpeedEngine, stage: Stage) -> dict[str, str]:
     return {
         "attention": kernels.attention,
         "dropout": kernels.dropout,
+        "vocabulary scores": kernels.decoder,
         "cross-entropy": kernels.cross_entropy,
         "compile": "each layer" if stage.kernels.compile else "no",
         "activation checkpointing": "each layer" if stage.kernels.activation_checkpointing else "no",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from stacking.data.batch import I64, Batch
 from stacking.data.sampler import Sampler
-from stacking.data.unpad import Unpadded, split
+from stacking.data.unpad import Unpadded
 from stacking.model.tokens import Tokens, copied, padded_tokens, to, unpadded_tokens
 from stacking.plan import Stage
 
@@ -67,17 +68,18 @@ def updates(
     sampler: Sampler, stage: Stage, first_step: int, rank: int, device: torch.device, grouped: bool
 ) -> Iterator[Update]:
     """The updates of ``rank`` from ``first_step`` to the end of the stage; a thread prepares the next one."""
+    steps = range(first_step, stage.steps)
+    numbers = (row for step in steps for row in sample_numbers(stage, step, rank))
+    micro_batches = (without_padding(drawn, device, grouped) for drawn in sampler.stream(numbers))
 
-    def prepare(step: int) -> Update:
-        drawn = sampler.unpadded(sample_numbers(stage, step, rank).reshape(-1))
-        return Update([without_padding(part, device, grouped) for part in split(drawn, stage.micro_batch)])
+    def prepare() -> Update:
+        return Update(list(islice(micro_batches, stage.accumulation)))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
-        ahead: Future[Update] = pool.submit(prepare, first_step)
-        for step in range(first_step, stage.steps):
+        ahead: Future[Update] = pool.submit(prepare)
+        for _ in steps:
             ready = ahead.result()
-            if step + 1 < stage.steps:
-                ahead = pool.submit(prepare, step + 1)
+            ahead = pool.submit(prepare)
             yield ready
 
 

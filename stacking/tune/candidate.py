@@ -46,12 +46,14 @@ class Setting(BaseModel):
 
     @property
     def possible(self) -> bool:
-        """Whether DeepSpeed has it."""
-        return self.zero_stage >= _LEAST_ZERO[self.offload]
+        """Whether DeepSpeed has it, and the plan would take it: ZeRO 3 and compiled layers exclude each other."""
+        return self.zero_stage >= _LEAST_ZERO[self.offload] and not (self.compile and self.zero_stage == 3)
 
     def changed(self, **values: Any) -> Setting:
-        """The same with other values; offloading less where the new ZeRO stage cannot do as much."""
+        """The same with other values, and with what these exclude changed as little as can be."""
         setting = self.model_copy(update=values)
+        if setting.compile and setting.zero_stage == 3:
+            setting = setting.model_copy(update={"zero_stage": 2} if "compile" in values else {"compile": False})
         while not setting.possible and "offload" not in values:
             offloads: tuple[Offload, ...] = DIMENSIONS["offload"]
             setting = setting.model_copy(update={"offload": offloads[offloads.index(setting.offload) - 1]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +9,9 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stacking.create import plan_recipe
 from stacking.data.corpus import load_manifest
+from stacking.data.samples import SampleIndex
 from stacking.errors import StackingError, UserError
 from stacking.files import write_atomically, write_json
 from stacking.launch.job import Launcher
@@ -106,7 +104,7 @@ def _tune_stage(variants: Variants, stage: Stage, trials: StageTrials, ranks_on_
 
     def needed(candidate: Candidate) -> int:
         changed = variants.plan(stage.index, candidate)
-        return memory_needed(changed, changed.stages[stage.index], candidate)
+        return memory_needed(changed, changed.stages[stage.index])
 
     limit = memory_limit(plan, variants.machine, ranks_on_host)
     found = Search(space_of(stage, facts_of(plan, stage)), trials, needed, limit).run()
@@ -159,15 +157,13 @@ def _ranks_on_host(stage: Stage, plan: Plan, launcher: str) -> int:
     return Allocation.of(os.environ).tasks_per_node(stage.ranks, plan.launch.accelerator)
 
 
-def _save_samples(folder: Path, rows: Any) -> Path | None:
+def _save_samples(folder: Path, rows: SampleIndex | None) -> Path | None:
     """The sample index, made once for all trials."""
     if rows is None:
         return None
     path = (folder / _SAMPLES).absolute()
     if not path.exists():
-        buffer = io.BytesIO()
-        np.save(buffer, rows)
-        write_atomically(path, buffer.getvalue())
+        rows.write(path)
     return path
 
 

@@ -1,14 +1,11 @@
-"""Which candidates cannot fit: `stacking.cost`'s model with activation checkpointing, against what a rank may use."""
+"""Which candidates cannot fit: the plan's estimate against what a rank may use."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from stacking.cost import activation_bytes, memory_per_rank
-from stacking.ds_config import precision
 from stacking.machine import Machine
 from stacking.plan import Plan, Stage
-from stacking.tune.candidate import Candidate
 
 _RUNTIME = {"cpu": 700 << 20, "cuda": 800 << 20}
 """Bytes that a rank takes before it holds a model: libraries on a CPU, the CUDA context on a GPU."""
@@ -18,22 +15,9 @@ that runs out of memory fails one trial, so what is near the limit is tried; a h
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
-def memory_needed(plan: Plan, stage: Stage, candidate: Candidate) -> int:
-    """Bytes on one rank's device when ``stage``, planned for ``candidate``, trains.
-
-    With checkpointing a layer keeps its input alone, and one layer at a time is computed again: Chen et al., 2016
-    (arXiv 1604.06174).
-    """
-    cuda, length = plan.launch.accelerator == "cuda", plan.data.sequence_length
-    model = plan.model.with_layers(stage.layers)
-    total = memory_per_rank(model, stage.micro_batch, length, stage.ranks, stage.ds_config, fused=cuda)
-    if candidate.setting.activation_checkpointing:
-        size = 4 if precision(stage.ds_config) == "fp32" else 2
-        every = activation_bytes(model, stage.micro_batch, length, size, fused=cuda)
-        one = activation_bytes(model.with_layers(1), stage.micro_batch, length, size, fused=cuda)
-        inputs = stage.micro_batch * length * model.hidden * size * model.layers
-        total -= max(0, every - one - inputs)
-    return total + _RUNTIME[plan.launch.accelerator]
+def memory_needed(plan: Plan, stage: Stage) -> int:
+    """Bytes on one rank's device when ``stage`` trains."""
+    return stage.memory_per_rank + _RUNTIME[plan.launch.accelerator]
 
 
 def memory_limit(plan: Plan, machine: Machine, ranks_on_host: int) -> int | None:

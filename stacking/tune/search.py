@@ -121,9 +121,6 @@ class Search:
 
     def _pruned(self, candidate: Candidate) -> Tried | None:
         """The record of a candidate that is not worth a trial."""
-        if candidate.setting.compile and candidate.setting.zero_stage == 3:
-            message = "ZeRO 3 gathers weights around modules, which compiled layers would not let it"
-            return Tried(candidate=candidate, result="pruned", message=message)
         needed = self._needed(candidate)
         if self._limit is not None and needed > self._limit:
             message = f"needs about {needed / 2**30:.1f} GiB per rank, and {self._limit / 2**30:.1f} can be used"

@@ -56,10 +56,10 @@ def test_without_pairs_there_is_one_segment_and_no_label() -> None:
 
 @given(st.integers(1, 12), st.booleans())
 def test_flops_are_those_of_the_real_lengths_and_of_the_masked_positions(size: int, ragged: bool) -> None:
-    batch = sampler(ragged).batch(np.arange(size))
-    counted = Counter(MODEL, 64)(batch)
-    lengths = batch.attention_mask.sum(axis=1)
-    masked = np.bincount(batch.mlm_positions // 64, minlength=size)
+    batch = sampler(ragged).unpadded(np.arange(size))
+    counted, lengths = Counter(MODEL, 64)(batch), batch.lengths
+    sample = np.searchsorted(np.cumsum(lengths), batch.mlm_positions, side="right")
+    masked = np.bincount(sample, minlength=size)
     by_sample = sum(training_flops(MODEL, int(n), int(m)) for n, m in zip(lengths, masked, strict=True))
     assert np.isclose(counted.flops, by_sample, rtol=1e-12)
     assert (counted.sequences, counted.tokens) == (size, 64 * size)

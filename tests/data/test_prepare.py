@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -282,8 +283,9 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, text_folder:
 MEASURED = """
 import pathlib, re, sys
 from stacking.data import prepare as module
-module.PART_CHARACTERS = 400_000
-module.prepare([sys.argv[1]], pathlib.Path(sys.argv[2]), tokenizer=pathlib.Path(sys.argv[3]), workers=1)
+module.PART_CHARACTERS = module.vocabulary.SAMPLE_CHARACTERS = 400_000
+tokenizer = pathlib.Path(sys.argv[3]) if sys.argv[3:] else None
+module.prepare([sys.argv[1]], pathlib.Path(sys.argv[2]), tokenizer=tokenizer, vocabulary_size=1000, workers=1)
 print(int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024)
 """
 
@@ -292,11 +294,22 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_
 def test_memory_does_not_grow_with_the_input(tmp_path: Path, data_folder: Path) -> None:
     """Ten times the text, in one file, takes about the same memory."""
     unit = prose(0, 12_000).encode()
-    peaks = []
-    for copies in (2, 20):
-        file = tmp_path / f"{copies}.txt"
-        file.write_bytes(b"\n\n".join(b"%d. " % number + unit for number in range(copies)))
-        command = [sys.executable, "-c", MEASURED, str(file), str(tmp_path / f"out{copies}"), str(data_folder)]
-        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    assert (tmp_path / "20.txt").stat().st_size > 10 << 20
-    assert peaks[1] - peaks[0] < 6, peaks
+    texts = {copies: b"\n\n".join(b"%d. " % number + unit for number in range(copies)) for copies in (2, 20)}
+    assert len(texts[20]) > 10 << 20
+    small, large = (_peak(tmp_path / f"{copies}.txt", text, data_folder) for copies, text in texts.items())
+    assert large - small < 6, (small, large)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_memory_does_not_grow_with_the_input_when_a_vocabulary_is_trained(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": prose(number, 40)}).encode() + b"\n" for number in range(400)]
+    texts = {copies: b"".join(lines) * copies for copies in (1, 4)}
+    small, large = (_peak(tmp_path / f"{copies}.jsonl", text) for copies, text in texts.items())
+    assert large - small < 6, (small, large)
+
+
+def _peak(file: Path, text: bytes, *tokenizer: Path) -> int:
+    """MiB that a process needs which prepares ``text`` in small parts, with a small sample for the vocabulary."""
+    file.write_bytes(text)
+    command = [sys.executable, "-c", MEASURED, str(file), str(file.with_suffix(".out")), *map(str, tokenizer)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

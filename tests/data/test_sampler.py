@@ -13,10 +13,12 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stacking.data import sampler as module
+from stacking.data import samples
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
-from stacking.data.samples import build_samples, samples_per_epoch
+from stacking.data.samples import SampleIndex, build_samples, samples_per_epoch
 from stacking.data.unpad import split, unpad
 from stacking.errors import UserError
 from tests.data.conftest import write_numbers
@@ -91,6 +93,20 @@ def test_pieces_of_a_draw_are_the_draws_of_the_pieces(corpus: Corpus, kind: str,
             assert np.array_equal(one, other) if one is not None else other is None
 
 
+@pytest.mark.parametrize("size", [1, 3, 4, 50])
+def test_a_stream_draws_small_batches_together(corpus: Corpus, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, ids = make(corpus, "segment-pair"), np.arange(10 * size).reshape(10, size)
+    expected = [sampler.unpadded(row) for row in ids]
+    draws: list[int] = []
+    draw = sampler.unpadded
+    monkeypatch.setattr(module, "SAMPLES_AT_ONCE", 12)
+    monkeypatch.setattr(sampler, "unpadded", lambda ids: (draws.append(len(ids)), draw(ids))[1])
+    streamed = list(sampler.stream(ids))
+    assert max(draws) == max(size, min(12, ids.size)) and sum(draws) == ids.size
+    for one, other in zip(streamed, expected, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a is not None)
+
+
 @pytest.mark.parametrize("length", [8, 17, 32, 128])
 def test_each_epoch_covers_every_sentence_once(corpus: Corpus, length: int) -> None:
     pairs = build_samples(corpus, "sentence-pair", length)[:, 0]
@@ -107,6 +123,23 @@ def test_each_epoch_covers_every_sentence_once(corpus: Corpus, length: int) -> N
     packed = build_samples(corpus, "packed", length)
     assert packed[0, 0] == 0 and packed[-1, 1] == corpus.tokens
     assert np.array_equal(packed[1:, 0], packed[:-1, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [8, 33, 128])
+@pytest.mark.parametrize("sentences", [1, 50])
+def test_an_index_written_in_chunks_is_the_same(
+    corpus: Corpus, kind: str, length: int, sentences: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build_samples(corpus, kind, length)
+    monkeypatch.setattr(samples, "_SENTENCES_AT_ONCE", sentences)
+    path = tmp_path / "samples.npy"
+    index = SampleIndex(corpus, kind, length)
+    index.write(path)
+    assert len(index) == len(whole)
+    assert [file.name for file in tmp_path.iterdir()] == ["samples.npy"]
+    written = np.load(path, mmap_mode="r")
+    assert written.dtype == whole.dtype and np.array_equal(written, whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)

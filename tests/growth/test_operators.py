@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from stacking.growth.operators import (
     OPERATORS,
     OPTIMIZER_STATES,
-    becomes_zero,
-    layer_of,
     layer_sources,
     optimizer_state_rule,
     reachable,
-    with_layer,
 )
+from stacking.state.layers import becomes_zero, layer_of, with_layer
 
 depths = st.integers(1, 12)
 factors = st.integers(1, 5)

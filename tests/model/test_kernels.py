@@ -17,8 +17,19 @@ from stacking.model.bert import build
 from stacking.model.config import ModelConfig
 from stacking.model.cross_entropy import summed_cross_entropy
 from stacking.model.dropout import add_dropout_bits, dropout_bits
-from stacking.model.kernels import ATTENTION, CROSS_ENTROPY, DROPOUT, KERNELS, PLAIN, Kernels, kernels_for, use
+from stacking.model.kernels import (
+    ATTENTION,
+    CROSS_ENTROPY,
+    DECODERS,
+    DROPOUT,
+    KERNELS,
+    PLAIN,
+    Kernels,
+    kernels_for,
+    use,
+)
 from stacking.model.tokens import unpadded_tokens
+from stacking.presets import DEVICE_CLASSES
 from stacking.train.loader import with_padding, without_padding
 from tests.model.conftest import CONFIGS, Inputs, as_batch
 from tests.model.test_tokens import batch
@@ -105,16 +116,32 @@ def test_a_residual_sum_drops_what_dropout_drops() -> None:
     torch.testing.assert_close(add_dropout_bits(residual, hidden, 0.1), expected)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_vocabulary_scores_and_their_gradients_do_not_depend_on_the_layout(decoder: str, bias: bool) -> None:
+    hidden, weight = torch.randn(7, 8, dtype=torch.float64), torch.randn(101, 8, dtype=torch.float64)
+    labels, parts = torch.randint(0, 101, (7,)), [hidden, weight, *([torch.randn(101).double()] if bias else [])]
+    results = []
+    for decode in (DECODERS[decoder], F.linear):
+        leaves = [part.clone().requires_grad_() for part in parts]
+        scores = decode(*leaves, *([] if bias else [None]))
+        loss = F.cross_entropy(scores, labels) + scores.square().mean()
+        results.append([scores.detach(), *torch.autograd.grad(loss, leaves)])
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("by_column", [True, False])
 @pytest.mark.parametrize("chunk", [1, 250, 1 << 24], ids=["a row", "a few rows", "everything"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 def test_cross_entropy_in_chunks_is_torchs(
-    chunk: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+    chunk: int, dtype: torch.dtype, tolerance: float, by_column: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stacking.model.cross_entropy._CHUNK", chunk)
     values, labels = torch.randn(9, 101).mul(4).to(dtype), torch.randint(0, 101, (9,))
     logits = [values.clone().requires_grad_() for _ in range(2)]
+    computed = (logits[0].t().contiguous() * 1).t() if by_column else logits[0] * 1
     losses = [
-        summed_cross_entropy(logits[0] * 1, labels),
+        summed_cross_entropy(computed, labels),
         F.cross_entropy(logits[1].float(), labels, reduction="sum"),
     ]
     torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-5)
@@ -191,7 +218,8 @@ def test_compiled_layers_give_the_same_losses_and_gradients() -> None:
 
 @pytest.mark.parametrize("row", [*KERNELS.values(), PLAIN], ids=[*KERNELS, "plain"])
 def test_rows_name_kernels_that_there_are(row: Kernels) -> None:
-    assert row.attention in ATTENTION and row.dropout in DROPOUT and row.cross_entropy in CROSS_ENTROPY
+    assert row.attention in ATTENTION and row.dropout in DROPOUT
+    assert row.decoder in DECODERS and row.cross_entropy in CROSS_ENTROPY
     assert row.why
 
 
@@ -220,8 +248,19 @@ def test_gpus_get_the_row_of_their_generation(
     assert table.generation(SimpleNamespace(type="cuda")) == row  # type: ignore[arg-type]
 
 
-def test_pascal_and_volta_are_never_compiled() -> None:
-    assert not KERNELS["pascal"].compiled and not KERNELS["volta"].compiled
+@pytest.mark.parametrize(
+    ("device", "row"),
+    [("cpu", "cpu"), ("p40", "pascal"), ("v100", "volta"), ("a100", "ampere"), ("h100", "ampere"), ("h200", "ampere")],
+)
+def test_the_table_agrees_with_what_is_planned_for_the_device(device: str, row: str) -> None:
+    planned = DEVICE_CLASSES[device]
+    assert KERNELS[row].compiled == (planned.compiled == "faster")
+    assert set(KERNELS[row].precisions) == {"fp32", "fp16", "bf16"} - planned.unfit.keys()
+
+
+def test_nothing_is_compiled_on_pascal_and_bf16_is_not_for_volta() -> None:
+    assert DEVICE_CLASSES["p40"].compiled == "refused"
+    assert "bf16" not in KERNELS["volta"].precisions
 
 
 def test_an_attention_kernel_that_refuses_is_replaced_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

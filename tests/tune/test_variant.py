@@ -62,10 +62,10 @@ def mathematics(plan: Plan) -> dict[str, object]:
     """Everything in a plan that decides what an update computes, and when."""
     facts = plan.model_dump(exclude={"stages", "warnings", "cost"})
     for stage in plan.stages:
-        kept = stage.model_dump(exclude={"micro_batch", "accumulation", "zero_stage", "memory_per_rank"})
+        kept = stage.model_dump(exclude={"micro_batch", "accumulation", "zero_stage", "memory_per_rank", "kernels"})
         config = dict(kept.pop("ds_config"))
         del kept["ds_config_digest"]
-        for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "zero_optimization", "stacking"):
+        for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "zero_optimization"):
             config.pop(key, None)
         config.pop("zero_force_ds_cpu_optimizer", None)  # which of two programs of the same Adam runs on a host
         facts[stage.name] = (kept, config)

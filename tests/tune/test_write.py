@@ -93,7 +93,7 @@ def test_the_tuned_recipe_is_the_recipe_with_the_tuned_configurations(
     for index in names:
         stage, own = plan.stages[index], variants.base.stages[index]
         assert (stage.micro_batch, stage.zero_stage, stage.ranks) == (8, 1, own.ranks)
-        assert stage.ds_config["stacking"]["compile"] is True
+        assert stage.kernels.compile
         same = ("global_batch", "steps", "learning_rate", "first_sample", "last_sample", "precision")
         assert all(getattr(stage, key) == getattr(own, key) for key in same)
 

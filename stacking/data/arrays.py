@@ -1,0 +1,56 @@
+"""Arrays of unknown length, written as they come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stacking.files import fsync_folder
+
+_HEADER_BYTES = 128
+
+
+class GrowingArray:
+    """A .npy file of rows that is appended to and gets its length when it is closed."""
+
+    def __init__(self, path: Path, kind: npt.DTypeLike) -> None:
+        self.kind, self.length = np.dtype(kind), 0
+        self._row: tuple[int, ...] = ()
+        self._file = open(path, "wb")  # noqa: SIM115
+        self._file.write(b"\0" * _HEADER_BYTES)
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        """Add ``values`` [N] or [N, columns]; always of the same shape but for N."""
+        self._file.write(np.ascontiguousarray(values, dtype=self.kind).data)
+        self.length, self._row = self.length + len(values), values.shape[1:]
+
+    def close(self) -> None:
+        """Write the header of format 1.0, padded to the room that was left for it."""
+        shape = (self.length, *self._row)
+        text = f"{{'descr': {self.kind.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
+        header = text.ljust(_HEADER_BYTES - 11) + "\n"
+        self._file.seek(0)
+        self._file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode("latin1"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+@contextmanager
+def growing_array(path: Path, kind: npt.DTypeLike) -> Iterator[GrowingArray]:
+    """An array that appears at ``path`` when it is complete, and not at all when the block raises."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        array = GrowingArray(partial, kind)
+        yield array
+        array.close()
+        os.replace(partial, path)
+        fsync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)

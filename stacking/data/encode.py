@@ -1,0 +1,122 @@
+"""Sentences to token ids, each different word once.
+
+Words recur: of English text nine in ten were met before. So every word is given to the tokenizer the first time, and
+looked up from then on. The ids are those that the tokenizer gives for the whole sentence, since BERT's normalizer and
+pre-tokenizer treat every character by itself and never join what a space separates; other tokenizers get whole
+sentences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from stacking.data.vocabulary import size_of
+
+I64 = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.uint32]
+
+_BLOCK_CHARACTERS = 500_000
+_MOST_WORDS = 1 << 18
+"""Words that are remembered, about 50 MB of them; then all are forgotten."""
+
+
+class Encoder:
+    """A tokenizer that adds no special tokens, and to which a literal "[SEP]" in the text is text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.encode_special_tokens = True
+        self.vocabulary = size_of(tokenizer)
+        self._tokenizer = tokenizer
+        self._words = _Words(tokenizer) if splits_at_spaces(tokenizer) else None
+
+    def encode(self, sentences: Sequence[str]) -> tuple[Ids, I64]:
+        """The ids of all ``sentences``, one after the other, and how many each has: uint32 [T], int64 [N].
+
+        Args:
+            sentences: no other white space in them than single spaces, as ``split_sentences`` gives them.
+        """
+        encode = self._words.encode if self._words else self._whole
+        done = [encode(block) for block in _blocks(sentences)]
+        ids = np.concatenate([np.empty(0, dtype=np.uint32), *(ids for ids, _ in done)])
+        return ids, np.concatenate([np.empty(0, dtype=np.int64), *(lengths for _, lengths in done)])
+
+    def _whole(self, sentences: Sequence[str]) -> tuple[Ids, I64]:
+        return _encode(self._tokenizer, sentences)
+
+
+class _Words:
+    """Words that were met, numbered in that order, with their ids in one array."""
+
+    _ids: Ids
+    _lengths: I64
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._forget()
+
+    def encode(self, sentences: Sequence[str]) -> tuple[Ids, I64]:
+        words = " ".join(sentences).split(" ")
+        numbers = np.fromiter(map(self._numbers.__getitem__, words), dtype=np.int64, count=len(words))
+        self._learn()
+        lengths, sizes = self._lengths[numbers], np.array([sentence.count(" ") + 1 for sentence in sentences])
+        ends = np.cumsum(lengths)
+        ids = self._ids[np.arange(ends[-1]) + np.repeat(self._starts[numbers] - ends + lengths, lengths)]
+        if len(self._numbers) > _MOST_WORDS:
+            self._forget()
+        return ids, np.add.reduceat(lengths, np.cumsum(sizes) - sizes)
+
+    def _learn(self) -> None:
+        """Encode the words that were numbered since the last time."""
+        if self._numbers.new:
+            ids, lengths = _encode(self._tokenizer, self._numbers.new)
+            self._numbers.new.clear()
+            self._ids, self._lengths = np.concatenate([self._ids, ids]), np.concatenate([self._lengths, lengths])
+            self._starts = np.cumsum(self._lengths) - self._lengths
+
+    def _forget(self) -> None:
+        self._numbers = _Numbers()
+        self._ids, self._lengths = np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64)
+        self._starts = self._lengths
+
+
+class _Numbers(dict[str, int]):
+    """Numbers words as they come; ``new`` lists those that came since it was cleared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new: list[str] = []
+
+    def __missing__(self, word: str) -> int:
+        self.new.append(word)
+        number = self[word] = len(self)
+        return number
+
+
+def splits_at_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether ``tokenizer`` surely gives a sentence the ids of its words: BERT's own parts, no added words."""
+    description = json.loads(tokenizer.to_str())
+    kinds = [(description.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+    is_bert = kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
+    return is_bert and all(token["special"] for token in description["added_tokens"])
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Ids, I64]:
+    ids = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    lengths = np.array([len(each) for each in ids], dtype=np.int64)
+    return np.fromiter(chain.from_iterable(ids), dtype=np.uint32, count=int(lengths.sum())), lengths
+
+
+def _blocks(sentences: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Consecutive ``sentences`` of about ``_BLOCK_CHARACTERS`` characters together."""
+    start = size = 0
+    for end, sentence in enumerate(sentences, start=1):
+        size += len(sentence)
+        if size >= _BLOCK_CHARACTERS or end == len(sentences):
+            yield sentences[start:end]
+            start, size = end, 0

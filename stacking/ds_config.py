@@ -427,7 +427,9 @@ def _fill_precision(config: Json, facts: StageFacts) -> None:
 
 
 def _fill_zero(config: Json, facts: StageFacts) -> None:
-    zero = config.setdefault("zero_optimization", {"stage": 2 if facts.ranks > 1 else 0})
+    # One GPU alone: without flat groups, 16-bit training would wait for the overflow check of every parameter.
+    flat = facts.cuda and facts.precision != "fp32" and not facts.fused_adam
+    zero = config.setdefault("zero_optimization", {"stage": 2 if facts.ranks > 1 else int(flat)})
     for key, value in zero.items():
         if value == "auto":
             zero[key] = _AUTO_ZERO[key](facts.hidden)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.numpy import load_file
 
 from stacking.metrics import read_metrics
+from stacking.state.format import WEIGHTS, State
 from tests.chain import prepare_text, stacking, write_recipe
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -64,14 +64,15 @@ def test_samples_and_tokens_go_on_across_stages(mixed: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["weights", "exp_avg", "exp_avg_sq"])
 def test_the_grown_state_holds_copies_of_the_shallow_one_bit_for_bit(mixed: Path, kind: str) -> None:
-    shallow = load_file(mixed / "1-L2" / "state" / f"{kind}.safetensors")
-    grown = load_file(mixed / "2-L6" / "start" / f"{kind}.safetensors")
-    for name, tensor in grown.items():
+    shallow, grown = State(mixed / "1-L2" / "state"), State(mixed / "2-L6" / "start")
+    assert len(grown.names) > len(shallow.names)
+    for name in grown.names:
+        tensor = grown.read(kind, name)
         head, _, rest = name.partition(".")
         if head == "layers":
             layer, _, part = rest.partition(".")
             name = f"layers.{int(layer) // 3}.{part}"
-        assert tensor.tobytes() == shallow[name].tobytes()
+        assert tensor.tobytes() == shallow.read(kind, name).tobytes()
 
 
 def test_the_deep_model_begins_near_where_the_shallow_one_ended(mixed: Path) -> None:
@@ -92,9 +93,10 @@ def test_a_run_may_start_from_a_hugging_face_model_and_deepen_it(mixed: Path, tm
     )
     run = tmp_path / "run"
     stacking("run", recipe, "--run-dir", run)
-    imported, grown = (load_file(run / part / "weights.safetensors") for part in ("start", "0-L12/start"))
+    imported, grown = (State(run / part) for part in ("start", "0-L12/start"))
     for layer in range(12):
         name = "attention.qkv.weight"
-        assert grown[f"layers.{layer}.{name}"].tobytes() == imported[f"layers.{layer % 6}.{name}"].tobytes()
+        copied = imported.read(WEIGHTS, f"layers.{layer % 6}.{name}")
+        assert grown.read(WEIGHTS, f"layers.{layer}.{name}").tobytes() == copied.tobytes()
     exported = json.loads((run / "export" / "config.json").read_text())
     assert exported["num_hidden_layers"] == 12

@@ -103,7 +103,7 @@ def measure_case(case: Case, repeats: int, warmup: int) -> dict[str, Any]:
         how = {"repeats": repeats, "warmup": warmup, "steps": 5, "least_seconds": 3.0}
         trial = trial_of(target, wanted, ("stacking", *case.against), None, **how)
         with tempfile.TemporaryDirectory(prefix="stacking-gpu-bench-") as folder:
-            result = StageResult(trial, run_trial(trial, Path(folder), launcher))
+            result = StageResult(trial, run_trial(trial, Path(folder), launcher, limit_seconds=1800))
         assert wanted.micro_batch is not None  # every case has one
         if result.result.outcome != "out-of-memory" or wanted.micro_batch == 1:
             break

@@ -57,7 +57,7 @@ def varlen_flash(query: Tensor, key: Tensor, value: Tensor, queries: Layout, key
         return sdpa(query, key, value, queries, keys, dropout)
     attend: Any = torch.ops.aten._flash_attention_forward
     sizes = (queries.offsets, keys.offsets, queries.longest, keys.longest)
-    return attend(query.contiguous(), key.contiguous(), value.contiguous(), *sizes, dropout, False, False)[0]
+    return attend(query, key, value, *sizes, dropout, False, False)[0]
 
 
 def _rectangles(rows: Tensor, layout: Layout) -> list[Tensor]:

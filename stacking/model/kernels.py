@@ -139,10 +139,15 @@ def generation(device: torch.device) -> str:
     return next(name for name, since in _SINCE.items() if capability >= since)
 
 
-def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """What to use on ``device`` in ``dtype``, after a trial of the attention kernel where it may refuse."""
+def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: float) -> Kernels:
+    """What to use on ``device`` in ``dtype``, after a trial of the attention kernel where it may refuse.
+
+    Args:
+        head: dimensions of an attention head.
+        dropout: of the attention probabilities.
+    """
     kernels = KERNELS[generation(device)]
-    if kernels.attention == "varlen_flash" and (refusal := _refusal(kernels, device, dtype)):
+    if kernels.attention == "varlen_flash" and (refusal := _refusal(kernels, device, dtype, head, dropout)):
         why = f"{kernels.why}; sdpa instead of varlen_flash: {refusal}"
         return replace(kernels, attention="sdpa", grouped=True, why=why)
     return kernels
@@ -155,19 +160,24 @@ def use(model: nn.Module, kernels: Kernels) -> None:
             vars(module)["kernels"] = kernels
 
 
-def _refusal(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> str:
+def _refusal(kernels: Kernels, device: torch.device, dtype: torch.dtype, head: int, dropout: float) -> str:
     """Why the attention kernel cannot be used here; empty if it agrees with SDPA on three short sequences."""
     if dtype == torch.float32:
         return "it computes in 16 bits only"
     lengths = np.array([3, 17, 8])
     nothing = np.zeros(int(lengths.sum()), dtype=np.int64)
-    layout = to(
-        unpadded_tokens(Unpadded(nothing, nothing, nothing, lengths, nothing[:0], nothing[:0], None)), device
-    ).layout
-    query, key, value = torch.randn(3, len(nothing), 2, 64, device=device, dtype=dtype).unbind()
+    batch = Unpadded(nothing, nothing, nothing, lengths, nothing[:0], nothing[:0], None)
+    layout = to(unpadded_tokens(batch), device).layout
+    parts = torch.randn(len(nothing), 3, 2, head, device=device, dtype=dtype, requires_grad=True)
+    weights = torch.randn(len(nothing), 2, head, device=device, dtype=dtype)
+    results = []
     try:
-        found = kernels.attend(query, key, value, layout, layout, 0.0)
-        expected = sdpa(query, key, value, layout, layout, 0.0)
-    except RuntimeError as error:
+        for attend in (kernels.attend, sdpa):
+            query, key, value = parts.unbind(1)
+            mixed = attend(query, key, value, layout, layout, 0.0)
+            results.append([mixed, *torch.autograd.grad((mixed * weights).sum(), parts)])
+        kernels.attend(query, key, value, layout, layout, dropout).sum().backward()
+    except (RuntimeError, AttributeError, TypeError) as error:  # the operator is not public: it may also have changed
         return str(error).splitlines()[0]
-    return "" if torch.allclose(found, expected, atol=0.05) else "its results differ"
+    agree = all(torch.allclose(found, expected, atol=0.05) for found, expected in zip(*results, strict=True))
+    return "" if agree else "its results differ"

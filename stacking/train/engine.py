@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import deepspeed
 import torch
+import torch._dynamo
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
@@ -25,6 +27,9 @@ def connect() -> None:
     """Join the other ranks of this job, which the launcher's environment names."""
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         _use_gloo_alone()
+    if get_accelerator().device_name() == "cuda":
+        # DeepSpeed does so when its engine is made; the kernels are chosen before that, on this rank's own device.
+        get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
@@ -57,11 +62,24 @@ def start_engine(plan: Plan, stage: Stage, drawn: bool = True) -> DeepSpeedEngin
 def choose_kernels(model: Bert, stage: Stage) -> None:
     """Let ``model`` use what suits this rank's device, and what the stage asks for besides."""
     device = torch.device(get_accelerator().current_device_name())
-    use(model, kernels_for(device, _DTYPES[stage.precision]))
-    model.recompute = stage.kernels.activation_checkpointing
+    head = model.config.hidden // model.config.heads
+    kernels = kernels_for(device, _DTYPES[stage.precision], head, model.config.attention_dropout)
     if stage.kernels.compile:
-        for layer in model.layers:
-            layer.compile()
+        kernels = replace(kernels, grouped=False)  # each number of groups would be compiled by itself
+        _compile(model)
+    use(model, kernels)
+    model.recompute = stage.kernels.activation_checkpointing
+
+
+def _compile(model: Bert) -> None:
+    """Compile every layer, for sequences of any lengths.
+
+    All layers share one cache: for all rows and for those that a head needs, with and without gradients, each with its
+    static and its dynamic shapes. Torch's limit of 8 would leave some of them uncompiled without an error.
+    """
+    torch._dynamo.config.recompile_limit = 64
+    for layer in model.layers:
+        layer.compile()
 
 
 def chosen_kernels(engine: DeepSpeedEngine, stage: Stage) -> dict[str, str]:

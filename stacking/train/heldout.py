@@ -49,7 +49,8 @@ class HeldOut:
         engine.eval()
         with torch.no_grad():
             for numbers in self._chunks:
-                micro = without_padding(self._sampler.unpadded(numbers), engine.device)
+                grouped = engine.module.kernels.grouped
+                micro = without_padding(self._sampler.unpadded(numbers), engine.device, grouped)
                 mlm, nsp = engine(*micro.inputs)
                 sums += torch.stack([mlm.double(), nsp.double(), *sums.new_tensor([micro.predictions, len(numbers)])])
         engine.train()

@@ -266,7 +266,7 @@ def test_nothing_is_compiled_on_pascal_and_bf16_is_not_for_volta() -> None:
 def test_an_attention_kernel_that_refuses_is_replaced_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU, flash attention for many lengths refuses, as it does on a GPU that it was not built for.
     monkeypatch.setattr(table, "generation", lambda _: "ampere")
-    chosen = kernels_for(CPU, torch.bfloat16)
+    chosen = kernels_for(CPU, torch.bfloat16, 64, 0.1)
     assert chosen.attention == "sdpa" and chosen.grouped
     assert "sdpa instead of varlen_flash: " in chosen.why
-    assert "16 bits" in kernels_for(CPU, torch.float32).why
+    assert "16 bits" in kernels_for(CPU, torch.float32, 64, 0.1).why

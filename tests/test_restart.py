@@ -47,8 +47,8 @@ def disturbed(recipe: Path) -> Path:
     controller = start("run", recipe, "--run-dir", run)
     _kill_when(controller, run, _rank, lambda: _steps(run, "0-L1") >= 3)
     _kill_when(_resume(run), run, _controller, lambda: (run / "0-L1" / "checkpoints" / ".saving").exists())
-    _kill_when(_resume(run), run, _controller, lambda: _is_working_on(run, "0-L1", "state"))
-    _kill_when(_resume(run), run, _phase_process, lambda: _is_working_on(run, "1-L2", "start"))
+    _kill_when(_resume(run), run, _controller, lambda: _last_event(run) == ("started", "consolidate", 0))
+    _kill_when(_resume(run), run, _phase_process, lambda: _last_event(run) == ("started", "grow", 1))
     _kill_when(_resume(run), run, _controller, lambda: _last_event(run) == ("finished", "grow", 1))
     _kill_when(_resume(run), run, _rank, lambda: _steps(run, "1-L2") >= 5)
     _kill_when(_resume(run), run, _controller, lambda: _steps(run, "2-L4") >= 3)
@@ -214,8 +214,10 @@ def _controller(run: Path, controller: int) -> int:
 
 
 def _rank(run: Path, controller: int) -> int:
-    """The last rank that the controller started."""
-    return _children(controller)[-1]
+    """The last rank that the controller started; an event says that it will, so it may still be to come."""
+    while not (children := _children(controller)):
+        time.sleep(0.0005)
+    return children[-1]
 
 
 _phase_process = _rank
@@ -223,10 +225,6 @@ _phase_process = _rank
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _is_working_on(run: Path, stage: str, output: str) -> bool:
-    return (run / stage / f".{output}.partial").exists()
 
 
 def _last_event(run: Path) -> tuple[Any, Any, Any]:

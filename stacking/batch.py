@@ -96,7 +96,7 @@ def _check_divides(
     name, scale = ("batch_tokens", length) if stage.batch_tokens else ("batch_sequences", 1)
     product = " x ".join(parts) + (f" = {unit}" if len(parts) > 1 else "")
     measure = f"is {total:,}" if scale == 1 else f"is {total * scale:,} ({total:,} sequences)"
-    verb = ", not" if exact else ", which does not divide by"
+    verb = ", not" if exact else ", not a multiple of"
     remedy = f"give {unit * scale:,}" if exact else _multiples(total * scale, unit * scale)
     raise UserError(recipe.key("stages", index, name), f"{measure}{verb} {product}", remedy)
 

@@ -338,6 +338,9 @@ def main() -> NoReturn:
     """Run a command; what a user can have caused is one line on stderr and an exit code."""
     try:
         code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = UserError.exit_code
     except click.ClickException as error:
         click.echo(f"stacking: {' '.join(error.format_message().split())}", err=True)
         code = UserError.exit_code

@@ -46,7 +46,9 @@ class NoSpace(UserError):
     """The disk under ``path`` is full."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "no space left on the device", "free some space and resume; the last good state is kept")
+        super().__init__(
+            path, "no space left on the device", "free some space and repeat it; what was complete is untouched"
+        )
 
 
 class Preempted(StackingError):

@@ -157,6 +157,16 @@ def move_folder(source: Path, target: Path) -> None:
     fsync_folder(target.parent)
 
 
+def require_empty(path: Path, option: str) -> None:
+    """Refuse a folder in which something lies already.
+
+    Raises:
+        UserError: ``path`` is a file, or a folder that is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{option} {path}", "is not an empty folder", "name a new one")
+
+
 def require_absent(path: Path) -> None:
     """Refuse to write over something that stands there already.
 

@@ -122,8 +122,7 @@ WRONG = {
     ),
     "micro-batch does not divide": (
         '{"train_micro_batch_size_per_gpu": 3}',
-        "recipe.yaml: stages[0].batch_sequences: is 8, which does not divide by 2 ranks x micro-batch 3 = 6; "
-        "give 6 or 12",
+        "recipe.yaml: stages[0].batch_sequences: is 8, not a multiple of 2 ranks x micro-batch 3 = 6; give 6 or 12",
     ),
     "batch arithmetic": (
         '{"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 4}',

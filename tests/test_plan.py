@@ -46,12 +46,12 @@ WRONG = {
     "batch does not divide": (
         "batch_sequences: 8",
         "batch_sequences: 9, ranks: 2",
-        "stages[0].batch_sequences: is 9, which does not divide by 2 ranks; give 8 or 10",
+        "stages[0].batch_sequences: is 9, not a multiple of 2 ranks; give 8 or 10",
     ),
     "batch does not divide by the micro-batch": (
         "batch_sequences: 8",
         "batch_sequences: 10, ranks: 2, micro_batch: 4",
-        "stages[0].batch_sequences: is 10, which does not divide by 2 ranks x micro-batch 4 = 8; give 8 or 16",
+        "stages[0].batch_sequences: is 10, not a multiple of 2 ranks x micro-batch 4 = 8; give 8 or 16",
     ),
     "batch not whole sequences": (
         "batch_sequences: 8",
@@ -61,7 +61,7 @@ WRONG = {
     "batch in tokens does not divide": (
         "batch_sequences: 8",
         "batch_tokens: 96, ranks: 2",
-        "stages[0].batch_tokens: is 96 (3 sequences), which does not divide by 2 ranks; give 64 or 128",
+        "stages[0].batch_tokens: is 96 (3 sequences), not a multiple of 2 ranks; give 64 or 128",
     ),
     "no batch": (
         "batch_sequences: 8, ",
@@ -239,7 +239,7 @@ def test_a_batch_is_exactly_micro_times_accumulation_times_ranks(total: int, ran
         f"stages[0].micro_batch={micro or 'auto'}",
     ]
     if total % (ranks * (micro or 1)):
-        with pytest.raises(UserError, match="which does not divide by"):
+        with pytest.raises(UserError, match="not a multiple of"):
             plan_of(SMALL, overrides=overrides)
     else:
         stage = plan_of(SMALL, overrides=overrides).stages[0]

@@ -34,6 +34,10 @@ def test_links_and_pictures_lead_somewhere() -> None:
     assert targets and not missing
 
 
+def test_nothing_is_left_to_be_filled_in() -> None:
+    assert "@@" not in README and "TODO" not in README
+
+
 def test_tools_that_are_named_are_there() -> None:
     tools = set(re.findall(r"tools/\w+", README))
     assert tools and all(os.access(ROOT / tool, os.X_OK) for tool in tools)

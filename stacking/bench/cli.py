@@ -44,7 +44,7 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--hidden", type=_COUNT, help="Width of the model; without TARGET, one head per 64.")
 @click.option("--layers", callback=_numbers, help="Of a named model: 3,12; default: its own depth.")
 @click.option("--sequence-length", type=click.IntRange(min=8), help="Tokens per sample.")
-@click.option("--vocabulary", type=_COUNT, help="Default: the data's, or 30,522.")
+@click.option("--vocabulary", type=click.IntRange(min=16), help="Default: the data's, or 30,522.")
 @click.option("--micro-batch", type=_COUNT, help="Sequences that a rank computes at once.")
 @click.option("--batch", type=_COUNT, help="Sequences per update, over all ranks.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Default: what suits the device.")
@@ -87,7 +87,7 @@ def bench(
         if not as_json:
             click.echo(block(result))
     click.echo(json.dumps(results_as_json(results, target or ""), indent=2) if as_json else footer(results))
-    failed = [result for result in results if result.result.outcome == "failed"]
+    failed = [result for result in results if result.result.outcome != "measured"]
     if failed:
         raise StackingError(f"{failed[0].trial.planned.name}: {failed[0].result.message}")
 
@@ -99,7 +99,7 @@ def _measure(
     from stacking.bench.results import StageResult
     from stacking.bench.targets import OPPONENTS, save_rows, targets, trial_of
     from stacking.bench.trial import Contender, run_trial
-    from stacking.files import disk_errors
+    from stacking.files import disk_errors, require_empty
     from stacking.launch.table import open_launcher
 
     for name in against:
@@ -108,6 +108,8 @@ def _measure(
     contenders: list[Contender] = ["stacking", *dict.fromkeys(OPPONENTS[name] for name in against)]
     found = targets(wanted)
     launcher = open_launcher(launcher_name or found[0].plan.launch.launcher)
+    if folder is not None:
+        require_empty(folder, "--folder")
     place, logs_wanted = folder or Path(tempfile.mkdtemp(prefix="stacking-bench-")), False
     with disk_errors(place):
         place.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,8 @@ def bench_transition(
     """Measure the way from one stage's last step to the next one's first, beside cp and DeepSpeed's converters."""
     from stacking.bench import transition_table
     from stacking.bench.transition import Wanted, results_of
-    from stacking.errors import UserError
+    from stacking.errors import StackingError, UserError
+    from stacking.files import require_empty
     from stacking.growth.operators import OPTIMIZER_STATES
 
     if optimizer_state not in OPTIMIZER_STATES:
@@ -52,9 +53,18 @@ def bench_transition(
         cache=cache,
         deepspeed=deepspeed,
     )
+    if folder is not None:
+        require_empty(folder, "--folder")
     place = folder or Path(tempfile.mkdtemp(prefix="stacking-transition-"))
-    results = list(results_of(shapes or ("110M",), place, wanted))
+    try:
+        results = list(results_of(shapes or ("110M",), place, wanted))
+    except (KeyboardInterrupt, UserError):
+        if folder is None:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+    except StackingError as error:
+        raise StackingError(f"{error} (what it left is in {place})") from error
     if folder is None:
-        shutil.rmtree(place, ignore_errors=True)  # kept after a failure: the logs are in it
+        shutil.rmtree(place, ignore_errors=True)
     found = transition_table.as_json(results, wanted)
     click.echo(json.dumps(found, indent=2) if as_json else transition_table.as_text(results, wanted))

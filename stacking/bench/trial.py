@@ -134,8 +134,11 @@ def run_trial(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: flo
         return TrialResult(outcome="failed", message=f"took longer than {limit_seconds:g} s")
     if outcome.exit_code == 0:
         return read_result(folder)
-    if outcome.exit_code in (OUT_OF_MEMORY, _KILLED):
+    if outcome.exit_code == OUT_OF_MEMORY:
         return TrialResult(outcome="out-of-memory", message=describe(outcome))
+    if outcome.exit_code == _KILLED:
+        message = f"{describe(outcome)}, as the kernel does when the host has no memory left"
+        return TrialResult(outcome="out-of-memory", message=message)
     return TrialResult(outcome="failed", message=describe(outcome))
 
 

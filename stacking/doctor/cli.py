@@ -73,4 +73,4 @@ def _plan(run: RunFolder, recipe: str | None, overrides: tuple[str, ...]) -> Pla
         return plan_recipe(load_recipe(recipe, list(overrides)))[0]
     if overrides:
         raise click.UsageError("--set changes a recipe: add --recipe")
-    return load_plan(run.plan) if run.plan.is_file() else None
+    return load_plan(run.plan) if run.plan.is_file() and run.journal.path.is_file() else None

@@ -14,7 +14,7 @@ def last_error(log: Path | None) -> str:
     if log is None or not log.exists():
         return "no output"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, line))), "no output")
 
 
 def describe(outcome: Outcome) -> str:

@@ -23,7 +23,7 @@ MISTAKES = {
     "an unknown recipe": (["dmeo", "--out", "{out}"], "did you mean 'demo'?"),
     "a recipe that is wrong": (
         ["{recipe}", "--out", "{out}", "--set", "stages[0].batch_sequences=7"],
-        "stages[0].batch_sequences: is 7, which does not divide by 2 ranks",
+        "stages[0].batch_sequences: is 7, not a multiple of 2 ranks",
     ),
     "no time": (["{recipe}", "--out", "{out}", "--budget-minutes", "0"], "--budget-minutes: is 0; give a number"),
     "endless time": (["{recipe}", "--out", "{out}", "--budget-minutes", "inf"], "--budget-minutes: is inf"),

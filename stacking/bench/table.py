@@ -59,20 +59,18 @@ def block(stage: StageResult) -> str:
 
 def _title(trial: Trial) -> str:
     plan, stage = trial.plan, trial.planned
-    batch = f"{stage.global_batch} sequences = {stage.micro_batch} × {stage.accumulation} × {stage.ranks} ranks"
-    parts = (
+    split = f"micro-batch {stage.micro_batch} x {stage.accumulation} x {stage.ranks} ranks"
+    batch = f"batch {stage.global_batch} = {split}"
+    model = (
         plan.name,
         plan.model.variant,
         f"{stage.layers} layers",
         f"hidden {plan.model.hidden}",
         f"sequence {plan.data.sequence_length}",
         f"vocabulary {plan.model.vocabulary:,}",
-        f"dropout {plan.model.dropout:g}",
-        stage.precision,
-        batch,
-        f"ZeRO {stage.zero_stage}",
     )
-    return " · ".join(parts)
+    work = (f"dropout {plan.model.dropout:g}", stage.precision, batch, f"ZeRO {stage.zero_stage}")
+    return " · ".join(model) + "\n" + " · ".join(work)
 
 
 def _hardware_lines(hardware: Mapping[str, Any]) -> list[str]:
@@ -99,9 +97,10 @@ def _notes(stages: Sequence[StageResult], hardware: Mapping[str, Any]) -> list[s
     on_cpu = hardware["device"] == "cpu"
     memory = "resident memory beyond that of the libraries" if on_cpu else "most that torch had allocated"
     return [
-        f"Medians of {trial.repeats} repeats that took turns, after {trial.warmup} warm-up steps. The parts of a step "
-        "are from separate steps that overlap nothing.",
-        f"Model FLOPs count real tokens and masked positions, whatever a contender computes. Memory is the {memory}.",
+        f"Medians of {trial.repeats} repeats that took turns, after {trial.warmup} warm-up steps.",
+        "The parts of a step are from separate steps that overlap nothing.",
+        "Model FLOPs count real tokens and masked positions, whatever a contender computes.",
+        f"Memory is the {memory}.",
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from stacking.bench.transition import OURS, Result, Wanted
 
 _HEADER = ("", "seconds", "spread", "x cp", "x cp+fsync", "memory MB", "disk GB", "x state", "start-up s")
-_TARGETS = "transition: at most 2.0 x cp; memory at most 400 MB; disk at most 1.0 x the state"
+_TARGETS = "goals: transition at most 2.0 x cp; memory at most 400 MB; disk at most 1.0 x the state"
 
 
 def as_text(results: Sequence[Result], wanted: Wanted) -> str:
@@ -84,7 +84,7 @@ def _shape(result: Result, wanted: Wanted) -> str:
     )
     rows.insert(position, total)
     note = result.measured["load"].note
-    return "\n".join([title, _grid([_HEADER, *rows]), f"({_TARGETS}; load: {note})"])
+    return "\n".join([title, _grid([_HEADER, *rows]), _TARGETS, f"load: {note}"])
 
 
 def _row(result: Result, name: str) -> tuple[str, ...]:

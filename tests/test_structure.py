@@ -26,6 +26,7 @@ CONTROL_HALF = [
     "stacking.doctor.before",
     "stacking.doctor.machine",
     "stacking.growth.apply",
+    "stacking.launch.rank",
     "stacking.launch.table",
     "stacking.phases",
     "stacking.plan_report",

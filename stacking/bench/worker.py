@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,9 @@ from stacking.bench.synthetic import SyntheticSampler
 from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, SAMPLES, Trial, TrialResult, read_trial
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
-from stacking.errors import StackingError
 from stacking.files import write_atomically
 from stacking.launch.mpi import log_to_file
-from stacking.launch.rendezvous import rendezvous
+from stacking.launch.rank import run_rank
 from stacking.train.engine import connect
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC")
@@ -71,24 +70,15 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _NO_MEMORY)
 
 
-def main(arguments: list[str]) -> int:
-    folder = Path(arguments[0])
-    log_to_file(os.environ)
-    try:
-        os.environ.update(rendezvous(os.environ))
-        run(folder, read_trial(folder))
-    except StackingError as error:
-        print(error, file=sys.stderr, flush=True)
-        return error.exit_code
-    except Exception as error:  # the log tells, and no destructor may keep this rank from ending
-        traceback.print_exc()
-        return OUT_OF_MEMORY if ran_out_of_memory(error) else 1
-    return 0
+def failure(error: Exception) -> int:
+    """The exit code for an error of a library."""
+    return OUT_OF_MEMORY if ran_out_of_memory(error) else 1
+
+
+def main(folder: Path) -> None:
+    run(folder, read_trial(folder))
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # As in training: collective libraries may hang in their destructors when a peer is gone already.
-    os._exit(code)
+    log_to_file(os.environ)
+    run_rank(partial(main, Path(sys.argv[1])), failure)

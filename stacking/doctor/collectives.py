@@ -11,9 +11,9 @@ import platform
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -23,10 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stacking.doctor.ranks import ASK, FOUND
-from stacking.errors import StackingError
 from stacking.files import write_json
 from stacking.launch.mpi import log_to_file
-from stacking.launch.rendezvous import rendezvous
+from stacking.launch.rank import run_rank
 
 _PATIENCE = timedelta(seconds=60)
 _BATCHES = 5
@@ -254,23 +253,11 @@ def run(folder: Path, sizes: Sequence[int]) -> None:
     dist.barrier(group=control)
 
 
-def main(arguments: list[str]) -> int:
-    if Path(arguments[0]).is_dir():  # else this node does not see it, which is one of the things to find out
-        log_to_file(os.environ)
-    try:
-        os.environ.update(rendezvous(os.environ))
-        run(Path(arguments[0]), json.loads(arguments[1]))
-    except StackingError as error:
-        print(error, file=sys.stderr, flush=True)
-        return error.exit_code
-    except Exception:  # a lost peer, or no network: the log tells
-        traceback.print_exc()
-        return 1
-    return 0
+def main(folder: Path, sizes: str) -> None:
+    run(folder, json.loads(sizes))
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # collective libraries may hang in their destructors
+    if Path(sys.argv[1]).is_dir():  # else this node does not see it, which is one of the things to find out
+        log_to_file(os.environ)
+    run_rank(partial(main, Path(sys.argv[1]), sys.argv[2]))

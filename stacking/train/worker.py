@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from stacking.checkpoints import latest
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
 from stacking.elastic import resized
-from stacking.errors import StackingError, UserError
+from stacking.errors import UserError
 from stacking.launch.mpi import log_to_file
-from stacking.launch.rendezvous import rendezvous
+from stacking.launch.rank import run_rank
 from stacking.metrics import MetricsWriter, truncate_after
 from stacking.phases import starting_state
 from stacking.plan import Plan, Stage, load_plan
@@ -83,25 +83,12 @@ def fitted(plan: Plan, stage: Stage, ranks: int) -> Stage:
     return resized(stage, ranks, where)
 
 
-def main(arguments: list[str]) -> int:
-    run, index = RunFolder(Path(arguments[0])), int(arguments[1])
-    log_to_file(os.environ)
-    try:
-        os.environ.update(rendezvous(os.environ))
-        plan = load_plan(run.plan)
-        run_stage(run, plan, fitted(plan, plan.stages[index], int(os.environ["WORLD_SIZE"])))
-    except StackingError as error:
-        print(error, file=sys.stderr, flush=True)
-        return error.exit_code
-    except Exception:  # a bug or a lost peer: the log tells, and no destructor may keep this rank from ending
-        traceback.print_exc()
-        return 1
-    return 0
+def main(run_dir: str, stage: str) -> None:
+    run, index = RunFolder(Path(run_dir)), int(stage)
+    plan = load_plan(run.plan)
+    run_stage(run, plan, fitted(plan, plan.stages[index], int(os.environ["WORLD_SIZE"])))
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Collective libraries may hang in their destructors when a peer is gone already; everything is on disk here.
-    os._exit(code)
+    log_to_file(os.environ)
+    run_rank(partial(main, *sys.argv[1:]))

@@ -56,7 +56,7 @@ def test_ranks_that_think_that_they_are_on_several_hosts_compare_their_clocks(tm
         "from stacking.doctor import collectives\n"
         "from pathlib import Path\n"
         f"folder = next(Path({str(tmp_path)!r}).glob('.stacking-doctor.*'))\n"
-        "os._exit(collectives.main([str(folder), '[1024]']))"
+        "collectives.run_rank(lambda: collectives.main(folder, '[1024]'))"
     )
     found = measure(Changed([sys.executable, "-c", script]), 2, "cpu", tmp_path, [1024], patience=60)
     assert found["nodes"] == 2
@@ -77,7 +77,7 @@ def test_wrong_results_are_noticed(tmp_path: Path) -> None:
         "right = collectives.OPERATIONS['all-gather'].run\n"
         "collectives.OPERATIONS['all-gather'] = collectives.OPERATIONS['all-gather']._replace(run=broken)\n"
         f"folder = next(Path({str(tmp_path)!r}).glob('.stacking-doctor.*'))\n"
-        "os._exit(collectives.main([str(folder), '[1024]']))"
+        "collectives.run_rank(lambda: collectives.main(folder, '[1024]'))"
     )
     found = measure(Changed([sys.executable, "-c", script]), 2, "cpu", tmp_path, [1024], patience=60)
     assert found["wrong"] == ["all-gather of 1,024 bytes"]

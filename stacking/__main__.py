@@ -1,3 +1,3 @@
-from stacking.cli import main
+from stacking.cli.main import main
 
 main()

@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from stacking.create import create_run
 from stacking.launch.job import Job
 from stacking.launch.local import Local
 from stacking.launch.outcome import describe
-from stacking.metrics import read_metrics
-from stacking.phases import phases
-from stacking.runfolder import RunFolder
+from stacking.run.create import create_run
+from stacking.run.folder import RunFolder
+from stacking.run.metrics import read_metrics
+from stacking.run.phases import phases
 
 ENVIRONMENT = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 

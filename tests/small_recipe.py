@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stacking.machine import Machine
-from stacking.plan import Plan, make_plan
-from stacking.presets import DEVICE_CLASSES
-from stacking.recipe import load_recipe
+from stacking.config.recipe import load_recipe
+from stacking.hardware.machine import Machine
+from stacking.hardware.presets import DEVICE_CLASSES
+from stacking.planning.plan import Plan, make_plan
 
 SMALL = """\
 name: small

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stacking.metrics import read_metrics
+from stacking.run.metrics import read_metrics
 from stacking.state.format import WEIGHTS, State
 from tests.chain import prepare_text, stacking, write_recipe
 

@@ -12,7 +12,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from stacking.recipe import RECIPES
+from stacking.config.recipe import RECIPES
 from tests.chain import ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from stacking.files import checksum, verify_folder
-from stacking.journal import Journal
+from stacking.run.journal import Journal
+from stacking.storage.files import checksum, verify_folder
 from tests.chain import prepare_text, stacking, start, write_recipe
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stacking.bench.peaks import find_card, peak_tflops
-from stacking.plan import Stage
-from stacking.presets import Precision
+from stacking.hardware.peaks import find_card, peak_tflops
+from stacking.hardware.presets import Precision
+from stacking.planning.plan import Stage
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -27,7 +27,7 @@ _SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.lim
 def hardware(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
     """What this rank knows of the machine, once the engines have set it up as they want it.
 
-    ``peak_tflops`` is that of all ranks' devices in the stage's precision: from `stacking.bench.peaks`, or, on a
+    ``peak_tflops`` is that of all ranks' devices in the stage's precision: from `stacking.hardware.peaks`, or, on a
     CPU and on a card without a row, ``gemm``.
 
     Args:

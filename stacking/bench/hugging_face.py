@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 from stacking.bench.contender import Contender, Sections, unmeasured
 from stacking.bench.trial import Trial
 from stacking.data.unpad import Unpadded
-from stacking.model.hugging_face import to_hugging_face
+from stacking.huggingface.names import to_hugging_face
 from stacking.train.engine import parameter_groups
 
 _IGNORED = -100

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from stacking.bench.contender import Contender, Sections, unmeasured
 from stacking.bench.trial import Trial
 from stacking.data.unpad import Unpadded
-from stacking.train.agreement import Agreement
 from stacking.train.allocator import keep_freed_memory
 from stacking.train.engine import chosen_kernels, start_engine
 from stacking.train.loader import MicroBatch, with_padding, without_padding
 from stacking.train.randomness import seed_dropout
+from stacking.train.rank_sync import Agreement
 
 
 class Stacking(Contender):

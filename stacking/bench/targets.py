@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from stacking.bench.trial import Contender, Trial
-from stacking.create import plan_recipe
+from stacking.config.reading import nearest, read_yaml_mapping
+from stacking.config.recipe import RECIPES, Recipe, find_recipe, recipe_from
 from stacking.data.samples import SampleIndex
 from stacking.errors import UserError
-from stacking.machine import Machine, find_machine
-from stacking.plan import Plan
-from stacking.presets import SHAPES
-from stacking.recipe import RECIPES, Recipe, find_recipe, recipe_from
-from stacking.strict import nearest, read_yaml_mapping
+from stacking.hardware.machine import Machine, find_machine
+from stacking.hardware.presets import SHAPES
+from stacking.planning.plan import Plan
+from stacking.run.create import plan_recipe
 
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 """Tokens of a rank's batch for a named model, where none is given."""

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stacking.data.corpus import Corpus
 from stacking.data.samples import build_samples
 from stacking.errors import DamagedFile
-from stacking.files import disk_errors, read_json, write_atomically
 from stacking.launch.job import Job, Launcher, Outcome
 from stacking.launch.outcome import describe
-from stacking.plan import Plan, Stage
+from stacking.planning.plan import Plan, Stage
+from stacking.storage.files import disk_errors, read_json, write_atomically
 
 TRIAL, RESULT, SAMPLES, PROFILE = "trial.json", "result.json", "samples.npy", "profile.txt"
 OUT_OF_MEMORY = 77

@@ -21,9 +21,9 @@ from stacking.bench.synthetic import SyntheticSampler
 from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, SAMPLES, Trial, TrialResult, read_trial
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
-from stacking.files import write_atomically
 from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
+from stacking.storage.files import write_atomically
 from stacking.train.engine import connect
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC")

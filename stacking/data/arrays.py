@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stacking.files import fsync_folder
+from stacking.storage.files import fsync_folder
 
 _HEADER_BYTES = 128
 

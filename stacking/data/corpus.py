@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stacking.errors import DamagedFile, UserError
-from stacking.files import MANIFEST, verify_folder
+from stacking.storage.files import MANIFEST, verify_folder
 
 KIND = "data"
 FORMAT = 1

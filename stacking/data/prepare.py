@@ -23,7 +23,6 @@ from typing import Any
 import xxhash
 from tokenizers import Tokenizer
 
-from stacking.bars import progress
 from stacking.data import vocabulary
 from stacking.data.corpus import FORMAT, KIND, SPLITS, load_manifest
 from stacking.data.embedded import LIMIT, embedded_documents, embedded_sources, fingerprint
@@ -33,7 +32,8 @@ from stacking.data.scan import Input, Scan, held_out_threshold, input_documents,
 from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part
 from stacking.data.workers import Workers, available_cores, worker_processes
 from stacking.errors import UserError
-from stacking.files import MANIFEST, checksum, disk_errors, move_folder, seal_folder
+from stacking.storage.files import MANIFEST, checksum, disk_errors, move_folder, seal_folder
+from stacking.terminal.progress_bar import progress
 
 EMBEDDED = "embedded"
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from stacking.data.arrays import growing_array
 from stacking.data.corpus import Corpus
 from stacking.errors import UserError
-from stacking.files import disk_errors
+from stacking.storage.files import disk_errors
 
 I64 = npt.NDArray[np.int64]
 

@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from stacking.errors import UserError
-from stacking.files import read_json, write_json
+from stacking.storage.files import read_json, write_json
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 """In the order of their ids, 0 to 4, in a trained vocabulary."""

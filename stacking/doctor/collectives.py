@@ -23,9 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stacking.doctor.ranks import ASK, FOUND
-from stacking.files import write_json
 from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
+from stacking.storage.files import write_json
 
 _PATIENCE = timedelta(seconds=60)
 _BATCHES = 5

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stacking.plan import Plan
+from stacking.planning.plan import Plan
 
 Capability = tuple[int, int]
 """CUDA's compute capability: (6, 1) is a P40, (7, 0) a V100."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from stacking.errors import StackingError
-from stacking.files import read_json
 from stacking.launch.job import Accelerator, Job, Launcher, Outcome
 from stacking.launch.outcome import describe
+from stacking.storage.files import read_json
 
 ASK, FOUND = "ask.json", "found.json"
 

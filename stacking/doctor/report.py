@@ -10,9 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 from stacking.doctor.checks.gpus import class_of, dotted, known_gpus
+from stacking.doctor.examine import Visit
 from stacking.doctor.facts import Collectives, Facts
 from stacking.doctor.finding import LEVELS, Finding
-from stacking.doctor.visit import Visit
 
 _WIDTH = 120
 """Columns that a line has at most."""

@@ -15,12 +15,12 @@ from stacking.data.sampler import SAMPLERS
 from stacking.data.samples import build_samples
 from stacking.data.unpad import Unpadded
 from stacking.errors import UserError
-from stacking.export import read_model, read_weights
-from stacking.files import MANIFEST
+from stacking.huggingface.export import read_model, read_weights
 from stacking.model.bert import Bert, build
 from stacking.model.config import ModelConfig
 from stacking.model.cross_entropy import summed_cross_entropy
 from stacking.model.tokens import copied, to, unpadded_tokens
+from stacking.storage.files import MANIFEST
 
 
 class Scores(NamedTuple):

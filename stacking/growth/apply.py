@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from stacking.errors import UserError
-from stacking.files import new_folder, verify_folder
 from stacking.growth.operators import layer_sources, optimizer_state_rule
 from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.state.format import BUFFERS, MOMENTS, Progress, Readable, State, manifest_of, write_state
 from stacking.state.layers import LayerSource, composed, layer_of, origins
-from stacking.state.partition import Shape
-from stacking.state.safetensors_file import TensorSpec
+from stacking.storage.files import new_folder, verify_folder
+from stacking.storage.partition import Shape
+from stacking.storage.safetensors_file import TensorSpec
 
 
 class _NoLinks(Exception):

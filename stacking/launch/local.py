@@ -8,9 +8,9 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
+from stacking.hardware.machine import find_machine
 from stacking.launch.job import Accelerator, Job, Outcome
 from stacking.launch.process import start_process
-from stacking.machine import find_machine
 
 
 class Local:

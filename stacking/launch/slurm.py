@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stacking.errors import StackingError, UserError
+from stacking.launch import slurm_client
 from stacking.launch.job import Accelerator, Job, Outcome
 from stacking.launch.process import RankStarter, start_process
 from stacking.launch.rendezvous import expand_counts
-from stacking.submit import sbatch
 
 _GRACE = 10.0
 """Seconds that the others get after a rank has failed, to leave their last words."""
@@ -81,10 +81,10 @@ class Slurm:
         """Put this job back into the queue, under its own id, unless SLURM does so already or a user ended it."""
         job = self._allocation.job
         try:
-            found = sbatch.jobs([job]).get(job)
+            found = slurm_client.jobs([job]).get(job)
             if found is None or found.state != "RUNNING":
                 return ""
-            sbatch.requeue(job)
+            slurm_client.requeue(job)
         except StackingError as error:
             return f"job {job} could not be requeued: {error}"
         return f"job {job} is requeued"

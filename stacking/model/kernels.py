@@ -52,11 +52,11 @@ class Kernels:
     decoder: str
     compiled: bool
     """Whether torch.compile pays: it fuses a layer's biases, GELU, dropout, residual sums and LayerNorms. The plan
-    decides (`stacking.ds_config.stage_kernels`), by the same classes of device."""
+    decides (`stacking.deepspeed_config.ds_config.stage_kernels`), by the same classes of device."""
     grouped: bool
     """Whether sequences of about one length share a rectangle; False: one rectangle as wide as the longest."""
     precisions: tuple[str, ...]
-    """Those that the device computes well; the plan refuses the others (`stacking.presets`)."""
+    """Those that the device computes well; the plan refuses the others (`stacking.hardware.presets`)."""
     why: str
     cross_entropy: str = "in_place"
 

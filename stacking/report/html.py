@@ -8,11 +8,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stacking.files import write_atomically
 from stacking.report import plots, tables
 from stacking.report.run import Run, read_run
 from stacking.report.timeline import wall_clock
-from stacking.report.units import count, duration, loss
+from stacking.storage.files import write_atomically
+from stacking.terminal.units import count, duration, loss
 
 
 def write_report(run_dir: Path) -> Path:

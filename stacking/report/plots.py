@@ -14,11 +14,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stacking.files import disk_errors, write_atomically
-from stacking.metrics import Record
 from stacking.report.run import Run
 from stacking.report.tables import change_label
 from stacking.report.timeline import wall_clock
+from stacking.run.metrics import Record
+from stacking.storage.files import disk_errors, write_atomically
 
 # The palette of Okabe and Ito (2008), told apart by colour-blind readers; greys for what is not data.
 BLUE, VERMILION, GREY, PALE, INK = "#0072B2", "#D55E00", "#8A8A86", "#ECEBE6", "#33332F"

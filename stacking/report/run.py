@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stacking.errors import DamagedFile, UserError
-from stacking.metrics import Record, read_metrics
-from stacking.plan import Plan, load_plan
-from stacking.runfolder import RunFolder
+from stacking.planning.plan import Plan, load_plan
+from stacking.run.folder import RunFolder
+from stacking.run.metrics import Record, read_metrics
 
 Event = dict[str, Any]
 """One line of ``journal.jsonl``."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import stacking
-from stacking.metrics import Record
 from stacking.model.config import ModelConfig
-from stacking.plan import Stage
+from stacking.planning.plan import Stage
 from stacking.report import timeline
 from stacking.report.run import Event, Run
-from stacking.report.units import UNKNOWN, count, duration, loss
+from stacking.run.metrics import Record
+from stacking.terminal.units import UNKNOWN, count, duration, loss
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
 

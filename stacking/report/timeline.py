@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from stacking.metrics import Record
 from stacking.report.run import Event, Run
+from stacking.run.metrics import Record
 
 Ending = Literal["finished", "failed", "preempted", "killed"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stacking.files import MANIFEST, verify_folder
-from stacking.parallel import each
 from stacking.state.format import Progress, State, write_state
-from stacking.state.torch_file import verify_torch_file
 from stacking.state.zero import ZeroCheckpoint
+from stacking.storage.files import MANIFEST, verify_folder
+from stacking.storage.threads import each
+from stacking.storage.torch_file import verify_torch_file
 
 _BLOCKS_A_FILE = 8
 """Kept in memory: of each kind of tensor, in each of two parameter groups, the block in use."""

@@ -22,17 +22,17 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stacking.blocks import Entry, digest
 from stacking.errors import DamagedFile, UserError
-from stacking.files import MANIFEST, disk_errors, new_folder, verify_folder
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.parallel import each
-from stacking.state.block_writer import BlockWriter, Meter
 from stacking.state.layers import LayerSource, origins
-from stacking.state.partition import Shape, numel
-from stacking.state.safetensors_file import Layout, SafetensorsFile, SafetensorsWriter, TensorSpec
-from stacking.state.verified_files import verified_files
+from stacking.storage.block_writer import BlockWriter, Meter
+from stacking.storage.blocks import Entry, digest
+from stacking.storage.files import MANIFEST, disk_errors, new_folder, verify_folder
+from stacking.storage.partition import Shape, numel
+from stacking.storage.safetensors_file import Layout, SafetensorsFile, SafetensorsWriter, TensorSpec
+from stacking.storage.threads import each
+from stacking.storage.verified_files import verified_files
 
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
 FORMAT = 1

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from stacking.errors import UserError
-from stacking.parallel import each, thread_count
+from stacking.state.deepspeed_optimizers import Master, adapter_of, parameter_shape
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState
-from stacking.state.masters import Master, adapter_of, parameter_shape
+from stacking.storage.threads import each, thread_count
 
 _SLICE = 1 << 22
 """Elements that a thread copies at a time: 16 MiB."""

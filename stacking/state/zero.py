@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stacking.errors import DamagedFile, UserError
-from stacking.files import MANIFEST, read_json, verify_folder
 from stacking.model.config import ModelConfig
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
-from stacking.state.partition import (
+from stacking.storage.files import MANIFEST, read_json, verify_folder
+from stacking.storage.partition import (
     PARAMETER_NAMES,
     Piece,
     Shape,
@@ -37,9 +37,9 @@ from stacking.state.partition import (
     split_into_groups,
     whole,
 )
-from stacking.state.safetensors_file import TensorSpec
-from stacking.state.torch_file import StoredTensor, read_torch_file
-from stacking.state.verified_files import VerifiedFiles, verified_files
+from stacking.storage.safetensors_file import TensorSpec
+from stacking.storage.torch_file import StoredTensor, read_torch_file
+from stacking.storage.verified_files import VerifiedFiles, verified_files
 
 PROGRESS = "progress.json"
 _REMEDY = "give a folder that engine.save_checkpoint made"

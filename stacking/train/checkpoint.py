@@ -10,14 +10,14 @@ from typing import Any
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 
-from stacking.checkpoints import checkpoints, latest, point_latest, tag
 from stacking.errors import NoSpace, UserError
-from stacking.files import disk_errors, move_folder, read_json, seal_folder, verify_folder, write_json
-from stacking.plan import Plan, Stage
+from stacking.planning.plan import Plan, Stage
+from stacking.run.checkpoints import checkpoints, latest, point_latest, tag
 from stacking.state.format import State
 from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale
 from stacking.state.zero import ZeroCheckpoint
+from stacking.storage.files import disk_errors, move_folder, read_json, seal_folder, verify_folder, write_json
 
 PROGRESS = "progress.json"
 

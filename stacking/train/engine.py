@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from stacking.model.bert import Bert, build
 from stacking.model.kernels import kernels_for, use
-from stacking.plan import Plan, Stage
-from stacking.state.partition import PARAMETER_NAMES
+from stacking.planning.plan import Plan, Stage
+from stacking.storage.partition import PARAMETER_NAMES
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -15,7 +15,7 @@ from stacking.data.batch import I64, Batch
 from stacking.data.sampler import Sampler
 from stacking.data.unpad import Unpadded
 from stacking.model.tokens import Tokens, copied, padded_tokens, to, unpadded_tokens
-from stacking.plan import Stage
+from stacking.planning.plan import Stage
 
 
 @dataclass(frozen=True)

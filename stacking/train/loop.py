@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.errors import Preempted
-from stacking.plan import Plan, Stage
-from stacking.schedule import learning_rate_at
-from stacking.train.agreement import Agreement
+from stacking.planning.plan import Plan, Stage
+from stacking.planning.schedule import learning_rate_at
 from stacking.train.checkpoint import Saver
 from stacking.train.engine import set_learning_rate
-from stacking.train.heldout import HeldOut
 from stacking.train.loader import Update
 from stacking.train.randomness import seed_dropout
+from stacking.train.rank_sync import Agreement
 from stacking.train.recorder import Recorder
+from stacking.train.validation import HeldOut
 
 
 def train(

@@ -14,9 +14,9 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor
 
 from stacking.errors import StackingError
-from stacking.metrics import MetricsWriter
-from stacking.plan import Plan, Stage
-from stacking.train.heldout import HeldOutLosses
+from stacking.planning.plan import Plan, Stage
+from stacking.run.metrics import MetricsWriter
+from stacking.train.validation import HeldOutLosses
 
 
 class Recorder:

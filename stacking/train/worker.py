@@ -13,25 +13,25 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
-from stacking.checkpoints import latest
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
-from stacking.elastic import resized
 from stacking.errors import UserError
 from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
-from stacking.metrics import MetricsWriter, truncate_after
-from stacking.phases import starting_state
-from stacking.plan import Plan, Stage, load_plan
-from stacking.runfolder import RunFolder
-from stacking.train.agreement import Agreement
+from stacking.planning.elastic import resized
+from stacking.planning.plan import Plan, Stage, load_plan
+from stacking.run.checkpoints import latest
+from stacking.run.folder import RunFolder
+from stacking.run.metrics import MetricsWriter, truncate_after
+from stacking.run.phases import starting_state
 from stacking.train.allocator import keep_freed_memory
 from stacking.train.checkpoint import Saver, restore
 from stacking.train.engine import connect, start_engine
-from stacking.train.heldout import HeldOut
 from stacking.train.loader import updates
 from stacking.train.loop import train
+from stacking.train.rank_sync import Agreement
 from stacking.train.recorder import Recorder
+from stacking.train.validation import HeldOut
 
 
 def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:

@@ -9,27 +9,27 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from stacking.create import plan_recipe
+from stacking.config.recipe import Recipe
 from stacking.data.corpus import load_manifest
 from stacking.data.samples import SampleIndex
 from stacking.errors import StackingError, UserError
-from stacking.files import write_atomically, write_json
+from stacking.hardware.machine import find_machine
 from stacking.launch.job import Launcher
+from stacking.launch.registry import open_launcher
 from stacking.launch.slurm import Allocation
-from stacking.launch.table import open_launcher
-from stacking.machine import find_machine
-from stacking.plan import Plan, Stage
-from stacking.recipe import Recipe
+from stacking.planning.plan import Plan, Stage
 from stacking.report.tables import Table
-from stacking.report.units import UNKNOWN
-from stacking.runfolder import RunFolder
+from stacking.run.create import plan_recipe
+from stacking.run.folder import RunFolder
+from stacking.storage.files import write_atomically, write_json
+from stacking.terminal.units import UNKNOWN
 from stacking.tune.budget import Budget
 from stacking.tune.candidate import Candidate
 from stacking.tune.explain import gain
-from stacking.tune.final import decide
 from stacking.tune.measure import StageTrials, Tell
 from stacking.tune.memory import memory_limit, memory_needed
 from stacking.tune.picture import draw
+from stacking.tune.runoff import decide
 from stacking.tune.search import Search
 from stacking.tune.space import facts_of, space_of
 from stacking.tune.store import Records, open_folder

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stacking.ds_config import Json
-from stacking.plan import Stage
+from stacking.deepspeed_config.ds_config import Json
+from stacking.planning.plan import Stage
 from stacking.tune.candidate import OFFLOAD_WORDS
-from stacking.tune.final import Final
 from stacking.tune.record import Tried
+from stacking.tune.runoff import Final
 from stacking.tune.search import Found
 
 KEYS: Mapping[str, str] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from stacking.bench.trial import Measurement, Trial, TrialResult, run_trial
-from stacking.cost import stage_flops
+from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.launch.job import Launcher
-from stacking.plan import Plan, Stage
-from stacking.presets import DEVICE_CLASSES
+from stacking.planning.cost import stage_flops
+from stacking.planning.plan import Plan, Stage
 from stacking.tune.budget import Budget
 from stacking.tune.candidate import Candidate
 from stacking.tune.record import Tried

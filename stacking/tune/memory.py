@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stacking.machine import Machine
-from stacking.plan import Plan, Stage
+from stacking.hardware.machine import Machine
+from stacking.planning.plan import Plan, Stage
 
 _RUNTIME = {"cpu": 700 << 20, "cuda": 800 << 20}
 """Bytes that a rank takes before it holds a model: libraries on a CPU, the CUDA context on a GPU."""

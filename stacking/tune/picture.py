@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from stacking.files import write_atomically
-from stacking.plan import Plan
+from stacking.planning.plan import Plan
 from stacking.report.plots import GREY, INK, PALE, STYLE, VERMILION
+from stacking.storage.files import write_atomically
 from stacking.tune.candidate import Candidate, Setting
 from stacking.tune.record import Tried
 from stacking.tune.write import Tuned

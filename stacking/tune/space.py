@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stacking import ds_config
-from stacking.plan import Plan, Stage
+from stacking.deepspeed_config import ds_config
+from stacking.planning.plan import Plan, Stage
 from stacking.tune.candidate import DIMENSIONS, Candidate, Offload, Setting
 
 _COMPILERS = ("c++", "g++", "clang++")

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 import stacking
 from stacking.errors import DamagedFile, UserError
-from stacking.files import disk_errors, read_json, write_atomically, write_json
-from stacking.machine import Machine
-from stacking.plan import Plan
+from stacking.hardware.machine import Machine
+from stacking.planning.plan import Plan
+from stacking.storage.files import disk_errors, read_json, write_atomically, write_json
 from stacking.tune.record import Tried
 
 _SUBJECT = "tune.json"

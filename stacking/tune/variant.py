@@ -6,12 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from stacking import ds_config
-from stacking.ds_config import Json, with_batch
-from stacking.machine import Machine
-from stacking.plan import Plan, Stage, make_plan
-from stacking.recipe import Recipe
-from stacking.resolve import user_config
+from stacking.config.recipe import Recipe
+from stacking.deepspeed_config import ds_config
+from stacking.deepspeed_config.ds_config import Json, with_batch
+from stacking.hardware.machine import Machine
+from stacking.planning.plan import Plan, Stage, make_plan
+from stacking.planning.resolve import user_config
 from stacking.tune.candidate import Candidate, Setting
 
 

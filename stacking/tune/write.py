@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stacking import ds_config
-from stacking.ds_config import Json
-from stacking.files import write_atomically
-from stacking.plan import Plan, Stage
-from stacking.recipe import Recipe
-from stacking.report.units import duration
+from stacking.config.recipe import Recipe
+from stacking.deepspeed_config import ds_config
+from stacking.deepspeed_config.ds_config import Json
+from stacking.planning.plan import Plan, Stage
+from stacking.storage.files import write_atomically
+from stacking.terminal.units import duration
 from stacking.tune.explain import gain, reasons
-from stacking.tune.final import Final
 from stacking.tune.record import Tried
+from stacking.tune.runoff import Final
 from stacking.tune.search import Found
 from stacking.tune.variant import Variants
 

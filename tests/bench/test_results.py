@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from stacking.bench.as_text import block, footer
 from stacking.bench.results import StageResult, as_json, derive, ratios
-from stacking.bench.table import block, footer
 from stacking.bench.trial import Measurement, Trial, TrialResult
 from tests.small_recipe import SMALL, plan_of
 

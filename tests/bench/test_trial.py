@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stacking.bench.cli import bench
 from stacking.bench.trial import OUT_OF_MEMORY, Trial, TrialResult, run_trial
+from stacking.cli.bench import bench
 from stacking.launch.job import Job, Outcome, RunningJob
-from stacking.launch.table import open_launcher
+from stacking.launch.registry import open_launcher
 from tests.chain import prepare_text
 from tests.small_recipe import SMALL, plan_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import prepare
-from stacking.files import seal_folder
+from stacking.storage.files import seal_folder
 
 WORDS = """
 time year people way day man thing woman life child world school state family student group country problem hand part

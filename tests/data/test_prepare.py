@@ -23,7 +23,7 @@ from stacking.data.prepare import Prepared, prepare
 from stacking.data.sentences import split_sentences
 from stacking.data.workers import worker_processes
 from stacking.errors import UserError
-from stacking.files import verify_folder
+from stacking.storage.files import verify_folder
 from tests.data.conftest import prose, write_corpus
 
 PART = 1500

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from stacking.doctor.checks.table import CHECKS, examine
+from stacking.doctor.checks.registry import CHECKS, examine
+from stacking.doctor.compatibility import TESTED
 from stacking.doctor.facts import Capability, DeepSpeed, Facts, Gpu, Host, Tools, Torch
 from stacking.doctor.finding import Finding
-from stacking.doctor.known import TESTED
-from stacking.plan import Plan
-from tests.submit.plans import plan_for_jobs
+from stacking.planning.plan import Plan
+from tests.slurm.plans import plan_for_jobs
 
 GiB = 1 << 30
 P40 = Gpu(name="Tesla P40", memory=24 * GiB, capability=(6, 1))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from stacking.doctor.examine import as_facts
 from stacking.doctor.facts import Facts
 from stacking.doctor.gather import ALWAYS, gather, probe
-from stacking.doctor.visit import as_facts
 
 QUICK = ["host", "tools", "gpus", "packages"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from stacking.doctor.examine import Visit
 from stacking.doctor.facts import Facts, Host
 from stacking.doctor.finding import Finding
 from stacking.doctor.report import as_text, summary
-from stacking.doctor.visit import Visit
 from tests.doctor.test_checks_cluster import collectives, transfer
 
 FINDINGS = [

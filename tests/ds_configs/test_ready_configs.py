@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from stacking.ds_config import SHIPPED
-from stacking.ds_facts import READ_FROM, REMOVED_KEYS, SECTION_KEYS
-from stacking.plan import Plan, make_plan
-from stacking.presets import DEVICE_CLASSES
-from stacking.recipe import load_recipe
+from stacking.config.recipe import load_recipe
+from stacking.deepspeed_config.ds_config import SHIPPED
+from stacking.deepspeed_config.ds_facts import READ_FROM, REMOVED_KEYS, SECTION_KEYS
+from stacking.hardware.presets import DEVICE_CLASSES
+from stacking.planning.plan import Plan, make_plan
 from tests.small_recipe import MACHINE, MANIFEST
 
 READY = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("*/*.json"))

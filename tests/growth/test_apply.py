@@ -12,7 +12,7 @@ from stacking.growth.apply import grow
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.format import MOMENTS, State, StateWriter
-from stacking.state.safetensors_file import TensorSpec
+from stacking.storage.safetensors_file import TensorSpec
 
 KINDS = ("weights", *MOMENTS)
 

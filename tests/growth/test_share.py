@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from stacking.errors import DamagedFile
-from stacking.files import verify_folder
 from stacking.growth.apply import grow
 from stacking.growth.operators import layer_sources
 from stacking.state.format import BUFFERS, State
 from stacking.state.layers import composed, origins
+from stacking.storage.files import verify_folder
 from tests.growth.test_apply import KINDS, contents, shapes, write
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from stacking.create import create_run
 from stacking.errors import UserError
 from stacking.launch.job import Job, Outcome
 from stacking.launch.mpi import Mpi, failure, mpirun
-from stacking.launch.table import open_launcher
-from stacking.runfolder import RunFolder
+from stacking.launch.registry import open_launcher
+from stacking.run.create import create_run
+from stacking.run.folder import RunFolder
 from tests.chain import ENVIRONMENT, prepare_text, stacking, write_recipe
 
 needs_mpi = pytest.mark.skipif(

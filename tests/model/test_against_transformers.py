@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stacking.huggingface.names import hugging_face_names, to_hugging_face
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
-from stacking.model.hugging_face import hugging_face_names, to_hugging_face
 from tests.model.conftest import Inputs
 from tests.states import SMALL
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stacking.data.unpad import unpad
+from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.model import kernels as table
 from stacking.model.attention import explicit, sdpa
 from stacking.model.bert import build
@@ -29,7 +30,6 @@ from stacking.model.kernels import (
     use,
 )
 from stacking.model.tokens import unpadded_tokens
-from stacking.presets import DEVICE_CLASSES
 from stacking.train.loader import with_padding, without_padding
 from tests.model.conftest import CONFIGS, Inputs, as_batch
 from tests.model.test_tokens import batch

@@ -56,5 +56,5 @@ def test_training_flops_are_three_times_those_that_torch_counts_in_the_forward_p
 
 
 def test_sizes_are_known_without_torch() -> None:
-    code = "import sys, stacking.model.size, stacking.model.hugging_face; sys.exit('torch' in sys.modules)"
+    code = "import sys, stacking.model.size, stacking.huggingface.names; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

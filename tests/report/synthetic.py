@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stacking.metrics import MetricsWriter
+from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer
 from stacking.model.config import ModelConfig
-from stacking.plan import Cost, Plan, PlannedData, PlannedLaunch, Stage
-from stacking.recipe import Checkpoint, Evaluation, Growth, Optimizer
+from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, Stage
+from stacking.run.metrics import MetricsWriter
 
 T0 = 1_700_000_000.0
 """When every synthetic run begins, in unix seconds."""

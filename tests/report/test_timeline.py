@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacking.metrics import truncate_after
 from stacking.report.run import read_run
 from stacking.report.timeline import Span, WallClock, account, attempts, transition, wall_clock
+from stacking.run.metrics import truncate_after
 from tests.report.synthetic import T0, SyntheticRun
 
 SECONDS = st.floats(min_value=0.01, max_value=1e5)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacking.errors import DamagedFile, NoSpace, UserError
-from stacking.files import new_folder
 from stacking.state.format import MOMENTS, State, StateWriter, write_state
-from stacking.state.safetensors_file import SafetensorsFile, SafetensorsWriter, TensorSpec
+from stacking.storage.files import new_folder
+from stacking.storage.safetensors_file import SafetensorsFile, SafetensorsWriter, TensorSpec
 
 SHAPES = {"b": (2, 3), "a": (4,), "scalar": ()}
 BUFFERS = {"seen": TensorSpec("int64", (2,))}
@@ -108,7 +108,7 @@ def test_a_writer_refuses_what_was_not_announced_and_leaves_nothing(tmp_path: Pa
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = write(tmp_path / "s")
-    monkeypatch.setattr("stacking.state.safetensors_file.open", lambda *_: open("/dev/full", "wb"), raising=False)  # noqa: SIM115
+    monkeypatch.setattr("stacking.storage.safetensors_file.open", lambda *_: open("/dev/full", "wb"), raising=False)  # noqa: SIM115
 
     with pytest.raises(NoSpace, match="copy: no space left"):
         write_state(tmp_path / "copy", state, {})

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stacking.blocks import BLOCK, digest, entry_of
 from stacking.errors import DamagedFile
-from stacking.files import MANIFEST, seal_folder, write_json
 from stacking.growth.apply import grow
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.consolidate import consolidate
 from stacking.state.format import State, manifest_of
-from stacking.state.safetensors_file import Layout, TensorSpec
 from stacking.state.zero import ZeroCheckpoint
+from stacking.storage.blocks import BLOCK, digest, entry_of
+from stacking.storage.files import MANIFEST, seal_folder, write_json
+from stacking.storage.safetensors_file import Layout, TensorSpec
 from tests.state.ranks import ROOT
 
 torch = pytest.importorskip("torch")

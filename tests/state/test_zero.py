@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from stacking.errors import DamagedFile, UserError
-from stacking.files import seal_folder
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.consolidate import consolidate
 from stacking.state.format import MOMENTS
 from stacking.state.zero import ZeroCheckpoint
+from stacking.storage.files import seal_folder
 from tests.state.ranks import ROOT
 
 torch = pytest.importorskip("torch")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stacking.bench.trial import Measurement, Trial, TrialResult
+from stacking.config.recipe import load_recipe
 from stacking.launch.local import Local
-from stacking.recipe import load_recipe
 from stacking.tune import measure
 from stacking.tune.budget import Budget
 from stacking.tune.candidate import Candidate, Setting

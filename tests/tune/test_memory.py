@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stacking.machine import Machine
-from stacking.plan import Plan
-from stacking.presets import DEVICE_CLASSES, GiB
+from stacking.hardware.machine import Machine
+from stacking.hardware.presets import DEVICE_CLASSES, GiB
+from stacking.planning.plan import Plan
 from stacking.tune import memory
 from stacking.tune.memory import memory_limit, memory_needed
 from tests.small_recipe import MACHINE, SMALL, plan_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacking.plan import Stage
+from stacking.planning.plan import Stage
 from stacking.tune.candidate import Setting
 from stacking.tune.space import Facts, base_candidate, micro_batches, space_of
 from tests.small_recipe import SMALL, plan_of

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stacking.errors import UserError
-from stacking.plan import Plan
-from stacking.presets import DEVICE_CLASSES
+from stacking.hardware.presets import DEVICE_CLASSES
+from stacking.planning.plan import Plan
 from stacking.tune.store import Records, open_folder
 from tests.small_recipe import MACHINE, SMALL, plan_of
 from tests.tune.fakes import BASE, measured

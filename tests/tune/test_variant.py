@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacking.plan import Plan
-from stacking.recipe import load_recipe
+from stacking.config.recipe import load_recipe
+from stacking.planning.plan import Plan
 from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
 from stacking.tune.space import base_candidate, micro_batches
 from stacking.tune.variant import Variants

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stacking.plan import make_plan
-from stacking.recipe import load_recipe
+from stacking.config.recipe import load_recipe
+from stacking.planning.plan import make_plan
 from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
 from stacking.tune.explain import gain, reasons
-from stacking.tune.final import decide
 from stacking.tune.picture import draw
+from stacking.tune.runoff import decide
 from stacking.tune.search import Found
 from stacking.tune.space import Space
 from stacking.tune.variant import Variants

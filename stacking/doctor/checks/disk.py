@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stacking import ds_config
+from stacking.deepspeed_config import ds_config
+from stacking.doctor.compatibility import NETWORK_FILESYSTEMS
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding
-from stacking.doctor.known import NETWORK_FILESYSTEMS
-from stacking.plan import Plan, Stage
+from stacking.planning.plan import Plan, Stage
 
 GB = 1e9
 _SLOW = 100e6

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stacking.doctor.facts import Capability, Facts, Gpu
-from stacking.doctor.finding import Finding, Level
-from stacking.doctor.known import (
+from stacking.doctor.compatibility import (
     BUILDS,
     DRIVERS,
     LAST_DRIVER,
@@ -16,7 +14,9 @@ from stacking.doctor.known import (
     runs_on,
     version,
 )
-from stacking.presets import DEVICE_CLASSES, DeviceClass, device_class
+from stacking.doctor.facts import Capability, Facts, Gpu
+from stacking.doctor.finding import Finding, Level
+from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass, device_class
 
 GiB = 1 << 30
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stacking import ds_config
+from stacking.deepspeed_config import ds_config
 from stacking.doctor.checks.gpus import known_gpus
-from stacking.doctor.facts import NO_ANSWER, Facts
-from stacking.doctor.finding import Finding, Level
-from stacking.doctor.known import (
+from stacking.doctor.compatibility import (
     CUDA_MINORS_MATTER_FROM,
     LAST_CUDA,
     TESTED,
@@ -16,6 +14,8 @@ from stacking.doctor.known import (
     builds_for,
     version,
 )
+from stacking.doctor.facts import NO_ANSWER, Facts
+from stacking.doctor.finding import Finding, Level
 
 _IMPORTED = {"torch": "torch", "deepspeed": "DeepSpeed"}
 """What training cannot do without, by the section that imports it."""

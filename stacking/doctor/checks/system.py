@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stacking import ds_config
+from stacking.deepspeed_config import ds_config
 from stacking.doctor.checks.gpus import known_gpus
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding

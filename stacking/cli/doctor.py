@@ -1,0 +1,76 @@
+"""`stacking doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from stacking.planning.plan import Plan
+    from stacking.run.folder import RunFolder
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--run-dir", type=_FOLDER, default=".", help="Where a run is, or is to be, kept. Default: here.")
+@click.option("--recipe", help="Also say whether this recipe, a file or a shipped one, can work here.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe.")
+@click.option("--ranks", type=click.IntRange(min=1), help="How many measure. Default: the plan's, one per GPU, or 2.")
+@click.option(
+    "--launcher", type=click.Choice(["local", "slurm", "mpi"]), default="local", show_default=True, help="Starts them."
+)
+@click.option("--hostfile", type=_FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
+@click.option("--collectives/--no-collectives", default=True, help="Whether ranks measure each other. Default: yes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings and all measurements as JSON.")
+@click.option("--before-job", is_flag=True, help="As a job's script does: short, into RUN_DIR/doctor.json.")
+def doctor(
+    run_dir: Path,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    ranks: int | None,
+    launcher: str,
+    hostfile: Path | None,
+    collectives: bool,
+    as_json: bool,
+    before_job: bool,
+) -> None:
+    """Say what this machine can do, what stands in the way of training and what to change.
+
+    Exits with 1 if something makes training impossible.
+    """
+    from stacking.doctor import preflight, report
+    from stacking.doctor.examine import Request, visit
+    from stacking.doctor.finding import worst
+    from stacking.run.folder import RunFolder
+
+    # Ended like by Ctrl-C, so that nothing of the measuring stays.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if before_job:
+        sys.exit(preflight.before_job(RunFolder(run_dir), os.environ))
+    plan = _plan(RunFolder(run_dir), recipe, overrides)
+    found = visit(
+        Request(folder=run_dir, plan=plan, launcher=launcher, hostfile=hostfile, ranks=ranks, collectives=collectives)
+    )
+    click.echo(json.dumps(report.as_json(found), indent=2) if as_json else report.as_text(found), nl=as_json)
+    if worst(found.findings) == "error":
+        sys.exit(1)
+
+
+def _plan(run: RunFolder, recipe: str | None, overrides: tuple[str, ...]) -> Plan | None:
+    """What is to happen: the recipe's plan or, in the folder of a run, that run's."""
+    from stacking.config.recipe import load_recipe
+    from stacking.planning.plan import load_plan
+    from stacking.run.create import plan_recipe
+
+    if recipe is not None:
+        return plan_recipe(load_recipe(recipe, list(overrides)))[0]
+    if overrides:
+        raise click.UsageError("--set changes a recipe: add --recipe")
+    return load_plan(run.plan) if run.plan.is_file() and run.journal.path.is_file() else None

@@ -1,0 +1,61 @@
+"""`stacking plan`: a plan and what it will take, as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from stacking.cli.plan_report import explain_scaling, explain_text
+from stacking.config.recipe import load_recipe
+from stacking.errors import UserError
+from stacking.estimate.prediction import Prediction, predict
+from stacking.estimate.scaling import scaling
+from stacking.estimate.setting import open_setting
+from stacking.hardware.machine import find_machine
+from stacking.hardware.presets import DEVICE_CLASSES
+from stacking.planning.plan import Plan
+from stacking.run.create import plan_recipe
+
+
+def plan_text(
+    recipe: str,
+    data: Path | None,
+    overrides: Sequence[str],
+    *,
+    measured: Sequence[Path] = (),
+    network_file: Path | None = None,
+    price: float | None = None,
+    scaled: bool = False,
+    as_json: bool = False,
+) -> str:
+    """What the command prints.
+
+    Raises:
+        UserError: the recipe or one of the files is wrong, or a time is asked for that nothing is known about.
+    """
+    plan, rows = plan_recipe(load_recipe(recipe, list(overrides), data))
+    held_out = len(rows["held_out"]) if "held_out" in rows else None
+    setting = open_setting(
+        plan, find_machine(), measured=measured, network_file=network_file, price=price, held_out=held_out
+    )
+    if setting is None and (price is not None or scaled or network_file):
+        problem = f"has no known speed: {plan.launch.device} has no row in the table of devices"
+        raise UserError(f"{plan.recipe}: launch.device", problem, "give --measured")
+    prediction = predict(plan, setting) if setting else None
+    table = scaling(plan, setting) if setting and scaled else None
+    if as_json:
+        parts = {"prediction": prediction, "scaling": table}
+        found = {name: part.model_dump(mode="json") for name, part in parts.items() if part is not None}
+        return json.dumps({**plan.model_dump(mode="json"), **found}, indent=2, ensure_ascii=False) + "\n"
+    text = explain_text(plan, prediction)
+    if table is not None:
+        device = DEVICE_CLASSES.get(plan.launch.device)
+        text += "\n" + explain_scaling(plan, table, device.memory if device else 0)
+    return text
+
+
+def expected(plan: Plan) -> Prediction | None:
+    """What `stacking run` shows before it starts: a prediction from tables alone."""
+    setting = open_setting(plan, find_machine())
+    return predict(plan, setting) if setting else None

@@ -1,0 +1,193 @@
+"""A plan explained to a person: one column a stage, then what it rests on, then what to look out for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from stacking.estimate.prediction import Prediction, StagePrediction
+from stacking.estimate.scaling import Row, Scaling
+from stacking.planning.plan import Plan, Stage
+from stacking.planning.schedule import learning_rate_at
+from stacking.terminal.units import duration
+
+
+def explain(plan: Plan, prediction: Prediction | None = None) -> RenderableType:
+    """What ``stacking plan`` shows; None: nothing is known of the devices' speed."""
+    lines = [*_comparison(plan, prediction), *_assumptions(prediction), *_warnings(plan)]
+    return Group(Text(_headline(plan)), _stages(plan, prediction), *(Text(line) for line in lines))
+
+
+def explain_text(plan: Plan, prediction: Prediction | None = None, width: int = 120) -> str:
+    """The same as plain text."""
+    return _as_text(explain(plan, prediction), width)
+
+
+def explain_scaling(plan: Plan, scaling: Scaling, memory: int, width: int = 120) -> str:
+    """What ``stacking plan --scaling`` adds.
+
+    Args:
+        memory: bytes of one device; 0: not known.
+    """
+    priced = scaling.rows[0].cost is not None
+    names = [stage.name for stage in plan.stages]
+    last = [f"{_unit(plan)} h", *(["cost"] if priced else []), "GiB/rank"]
+    table = Table("ranks", "idle", *names, "whole run", "eff.", "comm.", *last, padding=(0, 0))
+    for column in table.columns:
+        column.justify, column.no_wrap = "right", True
+    for row in scaling.rows:
+        table.add_row(*_scaling_cells(row, priced, memory))
+    legend = "eff.: time on one rank / (ranks x time); comm.: share of the training time; *: more than a device has"
+    notes = [Text(f"- {assumption}") for assumption in scaling.assumptions]
+    return _as_text(Group(table, Text(legend), *notes), width)
+
+
+def _as_text(shown: RenderableType, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    console.print(shown)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _scaling_cells(row: Row, priced: bool, memory: int) -> list[str]:
+    too_much = "*" if memory and row.memory_per_rank > memory else ""
+    return [
+        f"{row.ranks:,}",
+        f"{row.idle:,}" if row.idle else "-",
+        *(_short(seconds) for seconds in row.stage_seconds),
+        _short(row.seconds),
+        f"{row.efficiency:.0%}",
+        f"{row.communication_share:.0%}",
+        _hours(row.gpu_hours),
+        *([f"{row.cost:,.2f}"] if priced else []),
+        f"{row.memory_per_rank / 2**30:.1f}{too_much}",
+    ]
+
+
+def number(value: float) -> str:
+    """``50,000``, ``5.12 G``: exact while it is short."""
+    if value < 1e6:
+        return f"{value:,.0f}"
+    for unit, size in (("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15), ("E", 1e18)):
+        if value < 1000 * size:
+            return f"{value / size:.4g} {unit}"
+    return f"{value:.3g}"
+
+
+def _headline(plan: Plan) -> str:
+    model, data = plan.model, plan.data
+    heads = f"{model.heads} head{'s' * (model.heads > 1)}"
+    where = f"{max(s.ranks for s in plan.stages)} ranks on {plan.launch.device} ({plan.launch.launcher})"
+    return (
+        f"{plan.name}: {model.variant} BERT, hidden {model.hidden}, {heads}, {model.vocabulary:,} tokens; "
+        f"{data.samples} samples of {data.sequence_length}; {where}"
+    )
+
+
+def _learning_rate(stage: Stage) -> str:
+    points = stage.learning_rate
+    first, last = points[0][1], learning_rate_at(points, stage.steps)
+    peak = max(value for _, value in points)
+    middle = f" → {peak:.3g}" if peak > max(first, last) else ""
+    return f"{first:.3g}{middle} → {last:.3g}"
+
+
+def _growth(stage: Stage) -> str:
+    return f"{stage.growth.operator}, moments {stage.growth.optimizer_state}" if stage.growth else "-"
+
+
+_ROWS: dict[str, Callable[[Stage], str]] = {
+    "layers": lambda s: str(s.layers),
+    "grown by": _growth,
+    "parameters": lambda s: number(s.parameters),
+    "steps": lambda s: f"{s.steps:,}",
+    "tokens": lambda s: number(s.tokens),
+    "epochs": lambda s: "-" if s.epochs is None else f"{s.epochs:.2f}",
+    "batch, sequences": lambda s: f"{s.global_batch:,} = {s.micro_batch} x {s.accumulation} x {s.ranks}",
+    "batch, tokens": lambda s: f"{s.tokens // s.steps:,}",
+    "learning rate": _learning_rate,
+    "precision, ZeRO": lambda s: f"{s.precision}, {s.zero_stage}",
+    "memory per rank": lambda s: f"{s.memory_per_rank / 2**30:.2f} GiB",
+    "FLOPs": lambda s: number(s.flops),
+}
+
+_TOTALS: dict[str, Callable[[Plan], str]] = {
+    "steps": lambda p: f"{sum(s.steps for s in p.stages):,}",
+    "tokens": lambda p: number(sum(s.tokens for s in p.stages)),
+    "epochs": lambda p: "-" if p.stages[0].epochs is None else f"{sum(s.epochs or 0 for s in p.stages):.2f}",
+    "memory per rank": lambda p: f"{max(s.memory_per_rank for s in p.stages) / 2**30:.2f} GiB",
+    "FLOPs": lambda p: number(p.cost.flops),
+}
+
+
+_TIMES: dict[str, Callable[[StagePrediction | Prediction], str]] = {
+    "training": lambda p: duration(p.training_seconds),
+    "with all around it": lambda p: duration(p.seconds),
+}
+
+
+def _stages(plan: Plan, prediction: Prediction | None) -> Table:
+    table = Table("stage", *(stage.name for stage in plan.stages), "whole run")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, cell in _ROWS.items():
+        total = _TOTALS[name](plan) if name in _TOTALS else ""
+        table.add_row(name, *(cell(stage) for stage in plan.stages), total)
+    if prediction is None:
+        return table
+    table.add_row("update", *(_milliseconds(stage.update.seconds) for stage in prediction.stages), "")
+    for name, time in _TIMES.items():
+        table.add_row(name, *(time(stage) for stage in prediction.stages), time(prediction))
+    hours = [*(stage.gpu_hours for stage in prediction.stages), prediction.gpu_hours]
+    table.add_row(f"{_unit(plan)} hours", *map(_hours, hours))
+    if prediction.price is not None:
+        price = prediction.price
+        table.add_row(f"cost, {price:g} an hour", *(f"{price * number_of:,.2f}" for number_of in hours))
+    return table
+
+
+def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
+    cost, deepest = plan.cost, max(stage.layers for stage in plan.stages)
+    lines = [
+        "batch = micro-batch x accumulation x ranks; memory, FLOPs and times are estimates",
+        f"{deepest} layers from the start, the same steps: {number(cost.baseline_flops)}FLOPs; "
+        f"this run: {cost.flops / cost.baseline_flops:.1%} of that",
+    ]
+    if prediction is not None:
+        times = f"{duration(prediction.training_seconds)} beside {duration(prediction.baseline_seconds)} so"
+        lines.append(f"training: {times}; communication: {prediction.communication_share:.0%} of it")
+    return lines
+
+
+def _assumptions(prediction: Prediction | None) -> list[str]:
+    if prediction is None:
+        return ["no times: nothing is known of this device's speed; give --measured"]
+    return [f"- {assumption}" for assumption in prediction.assumptions]
+
+
+def _unit(plan: Plan) -> str:
+    return "GPU" if plan.launch.accelerator == "cuda" else "rank"
+
+
+def _short(seconds: float) -> str:
+    """``154 s``, ``25 min``, ``7.6 h``, ``15 d``: two digits at least, for narrow columns."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 3 * size:
+            return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+
+
+def _warnings(plan: Plan) -> list[str]:
+    return [f"note: {warning}" for warning in plan.warnings]

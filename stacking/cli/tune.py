@@ -1,0 +1,66 @@
+"""`stacking tune` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from stacking.errors import UserError
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.argument("recipe")
+@click.option("--out", type=_FOLDER, required=True, help="The folder for trials and results; the same one goes on.")
+@click.option("--data", type=_FOLDER, help="The prepared data, in place of the recipe's; without any, drawn tokens.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
+@click.option("--stages", metavar="0,2", help="Tune these stages alone; default: all.")
+@click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks.")
+@click.option("--trials", type=int, help="At most so many settings a stage; its final repeats two of them.")
+@click.option("--budget-minutes", type=float, help="At most this long in all; the best so far is written.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def tune(
+    recipe: str,
+    out: Path,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    stages: str | None,
+    launcher: str | None,
+    trials: int | None,
+    budget_minutes: float | None,
+    as_json: bool,
+) -> None:
+    """Find the fastest micro-batch, ZeRO stage, offload, checkpointing and compilation for each stage of RECIPE.
+
+    The global batch, and all that decides what an update computes, stay the recipe's.
+    """
+    from stacking.config.recipe import load_recipe
+    from stacking.tune.command import Request, as_dict, as_table
+    from stacking.tune.command import tune as tune_recipe
+
+    request = Request(
+        recipe=load_recipe(recipe, list(overrides), data),
+        out=out,
+        stages=_numbers(stages),
+        launcher=launcher,
+        trials=trials,
+        minutes=budget_minutes,
+    )
+    report = tune_recipe(request, lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps(as_dict(report), indent=2))
+    else:
+        click.echo(as_table(report).as_text())
+        click.echo(f"\n{report.page} says why; `stacking run {report.recipe}` runs it")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError("--stages", f"is {text!r}", "give numbers and commas, such as 0,2")
+    return [int(part) for part in parts]

@@ -1,0 +1,363 @@
+"""What the user wants: the YAML file that a person writes, checked key by key.
+
+Every key has a default except what only the user knows: how deep each stage is, how long it lasts, the first batch
+and the first learning rate. Unknown keys are refused with the nearest name. Nothing is resolved here; `plan` does it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from stacking.config.reading import Word, complaint, dotted, nearest, parse_yaml, read_yaml_mapping, user_error
+from stacking.errors import UserError
+from stacking.model.config import MOST_LAYERS, WIDEST, Variant
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def _whole(value: Any) -> Any:
+    """``1e9`` is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _auto(value: Any) -> Any:
+    return None if value == "auto" else _whole(value)
+
+
+def _path_or_mapping(value: Any) -> Any:
+    if value is None or isinstance(value, (str, dict)):
+        return value
+    raise complaint("is neither a path nor a mapping", "give the path of a JSON file, or its content")
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=10**12)]
+Width = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=WIDEST)]
+CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+AutoCount = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_auto)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+DsConfig = Annotated[Any, BeforeValidator(_path_or_mapping)]
+Operator = Literal["stack", "interleave", "identity"]
+OptimizerState = Literal["reset", "reset-keep-step", "copy", "copy-keep-step"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Data(_Section):
+    """What is trained on."""
+
+    path: str | None = None
+    """The folder that `stacking prepare` wrote. A plan can be made without it; a run cannot."""
+    samples: Literal["sentence-pair", "segment-pair", "packed"] = "segment-pair"
+    """``sentence-pair`` (Gong et al.), ``segment-pair`` (Google's BERT) or ``packed`` (no next-sentence task)."""
+    sequence_length: Annotated[int, BeforeValidator(_whole), Field(ge=8, le=WIDEST)] = 128
+    """Tokens per sample, special tokens and padding included."""
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens to predict."""
+    max_epochs: Positive | None = None
+    """Refuse a schedule that goes through the data more often than this; null: no limit."""
+
+
+class Model(_Section):
+    """Everything about the model but its depth, which the stages say."""
+
+    variant: Variant = "post_ln"
+    """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al."""
+    shape: Literal["bert-tiny", "bert-mini", "bert-small", "bert-base", "bert-large"] = "bert-base"
+    """Where ``hidden``, ``heads`` and ``intermediate`` come from when they are not given."""
+    hidden: Width | None = None
+    """Width of the residual stream; null: the shape's."""
+    heads: Width | None = None
+    """Attention heads; null: the shape's, or one per 64 of a given ``hidden``."""
+    intermediate: Width | None = None
+    """Width of the feed-forward layer; null: 4 x hidden."""
+    vocabulary: Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**31)] | None = None
+    """Rows of the token embedding; null: as many as the data has, or 30,522 where there is none yet."""
+    max_positions: Width = 512
+    """Longest sequence that the model can take, in tokens."""
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    norm_affine: bool = True
+    """Whether the encoder's LayerNorms have a scale and a bias."""
+    norm_eps: Positive = 1e-12
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    dropout: Share = 0.1
+    attention_dropout: Share = 0.1
+    initializer_range: Positive = 0.02
+    """Standard deviation of the initial weights (``post_ln``)."""
+
+
+class Optimizer(_Section):
+    """Adam with decoupled weight decay."""
+
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    eps: Positive = 1e-6
+    weight_decay: NotNegative = 0.01
+    weight_decay_on: Literal["matrices", "all"] = "matrices"
+    """``matrices`` spares biases and LayerNorms; ``all`` decays every parameter, as Gong et al. do."""
+    clip: NotNegative = 1.0
+    """Largest norm of the gradient; 0: no clipping."""
+
+
+class StagesSchedule(_Section):
+    """Each stage has its own warm-up and slope; a stage starts where the one before it ended."""
+
+    kind: Literal["stages"] = "stages"
+    rewarmup_steps: CountOrZero = 0
+    """Steps of a linear rise from 0 after each growth; 0: none."""
+
+
+class WarmupStableDecay(_Section):
+    """One warm-up, one plateau and one decay over the whole run, whatever the stages are."""
+
+    kind: Literal["warmup-stable-decay"]
+    peak: Positive
+    """The learning rate of the plateau."""
+    warmup_steps: CountOrZero = 0
+    decay_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the run's steps over which the rate falls linearly to ``final``."""
+    final: NotNegative = 0.0
+    rewarmup_steps: CountOrZero = 0
+    """Steps of a linear rise from 0 after each growth; 0: none."""
+
+
+def _default_kind(value: Any) -> Any:
+    return {"kind": "stages", **value} if isinstance(value, dict) else value
+
+
+Schedule = Annotated[
+    Annotated[StagesSchedule | WarmupStableDecay, Field(discriminator="kind")], BeforeValidator(_default_kind)
+]
+
+
+class Growth(_Section):
+    """How a shallow model becomes the next, deeper one."""
+
+    operator: Operator = "stack"
+    optimizer_state: OptimizerState = "reset"
+    """What becomes of Adam's moments and step count."""
+
+
+class StageGrowth(_Section):
+    """What one stage does otherwise than ``growth`` says."""
+
+    operator: Operator | None = None
+    optimizer_state: OptimizerState | None = None
+
+
+class Resources(_Section):
+    """What a job asks a scheduler for; null: what the site file says."""
+
+    nodes: Count | None = None
+    """Null: as many as the ranks need."""
+    min_nodes: Count | None = None
+    """With ``launch.elastic``: start, and go on after a requeue, on as few as these; null: on ``nodes`` alone."""
+    hours: Positive | None = None
+    """The time limit. A job that reaches it leaves a checkpoint and goes on in the queue."""
+    partition: Word | None = None
+    qos: Word | None = None
+
+
+class LearningRate(_Section):
+    """One stage of a ``stages`` schedule: ``start`` rises to ``peak`` over ``warmup_steps``, then falls to ``end``."""
+
+    start: NotNegative | None = None
+    """Null: where the stage before ended; in the first stage 0 with a warm-up, else the peak."""
+    peak: Positive | None = None
+    """Null: where the stage before ended. The first stage must give it."""
+    end: NotNegative | None = None
+    """Null: the peak."""
+    warmup_steps: CountOrZero = 0
+
+    @model_validator(mode="after")
+    def _rises_in_some_steps(self) -> LearningRate:
+        if not self.warmup_steps and None not in (self.start, self.peak) and self.start != self.peak:
+            raise complaint("has a start other than its peak, but no warm-up between them", "give warmup_steps")
+        return self
+
+
+class Stage(_Section):
+    """One depth."""
+
+    layers: Annotated[int, BeforeValidator(_whole), Field(gt=0, le=MOST_LAYERS)]
+    """The number of encoder layers."""
+    steps: Count | None = None
+    """Optimizer updates; or give ``tokens``."""
+    tokens: Count | None = None
+    """Tokens to train on, rounded up to whole updates."""
+    batch_sequences: Count | None = None
+    """Sequences per update over all ranks; null: what ``ds_config`` says, else the batch of the stage before."""
+    batch_tokens: Count | None = None
+    """The same in tokens."""
+    micro_batch: AutoCount = None
+    """Sequences that one rank computes at once; ``auto``: as many as fit."""
+    ranks: AutoCount = None
+    """Processes, one per GPU; ``auto``: ``launch.ranks``."""
+    learning_rate: LearningRate | None = None
+    """Only with ``schedule.kind: stages``."""
+    ds_config: DsConfig = None
+    """Path of a DeepSpeed JSON, or its content; null: the recipe's ``ds_config``."""
+    growth: StageGrowth | None = None
+    resources: Resources = Resources()
+    """What this stage's job asks for otherwise than ``launch.resources`` says."""
+
+    @model_validator(mode="after")
+    def _one_measure_each(self) -> Stage:
+        if (self.steps is None) == (self.tokens is None):
+            raise complaint("has both steps and tokens" if self.steps else "has no length", "give steps or tokens")
+        if self.batch_sequences and self.batch_tokens:
+            raise complaint("has both batch_sequences and batch_tokens", "give one of them")
+        return self
+
+
+class Launch(_Section):
+    """Where the ranks run."""
+
+    launcher: Literal["local", "slurm", "mpi"] = "local"
+    """``local``: on this machine; ``slurm``: inside a SLURM job; ``mpi``: OpenMPI's mpirun."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: the GPUs that there are, else the CPU."""
+    ranks: AutoCount = None
+    """``auto``: every GPU that the batches divide over; 2 on a CPU."""
+    device: Literal["auto", "cpu", "p40", "v100", "a100", "h100", "h200"] = "auto"
+    """The class of device to plan for; ``auto``: the one that is found."""
+    elastic: bool = False
+    """Whether a stage may go on with fewer ranks than planned, on the same samples in the same updates."""
+    retries: CountOrZero | None = None
+    """How often a phase that crashed without getting further is tried again; null: 3 in a scheduler's job, else 0."""
+    retry_seconds: Positive = 10.0
+    """The pause before the first of them; each further one is twice as long."""
+    resources: Resources = Resources()
+    """What `stacking submit` asks for, for every job that trains."""
+
+
+class Checkpoint(_Section):
+    """When training can go on after a crash."""
+
+    every_steps: Count = 1000
+    keep: Count = 2
+    """How many checkpoints of a stage stay on disk."""
+
+
+class Evaluation(_Section):
+    """Loss on the held-out split."""
+
+    every_steps: Count = 1000
+    samples: Count = 2048
+    """How many held-out samples are scored, or all if there are fewer."""
+
+
+class Recipe(_Section):
+    """A whole run."""
+
+    name: str = ""
+    """Null: the file's name."""
+    seed: Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)] = 0
+    data: Data = Data()
+    model: Model = Model()
+    start: str | None = None
+    """A state folder or a Hugging Face BERT folder to go on from; null: random weights."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """``auto``: what ``ds_config`` says, else what suits the device."""
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = StagesSchedule()
+    growth: Growth = Growth()
+    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)]
+    """A list of stages, the shallowest first."""
+    ds_config: DsConfig = None
+    """Path of a DeepSpeed JSON, or its content, for every stage that has none of its own."""
+    launch: Launch = Launch()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluation: Evaluation = Evaluation()
+    log_every: Count = 10
+
+    _file: Path = PrivateAttr(default=Path("recipe.yaml"))
+
+    @property
+    def file(self) -> Path:
+        """The file that it was read from; errors name it."""
+        return self._file
+
+    def key(self, *location: str | int) -> str:
+        """``FILE: stages[1].layers``, for the ``where`` of an error."""
+        return f"{self.file}: {dotted(location)}"
+
+    def to_yaml(self) -> str:
+        """The recipe with its defaults written out; reads back as the same recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, data: Path | None = None) -> Recipe:
+    """Read a recipe file, or a shipped recipe by its name.
+
+    Args:
+        overrides: ``key.path=value`` each, such as ``stages[1].steps=200``; the value is read as YAML.
+        data: the prepared data, in place of the recipe's ``data.path``.
+
+    Raises:
+        UserError: one line: file, key, what is wrong, what would be right.
+    """
+    file = find_recipe(str(name_or_path))
+    return recipe_from(read_yaml_mapping(file), file, overrides, data)
+
+
+def recipe_from(
+    raw: dict[str, Any], file: Path, overrides: list[str] | None = None, data: Path | None = None
+) -> Recipe:
+    """The recipe with this content; errors name ``file``, which need not exist. Otherwise as `load_recipe`."""
+    for override in overrides or []:
+        _override(raw, override)
+    if data is not None:
+        _override(raw, f"data.path={yaml.safe_dump(str(data)).splitlines()[0]}")
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise user_error(error, Recipe, file) from None
+    recipe = recipe if recipe.name else recipe.model_copy(update={"name": file.stem})
+    recipe._file = file
+    return recipe
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a path or of a shipped name.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    path = Path(name)
+    if path.exists() or path.suffix in (".yaml", ".yml") or "/" in name:
+        return path
+    shipped = {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    if name not in shipped:
+        raise UserError(name, "is neither a file nor a shipped recipe", nearest(name, shipped))
+    return shipped[name]
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Set one ``key.path=value`` in the raw recipe; sections that are not there yet are made."""
+    where = f"--set {override}"
+    path, equals, text = override.partition("=")
+    parts: list[str | int] = [int(p) if p.isdigit() else p for p in re.split(r"[.\[\]]+", path.strip()) if p]
+    if not equals or not parts:
+        raise UserError(where, "is not KEY=VALUE", "write it like stages[1].steps=200")
+    value = parse_yaml(text, where)
+    holder: Any = raw
+    for part, following in zip(parts, [*parts[1:], None], strict=True):
+        if isinstance(holder, list) and isinstance(part, int):
+            if part >= len(holder):
+                raise UserError(where, f"there is no item {part}", f"the last one is {len(holder) - 1}")
+        elif not isinstance(holder, dict) or isinstance(part, int):
+            raise UserError(where, f"{part!r} does not lead anywhere", "name a key that the recipe has")
+        if following is None:
+            holder[part] = value
+            return
+        if isinstance(holder, dict) and holder.get(part) is None:
+            holder[part] = {}
+        holder = holder[part]

@@ -1,0 +1,112 @@
+"""What a job's script runs before the controller: a short look at its nodes, which ends a job that cannot work."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stacking.doctor.examine import Request, Visit, visit
+from stacking.doctor.report import as_json
+from stacking.errors import StackingError
+from stacking.planning.plan import Plan, load_plan
+from stacking.run.folder import RunFolder
+from stacking.storage.files import read_json, write_json
+
+NAME = "doctor.json"
+_PATIENCE = 300.0
+"""Seconds after which the job goes on, whatever was found until then."""
+_VALID = 24 * 3600.0
+"""Seconds for which a look at the same nodes is good enough: a requeued job does not need another."""
+
+
+def before_job(run: RunFolder, environment: Mapping[str, str]) -> int:
+    """Look at the nodes of this SLURM job, unless that was done already; the exit code that the script should give.
+
+    Writes ``RUN/doctor.json``. Only what makes training impossible ends the job, with one line and an event in the
+    run's journal. A look that fails or does not end proves nothing, so the job goes on.
+    """
+    about = _about(environment)
+    if _is_known(run.path / NAME, about):
+        return 0
+    try:
+        with _watchdog(_PATIENCE):
+            plan = load_plan(run.plan)
+            many = int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1
+            request = Request(folder=run.path, plan=plan, launcher="slurm", collectives=many, quick=True)
+            found = visit(request)
+            write_json(run.path / NAME, {"job": about, **as_json(found)})
+    except Exception as error:
+        _say(f"the look at this node failed, going on without it: {type(error).__name__}: {error}")
+        return 0
+    return _verdict(run, plan, found)
+
+
+def _verdict(run: RunFolder, plan: Plan, found: Visit) -> int:
+    errors = [finding for finding in found.findings if finding.level == "error"]
+    for finding in found.findings:
+        if finding.level == "warning":
+            _say(f"warning: {finding.what}: {finding.found}; {finding.advice}")
+    if not errors:
+        return 0
+    first, more = errors[0], f" (and {len(errors) - 1} more in {run.path / NAME})" if errors[1:] else ""
+    message = f"{found.facts.host.name}: {first.what}: {first.found}; {first.advice}{more}"
+    _say(message)
+    run.journal.append("resumed")  # what was at work before has ended
+    run.journal.append("failed", phase="doctor", stage=_stage(run, plan), message=message)
+    return StackingError.exit_code
+
+
+def _about(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What a look is good for: these nodes, this software."""
+    return {
+        "nodes": environment.get("SLURM_JOB_NODELIST", ""),
+        "python": sys.executable,
+        "container": environment.get("STACKING_CONTAINER", ""),
+    }
+
+
+def _is_known(path: Path, about: Mapping[str, Any]) -> bool:
+    """Whether nothing was wrong with the same nodes a short time ago."""
+    try:
+        known = read_json(path)
+        fresh = 0 <= time.time() - known["time"] < _VALID
+        errors = any(finding["level"] == "error" for finding in known["findings"])
+        return known["job"] == about and fresh and not errors
+    except (StackingError, OSError, KeyError, TypeError):
+        return False
+
+
+def _stage(run: RunFolder, plan: Plan) -> int:
+    """The first stage that is not trained."""
+    done = {event["stage"] for event in run.journal.events() if (event["event"], event.get("phase")) == _TRAINED}
+    return next((stage.index for stage in plan.stages if stage.index not in done), 0)
+
+
+_TRAINED = ("finished", "train")
+
+
+@contextmanager
+def _watchdog(seconds: float) -> Iterator[None]:
+    """End this process, and with it all that it started, if the block takes longer: a dead file server stops it."""
+
+    def end() -> None:
+        _say(f"the look at this node took more than {seconds:g} s, going on without it")
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _say(words: str) -> None:
+    print(f"stacking doctor: {' '.join(words.split())}", file=sys.stderr, flush=True)

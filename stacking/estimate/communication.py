@@ -1,0 +1,97 @@
+"""What the ranks send each other at one update, by ZeRO stage, as DeepSpeed 0.19.8 does it.
+
+In units of the model's bytes Ψ and for N ranks, a rank sends and receives, per update with A micro-batches:
+
+    ZeRO 0   all-reduce of the gradients, once                        2 (N-1)/N Ψ
+    ZeRO 1   the gradients once, then an all-gather of the weights    2 (N-1)/N Ψ + (N-1)/N Ψ
+    ZeRO 2   the gradients at every micro-batch, then the weights     A 2 (N-1)/N Ψ + (N-1)/N Ψ
+    ZeRO 3   weights gathered for forward and again for backward,
+             gradients reduce-scattered, at every micro-batch         A 3 (N-1)/N Ψ
+
+Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 7, have a reduce-scatter in stages 1 and 2, which makes
+2 Ψ in all. DeepSpeed sends whole buckets through an all-reduce there unless ``use_multi_rank_bucket_allreduce`` is
+false (``runtime/zero/stage_1_and_2.py``, ``average_tensor``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from stacking.deepspeed_config import ds_config
+from stacking.planning.plan import Stage
+
+Operation = Literal["all-reduce", "reduce-scatter", "all-gather"]
+Behind = Literal["backward", "forward and backward", "nothing"]
+
+_SIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
+_BUCKET, _PREFETCH = 5e8, 5e7
+"""DeepSpeed's defaults, in elements."""
+_MATRICES = 4
+"""Weights of a layer that ZeRO-3 gathers by themselves: the larger ones, each when its module runs."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One collective over all ranks, as one update has it."""
+
+    operation: Operation
+    bytes: float
+    """What is reduced or gathered, unsharded."""
+    times: int
+    """How often at one update."""
+    calls: int
+    """Buckets that it comes in."""
+    behind: Behind
+    """Computation of the same micro-batch that it may run behind."""
+
+
+def transfers(stage: Stage) -> list[Transfer]:
+    """The collectives of one update of ``stage``; none for one rank."""
+    if stage.ranks == 1:
+        return []
+    zero = stage.ds_config.get("zero_optimization", {})
+    gradients = stage.parameters * _SIZE[_communicated(stage)]
+    weights = stage.parameters * _SIZE[stage.precision]
+    overlap = zero.get("overlap_comm")
+    reduced = _calls(stage.parameters, zero.get("reduce_bucket_size", _BUCKET))
+    if stage.zero_stage == 0:
+        return [Transfer("all-reduce", gradients, 1, _calls(stage.parameters, _BUCKET), "nothing")]
+    if stage.zero_stage == 3:
+        pieces = max(
+            _calls(stage.parameters, zero.get("stage3_prefetch_bucket_size", _PREFETCH)), _MATRICES * stage.layers
+        )
+        hidden = overlap is not False
+        gather = Transfer(
+            "all-gather", weights, 2 * stage.accumulation, pieces, "forward and backward" if hidden else "nothing"
+        )
+        scatter = Transfer(
+            "reduce-scatter", gradients, stage.accumulation, reduced, "backward" if hidden else "nothing"
+        )
+        return [gather, scatter]
+    whole = zero.get("use_multi_rank_bucket_allreduce", True) or not zero.get("reduce_scatter", True)
+    reduce = Transfer(
+        "all-reduce" if whole else "reduce-scatter",
+        gradients,
+        stage.accumulation if stage.zero_stage == 2 else 1,
+        reduced,
+        "backward" if overlap else "nothing",
+    )
+    gathered = _calls(stage.parameters, zero.get("allgather_bucket_size", _BUCKET))
+    return [reduce, Transfer("all-gather", weights, 1, gathered, "nothing")]
+
+
+def bytes_per_update(stage: Stage) -> float:
+    """What one rank sends at one update, in bytes: 2 (N-1)/N of an all-reduce, (N-1)/N of the others."""
+    share = (stage.ranks - 1) / stage.ranks
+    return sum((2 if t.operation == "all-reduce" else 1) * share * t.bytes * t.times for t in transfers(stage))
+
+
+def _communicated(stage: Stage) -> str:
+    """The type that gradients travel in."""
+    return str(stage.ds_config.get("communication_data_type") or ds_config.precision(stage.ds_config))
+
+
+def _calls(elements: int, bucket: float) -> int:
+    return max(1, ceil(elements / bucket))

@@ -1,0 +1,114 @@
+"""What one rank computes at one update, from the device class's table: no communication.
+
+    micro-batch   FLOPs / (peak x utilisation) + layers x seconds per layer; a third of it forward, the rest backward
+    optimizer     bytes that Adam touches / memory bandwidth, of the parameters that ZeRO leaves to the rank
+
+The ranks on a CPU share its cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from stacking.deepspeed_config.ds_config import offloads
+from stacking.hardware.presets import DeviceClass
+from stacking.planning.plan import Plan, Stage
+
+_ADAM_BYTES = {"fp32": 32, "fp16": 40, "bf16": 40}
+"""Per parameter: weight, moment and second moment read and written in fp32 (24), the gradient read by the norm and by
+the update (8); in 16 bits also its conversion (6) and the new weight (2)."""
+_HOST_SECONDS = 2e-4
+"""Assumed time of Python and of the ranks' agreement at an update."""
+_HOST_LINK, _HOST_MEMORY = 12e9, 50e9
+"""Assumed bytes per second between a GPU and its host, and of a host's memory for Adam, for one rank's share."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds of one rank at one update."""
+
+    forward: float
+    backward: float
+    """Both of all micro-batches of the update."""
+    optimizer: float
+    data: float
+    """Waiting for samples."""
+    other: float
+    """Python, and whatever else is not named."""
+    source: str
+    """``tabled`` or ``measured``."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Seconds at the beginning of a stage, without imports."""
+
+    engine: float
+    """Until the engine is ready."""
+    warm_up: float
+    """What the first updates take beyond the others."""
+
+
+class Pace(Protocol):
+    """Knows how fast one rank computes."""
+
+    assumptions: tuple[str, ...]
+
+    def work(self, stage: Stage) -> Work:
+        """One update of ``stage``; its ranks, micro-batch and depth may be others than the plan's."""
+
+    def communication(self, stage: Stage) -> float | None:
+        """Measured seconds of communication at an update of exactly this stage; None: not known."""
+
+    def beginning(self, stage: Stage) -> Beginning | None:
+        """Measured seconds before the pace of ``work`` is reached; None: not known."""
+
+
+class Tabled:
+    """The pace of a device class; see `stacking.hardware.presets`.
+
+    Args:
+        cores: of this computer; the planned ranks share them where they are CPU ranks.
+    """
+
+    def __init__(self, plan: Plan, device: DeviceClass, cores: int) -> None:
+        self._device = device
+        planned = max(stage.ranks for stage in plan.stages)
+        self._units = max(cores, 1) / planned if device.name == "cpu" else 1.0
+        self.assumptions = tuple(self._assumptions(plan, planned, cores))
+
+    def work(self, stage: Stage) -> Work:
+        micro = self._micro_batch(stage) * stage.accumulation
+        return Work(micro / 3, micro * 2 / 3, self._optimizer(stage), 0.0, _HOST_SECONDS, "tabled")
+
+    def communication(self, stage: Stage) -> float | None:
+        return None
+
+    def beginning(self, stage: Stage) -> Beginning | None:
+        return None
+
+    def _micro_batch(self, stage: Stage) -> float:
+        flops = stage.flops / (stage.steps * stage.global_batch) * stage.micro_batch
+        reached = self._device.peak[stage.precision] * 1e12 * self._device.utilisation * self._units
+        return flops / reached + stage.layers * self._device.layer_seconds
+
+    def _optimizer(self, stage: Stage) -> float:
+        mine = stage.parameters / (stage.ranks if stage.zero_stage else 1)
+        touched = mine * _ADAM_BYTES[stage.precision]
+        if "optimizer" in offloads(stage.ds_config) and self._device.name != "cpu":
+            return touched / _HOST_MEMORY + 2 * mine * (4 if stage.precision == "fp32" else 2) / _HOST_LINK
+        return touched / (self._device.memory_bandwidth * self._units)
+
+    def _assumptions(self, plan: Plan, planned: int, cores: int) -> list[str]:
+        device, precision = self._device, plan.stages[-1].precision
+        each = f"{device.utilisation:.0%} of {device.peak[precision]:g} TFLOPS ({precision})"
+        full = f"every sample is {plan.data.sequence_length} tokens long; padding, which is left out, makes it faster"
+        if device.name == "cpu":
+            return [
+                f"each of {cores} cores reaches {each}, {device.source}; {cores / planned:.3g} of them a rank",
+                full,
+            ]
+        fixed = f"{device.layer_seconds * 1e3:g} ms a layer and micro-batch beside it"
+        memory = f"memory {device.memory_bandwidth / 1e9:,.0f} GB/s ({device.memory_source})"
+        return [f"each {device.name} reaches {each}, {device.source}; {fixed}; {memory}", full]

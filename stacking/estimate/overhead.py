@@ -1,0 +1,121 @@
+"""What a run does beside updates: processes that start, evaluations, checkpoints, and the way from stage to stage.
+
+    start-up       the ranks' imports and their engine, plus the state that they begin from / reading speed
+    warm-up        what the first updates take beyond the others: compilation, first allocations
+    evaluations    forward passes over the held-out samples, and as many as the recipe asks for
+    checkpoints    their bytes / writing speed, and as many as the recipe asks for
+    transitions    consolidate reads a checkpoint and writes a state; grow reads a state and writes a larger one
+    ending         of the last stage: the export writes the weights; the report
+
+What happens once for the run belongs to the last stage, so that the stages add up to the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from pydantic import BaseModel, ConfigDict
+
+from stacking.estimate.compute import Beginning, Work
+from stacking.planning.plan import Plan, Stage
+
+_STATE_BYTES = 12
+"""fp32 weights and two moments, per parameter."""
+_MODULE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+class Outside(BaseModel):
+    """Seconds of one stage outside of its updates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start_up: float
+    warm_up: float
+    evaluations: float
+    checkpoints: float
+    transitions: float
+    """Growing before it and consolidating after it."""
+    ending: float
+    """Export and report."""
+
+    @property
+    def seconds(self) -> float:
+        return self.start_up + self.warm_up + self.evaluations + self.checkpoints + self.transitions + self.ending
+
+
+@dataclass(frozen=True)
+class Host:
+    """What runs on the host, whatever the devices."""
+
+    disk: float
+    """Bytes per second, reading or writing."""
+    process: float
+    """Seconds of a phase that starts, reads and writes, beside its bytes."""
+    report: float
+    imports: float
+    """Seconds from starting the ranks to the engine's beginning."""
+    engine: float
+    """Seconds until the engine is ready, where that was not measured."""
+    checkpoint: float
+    """Seconds of a checkpoint beside its bytes."""
+    held_out: int | None
+    """Samples of the held-out split; None where there are no data yet."""
+    source: str
+
+    @property
+    def assumption(self) -> str:
+        return (
+            f"outside of updates: {self.imports:g} s of imports a stage and {self.engine:g} s for its engine unless "
+            f"measured, {self.process:g} s a phase, {self.report:g} s for the report, files at "
+            f"{self.disk / 1e6:,.0f} MB/s ({self.source})"
+        )
+
+
+def assumed_host(cuda: bool, held_out: int | None) -> Host:
+    """Without measurements."""
+    # A GPU needs its context and NCCL its rings.
+    imports, engine = (10.0, 10.0) if cuda else (2.0, 1.0)
+    return Host(5e8, 0.3, 1.5, imports, engine, 0.04, held_out, "assumed")
+
+
+def outside(plan: Plan, stage: Stage, work: Work, host: Host, beginning: Beginning | None) -> Outside:
+    """What ``stage`` spends beside its updates; ``beginning`` where it was measured."""
+    state = _STATE_BYTES * stage.parameters
+    checkpoint = _checkpoint_bytes(stage)
+    loaded = state if stage.index or plan.start else 0
+    last = stage.index == plan.stages[-1].index
+    exported = plan.model.variant == "post_ln"
+    return Outside(
+        start_up=host.imports + (beginning.engine if beginning else host.engine) + loaded / host.disk,
+        warm_up=beginning.warm_up if beginning else 0.0,
+        evaluations=_times(stage, plan.evaluation.every_steps) * _evaluation(plan, stage, work, host),
+        checkpoints=_times(stage, plan.checkpoint.every_steps) * (host.checkpoint + checkpoint / host.disk),
+        transitions=host.process + (checkpoint + state) / host.disk + _growing(plan, stage, host),
+        ending=(host.report + exported * (host.process + 8 * stage.parameters / host.disk)) if last else 0.0,
+    )
+
+
+def _times(stage: Stage, every: int) -> int:
+    """How often something happens that is due every so many updates and at the end."""
+    return ceil(stage.steps / every)
+
+
+def _checkpoint_bytes(stage: Stage) -> int:
+    """The module's weights, and the optimizer's fp32 state; without ZeRO in fp32 its weights are the module's."""
+    alone = stage.zero_stage == 0 and stage.precision == "fp32"
+    return stage.parameters * (_MODULE_BYTES[stage.precision] + (8 if alone else _STATE_BYTES))
+
+
+def _evaluation(plan: Plan, stage: Stage, work: Work, host: Host) -> float:
+    """One evaluation: the held-out samples are divided over the ranks, and go forward in the stage's micro-batches."""
+    samples = min(plan.evaluation.samples, host.held_out or plan.evaluation.samples)
+    passes = ceil(max(samples // stage.ranks, 1) / stage.micro_batch)
+    return passes * work.forward / stage.accumulation
+
+
+def _growing(plan: Plan, stage: Stage, host: Host) -> float:
+    if stage.growth is None:
+        return 0.0
+    before = plan.stages[stage.index - 1].parameters if stage.index else 0
+    return host.process + _STATE_BYTES * (before + stage.parameters) / host.disk

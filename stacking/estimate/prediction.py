@@ -1,0 +1,185 @@
+"""How long a run takes and what it costs: every stage, and their sum.
+
+An update takes what a rank computes plus the communication that nothing hides. A collective that DeepSpeed overlaps
+runs behind the computation that the ZeRO stage allows (`stacking.estimate.communication`); a stated share of that time can
+hide it, but never its last bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from stacking.estimate.communication import Transfer, bytes_per_update, transfers
+from stacking.estimate.compute import Pace, Work
+from stacking.estimate.network import Network
+from stacking.estimate.overhead import Host, Outside, outside
+from stacking.model.size import count_parameters
+from stacking.planning.cost import stage_flops
+from stacking.planning.plan import Plan, Stage
+
+OVERLAP = 0.8
+"""Assumed share of the computation behind which communication runs freely."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Update(_Part):
+    """Seconds of one update of one rank."""
+
+    forward: float
+    backward: float
+    optimizer: float
+    data: float
+    other: float
+    communication: float
+    """What is not hidden."""
+
+    @property
+    def seconds(self) -> float:
+        return self.forward + self.backward + self.optimizer + self.data + self.other + self.communication
+
+
+class StagePrediction(_Part):
+    """One stage: its training and all that belongs to it."""
+
+    name: str
+    layers: int
+    ranks: int
+    nodes: int
+    micro_batch: int
+    accumulation: int
+    update: Update
+    bytes_per_update: float
+    """What one rank sends."""
+    training_seconds: float
+    """All updates."""
+    outside: Outside
+    seconds: float
+    """Training and what is outside of it."""
+    gpu_hours: float
+    """Ranks x hours."""
+    cost: float | None
+    source: Literal["tabled", "measured"]
+
+
+class Prediction(_Part):
+    """The whole run: the sums of its stages."""
+
+    device: str
+    price: float | None
+    """Per GPU hour."""
+    stages: tuple[StagePrediction, ...]
+    seconds: float
+    training_seconds: float
+    baseline_seconds: float
+    """Training the deepest model for the same steps with the same batches."""
+    gpu_hours: float
+    cost: float | None
+    communication_share: float
+    """Of the training seconds."""
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a prediction is made from, beside the plan."""
+
+    pace: Pace
+    network: Network
+    host: Host
+    price: float | None = None
+
+
+def predict(plan: Plan, setting: Setting) -> Prediction:
+    """Predict every stage of ``plan`` and the whole run."""
+    deep = from_the_start(plan)
+    stages = tuple(_stage(plan, stage, setting) for stage in plan.stages)
+    training = sum(stage.training_seconds for stage in stages)
+    communication = sum(p.update.communication * s.steps for p, s in zip(stages, plan.stages, strict=True))
+    costs = [stage.cost for stage in stages if stage.cost is not None]
+    return Prediction(
+        device=plan.launch.device,
+        price=setting.price,
+        stages=stages,
+        seconds=sum(stage.seconds for stage in stages),
+        training_seconds=training,
+        baseline_seconds=sum(_stage(deep, stage, setting).training_seconds for stage in deep.stages),
+        gpu_hours=sum(stage.gpu_hours for stage in stages),
+        cost=sum(costs) if costs else None,
+        communication_share=communication / training,
+        assumptions=(*setting.pace.assumptions, *_assumptions(plan, setting)),
+    )
+
+
+def from_the_start(plan: Plan) -> Plan:
+    """The same steps with the same batches, all at the depth of the deepest stage: what stacking is compared with."""
+    deepest = plan.model.with_layers(max(stage.layers for stage in plan.stages))
+    length, masked = plan.data.sequence_length, plan.data.mask_probability
+    changed = {"layers": deepest.layers, "parameters": count_parameters(deepest), "growth": None}
+    stages = [
+        stage.model_copy(
+            update={**changed, "flops": stage_flops(deepest, stage.steps * stage.global_batch, length, masked)}
+        )
+        for stage in plan.stages
+    ]
+    return plan.model_copy(update={"stages": tuple(stages)})
+
+
+def _stage(plan: Plan, stage: Stage, setting: Setting) -> StagePrediction:
+    work = setting.pace.work(stage)
+    measured = setting.pace.communication(stage)
+    communication = _exposed(stage, work, setting.network) if measured is None else measured
+    update = Update(
+        forward=work.forward,
+        backward=work.backward,
+        optimizer=work.optimizer,
+        data=work.data,
+        other=work.other,
+        communication=communication,
+    )
+    training = update.seconds * stage.steps
+    rest = outside(plan, stage, work, setting.host, setting.pace.beginning(stage))
+    seconds = training + rest.seconds
+    hours = stage.ranks * seconds / 3600
+    return StagePrediction(
+        name=stage.name,
+        layers=stage.layers,
+        ranks=stage.ranks,
+        nodes=setting.network.nodes(stage.ranks),
+        micro_batch=stage.micro_batch,
+        accumulation=stage.accumulation,
+        update=update,
+        bytes_per_update=bytes_per_update(stage),
+        training_seconds=training,
+        outside=rest,
+        seconds=seconds,
+        gpu_hours=hours,
+        cost=None if setting.price is None else hours * setting.price,
+        source="measured" if work.source == "measured" else "tabled",
+    )
+
+
+def _exposed(stage: Stage, work: Work, network: Network) -> float:
+    """Seconds of communication at an update that no computation hides."""
+    return sum(_exposed_transfer(stage, work, network, transfer) for transfer in transfers(stage))
+
+
+def _exposed_transfer(stage: Stage, work: Work, network: Network, transfer: Transfer) -> float:
+    whole = network.transfer_seconds(transfer, stage.ranks)
+    behind = {"nothing": 0.0, "backward": work.backward, "forward and backward": work.forward + work.backward}
+    window = OVERLAP * behind[transfer.behind] / max(stage.accumulation, transfer.times)
+    return transfer.times * max(whole - window, whole / transfer.calls)
+
+
+def _assumptions(plan: Plan, setting: Setting) -> list[str]:
+    found = []
+    if max(stage.ranks for stage in plan.stages) > 1:
+        found.append(setting.network.assumption(max(stage.ranks for stage in plan.stages)))
+    if any(t.behind != "nothing" for stage in plan.stages for t in transfers(stage)):
+        found.append(f"{OVERLAP:.0%} of the computation that DeepSpeed overlaps with communication hides it")
+    return [*found, setting.host.assumption]

@@ -1,0 +1,103 @@
+"""The same recipe on 1 to 1,024 ranks: strong scaling, because the updates and so the learning stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from stacking.deepspeed_config import ds_config
+from stacking.estimate.prediction import Prediction, Setting, predict
+from stacking.planning.cost import memory_per_rank
+from stacking.planning.plan import Plan, Stage
+
+RANKS: tuple[int, ...] = tuple(2**n for n in range(11))
+
+
+class Row(BaseModel):
+    """The whole run on ``ranks`` ranks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ranks: int
+    used: tuple[int, ...]
+    """Ranks that work, per stage: no more than divide the global batch."""
+    stage_seconds: tuple[float, ...]
+    seconds: float
+    gpu_hours: float
+    """Idle ranks included."""
+    cost: float | None
+    efficiency: float
+    """Seconds on one rank / (ranks x seconds)."""
+    communication_share: float
+    """Of the seconds of training."""
+    memory_per_rank: int
+    """Bytes of the stage that needs most."""
+
+    @property
+    def idle(self) -> int:
+        """Most ranks that wait in any stage."""
+        return self.ranks - min(self.used)
+
+
+class Scaling(BaseModel):
+    """One row per number of ranks, and what they rest on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: tuple[Row, ...]
+    assumptions: tuple[str, ...]
+
+
+def scaling(plan: Plan, setting: Setting, counts: Sequence[int] = RANKS) -> Scaling:
+    """Simulate the run on every number of ranks in ``counts``."""
+    one = predict(on_ranks(plan, 1), setting).seconds
+    predictions = {ranks: predict(on_ranks(plan, ranks), setting) for ranks in counts}
+    found = (
+        "simulated: the recipe's global batch whatever the ranks, micro-batches of at most the planned size, "
+        f"nodes of {setting.network.per_node}; ranks that do not divide the batch are idle and cost as much"
+    )
+    rows = tuple(_row(plan, ranks, prediction, setting, one) for ranks, prediction in predictions.items())
+    return Scaling(rows=rows, assumptions=(found, *predictions[max(predictions)].assumptions))
+
+
+def on_ranks(plan: Plan, ranks: int) -> Plan:
+    """``plan`` with every stage on the most ranks, up to ``ranks``, that divide its global batch."""
+    stages = tuple(_stage(stage, divides(stage.global_batch, ranks)) for stage in plan.stages)
+    return plan.model_copy(update={"stages": stages})
+
+
+def divides(global_batch: int, ranks: int) -> int:
+    """The largest divisor of ``global_batch`` that is no more than ``ranks``."""
+    return next(n for n in range(min(ranks, global_batch), 0, -1) if global_batch % n == 0)
+
+
+def _stage(stage: Stage, ranks: int) -> Stage:
+    share = stage.global_batch // ranks
+    micro = divides(share, stage.micro_batch)
+    changes: dict[str, Any] = {"ranks": ranks, "micro_batch": micro, "accumulation": share // micro}
+    config = ds_config.with_batch(stage.ds_config, stage.global_batch, micro, share // micro)
+    return stage.model_copy(update={**changes, "ds_config": config})
+
+
+def _row(plan: Plan, ranks: int, prediction: Prediction, setting: Setting, one: float) -> Row:
+    hours = ranks * prediction.seconds / 3600
+    resized = on_ranks(plan, ranks)
+    return Row(
+        ranks=ranks,
+        used=tuple(stage.ranks for stage in resized.stages),
+        stage_seconds=tuple(stage.seconds for stage in prediction.stages),
+        seconds=prediction.seconds,
+        gpu_hours=hours,
+        cost=None if setting.price is None else hours * setting.price,
+        efficiency=one / (ranks * prediction.seconds),
+        communication_share=prediction.communication_share,
+        memory_per_rank=max(_memory(plan, stage) for stage in resized.stages),
+    )
+
+
+def _memory(plan: Plan, stage: Stage) -> int:
+    fused = plan.launch.accelerator == "cuda"
+    model, length = plan.model.with_layers(stage.layers), plan.data.sequence_length
+    return memory_per_rank(model, stage.micro_batch, length, stage.ranks, stage.ds_config, fused)

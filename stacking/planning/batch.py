@@ -1,0 +1,113 @@
+"""Batch arithmetic: global batch = micro-batch x accumulation x ranks, in sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from stacking.config.recipe import Recipe
+from stacking.deepspeed_config.ds_config import BatchKeys, UserConfig
+from stacking.errors import UserError
+
+
+class Batch(NamedTuple):
+    """How one update's sequences are computed."""
+
+    micro: int
+    accumulation: int
+    ranks: int
+
+    @property
+    def total(self) -> int:
+        return self.micro * self.accumulation * self.ranks
+
+
+def recipe_total(recipe: Recipe, index: int) -> int | None:
+    """The global batch in sequences that the recipe gives for a stage, if it does.
+
+    Raises:
+        UserError: the tokens are not whole sequences.
+    """
+    stage, length = recipe.stages[index], recipe.data.sequence_length
+    if stage.batch_tokens is None:
+        return stage.batch_sequences
+    if stage.batch_tokens % length:
+        where = recipe.key("stages", index, "batch_tokens")
+        problem = f"is {stage.batch_tokens:,}, not whole sequences of {length} tokens"
+        raise UserError(where, problem, _multiples(stage.batch_tokens, length))
+    return stage.batch_tokens // length
+
+
+def resolve_batch(
+    recipe: Recipe,
+    index: int,
+    user: UserConfig,
+    keys: BatchKeys,
+    ranks: int,
+    inherited: int | None,
+    fits: Callable[[int], bool],
+) -> Batch:
+    """The batch of one stage, from the recipe, the user's DeepSpeed configuration and the stage before.
+
+    Args:
+        keys: what the configuration fixes.
+        inherited: the global batch of the stage before, for a stage that says nothing.
+        fits: whether a micro-batch fits the device; chooses one where none is given.
+
+    Raises:
+        UserError: the two disagree, nothing says how large the batch is, or it does not divide.
+    """
+    stage = recipe.stages[index]
+    total = _agreed(user, "train_batch_size", recipe_total(recipe, index), keys.total, f"stages[{index}]")
+    micro = _agreed(user, "train_micro_batch_size_per_gpu", stage.micro_batch, keys.micro, f"stages[{index}]")
+    if total is None and micro is not None and (keys.accumulation or inherited is None):
+        total = micro * (keys.accumulation or 1) * ranks
+    total = total or inherited
+    if total is None:
+        where = recipe.key("stages", index, "batch_sequences")
+        raise UserError(where, "is missing", "add it: sequences per update, over all ranks")
+    _check_divides(recipe, index, total, ranks, micro, keys.accumulation)
+    if micro is None and keys.accumulation:
+        micro = total // (ranks * keys.accumulation)
+    micro = micro or _largest(total // ranks, fits)
+    return Batch(micro, total // (micro * ranks), ranks)
+
+
+def _agreed(user: UserConfig, key: str, wanted: int | None, given: int | None, stage: str) -> int | None:
+    if None not in (wanted, given) and wanted != given:
+        remedy = 'write "auto" here, or make them agree'
+        raise user.error(key, f"is {given:,}, but the recipe's {stage} says {wanted:,} sequences", remedy)
+    return given if wanted is None else wanted
+
+
+def _check_divides(
+    recipe: Recipe, index: int, total: int, ranks: int, micro: int | None, accumulation: int | None
+) -> None:
+    unit = ranks * (micro or 1) * (accumulation or 1)
+    exact = micro is not None and accumulation is not None
+    if total % unit == 0 and (not exact or total == unit):
+        return
+    parts = [f"{ranks} ranks"]
+    if micro:
+        parts.append(f"micro-batch {micro}")
+    if accumulation:
+        parts.append(f"accumulation {accumulation}")
+    stage, length = recipe.stages[index], recipe.data.sequence_length
+    name, scale = ("batch_tokens", length) if stage.batch_tokens else ("batch_sequences", 1)
+    product = " x ".join(parts) + (f" = {unit}" if len(parts) > 1 else "")
+    measure = f"is {total:,}" if scale == 1 else f"is {total * scale:,} ({total:,} sequences)"
+    verb = ", not" if exact else ", not a multiple of"
+    remedy = f"give {unit * scale:,}" if exact else _multiples(total * scale, unit * scale)
+    raise UserError(recipe.key("stages", index, name), f"{measure}{verb} {product}", remedy)
+
+
+def _multiples(value: int, unit: int) -> str:
+    """``give 96 or 128``: the multiples of ``unit`` around ``value``."""
+    below = value // unit * unit
+    return f"give {below:,} or {below + unit:,}" if below else f"give {unit:,}"
+
+
+def _largest(per_rank: int, fits: Callable[[int], bool]) -> int:
+    """The largest divisor of a rank's share that fits; 1 if none does."""
+    divisors = [n for n in range(per_rank, 0, -1) if per_rank % n == 0]
+    return next((n for n in divisors if fits(n)), 1)

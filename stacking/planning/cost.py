@@ -1,0 +1,70 @@
+"""What a stage needs: memory and arithmetic, each estimated by a formula that is written down here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stacking.deepspeed_config.ds_config import offloads, precision, zero_stage
+from stacking.model.config import ModelConfig
+from stacking.model.size import count_parameters, training_flops
+
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any]) -> int:
+    """Bytes per rank of weights, gradients, master weights and Adam's two moments.
+
+    Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 3: 16-bit training keeps 2 + 2 bytes of weights and
+    gradients and 4 + 8 of master weights and moments per parameter; fp32 training 4 + 4 and 8. Stage 1 divides
+    master weights and moments over the ranks, stage 2 gradients too, stage 3 weights too; what is offloaded is not on
+    the device. One bucket of gradients in flight is added.
+    """
+    size, stage, away = _BYTES[precision(config)], zero_stage(config), offloads(config)
+    share = [ranks if stage >= least else 1 for least in (3, 2, 1)]
+    weights = 0 if "param" in away else parameters * size // share[0]
+    gradients = parameters * size // share[1]
+    moments = 0 if "optimizer" in away else parameters * (8 if size == 4 else 12) // share[2]
+    bucket = int(config.get("zero_optimization", {}).get("reduce_bucket_size", 5e8)) if stage else 0
+    return weights + gradients + moments + min(bucket, parameters) * size
+
+
+def activation_bytes(
+    model: ModelConfig, micro_batch: int, sequence_length: int, size: int, fused: bool, recomputed: bool = False
+) -> int:
+    """Bytes of what the backward pass needs, for one micro-batch.
+
+    Korthikanti et al., 2022 (arXiv 2205.05198), section 4.1: per token and layer 8 hidden + 2 intermediate values of
+    ``size`` bytes and 2 hidden bytes of dropout masks; without fused attention also 2 values and a mask byte per head
+    and position. The MLM head sees an eighth or so of the positions: logits, their fp32 copy and its gradient. With
+    checkpointing (``recomputed``) a layer keeps its input alone, one layer at a time is computed again: Chen et al.,
+    2016 (arXiv 1604.06174).
+    """
+    tokens = micro_batch * sequence_length
+    layer = (8 * model.hidden + 2 * model.intermediate) * size + 2 * model.hidden
+    if not fused:
+        layer += model.heads * sequence_length * (2 * size + 1)
+    head = tokens * 3 // 20 * model.vocabulary * (size + 8)
+    layers = layer * model.layers
+    if recomputed:
+        layers = min(layers, layer + model.hidden * size * model.layers)
+    return tokens * layers + head
+
+
+def memory_per_rank(
+    model: ModelConfig,
+    micro_batch: int,
+    sequence_length: int,
+    ranks: int,
+    config: Mapping[str, Any],
+    fused: bool,
+    recomputed: bool = False,
+) -> int:
+    """Bytes on one rank's device: the training state and one micro-batch's activations."""
+    state = state_bytes(count_parameters(model), ranks, config)
+    return state + activation_bytes(model, micro_batch, sequence_length, _BYTES[precision(config)], fused, recomputed)
+
+
+def stage_flops(model: ModelConfig, sequences: int, sequence_length: int, mask_probability: float) -> float:
+    """Floating-point operations to train on ``sequences``."""
+    return training_flops(model, sequence_length, mask_probability * sequence_length) * sequences

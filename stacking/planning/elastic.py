@@ -1,0 +1,36 @@
+"""The same stage on another number of ranks: the same updates over the same samples, computed in other portions."""
+
+from __future__ import annotations
+
+from stacking.deepspeed_config import ds_config
+from stacking.errors import UserError
+from stacking.planning.batch import Batch
+from stacking.planning.plan import Stage
+
+
+def resized(stage: Stage, ranks: int, where: str) -> Stage:
+    """``stage`` for ``ranks`` ranks, with its global batch; micro-batches are no larger than planned.
+
+    Args:
+        where: of the number of ranks, for the error.
+
+    Raises:
+        UserError: the global batch does not divide over them.
+    """
+    if ranks == stage.ranks:
+        return stage
+    if stage.global_batch % ranks:
+        problem = f"{ranks} ranks do not divide the {stage.global_batch} sequences of an update of {stage.name}"
+        raise UserError(where, problem, f"use {most_ranks(stage, ranks)}")
+    share = stage.global_batch // ranks
+    micro = next(n for n in range(min(stage.micro_batch, share), 0, -1) if share % n == 0)
+    batch = Batch(micro, share // micro, ranks)
+    config = ds_config.with_batch(stage.ds_config, batch.total, batch.micro, batch.accumulation)
+    changes = {"micro_batch": batch.micro, "accumulation": batch.accumulation, "ranks": ranks, "ds_config": config}
+    return stage.model_copy(update=changes)
+
+
+def most_ranks(stage: Stage, available: int) -> int:
+    """The most ranks, no more than planned, that the stage can use of those ``available``."""
+    limit = max(1, min(available, stage.ranks))
+    return next(n for n in range(limit, 0, -1) if stage.global_batch % n == 0)

@@ -1,0 +1,382 @@
+"""What will happen: a recipe with every default resolved, made once; workers get this and a stage number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer, Recipe, Resources
+from stacking.deepspeed_config import ds_config
+from stacking.deepspeed_config.ds_config import StageFacts
+from stacking.errors import DamagedFile, UserError
+from stacking.hardware.machine import Machine
+from stacking.hardware.presets import Precision
+from stacking.model.config import ModelConfig
+from stacking.model.size import count_parameters
+from stacking.planning.batch import Batch
+from stacking.planning.cost import memory_per_rank, stage_flops
+from stacking.planning.initial_model import Start, model_config, read_start
+from stacking.planning.resolve import (
+    Target,
+    check_model,
+    choose_batches,
+    choose_growths,
+    choose_precision,
+    count_steps,
+    find_target,
+    user_config,
+)
+from stacking.planning.schedule import Points, resolve_schedule
+from stacking.storage.files import read_json
+
+_DEFAULT_VOCABULARY = 30_522
+"""BERT's, where there is no data yet."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlannedData(_Part):
+    path: str | None
+    """Absolute; null: planned without data."""
+    digest: str | None
+    samples: str
+    sequence_length: int
+    mask_probability: float
+    samples_per_epoch: int | None
+    vocabulary: int
+
+
+class PlannedLaunch(_Part):
+    launcher: str
+    accelerator: Literal["cpu", "cuda"]
+    device: str
+    """The class of device that was planned for."""
+    elastic: bool = False
+    retries: int | None = None
+    retry_seconds: float = 10.0
+    resources: Resources = Resources()
+    """What a job for the whole run asks a scheduler for."""
+
+
+class Cost(BaseModel):
+    """What the run costs beside training the deepest model for the same steps; times are `stacking.estimate`'s."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # plans once held hours too
+
+    flops: float
+    baseline_flops: float
+
+
+class PlannedKernels(_Part):
+    """How the layers are computed, besides what the device decides (`stacking.model.kernels`)."""
+
+    compile: bool = False
+    activation_checkpointing: bool = False
+
+
+class Stage(_Part):
+    """One depth, resolved."""
+
+    index: int
+    name: str
+    layers: int
+    steps: int
+    global_batch: int
+    """Sequences per update: micro_batch x accumulation x ranks."""
+    micro_batch: int
+    accumulation: int
+    ranks: int
+    first_step: int
+    """Updates before this stage."""
+    first_sample: int
+    last_sample: int
+    """Exclusive."""
+    tokens: int
+    epochs: float | None
+    learning_rate: Points
+    """See `stacking.planning.schedule`."""
+    precision: Precision
+    zero_stage: int
+    ds_config: dict[str, Any]
+    """The whole configuration that DeepSpeed gets."""
+    ds_config_digest: str
+    kernels: PlannedKernels = PlannedKernels()
+    growth: Growth | None
+    """How the stage's first weights come from what is before it; null: random, or taken over as they are."""
+    parameters: int
+    flops: float
+    memory_per_rank: int
+    """Bytes, estimated."""
+    resources: Resources = Resources()
+    """What the stage's job asks a scheduler for."""
+
+
+class Plan(_Part):
+    """The whole run, resolved."""
+
+    format: Literal[1] = 1
+    name: str
+    seed: int
+    recipe: str
+    data: PlannedData
+    model: ModelConfig
+    """At the depth of the first stage."""
+    start: str | None
+    """Absolute path of the folder to start from."""
+    start_format: Literal["state", "huggingface"] | None
+    optimizer: Optimizer
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    checkpoint: Checkpoint
+    evaluation: Evaluation
+    log_every: int
+    launch: PlannedLaunch
+    cost: Cost
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The file's content; the same recipe, data and machine give the same bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """XXH3-128 of ``to_json``, in hex."""
+        return xxhash.xxh3_128_hexdigest(self.to_json().encode())
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        UserError: there is none.
+        DamagedFile: it is not a plan of this program.
+    """
+    try:
+        return Plan.model_validate(read_json(path))
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "no object"
+        raise DamagedFile(path, f"is not a plan that this version can read ({place})", "plan again") from None
+
+
+def check_machine(plan: Plan, machine: Machine | None) -> None:
+    """Refuse to run a plan without data, or on a computer that lacks its devices; None: on one that is not known.
+
+    Raises:
+        UserError: too few GPUs, or no data.
+    """
+    ranks = max(stage.ranks for stage in plan.stages)
+    if machine and plan.launch.accelerator == "cuda" and machine.accelerators < ranks:
+        problem = f"needs {ranks} GPUs and this machine has {machine.accelerators}"
+        raise UserError(plan.recipe, problem, "set launch.ranks or launch.accelerator=cpu, or run it elsewhere")
+    if plan.data.path is None:
+        raise UserError(f"{plan.recipe}: data.path", "is missing", "give the folder that 'stacking prepare' wrote")
+
+
+def make_plan(
+    recipe: Recipe, manifest: Mapping[str, Any] | None, samples_per_epoch: int | None, machine: Machine
+) -> Plan:
+    """Resolve a recipe.
+
+    Args:
+        manifest: of the prepared data; None to plan without data.
+        samples_per_epoch: rows of the sample index; None where it is not known yet.
+
+    Raises:
+        UserError: the recipe asks for what cannot happen; names the key.
+    """
+    target = find_target(recipe, machine)
+    start = read_start(recipe)
+    model = model_config(recipe, start, manifest["vocabulary"] if manifest else _DEFAULT_VOCABULARY)
+    check_model(recipe, model, manifest)
+    stages: list[Stage] = []
+    for decided in _decide(recipe, start, model, target):
+        stages.append(_stage(recipe, stages, model, decided, samples_per_epoch, target.cuda))
+    _check_epochs(recipe, stages, samples_per_epoch)
+    accelerator: Literal["cpu", "cuda"] = "cuda" if target.cuda else "cpu"
+    return Plan(
+        name=recipe.name,
+        seed=recipe.seed,
+        recipe=recipe.file.name,
+        data=_data(recipe, model, manifest, samples_per_epoch),
+        model=model,
+        start=str(start.path) if start else None,
+        start_format=start.format if start else None,
+        optimizer=recipe.optimizer,
+        stages=tuple(stages),
+        checkpoint=recipe.checkpoint,
+        evaluation=recipe.evaluation,
+        log_every=recipe.log_every,
+        launch=PlannedLaunch(
+            launcher=recipe.launch.launcher,
+            accelerator=accelerator,
+            device=target.device.name,
+            elastic=recipe.launch.elastic,
+            retries=recipe.launch.retries,
+            retry_seconds=recipe.launch.retry_seconds,
+            resources=recipe.launch.resources,
+        ),
+        cost=_cost(recipe, model, stages),
+        warnings=tuple(_warnings(recipe, stages, target, machine)),
+    )
+
+
+class _Decided(NamedTuple):
+    """What is known of a stage once every question about it is answered."""
+
+    batch: Batch
+    steps: int
+    points: Points
+    growth: Growth | None
+    config: dict[str, Any]
+    kernels: PlannedKernels
+
+
+def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Target) -> list[_Decided]:
+    growths = choose_growths(recipe, start)
+    users = [user_config(recipe, i) for i in range(len(recipe.stages))]
+    precisions = [choose_precision(recipe, user, target.device) for user in users]
+    batches = choose_batches(recipe, model, users, precisions, target)
+    steps = [count_steps(recipe, i, batch) for i, batch in enumerate(batches)]
+    schedules = resolve_schedule(recipe, steps, [growth is not None for growth in growths])
+    decided = []
+    for i, user in enumerate(users):
+        facts = StageFacts(
+            micro_batch=batches[i].micro,
+            accumulation=batches[i].accumulation,
+            ranks=batches[i].ranks,
+            precision=precisions[i],
+            peak_learning_rate=max(value for _, value in schedules[i]),
+            hidden=model.hidden,
+            optimizer=recipe.optimizer,
+            cuda=target.cuda,
+            fused_adam=target.fused_adam,
+            compiled=target.device.compiled,
+        )
+        kernels = PlannedKernels(**vars(ds_config.stage_kernels(user, facts)))
+        config = ds_config.resolve(user, facts)
+        decided.append(_Decided(batches[i], steps[i], schedules[i], growths[i], config, kernels))
+    return decided
+
+
+def _stage(
+    recipe: Recipe,
+    before: list[Stage],
+    model: ModelConfig,
+    decided: _Decided,
+    samples_per_epoch: int | None,
+    cuda: bool,
+) -> Stage:
+    batch, steps, points, growth, config, kernels = decided
+    index, length = len(before), recipe.data.sequence_length
+    deep = model.with_layers(recipe.stages[index].layers)
+    sequences = steps * batch.total
+    first_sample = before[-1].last_sample if before else 0
+    return Stage(
+        index=index,
+        name=f"{index}-L{deep.layers}",
+        layers=deep.layers,
+        steps=steps,
+        global_batch=batch.total,
+        micro_batch=batch.micro,
+        accumulation=batch.accumulation,
+        ranks=batch.ranks,
+        first_step=before[-1].first_step + before[-1].steps if before else 0,
+        first_sample=first_sample,
+        last_sample=first_sample + sequences,
+        tokens=sequences * length,
+        epochs=sequences / samples_per_epoch if samples_per_epoch else None,
+        learning_rate=points,
+        precision=ds_config.precision(config),
+        zero_stage=ds_config.zero_stage(config),
+        ds_config=config,
+        ds_config_digest=xxhash.xxh3_128_hexdigest(json.dumps(config, sort_keys=True).encode()),
+        kernels=kernels,
+        growth=growth,
+        parameters=count_parameters(deep),
+        flops=stage_flops(deep, sequences, length, recipe.data.mask_probability),
+        memory_per_rank=memory_per_rank(
+            deep, batch.micro, length, batch.ranks, config, fused=cuda, recomputed=kernels.activation_checkpointing
+        ),
+        resources=_resources(recipe, index, batch.ranks),
+    )
+
+
+def _resources(recipe: Recipe, index: int, ranks: int) -> Resources:
+    """What the job of one stage asks for.
+
+    Raises:
+        UserError: the ranks do not divide over the nodes.
+    """
+    own = recipe.stages[index].resources
+    asked = recipe.launch.resources.model_copy(update=own.model_dump(exclude_none=True))
+    if asked.nodes and ranks % asked.nodes:
+        where = recipe.key(*(("stages", index) if own.nodes else ("launch",)), "resources", "nodes")
+        problem = f"is {asked.nodes}, over which {ranks} ranks do not divide"
+        raise UserError(where, problem, f"give a divisor of {ranks}")
+    if asked.min_nodes and not recipe.launch.elastic:
+        where = recipe.key(*(("stages", index) if own.min_nodes else ("launch",)), "resources", "min_nodes")
+        raise UserError(where, "is given, but launch.elastic is false", "set launch.elastic to true, or remove it")
+    return asked
+
+
+def _check_epochs(recipe: Recipe, stages: list[Stage], samples_per_epoch: int | None) -> None:
+    limit = recipe.data.max_epochs
+    if limit is None or samples_per_epoch is None:
+        return
+    available = int(limit * samples_per_epoch)
+    for stage in stages:
+        if stage.last_sample > available:
+            left = max(0, available - stage.first_sample) // stage.global_batch
+            epoch = stage.last_sample / samples_per_epoch
+            problem = f"{stage.steps:,} steps end in epoch {epoch:.2f} of {limit:g} allowed"
+            remedy = f"give at most {left:,} steps, or raise data.max_epochs" if left else "raise data.max_epochs"
+            key = "steps" if recipe.stages[stage.index].steps else "tokens"
+            raise UserError(recipe.key("stages", stage.index, key), problem, remedy)
+
+
+def _data(
+    recipe: Recipe, model: ModelConfig, manifest: Mapping[str, Any] | None, samples_per_epoch: int | None
+) -> PlannedData:
+    data = recipe.data
+    return PlannedData(
+        path=str(Path(data.path).absolute()) if data.path else None,
+        digest=manifest["digest"] if manifest else None,
+        samples=data.samples,
+        sequence_length=data.sequence_length,
+        mask_probability=data.mask_probability,
+        samples_per_epoch=samples_per_epoch,
+        vocabulary=manifest["vocabulary"] if manifest else model.vocabulary,
+    )
+
+
+def _cost(recipe: Recipe, model: ModelConfig, stages: list[Stage]) -> Cost:
+    deepest = model.with_layers(max(stage.layers for stage in stages))
+    length, masked = recipe.data.sequence_length, recipe.data.mask_probability
+    deep = [stage_flops(deepest, s.steps * s.global_batch, length, masked) for s in stages]
+    return Cost(flops=sum(stage.flops for stage in stages), baseline_flops=sum(deep))
+
+
+def _warnings(recipe: Recipe, stages: list[Stage], target: Target, machine: Machine) -> list[str]:
+    found = []
+    ranks = max(stage.ranks for stage in stages)
+    if target.cuda and machine.accelerators < ranks:
+        found.append(f"planned for {ranks} x {target.device.name}; this machine has {machine.accelerators} GPUs")
+    if recipe.data.path is None:
+        found.append("planned without data: epochs are unknown")
+    for stage in stages:
+        if target.memory and stage.memory_per_rank > target.memory:
+            need, have = stage.memory_per_rank / 2**30, target.memory / 2**30
+            found.append(f"{stage.name} needs about {need:.1f} GiB per rank, and a {target.device.name} has {have:.0f}")
+        if not target.cuda and ds_config.offloads(stage.ds_config):
+            found.append(f"{stage.name} offloads to the CPU on a CPU: it saves nothing")
+    peak = max(value for stage in stages for _, value in stage.learning_rate)
+    last = stages[-1].learning_rate[-1][1]
+    if last > 0.1 * peak:
+        found.append(f"the run ends at a learning rate of {last:.3g}, {last / peak:.0%} of its peak: not annealed")
+    return found

@@ -1,0 +1,122 @@
+"""Learning rates: from what the recipe asks for to break points that the workers follow.
+
+A stage's schedule is a list of ``(step, value)`` with straight lines between. The value at ``step`` is the one that
+update number ``step`` of the stage uses, counted from 0; the last point stands at the stage's number of steps, which
+is where the next stage begins.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from stacking.config.recipe import LearningRate, Recipe, WarmupStableDecay
+from stacking.errors import UserError
+
+Points = tuple[tuple[int, float], ...]
+
+
+def learning_rate_at(points: Sequence[Sequence[float]], step: float) -> float:
+    """The value of ``points`` at ``step``; constant before the first point and after the last."""
+    if step <= points[0][0]:
+        return points[0][1]
+    if step >= points[-1][0]:
+        return points[-1][1]
+    right = bisect_right([point[0] for point in points], step)
+    (x0, y0), (x1, y1) = points[right - 1], points[right]
+    return y0 + (y1 - y0) * (step - x0) / (x1 - x0)
+
+
+def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]) -> list[Points]:
+    """The break points of every stage.
+
+    Args:
+        steps: updates of each stage.
+        grown: whether each stage begins with a growth, so that a re-warm-up applies.
+
+    Raises:
+        UserError: a warm-up is longer than its stage, a decay overlaps the warm-up, or the first peak is missing.
+    """
+    wsd = isinstance(recipe.schedule, WarmupStableDecay)
+    stages = _over_the_run(recipe, steps) if wsd else _stage_by_stage(recipe, steps)
+    rise = recipe.schedule.rewarmup_steps
+    for i, (count, is_grown) in enumerate(zip(steps, grown, strict=True)):
+        if rise and is_grown:
+            if rise > count:
+                where = recipe.key("schedule", "rewarmup_steps")
+                raise UserError(where, f"is {rise:,}, but stages[{i}] has {count:,} steps", "give fewer")
+            stages[i] = _with_rise(stages[i], rise)
+    return stages
+
+
+def warmup_stable_decay(total: int, peak: float, warmup: int, decay: int, final: float) -> Points:
+    """Warm-up from 0 over ``warmup`` steps, the peak, then a straight line to ``final`` over the last ``decay``."""
+    points = [(0, 0.0), (warmup, peak), (total - decay, peak), (total, final if decay else peak)]
+    return _distinct(points[1:] if warmup == 0 else points)
+
+
+def _over_the_run(recipe: Recipe, steps: Sequence[int]) -> list[Points]:
+    schedule = recipe.schedule
+    assert isinstance(schedule, WarmupStableDecay)
+    for i, stage in enumerate(recipe.stages):
+        if stage.learning_rate is not None:
+            where = recipe.key("stages", i, "learning_rate")
+            raise UserError(where, "has no place in a warmup-stable-decay schedule", "remove it, or schedule.kind")
+    total = sum(steps)
+    decay = round(total * schedule.decay_share)
+    if schedule.warmup_steps + decay > total:
+        where = recipe.key("schedule", "warmup_steps")
+        problem = f"is {schedule.warmup_steps:,}, which with {decay:,} steps of decay exceeds the run's {total:,}"
+        raise UserError(where, problem, f"give at most {total - decay:,}")
+    run = warmup_stable_decay(total, schedule.peak, schedule.warmup_steps, decay, schedule.final)
+    first, cut = 0, []
+    for count in steps:
+        cut.append(_between(run, first, first + count))
+        first += count
+    return cut
+
+
+def _stage_by_stage(recipe: Recipe, steps: Sequence[int]) -> list[Points]:
+    resolved: list[Points] = []
+    for i, (stage, count) in enumerate(zip(recipe.stages, steps, strict=True)):
+        wanted = stage.learning_rate or LearningRate()
+        handed_on = resolved[-1][-1][1] if resolved else None
+        if handed_on is None and wanted.peak is None:
+            where = recipe.key("stages", i, "learning_rate", "peak")
+            raise UserError(where, "is missing", "add it: the highest learning rate, such as 1e-4")
+        if wanted.warmup_steps > count:
+            where = recipe.key("stages", i, "learning_rate", "warmup_steps")
+            raise UserError(where, f"is {wanted.warmup_steps:,}, more than the {count:,} steps", "give fewer")
+        resolved.append(_one_stage(wanted, count, handed_on))
+    return resolved
+
+
+def _one_stage(wanted: LearningRate, steps: int, handed_on: float | None) -> Points:
+    peak = wanted.peak if wanted.peak is not None else handed_on
+    if not wanted.warmup_steps:
+        value = wanted.start if wanted.start is not None else peak
+        assert value is not None  # the first stage gives its peak, the others have a value handed on
+        return ((0, value), (steps, value if wanted.end is None else wanted.end))
+    assert peak is not None
+    start = next(value for value in (wanted.start, handed_on, 0.0) if value is not None)
+    end = peak if wanted.end is None else wanted.end
+    return _distinct([(0, start), (wanted.warmup_steps, peak), (steps, end)])
+
+
+def _with_rise(points: Points, steps: int) -> Points:
+    """``points``, except that the first ``steps`` rise from 0 to where they would have been."""
+    later = [point for point in points if point[0] > steps]
+    return _distinct([(0, 0.0), (steps, learning_rate_at(points, steps)), *later])
+
+
+def _between(points: Points, first: int, last: int) -> Points:
+    """The part of ``points`` from ``first`` to ``last``, counted from ``first``."""
+    inner = [(step - first, value) for step, value in points if first < step < last]
+    ends = [(0, learning_rate_at(points, first)), *inner, (last - first, learning_rate_at(points, last))]
+    return _distinct(ends)
+
+
+def _distinct(points: Sequence[tuple[int, float]]) -> Points:
+    """Without the earlier of two points on one step, and starting at 0."""
+    kept = [a for a, b in zip(points, [*points[1:], None], strict=True) if b is None or a[0] != b[0]]
+    return tuple(kept) if kept[0][0] == 0 else ((0, kept[0][1]), *kept)

@@ -1,0 +1,161 @@
+"""The phases of a run in their order: what each one starts and the output by which it is known to be done.
+
+    [import] → [grow] → train → consolidate → grow → train → consolidate → … → [export] → report
+
+A phase is a process of its own and safe to run again: its output appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from stacking.config.reading import nearest
+from stacking.config.recipe import Growth
+from stacking.errors import DamagedFile, UserError
+from stacking.planning.plan import Plan, Stage
+from stacking.run import checkpoints
+from stacking.run.folder import RunFolder
+from stacking.storage.files import set_aside, verify_folder
+
+PhaseName = Literal["import", "grow", "train", "consolidate", "export", "report"]
+OnDamage = Callable[[DamagedFile], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One step of the chain."""
+
+    name: PhaseName
+    stage: int
+    arguments: Sequence[str]
+    """What follows ``python -m``."""
+    output: Path
+    ranks: int = 1
+    last_step: int = 0
+    """Training only: the checkpoint after this update ends the phase."""
+
+    @property
+    def label(self) -> str:
+        """``train:1``: the phase and its stage, as `--only` takes them."""
+        return f"{self.name}:{self.stage}"
+
+    @property
+    def argv(self) -> list[str]:
+        return [sys.executable, "-m", *self.arguments]
+
+    def is_done(self, on_damage: OnDamage) -> bool:
+        """Whether the output is there and every byte of it is as it was written.
+
+        A damaged output is reported and set aside.
+        """
+        if self.name == "train":
+            newest = checkpoints.newest_good(self.output, on_damage)
+            return newest is not None and checkpoints.step_of(newest) == self.last_step
+        if not self.output.exists():
+            return False
+        try:
+            verify_folder(self.output)
+        except DamagedFile as damage:
+            on_damage(damage)
+            set_aside(self.output)
+            return False
+        return True
+
+
+def phases(plan: Plan, run: RunFolder) -> list[Phase]:
+    """All phases of ``plan``, first to last."""
+    chain = _beginning(plan, run)
+    for stage in plan.stages:
+        folder = run.stage(stage.name)
+        if stage.index > 0 and stage.growth is not None:
+            previous = plan.stages[stage.index - 1]
+            chain.append(_grow(run, stage, stage.growth, run.stage(previous.name).state))
+        chain.append(
+            Phase(
+                name="train",
+                stage=stage.index,
+                arguments=["stacking.train.worker", str(run.path), str(stage.index)],
+                output=folder.checkpoints,
+                ranks=stage.ranks,
+                last_step=stage.steps,
+            )
+        )
+        last = folder.checkpoints / checkpoints.tag(stage.steps)
+        chain.append(_command("consolidate", stage, folder.state, [str(last)]))
+    final = plan.stages[-1]
+    if plan.model.variant == "post_ln":
+        source = [str(run.stage(final.name).state), "--data", str(plan.data.path)]
+        chain.append(_command("export", final, run.export, source))
+    chain.append(
+        Phase(
+            name="report",
+            stage=final.index,
+            arguments=["stacking", "report", str(run.path)],
+            output=run.report,
+        )
+    )
+    return chain
+
+
+def parse_labels(text: str, chain: Sequence[Phase]) -> list[str]:
+    """The phases that ``train:0,consolidate:0`` names.
+
+    Raises:
+        UserError: the run has no such phase.
+    """
+    known = [phase.label for phase in chain]
+    for label in (labels := text.split(",")):
+        if label not in known:
+            raise UserError("--only", f"{label!r} is not a phase of this run", nearest(label, known))
+    return labels
+
+
+def unfinished(chain: Sequence[Phase], on_damage: OnDamage) -> Sequence[Phase]:
+    """The phases after the last one whose output is there and undamaged.
+
+    A report may be written at any time, so it proves nothing, and it is written again at the end.
+    """
+    for position, phase in reversed(list(enumerate(chain))):
+        if phase.name != "report" and phase.is_done(on_damage):
+            return chain[position + 1 :]
+    return chain
+
+
+def starting_state(plan: Plan, run: RunFolder, stage: Stage) -> Path | None:
+    """The state that ``stage`` begins from; ``None``: random weights."""
+    if stage.growth is not None:
+        return run.stage(stage.name).start
+    return _initial_state(plan, run)
+
+
+def _initial_state(plan: Plan, run: RunFolder) -> Path | None:
+    """Where the model that the recipe starts from lies as a state."""
+    if plan.start is None:
+        return None
+    return run.start if plan.start_format == "huggingface" else Path(plan.start)
+
+
+def _beginning(plan: Plan, run: RunFolder) -> list[Phase]:
+    """From the model that the recipe starts from to the first stage's depth."""
+    first, chain = plan.stages[0], []
+    if plan.start_format == "huggingface":
+        chain.append(_command("import", first, run.start, [str(plan.start)]))
+    if first.growth is not None:
+        chain.append(_grow(run, first, first.growth, _initial_state(plan, run)))
+    return chain
+
+
+def _grow(run: RunFolder, stage: Stage, growth: Growth, source: Path | None) -> Phase:
+    depth = ["--layers", str(stage.layers)]
+    how = ["--operator", growth.operator, "--optimizer-state", growth.optimizer_state, "--share"]
+    return _command("grow", stage, run.stage(stage.name).start, [str(source), *depth, *how])
+
+
+def _command(name: PhaseName, stage: Stage, output: Path, arguments: Sequence[str]) -> Phase:
+    return Phase(
+        name=name, stage=stage.index, arguments=["stacking", name, *arguments, "--out", str(output)], output=output
+    )

@@ -1,0 +1,219 @@
+"""What a person sees while a run goes on: bars on a terminal, a line now and then elsewhere.
+
+Driven by the plan and by what the workers append to the stage's ``metrics.jsonl`` alone, so that whoever runs the
+workers need not hear from them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TextIO
+
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.table import Column
+
+from stacking.planning.plan import Plan
+from stacking.run.metrics import Record
+from stacking.terminal.units import count, duration, loss
+
+_WINDOW = 20
+"""Records over which the speed is measured."""
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds of training still to come, evaluations and transitions not included."""
+
+    stage: float
+    run: float
+
+
+class Speedometer:
+    """How fast training goes, and from that how long it still takes.
+
+    Stages that have not begun are taken to run at the FLOPs per second that the current one reaches; a deeper stage
+    usually reaches a little more, so the estimate errs on the long side.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._points: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+        self._stage = -1
+
+    def update(self, record: Record) -> None:
+        """Take in a ``train`` record; one that goes back, or belongs to another stage, starts a new measurement."""
+        if record["stage"] != self._stage or (self._points and record["step"] <= self._points[-1][0]):
+            self._points.clear()
+            self._stage = record["stage"]
+        self._points.append((record["step"], record["seconds"]))
+
+    def time_left(self) -> TimeLeft | None:
+        """``None`` before the first record."""
+        if not self._points:
+            return None
+        stage = self.plan.stages[self._stage]
+        (first, began), (step, now) = self._points[0], self._points[-1]
+        per_step = (now - began) / (step - first) if len(self._points) > 1 else now / step
+        in_stage = (stage.steps - step) * per_step
+        flops_to_come = sum(later.flops for later in self.plan.stages[self._stage + 1 :])
+        return TimeLeft(stage=in_stage, run=in_stage + flops_to_come / (stage.flops / stage.steps) * per_step)
+
+
+class Progress:
+    """Shows a run's progress; to be used as a context manager.
+
+    Args:
+        plan: the run's plan.
+        stream: bars where it is a terminal, plain lines otherwise; stderr by default.
+        every: seconds between two plain lines of training.
+    """
+
+    def __init__(self, plan: Plan, stream: TextIO | None = None, every: float = 10.0) -> None:
+        stream = stream if stream is not None else sys.stderr
+        self._plan = plan
+        self._display: _Bars | _Lines = _Bars(plan, stream) if stream.isatty() else _Lines(plan, stream, every)
+        self._speed = Speedometer(plan)
+        self._since = time.time()
+
+    def update(self, record: Record) -> None:
+        """Show one record of ``metrics.jsonl``; one from before this display began only counts for the speed."""
+        training = record["kind"] == "train"
+        if training:
+            self._speed.update(record)
+        if record["time"] < self._since:
+            return
+        if training:
+            self._display.trained(record, self._speed.time_left())
+        else:
+            where = f"{_layers(self._plan, record['stage'])}: step {record['step']:,}"
+            self.note(f"{where}, held-out loss {loss(record['loss'])} ({duration(record['seconds'])})")
+
+    @contextmanager
+    def phase(self, name: str, stage: int) -> Iterator[None]:
+        """Show that a phase is at work, and when it has ended what it took."""
+        begun = time.monotonic()
+        what = f"{_layers(self._plan, stage)}: {name}"
+        self._display.phase_started(what)
+        try:
+            yield
+        finally:
+            self._display.phase_ended(what, time.monotonic() - begun)
+
+    def note(self, text: str) -> None:
+        """Show one line that stays: a restart, a damaged checkpoint."""
+        self._display.note(text)
+
+    def close(self) -> None:
+        self._display.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Lines:
+    """Plain lines: one every few seconds while training, one for everything else."""
+
+    def __init__(self, plan: Plan, stream: TextIO, every: float) -> None:
+        self.plan, self.stream, self.every = plan, stream, every
+        self._shown = -math.inf
+
+    def trained(self, record: Record, left: TimeLeft | None) -> None:
+        if not _is_last(self.plan, record) and time.monotonic() - self._shown < self.every:
+            return
+        self._shown = time.monotonic()
+        where = f"{_layers(self.plan, record['stage'])}: step {_step(self.plan, record)}"
+        facts = [where, *_facts(record)]
+        if left is not None and left.run > 0:
+            facts.append(f"left {duration(left.stage)} (run {duration(left.run)})")
+        self.note(", ".join(facts))
+
+    def phase_started(self, what: str) -> None:
+        self.note(f"{what} ...")
+
+    def phase_ended(self, what: str, seconds: float) -> None:
+        self.note(f"{what}: {duration(seconds)}")
+
+    def note(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bars:
+    """A bar for the run, in FLOPs, and one a stage, in updates; above the bars a line for everything else."""
+
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
+        self.plan = plan
+        self._bars = rich.progress.Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True)),
+            console=Console(file=stream),
+            expand=True,
+        )
+        self._run = self._bars.add_task("run", total=sum(stage.flops for stage in plan.stages), facts="")
+        self._stages: dict[int, TaskID] = {}
+        self._other: TaskID | None = None
+        self._bars.start()
+
+    def trained(self, record: Record, left: TimeLeft | None) -> None:
+        stage = record["stage"]
+        if stage not in self._stages:
+            total = self.plan.stages[stage].steps
+            self._stages[stage] = self._bars.add_task(_layers(self.plan, stage), total=total, facts="")
+        facts = [_step(self.plan, record), *_facts(record)]
+        if left is not None and left.stage > 0:
+            facts.append(f"left {duration(left.stage)}")
+        self._bars.update(self._stages[stage], completed=record["step"], facts="  ".join(facts))
+        if left is not None:
+            self._bars.update(self._run, completed=self._flops_done(record), facts=f"left {duration(left.run)}")
+
+    def _flops_done(self, record: Record) -> float:
+        *before, stage = self.plan.stages[: record["stage"] + 1]
+        return float(sum(earlier.flops for earlier in before) + stage.flops * record["step"] / stage.steps)
+
+    def phase_started(self, what: str) -> None:
+        self._other = self._bars.add_task(what, total=None, facts="")
+
+    def phase_ended(self, what: str, seconds: float) -> None:
+        if self._other is not None:
+            self._bars.remove_task(self._other)
+            self._other = None
+        self.note(f"{what}: {duration(seconds)}")
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._bars.stop()
+
+
+def _layers(plan: Plan, stage: int) -> str:
+    return f"{plan.stages[stage].layers} layers"
+
+
+def _step(plan: Plan, record: Record) -> str:
+    return f"{record['step']:,}/{plan.stages[record['stage']].steps:,}"
+
+
+def _is_last(plan: Plan, record: Record) -> bool:
+    return bool(record["step"] == plan.stages[record["stage"]].steps)
+
+
+def _facts(record: Record) -> list[str]:
+    return [f"loss {loss(record['loss'])}", f"{count(record['tokens_per_second'])} tokens/s"]

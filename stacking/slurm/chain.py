@@ -1,0 +1,110 @@
+"""The jobs of a run and their order.
+
+one-allocation   one job, in which the controller starts every phase
+per-stage        [begin] → 0-L3 → 0-L3-to-1-L6 → 1-L6 → … → finish: a job trains, or does what lies between
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, get_args
+
+from stacking.config.recipe import Resources
+from stacking.errors import UserError
+from stacking.planning.plan import Plan, Stage
+from stacking.run.folder import RunFolder
+from stacking.run.phases import Phase, phases
+from stacking.slurm.site import Site
+
+Mode = Literal["one-allocation", "per-stage"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a job's ranks lie on nodes."""
+
+    nodes: int
+    ranks_per_node: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainJob:
+    """One job, which depends on the one before it."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    template: Literal["run", "stage", "transition"]
+    shape: Shape
+    resources: Resources
+
+    @property
+    def nodes(self) -> str:
+        """As sbatch takes it: ``4``, or ``2-4`` where fewer will do."""
+        return f"{self._least}-{self.shape.nodes}" if self.is_elastic else str(self.shape.nodes)
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it may start on fewer nodes than its shape has."""
+        return self._least < self.shape.nodes
+
+    @property
+    def _least(self) -> int:
+        return self.resources.min_nodes or self.shape.nodes
+
+    @property
+    def only(self) -> str:
+        """Its phases, as ``stacking resume --only`` takes them."""
+        return ",".join(f"{phase.name}:{phase.stage}" for phase in self.phases)
+
+
+def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
+    """All jobs of a run, first to last.
+
+    Raises:
+        UserError: a stage wants more ranks on a node than a node takes.
+    """
+    shapes = [_shape(plan, stage, site) for stage in plan.stages]
+    steps = phases(plan, run)
+    if mode == "one-allocation":
+        nodes = plan.launch.resources.nodes or max(shape.nodes for shape in shapes)
+        shape = Shape(nodes, max(shape.ranks_per_node for shape in shapes))
+        return [ChainJob(name="run", phases=tuple(steps), template="run", shape=shape, resources=plan.launch.resources)]
+    jobs = []
+    for trains, group in groupby(steps, key=lambda phase: phase.name == "train"):
+        for part in ([phase] for phase in group) if trains else [list(group)]:
+            stage = plan.stages[part[0].stage]
+            jobs.append(
+                ChainJob(
+                    name=stage.name if trains else _transition_name(plan, part),
+                    phases=tuple(part),
+                    template="stage" if trains else "transition",
+                    shape=shapes[stage.index] if trains else Shape(1, 1),
+                    resources=stage.resources if trains else Resources(),
+                )
+            )
+    return jobs
+
+
+def _transition_name(plan: Plan, group: list[Phase]) -> str:
+    if group[-1].name == "report":
+        return "finish"
+    if group[0].name != "consolidate":
+        return "begin"
+    before = plan.stages[group[0].stage]
+    return f"{before.name}-to-{plan.stages[before.index + 1].name}"
+
+
+def _shape(plan: Plan, stage: Stage, site: Site) -> Shape:
+    """As few nodes as the ranks need, the same number of ranks on each."""
+    nodes = stage.resources.nodes
+    if nodes is None:
+        least = -(-stage.ranks // site.ranks_per_node)
+        nodes = next(n for n in range(least, stage.ranks + 1) if stage.ranks % n == 0)
+    shape = Shape(nodes, stage.ranks // nodes)
+    if shape.ranks_per_node > site.ranks_per_node:
+        problem = f"is {nodes}: {shape.ranks_per_node} ranks on each, and the site's nodes take {site.ranks_per_node}"
+        where = f"{plan.recipe}: stages[{stage.index}].resources.nodes"
+        raise UserError(where, problem, "give more nodes, or correct ranks_per_node in the site file")
+    return shape

@@ -1,0 +1,185 @@
+"""What `stacking submit` and `stacking cancel` do, from a user's request to the lines that answer it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stacking.config.recipe import Recipe, load_recipe
+from stacking.errors import StackingError, UserError
+from stacking.launch import slurm_client
+from stacking.planning.plan import Plan, check_machine, load_plan
+from stacking.run.create import create_run, plan_recipe
+from stacking.run.folder import RunFolder, is_locked
+from stacking.run.phases import phases
+from stacking.slurm.chain import Mode, chain
+from stacking.slurm.ledger import known_jobs, live_jobs
+from stacking.slurm.script import script
+from stacking.slurm.site import Site, load_site
+from stacking.slurm.submission import (
+    Link,
+    check_recipe,
+    links,
+    reported_left,
+    standing,
+    submit_chain,
+    submitting,
+    verified_left,
+)
+
+_END_PATIENCE = 90.0
+"""Seconds that cancelled jobs are waited for: Slurm's KillWait is 30 by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asks for."""
+
+    run: RunFolder
+    recipe: str | None
+    """Null: go on with the run that is there."""
+    mode: Mode | None
+    """Null: as before, or per-stage."""
+    site: Path | None
+    """Null: as before, or the defaults."""
+    overrides: Sequence[str] = ()
+    data: Path | None = None
+
+
+def submit(request: Request) -> Iterator[str]:
+    """Submit the chain of a new run, or what is missing of one that is there; yields lines to show.
+
+    Raises:
+        UserError: the recipe, the site file or the run is wrong, or Slurm refuses a job.
+        StackingError: Slurm does not answer.
+    """
+    run = request.run
+    slurm_client.require()
+    exists = _exists(request)
+    if exists and (there := standing(run)):
+        yield from (f"{name:<18} job {job.id} is {job.state.lower()}" for name, job in there.items())
+        yield "nothing to submit: the whole chain is in the queue or at work"
+        return
+    site, mode = _site(request), _mode(request)
+    if not exists:
+        _check_new(request, site, mode)
+    with submitting(run):
+        if any(job.reason != slurm_client.HELD for job in live_jobs(run.journal.events()).values()):
+            # One of them may start at any moment: the run's lock belongs to it.
+            plan = load_plan(run.plan)
+            left = reported_left(run, plan)
+        else:
+            with run.locked():
+                if not _exists(request):
+                    create_run(str(request.recipe), run, request.overrides, request.data, elsewhere=True)
+                plan = load_plan(run.plan)
+                left = verified_left(run, plan)
+        found = submit_chain(run, plan, site, mode, left)
+    yield from _answers(run, found)
+
+
+def dry_run(request: Request) -> Iterator[str]:
+    """The commands and scripts that `submit` would submit now, as far as the journal knows; nothing is written."""
+    run, site, mode = request.run, _site(request), _mode(request)
+    if _exists(request):
+        plan, live = load_plan(run.plan), live_jobs(run.journal.events())
+        left = reported_left(run, plan)
+    else:
+        plan, live = _check_new(request, site, mode), {}
+        left = phases(plan, run)
+    before: object = None
+    for link in links(chain(plan, run, site, mode), left, live):
+        if link.id is None:
+            path = run.scripts / f"{link.job.name}.sbatch"
+            yield f"# {shlex.join(slurm_client.submit_argv(path, run.path, before))}"
+            yield script(link.job, plan, run, site)
+        before = link.id or f"JOB_{link.job.name}"
+
+
+def cancel(run: RunFolder) -> Iterator[str]:
+    """End every job of the run, the waiting ones first so that none starts meanwhile; yields lines to show.
+
+    Raises:
+        UserError: there is no run.
+        StackingError: Slurm does not answer, or the jobs do not end.
+    """
+    _require_run(run)
+    live = sorted(live_jobs(run.journal.events()).values(), key=lambda job: (not job.is_waiting, -job.id))
+    if not live:
+        yield "nothing to cancel: no job of this run is in the queue or at work"
+        return
+    # First, so that a controller that is told to stop knows that it must not go back into the queue.
+    run.journal.append("cancelled", jobs=[job.id for job in live])
+    slurm_client.cancel([job.id for job in live])
+    for job in live:
+        yield f"cancelled job {job.id} ({job.name})"
+    deadline = time.monotonic() + _END_PATIENCE
+    while live_jobs(run.journal.events()) or is_locked(run.lock):
+        if time.monotonic() > deadline:
+            raise StackingError(f"{run.path}: jobs did not end in {_END_PATIENCE:.0f} s; `stacking status` shows them")
+        time.sleep(0.5)
+    yield f"`stacking submit --resume {shlex.quote(str(run.path))}` goes on"
+
+
+def _exists(request: Request) -> bool:
+    """Whether the run is there.
+
+    Raises:
+        UserError: it should be and is not, or it is one of another recipe.
+    """
+    run = request.run
+    if request.recipe is None:
+        _require_run(run)
+    if not run.journal.events():
+        return False
+    if request.recipe is not None and run.recipe.read_text(encoding="utf-8") != _recipe(request).to_yaml():
+        problem = "holds a run of another recipe, or of other data or settings"
+        raise UserError(run.path, problem, f"go on with `stacking submit --resume {run.path}`, or choose another")
+    return True
+
+
+def _require_run(run: RunFolder) -> None:
+    if not run.journal.events():
+        raise UserError(run.path, "is not a run", "submit one with `stacking submit RECIPE --run-dir DIR`")
+
+
+def _recipe(request: Request) -> Recipe:
+    return load_recipe(str(request.recipe), list(request.overrides), request.data)
+
+
+def _check_new(request: Request, site: Site, mode: Mode) -> Plan:
+    """The plan of a run that can be submitted: made, and every script of it rendered, before anything is written."""
+    recipe = _recipe(request)
+    plan, _ = plan_recipe(recipe)
+    check_machine(plan, None)
+    check_recipe(recipe, plan)
+    for job in chain(plan, request.run, site, mode):
+        script(job, plan, request.run, site)
+    return plan
+
+
+def _site(request: Request) -> Site:
+    kept = request.run.site if request.run.site.is_file() else None
+    return load_site(request.site or kept)
+
+
+def _mode(request: Request) -> Mode:
+    known = known_jobs(request.run.journal.events())
+    before: Mode = next(iter(known.values()))["mode"] if known else "per-stage"
+    return request.mode or before
+
+
+def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:
+    if not found:
+        yield f"nothing to submit: the run in {run.path} is finished"
+        return
+    before = None
+    for link in found:
+        after = f" after {before}" if before and link.is_new else ""
+        yield f"{link.job.name:<18} job {link.id} {'submitted' if link.is_new else 'is there already'}{after}"
+        before = link.id
+    quoted = shlex.quote(str(run.path))
+    yield f"`stacking status {quoted}` shows them, `stacking cancel {quoted}` ends them"

@@ -1,0 +1,118 @@
+"""From a job to the text of its script: every placeholder of the templates gets its value here."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from stacking.errors import UserError
+from stacking.planning.plan import Plan
+from stacking.run.folder import RunFolder
+from stacking.slurm.chain import ChainJob
+from stacking.slurm.site import Site
+from stacking.slurm.templates import find_template, render
+
+
+def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> str:
+    """The sbatch script of ``job``.
+
+    Raises:
+        UserError: the template or the run's path cannot be used.
+    """
+    own = Path(site.templates) if site.templates else None
+    return render(find_template(job.template, own), placeholders(job, plan, run, site))
+
+
+def title(plan: Plan, job: ChainJob) -> str:
+    """The job's name in the queue: the run's and its own, as one plain word."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', plan.name) or 'stacking'}-{job.name}"
+
+
+def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
+    """What a template may use. Values for the shell are quoted already; the others are single plain words."""
+    common = {
+        "name": title(plan, job),
+        # Relative to the job's folder, so that no character of the run's path means anything to Slurm.
+        "log": f"slurm/{job.name}.%j.log",
+        "warning_seconds": site.warning_seconds,
+        "account": site.account,
+        "reservation": site.reservation,
+        "options": site.options,
+        "prelude": site.prelude,
+        "modules": shlex.join(site.modules),
+        "exports": [f"{name}={shlex.quote(value)}" for name, value in _environment(job, site).items()],
+        "scratch": site.scratch,
+        "command": shlex.join(_command(job, run, site)),
+    }
+    asks = _transition(site) if job.template == "transition" else _training(job, plan, run, site)
+    return common | asks
+
+
+def _training(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
+    cuda = plan.launch.accelerator == "cuda"
+    return {
+        "nodes": job.nodes,
+        # With --ntasks-per-node Slurm takes as few nodes as a range allows, without it as many as there are.
+        "tasks_per_node": None if job.is_elastic else job.shape.ranks_per_node,
+        "cores_per_task": site.cores_per_rank * (job.shape.ranks_per_node if job.is_elastic else 1),
+        "gpus": site.gpu_option.format(gpus=job.shape.ranks_per_node) if cuda else None,
+        "memory": site.memory,
+        "time": _time(job.resources.hours or site.hours),
+        "partition": job.resources.partition or site.partition,
+        "qos": job.resources.qos or site.qos,
+        "constraint": site.constraint,
+        "doctor": shlex.join(_doctor(run, site)) if site.doctor else None,
+    }
+
+
+def _transition(site: Site) -> dict[str, Any]:
+    small = site.transition
+    return {
+        "cores": small.cores,
+        "memory": small.memory,
+        "time": _time(small.hours),
+        "partition": small.partition,
+        "qos": small.qos,
+        "constraint": small.constraint,
+    }
+
+
+def _command(job: ChainJob, run: RunFolder, site: Site) -> list[str]:
+    if found := re.search(r"[\x00-\x1f\x7f%\\]", str(run.path)):
+        problem = f"has the character {found.group()!r}, which Slurm replaces in the paths of logs"
+        raise UserError(repr(str(run.path)), problem, "choose another --run-dir")
+    only = [] if job.template == "run" else ["--only", job.only]
+    return _program("resume", str(run.path), "--launcher", "slurm", *only, site=site)
+
+
+def _doctor(run: RunFolder, site: Site) -> list[str]:
+    return _program("doctor", "--before-job", "--run-dir", str(run.path), site=site)
+
+
+def _program(*arguments: str, site: Site) -> list[str]:
+    return [site.python or sys.executable, "-m", "stacking", *arguments]
+
+
+def _environment(job: ChainJob, site: Site) -> dict[str, str]:
+    """What the job and its ranks find in their environment; the Slurm launcher reads the ``STACKING_`` ones."""
+    launcher = {
+        "STACKING_SRUN": shlex.join(site.srun),
+        "STACKING_CONTAINER": shlex.join(site.container),
+        "STACKING_INTERFACE": site.interface or "",
+        "STACKING_IPV6": "1" if site.ipv6 else "",
+        "STACKING_RANKS_PER_NODE": str(job.shape.ranks_per_node) if job.is_elastic else "",
+    }
+    return site.environment | {name: value for name, value in launcher.items() if value}
+
+
+def _time(hours: float | None) -> str | None:
+    """Slurm's ``days-hours:minutes:seconds``."""
+    if hours is None:
+        return None
+    seconds = math.ceil(hours * 3600)
+    minutes, hours_left = seconds // 60 % 60, seconds // 3600 % 24
+    return f"{seconds // 86400}-{hours_left:02}:{minutes:02}:{seconds % 60:02}"

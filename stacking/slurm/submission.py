@@ -1,0 +1,173 @@
+"""Submits what is missing of a run's chain, and never anything twice.
+
+A lock lets one process submit at a time; the journal knows every job that was ever submitted, Slurm which of them
+still live. Jobs are submitted held and released when all of them stand in the journal, so that one that was cut off
+here leaves nothing behind that could start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from stacking.config.recipe import Recipe
+from stacking.errors import DamagedFile, StackingError, UserError
+from stacking.launch import slurm_client
+from stacking.launch.slurm_client import SlurmJob
+from stacking.planning.plan import Plan
+from stacking.run.folder import RunFolder
+from stacking.run.phases import Phase, phases, unfinished
+from stacking.slurm.chain import ChainJob, Mode, chain
+from stacking.slurm.ledger import is_done, known_jobs, live_jobs
+from stacking.slurm.script import script, title
+from stacking.slurm.site import Site
+from stacking.storage.files import disk_errors, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A job of the chain that is still needed."""
+
+    job: ChainJob
+    id: int | None
+    """In Slurm; None: it is to be submitted."""
+    is_new: bool = False
+    """Whether it was submitted just now."""
+
+
+def links(jobs: Sequence[ChainJob], left: Iterable[Phase], live: Mapping[str, SlurmJob]) -> list[Link]:
+    """The jobs that have anything left to do. After the first that is to be submitted, all are: they depend on it."""
+    to_do = {(phase.name, phase.stage) for phase in left}
+    needed = [job for job in jobs if any((phase.name, phase.stage) in to_do for phase in job.phases)]
+    found: list[Link] = []
+    for job in needed:
+        broken = bool(found) and found[-1].id is None
+        found.append(Link(job=job, id=live[job.name].id if job.name in live and not broken else None))
+    return found
+
+
+def standing(run: RunFolder) -> dict[str, SlurmJob]:
+    """The run's jobs if everything that is left to do is in the queue or at work already, else nothing.
+
+    Nothing but the journal is read, so that this may be asked while a controller holds the run.
+    """
+    events = run.journal.events()
+    live = live_jobs(events)
+    dead = [e for name, e in known_jobs(events).items() if name not in live and not is_done(e, events)]
+    held = [job for job in live.values() if job.reason == slurm_client.HELD]
+    return {} if dead or held else live
+
+
+@contextmanager
+def submitting(run: RunFolder) -> Iterator[None]:
+    """Keep everybody else from submitting jobs of this run.
+
+    Raises:
+        UserError: somebody is submitting them at this moment.
+    """
+    with disk_errors(run.scripts):
+        run.scripts.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run.scripts / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(run.path, "is being submitted by another process", "wait for it") from None
+    finally:
+        os.close(descriptor)
+
+
+def verified_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
+    """The phases that are left, by the files themselves; whoever calls holds the run's lock."""
+
+    def note(damage: DamagedFile) -> None:
+        run.journal.append("damaged", phase="verify", stage=-1, message=str(damage))
+
+    return [] if _is_over(run) else unfinished(phases(plan, run), note)
+
+
+def reported_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
+    """The phases that are left, as far as the journal knows: for a run whose jobs may be at work."""
+    finished = {(event["phase"], event["stage"]) for event in run.journal.events() if event["event"] == "finished"}
+    return [phase for phase in phases(plan, run) if (phase.name, phase.stage) not in finished]
+
+
+def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Sequence[Phase]) -> list[Link]:
+    """Submit the jobs that do what is ``left`` and are not in the queue; inside ``submitting``.
+
+    Raises:
+        UserError: Slurm refuses a job, or jobs of the other mode are in the queue; nothing was submitted then.
+    """
+    live = live_jobs(run.journal.events())
+    _refuse_other_mode(run, live, mode)
+    jobs = chain(plan, run, site, mode)
+    found = links(jobs, left, live)
+    kept = {link.id for link in found}
+    slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs, plan)) if job.id not in kept])
+    write_atomically(run.site, site.to_yaml())
+    found = _submit_missing(run, plan, site, mode, found)
+    held = {job.id for job in live.values() if job.reason == slurm_client.HELD}
+    slurm_client.release([link.id for link in found if link.id is not None and (link.is_new or link.id in held)])
+    return found
+
+
+def check_recipe(recipe: Recipe, plan: Plan) -> None:
+    """Refuse what would be taken from the machine that submits, as it says nothing about the nodes.
+
+    Raises:
+        UserError: names the key.
+    """
+    launch = recipe.launch
+    if launch.accelerator == "auto" and launch.device == "auto":
+        problem = "is auto, which looks at this machine and not at the nodes"
+        raise UserError(recipe.key("launch", "accelerator"), problem, "give cpu, or name the nodes' launch.device")
+    for stage in plan.stages:
+        if launch.ranks is None and recipe.stages[stage.index].ranks is None:
+            problem = "is auto, which counts this machine's GPUs and not the nodes'"
+            raise UserError(recipe.key("launch", "ranks"), problem, "give the number of ranks of a job")
+
+
+def _submit_missing(run: RunFolder, plan: Plan, site: Site, mode: Mode, found: Sequence[Link]) -> list[Link]:
+    scripts = {link.job.name: script(link.job, plan, run, site) for link in found}
+    done: list[Link] = []
+    try:
+        for link in found:
+            if link.id is None:
+                after = done[-1].id if done else None
+                path = run.scripts / f"{link.job.name}.sbatch"
+                write_atomically(path, scripts[link.job.name])
+                link = Link(job=link.job, id=slurm_client.submit(path, run.path, after), is_new=True)
+                facts = {"job": link.id, "name": link.job.name, "phases": link.job.only, "after": after}
+                run.journal.append("submitted", mode=mode, **facts)
+            done.append(link)
+    except StackingError:
+        new = [link.id for link in done if link.is_new and link.id is not None]
+        slurm_client.cancel(new)
+        run.journal.append("cancelled", jobs=new, message="the rest of the chain was refused")
+        raise
+    return done
+
+
+def _is_over(run: RunFolder) -> bool:
+    """Whether the last phase is finished, its output is there, and nothing was found damaged since."""
+    last = next((e for e in reversed(run.journal.events()) if e["event"] in ("finished", "damaged", "started")), None)
+    return last is not None and (last["event"], last["phase"]) == ("finished", "report") and run.report.is_file()
+
+
+def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode) -> None:
+    known = known_jobs(run.journal.events())
+    if live and (before := next(iter(known.values()))["mode"]) != mode:
+        listed = ", ".join(f"{job.id} ({name})" for name, job in live.items())
+        problem = f"has jobs in the queue that were submitted as {before}: {listed}"
+        raise UserError(run.path, problem, f"`stacking cancel {run.path}` first")
+
+
+def _orphans(run: RunFolder, jobs: Iterable[ChainJob], plan: Plan) -> list[SlurmJob]:
+    """Held jobs of a submission that was cut off before the journal knew them."""
+    known = {int(event["job"]) for event in run.journal.events() if event["event"] == "submitted"}
+    names = {title(plan, job) for job in jobs}
+    found = slurm_client.jobs_in(run.path).values()
+    return [job for job in found if job.id not in known and job.reason == slurm_client.HELD and job.name in names]

@@ -1,0 +1,64 @@
+"""Fills the ``*.sbatch`` templates; a placeholder that nobody fills is an error, not an empty string."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.meta import find_undeclared_variables
+
+from stacking.config.reading import nearest, read_text
+from stacking.errors import UserError
+
+_ROOT = Path(__file__).parents[2]
+FOLDERS = (_ROOT / "slurm", (_ROOT / "../../../share/stacking/slurm").resolve())
+"""Beside the package in a checkout; where an installation puts them, PREFIX/lib/pythonX.Y/site-packages its package."""
+
+
+def find_template(name: str, own: Path | None = None) -> Path:
+    """The template ``NAME.sbatch``: the site's own, if its folder has one, or the one that ships.
+
+    Raises:
+        UserError: there is none; names the folders.
+    """
+    if own is not None and not own.is_dir():
+        raise UserError(own, "is not a folder of templates", "correct templates in the site file")
+    folders = (*((own,) if own else ()), *FOLDERS)
+    found = next((folder / f"{name}.sbatch" for folder in folders if (folder / f"{name}.sbatch").is_file()), None)
+    if found is None:
+        looked = " nor in ".join(map(str, folders))
+        raise UserError(f"{name}.sbatch", f"is not in {looked}", "install again, or set templates in site.yaml")
+    return found
+
+
+def render(template: Path, values: Mapping[str, Any]) -> str:
+    """The script that ``template`` makes of ``values``.
+
+    Raises:
+        UserError: the template's syntax is wrong, or it has a placeholder that is not among ``values``.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    text = read_text(template)
+    try:
+        tree = environment.parse(text)
+        _check_placeholders(template, tree, values)
+        return environment.from_string(text).render(values)
+    except jinja2.TemplateSyntaxError as error:
+        where = f"{template}: line {error.lineno}"
+        raise UserError(where, f"is not a template ({error.message})", "placeholders are written {{ name }}") from None
+    except (jinja2.TemplateError, TypeError) as error:
+        raise UserError(template, f"cannot be filled ({error})", "compare it with the one that ships") from None
+
+
+def _check_placeholders(template: Path, tree: nodes.Template, values: Mapping[str, Any]) -> None:
+    """Every placeholder, also where a condition would leave it out."""
+    unknown = find_undeclared_variables(tree) - set(values)
+    if unknown:
+        first = min((n for n in tree.find_all(nodes.Name) if n.name in unknown), key=lambda n: n.lineno)
+        remedy = nearest(first.name, values)
+        raise UserError(f"{template}: line {first.lineno}", f"{{{{ {first.name} }}}} is not a placeholder", remedy)

@@ -1,0 +1,200 @@
+"""Safetensors files as streams: the header first, then the tensors' bytes in order; nothing is held in memory.
+
+The format (https://github.com/huggingface/safetensors): eight bytes with the header's length, a JSON object from name
+to dtype, shape and byte range, then the tensors. What is written here the ``safetensors`` library reads.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stacking.errors import DamagedFile
+from stacking.storage.blocks import BlockHasher, Entry
+from stacking.storage.partition import Shape, numel
+from stacking.storage.verified_files import VerifiedFiles, read_bytes
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+"""The format's names of dtypes and numpy's."""
+_CODES = {name: code for code, name in DTYPES.items()}
+_LENGTH = struct.Struct("<Q")
+_LARGEST_HEADER = 100_000_000
+
+
+class TensorSpec(NamedTuple):
+    """What a header says of a tensor."""
+
+    dtype: str
+    """numpy's name of it."""
+    shape: Shape
+
+    @property
+    def nbytes(self) -> int:
+        return numel(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class Part(NamedTuple):
+    """Bytes of a tensor inside a range of a file; all counts are of bytes."""
+
+    name: str
+    start: int
+    """In the tensor."""
+    offset: int
+    """In the range."""
+    nbytes: int
+
+
+class Layout:
+    """Where everything lies in a file that is to be written."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        starts, end = [], 0
+        for name, spec in specs.items():
+            start, end = end, end + spec.nbytes
+            header[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+            starts.append(start)
+        encoded = json.dumps(header, separators=(",", ":")).encode()
+        encoded += b" " * (-len(encoded) % 8)  # the tensors start aligned
+        self.header = _LENGTH.pack(len(encoded)) + encoded
+        self.size = len(self.header) + end
+        self._names = list(specs)
+        self._starts = [len(self.header) + start for start in starts]
+        self._ends = [*self._starts[1:], self.size]
+
+    def parts(self, first: int, last: int) -> Iterator[Part]:
+        """What bytes ``first … last`` of the file hold behind the header."""
+        for index in range(max(0, bisect_right(self._starts, first) - 1), len(self._starts)):
+            start, low, high = self._starts[index], max(first, self._starts[index]), min(last, self._ends[index])
+            if start >= last:
+                return
+            if low < high:
+                yield Part(self._names[index], low - start, low - first, high - low)
+
+
+class SafetensorsWriter:
+    """Writes tensors whose names, dtypes and shapes are known beforehand, in that order, in slices of any size.
+
+    Use as a context manager; leaving it checks that everything was written.
+    """
+
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+        self._left = deque(specs.items())
+        self._name, self._spec, self._missing = "", TensorSpec("float32", (0,)), 0
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        self._hasher = BlockHasher()
+        self._write(memoryview(Layout(specs, metadata).header))
+
+    @property
+    def entry(self) -> Entry:
+        """The file's entry in a manifest: its bytes were hashed as they were written."""
+        return self._hasher.entry()
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._file.close()
+        if kind is None:
+            while self._left and not self._missing:
+                self._next()
+            if self._missing:
+                raise ValueError(f"the tensors are incomplete from {self._name} on")
+
+    def append(self, name: str, values: np.ndarray) -> None:
+        """Write the next elements, which belong to ``name``.
+
+        Raises:
+            ValueError: it is another tensor's turn, or another dtype was announced.
+        """
+        while self._left and not self._missing and self._name != name:
+            self._next()
+        if name != self._name or values.dtype != np.dtype(self._spec.dtype) or values.size > self._missing:
+            raise ValueError(f"{values.size} {values.dtype} values for {name} where {self._name} goes on: {self._spec}")
+        self._missing -= values.size
+        self._write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+    def _write(self, data: memoryview) -> None:
+        self._file.write(data)
+        self._hasher.update(data)
+
+    def _next(self) -> None:
+        self._name, self._spec = self._left.popleft()
+        self._missing = numel(self._spec.shape)
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """Reads slices of the tensors of a file."""
+
+    path: Path
+    specs: dict[str, TensorSpec]
+    _offsets: dict[str, int]
+
+    @classmethod
+    def open(cls, path: Path) -> SafetensorsFile:
+        """Read the header.
+
+        Raises:
+            DamagedFile: the file is missing, is not in the format, or does not end where its header says.
+        """
+        length = np.empty(1, "<u8")
+        read_bytes(path, 0, length)
+        size = path.stat().st_size
+        if length[0] > min(size - _LENGTH.size, _LARGEST_HEADER):
+            raise DamagedFile(path, "is not a safetensors file")
+        encoded = np.empty(int(length[0]), np.uint8)
+        read_bytes(path, _LENGTH.size, encoded)
+        start = _LENGTH.size + encoded.size
+        try:
+            header = json.loads(encoded.tobytes())
+            header.pop("__metadata__", None)
+            specs = {name: TensorSpec(DTYPES[h["dtype"]], tuple(h["shape"])) for name, h in header.items()}
+            offsets = {name: start + h["data_offsets"][0] for name, h in header.items()}
+            if any(not isinstance(n, int) or n < 0 for s in specs.values() for n in s.shape):
+                raise ValueError("a shape is not of whole numbers")
+            if any(offset < start for offset in offsets.values()):
+                raise ValueError("a tensor lies in the header")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFile(path, f"has no readable header ({error})") from None
+        if any(offsets[name] + spec.nbytes > size for name, spec in specs.items()):
+            raise DamagedFile(path, "is shorter than its header says")
+        return cls(path, specs, offsets)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Elements ``start … stop`` of the flattened tensor ``name``, unverified."""
+        spec = self.specs[name]
+        values = np.empty((numel(spec.shape) if stop is None else stop) - start, spec.dtype)
+        self.fill(name, start, values)
+        return values
+
+    def fill(self, name: str, start: int, into: np.ndarray, files: VerifiedFiles | None = None) -> None:
+        """Fill ``into`` with the elements of the flattened tensor ``name`` from ``start`` on.
+
+        Args:
+            files: what verifies the bytes, if anything does.
+
+        Raises:
+            DamagedFile: the file is missing, cut, or not as it was written.
+        """
+        read = files.read if files is not None else read_bytes
+        read(self.path, self._offsets[name] + start * into.itemsize, into)

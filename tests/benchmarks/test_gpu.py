@@ -1,0 +1,83 @@
+"""The command for GPUs, as far as it can be seen without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacking.bench.targets import targets
+from stacking.hardware.machine import Machine
+from stacking.hardware.presets import DEVICE_CLASSES
+from tools.benchmarks import gpu
+from tools.benchmarks.gpu import CASES, as_markdown, measure_operators, record
+
+TOOL = Path(__file__).parents[2] / "tools" / "gpu_bench"
+NO_NVCC = Machine(1, DEVICE_CLASSES["h200"], 1 << 37, 16)
+
+
+def stage(sequences_per_second: float, ratio: dict[str, float]) -> dict[str, Any]:
+    rates = {"real_tokens_per_second": 128 * sequences_per_second, "sequences_per_second": sequences_per_second}
+    return {
+        "outcome": "measured",
+        "message": "",
+        "precision": "bf16",
+        "micro_batch": 64,
+        "accumulation": 1,
+        "measurements": {"stacking": {**rates, "mfu": 0.512}},
+        "ratio": ratio,
+        "hardware": {"name": "NVIDIA H200", "version_torch": "2.13"},
+    }
+
+
+def test_without_a_gpu_it_says_so_in_one_line() -> None:
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    ran = subprocess.run([TOOL], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr == "stacking: tools/gpu_bench: there is no CUDA device here; run it on a machine with one\n"
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_can_be_planned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    (target,) = targets(CASES[name].wanted)
+    assert target.plan.stages[0].micro_batch == CASES[name].wanted.micro_batch
+    assert target.plan.stages[0].ranks == 1
+
+
+def test_cases_measured_before_stay_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_card_name", lambda: "NVIDIA H200")
+    record(tmp_path, "base-128", stage(1000, {"hugging-face": 2.5, "hugging-face-compiled": 1.61}))
+    table = record(tmp_path, "base-128-3", stage(3400, {"hugging-face": 4.0}))[1]
+    assert table.name == "gpu-h200.md"
+    text = table.read_text()
+    assert "BERT-base, 128 tokens" in text
+    assert "| 2.50 × | 1.61 × | 1.50 × |" in text
+    assert "51.2%" in text
+    assert "1 : 3.40" in text
+    assert "NVIDIA H200" in text
+
+
+def test_a_case_that_did_not_run_is_shown_with_its_reason() -> None:
+    full = {**stage(1, {}), "measurements": {}, "outcome": "out-of-memory", "message": "none left", "date": "today"}
+    assert "out-of-memory: none left" in as_markdown({"cases": {"large-512": full}})
+
+
+def test_kernels_need_a_compiler() -> None:
+    found = measure_operators(NO_NVCC)
+    assert found["rows"] == []
+    assert "no nvcc" in as_markdown({"cases": {"operators": {**found, "date": "today"}}})
+
+
+def test_a_kernel_is_shown_with_its_time_or_with_why_it_has_none() -> None:
+    rows = [
+        {"group": "Adam", "name": "fused", "seconds": 0.002, "ready_seconds": 31.0, "message": ""},
+        {"group": "LAMB", "name": "fused", "seconds": None, "ready_seconds": None, "message": "no | kernel image"},
+    ]
+    text = as_markdown({"cases": {"operators": {"rows": rows, "message": ""}}})
+    assert "| Adam | fused | 2.000 | 31.0 |  |" in text
+    assert "| LAMB | fused |  |  | no / kernel image |" in text

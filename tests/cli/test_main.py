@@ -1,0 +1,133 @@
+"""The command line: it starts at once, explains itself, and answers a mistake with one line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stacking.cli.main import cli
+from stacking.storage.files import new_folder
+from tests.chain import stacking
+
+COMMANDS = [
+    "bench",
+    "bench-data",
+    "bench-transition",
+    "cancel",
+    "consolidate",
+    "doctor",
+    "evaluate",
+    "export",
+    "grow",
+    "import",
+    "plan",
+    "prepare",
+    "report",
+    "resume",
+    "run",
+    "status",
+    "submit",
+    "tune",
+]
+
+
+def test_the_commands_are_these() -> None:
+    assert sorted(cli.commands) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = stacking(command, "--help")
+    assert done.stdout.startswith("Usage:") and len(done.stdout.splitlines()) > 5
+
+
+def folder(tmp_path: Path, name: str, **manifest: object) -> Path:
+    with new_folder(tmp_path / name, manifest) as made:
+        (made / "file").write_text("content")
+    return tmp_path / name
+
+
+MISTAKES = {
+    "an unknown command": (["trian"], "No such command 'trian'"),
+    "an unknown option": (["plan", "demo", "--jsn"], "No such option '--jsn'"),
+    "a missing option": (["run", "demo"], "Missing option '--run-dir'"),
+    "a missing argument": (["grow", "--layers", "2", "--out", "x"], "Missing argument 'STATE'"),
+    "an option of the wrong type": (["grow", "s", "--layers", "two", "--out", "x"], "'two' is not a valid integer"),
+    "no layers": (["grow", "s", "--layers", "0", "--out", "x"], "0 is not in the range"),
+    "an unknown recipe": (["plan", "dmeo"], "dmeo: is neither a file nor a shipped recipe; did you mean 'demo'?"),
+    "a recipe that is not there": (["plan", "no/recipe.yaml"], "no/recipe.yaml: does not exist"),
+    "a run without data": (["run", "demo", "--run-dir", "{tmp}/run"], "data.path: is missing"),
+    "data that are not prepared": (
+        ["run", "demo", "--run-dir", "{tmp}/run", "--data", "{tmp}"],
+        "is not a prepared data",
+    ),
+    "a run in a folder of other things": (["run", "demo", "--run-dir", "{full}"], "is not empty"),
+    "a run below a file": (["run", "demo", "--run-dir", "{file}/run"], "is a file, or lies below one"),
+    "resuming what is not a run": (["resume", "{tmp}"], "is not a run; start one with `stacking run"),
+    "the status of what is not a run": (["status", "{tmp}"], "run"),
+    "the report of what is not a run": (["report", "{tmp}"], "run"),
+    "consolidating nothing": (["consolidate", "{tmp}/none", "--out", "{tmp}/x"], "none"),
+    "consolidating something else": (["consolidate", "{full}", "--out", "{tmp}/x"], "{full}"),
+    "writing over something": (["consolidate", "{tmp}", "--out", "{full}"], "exists already"),
+    "growing something else": (["grow", "{full}", "--layers", "2", "--out", "{tmp}/x"], "{full}"),
+    "exporting something else": (["export", "{full}", "--out", "{tmp}/x"], "{full}"),
+    "importing something else": (["import", "{full}", "--out", "{tmp}/x"], "{full}"),
+    "a name that is too long": (["consolidate", "{tmp}", "--out", "a" * 300], "File name too long"),
+    "a place where nothing can be": (["prepare", "{file}.txt", "--out", "/proc/x"], "/proc/.x.partial"),
+    "a depth beyond all models": (["grow", "{full}", "--layers", "400000000", "--out", "{tmp}/x"], "more than any"),
+    "a state that is a bare folder": (["grow", "{tmp}", "--layers", "2", "--out", "{tmp}/x"], "is not a state folder"),
+    "a vocabulary of less than nothing": (
+        ["prepare", "{tmp}", "--out", "{tmp}/x", "--vocabulary-size", "-1"],
+        "--vocabulary-size: -1 is out of range; use 100 to 1,000,000",
+    ),
+    "submitting nothing": (["submit", "--dry-run"], "give RECIPE and --run-dir DIR, or --resume RUN_DIR alone"),
+    "submitting a recipe nowhere": (["submit", "demo"], "give RECIPE and --run-dir DIR"),
+    "submitting two things": (["submit", "demo", "--resume", "{tmp}"], "give RECIPE and --run-dir DIR"),
+    "submitting what is not a run": (["submit", "--resume", "{tmp}", "--dry-run"], "is not a run; submit one with"),
+    "submitting with other data": (["submit", "--resume", "{tmp}", "--data", "{tmp}"], "neither --data nor --set"),
+    "submitting in an unknown way": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--mode", "all"],
+        "'all' is not one of",
+    ),
+    "a site file that is not there": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--site", "{tmp}/s.yaml", "--dry-run"],
+        "s.yaml: does not exist",
+    ),
+    "a site file that is none": (
+        ["submit", "demo", "--run-dir", "{tmp}/x", "--site", "{file}", "--dry-run"],
+        'is "content" where keys and values are expected',
+    ),
+    "cancelling what is not a run": (["cancel", "{tmp}"], "is not a run"),
+    "preparing nothing": (["prepare", "--out", "{tmp}/x"], "give"),
+    "preparing what is not there": (["prepare", "{tmp}/no.txt", "--out", "{tmp}/x"], "no.txt"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, mistake: str) -> None:
+    arguments, words = MISTAKES[mistake]
+    places = {"tmp": tmp_path, "full": folder(tmp_path, "full", kind="other"), "file": tmp_path / "full" / "file"}
+    done = stacking(*(argument.format(**places) for argument in arguments), check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("stacking: ")
+    assert words.format(**places) in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_it_starts_without_loading_what_a_command_does_not_need() -> None:
+    script = (
+        "import sys, stacking.cli.main; print(*{'torch', 'numpy', 'pydantic', 'rich', 'matplotlib'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
+def test_a_full_disk_behind_the_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "stacking", "plan", "demo"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "stacking: standard output: No space left on device; check where it leads\n"

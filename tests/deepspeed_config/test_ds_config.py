@@ -1,0 +1,366 @@
+"""DeepSpeed configurations: what is refused before anything starts, and what DeepSpeed gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacking.deepspeed_config.ds_config import offloads, precision, zero_stage
+from stacking.errors import UserError
+from tests.small_recipe import SMALL, plan_of
+
+WRONG = {
+    "unknown key": (
+        '{"train_batchsize": 8}',
+        "ds.json: train_batchsize: is not a key of DeepSpeed; did you mean 'train_batch_size'?",
+    ),
+    "removed key, disabled": (
+        '{"amp": {"enabled": false}}',
+        "ds.json: amp: was removed from DeepSpeed, which stops at it (0.19.8); remove it and use fp16 or bf16",
+    ),
+    "removed key": (
+        '{"sparse_attention": {}}',
+        "ds.json: sparse_attention: was removed from DeepSpeed, which stops at it (0.19.8); remove it",
+    ),
+    "elasticity": (
+        '{"elasticity": {"enabled": true}}',
+        "ds.json: elasticity: was removed from DeepSpeed, which stops at it (0.19.8); remove it: a run here "
+        "resumes on any number of ranks",
+    ),
+    "removed ZeRO key": (
+        '{"zero_optimization": {"stage": 3, "mics_shard_size": 2}}',
+        "ds.json: zero_optimization.mics_shard_size: was removed from DeepSpeed (0.19.8); remove it",
+    ),
+    "unknown ZeRO key": (
+        '{"zero_optimization": {"stge": 2}}',
+        "ds.json: zero_optimization.stge: is not a key of zero_optimization; did you mean 'stage'?",
+    ),
+    "ZeRO stage 4": (
+        '{"zero_optimization": {"stage": 4}}',
+        "ds.json: zero_optimization.stage: is 4; give 0, 1, 2 or 3",
+    ),
+    "ZeRO not an object": (
+        '{"zero_optimization": true}',
+        'ds.json: zero_optimization: is true; give an object, such as {"stage": 2}',
+    ),
+    "bucket is text": (
+        '{"zero_optimization": {"stage": 2, "reduce_bucket_size": "large"}}',
+        'ds.json: zero_optimization.reduce_bucket_size: is "large"; give a whole number',
+    ),
+    "auto where nothing fills it in": (
+        '{"zero_optimization": {"stage": "auto"}}',
+        "ds.json: zero_optimization.stage: is 'auto', which nothing here fills in; give a value or remove it",
+    ),
+    "auto at the top": (
+        '{"prescale_gradients": "auto"}',
+        "ds.json: prescale_gradients: is 'auto', which nothing here fills in; give a value or remove it",
+    ),
+    "offload without ZeRO": (
+        '{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}',
+        "ds.json: zero_optimization.offload_optimizer: needs ZeRO stage 1 or more, and the stage is 0; raise "
+        "the stage or remove it",
+    ),
+    "offload to nvme": (
+        '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme"}}}',
+        'ds.json: zero_optimization.offload_optimizer.device: is "nvme", which checkpoints here cannot be '
+        "consolidated from; give 'cpu' or 'none'",
+    ),
+    "1-bit Adam": (
+        '{"optimizer": {"type": "OneBitAdam"}}',
+        "ds.json: optimizer.type: OneBitAdam was removed from DeepSpeed (0.19.8); use 'AdamW'",
+    ),
+    "LAMB": (
+        '{"optimizer": {"type": "Lamb"}}',
+        "ds.json: optimizer.type: is \"Lamb\", but a state holds the two moments of Adam; use 'AdamW'",
+    ),
+    "optimizer lr": (
+        '{"optimizer": {"type": "AdamW", "params": {"lr": 5e-5}}}',
+        "ds.json: optimizer.params.lr: is 5e-05, but the recipe says 0.001; remove it here or change the recipe",
+    ),
+    "optimizer parameter unknown": (
+        '{"optimizer": {"type": "AdamW", "params": {"beta": [0.9, 0.99]}}}',
+        "ds.json: optimizer.params.beta: is not a parameter of Adam; did you mean 'betas'?",
+    ),
+    "max_grad_norm": (
+        '{"optimizer": {"type": "AdamW", "params": {"max_grad_norm": 1.0}}}',
+        "ds.json: optimizer.params.max_grad_norm: is refused by DeepSpeed; use gradient_clipping",
+    ),
+    "scheduler": (
+        '{"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 100}}}',
+        "ds.json: scheduler.params.warmup_num_steps: is 100, but the recipe's schedule decides the learning "
+        'rate; remove scheduler, or write "auto"',
+    ),
+    "clipping": (
+        '{"gradient_clipping": 0.5}',
+        "ds.json: gradient_clipping: is 0.5, but the recipe's optimizer.clip is 1; set optimizer.clip=0.5 in "
+        "the recipe, or remove it here",
+    ),
+    "both precisions": (
+        '{"fp16": {"enabled": true}, "bf16": {"enabled": true}}',
+        "ds.json: bf16.enabled: is true and so is fp16.enabled; enable one of them",
+    ),
+    "fp16 on a CPU": (
+        '{"fp16": {"enabled": true}}',
+        "ds.json: fp16.enabled: fp16 on cpu: CPUs compute it by emulation; use fp32",
+    ),
+    "enabled is text": (
+        '{"bf16": {"enabled": "yes"}}',
+        'ds.json: bf16.enabled: is "yes"; give true or false',
+    ),
+    "16-bit master weights": (
+        '{"bf16": {"enabled": true, "bf16_master_weights_and_grads": true}}',
+        "ds.json: bf16.bf16_master_weights_and_grads: would keep the master state in 16 bits, and a state "
+        "here is fp32; remove it",
+    ),
+    "other batch": (
+        '{"train_batch_size": 16}',
+        'ds.json: train_batch_size: is 16, but the recipe\'s stages[0] says 8 sequences; write "auto" here, '
+        "or make them agree",
+    ),
+    "micro-batch does not divide": (
+        '{"train_micro_batch_size_per_gpu": 3}',
+        "recipe.yaml: stages[0].batch_sequences: is 8, not a multiple of 2 ranks x micro-batch 3 = 6; give 6 or 12",
+    ),
+    "batch arithmetic": (
+        '{"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 4}',
+        "recipe.yaml: stages[0].batch_sequences: is 8, not 2 ranks x micro-batch 2 x accumulation 4 = 16; give 16",
+    ),
+    "batch is a fraction": (
+        '{"train_batch_size": 8.5}',
+        "ds.json: train_batch_size: is 8.5; give a whole number",
+    ),
+    "batch of none": (
+        '{"train_batch_size": 0}',
+        'ds.json: train_batch_size: is 0; give a whole number above 0, or "auto"',
+    ),
+    "an infinite bucket": (
+        '{"zero_optimization": {"stage": 2, "reduce_bucket_size": Infinity}}',
+        "ds.json: zero_optimization.reduce_bucket_size: is Infinity; give a whole number",
+    ),
+    "text at the top": (
+        '{"steps_per_print": "often"}',
+        'ds.json: steps_per_print: is "often"; give a whole number',
+    ),
+    "JSON syntax": (
+        '{"bf16": {"enabled": true},}',
+        "ds.json: line 1: is not JSON (Expecting property name enclosed in double quotes); check commas, "
+        "quotes and brackets",
+    ),
+    "key twice": (
+        '{"bf16": {}, "bf16": {}}',
+        "ds.json: bf16: is given twice; keep one of them",
+    ),
+    "not an object": (
+        "[1]",
+        "ds.json: is [1], not an object; start it with '{'",
+    ),
+    "nested too deeply": (
+        '{"fp16": ' * 5000,
+        "ds.json: is nested too deeply; check its brackets",
+    ),
+    "unknown offload key": (
+        '{"zero_optimization": {"stage": 2, "offload_optimizer": {"devise": "cpu"}}}',
+        "ds.json: zero_optimization.offload_optimizer.devise: is not a key of zero_optimization.offload_optimizer; "
+        "did you mean 'device'?",
+    ),
+    "offload key of the wrong type": (
+        '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": "yes"}}}',
+        'ds.json: zero_optimization.offload_optimizer.pin_memory: is "yes"; give true or false',
+    ),
+    "ZeRO stage with a point": (
+        '{"zero_optimization": {"stage": 2.0}}',
+        "ds.json: zero_optimization.stage: is 2.0; give 0, 1, 2 or 3",
+    ),
+    "scheduler params not an object": (
+        '{"scheduler": {"type": "WarmupLR", "params": [1]}}',
+        "ds.json: scheduler.params: is [1]; give an object",
+    ),
+    "scheduler with DeepSpeed's defaults": (
+        '{"scheduler": {"type": "WarmupLR"}}',
+        "ds.json: scheduler: has no params, but the recipe's schedule decides the learning rate; remove it, or "
+        'write "auto" for its params',
+    ),
+    "printing every 0 steps": (
+        '{"steps_per_print": 0}',
+        "ds.json: steps_per_print: is 0; give a number greater than 0",
+    ),
+    "a bucket of nothing": (
+        '{"zero_optimization": {"stage": 2, "reduce_bucket_size": 0}}',
+        "ds.json: zero_optimization.reduce_bucket_size: is 0; give a number greater than 0",
+    ),
+    "communication in an unknown type": (
+        '{"communication_data_type": "fp3"}',
+        "ds.json: communication_data_type: is \"fp3\"; did you mean 'fp32'?",
+    ),
+    "accumulation in an unknown type": (
+        '{"data_types": {"grad_accum_dtype": "double"}}',
+        'ds.json: data_types.grad_accum_dtype: is "double"; choose one of fp16, bf16, fp32',
+    ),
+    "pipeline": (
+        '{"pipeline": {"stages": 2}}',
+        "ds.json: pipeline: shards the model in a way that cannot be consolidated here; remove it; use ZeRO",
+    ),
+    "our own section, unknown key": (
+        '{"stacking": {"compiled": true}}',
+        "ds.json: stacking.compiled: is not a key of stacking; did you mean 'compile'?",
+    ),
+    "our own section, compile is text": (
+        '{"stacking": {"compile": "yes"}}',
+        'ds.json: stacking.compile: is "yes"; give true, false or "auto"',
+    ),
+    "compiled layers under ZeRO 3": (
+        '{"stacking": {"compile": true}, "zero_optimization": {"stage": 3}}',
+        "ds.json: stacking.compile: is true with ZeRO stage 3, which compiled layers break; give false",
+    ),
+    "a reason that is no text": (
+        '{"stacking": {"why": {"compile": 1}}}',
+        "ds.json: stacking.why.compile: is 1; give a text, or remove it",
+    ),
+}
+"""Name: the user's JSON and the line that must come out."""
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def resolved(user: dict[str, Any], recipe: str = SMALL) -> dict[str, Any]:
+    return plan_of(recipe, json.dumps(user)).stages[0].ds_config
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_configuration_gives_one_line(name: str) -> None:
+    content, line = WRONG[name]
+    with pytest.raises(UserError) as caught:
+        plan_of(SMALL, content)
+    assert str(caught.value) == line
+    assert caught.value.exit_code == 2
+
+
+def test_without_a_configuration_two_ranks_share_the_state_by_zero_2() -> None:
+    config = plan_of(SMALL).stages[0].ds_config
+    assert config["train_batch_size"] == 8
+    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == 8
+    assert (zero_stage(config), precision(config), offloads(config)) == (2, "fp32", ())
+    assert config["optimizer"]["params"] == {
+        "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01, "torch_adam": True, "fused": True,
+    }  # fmt: skip
+    assert config["gradient_clipping"] == 1.0
+
+
+def test_one_rank_needs_no_sharding() -> None:
+    config = plan_of(SMALL + "launch: {ranks: 1}\n").stages[0].ds_config
+    assert zero_stage(config) == 0
+
+
+def test_a_configuration_for_hugging_face_is_filled_in() -> None:
+    config = resolved(
+        {
+            "train_batch_size": "auto",
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+            "gradient_clipping": "auto",
+            "fp16": {"enabled": "auto", "loss_scale": "auto"},
+            "bf16": {"enabled": "auto"},
+            "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto"}},
+            "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": "auto", "warmup_num_steps": "auto"}},
+            "zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "stage3_prefetch_bucket_size": "auto"},
+        }
+    )
+    assert '"auto"' not in json.dumps(config)
+    assert "scheduler" not in config
+    assert config["zero_optimization"]["reduce_bucket_size"] == 64 * 64
+
+
+def test_what_the_plan_does_not_decide_passes_through() -> None:
+    user = {
+        "csv_monitor": {"enabled": True, "output_path": "metrics", "job_name": "small"},
+        "wandb": {"enabled": False, "project": "berts"},
+        "tensorboard": {"enabled": True},
+        "steps_per_print": 50,
+        "wall_clock_breakdown": True,
+        "zero_optimization": {"stage": 1, "reduce_bucket_size": 5e6},
+    }
+    config = resolved(user)
+    assert {key: config[key] for key in user} == user
+
+
+def test_a_configuration_may_decide_the_batch_where_the_recipe_does_not() -> None:
+    stage = plan_of(
+        SMALL.replace("batch_sequences: 8, ", ""),
+        '{"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3}',
+    ).stages[0]
+    assert (stage.micro_batch, stage.accumulation, stage.ranks, stage.global_batch) == (2, 3, 2, 12)
+
+
+def test_a_configuration_may_decide_the_precision_where_the_recipe_does_not() -> None:
+    assert precision(resolved({"bf16": {"enabled": True}})) == "bf16"
+    assert precision(resolved({"bf16": {"enabled": False}})) == "fp32"
+    assert precision(resolved({"bf16": {"enabled": "auto"}}, SMALL + "precision: bf16\n")) == "bf16"
+
+
+def test_a_precision_other_than_the_recipes_is_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        resolved({"bf16": {"enabled": True}}, SMALL + "precision: fp32\n")
+    assert str(caught.value) == (
+        "ds.json: bf16.enabled: asks for bf16, but the recipe's precision is fp32; change one of them"
+    )
+
+
+def test_offloading_on_a_cpu_is_allowed_and_noted() -> None:
+    plan = plan_of(SMALL, '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}')
+    assert offloads(plan.stages[0].ds_config) == ("optimizer",)
+    assert "0-L2 offloads to the CPU on a CPU: it saves nothing" in plan.warnings
+
+
+def test_values_that_agree_with_the_recipe_are_no_conflict() -> None:
+    user = {"train_batch_size": 8, "gradient_clipping": 1, "optimizer": {"type": "Adam", "params": {"lr": 0.001}}}
+    assert resolved(user)["optimizer"]["type"] == "Adam"
+
+
+def test_a_stages_own_configuration_wins_over_the_recipes() -> None:
+    text = SMALL.replace("{layers: 4, steps: 10}", "{layers: 4, steps: 10, ds_config: {zero_optimization: {stage: 3}}}")
+    assert [stage.zero_stage for stage in plan_of(text, '{"zero_optimization": {"stage": 1}}').stages] == [1, 3]
+
+
+def test_an_inline_configuration_is_named_by_its_key() -> None:
+    with pytest.raises(UserError, match=r"^recipe.yaml: ds_config: zero_optimisation: is not a key of DeepSpeed"):
+        plan_of(SMALL + "ds_config: {zero_optimisation: {stage: 2}}\n")
+
+
+def test_a_configuration_is_looked_up_beside_its_recipe(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/ds.json").write_text('{"zero_optimization": {"stage": 1}}')
+    (tmp_path / "folder/recipe.yaml").write_text(SMALL + "ds_config: ds.json\n")
+    from stacking.config.recipe import load_recipe
+    from stacking.planning.plan import make_plan
+    from tests.small_recipe import MACHINE, MANIFEST
+
+    plan = make_plan(load_recipe("folder/recipe.yaml"), MANIFEST, 100, MACHINE)
+    assert plan.stages[0].zero_stage == 1
+
+
+def test_our_own_section_reaches_the_stage_and_not_deepspeed() -> None:
+    section = {"compile": True, "activation_checkpointing": True, "why": {"stacking.compile": "measured"}}
+    stage = plan_of(SMALL, json.dumps({"stacking": section})).stages[0]
+    assert stage.kernels.compile and stage.kernels.activation_checkpointing
+    assert "stacking" not in stage.ds_config
+
+
+@pytest.mark.parametrize(
+    ("device", "compiled"), [("cpu", False), ("p40", False), ("v100", False), ("a100", True), ("h200", True)]
+)
+def test_layers_are_compiled_where_that_is_faster(device: str, compiled: bool) -> None:
+    stages = plan_of(SMALL, overrides=[f"launch.device={device}"]).stages
+    assert {stage.kernels.compile for stage in stages} == {compiled}
+
+
+def test_a_p40_cannot_compile_and_a_v100_may() -> None:
+    user = json.dumps({"stacking": {"compile": True}})
+    assert plan_of(SMALL, user, ["launch.device=v100"]).stages[0].kernels.compile
+    with pytest.raises(UserError, match="Triton needs compute capability"):
+        plan_of(SMALL, user, ["launch.device=p40"])

@@ -1,0 +1,45 @@
+"""Peaks of cards."""
+
+from __future__ import annotations
+
+import pytest
+
+from stacking.hardware.peaks import CARDS, find_card, peak_tflops
+from stacking.hardware.presets import DEVICE_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("printed", "precision", "tflops"),
+    [
+        ("Tesla P40", "fp32", 11.76),
+        ("Tesla P40", "fp16", 11.76),
+        ("Tesla V100-SXM2-32GB", "fp16", 125.0),
+        ("Tesla V100-PCIE-16GB", "fp16", 112.0),
+        ("Tesla V100S-PCIE-32GB", "fp32", 16.4),
+        ("NVIDIA A100 80GB PCIe", "bf16", 312.0),
+        ("NVIDIA A100-SXM4-40GB", "tf32", 156.0),
+        ("NVIDIA H100 80GB HBM3", "bf16", 989.0),
+        ("NVIDIA H100 PCIe", "bf16", 756.0),
+        ("NVIDIA H100 NVL", "fp16", 835.0),
+        ("NVIDIA H200", "tf32", 494.5),
+    ],
+)
+def test_a_card_has_the_peak_of_its_form_and_of_the_precision(printed: str, precision: str, tflops: float) -> None:
+    card = find_card(printed)
+    assert card is not None
+    assert peak_tflops(card, precision) == tflops
+
+
+def test_an_unknown_card_has_no_peak() -> None:
+    assert find_card("Quadro X") is None
+
+
+def test_plans_and_benchmarks_agree_about_the_peaks() -> None:
+    for row in DEVICE_CLASSES.values():
+        card = find_card(row.pattern) if row.pattern else None
+        if card is not None:
+            assert {precision: card.tflops[precision] for precision in row.peak} == row.peak
+
+
+def test_every_row_says_where_it_comes_from() -> None:
+    assert all(card.source and "fp32" in card.tflops for card in CARDS)

@@ -1,0 +1,107 @@
+"""How Slurm's programs are called, and what becomes of their answers. Real ones are in tests/slurm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stacking.errors import StackingError, UserError
+from stacking.launch import slurm_client
+from tests.slurm.fake_slurm import FakeSlurm
+
+SCRIPT, FOLDER = Path("/run/slurm/0-L3.sbatch"), Path("/run")
+
+
+def test_a_job_is_submitted_held_in_its_folder_and_after_another(slurm: FakeSlurm) -> None:
+    slurm.answers("sbatch", stdout="sbatch: warning of the site\n4711;cluster\n")
+    assert slurm_client.submit(SCRIPT, FOLDER, after=4710) == 4711
+    options = ["--parsable", "--hold", "--chdir=/run", "--dependency=afterok:4710"]
+    assert slurm.calls() == [["sbatch", *options, "/run/slurm/0-L3.sbatch"]]
+
+
+def test_what_slurm_refuses_is_one_line_with_its_words(slurm: FakeSlurm) -> None:
+    words = "sbatch: error: invalid account\nsbatch: error: Batch job submission failed: Invalid account\n"
+    slurm.answers("sbatch", stderr=words, code=1)
+    with pytest.raises(UserError) as caught:
+        slurm_client.submit(SCRIPT, FOLDER)
+    assert str(caught.value).startswith(f"{SCRIPT}: sbatch says: invalid account; Batch job submission failed: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["Unable to contact slurm controller (connect failure)", "Socket timed out on send"])
+def test_a_slurm_that_does_not_answer_is_not_the_user_s_mistake(slurm: FakeSlurm, words: str) -> None:
+    slurm.answers("sbatch", stderr=f"sbatch: error: {words}\n", code=1)
+    with pytest.raises(StackingError, match=r"^sbatch: ") as caught:
+        slurm_client.submit(SCRIPT, FOLDER)
+    assert caught.value.exit_code == 1
+
+
+def test_an_answer_without_a_number_is_shown(slurm: FakeSlurm) -> None:
+    slurm.answers("sbatch", stdout="Thank you for your job!\n")
+    with pytest.raises(StackingError, match="answered 'Thank you for your job!' where the id of a job was expected"):
+        slurm_client.submit(SCRIPT, FOLDER)
+
+
+def test_a_machine_without_slurm_is_named(slurm: FakeSlurm) -> None:
+    for attempt in (slurm_client.require, lambda: slurm_client.submit(SCRIPT, FOLDER)):
+        with pytest.raises(UserError, match=r"^sbatch: is not on this machine"):
+            attempt()
+
+
+def test_jobs_that_left_the_queue_are_looked_for_in_the_accounting(slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stdout="12|PENDING|gpu||0:00|2026-01-02T03:04:05|Resources|b|/a|b\n")
+    slurm.answers("sacct", stdout="11|CANCELLED by 1000|gpu|n[1-2]|00:10:00|2026-01-01T00:00:00|None|a|/a|b\n")
+    found = slurm_client.jobs([11, 12])
+    assert (found[11].state, found[11].is_live, found[11].nodes, found[11].reason) == (
+        "CANCELLED",
+        False,
+        "n[1-2]",
+        None,
+    )
+    assert (found[12].state, found[12].is_live, found[12].nodes, found[12].reason) == ("PENDING", True, "", "Resources")
+    assert found[12].start == "2026-01-02T03:04:05" and found[12].folder == Path("/a|b")
+    assert slurm.calls()[1][-1] == "11"
+
+
+def test_without_accounting_what_the_queue_forgot_is_unknown(slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stderr="slurm_load_jobs error: Invalid job id specified\n", code=1)
+    slurm.answers("sacct", stderr="Slurm accounting storage is disabled\n", code=1)
+    assert slurm_client.jobs([11]) == {}
+
+
+def test_a_queue_that_does_not_answer_is_not_an_empty_one(slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller\n", code=1)
+    with pytest.raises(StackingError):
+        slurm_client.jobs([11])
+
+
+def test_nothing_is_asked_about_no_jobs(slurm: FakeSlurm) -> None:
+    assert slurm_client.jobs([]) == {}
+    slurm_client.cancel([])
+    slurm_client.release([])
+    assert slurm.calls() == []
+
+
+def test_only_live_jobs_that_work_in_a_folder_are_in_it(slurm: FakeSlurm) -> None:
+    lines = [
+        "1|RUNNING|gpu|n1|0:01|N/A|None|a|/run",
+        "2|PENDING|gpu||0:00|N/A|JobHeldUser|b|/run",
+        "3|COMPLETED|gpu|n1|0:01|N/A|None|c|/run",
+        "4|RUNNING|gpu|n1|0:01|N/A|None|d|/other",
+    ]
+    slurm.answers("squeue", stdout="".join(f"{line}\n" for line in lines))
+    assert list(slurm_client.jobs_in(FOLDER)) == [1, 2]
+
+
+def test_the_commands_that_change_jobs(slurm: FakeSlurm) -> None:
+    for program in ("scancel", "scontrol"):
+        slurm.answers(program)
+    slurm_client.cancel([3, 2])
+    slurm_client.release([2, 3])
+    slurm_client.requeue(3)
+    assert slurm.calls() == [
+        ["scancel", "--quiet", "3", "2"],
+        ["scontrol", "release", "2,3"],
+        ["scontrol", "requeue", "3"],
+    ]

@@ -1,0 +1,351 @@
+"""Plans: everything resolved, the same every time, and refused when it cannot happen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stacking.cli.plan_report import explain_text
+from stacking.config.recipe import RECIPES, load_recipe
+from stacking.errors import UserError
+from stacking.hardware.machine import Machine
+from stacking.hardware.presets import DEVICE_CLASSES
+from stacking.planning.cost import state_bytes
+from stacking.planning.plan import check_machine, load_plan, make_plan
+from tests.small_recipe import MACHINE, MANIFEST, SMALL, plan_of
+
+WRONG = {
+    "heads do not divide": (
+        "heads: 2",
+        "heads: 3",
+        "model.heads: is 3, which does not divide hidden 64; give 2",
+    ),
+    "sequence too long": (
+        "sequence_length: 32",
+        "sequence_length: 128",
+        "data.sequence_length: is 128, but the model takes 64 positions; give at most 64, or raise model.max_positions",
+    ),
+    "layers shrink": (
+        "layers: 4",
+        "layers: 1",
+        "stages[1].layers: is 1 after 2; layers can only grow",
+    ),
+    "layers not reachable": (
+        "layers: 4",
+        "layers: 5",
+        "stages[1].layers: is 5, which stack cannot make out of 2; give 4 or another multiple of 2, or "
+        "growth.operator: identity",
+    ),
+    "batch does not divide": (
+        "batch_sequences: 8",
+        "batch_sequences: 9, ranks: 2",
+        "stages[0].batch_sequences: is 9, not a multiple of 2 ranks; give 8 or 10",
+    ),
+    "batch does not divide by the micro-batch": (
+        "batch_sequences: 8",
+        "batch_sequences: 10, ranks: 2, micro_batch: 4",
+        "stages[0].batch_sequences: is 10, not a multiple of 2 ranks x micro-batch 4 = 8; give 8 or 16",
+    ),
+    "batch not whole sequences": (
+        "batch_sequences: 8",
+        "batch_tokens: 100",
+        "stages[0].batch_tokens: is 100, not whole sequences of 32 tokens; give 96 or 128",
+    ),
+    "batch in tokens does not divide": (
+        "batch_sequences: 8",
+        "batch_tokens: 96, ranks: 2",
+        "stages[0].batch_tokens: is 96 (3 sequences), not a multiple of 2 ranks; give 64 or 128",
+    ),
+    "no batch": (
+        "batch_sequences: 8, ",
+        "",
+        "stages[0].batch_sequences: is missing; add it: sequences per update, over all ranks",
+    ),
+    "no learning rate": (
+        ", learning_rate: {peak: 1e-3}",
+        "",
+        "stages[0].learning_rate.peak: is missing; add it: the highest learning rate, such as 1e-4",
+    ),
+    "warm-up longer than the stage": (
+        "peak: 1e-3",
+        "peak: 1e-3, warmup_steps: 20",
+        "stages[0].learning_rate.warmup_steps: is 20, more than the 10 steps; give fewer",
+    ),
+    "re-warm-up longer than the stage": (
+        "name: small",
+        "schedule: {rewarmup_steps: 20}",
+        "schedule.rewarmup_steps: is 20, but stages[1] has 10 steps; give fewer",
+    ),
+    "stage rate under a run-wide schedule": (
+        "name: small",
+        "schedule: {kind: warmup-stable-decay, peak: 1e-3}",
+        "stages[0].learning_rate: has no place in a warmup-stable-decay schedule; remove it, or schedule.kind",
+    ),
+    "warm-up meets decay": (
+        SMALL,
+        SMALL.replace(", learning_rate: {peak: 1e-3}", "")
+        + "schedule: {kind: warmup-stable-decay, peak: 1e-3, warmup_steps: 19}\n",
+        "schedule.warmup_steps: is 19, which with 4 steps of decay exceeds the run's 20; give at most 16",
+    ),
+    "more tokens than the epochs hold": (
+        "sequence_length: 32",
+        "sequence_length: 32, max_epochs: 1",
+        "stages[1].steps: 10 steps end in epoch 1.60 of 1 allowed; give at most 2 steps, or raise data.max_epochs",
+    ),
+    "vocabulary smaller than the data's": (
+        "hidden: 64",
+        "vocabulary: 500, hidden: 64",
+        "model.vocabulary: the model has 500 token embeddings, but the data 1,000 tokens; prepare the data "
+        "with the model's own tokenizer",
+    ),
+    "cuda without a GPU": (
+        "name: small",
+        "launch: {accelerator: cuda}",
+        "launch.accelerator: is cuda, but there is no GPU here; set it to cpu, or name the class to plan for "
+        "as launch.device",
+    ),
+    "class and accelerator disagree": (
+        "name: small",
+        "launch: {accelerator: cpu, device: v100}",
+        "launch.device: is v100, but the accelerator is cpu; remove one",
+    ),
+    "fp16 on a CPU": (
+        "name: small",
+        "precision: fp16",
+        "precision: fp16 on cpu: CPUs compute it by emulation; use fp32",
+    ),
+    "fp16 on a P40": (
+        "name: small",
+        "precision: fp16\nlaunch: {device: p40, ranks: 1}",
+        "precision: fp16 on p40: Pascal has no tensor cores and computes it no faster than fp32, and "
+        "DeepSpeed refuses it on compute capability 6.x; use fp32",
+    ),
+    "bf16 on a V100": (
+        "name: small",
+        "precision: bf16\nlaunch: {device: v100, ranks: 1}",
+        "precision: bf16 on v100: Volta emulates it, about 9 times slower than fp16 (measured GEMM: 10.7 "
+        "against 97.4 TFLOPS); use fp16",
+    ),
+    "start is missing": (
+        "name: small",
+        "start: nowhere",
+        "start: nowhere is not a folder; give a state folder or a Hugging Face folder",
+    ),
+    "ds_config is missing": (
+        "name: small",
+        "ds_config: nowhere.json",
+        "ds_config: nowhere.json does not exist; give a path relative to the recipe or to here",
+    ),
+}
+"""Name: what to replace in the recipe, by what, and the line that must come out, after ``recipe.yaml: ``."""
+
+BERT_BASE = {
+    "model_type": "bert",
+    "num_hidden_layers": 6,
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "intermediate_size": 256,
+    "vocab_size": 1000,
+    "max_position_embeddings": 64,
+    "hidden_act": "gelu",
+}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_plan_that_cannot_happen_gives_one_line(name: str) -> None:
+    old, new, line = WRONG[name]
+    assert old in SMALL
+    with pytest.raises(UserError) as caught:
+        plan_of(SMALL.replace(old, new, 1))
+    assert str(caught.value) == f"recipe.yaml: {line}"
+    assert caught.value.exit_code == 2
+
+
+def test_the_published_recipe_is_the_published_schedule() -> None:
+    plan = make_plan(load_recipe("bert-base-p40"), None, None, MACHINE)
+    assert [(s.layers, s.steps, s.tokens // s.steps) for s in plan.stages] == [
+        (3, 50_000, 102_400),
+        (6, 70_000, 114_688),
+        (12, 280_000, 122_880),
+    ]
+    assert [(s.micro_batch, s.accumulation, s.ranks) for s in plan.stages] == [(200, 1, 4), (112, 2, 4), (80, 3, 4)]
+    assert [s.learning_rate for s in plan.stages] == [
+        ((0, 1e-7), (10_000, 8e-4), (50_000, 5.5e-4)),
+        ((0, 5.5e-4), (70_000, 3e-4)),
+        ((0, 3e-4), (280_000, pytest.approx(3e-4 * 520 / 800))),
+    ]
+    assert [s.parameters for s in plan.stages] == pytest.approx([47.0e6, 68.3e6, 110.8e6], rel=1e-3)
+    assert plan.optimizer.model_dump() == {
+        "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "weight_decay_on": "all", "clip": 0.0,
+    }  # fmt: skip
+    assert all(s.precision == "fp32" for s in plan.stages)
+    assert [s.growth and (s.growth.operator, s.growth.optimizer_state) for s in plan.stages] == [
+        None,
+        ("stack", "reset"),
+        ("stack", "reset"),
+    ]
+    assert (plan.model.variant, plan.model.positions, plan.model.norm_affine) == ("pre_ln", "sinusoidal", False)
+    assert sum(s.tokens for s in plan.stages) == pytest.approx(47.6e9, rel=1e-3)
+
+
+def test_the_explanation_tells_what_a_reader_asks() -> None:
+    text = explain_text(make_plan(load_recipe("bert-base-p40"), None, None, MACHINE))
+    for fact in ("110.8 M", "50,000", "960 = 80 x 3 x 4", "122,880", "0.0003 → 0.000195", "GiB", "84.2%", "epochs"):
+        assert fact in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_the_same_recipe_gives_the_same_bytes(name: str) -> None:
+    first, second = (make_plan(load_recipe(name), MANIFEST, 10**9, MACHINE) for _ in range(2))
+    assert first.to_json() == second.to_json()
+    assert first.digest == second.digest
+
+
+def test_a_plan_reads_back_from_its_file(tmp_path: Path) -> None:
+    plan = plan_of(SMALL)
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    assert load_plan(tmp_path / "plan.json") == plan
+    (tmp_path / "plan.json").write_text(plan.to_json().replace('"format": 1', '"format": 2'))
+    with pytest.raises(UserError, match="not a plan that this version can read"):
+        load_plan(tmp_path / "plan.json")
+
+
+def test_stages_follow_each_other_without_a_gap() -> None:
+    first, second = plan_of(SMALL).stages
+    assert (first.first_sample, first.last_sample, second.first_sample, second.last_sample) == (0, 80, 80, 160)
+    assert (first.first_step, second.first_step) == (0, 10)
+    assert first.epochs == 0.8
+    assert (first.name, second.name) == ("0-L2", "1-L4")
+
+
+@given(st.integers(1, 400), st.integers(1, 8), st.one_of(st.none(), st.integers(1, 40)))
+def test_a_batch_is_exactly_micro_times_accumulation_times_ranks(total: int, ranks: int, micro: int | None) -> None:
+    overrides = [
+        f"stages[0].batch_sequences={total}",
+        f"launch.ranks={ranks}",
+        f"stages[0].micro_batch={micro or 'auto'}",
+    ]
+    if total % (ranks * (micro or 1)):
+        with pytest.raises(UserError, match="not a multiple of"):
+            plan_of(SMALL, overrides=overrides)
+    else:
+        stage = plan_of(SMALL, overrides=overrides).stages[0]
+        assert stage.micro_batch * stage.accumulation * stage.ranks == stage.global_batch == total
+
+
+@given(st.integers(1, 10**7))
+def test_tokens_are_rounded_up_to_whole_updates(tokens: int) -> None:
+    text = SMALL.replace("{layers: 4, steps: 10}", f"{{layers: 4, tokens: {tokens}}}")
+    stage = plan_of(text).stages[1]
+    assert 0 <= stage.tokens - tokens < 8 * 32
+
+
+def test_automatic_ranks_divide_the_batches() -> None:
+    three = Machine(3, DEVICE_CLASSES["a100"], 40 << 30, 16)
+    Path("recipe.yaml").write_text(SMALL)
+    plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, three)
+    assert (plan.launch.accelerator, plan.stages[0].ranks, plan.stages[0].precision) == ("cuda", 2, "bf16")
+
+
+@pytest.mark.parametrize(("has_nvcc", "kernel"), [(True, None), (False, True)])
+def test_deepspeeds_own_adam_is_used_where_it_can_be_compiled(has_nvcc: bool, kernel: bool | None) -> None:
+    Path("recipe.yaml").write_text(SMALL)
+    machine = Machine(2, DEVICE_CLASSES["a100"], 40 << 30, 16, has_nvcc)
+    plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, machine)
+    assert plan.stages[0].ds_config["optimizer"]["params"].get("torch_adam") is kernel
+
+
+def test_growth_may_differ_in_one_stage() -> None:
+    text = SMALL.replace("{layers: 4, steps: 10}", "{layers: 5, steps: 10, growth: {operator: identity}}")
+    growth = plan_of(text + "growth: {optimizer_state: copy}\n").stages[1].growth
+    assert growth is not None
+    assert (growth.operator, growth.optimizer_state) == ("identity", "copy")
+
+
+def test_a_run_may_start_from_a_hugging_face_model_and_grow_at_once() -> None:
+    Path("pretrained").mkdir()
+    Path("pretrained/config.json").write_text(json.dumps(BERT_BASE))
+    text = "start: pretrained\ndata: {sequence_length: 32}\n" + SMALL[SMALL.index("stages:") :]
+    plan = plan_of(text.replace("layers: 2", "layers: 6").replace("layers: 4", "layers: 12"))
+    assert (plan.start_format, plan.model.layers, plan.model.hidden) == ("huggingface", 6, 64)
+    assert plan.stages[0].growth is None
+    plan = plan_of(text.replace("layers: 2", "layers: 12").replace("layers: 4", "layers: 12"))
+    assert plan.stages[0].growth is not None
+    assert plan.stages[1].growth is None
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"vocab_size": 900}, "start: the model has 900 token embeddings, but the data 1,000 tokens; prepare the data "
+         "with the model's own tokenizer"),
+        ({"hidden_size": 128}, "model.hidden: is 64, but the model to start from has 128; remove the key"),
+        ({"num_hidden_layers": 4}, "stages[0].layers: is 2 after 4; layers can only grow"),
+    ],
+)  # fmt: skip
+def test_a_model_to_start_from_that_does_not_fit_gives_one_line(change: dict[str, int], line: str) -> None:
+    Path("pretrained").mkdir()
+    Path("pretrained/config.json").write_text(json.dumps({**BERT_BASE, "num_hidden_layers": 2, **change}))
+    text = SMALL + "start: pretrained\n"
+    if "hidden" not in line:
+        text = text.replace("model: {hidden: 64, heads: 2, max_positions: 64}\n", "")
+    with pytest.raises(UserError) as caught:
+        plan_of(text)
+    assert str(caught.value) == f"recipe.yaml: {line}"
+
+
+def test_a_folder_without_a_model_is_no_start() -> None:
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match="start: empty holds no model; give a state folder or a Hugging Face folder"):
+        plan_of(SMALL + "start: empty\n")
+
+
+def test_a_plan_for_gpus_is_not_run_without_them() -> None:
+    plan = make_plan(load_recipe("bert-base-p40"), None, None, MACHINE)
+    with pytest.raises(UserError, match=r"bert-base-p40\.yaml: needs 4 GPUs and this machine has 0"):
+        check_machine(plan, MACHINE)
+
+
+def test_a_plan_without_data_is_not_run() -> None:
+    with pytest.raises(UserError, match=r"recipe\.yaml: data\.path: is missing"):
+        check_machine(plan_of(SMALL), MACHINE)
+
+
+def test_a_stage_that_may_not_fit_is_pointed_out() -> None:
+    Path("recipe.yaml").write_text(SMALL)
+    tiny = replace(MACHINE, memory=1 << 20)
+    plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, tiny)
+    assert any("0-L2 needs about" in warning for warning in plan.warnings)
+
+
+def test_zero_divides_what_its_stage_says() -> None:
+    def of(stage: int, **more: object) -> int:
+        return state_bytes(1000, 4, {"zero_optimization": {"stage": stage, "reduce_bucket_size": 0, **more}})
+
+    assert [of(stage) for stage in range(4)] == [16_000, 10_000, 7_000, 4_000]
+    assert of(2, offload_optimizer={"device": "cpu"}) == 5_000
+
+
+def test_planning_never_loads_torch() -> None:
+    script = (
+        "import sys; from stacking.config.recipe import load_recipe; from stacking.planning.plan import make_plan;"
+        "from stacking.cli.plan_report import explain_text; from stacking.hardware.machine import find_machine;"
+        "explain_text(make_plan(load_recipe('bert-base-p40'), None, None, find_machine()));"
+        "print(*{'torch', 'deepspeed', 'transformers'} & set(sys.modules))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacking.errors import DamagedFile, UserError
+from stacking.report.status import status, watch
+from stacking.run.folder import RunFolder, is_locked
+from tests.report.synthetic import SyntheticRun
+from tests.slurm.fake_slurm import FakeSlurm, slurm
+
+__all__ = ["slurm"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> SyntheticRun:
+    return SyntheticRun(tmp_path / "run")
+
+
+def test_a_run_that_was_only_created_is_stopped_before_its_first_stage(run: SyntheticRun) -> None:
+    now = status(run.path)
+    assert (now.state, now.phase, now.stage, now.step, now.loss) == ("stopped", None, 0, 0, None)
+    assert now.seconds_left is None
+
+
+def test_a_held_lock_means_running(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    with RunFolder(run.path).locked():
+        now = status(run.path)
+    assert (now.state, now.phase, now.stage, now.step, now.steps) == ("running", "train", 0, 40, 100)
+    # 60 updates at 0.3 s, then 100 at twice and 100 at four times the FLOPs.
+    assert now.seconds_left == pytest.approx(60 * 0.3 + 60.0 + 120.0)
+    assert now.estimated_end is not None
+
+
+def test_a_lock_outlives_its_controller_while_a_rank_holds_it(run: SyntheticRun) -> None:
+    lock = run.path / "lock"
+    script = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert is_locked(lock)
+    holder.communicate("\n")
+    assert not is_locked(lock)
+
+
+def test_looking_at_the_lock_does_not_keep_it(run: SyntheticRun) -> None:
+    with RunFolder(run.path).locked(patience=0):
+        pass
+    assert not is_locked(run.path / "lock")
+    with RunFolder(run.path).locked(patience=0):
+        assert is_locked(run.path / "lock")
+
+
+def test_a_killed_run_is_stopped_and_says_how_to_go_on(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    now = status(run.path)
+    assert now.state == "stopped"
+    assert now.estimated_end is None
+    assert f"stacking resume {run.path}" in now.as_text()
+
+
+@pytest.mark.parametrize("event", ["failed", "preempted"])
+def test_an_ending_in_the_journal_names_the_state(run: SyntheticRun, event: str) -> None:
+    run.train(0, last=40)
+    run.event(event, phase="train", stage=0, attempt=1, message="rank 1 was killed by SIGKILL")
+    now = status(run.path)
+    assert now.state == event
+    assert now.last_error == ("rank 1 was killed by SIGKILL" if event == "failed" else None)
+
+
+def test_the_last_preemption_is_told_also_when_the_run_has_gone_on(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    assert status(run.path).last_stop is None
+    run.event("preempted", phase="train", stage=0, attempt=1, message="stopped by SIGTERM")
+    run.train(0, first=41, attempt=2)
+    assert str(status(run.path).last_stop).startswith("train of 0-L3, stopped by SIGTERM (")
+    assert "last stop   train of 0-L3, stopped by SIGTERM (" in status(run.path).as_text()
+
+
+def test_a_finished_run_is_finished_and_stays_so_when_resumed(run: SyntheticRun) -> None:
+    run.whole()
+    run.event("resumed")
+    now = status(run.path)
+    assert (now.state, now.stage, now.step, now.layers) == ("finished", 2, 100, 12)
+    assert now.seconds_left is None
+    assert "left" not in now.as_text()
+
+
+def test_between_stages_the_time_left_is_that_of_the_stages_to_come(run: SyntheticRun) -> None:
+    run.train(0)
+    run.phase("consolidate", 0, 3.0)
+    run.event("started", phase="grow", stage=1, attempt=1)
+    now = status(run.path)
+    assert (now.phase, now.stage, now.step, now.loss) == ("grow", 1, 0, None)
+    assert now.seconds_left == pytest.approx(60.0 + 120.0)
+
+
+def test_events_of_the_run_as_a_whole_do_not_move_the_stage(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    run.event("damaged", phase="verify", stage=-1, message="global_step40 does not match its checksum")
+    now = status(run.path)
+    assert (now.stage, now.phase, now.step) == (0, "train", 40)
+    assert now.last_error == "global_step40 does not match its checksum"
+
+
+def test_restarts_are_counted(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    run.event("resumed")
+    run.train(0, first=41, attempt=2)
+    run.event("started", phase="consolidate", stage=0, attempt=1)
+    assert status(run.path).restarts == 1
+
+
+def test_the_dictionary_is_plain_json_even_when_the_loss_is_not_a_number(run: SyntheticRun) -> None:
+    run.train(0, last=40, nan_at=[40])
+    now = status(run.path)
+    assert now.loss is not None and math.isnan(now.loss)
+    text = json.dumps(now.as_dict(), allow_nan=False)
+    assert json.loads(text)["loss"] is None
+    assert "not a number" in now.as_text()
+
+
+SUBMITTED = [("0-L3", 11, "train:0"), ("0-L3-to-1-L6", 12, "consolidate:0,grow:1"), ("1-L6", 13, "train:1")]
+
+
+@pytest.fixture
+def submitted(run: SyntheticRun) -> SyntheticRun:
+    for name, job, phases in SUBMITTED:
+        run.event("submitted", job=job, name=name, mode="per-stage", phases=phases)
+    return run
+
+
+def test_a_run_that_waits_in_the_queue_says_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    lines = [
+        "11|PENDING|gpu||0:00|2026-01-02T03:04:05|Resources|a|/run",
+        "12|PENDING|cpu||0:00|N/A|Dependency|b|/run",
+    ]
+    slurm.answers("squeue", stdout="\n".join(lines) + "\n")
+    now = status(submitted.path)
+    assert now.state == "queued"
+    assert [(job.name, job.state, job.reason) for job in now.jobs] == [
+        ("0-L3", "PENDING", "Resources"),
+        ("0-L3-to-1-L6", "PENDING", "Dependency"),
+        ("1-L6", None, None),
+    ]
+    text = now.as_text()
+    assert "11  0-L3              pending (Resources), expected 2026-01-02 03:04:05" in text
+    assert "13  1-L6              not known to SLURM any more" in text
+    assert json.loads(json.dumps(now.as_dict()))["jobs"][0]["id"] == 11
+
+
+def test_a_run_at_work_elsewhere_names_its_nodes(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stdout="11|RUNNING|gpu|n[1-2]|1:02:03|2026-01-02T03:04:05|None|a|/run\n")
+    now = status(submitted.path)
+    assert (now.state, now.jobs[0].nodes, now.jobs[0].elapsed) == ("running", "n[1-2]", "1:02:03")
+    assert "running on n[1-2], 1:02:03" in now.as_text()
+
+
+def test_a_job_that_slurm_forgot_is_completed_if_its_phases_are(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stderr="slurm_load_jobs error: Invalid job id specified", code=1)
+    submitted.train(0)
+    assert [job.state for job in status(submitted.path).jobs] == ["COMPLETED", None, None]
+
+
+def test_a_chain_that_can_never_go_on_is_not_queued(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stdout="12|PENDING|gpu||0:00|N/A|DependencyNeverSatisfied|a|/run\n")
+    submitted.train(0, last=40)
+    submitted.event("failed", phase="train", stage=0, attempt=1, message="rank 1 was killed by SIGKILL")
+    now = status(submitted.path)
+    assert now.state == "failed"
+    assert f"`stacking submit --resume {submitted.path}` goes on" in now.as_text()
+
+
+def test_without_slurm_the_journal_alone_is_told_and_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    now = status(submitted.path)
+    assert now.state == "stopped" and now.queue_error is not None
+    assert "unknown: squeue: is not on this machine" in now.as_text()
+
+
+def test_a_run_that_was_not_submitted_does_not_ask_slurm(run: SyntheticRun, slurm: FakeSlurm) -> None:
+    assert (status(run.path).jobs, slurm.calls()) == ((), [])
+
+
+def test_watching_ends_when_nobody_is_at_work(run: SyntheticRun) -> None:
+    with RunFolder(run.path).locked():
+        watched = watch(run.path, every=0.0)
+        assert [next(watched).state for _ in range(2)] == ["running", "running"]
+    assert [now.state for now in watched] == ["stopped"]
+
+
+def test_what_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match="--run-dir"):
+            status(path)
+
+
+def test_a_plan_without_stages_is_named(run: SyntheticRun) -> None:
+    plan = json.loads((run.path / "plan.json").read_text())
+    (run.path / "plan.json").write_text(json.dumps({**plan, "stages": []}))
+    with pytest.raises(UserError, match=r"plan\.json: .*\(stages\)"):
+        status(run.path)
+
+
+def test_a_stage_that_the_plan_does_not_have_is_named(run: SyntheticRun) -> None:
+    run.event("started", phase="train", stage=9, attempt=1)
+    with pytest.raises(DamagedFile, match=r"journal\.jsonl: tells of a stage beyond the 3"):
+        status(run.path)
+
+
+@pytest.mark.parametrize("change", [{"loss": "low"}, {"tokens": None}, {"stage": 1}])
+def test_a_record_without_its_numbers_is_named(run: SyntheticRun, change: dict[str, Any]) -> None:
+    run.train(0, last=40)
+    path = RunFolder(run.path).stage("0-L3").metrics
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | change), *others]) + "\n")
+    with pytest.raises(DamagedFile, match="record 1 is not one of stage 0"):
+        status(run.path)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"stages": [{}]}'])
+def test_a_damaged_plan_is_named(run: SyntheticRun, content: str) -> None:
+    (run.path / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan\.json"):
+        status(run.path)

@@ -1,0 +1,191 @@
+"""What the controller does with the outcomes of phases; the launcher here only pretends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacking.errors import Preempted, StackingError, UserError
+from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.planning.plan import Plan
+from stacking.run.controller import Controller
+from stacking.run.folder import RunFolder
+from stacking.run.phases import parse_labels, phases
+from stacking.run.progress import Progress
+from tests.small_recipe import SMALL, plan_of
+
+DONE, CRASH, STOPPED = Outcome(exit_code=0), Outcome(exit_code=1, rank=3, host="n2"), Outcome(exit_code=75)
+QUICK = "launch: {ranks: 4, retry_seconds: 0.01}\n"
+
+
+class Pretender:
+    """A scheduler's launcher whose jobs end at once, with these outcomes and then well."""
+
+    unattended = True
+
+    def __init__(self, *outcomes: Outcome, room: int | None = None, before: Callable[[], None] | None = None) -> None:
+        self.outcomes, self.room, self.before = list(outcomes), room, before
+        self.started: list[Job] = []
+        self.requeued = 0
+
+    def capacity(self, accelerator: Accelerator) -> int | None:
+        return self.room
+
+    def start(self, job: Job, inherited: Sequence[int] = ()) -> Pretender:
+        self.started.append(job)
+        if self.before:
+            self.before()
+        return self
+
+    def requeue(self) -> str:
+        self.requeued += 1
+        return "job 7 is requeued"
+
+    def poll(self) -> Outcome:
+        return self.outcomes.pop(0) if self.outcomes else DONE
+
+    def stop(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    return run
+
+
+def control(run: RunFolder, launcher: Pretender, only: Sequence[str] = (), text: str = QUICK) -> None:
+    plan = plan_of(SMALL + text)
+    with open(os.devnull, "w") as nowhere, Progress(plan, stream=nowhere) as progress:
+        Controller(run, plan, launcher, progress, 0, only).run()
+
+
+def events(run: RunFolder, *names: str) -> list[dict[str, Any]]:
+    return [event for event in run.journal.events() if event["event"] in names]
+
+
+def test_phases_run_in_their_order(folder: RunFolder) -> None:
+    launcher = Pretender()
+    control(folder, launcher)
+    names = [job.name for job in launcher.started]
+    assert names == [f"{phase.name}-1" for phase in phases(small_plan(), folder)]
+    assert [job.ranks for job in launcher.started] == [4, 1, 1, 4, 1, 1, 1]
+
+
+def test_a_crash_is_tried_again_and_named_in_the_journal(folder: RunFolder) -> None:
+    launcher = Pretender(CRASH, CRASH)
+    control(folder, launcher)
+    assert [job.name for job in launcher.started[:4]] == ["train-1", "train-2", "train-3", "consolidate-1"]
+    failed = events(folder, "failed")
+    assert len(failed) == 2 and failed[0]["message"].startswith("rank 3 on n2 ended with exit code 1")
+
+
+def test_crashes_without_progress_end_the_run(folder: RunFolder) -> None:
+    launcher = Pretender(*[CRASH] * 10)
+    with pytest.raises(StackingError, match="rank 3 on n2"):
+        control(folder, launcher)
+    assert len(launcher.started) == 4 and launcher.requeued == 0
+
+
+def test_the_recipe_says_how_often(folder: RunFolder) -> None:
+    launcher = Pretender(*[CRASH] * 10)
+    with pytest.raises(StackingError):
+        control(folder, launcher, text="launch: {ranks: 4, retries: 0}\n")
+    assert len(launcher.started) == 1
+
+
+def test_at_a_terminal_a_crash_is_shown_at_once(folder: RunFolder) -> None:
+    launcher = Pretender(*[CRASH] * 10)
+    launcher.unattended = False
+    with pytest.raises(StackingError):
+        control(folder, launcher)
+    assert len(launcher.started) == 1
+
+
+def test_a_users_mistake_is_not_tried_again(folder: RunFolder) -> None:
+    launcher = Pretender(Outcome(exit_code=2))
+    with pytest.raises(StackingError) as caught:
+        control(folder, launcher)
+    assert caught.value.exit_code == 2 and len(launcher.started) == 1
+
+
+@pytest.mark.parametrize("outcome", [STOPPED, Outcome(exit_code=-signal.SIGTERM), Outcome(exit_code=-signal.SIGUSR1)])
+def test_ranks_that_were_asked_to_end_requeue_the_job(folder: RunFolder, outcome: Outcome) -> None:
+    launcher = Pretender(outcome)
+    with pytest.raises(Preempted, match="job 7 is requeued"):
+        control(folder, launcher)
+    assert launcher.requeued == 1 and events(folder, "preempted") and not events(folder, "failed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_controller_requeues_the_job(folder: RunFolder, number: signal.Signals) -> None:
+    launcher = Pretender(STOPPED, before=lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Preempted):
+        control(folder, launcher)
+    assert launcher.requeued == 1 and events(folder, "preempted")[0]["message"] == f"stopped by {number.name}"
+
+
+def test_ctrl_c_does_not_requeue(folder: RunFolder) -> None:
+    launcher = Pretender(STOPPED, before=lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Preempted, match="stacking resume"):
+        control(folder, launcher)
+    assert launcher.requeued == 0
+
+
+def test_a_crash_before_the_stop_is_in_the_journal_too(folder: RunFolder) -> None:
+    launcher = Pretender(CRASH, before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted):
+        control(folder, launcher)
+    message = events(folder, "preempted")[0]["message"]
+    assert "rank 3 on n2 ended with exit code 1" in message and message.endswith("SIGTERM")
+
+
+def test_only_what_is_wanted(folder: RunFolder) -> None:
+    launcher = Pretender()
+    control(folder, launcher, only=["train:0"])
+    assert [job.name for job in launcher.started] == ["train-1"]
+
+
+def test_what_is_wanted_must_be_next(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match="--only grow:1: comes after train:0, which is not done"):
+        control(folder, Pretender(), only=["grow:1", "train:1"])
+
+
+def test_wanted_phases_are_known(folder: RunFolder) -> None:
+    chain = phases(small_plan(), folder)
+    assert parse_labels("consolidate:0,grow:1", chain) == ["consolidate:0", "grow:1"]
+    with pytest.raises(UserError, match="'train:7' is not a phase of this run"):
+        parse_labels("train:7", chain)
+
+
+def test_an_elastic_stage_takes_the_ranks_that_there_is_room_for(folder: RunFolder) -> None:
+    launcher = Pretender(room=3)
+    control(folder, launcher, text="launch: {ranks: 4, elastic: true}\n")
+    assert launcher.started[0].ranks == 2
+    assert events(folder, "started")[0]["world_size"] == 2
+
+
+def test_another_stage_is_refused(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match="planned for 4 ranks and there is room for 3"):
+        control(folder, Pretender(room=3))
+
+
+def test_the_journal_is_plain_json(folder: RunFolder) -> None:
+    control(folder, Pretender(CRASH))
+    for line in folder.journal.path.read_text().splitlines():
+        assert {"time", "event", "host", "pid"} <= json.loads(line).keys()
+
+
+def small_plan() -> Plan:
+    return plan_of(SMALL + QUICK)

@@ -1,0 +1,79 @@
+"""The journal keeps what has happened, whatever kills its writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stacking.errors import DamagedFile
+from stacking.run.journal import Event, Journal
+
+OF_A_RUN = ("created", "resumed", "submitted", "cancelled")
+
+
+def test_events_come_back_in_order_with_time_and_place(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append("created", plan="abc")
+    journal.append("started", phase="train", stage=0)
+    created, started = journal.events()
+    assert (created["event"], created["plan"]) == ("created", "abc")
+    assert started["time"] >= created["time"] and started["host"] and started["pid"]
+
+
+def test_attempts_are_counted_per_phase_and_stage(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    for stage in (0, 0, 1):
+        journal.append("started", phase="train", stage=stage)
+    journal.append("started", phase="grow", stage=1)
+    assert [journal.attempts("train", s) for s in (0, 1, 2)] == [2, 1, 0]
+
+
+def test_no_journal_means_nothing_happened(tmp_path: Path) -> None:
+    assert Journal(tmp_path / "j").events() == []
+
+
+@given(cut=st.integers(min_value=1, max_value=60))
+def test_a_line_cut_short_by_a_crash_is_dropped_and_the_next_one_stands_alone(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "j"
+    journal = Journal(path)
+    journal.append("created", plan="abc")
+    whole = path.read_bytes()
+    journal.append("started", phase="train", stage=0)
+    path.write_bytes(path.read_bytes()[: len(whole) + cut])
+    assert [e["event"] for e in journal.events()] == ["created"]
+    journal.append("failed", phase="train", stage=0)
+    assert [e["event"] for e in journal.events()] == ["created", "failed"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "garbage",
+        "[1]",
+        '{"time": 1}',
+        '{"time": 1, "event": "fnished", "phase": "train", "stage": 0}',
+        '{"time": "now", "event": "created"}',
+        '{"time": 1, "event": "started", "stage": 0}',
+        '{"time": 1, "event": "started", "phase": "train", "stage": "0"}',
+        '{"time": 1, "event": "finished", "phase": "train", "stage": 0, "seconds": "long"}',
+    ],
+)
+def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path, line: str) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append("created", plan="abc")
+    journal.path.write_bytes(line.encode() + b"\n" + journal.path.read_bytes())
+    with pytest.raises(DamagedFile, match="line 1 is not an event"):
+        journal.events()
+
+
+@pytest.mark.parametrize("event", get_args(Event))
+def test_every_kind_of_event_reads_back(tmp_path: Path, event: Event) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append(event, **({} if event in OF_A_RUN else {"phase": "train", "stage": 0}))
+    assert [e["event"] for e in journal.events()] == [event]

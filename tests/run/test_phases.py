@@ -1,0 +1,87 @@
+"""The chain of phases: in which order, from what, and when one counts as done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stacking.errors import DamagedFile
+from stacking.model.config import ModelConfig
+from stacking.run.checkpoints import point_latest, tag
+from stacking.run.folder import RunFolder
+from stacking.run.phases import Phase, phases, starting_state
+from stacking.storage.files import new_folder
+from tests.small_recipe import SMALL, plan_of
+from tests.states import random_weights, write_state
+
+TINY = ModelConfig(layers=2, hidden=64, heads=2, intermediate=256, vocabulary=1000, max_positions=64)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def chain(text: str) -> list[Phase]:
+    return phases(plan_of(text), RunFolder(Path("run")))
+
+
+def names(text: str) -> list[str]:
+    return [f"{phase.name} {phase.stage}" for phase in chain(text)]
+
+
+def test_every_stage_is_trained_and_consolidated_and_grown_into_the_next() -> None:
+    assert names(SMALL) == [
+        *("train 0", "consolidate 0", "grow 1", "train 1", "consolidate 1"),
+        *("export 1", "report 1"),
+    ]
+
+
+def test_a_pre_ln_model_is_not_exported() -> None:
+    assert "export 1" not in names(SMALL.replace("model: {", "model: {variant: pre_ln, "))
+
+
+def test_each_phase_reads_what_the_one_before_it_wrote() -> None:
+    train, consolidate, grow, *_ = chain(SMALL)
+    assert consolidate.arguments[2] == str(train.output / "global_step10")
+    assert grow.arguments[2] == str(consolidate.output)
+    assert starting_state(plan_of(SMALL), RunFolder(Path("run")), plan_of(SMALL).stages[1]) == grow.output
+
+
+def test_a_state_of_the_first_depth_is_started_from_as_it_is() -> None:
+    write_state(Path("state"), TINY, random_weights(TINY))
+    text = SMALL + "start: state\n"
+    assert names(text) == names(SMALL)
+    plan = plan_of(text)
+    assert starting_state(plan, RunFolder(Path("run")), plan.stages[0]) == Path("state").absolute()
+
+
+def test_a_shallower_model_is_grown_first() -> None:
+    shallow = TINY.with_layers(1)
+    write_state(Path("state"), shallow, random_weights(shallow))
+    grow, *rest = chain(SMALL + "start: state\n")
+    assert (grow.name, grow.stage, grow.arguments[2]) == ("grow", 0, str(Path("state").absolute()))
+    assert [phase.name for phase in rest] == [phase.name for phase in chain(SMALL)]
+
+
+def test_an_output_counts_as_done_only_while_it_is_undamaged(tmp_path: Path) -> None:
+    consolidate = chain(SMALL)[1]
+    damages: list[DamagedFile] = []
+    assert not consolidate.is_done(damages.append)
+    with new_folder(consolidate.output) as folder:
+        (folder / "weights").write_text("good")
+    assert consolidate.is_done(damages.append) and not damages
+    (consolidate.output / "weights").write_text("evil")
+    assert not consolidate.is_done(damages.append)
+    assert damages[0].path == consolidate.output / "weights"
+    assert not consolidate.output.exists()
+
+
+def test_training_is_done_with_the_checkpoint_of_its_last_step() -> None:
+    train = chain(SMALL)[0]
+    for step, done in ((8, False), (10, True)):
+        with new_folder(train.output / tag(step)) as folder:
+            (folder / "model.pt").write_text("")
+        point_latest(train.output, train.output / tag(step))
+        assert train.is_done(lambda damage: None) is done

@@ -1,0 +1,160 @@
+"""The scripts, whole: what stands in golden/ is what a cluster gets."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacking.config.recipe import Resources
+from stacking.errors import UserError
+from stacking.run.folder import RunFolder
+from stacking.slurm.chain import MODES, chain
+from stacking.slurm.script import script
+from stacking.slurm.site import Site, load_site
+from stacking.slurm.templates import FOLDERS
+from tests.slurm.plans import plan_for_jobs
+
+GOLDEN = Path(__file__).parent / "golden"
+RUN = RunFolder(Path("/shared/it's my $HOME; run"))
+PLAIN = Site(python="/usr/bin/python3")
+
+
+def scripts(site: Site, mode: str, run: RunFolder = RUN, **changes: object) -> dict[str, str]:
+    plan = plan_for_jobs(**changes)  # type: ignore[arg-type]
+    return {job.name: script(job, plan, run, site) for job in chain(plan, run, site, mode)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["0-L3", "0-L3-to-1-L6", "2-L12", "finish"])
+def test_each_job_of_a_chain_on_a_cluster_with_every_setting(name: str) -> None:
+    made = scripts(load_site(GOLDEN / "site.yaml"), "per-stage")[name]
+    assert made == (GOLDEN / f"{name}.sbatch").read_text()
+
+
+def test_one_allocation_on_a_cluster_with_every_setting() -> None:
+    made = scripts(load_site(GOLDEN / "site.yaml"), "one-allocation")["run"]
+    assert made == (GOLDEN / "run.sbatch").read_text()
+
+
+@pytest.mark.parametrize(("mode", "name"), [("per-stage", "0-L3"), ("per-stage", "finish"), ("one-allocation", "run")])
+def test_without_a_site_file_nothing_is_asked_for_that_a_cluster_could_lack(mode: str, name: str) -> None:
+    made = scripts(PLAIN, mode, accelerator="cpu", resources=[Resources()] * 3)[name]
+    assert made == (GOLDEN / "plain" / f"{name}.sbatch").read_text()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_script_is_bash(mode: str) -> None:
+    for made in scripts(load_site(GOLDEN / "site.yaml"), mode).values():
+        checked = subprocess.run(["bash", "-n"], input=made, capture_output=True, text=True)
+        assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["C"], exclude_characters="%\\/"), min_size=1))
+def test_any_name_of_a_folder_reaches_the_program_as_it_is(name: str) -> None:
+    run = RunFolder(Path("/runs") / name)
+    last = scripts(PLAIN, "per-stage", run)["finish"].rstrip("\n").split("\nexec ")[-1]
+    assert shlex.split(last)[4] == str(run.path)
+
+
+def test_values_of_variables_reach_bash_as_they_are() -> None:
+    value = 'it\'s $HOME `date` "x" \\ ; # é'
+    made = scripts(Site(environment={"GREETING": value}), "per-stage")["finish"]
+    body = made.replace("\nexec ", '\nprintf %s "$GREETING"; exit\n')
+    assert subprocess.run(["bash"], input=body, capture_output=True, text=True).stdout == value
+
+
+def test_a_name_that_slurm_or_bash_could_misread_becomes_plain() -> None:
+    made = scripts(PLAIN, "per-stage", name="a b\n#SBATCH --uid=0; é")["0-L3"]
+    assert "#SBATCH --job-name=a_b_SBATCH_--uid_0_-0-L3\n" in made
+    assert made.count("uid") == 2 and "\n#SBATCH --uid" not in made
+
+
+@pytest.mark.parametrize("name", ["100%", "back\\slash", "new\nline", "bell\a"])
+def test_a_path_that_slurm_would_change_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="choose another --run-dir") as caught:
+        scripts(PLAIN, "per-stage", RunFolder(Path("/runs") / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_time_limits_are_rounded_up_to_seconds() -> None:
+    times = [
+        line
+        for hours in (0.01, 1.0, 23.9999, 100)
+        for line in scripts(PLAIN, "per-stage", resources=[Resources(hours=hours)] * 3)["0-L3"].splitlines()
+        if "--time" in line
+    ]
+    assert [line.split("=")[1] for line in times] == ["0-00:00:36", "0-01:00:00", "1-00:00:00", "4-04:00:00"]
+
+
+def test_an_elastic_stage_asks_for_nodes_and_not_for_tasks() -> None:
+    """With --ntasks-per-node Slurm takes as few nodes as a range allows."""
+    site = Site(python="/usr/bin/python3", ranks_per_node=4, cores_per_rank=8)
+    made = scripts(site, "per-stage", resources=[Resources(min_nodes=1)] * 3)
+    lines = made["2-L12"].splitlines()
+    assert {"#SBATCH --nodes=1-2", "#SBATCH --cpus-per-task=32", "#SBATCH --gres=gpu:4"} <= set(lines)
+    assert "export STACKING_RANKS_PER_NODE=4" in lines and "--ntasks" not in made["2-L12"]
+    assert {"#SBATCH --nodes=1", "#SBATCH --ntasks-per-node=2"} <= set(made["0-L3"].splitlines())
+
+
+def own_templates(tmp_path: Path, text: str) -> Site:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "stage.sbatch").write_text(text)
+    (tmp_path / "site.yaml").write_text("templates: mine\n")
+    return load_site(tmp_path / "site.yaml")
+
+
+def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
+    shipped = (FOLDERS[0] / "stage.sbatch").read_text()
+    site = own_templates(
+        tmp_path, shipped.replace("{% if account %}", "#SBATCH --hint=nomultithread\n{% if account %}")
+    )
+    made = scripts(site, "per-stage")
+    assert "#SBATCH --hint=nomultithread\n" in made["0-L3"]
+    assert "hint" not in made["finish"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "#!/bin/bash\n#SBATCH -A {{ acount }}\n",
+            "line 2: {{ acount }} is not a placeholder; did you mean 'account'?",
+        ),
+        ("{% if false %}\n{{ nodez }}\n{% endif %}", "line 2: {{ nodez }} is not a placeholder; did you mean 'nodes'?"),
+        ("{{ cores }}", "line 1: {{ cores }} is not a placeholder"),
+        ("a\n{{ account", "line 2: is not a template"),
+        ("{% if account %}", "line 1: is not a template"),
+        ("{{ nodes.counts }}", "cannot be filled"),
+        ("{{ nodes + account }}", "cannot be filled"),
+    ],
+)
+def test_a_placeholder_that_nobody_fills_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    site = own_templates(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        scripts(site, "per-stage")
+    assert str(caught.value).startswith(f"{tmp_path / 'mine' / 'stage.sbatch'}: ")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_of_templates_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no/templates: is not a folder of templates"):
+        scripts(Site(templates="no/templates"), "per-stage")
+
+
+def test_an_installation_finds_the_templates_where_setup_py_puts_them(tmp_path: Path) -> None:
+    package = tmp_path / "lib" / "python3" / "site-packages" / "stacking"
+    shutil.copytree(FOLDERS[0].parent / "stacking", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(FOLDERS[0], tmp_path / "share" / "stacking" / "slurm")
+    code = "from stacking.slurm.templates import find_template; print(find_template('stage'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=package.parent, env={}, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "share" / "stacking" / "slurm" / "stage.sbatch"), done.stderr
+    shutil.rmtree(tmp_path / "share")
+    done = subprocess.run([sys.executable, "-c", code], cwd=package.parent, env={}, capture_output=True, text=True)
+    assert f"nor in {tmp_path / 'share' / 'stacking' / 'slurm'}; install again" in done.stderr

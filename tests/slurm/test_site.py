@@ -1,0 +1,67 @@
+"""The site file: what may stand in it, what is refused and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stacking.errors import UserError
+from stacking.slurm.site import Site, load_site
+
+MISTAKES = {
+    "acount: x": "acount: is not a known key; did you mean 'account'?",
+    "account: a b": 'account: is "a b", not a plain word',
+    "account: ''": 'account: is "", not a plain word',
+    'account: "a#b"': "not a plain word",
+    'account: "a\\n#SBATCH --uid=0"': "not a plain word",
+    "account: 42": "account: is 42, which is not text; give text",
+    "gpu_option: gpu:{gpus}": "not an option with {gpus} once; write --gres=gpu:{gpus}",
+    "gpu_option: --gres=gpu:4": "not an option with {gpus} once",
+    "gpu_option: --gres=gpu:{n}": "not an option with {gpus} once",
+    "options: [mail]": 'options[0]: is "mail", not an option; write it like --mail-type=FAIL',
+    "options: --x": "options: is",
+    "srun: ['--x y']": "srun[0]: is",
+    "ranks_per_node: 0": "ranks_per_node: is 0; give a number greater than 0",
+    "hours: 24:00:00": "hours: is",
+    "hours: -1": "hours: is -1",
+    "transition: {core: 2}": "transition.core: is not a known key; did you mean 'cores'?",
+    'prelude: ["a\\nb"]': "prelude[0]: is not one line of text",
+    "environment: {A-B: x}": 'environment: has "A-B", which is no name of a variable',
+    "environment: {A: 1}": "environment.A: is 1, which is not text",
+    "scratch: /scratch/$(date)": "scratch: is",
+    "scratch: scratch": "write an absolute path of letters, digits and $VARIABLES",
+    "interface: ib 0": "interface: is",
+    "ipv6: maybe": "ipv6: is",
+    "- account": 'is ["account"] where keys and values are expected',
+    "": "is empty where keys and values are expected",
+    "account: [": "is not YAML",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_key(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_site(file)
+    said = str(caught.value)
+    assert said.startswith(f"{file}: ") and MISTAKES[text] in said and "\n" not in said
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no\.yaml: does not exist"):
+        load_site(tmp_path / "no.yaml")
+
+
+def test_settings_read_back_as_they_were_written(tmp_path: Path) -> None:
+    site = load_site(Path(__file__).parent / "golden" / "site.yaml")
+    (tmp_path / "site.yaml").write_text(site.to_yaml())
+    assert load_site(tmp_path / "site.yaml") == site
+    assert load_site(None) == Site()
+
+
+def test_every_setting_is_described() -> None:
+    undescribed = {name for name, field in Site.model_fields.items() if field.description is None}
+    plain = {"account", "qos", "constraint", "reservation", "cores_per_rank", "transition"}
+    assert undescribed == plain

@@ -1,0 +1,130 @@
+"""Which jobs are still to be submitted, whatever is finished and whatever is in the queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacking.config.recipe import load_recipe
+from stacking.errors import UserError
+from stacking.launch.slurm_client import SlurmJob
+from stacking.planning.plan import make_plan
+from stacking.run.folder import RunFolder
+from stacking.run.phases import phases
+from stacking.slurm.chain import chain
+from stacking.slurm.ledger import is_done, known_jobs
+from stacking.slurm.site import Site
+from stacking.slurm.submission import check_recipe, links
+from tests.slurm.plans import plan_for_jobs
+from tests.small_recipe import MACHINE, SMALL
+
+RUN = RunFolder(Path("/run"))
+JOBS = chain(plan_for_jobs(), RUN, Site(), "per-stage")
+PHASES = phases(plan_for_jobs(), RUN)
+
+
+def queue(*names: str) -> dict[str, SlurmJob]:
+    return {name: SlurmJob(id=100 + number, state="PENDING") for number, name in enumerate(names)}
+
+
+def test_a_new_run_submits_everything() -> None:
+    assert [(link.job.name, link.id) for link in links(JOBS, PHASES, {})] == [(job.name, None) for job in JOBS]
+
+
+def test_a_transition_that_is_half_done_is_submitted() -> None:
+    assert links(JOBS, PHASES[2:], {})[0].job.name == "0-L3-to-1-L6"
+
+
+def test_jobs_in_the_queue_are_kept_up_to_the_first_that_is_missing() -> None:
+    live = queue("0-L3", "1-L6", "finish")
+    assert [link.id for link in links(JOBS, PHASES, live)] == [100, None, None, None, None, None]
+
+
+@settings(deadline=None)
+@given(done=st.integers(0, len(PHASES)), live=st.sets(st.sampled_from([job.name for job in JOBS])))
+def test_a_chain_is_whole_in_order_and_never_depends_on_what_is_gone(done: int, live: set[str]) -> None:
+    found = links(JOBS, PHASES[done:], queue(*live))
+    covered = [phase for link in found for phase in link.job.phases]
+    assert covered[len(covered) - len(PHASES[done:]) :] == PHASES[done:]
+    ids = [link.id for link in found]
+    first_new = ids.index(None) if None in ids else len(ids)
+    assert all(id is not None for id in ids[:first_new]) and set(ids[first_new:]) <= {None}
+
+
+def submitted(name: str, job: int, mode: str = "per-stage", phases: str = "train:0") -> dict[str, object]:
+    return {"event": "submitted", "name": name, "job": job, "mode": mode, "phases": phases}
+
+
+def test_the_newest_job_under_a_name_counts_and_only_of_the_last_way_to_submit() -> None:
+    events = [submitted("0-L3", 1), submitted("1-L6", 2), submitted("0-L3", 3)]
+    assert {name: event["job"] for name, event in known_jobs(events).items()} == {"0-L3": 3, "1-L6": 2}
+    events.append(submitted("run", 4, mode="one-allocation"))
+    assert {name: event["job"] for name, event in known_jobs(events).items()} == {"run": 4}
+    assert known_jobs([{"event": "created"}]) == {}
+
+
+def test_a_job_is_done_when_all_of_its_phases_are() -> None:
+    job = submitted("0-L3-to-1-L6", 1, phases="consolidate:0,grow:1")
+    events = [{"event": "finished", "phase": "consolidate", "stage": 0}]
+    assert not is_done(job, events)
+    assert is_done(job, [*events, {"event": "finished", "phase": "grow", "stage": 1}])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["launch.ranks=2"], "launch.accelerator: is auto, which looks at this machine and not at the nodes; give cpu"),
+        (["launch.accelerator=cpu"], "launch.ranks: is auto, which counts this machine's GPUs"),
+        (["launch.accelerator=cpu", "stages[0].ranks=2"], "launch.ranks: is auto"),
+    ],
+)
+def test_what_only_the_nodes_could_tell_has_to_be_given(
+    overrides: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(SMALL)
+    recipe = load_recipe("recipe.yaml", overrides)
+    with pytest.raises(UserError) as caught:
+        check_recipe(recipe, make_plan(recipe, None, None, MACHINE))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["launch.accelerator=cpu", "launch.ranks=2"],
+        ["launch.device=v100", "launch.ranks=4"],
+        ["launch.accelerator=cpu", "stages[0].ranks=2", "stages[1].ranks=4"],
+    ],
+)
+def test_a_recipe_that_says_it_all_can_be_submitted_from_anywhere(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(SMALL)
+    recipe = load_recipe("recipe.yaml", overrides)
+    check_recipe(recipe, make_plan(recipe, None, None, MACHINE))
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ("{nodes: 3}", "stages[0].resources.nodes: is 3, over which 2 ranks do not divide; give a divisor of 2"),
+        ("{min_nodes: 1}", "stages[0].resources.min_nodes: is given, but launch.elastic is false"),
+        ("{node: 1}", "stages[0].resources.node: is not a known key; did you mean 'nodes'?"),
+        ("{hours: 24:00:00}", 'stages[0].resources.hours: is "24:00:00", which is not a number'),
+        ("{hours: 0}", "stages[0].resources.hours: is 0; give a number greater than 0"),
+        ('{partition: "a b"}', 'stages[0].resources.partition: is "a b", not a plain word'),
+    ],
+)
+def test_resources_that_cannot_be_are_refused(
+    resources: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(SMALL.replace("layers: 2,", f"layers: 2, ranks: 2, resources: {resources},"))
+    with pytest.raises(UserError) as caught:
+        make_plan(load_recipe("recipe.yaml"), None, None, MACHINE)
+    assert words in str(caught.value)

@@ -1,0 +1,68 @@
+"""Runs inside one SLURM job: the batch script that `stacking submit` would write, without a site's settings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from stacking.run.create import create_run
+from stacking.run.folder import RunFolder
+from stacking.run.journal import Journal
+from tests.slurm_lab.lab import Lab
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def create(recipe: Path, run: Path, *overrides: str) -> Path:
+    """A run that no controller has worked on yet."""
+    create_run(str(recipe), RunFolder(run), overrides, elsewhere=True)
+    return run
+
+
+def submit(lab: Lab, run: Path, *options: str, arguments: str = "") -> int:
+    """Submit the controller of ``run`` as one requeueable job on two nodes, one rank each; its id."""
+    script = run / "job.sh"
+    script.write_text(
+        f"""#!/bin/bash
+export PYTHONPATH={ROOT} OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu STACKING_RANKS_PER_NODE=1
+exec {sys.executable} -m stacking resume {run} --launcher slurm {arguments}
+"""
+    )
+    defaults = ["--nodes=2", "--exclusive", "--requeue", "--open-mode=append"]
+    return lab.sbatch(*defaults, f"--output={run}/job.log", *options, script)
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return Journal(run / "journal.jsonl").events()
+
+
+def has(run: Path, event: str, phase: str, stage: int) -> bool:
+    """Whether the journal has this event."""
+    wanted = (event, phase, stage)
+    return any((e["event"], e.get("phase"), e.get("stage")) == wanted for e in events(run))
+
+
+def records(run: Path, stage: str) -> list[dict[str, Any]]:
+    """The training records of a stage, without a line that is being written."""
+    path = run / stage / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [r for r in map(json.loads, (line for line in lines if line.endswith("\n"))) if r["kind"] == "train"]
+
+
+def steps(run: Path, stage: str) -> int:
+    return max((record["step"] for record in records(run, stage)), default=0)
+
+
+def processes(run: Path, module: str) -> list[int]:
+    """The processes that run ``python -m MODULE`` for ``run``: ranks, or a phase between two trainings."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
+        except OSError:
+            continue
+        if words[1:3] == [b"-m", module.encode()] and any(word.startswith(bytes(run)) for word in words):
+            found.append(int(folder.name))
+    return sorted(found)

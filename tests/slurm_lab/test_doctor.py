@@ -1,0 +1,58 @@
+"""The look at the nodes before a stage trains, on a real SLURM. No training here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chain import write_recipe
+from tests.slurm_lab.lab import Lab
+from tests.slurm_lab.submitted import ROOT, Submitted
+
+pytestmark = pytest.mark.slurm
+
+
+def only_the_doctor_is_real(folder: Path) -> Path:
+    """An interpreter that runs the stub in place of the controller, and the doctor as it is."""
+    path = folder / "python"
+    path.write_text(
+        f'#!/bin/sh\ncase "$3" in doctor) exec {sys.executable} "$@";; esac\n'
+        f'exec {sys.executable} -m tests.slurm_lab.stub_controller "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_a_node_that_cannot_train_ends_its_job_before_training_and_is_looked_at_again(
+    lab: Lab, tmp_path: Path, data: Path
+) -> None:
+    """What is wrong is made up: a torch that cannot be imported, until it is removed."""
+    broken = tmp_path / "broken" / "torch"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')")
+    environment = {"PYTHONPATH": f"{broken.parent}:{ROOT}"}
+    recipe, python = write_recipe(tmp_path, data), only_the_doctor_is_real(tmp_path)
+    chain = Submitted(lab, tmp_path, recipe, python=python, doctor=True, environment=environment)
+    chain.submit()
+    first = chain.jobs()
+    lab.wait_for(first["0-L1"], "FAILED")
+    lab.wait_until(lambda: lab.state(first["finish"]) == "CANCELLED")
+    assert lab.job(first["0-L1"])["Restarts"] == "0"
+    (log,) = (chain.run / "slurm").glob("0-L1.*.log")
+    said = [line for line in log.read_text().splitlines() if line.startswith("stacking")]
+    assert len(said) == 1 and "torch: cannot be imported: ImportError: libcudart.so.12" in said[0]
+    status = chain.status()
+    assert (status["state"], status["phase"], chain.events("started")) == ("failed", "doctor", [])
+    assert "libcudart.so.12" in status["last_error"]
+
+    (broken / "__init__.py").unlink()
+    broken.rmdir()
+    chain.resume()
+    lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    found = json.loads((chain.run / "doctor.json").read_text())
+    assert found["collectives"] and {transfer["ranks"] for transfer in found["collectives"]} == {2}
+    assert found["job"]["nodes"].startswith("n[")
+    assert not list(chain.run.glob(".stacking-doctor*"))

@@ -1,0 +1,200 @@
+"""A whole run inside one SLURM job of two nodes: left alone, and preempted, cancelled, killed and robbed of nodes.
+
+Both end with the same weights and moments, bit for bit. Everything is real: SLURM, DeepSpeed ranks on its nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from stacking.run.checkpoints import latest
+from stacking.storage.files import checksum, read_json, verify_folder
+from tests.chain import write_recipe
+from tests.slurm_lab.jobs import create, events, has, processes, records, steps, submit
+from tests.slurm_lab.lab import Lab
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
+
+STAGES = [
+    {"layers": 1, "steps": 500, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}},
+    {"layers": 2, "steps": 400},
+]
+
+
+@pytest.fixture(scope="module")
+def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rarely = {"checkpoint": {"every_steps": 60, "keep": 2}, "evaluation": {"every_steps": 200, "samples": 16}}
+    return write_recipe(tmp_path_factory.mktemp("one"), data, stages=STAGES, **rarely)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(session_lab: Lab, recipe: Path) -> Path:
+    session_lab.clear()
+    run = create(recipe, recipe.parent / "undisturbed")
+    job = submit(session_lab, run)
+    assert session_lab.wait_for_end(job)["JobState"] == "COMPLETED", session_lab.output(job)
+    return run
+
+
+@pytest.fixture(scope="module")
+def disturbed(session_lab: Lab, recipe: Path) -> Path:
+    """A run that meets every misfortune, one after the other; what each one must lead to is asserted on the way."""
+    lab = session_lab
+    lab.clear()
+    run = create(recipe, recipe.parent / "disturbed", "launch.retry_seconds=1")
+    job = submit(lab, run)
+
+    # Preempted in training: a checkpoint of that very step, back into the queue, and on.
+    lab.wait_until(lambda: steps(run, "0-L1") >= 50, every=0.02)
+    lab.wait_for_end(preempt(lab))
+    lab.wait_until(lambda: has(run, "preempted", "train", 0))
+    assert stopped_at(run, "0-L1") == steps(run, "0-L1")
+    lab.wait_until(lambda: lab.state(job) == "RUNNING" and lab.job(job)["Restarts"] == "1")
+
+    # A rank is killed: the step ends at once and is tried again within the job.
+    goes_on(lab, run, "0-L1", 40)
+    os.kill(processes(run, "stacking.train.worker")[-1], signal.SIGKILL)
+    lab.wait_until(lambda: has(run, "failed", "train", 0), patience=30)
+    assert re.search(r"rank \d on n[12] was killed by SIGKILL", events(run)[-1]["message"])
+
+    # scancel: a checkpoint, and no requeue.
+    goes_on(lab, run, "0-L1", 40)
+    lab.run("scancel", str(job))
+    assert lab.wait_for_end(job)["JobState"] == "CANCELLED"
+    lab.wait_until(lambda: not lab.run("squeue", "-h").strip())
+    assert stopped_at(run, "0-L1") == steps(run, "0-L1") < 500
+
+    # Preempted in growth, while its output is half written.
+    job = submit(lab, run)
+    lab.wait_until(lambda: (run / "1-L2" / ".start.partial").exists(), every=0.0005)
+    os.kill(processes(run, "stacking")[-1], signal.SIGSTOP)
+    lab.wait_for_end(preempt(lab))
+    lab.wait_until(lambda: has(run, "preempted", "grow", 1))
+    assert not (run / "1-L2" / "start").exists()
+
+    # A node dies: SLURM requeues the job onto the other nodes.
+    lab.wait_until(lambda: steps(run, "1-L2") >= 40, every=0.02)
+    lab.tool("kill", "n2")
+    lab.wait_until(lambda: lab.job(job)["Restarts"] == "2" and lab.state(job) == "RUNNING")
+    assert lab.job(job)["NodeList"] == "n[1,3]"
+    lab.tool("revive", "n2")
+
+    # The controller is killed: its job fails and leaves nothing behind; submitted again, the run goes on.
+    goes_on(lab, run, "1-L2", 20)
+    os.kill(controller(run), signal.SIGKILL)
+    assert lab.wait_for_end(job)["JobState"] == "FAILED"
+    lab.wait_until(lambda: not processes(run, "stacking.train.worker"))
+    job = submit(lab, run)
+    assert lab.wait_for_end(job)["JobState"] == "COMPLETED", lab.output(job)
+    return run
+
+
+def test_from_recipe_to_export_on_two_nodes(undisturbed: Path) -> None:
+    assert (undisturbed / "export" / "model.safetensors").is_file() and (undisturbed / "report.html").is_file()
+    done = [(e["phase"], e["stage"]) for e in events(undisturbed) if e["event"] == "finished"]
+    middle = [("train", 0), ("consolidate", 0), ("grow", 1), ("train", 1), ("consolidate", 1)]
+    assert done == [*middle, ("export", 1), ("report", 1)]
+    checkpoint = latest(undisturbed / "0-L1" / "checkpoints")
+    assert checkpoint is not None and read_json(checkpoint / "progress.json")["world_size"] == 2
+
+
+def test_logs_are_named_after_stage_attempt_and_rank(undisturbed: Path) -> None:
+    names = {path.name for path in (undisturbed / "0-L1" / "logs").glob("train-*")}
+    assert names == {"train-1.launcher.log", "train-1.rank0.log", "train-1.rank1.log"}
+
+
+def test_undisturbed_equals_disturbed(undisturbed: Path, disturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("weights", "exp_avg", "exp_avg_sq"):
+        file = f"1-L2/state/{name}.safetensors"
+        with capsys.disabled():
+            print(f"\n{name}: undisturbed {checksum(undisturbed / file)}, disturbed {checksum(disturbed / file)}")
+        expected, found = load_file(undisturbed / file), load_file(disturbed / file)
+        assert expected.keys() == found.keys()
+        for key in expected:
+            assert expected[key].tobytes() == found[key].tobytes(), (name, key)
+
+
+@pytest.mark.parametrize("stage", ["0-L1", "1-L2"])
+def test_every_update_has_the_same_samples_and_loss(undisturbed: Path, disturbed: Path, stage: str) -> None:
+    facts = ("step", "global_step", "samples", "tokens", "loss", "learning_rate")
+    expected, found = (
+        [[record[fact] for fact in facts] for record in records(run, stage)] for run in (undisturbed, disturbed)
+    )
+    assert expected == found
+
+
+def test_a_time_limit_leaves_a_checkpoint_and_the_job_goes_on(lab: Lab, recipe: Path, tmp_path: Path) -> None:
+    run = create(recipe, tmp_path / "run", "stages[0].steps=100000", "checkpoint.every_steps=100000")
+    job = submit(lab, run, "--time=1", "--signal=B:USR1@20")
+    lab.wait_until(lambda: has(run, "preempted", "train", 0))
+    stopped = stopped_at(run, "0-L1")
+    assert "SIGUSR1" in events(run)[-1]["message"] and stopped == steps(run, "0-L1")
+    lab.wait_until(lambda: steps(run, "0-L1") > stopped)
+    assert lab.job(job)["Restarts"] == "1"
+
+
+def test_a_grace_time_lets_the_ranks_end_the_job_themselves(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """With GraceTime SLURM warns the ranks alone, not the controller, and ends the job only later."""
+    lab = Lab(tmp_path / "lab", "--grace", "60")
+    try:
+        run = create(recipe, tmp_path / "run", "stages[0].steps=100000", "checkpoint.every_steps=100000")
+        job = submit(lab, run)
+        lab.wait_until(lambda: steps(run, "0-L1") >= 20)
+        preempt(lab)
+        lab.wait_until(lambda: has(run, "preempted", "train", 0), patience=30)
+        stopped = stopped_at(run, "0-L1")
+        lab.wait_until(lambda: steps(run, "0-L1") > stopped)
+        assert lab.job(job)["Restarts"] == "1"
+    finally:
+        lab.stop()
+
+
+def test_a_crash_is_tried_again_only_so_often(lab: Lab, recipe: Path, tmp_path: Path) -> None:
+    """Two crashes without a checkpoint between them; one of them may be tried again."""
+    endless = ("stages[0].steps=100000", "checkpoint.every_steps=100000")
+    run = create(recipe, tmp_path / "run", "launch.retries=1", "launch.retry_seconds=1", *endless)
+    job = submit(lab, run)
+    for attempt in (1, 2):
+        lab.wait_until(lambda attempt=attempt: count(run, "started") == attempt)
+        goes_on(lab, run, "0-L1", 3)
+        os.kill(processes(run, "stacking.train.worker")[-1], signal.SIGKILL)
+    assert lab.wait_for_end(job)["JobState"] == "FAILED"
+    failed = [event for event in events(run) if event["event"] == "failed"]
+    assert len(failed) == 2 and all("was killed by SIGKILL" in event["message"] for event in failed)
+
+
+# What disturbs, and how to see what came of it
+
+
+def preempt(lab: Lab) -> int:
+    """A short job of high priority on all nodes; its id."""
+    return lab.sbatch("--nodes=3", "--exclusive", "--partition=high", "--output=/dev/null", "--wrap", "sleep 1")
+
+
+def goes_on(lab: Lab, run: Path, stage: str, updates: int) -> None:
+    """Wait until ranks that are started again just now have made some updates."""
+    lab.wait_until(lambda: events(run)[-1]["event"] == "started")
+    since = events(run)[-1]["time"]
+    lab.wait_until(lambda: sum(record["time"] > since for record in records(run, stage)) >= updates, every=0.02)
+
+
+def count(run: Path, event: str) -> int:
+    return sum(e["event"] == event for e in events(run))
+
+
+def stopped_at(run: Path, stage: str) -> int:
+    """The step of the latest checkpoint, which is whole."""
+    checkpoint = latest(run / stage / "checkpoints")
+    assert checkpoint is not None
+    verify_folder(checkpoint)
+    return int(read_json(checkpoint / "progress.json")["step"])
+
+
+def controller(run: Path) -> int:
+    return next(p for p in processes(run, "stacking") if b"resume" in Path(f"/proc/{p}/cmdline").read_bytes())

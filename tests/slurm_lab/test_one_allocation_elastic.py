@@ -1,0 +1,104 @@
+"""A job that loses a node and goes on with the other alone, and later with both again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chain import stacking, write_recipe
+from tests.slurm_lab.jobs import create, events, records, steps, submit
+from tests.slurm_lab.lab import Lab
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
+
+STAGES = [{"layers": 2, "steps": 600, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 3e-3}}]
+
+
+@pytest.fixture(scope="module")
+def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(
+        tmp_path_factory.mktemp("elastic"),
+        data,
+        stages=STAGES,
+        launch={"launcher": "local", "ranks": 2, "accelerator": "cpu", "elastic": True},
+        checkpoint={"every_steps": 100, "keep": 2},
+        evaluation={"every_steps": 300, "samples": 64},
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path) -> Path:
+    run = recipe.parent / "undisturbed"
+    stacking("run", recipe, "--run-dir", run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def another_seed(recipe: Path) -> Path:
+    run = recipe.parent / "another-seed"
+    stacking("run", recipe, "--run-dir", run, "--set", "seed=8")
+    return run
+
+
+@pytest.fixture(scope="module")
+def resized(session_lab: Lab, recipe: Path) -> Path:
+    """A run on two nodes, then on one, then on two."""
+    lab = session_lab
+    lab.clear()
+    lab.run("scontrol", "update", "NodeName=n3", "State=DRAIN", "Reason=none is spare")
+    try:
+        run = create(recipe, recipe.parent / "resized")
+        job = submit(lab, run, "--nodes=1-2")
+        lab.wait_until(lambda: steps(run, "0-L2") >= 150, every=0.02)
+        lab.tool("kill", "n2")
+        lab.wait_until(lambda: world_sizes(run)[-1] == 1 and steps(run, "0-L2") >= 300, every=0.02)
+        lab.tool("revive", "n2")
+        lab.wait_until(lambda: "idle" in lab.run("sinfo", "-h", "-n", "n2", "-p", "low", "-o", "%t"), every=0.05)
+        lab.run("scontrol", "requeue", str(job))
+        assert lab.wait_for_end(job)["JobState"] == "COMPLETED", lab.output(job)
+    finally:
+        lab.run("scontrol", "update", "NodeName=n3", "State=RESUME")
+    return run
+
+
+def test_the_stage_went_on_with_one_rank_and_then_with_two(resized: Path) -> None:
+    sizes = world_sizes(resized)
+    assert sizes[0] == 2 and 1 in sizes and sizes[-1] == 2
+
+
+def test_every_update_was_made_once_on_the_same_samples(undisturbed: Path, resized: Path) -> None:
+    facts = ("step", "global_step", "samples", "tokens", "learning_rate")
+    expected, found = ([[r[fact] for fact in facts] for r in records(run, "0-L2")] for run in (undisturbed, resized))
+    assert expected == found
+
+
+def test_the_losses_stay_within_the_noise_between_seeds(
+    undisturbed: Path, resized: Path, another_seed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elastic, noise = distance(undisturbed, resized), distance(undisturbed, another_seed)
+    with capsys.disabled():
+        print(f"\nmean |difference of losses|: elastic {elastic:.2e}, between seeds {noise:.2e}")
+        for run in (undisturbed, resized, another_seed):
+            print(f"{run.name:12} final losses {[round(r['loss'], 4) for r in records(run, '0-L2')[-3:]]}")
+    assert elastic < noise
+
+
+def test_a_run_that_may_not_be_resized_says_so_in_one_line(lab: Lab, recipe: Path, tmp_path: Path) -> None:
+    run = create(recipe, tmp_path / "run", "launch.elastic=false")
+    job = submit(lab, run, "--nodes=1")
+    assert lab.wait_for_end(job)["ExitCode"] == "2:0"
+    said = lab.output(job).strip().splitlines()
+    assert "recipe.yaml: launch.elastic: is false: 0-L2 is planned for 2 ranks and there is room for 1" in said[-1]
+
+
+def world_sizes(run: Path) -> list[int]:
+    """Of each start of the training."""
+    return [e["world_size"] for e in events(run) if e["event"] == "started" and e["phase"] == "train"]
+
+
+def distance(one: Path, other: Path) -> float:
+    """Mean absolute difference of the training losses, update by update."""
+    pairs = zip(records(one, "0-L2"), records(other, "0-L2"), strict=True)
+    differences = [abs(a["loss"] - b["loss"]) for a, b in pairs]
+    return sum(differences) / len(differences)

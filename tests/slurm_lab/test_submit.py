@@ -1,0 +1,279 @@
+"""`stacking submit` on a real SLURM: chains, their dependencies, and submitting again. No training here."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chain import write_recipe
+from tests.slurm_lab.lab import Lab
+from tests.slurm_lab.submitted import Submitted
+
+pytestmark = pytest.mark.slurm
+
+CHAIN = ["0-L1", "0-L1-to-1-L2", "1-L2", "1-L2-to-2-L4", "2-L4", "finish"]
+FACTS = ["train:0", "consolidate:0", "grow:1", "train:1", "consolidate:1", "grow:2", "train:2", "consolidate:2"]
+
+
+def stub(folder: Path) -> Path:
+    """An interpreter that runs the stub, whatever it is asked for."""
+    path = folder / "stub"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.slurm_lab.stub_controller "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def script(chain: Submitted, **acts: str) -> None:
+    """Say what happens to a job: ``fail``, ``wait`` or ``requeue``."""
+    names = {"train0": "train:0", "between": "consolidate:0,grow:1", "train1": "train:1"}
+    (chain.run.parent / "script.json").write_text(json.dumps({names[name]: act for name, act in acts.items()}))
+
+
+@pytest.fixture
+def chain(lab: Lab, tmp_path: Path, data: Path) -> Submitted:
+    return Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=stub(tmp_path))
+
+
+def test_a_chain_runs_every_phase_once_and_in_order(chain: Submitted) -> None:
+    answer = chain.submit().stdout.splitlines()
+    assert [line.split()[0] for line in answer[:-1]] == CHAIN
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+    assert chain.status()["state"] == "finished"
+    assert {job["state"] for job in chain.status()["jobs"]} == {"COMPLETED"}
+    logs = sorted(path.name for path in (chain.run / "slurm").glob("*.log"))
+    assert logs == sorted(f"{name}.{job}.log" for name, job in chain.jobs().items())
+
+
+def test_one_allocation_is_one_job(chain: Submitted) -> None:
+    chain.submit("--mode", "one-allocation")
+    job = chain.lab.wait_for(chain.jobs()["run"], "COMPLETED")
+    assert job["NumNodes"] == "2"
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+
+
+def test_a_stage_that_failed_never_starts_its_successor_and_submitting_again_goes_on(chain: Submitted) -> None:
+    script(chain, train1="fail")
+    chain.submit()
+    first = chain.jobs()
+    chain.lab.wait_for(first["1-L2"], "FAILED")
+    chain.lab.wait_until(lambda: chain.lab.state(first["finish"]) == "CANCELLED")
+    assert chain.finished() == FACTS[:3]
+    status = chain.status()
+    assert (status["state"], status["last_error"]) == ("failed", "as it was told")
+    assert f"stacking submit --resume {chain.run}" in chain.stacking("status", chain.run).stdout
+
+    script(chain)
+    answer = chain.resume().stdout.splitlines()
+    assert [line.split()[0] for line in answer[:-1]] == CHAIN[2:]
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+
+
+def test_a_requeued_stage_keeps_its_job_and_the_chain_mends_itself(chain: Submitted) -> None:
+    script(chain, train0="requeue", between="requeue")
+    chain.submit()
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+    assert [chain.lab.job(chain.jobs()[name])["Restarts"] for name in CHAIN[:3]] == ["1", "1", "0"]
+    assert len(chain.events("submitted")) == len(CHAIN)
+
+
+def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    ids = chain.jobs()
+    chain.lab.wait_for(ids["0-L1"], "RUNNING")
+    chain.lab.wait_until(lambda: chain.events("started") != [])
+    for again in (chain.submit(), chain.resume()):
+        assert "nothing to submit: the whole chain is in the queue or at work" in again.stdout
+    assert len(chain.lab.run("squeue", "-h", "-o", "%A").split()) == len(CHAIN)
+    assert [(job["name"], job["state"]) for job in chain.status()["jobs"]][:2] == [
+        ("0-L1", "RUNNING"),
+        ("0-L1-to-1-L2", "PENDING"),
+    ]
+    assert chain.status()["jobs"][1]["reason"] == "Dependency"
+    (chain.run.parent / "go").touch()
+    chain.lab.wait_for(ids["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+    assert "is finished" in chain.submit().stdout
+    assert chain.jobs() == ids
+
+
+def test_two_who_submit_at_the_same_time_make_one_run(chain: Submitted) -> None:
+    argv = [sys.executable, "-m", "stacking", "submit", chain.recipe, "--run-dir", chain.run, "--site", chain.site]
+    both = [subprocess.Popen(list(map(str, argv)), env=chain.lab.environment, stderr=-1, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) in ([0, 0], [0, 2]), errors
+    assert len(chain.events("created")) == 1
+    assert len(chain.events("submitted")) == len(CHAIN)
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+
+
+def test_another_recipe_is_not_submitted_into_a_run(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    other = chain.submit("--set", "seed=8", check=False)
+    assert other.returncode == 2 and "holds a run of another recipe" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+
+def test_a_job_that_was_cancelled_by_hand_is_submitted_again_while_an_earlier_one_works(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    first = chain.jobs()
+    chain.lab.wait_until(lambda: chain.events("started") != [])
+    chain.lab.run("scancel", str(first["1-L2"]))
+    chain.lab.wait_until(lambda: chain.lab.state(first["finish"]) == "CANCELLED")
+    answer = chain.resume().stdout.splitlines()
+    assert "is there already" in answer[0] and answer[2].endswith(f"submitted after {first['0-L1-to-1-L2']}")
+    assert [name for name in CHAIN if chain.jobs()[name] == first[name]] == CHAIN[:2]
+    (chain.run.parent / "go").touch()
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+
+
+def test_the_other_way_to_submit_is_refused_while_jobs_are_in_the_queue(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    chain.lab.run("scancel", str(chain.jobs()["finish"]))
+    chain.lab.run("scontrol", "hold", str(chain.jobs()["0-L1"]))
+    other = chain.submit("--mode", "one-allocation", check=False)
+    assert other.returncode == 2 and "stacking cancel" in other.stderr, other.stderr
+
+
+def test_what_slurm_refuses_leaves_no_half_of_a_chain(chain: Submitted) -> None:
+    refused = chain.submit("--set", "stages[1].resources.partition=nowhere", check=False)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "1-L2.sbatch: sbatch says: " in refused.stderr and "invalid partition" in refused.stderr
+    assert chain.lab.run("squeue", "-h").strip() == ""
+    assert chain.events("cancelled")[0]["jobs"] == list(chain.jobs().values())
+
+
+@pytest.mark.parametrize("moment", ["before the journal", "before the release"])
+def test_a_submission_that_was_killed_starts_nothing_and_is_made_good(chain: Submitted, moment: str) -> None:
+    _submit_and_die(chain, moment)
+    time.sleep(2)
+    assert chain.events("started") == []
+    assert set(chain.lab.run("squeue", "-h", "-o", "%r").split()) == {"JobHeldUser"}
+    chain.submit()
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+    assert chain.lab.run("squeue", "-h").strip() == ""
+
+
+def test_what_is_missing_on_disk_is_submitted_again_whatever_the_journal_says(chain: Submitted) -> None:
+    chain.submit()
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    for name in ("1-L2/state", "2-L4/start", "2-L4/checkpoints", "2-L4/state", "export"):
+        subprocess.run(["rm", "-r", str(chain.run / name)], check=True)
+    (chain.run / "report.html").unlink()
+    answer = chain.submit().stdout.splitlines()
+    assert [line.split()[0] for line in answer[:-1]] == CHAIN[3:]
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+
+
+def test_cancel_ends_all_jobs_and_nothing_starts_meanwhile(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    chain.lab.wait_until(lambda: chain.events("started") != [])
+    chain.stacking("cancel", chain.run)
+    assert chain.lab.run("squeue", "-h").strip() == ""
+    assert [e["phase"] for e in chain.events("started")] == ["train"]
+    assert sorted(chain.events("cancelled")[0]["jobs"]) == sorted(chain.jobs().values())
+    assert chain.status()["state"] == "stopped"
+    assert "nothing to cancel" in chain.stacking("cancel", chain.run).stdout
+    script(chain)
+    chain.resume()
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+
+
+def test_the_reason_why_a_job_waits_is_shown(chain: Submitted) -> None:
+    blocker = chain.lab.sbatch("--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 300")
+    chain.lab.wait_for(blocker, "RUNNING")
+    chain.submit()
+    chain.lab.wait_until(lambda: chain.status()["jobs"][0]["reason"] in ("Resources", "Priority"))
+    assert chain.status()["state"] == "queued"
+    assert chain.status()["jobs"][1]["reason"] == "Dependency"
+    assert "pending (Dependency)" in chain.stacking("status", chain.run).stdout
+    chain.lab.run("scancel", str(blocker))
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+
+
+def test_a_site_s_settings_reach_the_jobs(lab: Lab, tmp_path: Path, data: Path) -> None:
+    chain = Submitted(
+        lab,
+        tmp_path,
+        write_recipe(tmp_path, data),
+        python=stub(tmp_path),
+        partition="high",
+        options=["--nice=7"],
+        cores_per_rank=2,
+        hours=0.5,
+        transition={"cores": 1, "hours": 0.25, "partition": "low"},
+        prelude=['module() { export LOADED="$*"; }'],
+        modules=["cuda/12", "gcc 13"],
+        environment={"GREETING": 'it\'s $HOME `date` "x" \\ ; # é'},
+        scratch=f"{tmp_path}/scratch/$SLURM_JOB_ID",
+        srun=["--mpi=none"],
+        interface="lo",
+    )
+    chain.submit()
+    lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    for name, file, *facts in (
+        ("0-L1", "train0", "high", "00:30:00", "2"),
+        ("0-L1-to-1-L2", "consolidate0", "low", "00:15:00", "1"),
+    ):
+        job = lab.job(chain.jobs()[name])
+        assert [job["Partition"], job["TimeLimit"], job["CPUs/Task"]] == facts
+        assert job["Nice"] == "7"
+        found = json.loads((tmp_path / f"environment.{file}.json").read_text())
+        assert found["GREETING"] == 'it\'s $HOME `date` "x" \\ ; # é'
+        assert found["LOADED"] == "load cuda/12 gcc 13"
+        assert (found["STACKING_SRUN"], found["STACKING_INTERFACE"]) == ("--mpi=none", "lo")
+        assert found["TMPDIR"] == f"{tmp_path}/scratch/{chain.jobs()[name]}" and Path(found["TMPDIR"]).is_dir()
+
+
+def test_a_dry_run_prints_what_is_submitted_and_does_nothing(chain: Submitted) -> None:
+    printed = chain.submit("--dry-run").stdout
+    assert not chain.run.exists()
+    assert chain.lab.run("squeue", "-h").strip() == ""
+    chain.submit()
+    for name in CHAIN:
+        assert (chain.run / "slurm" / f"{name}.sbatch").read_text() in printed
+    assert printed.count("#!/bin/bash") == printed.count("# sbatch --parsable --hold") == len(CHAIN)
+
+
+def _submit_and_die(chain: Submitted, moment: str) -> None:
+    """`stacking submit`, killed by SIGKILL after the first job, or after the last."""
+    victim = (
+        "stacking.run.journal.Journal.append"
+        if moment == "before the journal"
+        else "stacking.launch.slurm_client.release"
+    )
+    code = f"""
+import os, signal, sys
+from unittest import mock
+from stacking.cli.main import main
+from stacking.run.journal import Journal
+append = Journal.append
+def die(*arguments, **facts):
+    if {victim!r}.endswith("release") or arguments[1] == "submitted":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return append(*arguments, **facts)
+sys.argv = ["stacking", *sys.argv[1:]]
+with mock.patch({victim!r}, die):
+    main()
+"""
+    arguments = ["submit", chain.recipe, "--run-dir", chain.run, "--site", chain.site]
+    argv = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(argv, env=chain.lab.environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr

@@ -1,3 +1,0 @@
-from tests.submit.fake_slurm import slurm
-
-__all__ = ["slurm"]

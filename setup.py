@@ -15,9 +15,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["stacking", "stacking.*"]),
-    package_data={"stacking": ["recipes/*.yaml", "report/*.html"]},
-    data_files=[("share/stacking/slurm", sorted(str(path.relative_to(here)) for path in here.glob("slurm/*")))],
+    # What users browse and copy at the top of the checkout lies inside the installed package.
+    packages=[*find_packages(include=["stacking", "stacking.*"]), "stacking.ds_configs", "stacking.slurm_templates"],
+    package_dir={"stacking": "stacking", "stacking.ds_configs": "ds_configs", "stacking.slurm_templates": "slurm"},
+    package_data={
+        "stacking": ["py.typed", "config/recipes/*.yaml", "report/*.html"],
+        "stacking.ds_configs": ["README.md", "*/*.json"],
+        "stacking.slurm_templates": ["*"],
+    },
     install_requires=[
         "torch>=2.4",
         "deepspeed>=0.18",

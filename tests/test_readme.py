@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[str]:
     lines = [shlex.join(shlex.split(line, comments=True)) for block in blocks("bash") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("stacking ")]
+    return [line for line in lines if line.startswith(("stacking ", "tools/bench_"))]
 
 
 def test_links_and_pictures_lead_somewhere() -> None:
@@ -58,8 +58,12 @@ def test_the_commands_work_as_printed(tmp_path: Path) -> None:
     (tmp_path / "my-recipe.yaml").write_text(recipe)
     assert len(commands()) > 10
     for command in commands():
-        argv = [sys.executable, "-m", *shlex.split(command)]
-        environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        program, *arguments = shlex.split(command)
+        argv = [str(ROOT / program)] if "/" in program else [sys.executable, "-m", program]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "PATH": path}
+        done = subprocess.run(
+            [*argv, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert {"report.html", "export", "plan.json", "journal.jsonl"} <= set(os.listdir(tmp_path / "my-run"))

@@ -40,6 +40,24 @@ CONTROL_HALF = [
     "stacking.tune.command",
 ]
 
+# The rooms of the house, from the roof to the ground.
+ROOMS = [
+    ["__main__"],
+    ["cli"],
+    ["tune"],
+    ["bench", "doctor", "estimate"],
+    ["evaluate", "report", "train"],
+    ["slurm"],
+    ["run"],
+    ["launch", "planning"],
+    ["deepspeed_config", "growth", "huggingface"],
+    ["config", "hardware", "state"],
+    ["model"],
+    ["data"],
+    ["storage", "terminal"],
+    ["errors", "stacking"],
+]
+
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -77,6 +95,24 @@ def test_imports_have_no_circles() -> None:
 
     for module in graph:
         visit(module, ())
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if module.count(".") else module
+
+
+def test_rooms_import_only_what_stands_below_them() -> None:
+    """Data flows one way between packages too: each line of ``ROOMS`` imports from the lines under it alone."""
+    height = {room: len(ROOMS) - level for level, row in enumerate(ROOMS) for room in row}
+    assert set(height) == {room_of(module_name(path)) for path in SOURCES}
+    upward = [
+        f"{module_name(path)} -> {module}"
+        for path in SOURCES
+        for module in imports_of(path)
+        if room_of(module) != room_of(module_name(path))
+        and height[room_of(module)] >= height[room_of(module_name(path))]
+    ]
+    assert upward == []
 
 
 def test_nothing_imports_the_command_line() -> None:

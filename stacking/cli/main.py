@@ -16,8 +16,6 @@ from stacking.cli.doctor import doctor
 from stacking.cli.tune import tune
 from stacking.errors import StackingError, UserError
 from stacking.run.folder import RunFolder
-from tools.benchmarks.data_command import bench_data
-from tools.benchmarks.transition_command import bench_transition
 
 if TYPE_CHECKING:
     from stacking.planning.plan import Plan
@@ -328,16 +326,19 @@ def report(run_dir: Path) -> None:
 
 
 cli.add_command(bench)
-cli.add_command(bench_data)
-cli.add_command(bench_transition)
 cli.add_command(doctor)
 cli.add_command(tune)
 
 
 def main() -> NoReturn:
-    """Run a command; what a user can have caused is one line on stderr and an exit code."""
+    """The command `stacking`."""
+    run_command(cli)
+
+
+def run_command(command: click.Command) -> NoReturn:
+    """Run a command and exit; a mistake of its user is one line on stderr and exit code 2."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = command.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         code = UserError.exit_code

@@ -15,6 +15,7 @@ from typing import Any
 
 from stacking.config.reading import nearest, read_json_mapping, shown
 from stacking.config.recipe import Optimizer
+from stacking.config.shipped import DS_CONFIGS
 from stacking.deepspeed_config.ds_facts import (
     AUTO_KEYS,
     CHOICES,
@@ -34,7 +35,6 @@ from stacking.errors import UserError
 from stacking.hardware.presets import Compiled, DeviceClass, Precision
 
 Json = dict[str, Any]
-SHIPPED = Path(__file__).parents[2] / "ds_configs"
 OWN = "stacking"
 """The section that is for this program; DeepSpeed does not get it."""
 _QUIET = 1_000_000_000
@@ -97,7 +97,7 @@ def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
         UserError: no such file, not JSON, or a key that is unknown, removed or impossible here.
     """
     if isinstance(reference, str):
-        tried = (beside / reference, Path(reference), SHIPPED / reference)
+        tried = (beside / reference, Path(reference), DS_CONFIGS / reference)
         path = next((candidate for candidate in tried if candidate.is_file()), None)
         if path is None:
             raise UserError(where, f"{reference} does not exist", "give a path relative to the recipe or to here")

@@ -1,8 +1,8 @@
 """How long a run takes and what it costs: every stage, and their sum.
 
 An update takes what a rank computes plus the communication that nothing hides. A collective that DeepSpeed overlaps
-runs behind the computation that the ZeRO stage allows (`stacking.estimate.communication`); a stated share of that time can
-hide it, but never its last bucket.
+runs behind the computation that the ZeRO stage allows (`stacking.estimate.communication`); a stated share of that
+time can hide it, but never its last bucket.
 """
 
 from __future__ import annotations

@@ -11,11 +11,8 @@ from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
 
 from stacking.config.reading import nearest, read_text
+from stacking.config.shipped import SLURM_TEMPLATES
 from stacking.errors import UserError
-
-_ROOT = Path(__file__).parents[2]
-FOLDERS = (_ROOT / "slurm", (_ROOT / "../../../share/stacking/slurm").resolve())
-"""Beside the package in a checkout; where an installation puts them, PREFIX/lib/pythonX.Y/site-packages its package."""
 
 
 def find_template(name: str, own: Path | None = None) -> Path:
@@ -26,7 +23,7 @@ def find_template(name: str, own: Path | None = None) -> Path:
     """
     if own is not None and not own.is_dir():
         raise UserError(own, "is not a folder of templates", "correct templates in the site file")
-    folders = (*((own,) if own else ()), *FOLDERS)
+    folders = (*((own,) if own else ()), SLURM_TEMPLATES)
     found = next((folder / f"{name}.sbatch" for folder in folders if (folder / f"{name}.sbatch").is_file()), None)
     if found is None:
         looked = " nor in ".join(map(str, folders))

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stacking.cli.main import cli
 from stacking.data import vocabulary
 from stacking.data.prepare import prepare
 from stacking.data.sampler import SAMPLERS
@@ -17,6 +16,7 @@ from stacking.errors import UserError
 from tests.data.conftest import write_corpus
 from tools.benchmarks import data as module
 from tools.benchmarks.data import BARE, DATASETS, OURS, bench_data, race, read_texts
+from tools.benchmarks.data_command import bench_data as command_line
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +72,11 @@ def test_every_kind_length_and_batch_is_drawn(tmp_path: Path, text: Path) -> Non
 
 
 def test_the_command_prints_tables_and_json(text: Path) -> None:
-    command = ["bench-data", str(text), "--characters", "20000", "--repeats", "1"]
-    shown = CliRunner().invoke(cli, command)
+    command = [str(text), "--characters", "20000", "--repeats", "1"]
+    shown = CliRunner().invoke(command_line, command)
     assert shown.exit_code == 0, shown.output
     assert all(name in shown.output for name in (OURS, BARE, DATASETS, *SAMPLERS))
-    printed = CliRunner().invoke(cli, [*command, "--json"])
+    printed = CliRunner().invoke(command_line, [*command, "--json"])
     document = json.loads(printed.stdout)
     assert document["kind"] == "bench-data" and document["characters"] >= 20000
     assert len(document["drawing"]) == len(SAMPLERS) * len(module.LENGTHS) * len(module.BATCHES)

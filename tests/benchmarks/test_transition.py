@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from stacking.errors import UserError
 from stacking.state.zero import ZeroCheckpoint
-from tests.chain import stacking
+from tests.chain import ENVIRONMENT
 from tools.benchmarks import transition
 from tools.benchmarks.transition import DEEPSPEED, OURS, Measured, Result, Wanted, measure
 from tools.benchmarks.transition_table import as_json, as_text
@@ -65,7 +67,10 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 def test_a_tiny_one_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     options = ["--shape", "tiny", "--repeats", "1", "--folder", str(tmp_path), "--json"]
-    found = json.loads(stacking("bench-transition", *options).stdout)
+    argv = [sys.executable, "-m", "tools.benchmarks.transition_command", *options]
+    done = subprocess.run(argv, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
 
     shape = found["shapes"][0]
     assert shape["layers"] == [2, 4] and shape["checkpoint_made_by"] == "an engine"

@@ -14,8 +14,6 @@ from tests.chain import stacking
 
 COMMANDS = [
     "bench",
-    "bench-data",
-    "bench-transition",
     "cancel",
     "consolidate",
     "doctor",

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from stacking.config.recipe import load_recipe
-from stacking.deepspeed_config.ds_config import SHIPPED
+from stacking.config.shipped import DS_CONFIGS
 from stacking.deepspeed_config.ds_facts import READ_FROM, REMOVED_KEYS, SECTION_KEYS
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.planning.plan import Plan, make_plan
 from tests.small_recipe import MACHINE, MANIFEST
 
-READY = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("*/*.json"))
+READY = sorted(path.relative_to(DS_CONFIGS).as_posix() for path in DS_CONFIGS.glob("*/*.json"))
 RECIPE = """\
 model: {{shape: {shape}}}
 stages:
@@ -57,7 +57,7 @@ def test_it_resolves_with_a_recipe_in_the_precision_of_its_class(path: str, tmp_
 
 @pytest.mark.parametrize("path", READY)
 def test_the_readme_links_to_it(path: str) -> None:
-    assert f"({path})" in (SHIPPED / "README.md").read_text()
+    assert f"({path})" in (DS_CONFIGS / "README.md").read_text()
 
 
 def test_deepspeed_accepts_them_all(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacking.config.recipe import Resources
+from stacking.config.shipped import SLURM_TEMPLATES
 from stacking.errors import UserError
 from stacking.run.folder import RunFolder
 from stacking.slurm.chain import MODES, chain
 from stacking.slurm.script import script
 from stacking.slurm.site import Site, load_site
-from stacking.slurm.templates import FOLDERS
 from tests.slurm.plans import plan_for_jobs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -111,7 +109,7 @@ def own_templates(tmp_path: Path, text: str) -> Site:
 
 
 def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
-    shipped = (FOLDERS[0] / "stage.sbatch").read_text()
+    shipped = (SLURM_TEMPLATES / "stage.sbatch").read_text()
     site = own_templates(
         tmp_path, shipped.replace("{% if account %}", "#SBATCH --hint=nomultithread\n{% if account %}")
     )
@@ -146,15 +144,3 @@ def test_a_placeholder_that_nobody_fills_is_refused(tmp_path: Path, text: str, w
 def test_a_folder_of_templates_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no/templates: is not a folder of templates"):
         scripts(Site(templates="no/templates"), "per-stage")
-
-
-def test_an_installation_finds_the_templates_where_setup_py_puts_them(tmp_path: Path) -> None:
-    package = tmp_path / "lib" / "python3" / "site-packages" / "stacking"
-    shutil.copytree(FOLDERS[0].parent / "stacking", package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(FOLDERS[0], tmp_path / "share" / "stacking" / "slurm")
-    code = "from stacking.slurm.templates import find_template; print(find_template('stage'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=package.parent, env={}, capture_output=True, text=True)
-    assert done.stdout.strip() == str(tmp_path / "share" / "stacking" / "slurm" / "stage.sbatch"), done.stderr
-    shutil.rmtree(tmp_path / "share")
-    done = subprocess.run([sys.executable, "-c", code], cwd=package.parent, env={}, capture_output=True, text=True)
-    assert f"nor in {tmp_path / 'share' / 'stacking' / 'slurm'}; install again" in done.stderr

@@ -1,4 +1,4 @@
-"""`stacking bench-data`."""
+"""`tools/bench_data`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stacking.cli.main import run_command
+
 if TYPE_CHECKING:
     from tools.benchmarks.data import DataBench
 
 
-@click.command("bench-data", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1)
 @click.option("--data", type=click.Path(path_type=Path), help="Draw from this prepared folder, and use its tokenizer.")
 @click.option(
@@ -65,3 +67,7 @@ def as_tables(bench: DataBench) -> str:
         place = f"{index.kind:14} {index.sequence_length:6} {index.samples:12,}"
         lines.append(f"{place} {index.seconds:8.2f} {per_token:12.2f}")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(bench_data)

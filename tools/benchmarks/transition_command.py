@@ -1,4 +1,4 @@
-"""`stacking bench-transition`."""
+"""`tools/bench_transition`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 
 import click
 
+from stacking.cli.main import run_command
+
 _SHAPES = ("tiny", "14M", "110M", "340M", "1.3B")
 
 
-@click.command("bench-transition", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--shape", "shapes", multiple=True, type=click.Choice(_SHAPES), help="May be repeated; default: 110M.")
 @click.option("--ranks", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--zero-stage", type=click.IntRange(1, 3), default=2, show_default=True)
@@ -68,3 +70,7 @@ def bench_transition(
         shutil.rmtree(place, ignore_errors=True)
     found = transition_table.as_json(results, wanted)
     click.echo(json.dumps(found, indent=2) if as_json else transition_table.as_text(results, wanted))
+
+
+if __name__ == "__main__":
+    run_command(bench_transition)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "stacking").rglob("*.py"))
+from tools.house import CONTRIBUTING, ROOMS, ROOT, arrows, imports_of, module_name, renewed, sources
+
+SOURCES = sources()
 
 # What the control half starts from; growing and consolidating read files alone, and start as fast.
 CONTROL_HALF = [
@@ -40,40 +41,6 @@ CONTROL_HALF = [
     "stacking.tune.command",
 ]
 
-# The rooms of the house, from the roof to the ground.
-ROOMS = [
-    ["__main__"],
-    ["cli"],
-    ["tune"],
-    ["bench", "doctor", "estimate"],
-    ["evaluate", "report", "train"],
-    ["slurm"],
-    ["run"],
-    ["launch", "planning"],
-    ["deepspeed_config", "growth", "huggingface"],
-    ["config", "hardware", "state"],
-    ["model"],
-    ["data"],
-    ["storage", "terminal"],
-    ["errors", "stacking"],
-]
-
-
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imports_of(path: Path) -> set[str]:
-    """The project's own modules that ``path`` imports, at any depth of the code."""
-    names = {module_name(p) for p in SOURCES}
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stacking"):
-            found |= {f"{node.module}.{a.name}" for a in node.names} | {node.module}
-        elif isinstance(node, ast.Import):
-            found |= {a.name for a in node.names if a.name.startswith("stacking")}
-    return found & names - {"stacking"}
-
 
 @pytest.mark.parametrize("module", CONTROL_HALF)
 def test_the_control_half_never_loads_torch(module: str) -> None:
@@ -97,22 +64,16 @@ def test_imports_have_no_circles() -> None:
         visit(module, ())
 
 
-def room_of(module: str) -> str:
-    return module.split(".")[1] if module.count(".") else module
-
-
 def test_rooms_import_only_what_stands_below_them() -> None:
-    """Data flows one way between packages too: each line of ``ROOMS`` imports from the lines under it alone."""
     height = {room: len(ROOMS) - level for level, row in enumerate(ROOMS) for room in row}
-    assert set(height) == {room_of(module_name(path)) for path in SOURCES}
-    upward = [
-        f"{module_name(path)} -> {module}"
-        for path in SOURCES
-        for module in imports_of(path)
-        if room_of(module) != room_of(module_name(path))
-        and height[room_of(module)] >= height[room_of(module_name(path))]
-    ]
-    assert upward == []
+    assert set(height) == {path.name for path in (ROOT / "stacking").iterdir() if (path / "__init__.py").is_file()}
+    upward = {room: {other for other in others if height[other] >= height[room]} for room, others in arrows().items()}
+    assert not any(upward.values()), upward
+
+
+def test_the_picture_of_the_house_is_current() -> None:
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    assert renewed(text) == text, "run `python -m tools.house --write`"
 
 
 def test_nothing_imports_the_command_line() -> None:

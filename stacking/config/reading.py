@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from stacking.errors import UserError
@@ -32,6 +32,17 @@ def shown(value: Any) -> str:
     """A value as it stands in the file, short enough for one line."""
     text = "a mapping" if isinstance(value, dict) else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_of(names: Iterable[str]) -> BeforeValidator:
+    """Accepts the names in ``names``, looked up when a value is read: a row added to a table is a name at once."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, str) or value not in names:
+            raise complaint(f"is {shown(value)}", nearest(str(value), names))
+        return value
+
+    return BeforeValidator(check)
 
 
 def complaint(problem: str, remedy: str) -> PydanticCustomError:

@@ -7,14 +7,19 @@ and the first learning rate. Unknown keys are refused with the nearest name. Not
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from stacking.config.reading import Word, complaint, dotted, nearest, parse_yaml, read_yaml_mapping, user_error
+from stacking.config.reading import Word, complaint, dotted, nearest, one_of, parse_yaml, read_yaml_mapping, user_error
+from stacking.data.sampler import SAMPLERS
 from stacking.errors import UserError
+from stacking.growth.operators import OPERATORS, OPTIMIZER_STATES
+from stacking.hardware.presets import DEVICE_CLASSES, SHAPES
+from stacking.launch.registry import LAUNCHERS
 from stacking.model.config import MOST_LAYERS, WIDEST, Variant
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -43,8 +48,11 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 DsConfig = Annotated[Any, BeforeValidator(_path_or_mapping)]
-Operator = Literal["stack", "interleave", "identity"]
-OptimizerState = Literal["reset", "reset-keep-step", "copy", "copy-keep-step"]
+Operator = Annotated[str, one_of(OPERATORS)]
+OptimizerState = Annotated[str, one_of(OPTIMIZER_STATES)]
+Samples = Annotated[str, one_of(SAMPLERS)]
+LauncherName = Annotated[str, one_of(LAUNCHERS)]
+Device = Annotated[str, one_of(ChainMap({"auto": None}, DEVICE_CLASSES))]
 
 
 class _Section(BaseModel):
@@ -56,7 +64,7 @@ class Data(_Section):
 
     path: str | None = None
     """The folder that `stacking prepare` wrote. A plan can be made without it; a run cannot."""
-    samples: Literal["sentence-pair", "segment-pair", "packed"] = "segment-pair"
+    samples: Samples = "segment-pair"
     """``sentence-pair`` (Gong et al.), ``segment-pair`` (Google's BERT) or ``packed`` (no next-sentence task)."""
     sequence_length: Annotated[int, BeforeValidator(_whole), Field(ge=8, le=WIDEST)] = 128
     """Tokens per sample, special tokens and padding included."""
@@ -71,7 +79,7 @@ class Model(_Section):
 
     variant: Variant = "post_ln"
     """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al."""
-    shape: Literal["bert-tiny", "bert-mini", "bert-small", "bert-base", "bert-large"] = "bert-base"
+    shape: Annotated[str, one_of(SHAPES)] = "bert-base"
     """Where ``hidden``, ``heads`` and ``intermediate`` come from when they are not given."""
     hidden: Width | None = None
     """Width of the residual stream; null: the shape's."""
@@ -220,13 +228,13 @@ class Stage(_Section):
 class Launch(_Section):
     """Where the ranks run."""
 
-    launcher: Literal["local", "slurm", "mpi"] = "local"
+    launcher: LauncherName = "local"
     """``local``: on this machine; ``slurm``: inside a SLURM job; ``mpi``: OpenMPI's mpirun."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPUs that there are, else the CPU."""
     ranks: AutoCount = None
     """``auto``: every GPU that the batches divide over; 2 on a CPU."""
-    device: Literal["auto", "cpu", "p40", "v100", "a100", "h100", "h200"] = "auto"
+    device: Device = "auto"
     """The class of device to plan for; ``auto``: the one that is found."""
     elastic: bool = False
     """Whether a stage may go on with fewer ranks than planned, on the same samples in the same updates."""

@@ -129,9 +129,9 @@ def test_a_look_that_fails_proves_nothing(
 def test_a_look_that_does_not_end_is_given_up(run: RunFolder) -> None:
     """A dead file server is made up by a visit that sleeps."""
     script = (
-        "import time; from pathlib import Path; from stacking.doctor import before; "
-        "from stacking.run.folder import RunFolder; before._PATIENCE = 0.5; "
-        "before.visit = lambda request: time.sleep(60); "
+        "import time; from pathlib import Path; from stacking.doctor import preflight; "
+        "from stacking.run.folder import RunFolder; preflight._PATIENCE = 0.5; "
+        "preflight.visit = lambda request: time.sleep(60); "
         f"raise SystemExit(preflight.before_job(RunFolder(Path({str(run.path)!r})), {{}}))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)

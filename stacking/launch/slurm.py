@@ -105,6 +105,7 @@ def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> li
     nodes = -(-job.ranks // per_node)
     return [
         "srun",
+        "--export=ALL",  # a job submitted with --export=NONE would else start its ranks without a PATH
         f"--job-name={job.name}",
         f"--nodes={nodes}",
         f"--ntasks={job.ranks}",

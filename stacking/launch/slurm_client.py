@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stacking.errors import StackingError, UserError
 
+_FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "PMI_", "PMIX_", "OMPI_", "PRTE_")
+_KEPT = ("SLURM_CONF",)
 _TIMEOUT = 120
 """Seconds; a busy slurmctld answers late, a dead one never."""
 _UNREACHABLE = ("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were transmitted")
@@ -22,6 +25,7 @@ HELD = "JobHeldUser"
 NEVER = "DependencyNeverSatisfied"
 """The reason of a job whose predecessor failed."""
 # The working directory comes last because only it may hold a bar.
+_START = re.compile(r"to start at (\S+)")
 _SQUEUE = "%A|%T|%P|%N|%M|%S|%r|%j|%Z"
 _SACCT = "JobIDRaw,State,Partition,NodeList,Elapsed,Start,Reason,JobName,WorkDir"
 
@@ -86,6 +90,20 @@ def submit(script: Path, folder: Path, after: int | None = None) -> int:
     if not number.isdigit():
         raise StackingError(f"sbatch answered {answer.strip()!r} where the id of a job was expected")
     return int(number)
+
+
+def check(script: Path, folder: Path) -> str | None:
+    """Ask SLURM whether it would take ``script``; returns when it would start, as ISO 8601, if SLURM can tell.
+
+    ``sbatch --hold`` checks neither cores nor memory nor nodes: a job that no node can run would wait for ever.
+
+    Raises:
+        UserError: SLURM refuses it; says why.
+        StackingError: SLURM does not answer.
+    """
+    said = _run(["sbatch", "--test-only", f"--chdir={folder}", str(script)], refused=str(script), errors=True)
+    found = _START.search(said)
+    return found.group(1) if found else None
 
 
 def release(ids: Iterable[int]) -> None:
@@ -163,8 +181,8 @@ def _parse(text: str) -> dict[int, SlurmJob]:
     return found
 
 
-def _run(argv: Sequence[str], refused: str) -> str:
-    """The program's standard output.
+def _run(argv: Sequence[str], refused: str, errors: bool = False) -> str:
+    """The program's standard output; with ``errors`` its standard error, where `sbatch --test-only` answers.
 
     Raises:
         UserError: the program is not there, or says no to ``refused``.
@@ -172,15 +190,23 @@ def _run(argv: Sequence[str], refused: str) -> str:
     """
     program = argv[0]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT, env=_environment(os.environ))
     except FileNotFoundError:
         raise UserError(program, "is not on this machine", "do this on a login node of the cluster") from None
     except subprocess.TimeoutExpired:
         raise StackingError(f"{program} did not answer for {_TIMEOUT} s") from None
     if done.returncode == 0:
-        return done.stdout
+        return done.stderr if errors else done.stdout
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
     words = "; ".join(line.removeprefix(f"{program}: ").removeprefix("error: ") for line in said)
     if any(sign in words for sign in _UNREACHABLE):
         raise StackingError(f"{program}: {words}")
     raise UserError(refused, f"{program} says: {words}", "correct the site file, or ask the cluster's operators")
+
+
+def _environment(submitter: Mapping[str, str]) -> dict[str, str]:
+    """The submitter's environment without what a job around it, or around its shell, has left there.
+
+    A job takes its environment from here, and sbatch takes ``SBATCH_*`` and ``SLURM_MEM_PER_CPU`` for options.
+    """
+    return {name: value for name, value in submitter.items() if name in _KEPT or not name.startswith(_FOREIGN)}

@@ -35,7 +35,7 @@ class ChainJob:
 
     name: str
     phases: tuple[Phase, ...]
-    template: Literal["run", "stage", "transition"]
+    template: Literal["training", "transition"]
     shape: Shape
     resources: Resources
 
@@ -70,7 +70,9 @@ def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
     if mode == "one-allocation":
         nodes = plan.launch.resources.nodes or max(shape.nodes for shape in shapes)
         shape = Shape(nodes, max(shape.ranks_per_node for shape in shapes))
-        return [ChainJob(name="run", phases=tuple(steps), template="run", shape=shape, resources=plan.launch.resources)]
+        return [
+            ChainJob(name="run", phases=tuple(steps), template="training", shape=shape, resources=plan.launch.resources)
+        ]
     jobs = []
     for trains, group in groupby(steps, key=lambda phase: phase.name == "train"):
         for part in ([phase] for phase in group) if trains else [list(group)]:
@@ -79,7 +81,7 @@ def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
                 ChainJob(
                     name=stage.name if trains else _transition_name(plan, part),
                     phases=tuple(part),
-                    template="stage" if trains else "transition",
+                    template="training" if trains else "transition",
                     shape=shapes[stage.index] if trains else Shape(1, 1),
                     resources=stage.resources if trains else Resources(),
                 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from stacking.run.phases import phases
 from stacking.slurm.chain import Mode, chain
 from stacking.slurm.ledger import known_jobs, live_jobs
 from stacking.slurm.script import script
-from stacking.slurm.site import Site, load_site
+from stacking.slurm.site import Site, check_programs, load_site
 from stacking.slurm.submission import (
     Link,
     check_recipe,
@@ -59,7 +61,7 @@ def submit(request: Request) -> Iterator[str]:
     run = request.run
     slurm_client.require()
     exists = _exists(request)
-    if exists and (there := standing(run)):
+    if exists and not _changes_anything(request) and (there := standing(run)):
         yield from (f"{name:<18} job {job.id} is {job.state.lower()}" for name, job in there.items())
         yield "nothing to submit: the whole chain is in the queue or at work"
         return
@@ -137,7 +139,11 @@ def _exists(request: Request) -> bool:
         return False
     if request.recipe is not None and run.recipe.read_text(encoding="utf-8") != _recipe(request).to_yaml():
         problem = "holds a run of another recipe, or of other data or settings"
-        raise UserError(run.path, problem, f"go on with `stacking submit --resume {run.path}`, or choose another")
+        raise UserError(
+            run.path,
+            problem,
+            f"run `stacking submit --resume {shlex.quote(str(run.path))}` to continue it, or choose another",
+        )
     return True
 
 
@@ -156,9 +162,27 @@ def _check_new(request: Request, site: Site, mode: Mode) -> Plan:
     plan, _ = plan_recipe(recipe)
     check_machine(plan, None)
     check_recipe(recipe, plan)
-    for job in chain(plan, request.run, site, mode):
-        script(job, plan, request.run, site)
+    check_programs(site, str(request.site or "site file"))
+    scripts = {job.name: script(job, plan, request.run, site) for job in chain(plan, request.run, site, mode)}
+    if shutil.which("sbatch"):
+        _check_scripts(scripts)
     return plan
+
+
+def _check_scripts(scripts: Mapping[str, str]) -> None:
+    """Let SLURM look at every job before anything is written."""
+    with tempfile.TemporaryDirectory(prefix="stacking-submit-") as folder:
+        for name, text in scripts.items():
+            path = Path(folder) / f"{name}.sbatch"
+            path.write_text(text, encoding="utf-8")
+            slurm_client.check(path, Path(folder))
+
+
+def _changes_anything(request: Request) -> bool:
+    """Whether the site or the mode that is asked for differs from what the jobs in the queue were made with."""
+    kept = request.run.site
+    site = request.site is not None and (not kept.is_file() or load_site(kept) != load_site(request.site))
+    return site or (request.mode is not None and request.mode != _mode_before(request.run))
 
 
 def _site(request: Request) -> Site:
@@ -167,9 +191,12 @@ def _site(request: Request) -> Site:
 
 
 def _mode(request: Request) -> Mode:
-    known = known_jobs(request.run.journal.events())
-    before: Mode = next(iter(known.values()))["mode"] if known else "per-stage"
-    return request.mode or before
+    return request.mode or _mode_before(request.run)
+
+
+def _mode_before(run: RunFolder) -> Mode:
+    known = known_jobs(run.journal.events())
+    return next(iter(known.values()))["mode"] if known else "per-stage"
 
 
 def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:
@@ -179,7 +206,8 @@ def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:
     before = None
     for link in found:
         after = f" after {before}" if before and link.is_new else ""
-        yield f"{link.job.name:<18} job {link.id} {'submitted' if link.is_new else 'is there already'}{after}"
+        start = f", expected to start at {link.start.replace('T', ' ')}" if link.start else ""
+        yield f"{link.job.name:<18} job {link.id} {'submitted' if link.is_new else 'is there already'}{after}{start}"
         before = link.id
     quoted = shlex.quote(str(run.path))
     yield f"`stacking status {quoted}` shows them, `stacking cancel {quoted}` ends them"

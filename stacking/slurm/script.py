@@ -13,7 +13,7 @@ from stacking.errors import UserError
 from stacking.planning.plan import Plan
 from stacking.run.folder import RunFolder
 from stacking.slurm.chain import ChainJob
-from stacking.slurm.site import Site
+from stacking.slurm.site import Site, check_warning
 from stacking.slurm.templates import find_template, render
 
 
@@ -23,6 +23,8 @@ def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> str:
     Raises:
         UserError: the template or the run's path cannot be used.
     """
+    hours = site.transition.hours if job.template == "transition" else job.resources.hours or site.hours
+    check_warning(site, hours, f"job {job.name}")
     own = Path(site.templates) if site.templates else None
     return render(find_template(job.template, own), placeholders(job, plan, run, site))
 
@@ -36,15 +38,18 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
     """What a template may use. Values for the shell are quoted already; the others are single plain words."""
     common = {
         "name": title(plan, job),
+        "job": job.name,
         # Relative to the job's folder, so that no character of the run's path means anything to Slurm.
         "log": f"slurm/{job.name}.%j.log",
         "warning_seconds": site.warning_seconds,
+        "mends": site.mends,
         "account": site.account,
         "reservation": site.reservation,
-        "options": site.options,
+        "options": [_option(option) for option in site.options],
         "prelude": site.prelude,
         "modules": shlex.join(site.modules),
-        "exports": [f"{name}={shlex.quote(value)}" for name, value in _environment(job, site).items()],
+        "exports": [f"{name}={_in_quotes(value)}" for name, value in site.environment.items()]
+        + [f"{name}={shlex.quote(value)}" for name, value in _launcher(job, site).items()],
         "scratch": site.scratch,
         "command": shlex.join(_command(job, run, site)),
     }
@@ -85,7 +90,7 @@ def _command(job: ChainJob, run: RunFolder, site: Site) -> list[str]:
     if found := re.search(r"[\x00-\x1f\x7f%\\]", str(run.path)):
         problem = f"has the character {found.group()!r}, which Slurm replaces in the paths of logs"
         raise UserError(repr(str(run.path)), problem, "choose another --run-dir")
-    only = [] if job.template == "run" else ["--only", job.only]
+    only = [] if job.name == "run" else ["--only", job.only]
     return _program("resume", str(run.path), "--launcher", "slurm", *only, site=site)
 
 
@@ -97,8 +102,19 @@ def _program(*arguments: str, site: Site) -> list[str]:
     return [site.python or sys.executable, "-m", "stacking", *arguments]
 
 
-def _environment(job: ChainJob, site: Site) -> dict[str, str]:
-    """What the job and its ranks find in their environment; the Slurm launcher reads the ``STACKING_`` ones."""
+def _option(option: str) -> str:
+    """An option as a ``#SBATCH`` line takes it, its value quoted where it has blanks."""
+    name, equals, value = option.partition("=")
+    return f"{name}={shlex.quote(value)}" if equals else option
+
+
+def _in_quotes(value: str) -> str:
+    """A value in double quotes in which the job's shell expands ``$NAMES`` and nothing else."""
+    return '"' + re.sub(r'["\\`]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})', r"\\\g<0>", value) + '"'
+
+
+def _launcher(job: ChainJob, site: Site) -> dict[str, str]:
+    """What the SLURM launcher reads."""
     launcher = {
         "STACKING_SRUN": shlex.join(site.srun),
         "STACKING_CONTAINER": shlex.join(site.container),
@@ -106,7 +122,7 @@ def _environment(job: ChainJob, site: Site) -> dict[str, str]:
         "STACKING_IPV6": "1" if site.ipv6 else "",
         "STACKING_RANKS_PER_NODE": str(job.shape.ranks_per_node) if job.is_elastic else "",
     }
-    return site.environment | {name: value for name, value in launcher.items() if value}
+    return {name: value for name, value in launcher.items() if value}
 
 
 def _time(hours: float | None) -> str | None:

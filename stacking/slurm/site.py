@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +13,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from stacking.config.reading import Word, complaint, read_yaml_mapping, shown, user_error
 from stacking.config.recipe import Count, Positive
+from stacking.errors import UserError
 
 _PLACEHOLDER = "{gpus}"
+_OWNED = (
+    *("--array", "--begin", "--chdir", "--dependency", "--error", "--hold", "--job-name", "--no-requeue", "--nodes"),
+    *("--ntasks", "--ntasks-per-node", "--open-mode", "--output", "--parsable", "--requeue", "--signal", "--test-only"),
+    *("--time", "--wait", "--wrap", "-a", "-b", "-D", "-d", "-e", "-H", "-J", "-N", "-n", "-o", "-t", "-W"),
+)
+"""Options that the scripts set themselves: last on the line, a site's would win without a word."""
 
 
 def _gpu_option(value: str) -> str:
@@ -25,6 +34,26 @@ def _option(value: str) -> str:
     if not value.startswith("-"):
         raise complaint(f"is {shown(value)}, not an option", "write it like --mail-type=FAIL")
     return value
+
+
+def _sbatch_option(value: str) -> str:
+    if _option(value).partition("=")[0].split()[0] in _OWNED:
+        remedy = "leave it out; nodes, time limits and partitions have keys of their own, in the recipe and here"
+        raise complaint(f"is {shown(value)}, which `stacking submit` sets itself", remedy)
+    return value
+
+
+def _text(value: Any) -> Any:
+    """``account: 20231`` and ``memory: 0``: where YAML reads a number, the word is meant."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _expanded(value: str) -> str:
+    """``~`` and ``$VARIABLES`` as they are where the site file is read."""
+    full = os.path.expandvars(os.path.expanduser(value))
+    if found := re.search(r"\$\{?\w+", full):
+        raise complaint(f"has {found.group()}, which is not set here", "set it, or write the path out")
+    return full
 
 
 def _one_line(value: str) -> str:
@@ -46,9 +75,15 @@ def _variables(value: Any) -> Any:
     return value
 
 
-Line = Annotated[str, AfterValidator(_one_line)]
+Line = Annotated[str, BeforeValidator(_text), AfterValidator(_one_line)]
 Lines = Annotated[tuple[Line, ...], Field(strict=False)]
-Option = Annotated[Word, AfterValidator(_option)]
+Name = Annotated[Word, BeforeValidator(_text)]
+Expanded = Annotated[Line, AfterValidator(_expanded)]
+ExpandedLines = Annotated[tuple[Expanded, ...], Field(strict=False)]
+
+
+_EARLY = 60
+"""Seconds by which SLURM may send a signal before its time (sbatch --signal)."""
 
 
 class _Section(BaseModel):
@@ -58,12 +93,12 @@ class _Section(BaseModel):
 class Transition(_Section):
     """What the small jobs between the stages ask for: they read and write files, and need no GPU."""
 
-    partition: Word | None = None
+    partition: Name | None = None
     """Null: the cluster's default, not that of the stages."""
-    qos: Word | None = None
-    constraint: Word | None = None
+    qos: Name | None = None
+    constraint: Name | None = None
     cores: Count = 2
-    memory: Word | None = None
+    memory: Name | None = None
     """Slurm's spelling, such as 16G; null: the partition's default."""
     hours: Positive = 1.0
 
@@ -71,20 +106,20 @@ class Transition(_Section):
 class Site(_Section):
     """A cluster's settings. Null, or an empty list: not written into the scripts at all."""
 
-    account: Word | None = None
-    partition: Word | None = None
+    account: Name | None = None
+    partition: Name | None = None
     """Where stages train, unless the recipe's ``resources`` say otherwise."""
-    qos: Word | None = None
-    constraint: Word | None = None
-    reservation: Word | None = None
-    options: Annotated[tuple[Option, ...], Field(strict=False)] = ()
+    qos: Name | None = None
+    constraint: Name | None = None
+    reservation: Name | None = None
+    options: Annotated[tuple[Annotated[Line, AfterValidator(_sbatch_option)], ...], Field(strict=False)] = ()
     """More options of sbatch, as they are, for every job."""
     ranks_per_node: Count = 1
     """The GPUs of a node, or how many CPU ranks one takes."""
     cores_per_rank: Count = 1
     gpu_option: Annotated[Word, AfterValidator(_gpu_option)] = "--gres=gpu:{gpus}"
     """How this cluster is asked for the GPUs of each node: ``--gres=gpu:v100:{gpus}``, ``--gpus-per-node={gpus}``."""
-    memory: Word | None = None
+    memory: Name | None = None
     """Per node, in Slurm's spelling; 0 is the whole node's."""
     hours: Positive | None = None
     """Time limit of a training job; null: the partition's."""
@@ -95,21 +130,23 @@ class Site(_Section):
     modules: Lines = ()
     """What ``module load`` gets."""
     environment: Annotated[dict[str, Line], BeforeValidator(_variables)] = Field(default_factory=dict)
-    """Variables that are set for the job and all of its ranks."""
+    """Variables that are set for the job and all of its ranks; ``$NAMES`` in them are expanded by the job."""
     prelude: Lines = ()
     """Lines of bash that run first on the first node, as they are: ``source ~/venv/bin/activate``."""
     scratch: Annotated[str, AfterValidator(_expandable)] | None = None
     """A folder on each node's own disk for temporary files, made if it is not there: ``/scratch/$USER``."""
-    python: Line | None = None
+    python: Expanded | None = None
     """The interpreter that has this program; null: the one that submits."""
-    container: Lines = ()
+    container: ExpandedLines = ()
     """Words before each rank's command: ``[apptainer, exec, --nv, /images/bert.sif]``. The controller runs outside."""
-    srun: Annotated[tuple[Option, ...], Field(strict=False)] = ()
+    srun: Annotated[tuple[Annotated[Expanded, AfterValidator(_option)], ...], Field(strict=False)] = ()
     """More options of the srun that starts the ranks, such as ``--mpi=none``."""
-    interface: Word | None = None
+    interface: Name | None = None
     """The network interface that ranks talk over, where a host has several: ``ib0``."""
     ipv6: bool = False
     """Whether ranks find each other by IPv6 addresses."""
+    mends: Annotated[int, Field(ge=0)] = 3
+    """How often a job whose controller was killed goes back into the queue by itself; 0: never."""
     doctor: bool = True
     """Whether a job that trains looks at its nodes first, and ends at once where training is impossible."""
     templates: Line | None = None
@@ -135,3 +172,29 @@ def load_site(file: Path | None) -> Site:
     if site.templates is None:
         return site
     return site.model_copy(update={"templates": str(file.absolute().parent / site.templates)})
+
+
+def check_programs(site: Site, where: str) -> None:
+    """Make sure that what the jobs start is there, as far as this machine can tell.
+
+    Raises:
+        UserError: the interpreter, the container's program or its image does not exist here.
+    """
+    for key, value in (("python", site.python), ("container[0]", next(iter(site.container), None))):
+        if value and shutil.which(value) is None:
+            raise UserError(f"{where}: {key}", f"is {value}, which is no program here", "name one that all nodes see")
+    for number, word in enumerate(site.container[1:], start=1):
+        if word.endswith((".sif", ".sqsh")) and word.startswith("/") and not Path(word).is_file():
+            raise UserError(f"{where}: container[{number}]", f"is {word}, which does not exist", "correct the path")
+
+
+def check_warning(site: Site, hours: float | None, where: str) -> None:
+    """Make sure that a job has time to work before it is warned of its time limit.
+
+    Raises:
+        UserError: SLURM, which warns up to a minute early, would warn it at once.
+    """
+    if hours is None or site.warning_seconds + _EARLY < hours * 3600:
+        return
+    problem = f"is {site.warning_seconds}, and {where} ends after {hours * 3600:.0f} s: it would be stopped at once"
+    raise UserError("site file: warning_seconds", problem, "give less, or raise the time limit")

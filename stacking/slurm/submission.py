@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from stacking.config.recipe import Recipe
 from stacking.errors import DamagedFile, StackingError, UserError
@@ -36,6 +38,8 @@ class Link:
     """In Slurm; None: it is to be submitted."""
     is_new: bool = False
     """Whether it was submitted just now."""
+    start: str | None = None
+    """When SLURM expects to start it, ISO 8601; of a job that waits for no other."""
 
 
 def links(jobs: Sequence[ChainJob], left: Iterable[Phase], live: Mapping[str, SlurmJob]) -> list[Link]:
@@ -104,13 +108,20 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
     live = live_jobs(run.journal.events())
     _refuse_other_mode(run, live, mode)
     jobs = chain(plan, run, site, mode)
-    found = links(jobs, left, live)
+    scripts = {job.name: script(job, plan, run, site) for job in jobs}
+    found = links(jobs, left, {name: job for name, job in live.items() if not _is_outdated(job, name, scripts, run)})
     kept = {link.id for link in found}
     slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs, plan)) if job.id not in kept])
     write_atomically(run.site, site.to_yaml())
-    found = _submit_missing(run, plan, site, mode, found)
+    found = _submit_missing(run, mode, found, scripts)
     held = {job.id for job in live.values() if job.reason == slurm_client.HELD}
-    slurm_client.release([link.id for link in found if link.id is not None and (link.is_new or link.id in held)])
+    wanted = [link.id for link in found if link.id is not None and (link.is_new or link.id in held)]
+    try:
+        slurm_client.release(wanted)
+    except UserError:
+        slurm_client.cancel(wanted)
+        run.journal.append("cancelled", jobs=wanted, message="SLURM refused to release the chain")
+        raise
     return found
 
 
@@ -130,16 +141,24 @@ def check_recipe(recipe: Recipe, plan: Plan) -> None:
             raise UserError(recipe.key("launch", "ranks"), problem, "give the number of ranks of a job")
 
 
-def _submit_missing(run: RunFolder, plan: Plan, site: Site, mode: Mode, found: Sequence[Link]) -> list[Link]:
-    scripts = {link.job.name: script(link.job, plan, run, site) for link in found}
+def _is_outdated(job: SlurmJob, name: str, scripts: Mapping[str, str], run: RunFolder) -> bool:
+    """Whether a job still waits with a script that the site or the recipe's resources would write otherwise now."""
+    path = run.scripts / f"{name}.sbatch"
+    return job.is_waiting and path.is_file() and path.read_text(encoding="utf-8") != scripts.get(name)
+
+
+def _submit_missing(run: RunFolder, mode: Mode, found: Sequence[Link], scripts: Mapping[str, str]) -> list[Link]:
+    missing = [link.job for link in found if link.id is None]
+    for job in missing:
+        write_atomically(_path(run, job), scripts[job.name])
+    starts = {job.name: slurm_client.check(_path(run, job), run.path) for job in missing}
     done: list[Link] = []
     try:
         for link in found:
             if link.id is None:
                 after = done[-1].id if done else None
-                path = run.scripts / f"{link.job.name}.sbatch"
-                write_atomically(path, scripts[link.job.name])
-                link = Link(job=link.job, id=slurm_client.submit(path, run.path, after), is_new=True)
+                id = slurm_client.submit(_path(run, link.job), run.path, after)
+                link = Link(job=link.job, id=id, is_new=True, start=None if after else starts[link.job.name])
                 facts = {"job": link.id, "name": link.job.name, "phases": link.job.only, "after": after}
                 run.journal.append("submitted", mode=mode, **facts)
             done.append(link)
@@ -149,6 +168,10 @@ def _submit_missing(run: RunFolder, plan: Plan, site: Site, mode: Mode, found: S
         run.journal.append("cancelled", jobs=new, message="the rest of the chain was refused")
         raise
     return done
+
+
+def _path(run: RunFolder, job: ChainJob) -> Path:
+    return run.scripts / f"{job.name}.sbatch"
 
 
 def _is_over(run: RunFolder) -> bool:
@@ -162,7 +185,7 @@ def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode)
     if live and (before := next(iter(known.values()))["mode"]) != mode:
         listed = ", ".join(f"{job.id} ({name})" for name, job in live.items())
         problem = f"has jobs in the queue that were submitted as {before}: {listed}"
-        raise UserError(run.path, problem, f"`stacking cancel {run.path}` first")
+        raise UserError(run.path, problem, f"run `stacking cancel {shlex.quote(str(run.path))}` first")
 
 
 def _orphans(run: RunFolder, jobs: Iterable[ChainJob], plan: Plan) -> list[SlurmJob]:

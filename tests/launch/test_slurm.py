@@ -22,6 +22,7 @@ def test_the_whole_command() -> None:
     variables = {"STACKING_SRUN": "--mpi=none --network='a b'", "STACKING_CONTAINER": "apptainer exec /images/x.sif"}
     assert srun(job(8), Allocation.of(BATCH), variables) == [
         "srun",
+        "--export=ALL",
         "--job-name=train-1",
         "--nodes=4",
         "--ntasks=8",

@@ -22,11 +22,11 @@ RUN = RunFolder(Path("/run"))
 def test_a_chain_alternates_between_training_and_what_lies_between() -> None:
     jobs = chain(plan_for_jobs(), RUN, Site(), "per-stage")
     assert [(job.name, job.only, job.template) for job in jobs] == [
-        ("0-L3", "train:0", "stage"),
+        ("0-L3", "train:0", "training"),
         ("0-L3-to-1-L6", "consolidate:0,grow:1", "transition"),
-        ("1-L6", "train:1", "stage"),
+        ("1-L6", "train:1", "training"),
         ("1-L6-to-2-L12", "consolidate:1,grow:2", "transition"),
-        ("2-L12", "train:2", "stage"),
+        ("2-L12", "train:2", "training"),
         ("finish", "consolidate:2,export:2,report:2", "transition"),
     ]
 

@@ -57,15 +57,27 @@ def test_every_script_is_bash(mode: str) -> None:
 @given(st.text(st.characters(exclude_categories=["C"], exclude_characters="%\\/"), min_size=1))
 def test_any_name_of_a_folder_reaches_the_program_as_it_is(name: str) -> None:
     run = RunFolder(Path("/runs") / name)
-    last = scripts(PLAIN, "per-stage", run)["finish"].rstrip("\n").split("\nexec ")[-1]
-    assert shlex.split(last)[4] == str(run.path)
+    last = scripts(PLAIN, "per-stage", run)["finish"].rstrip("\n").split("\nsupervise ")[-1]
+    assert shlex.split(last.partition("\ncode=")[0])[4] == str(run.path)
 
 
 def test_values_of_variables_reach_bash_as_they_are() -> None:
-    value = 'it\'s $HOME `date` "x" \\ ; # é'
+    value = 'it\'s $5 `date` "x" \\ ; # é $(date) $'
     made = scripts(Site(environment={"GREETING": value}), "per-stage")["finish"]
-    body = made.replace("\nexec ", '\nprintf %s "$GREETING"; exit\n')
+    body = made.replace("\nsupervise ", '\nprintf %s "$GREETING"; exit\n')
     assert subprocess.run(["bash"], input=body, capture_output=True, text=True).stdout == value
+
+
+def test_names_of_variables_in_them_are_expanded_by_the_job() -> None:
+    made = scripts(Site(environment={"PATHS": "/x:$HOME:${HOME}/y"}), "per-stage")["finish"]
+    body = made.replace("\nsupervise ", '\nprintf %s "$PATHS"; exit\n')
+    done = subprocess.run(["bash"], input=body, capture_output=True, text=True, env={"HOME": "/h"})
+    assert done.stdout == "/x:/h:/h/y"
+
+
+def test_a_warning_that_would_come_at_once_is_refused() -> None:
+    with pytest.raises(UserError, match=r"warning_seconds: is 300, and job 0-L3 ends after 300 s"):
+        scripts(PLAIN, "per-stage", resources=[Resources(hours=300 / 3600)] * 3)
 
 
 def test_a_name_that_slurm_or_bash_could_misread_becomes_plain() -> None:
@@ -84,11 +96,11 @@ def test_a_path_that_slurm_would_change_is_refused(name: str) -> None:
 def test_time_limits_are_rounded_up_to_seconds() -> None:
     times = [
         line
-        for hours in (0.01, 1.0, 23.9999, 100)
+        for hours in (0.12, 1.0, 23.9999, 100)
         for line in scripts(PLAIN, "per-stage", resources=[Resources(hours=hours)] * 3)["0-L3"].splitlines()
         if "--time" in line
     ]
-    assert [line.split("=")[1] for line in times] == ["0-00:00:36", "0-01:00:00", "1-00:00:00", "4-04:00:00"]
+    assert [line.split("=")[1] for line in times] == ["0-00:07:12", "0-01:00:00", "1-00:00:00", "4-04:00:00"]
 
 
 def test_an_elastic_stage_asks_for_nodes_and_not_for_tasks() -> None:
@@ -103,13 +115,13 @@ def test_an_elastic_stage_asks_for_nodes_and_not_for_tasks() -> None:
 
 def own_templates(tmp_path: Path, text: str) -> Site:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "stage.sbatch").write_text(text)
+    (tmp_path / "mine" / "training.sbatch").write_text(text)
     (tmp_path / "site.yaml").write_text("templates: mine\n")
     return load_site(tmp_path / "site.yaml")
 
 
 def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
-    shipped = (SLURM_TEMPLATES / "stage.sbatch").read_text()
+    shipped = (SLURM_TEMPLATES / "training.sbatch").read_text()
     site = own_templates(
         tmp_path, shipped.replace("{% if account %}", "#SBATCH --hint=nomultithread\n{% if account %}")
     )
@@ -137,7 +149,7 @@ def test_a_placeholder_that_nobody_fills_is_refused(tmp_path: Path, text: str, w
     site = own_templates(tmp_path, text)
     with pytest.raises(UserError) as caught:
         scripts(site, "per-stage")
-    assert str(caught.value).startswith(f"{tmp_path / 'mine' / 'stage.sbatch'}: ")
+    assert str(caught.value).startswith(f"{tmp_path / 'mine' / 'training.sbatch'}: ")
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 

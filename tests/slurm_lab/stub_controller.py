@@ -2,13 +2,15 @@
 
 It takes the run's lock, writes the journal and makes complete outputs, as the controller does. ``script.json`` beside
 the run says what happens to a job, by its ``--only``: ``fail`` ends it with 1, ``wait`` lets it work until a file
-``go`` is there, ``requeue`` puts it back into the queue once. What it finds in its environment it writes down.
+``go`` is there, ``requeue`` puts it back into the queue once,
+``kill`` ends the controller with SIGKILL once. What it finds in its environment it writes down.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -34,6 +36,8 @@ def main(arguments: list[str]) -> int:
             if act == "fail":
                 run.journal.append("failed", phase=phase.name, stage=phase.stage, attempt=1, message="as it was told")
                 return 1
+            if act == "kill" and "SLURM_RESTART_COUNT" not in os.environ:
+                os.kill(os.getpid(), signal.SIGKILL)
             while act == "wait" and not (run.path.parent / "go").exists():
                 time.sleep(0.1)
             if act == "requeue" and "SLURM_RESTART_COUNT" not in os.environ:

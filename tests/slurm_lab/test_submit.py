@@ -29,6 +29,14 @@ def stub(folder: Path) -> Path:
     return path
 
 
+def killed(folder: Path) -> Path:
+    """An interpreter that is killed at once."""
+    path = folder / "killed"
+    path.write_text("#!/bin/sh\nkill -9 $$\n")
+    path.chmod(0o755)
+    return path
+
+
 def script(chain: Submitted, **acts: str) -> None:
     """Say what happens to a job: ``fail``, ``wait`` or ``requeue``."""
     names = {"train0": "train:0", "between": "consolidate:0,grow:1", "train1": "train:1"}
@@ -83,6 +91,80 @@ def test_a_requeued_stage_keeps_its_job_and_the_chain_mends_itself(chain: Submit
     assert chain.finished() == [*FACTS, "export:2", "report:2"]
     assert [chain.lab.job(chain.jobs()[name])["Restarts"] for name in CHAIN[:3]] == ["1", "1", "0"]
     assert len(chain.events("submitted")) == len(CHAIN)
+
+
+def test_a_killed_controller_costs_nobody_a_night(chain: Submitted) -> None:
+    script(chain, train0="kill")
+    chain.submit()
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+    assert [chain.lab.job(chain.jobs()[name])["Restarts"] for name in CHAIN[:2]] == ["1", "0"]
+    (log,) = (chain.run / "slurm").glob("0-L1.*.log")
+    assert "the controller was killed by signal 9; job" in log.read_text()
+
+
+def test_a_controller_that_is_always_killed_ends_the_chain(lab: Lab, tmp_path: Path, data: Path) -> None:
+    chain = Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=killed(tmp_path), mends=1)
+    chain.submit()
+    lab.wait_for(chain.jobs()["0-L1"], "FAILED")
+    assert lab.job(chain.jobs()["0-L1"])["Restarts"] == "1"
+
+
+def test_a_warning_before_the_controller_listens_requeues_the_job(lab: Lab, tmp_path: Path, data: Path) -> None:
+    """The interpreter takes a while to start, as on a slow file server, and dies of SIGUSR1 until then."""
+    slow = tmp_path / "slow"
+    first = f"mkdir {tmp_path}/started 2>/dev/null && exec sleep 60"
+    slow.write_text(f'#!/bin/sh\n{first}\nexec {stub(tmp_path)} "$@"\n')
+    slow.chmod(0o755)
+    chain = Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=slow)
+    chain.submit()
+    job = chain.jobs()["0-L1"]
+    lab.wait_for(job, "RUNNING")
+    lab.wait_until(lambda: "sleep" in lab.run("sh", "-c", "ps -eo args | grep '[s]leep 60' || true"))
+    lab.run("scancel", "--batch", "--signal=USR1", str(job))
+    lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert lab.job(job)["Restarts"] == "1"
+
+
+def test_what_slurm_would_never_run_is_refused_before_anything_is_written(chain: Submitted) -> None:
+    refused = chain.submit("--set", "stages[1].resources.partition=nowhere", check=False)
+    assert (
+        refused.returncode == 2
+        and "1-L2.sbatch: sbatch says: " in refused.stderr
+        and "invalid partition" in refused.stderr
+    )
+    assert not chain.run.exists() and chain.lab.run("squeue", "-h") == ""
+
+
+def test_more_cores_than_a_node_has_are_refused(lab: Lab, tmp_path: Path, data: Path) -> None:
+    chain = Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=stub(tmp_path), transition={"cores": 999})
+    refused = chain.submit(check=False)
+    assert refused.returncode == 2 and "sbatch says" in refused.stderr
+    assert not chain.run.exists()
+
+
+def test_waiting_jobs_follow_a_changed_site_file(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    before = chain.jobs()
+    chain.lab.wait_for(before["0-L1"], "RUNNING")
+    chain.site.write_text(chain.site.read_text() + "hours: 2\n")
+    answer = chain.submit().stdout
+    assert "0-L1               job" in answer and "is there already" in answer
+    after = chain.jobs()
+    assert after["0-L1"] == before["0-L1"] and after["1-L2"] != before["1-L2"]
+    assert chain.lab.state(before["1-L2"]) == "CANCELLED"
+    (chain.run.parent / "go").touch()
+    chain.lab.wait_for(after["finish"], "COMPLETED")
+
+
+def test_another_mode_is_never_ignored(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    chain.lab.wait_for(chain.jobs()["0-L1"], "RUNNING")
+    refused = chain.submit("--mode", "one-allocation", check=False)
+    assert refused.returncode == 2 and "has jobs in the queue that were submitted as per-stage" in refused.stderr
+    (chain.run.parent / "go").touch()
 
 
 def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:

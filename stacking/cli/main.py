@@ -151,15 +151,15 @@ def run(
 @HOSTFILE
 def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path | None) -> None:
     """Go on with the run in RUN_DIR from whatever is on disk."""
-    from stacking.run.create import open_run
+    from stacking.run.create import open_run, require_run
 
     folder = RunFolder(run_dir)
-    if not folder.journal.path.is_file():
-        raise UserError(run_dir, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
+    require_run(folder)
     # A scheduler may have started this job before a dead node's lock has run out.
     with folder.locked(patience=120 if launcher == "slurm" else 10) as lock:
+        plan = open_run(folder, note=lambda text: click.echo(text, err=True))
         folder.journal.append("resumed")
-        _control(folder, open_run(folder), lock, launcher, hostfile, only)
+        _control(folder, plan, lock, launcher, hostfile, only)
 
 
 @cli.command(**COMMAND)

@@ -15,7 +15,7 @@ from stacking.launch.outcome import describe, raise_for
 from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import checkpoints, step_of
-from stacking.run.folder import RunFolder
+from stacking.run.folder import RunFolder, command
 from stacking.run.metrics import Follower
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
@@ -77,7 +77,7 @@ class Controller:
         wanted = [phase for phase in left if not self._only or phase.label in self._only]
         if wanted and wanted[0] is not left[0]:
             problem = f"comes after {left[0].label}, which is not done"
-            raise UserError(f"--only {wanted[0].label}", problem, f"`stacking resume {self._run.path}` does both")
+            raise UserError(f"--only {wanted[0].label}", problem, f"`{command('resume', self._run.path)}` does both")
         return wanted
 
     def _complete(self, phase: Phase) -> None:
@@ -110,6 +110,7 @@ class Controller:
         facts["seconds"] = round(time.monotonic() - started, 3)
         if outcome.exit_code == 0:
             journal.append("finished", **facts)
+            phase.forget_damage()
         elif self._stops or self._was_stopped(outcome):
             who = self._stops[0].name if self._stops else "a signal to its ranks"
             failed = outcome.exit_code > 0 and outcome.exit_code != Preempted.exit_code
@@ -177,7 +178,7 @@ class Controller:
     def _what_goes_on(self) -> str:
         """After a stop: what will take the run further. Ctrl-C is a person's, who wants it to end."""
         requeued = "" if signal.SIGINT in self._stops else self._launcher.requeue()
-        return requeued or f"`stacking resume {self._run.path}` goes on"
+        return requeued or f"`{command('resume', self._run.path)}` goes on"
 
     def _damaged(self, damage: DamagedFile) -> None:
         self._run.journal.append("damaged", phase="verify", stage=-1, message=str(damage))

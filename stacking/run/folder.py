@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -92,6 +93,11 @@ class StageFolder:
         self.state = path / "state"
         self.metrics = path / "metrics.jsonl"
         self.logs = path / "logs"
+
+
+def command(name: str, run_dir: Path) -> str:
+    """``stacking NAME RUN_DIR`` as it can be typed into a shell."""
+    return f"stacking {name} {shlex.quote(str(run_dir))}"
 
 
 def _alive_here(holder: dict[str, object]) -> bool:

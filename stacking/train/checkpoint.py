@@ -12,7 +12,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.errors import NoSpace, UserError
 from stacking.planning.plan import Plan, Stage
-from stacking.run.checkpoints import checkpoints, latest, point_latest, tag
+from stacking.run.checkpoints import SAVING, checkpoints, latest, point_latest, tag
 from stacking.state.format import State
 from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale
@@ -44,7 +44,7 @@ class Saver:
         """
         if (self._folder / tag(step)).is_dir():
             return
-        saving = self._folder / ".saving"
+        saving = self._folder / SAVING
         if dist.get_rank() == 0:
             shutil.rmtree(saving, ignore_errors=True)
         dist.barrier()

@@ -16,6 +16,7 @@ from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer
 from stacking.model.config import ModelConfig
 from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, Stage, write_plan
 from stacking.run.metrics import MetricsWriter
+from stacking.storage.seal import sealed
 
 T0 = 1_700_000_000.0
 """When every synthetic run begins, in unix seconds."""
@@ -93,7 +94,7 @@ class SyntheticRun:
     def event(self, event: str, **facts: Any) -> None:
         record = {"time": self.now, "event": event, "host": "node", "pid": 1, **facts}
         with open(self.path / "journal.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(sealed(record)) + "\n")
 
     def wait(self, seconds: float) -> None:
         self.now += seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +17,8 @@ from stacking.cli.doctor import doctor
 from stacking.cli.tune import tune
 from stacking.errors import StackingError, UserError
 from stacking.run.folder import RunFolder
+from stacking.storage.os_errors import explained
+from stacking.terminal.lenient import lenient
 from tools.benchmarks.data_command import bench_data
 from tools.benchmarks.transition_command import bench_transition
 
@@ -336,8 +339,10 @@ cli.add_command(tune)
 
 def main() -> NoReturn:
     """Run a command; what a user can have caused is one line on stderr and an exit code."""
+    sys.stderr = lenient(sys.stderr)
     try:
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         code = UserError.exit_code
@@ -353,10 +358,30 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        where = error.filename or "standard output"
-        click.echo(f"stacking: {UserError(where, error.strerror or str(error), 'check where it leads')}", err=True)
-        code = UserError.exit_code
+        code = _refused(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refused(error: OSError) -> int:
+    """Say in one line what the operating system refused; returns the exit code."""
+    reason = error.strerror or str(error)
+    if _is_of_output(error):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ours: StackingError = UserError("standard output", reason, "check where it leads")
+    elif (found := explained(error, error.filename or "a file")) is not None:
+        ours = found
+    elif isinstance(error, FileNotFoundError):
+        ours = UserError(error.filename or "a file", reason, "check the path")
+    else:
+        ours = StackingError(f"{error.filename or 'the operating system'}: {reason}")
+    click.echo(f"stacking: {ours}", err=True)
+    return ours.exit_code
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether it came from writing to standard output: by `click.echo`, or by the flush at the end."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return error.filename is None and (click.echo.__code__ in frames or frames == [main.__code__])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import digest
-from stacking.storage.files import MANIFEST, verify_folder
+from stacking.storage.files import MANIFEST, disk_errors, verify_folder
 
 KIND = "data"
 FORMAT = 1
@@ -98,8 +98,9 @@ class Corpus:
     def _map(self, number: int, array: str) -> npt.NDArray[Any]:
         path = shard_path(self.folder, self.split, number, array)
         try:
-            return np.asarray(np.load(path, mmap_mode="r"))
-        except (OSError, ValueError) as error:
+            with disk_errors(path):
+                return np.asarray(np.load(path, mmap_mode="r"))
+        except (ValueError, EOFError, FileNotFoundError) as error:
             raise DamagedFile(path, f"is not a readable array ({error})", "prepare the data again") from None
 
     def _check(self, expected: dict[str, int]) -> None:

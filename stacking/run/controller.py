@@ -11,7 +11,7 @@ from typing import Any
 
 from stacking.errors import DamagedFile, Preempted, UserError
 from stacking.launch.job import Job, Launcher, Outcome, RunningJob
-from stacking.launch.outcome import describe, raise_for
+from stacking.launch.outcome import describe, diagnosed, raise_for
 from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import checkpoints, step_of
@@ -163,7 +163,7 @@ class Controller:
                 for record in metrics.poll() if phase.name == "train" else ():
                     self._progress.update(record)
                 if outcome is not None:
-                    return outcome
+                    return diagnosed(outcome)
                 time.sleep(_POLL_SECONDS)
         finally:
             metrics.close()

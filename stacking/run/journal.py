@@ -9,10 +9,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 from stacking.storage.files import disk_errors, set_aside, write_atomically
+from stacking.storage.os_errors import patiently
 from stacking.storage.seal import BrokenSeal, sealed, unsealed
 
 Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed", "submitted", "cancelled"]
@@ -75,14 +77,15 @@ class Journal:
 
     def _lines(self) -> list[bytes]:
         """All whole lines."""
-        return self.path.read_bytes().split(b"\n")[:-1] if self.path.is_file() else []
+        with disk_errors(self.path):
+            return patiently(self.path.read_bytes).split(b"\n")[:-1] if self.path.is_file() else []
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
         """The file, open for appending, while nobody else appends or mends."""
         while True:
             with open(self.path, "ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                patiently(partial(fcntl.flock, file, fcntl.LOCK_EX))
                 if self.path.exists() and self.path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                     yield file
                     return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -13,8 +12,9 @@ from typing import Any
 
 import xxhash
 
-from stacking.errors import DamagedFile, NoSpace, UserError
+from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import BLOCK, Entry, digests_of, hash_files, verify_blocks
+from stacking.storage.os_errors import explained, patiently
 from stacking.storage.seal import BrokenSeal, sealed, unsealed
 from stacking.storage.threads import each
 
@@ -27,15 +27,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(path) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(path, "cannot be written", "choose a folder that you may write to") from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise UserError(path, "is a file, or lies below one", "choose a folder") from error
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
-            raise UserError(path, f"cannot be made ({error.strerror})", "choose another name") from error
-        raise
+        ours = explained(error, path)
+        if ours is None:
+            raise
+        raise ours from error
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
@@ -45,7 +40,8 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         NoSpace: the disk is full; the old content stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with disk_errors(path):
+
+    def write() -> None:
         try:
             with open(partial, "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
@@ -55,6 +51,9 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         finally:
             partial.unlink(missing_ok=True)
         fsync_folder(path.parent)
+
+    with disk_errors(path):
+        patiently(write)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -67,9 +66,11 @@ def read_json(path: Path) -> Any:
 
     Raises:
         UserError: the file is missing or is not JSON.
+        StorageFailure: it cannot be read at the moment.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with disk_errors(path):
+            return json.loads(patiently(path.read_bytes).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(path, "does not exist", "check the path") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or nesting without end
@@ -97,7 +98,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def fsync_folder(folder: Path) -> None:
     """Make the renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    patiently(lambda: _fsync(folder))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -106,11 +111,16 @@ def fsync_folder(folder: Path) -> None:
 
 def checksum(path: Path) -> str:
     """XXH3-128 of the file's bytes, in hex: made to detect damage at disk speed, not against forgery."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+
+    def read() -> str:
+        digest = xxhash.xxh3_128()
+        with open(path, "rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+
+    with disk_errors(path):
+        return patiently(read)
 
 
 @contextmanager
@@ -162,18 +172,14 @@ def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str,
 
 def fsync_file(path: Path) -> None:
     """Make the bytes of ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    patiently(lambda: _fsync(path))
 
 
 def move_folder(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target``; a folder that stands there is replaced."""
     if target.exists():
         shutil.rmtree(target)
-    os.rename(source, target)
+    patiently(lambda: os.rename(source, target))
     fsync_folder(target.parent)
 
 

@@ -51,7 +51,11 @@ class Saver:
         try:
             with disk_errors(self._folder):
                 self._engine.save_checkpoint(str(saving), tag=tag(step), save_latest=False)
+        except NoSpace:
+            shutil.rmtree(saving, ignore_errors=True)
+            raise
         except RuntimeError as error:  # torch reports a failed write of its zip file in this form, without an errno
+            shutil.rmtree(saving, ignore_errors=True)
             raise _as_disk_error(self._folder, error) from error
         dist.barrier()
         if dist.get_rank() == 0:

@@ -77,8 +77,9 @@ class StorageFailure(StackingError):
 class LostLock(StackingError):
     """Another controller has taken the run over."""
 
-    def __init__(self, lock: Path) -> None:
-        super().__init__(f"{lock}: another controller has taken the run over; this one has stopped")
+    def __init__(self, lock: Path | None = None) -> None:
+        where = "the run's lock" if lock is None else str(lock)
+        super().__init__(f"{where}: another controller has taken the run over; this one has stopped")
 
 
 class Preempted(StackingError):

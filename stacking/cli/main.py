@@ -24,6 +24,7 @@ from tools.benchmarks.transition_command import bench_transition
 
 if TYPE_CHECKING:
     from stacking.planning.plan import Plan
+    from stacking.run.lease import Lease
 
 FOLDER = click.Path(path_type=Path)
 COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
@@ -141,10 +142,10 @@ def run(
     folder = RunFolder(run_dir)
     with disk_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.locked() as lock:
+    with folder.locked() as lease:
         plan = create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
         click.echo(explain_text(plan, expected(plan)))
-        _control(folder, plan, lock, launcher, hostfile)
+        _control(folder, plan, lease, launcher, hostfile)
 
 
 @cli.command(**COMMAND)
@@ -159,10 +160,10 @@ def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path
     folder = RunFolder(run_dir)
     require_run(folder)
     # A scheduler may have started this job before a dead node's lock has run out.
-    with folder.locked(patience=120 if launcher == "slurm" else 10) as lock:
+    with folder.locked(patience=120 if launcher == "slurm" else 10) as lease:
         plan = open_run(folder, note=lambda text: click.echo(text, err=True))
         folder.journal.append("resumed")
-        _control(folder, plan, lock, launcher, hostfile, only)
+        _control(folder, plan, lease, launcher, hostfile, only)
 
 
 @cli.command(**COMMAND)
@@ -210,7 +211,7 @@ def cancel(run_dir: Path) -> None:
 
 
 def _control(
-    folder: RunFolder, plan: Plan, lock: int, launcher: str | None, hostfile: Path | None, only: str | None = None
+    folder: RunFolder, plan: Plan, lease: Lease, launcher: str | None, hostfile: Path | None, only: str | None = None
 ) -> None:
     """Run what is unfinished, with progress on stderr and the table of stages at the end."""
     from stacking.launch.registry import open_launcher
@@ -223,7 +224,7 @@ def _control(
     labels = parse_labels(only, phases(plan, folder)) if only is not None else ()
     chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
     with Progress(plan) as progress:
-        Controller(folder, plan, chosen, progress, lock, labels).run()
+        Controller(folder, plan, chosen, progress, lease, labels).run()
     click.echo(stage_table(read_run(folder.path)).as_text())
 
 

@@ -16,6 +16,8 @@ from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.run.folder import RunFolder, command
+from stacking.run.journal import Event
+from stacking.run.lease import TOKEN_VARIABLE, Lease
 from stacking.run.metrics import Follower
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
@@ -34,7 +36,7 @@ class Controller:
     any moment and another one goes on.
 
     Args:
-        lock: the descriptor of the run's lock; whatever is started keeps it open.
+        lease: of the run's lock; whatever is started keeps it open, and without it nothing is written.
         only: ``train:1`` and the like; nothing else is run. Empty: everything.
     """
 
@@ -44,10 +46,10 @@ class Controller:
         plan: Plan,
         launcher: Launcher,
         progress: Progress,
-        lock: int,
+        lease: Lease,
         only: Collection[str] = (),
     ) -> None:
-        self._run, self._plan, self._launcher, self._progress, self._lock = run, plan, launcher, progress, lock
+        self._run, self._plan, self._launcher, self._progress, self._lease = run, plan, launcher, progress, lease
         self._only = only
         self._running: RunningJob | None = None
         self._stops: list[signal.Signals] = []
@@ -58,6 +60,7 @@ class Controller:
         Raises:
             Preempted: SIGINT, SIGTERM or SIGUSR1 came; training has left a checkpoint, a scheduler's job is requeued.
             UserError: a phase found the user's input wrong.
+            LostLock: another controller has taken the run over; nothing of this one is left running.
             StackingError: a phase failed; names the first rank that did, its last words and its log.
         """
         with self._signals():
@@ -100,26 +103,26 @@ class Controller:
         """Run ``phase`` once; its failure is in the journal."""
         if self._stops:
             raise Preempted(f"stopped before {phase.name}")
-        journal, ranks = self._run.journal, self._ranks(phase)
-        attempt = journal.attempts(phase.name, phase.stage) + 1
+        ranks = self._ranks(phase)
+        attempt = self._run.journal.attempts(phase.name, phase.stage) + 1
         facts: dict[str, Any] = {"phase": phase.name, "stage": phase.stage, "world_size": ranks, "attempt": attempt}
-        journal.append("started", **facts)
+        self._record("started", **facts)
         started = time.monotonic()
         with self._progress.phase(phase.name, phase.stage):
-            outcome = self._wait(phase, self._launcher.start(self._job(phase, attempt, ranks), inherited=[self._lock]))
+            outcome = self._wait(
+                phase, self._launcher.start(self._job(phase, attempt, ranks), inherited=[self._lease.descriptor])
+            )
         facts["seconds"] = round(time.monotonic() - started, 3)
         if outcome.exit_code == 0:
-            journal.append("finished", **facts)
+            self._record("finished", **facts)
             phase.forget_damage()
         elif self._stops or self._was_stopped(outcome):
             who = self._stops[0].name if self._stops else "a signal to its ranks"
             failed = outcome.exit_code > 0 and outcome.exit_code != Preempted.exit_code
-            journal.append(
-                "preempted", **facts, message=f"{describe(outcome)}; {who}" if failed else f"stopped by {who}"
-            )
+            self._record("preempted", **facts, message=f"{describe(outcome)}; {who}" if failed else f"stopped by {who}")
             raise Preempted(f"{who} stopped {phase.name}")
         else:
-            journal.append("failed", **facts, message=describe(outcome))
+            self._record("failed", **facts, message=describe(outcome))
         return outcome
 
     def _was_stopped(self, outcome: Outcome) -> bool:
@@ -149,6 +152,7 @@ class Controller:
             ranks=ranks,
             logs=self._run.stage(stage.name).logs,
             accelerator=self._plan.launch.accelerator if phase.name == "train" else "cpu",
+            environment={TOKEN_VARIABLE: self._lease.token},
         )
 
     def _wait(self, phase: Phase, running: RunningJob) -> Outcome:
@@ -164,6 +168,7 @@ class Controller:
                     self._progress.update(record)
                 if outcome is not None:
                     return diagnosed(outcome)
+                self._lease.renew_now_and_then()
                 time.sleep(_POLL_SECONDS)
         finally:
             metrics.close()
@@ -180,8 +185,13 @@ class Controller:
         requeued = "" if signal.SIGINT in self._stops else self._launcher.requeue()
         return requeued or f"`{command('resume', self._run.path)}` goes on"
 
+    def _record(self, event: Event, **facts: Any) -> None:
+        """Write into the journal, unless another controller does so now."""
+        self._lease.renew()
+        self._run.journal.append(event, **facts)
+
     def _damaged(self, damage: DamagedFile) -> None:
-        self._run.journal.append("damaged", phase="verify", stage=-1, message=str(damage))
+        self._record("damaged", phase="verify", stage=-1, message=str(damage))
         self._progress.note(f"{damage.path}: {damage.problem}; set aside, going on from what is good before it")
 
     @contextmanager

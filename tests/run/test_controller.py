@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from stacking.errors import Preempted, StackingError, UserError
+from stacking.errors import LostLock, Preempted, StackingError, UserError
 from stacking.launch.job import Accelerator, Job, Outcome
 from stacking.planning.plan import Plan
 from stacking.run.controller import Controller
 from stacking.run.folder import RunFolder
+from stacking.run.lease import TOKEN_VARIABLE, Lease
 from stacking.run.phases import parse_labels, phases
 from stacking.run.progress import Progress
 from tests.small_recipe import SMALL, plan_of
@@ -67,8 +68,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 def control(run: RunFolder, launcher: Pretender, only: Sequence[str] = (), text: str = QUICK) -> None:
     plan = plan_of(SMALL + text)
-    with open(os.devnull, "w") as nowhere, Progress(plan, stream=nowhere) as progress:
-        Controller(run, plan, launcher, progress, 0, only).run()
+    with run.locked() as lease, open(os.devnull, "w") as nowhere, Progress(plan, stream=nowhere) as progress:
+        Controller(run, plan, launcher, progress, lease, only).run()
 
 
 def events(run: RunFolder, *names: str) -> list[dict[str, Any]]:
@@ -179,6 +180,41 @@ def test_an_elastic_stage_takes_the_ranks_that_there_is_room_for(folder: RunFold
 def test_another_stage_is_refused(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="planned for 4 ranks and there is room for 3"):
         control(folder, Pretender(room=3))
+
+
+def test_a_controller_whose_lock_was_taken_over_stops_and_writes_nothing_more(folder: RunFolder) -> None:
+    """Its lock file is removed, another controller locks a new one: two of them would train."""
+    others: list[Lease] = []
+
+    def take_over() -> None:
+        if not others:
+            folder.lock.unlink()
+            others.append(Lease(folder.lock, patience=0))
+
+    launcher = Pretender(before=take_over)
+    with pytest.raises(LostLock, match="another controller has taken the run over"):
+        control(folder, launcher)
+    assert len(launcher.started) == 1 and [e["event"] for e in folder.journal.events()] == ["started"]
+    others[0].renew()
+    others[0].close()
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[1]", b"\xff", b'{"pid": "x", "host": [], "token": 1}', b'{"pid": 1}']
+)
+def test_a_lock_that_was_removed_or_overwritten_is_restored(folder: RunFolder, content: bytes | None) -> None:
+    def disturb() -> None:
+        folder.lock.unlink()
+        if content is not None:
+            folder.lock.write_bytes(content)
+
+    control(folder, launcher := Pretender(before=disturb))
+    assert len(launcher.started) == 7
+
+
+def test_ranks_know_the_token_of_their_controller(folder: RunFolder) -> None:
+    control(folder, launcher := Pretender())
+    assert len({job.environment[TOKEN_VARIABLE] for job in launcher.started}) == 1
 
 
 def test_the_journal_is_plain_json(folder: RunFolder) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +19,7 @@ from stacking.cli.doctor import doctor
 from stacking.cli.tune import tune
 from stacking.errors import StackingError, UserError
 from stacking.run.folder import RunFolder
+from stacking.run.signals import Stopped, exit_code, exit_on_signals, raise_on_signals
 from stacking.storage.os_errors import explained
 from stacking.terminal.lenient import lenient
 from tools.benchmarks.data_command import bench_data
@@ -341,8 +344,19 @@ cli.add_command(tune)
 def main() -> NoReturn:
     """Run a command; what a user can have caused is one line on stderr and an exit code."""
     sys.stderr = lenient(sys.stderr)
+    raise_on_signals()
     try:
-        code = cli.main(standalone_mode=False)
+        code = _exit_code_of(lambda: cli.main(standalone_mode=False))
+    except Stopped as stop:
+        exit_on_signals()
+        click.echo(f"stacking: {stop}", err=True)
+        code = exit_code(stop.signal)
+    sys.exit(code)
+
+
+def _exit_code_of(command: Callable[[], Any]) -> int:
+    try:
+        code = command()
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -354,13 +368,13 @@ def main() -> NoReturn:
         click.echo(f"stacking: {error}", err=True)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = 130
+        code = exit_code(signal.SIGINT)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
         code = _refused(error)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _refused(error: OSError) -> int:
@@ -382,7 +396,7 @@ def _refused(error: OSError) -> int:
 def _is_of_output(error: OSError) -> bool:
     """Whether it came from writing to standard output: by `click.echo`, or by the flush at the end."""
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return error.filename is None and (click.echo.__code__ in frames or frames == [main.__code__])
+    return error.filename is None and (click.echo.__code__ in frames or frames == [_exit_code_of.__code__])
 
 
 if __name__ == "__main__":

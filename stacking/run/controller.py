@@ -22,11 +22,13 @@ from stacking.run.metrics import Follower
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
 from stacking.run.retries import Retries
+from stacking.run.signals import asking, received
 
 _POLL_SECONDS = 0.1
 _RETRIES = 3
 """Where nobody is there to try again by hand."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_ASK_RANKS = (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP)
+"""Exit codes of ranks that were asked to end before they could listen."""
 
 
 class Controller:
@@ -52,13 +54,13 @@ class Controller:
         self._run, self._plan, self._launcher, self._progress, self._lease = run, plan, launcher, progress, lease
         self._only = only
         self._running: RunningJob | None = None
-        self._stops: list[signal.Signals] = []
+        self._stops: list[signal.Signals] = list(received)
 
     def run(self) -> None:
         """Run every unfinished phase.
 
         Raises:
-            Preempted: SIGINT, SIGTERM or SIGUSR1 came; training has left a checkpoint, a scheduler's job is requeued.
+            Preempted: a signal asked for the end; training has left a checkpoint, a scheduler's job is requeued.
             UserError: a phase found the user's input wrong.
             LostLock: another controller has taken the run over; nothing of this one is left running.
             StackingError: a phase failed; names the first rank that did, its last words and its log.
@@ -126,9 +128,8 @@ class Controller:
         return outcome
 
     def _was_stopped(self, outcome: Outcome) -> bool:
-        """Whether a scheduler asked the ranks alone to end, as SLURM does where a partition has a grace time."""
-        asked = (-signal.SIGTERM, -signal.SIGUSR1) if self._launcher.unattended else ()
-        return outcome.exit_code in (Preempted.exit_code, *asked)
+        """Whether the ranks alone were asked to end, as SLURM does where a partition has a grace time."""
+        return outcome.exit_code in (Preempted.exit_code, *_ASK_RANKS)
 
     def _ranks(self, phase: Phase) -> int:
         """How many ranks ``phase`` gets: the planned ones or, if the recipe allows, as many as there is room for."""
@@ -197,7 +198,7 @@ class Controller:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """The first signal asks the ranks for a checkpoint; a second SIGINT ends them at once."""
-        before = {number: signal.signal(number, self._stop) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._stop) for number in asking()}
         try:
             yield
         finally:

@@ -22,6 +22,7 @@ from stacking.run.progress import Progress
 from tests.small_recipe import SMALL, plan_of
 
 DONE, CRASH, STOPPED = Outcome(exit_code=0), Outcome(exit_code=1, rank=3, host="n2"), Outcome(exit_code=75)
+ASKED = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 QUICK = "launch: {ranks: 4, retry_seconds: 0.01}\n"
 
 
@@ -121,7 +122,7 @@ def test_a_users_mistake_is_not_tried_again(folder: RunFolder) -> None:
     assert caught.value.exit_code == 2 and len(launcher.started) == 1
 
 
-@pytest.mark.parametrize("outcome", [STOPPED, Outcome(exit_code=-signal.SIGTERM), Outcome(exit_code=-signal.SIGUSR1)])
+@pytest.mark.parametrize("outcome", [STOPPED, *(Outcome(exit_code=-n) for n in ASKED)])
 def test_ranks_that_were_asked_to_end_requeue_the_job(folder: RunFolder, outcome: Outcome) -> None:
     launcher = Pretender(outcome)
     with pytest.raises(Preempted, match="job 7 is requeued"):
@@ -129,12 +130,29 @@ def test_ranks_that_were_asked_to_end_requeue_the_job(folder: RunFolder, outcome
     assert launcher.requeued == 1 and events(folder, "preempted") and not events(folder, "failed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", ASKED)
 def test_a_signal_to_the_controller_requeues_the_job(folder: RunFolder, number: signal.Signals) -> None:
     launcher = Pretender(STOPPED, before=lambda: os.kill(os.getpid(), number))
     with pytest.raises(Preempted):
         control(folder, launcher)
     assert launcher.requeued == 1 and events(folder, "preempted")[0]["message"] == f"stopped by {number.name}"
+
+
+@pytest.mark.parametrize("outcome", [STOPPED, *(Outcome(exit_code=-n) for n in ASKED)])
+def test_a_signal_to_a_local_rank_is_a_stop_that_can_be_resumed(folder: RunFolder, outcome: Outcome) -> None:
+    launcher = Pretender(DONE, outcome)
+    launcher.unattended = False
+    with pytest.raises(Preempted, match="a signal to its ranks stopped consolidate"):
+        control(folder, launcher)
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(folder: RunFolder) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        control(folder, launcher := Pretender(before=lambda: os.kill(os.getpid(), signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(launcher.started) == 7
 
 
 def test_ctrl_c_does_not_requeue(folder: RunFolder) -> None:

@@ -16,6 +16,7 @@ import click
 from stacking import __version__
 from stacking.cli.bench import bench
 from stacking.cli.doctor import doctor
+from stacking.cli.options import FOLDER
 from stacking.cli.tune import tune
 from stacking.errors import StackingError, UserError
 from stacking.run.folder import RunFolder
@@ -26,10 +27,10 @@ from tools.benchmarks.data_command import bench_data
 from tools.benchmarks.transition_command import bench_transition
 
 if TYPE_CHECKING:
+    from stacking.launch.job import Launcher
     from stacking.planning.plan import Plan
     from stacking.run.lease import Lease
 
-FOLDER = click.Path(path_type=Path)
 COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
 LAUNCHER = click.option(
     "--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks, in place of the recipe's."
@@ -139,16 +140,17 @@ def run(
     """Train all stages of RECIPE here, export the model and write the report."""
     from stacking.cli.plan import expected
     from stacking.cli.plan_report import explain_text
-    from stacking.run.create import create_run
-    from stacking.storage.files import disk_errors
+    from stacking.launch.registry import open_launcher
+    from stacking.run.create import design_run, holding_new, require_idle, write_run
 
     folder = RunFolder(run_dir)
-    with disk_errors(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.locked() as lease:
-        plan = create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
-        click.echo(explain_text(plan, expected(plan)))
-        _control(folder, plan, lease, launcher, hostfile)
+    require_idle(folder)
+    design = design_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
+    chosen = open_launcher(launcher or design.plan.launch.launcher, hostfile)
+    with holding_new(folder) as lease:
+        write_run(design, folder)
+        click.echo(explain_text(design.plan, expected(design.plan)))
+        _control(folder, design.plan, lease, chosen)
 
 
 @cli.command(**COMMAND)
@@ -158,6 +160,7 @@ def run(
 @HOSTFILE
 def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path | None) -> None:
     """Go on with the run in RUN_DIR from whatever is on disk."""
+    from stacking.launch.registry import open_launcher
     from stacking.run.create import open_run, require_run
 
     folder = RunFolder(run_dir)
@@ -165,8 +168,9 @@ def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path
     # A scheduler may have started this job before a dead node's lock has run out.
     with folder.locked(patience=120 if launcher == "slurm" else 10) as lease:
         plan = open_run(folder, note=lambda text: click.echo(text, err=True))
+        chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
         folder.journal.append("resumed")
-        _control(folder, plan, lease, launcher, hostfile, only)
+        _control(folder, plan, lease, chosen, only)
 
 
 @cli.command(**COMMAND)
@@ -213,11 +217,8 @@ def cancel(run_dir: Path) -> None:
         click.echo(line)
 
 
-def _control(
-    folder: RunFolder, plan: Plan, lease: Lease, launcher: str | None, hostfile: Path | None, only: str | None = None
-) -> None:
+def _control(folder: RunFolder, plan: Plan, lease: Lease, launcher: Launcher, only: str | None = None) -> None:
     """Run what is unfinished, with progress on stderr and the table of stages at the end."""
-    from stacking.launch.registry import open_launcher
     from stacking.report.run import read_run
     from stacking.report.tables import stage_table
     from stacking.run.controller import Controller
@@ -225,9 +226,8 @@ def _control(
     from stacking.run.progress import Progress
 
     labels = parse_labels(only, phases(plan, folder)) if only is not None else ()
-    chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
     with Progress(plan) as progress:
-        Controller(folder, plan, chosen, progress, lease, labels).run()
+        Controller(folder, plan, launcher, progress, lease, labels).run()
     click.echo(stage_table(read_run(folder.path)).as_text())
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from stacking.data.samples import SampleIndex
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import find_machine
 from stacking.planning.plan import Plan, check_machine, load_plan, make_plan, write_plan
-from stacking.run.folder import RunFolder, command
+from stacking.run.folder import RunFolder, command, is_locked
+from stacking.run.lease import Lease
 from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_atomically
 
 SPLITS = ("train", "held_out")
@@ -32,12 +36,19 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
     return make_plan(recipe, manifest, len(samples["train"]), find_machine()), samples
 
 
-def create_run(
-    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
-) -> Plan:
-    """Resolve a recipe into a plan and write both, and the sample indices, into ``run``.
+@dataclass(frozen=True)
+class Design:
+    """A run that can be made."""
 
-    The journal's first event is written last: a folder without it is not a run yet, and is made again.
+    recipe: Recipe
+    plan: Plan
+    samples: Mapping[str, SampleIndex]
+
+
+def design_run(
+    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
+) -> Design:
+    """Resolve a recipe into a plan, with everything checked and nothing written.
 
     Args:
         elsewhere: the ranks will run on other machines than this one.
@@ -50,14 +61,67 @@ def create_run(
     plan, samples = plan_recipe(recipe)
     check_machine(plan, None if elsewhere else find_machine())
     verify_folder(Path(str(plan.data.path)))
+    return Design(recipe, plan, samples)
+
+
+def require_idle(run: RunFolder) -> None:
+    """Wait until the ranks of a killed controller are gone.
+
+    Raises:
+        UserError: a controller is at work on the run.
+    """
+    if is_locked(run.lock):
+        with run.locked():
+            pass
+
+
+@contextmanager
+def holding_new(run: RunFolder) -> Iterator[Lease]:
+    """The lock of a run that is about to be made, in a folder that is made for it.
+
+    A block that raises before anything was written leaves no folder behind.
+    """
+    is_new = not run.path.exists()
+    try:
+        with disk_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+        with run.locked() as lease:
+            yield lease
+    except BaseException:
+        if is_new and run.path.is_dir() and set(os.listdir(run.path)) <= {run.lock.name}:
+            shutil.rmtree(run.path)
+        raise
+
+
+def write_run(design: Design, run: RunFolder) -> None:
+    """Write the plan, the recipe and the sample indices of a new run; whoever calls holds its lock.
+
+    The journal's first event is written last: a folder without it is not a run yet, and is made again.
+
+    Raises:
+        UserError: the folder holds a run or something else by now.
+    """
+    _refuse_foreign_folder(run)
     with disk_errors(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        for split, index in samples.items():
+        for split, index in design.samples.items():
             index.write(run.samples(split))
-        write_atomically(run.recipe, recipe.to_yaml())
-        write_plan(run.plan, plan)
-        _record_creation(run, plan)
-    return plan
+        write_atomically(run.recipe, design.recipe.to_yaml())
+        write_plan(run.plan, design.plan)
+        _record_creation(run, design.plan)
+
+
+def create_run(
+    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
+) -> Plan:
+    """`design_run` and `write_run`; returns the plan.
+
+    Raises:
+        UserError: the recipe or the data is wrong, or the folder holds a run or something else already.
+    """
+    design = design_run(name, run, overrides, data, elsewhere)
+    write_run(design, run)
+    return design.plan
 
 
 def open_run(run: RunFolder, note: Callable[[str], None] = lambda text: None) -> Plan:
@@ -145,6 +209,8 @@ def _mend_samples(run: RunFolder, plan: Plan, created: dict[str, Any] | None) ->
 
 
 def _refuse_foreign_folder(run: RunFolder) -> None:
+    if not next(place for place in (run.path, *run.path.parents) if place.exists()).is_dir():
+        raise UserError(run.path, "is a file, or lies below one", "choose a folder")
     names = os.listdir(run.path) if run.path.is_dir() else []
     samples = [run.samples(split) for split in SPLITS]
     ours = {path.name for path in (run.recipe, run.plan, run.lock, run.scripts, *samples)}

@@ -76,7 +76,7 @@ def is_locked(lock: Path) -> bool:
         with open(lock, "rb") as file:
             # Shared, so that two who look do not see each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True

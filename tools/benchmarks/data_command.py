@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stacking.cli.options import FOLDER
+
 if TYPE_CHECKING:
     from tools.benchmarks.data import DataBench
 
 
 @click.command("bench-data", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1)
-@click.option("--data", type=click.Path(path_type=Path), help="Draw from this prepared folder, and use its tokenizer.")
+@click.option("--data", type=FOLDER, help="Draw from this prepared folder, and use its tokenizer.")
 @click.option(
     "--characters", type=click.IntRange(min=1), default=4_000_000, show_default=True, help="Text to tokenize."
 )

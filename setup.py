@@ -44,5 +44,5 @@ setup(
         "mpi": ["mpi4py>=3.1"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.90", "ruff>=0.5", "mypy>=1.8", "types-PyYAML"],
     },
-    entry_points={"console_scripts": ["stacking=stacking.cli.main:main"]},
+    entry_points={"console_scripts": ["stacking=stacking.__main__:main"]},
 )

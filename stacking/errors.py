@@ -1,6 +1,8 @@
 """The exceptions that a user can meet, and the exit code that each one means.
 
 StackingError          1   a failure; its message says what to look at
+├── StorageFailure     1   a disk or file server failed, perhaps for a moment; resume tries again
+├── LostLock           1   another controller has taken the run over; this one has stopped
 ├── UserError          2   the input is wrong: where, what is wrong, what would be right
 │   ├── DamagedFile    2   a file is torn or altered; carries the path
 │   └── NoSpace        2   the disk is full; the last good state is untouched
@@ -9,6 +11,7 @@ StackingError          1   a failure; its message says what to look at
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 
@@ -43,12 +46,40 @@ class DamagedFile(UserError):
 
 
 class NoSpace(UserError):
-    """The disk under ``path`` is full."""
+    """The disk under ``path`` is full; names the file system and what is left of it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(
-            path, "no space left on the device", "free some space and repeat it; what was complete is untouched"
-        )
+        problem = f"no space left on the device{_file_system(path)}"
+        super().__init__(path, problem, "free some space and repeat it; what was complete is untouched")
+
+
+def _file_system(path: Path) -> str:
+    """Where the file system that holds ``path`` is mounted, and how much of it is free."""
+    place = path.absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        while not place.is_mount():
+            place = place.parent
+    except OSError:
+        return ""
+    return f" (file system {place}, {free:,} bytes free)"
+
+
+class StorageFailure(StackingError):
+    """A file could not be read or written for a reason that is not the user's and may pass."""
+
+    def __init__(self, path: str | Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}; the file system failed, perhaps for a moment: try it again")
+
+
+class LostLock(StackingError):
+    """Another controller has taken the run over."""
+
+    def __init__(self, lock: Path | None = None) -> None:
+        where = "the run's lock" if lock is None else str(lock)
+        super().__init__(f"{where}: another controller has taken the run over; this one has stopped")
 
 
 class Preempted(StackingError):

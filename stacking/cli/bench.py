@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stacking.cli.options import FOLDER
 from stacking.errors import StackingError, UserError
 
 if TYPE_CHECKING:
     from stacking.bench.results import StageResult
     from stacking.bench.targets import Wanted
 
-_FOLDER = click.Path(path_type=Path)
+
 _COUNT = click.IntRange(min=1)
 
 
@@ -51,13 +52,13 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--ranks", type=_COUNT, help="Processes; default of a named model: one per GPU, one on a CPU.")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="In all places; default: 0.1.")
 @click.option("--ragged", is_flag=True, help="Without data: draw lengths from S/16 to S instead of full sequences.")
-@click.option("--data", type=_FOLDER, help="Prepared data; without them, random tokens.")
+@click.option("--data", type=FOLDER, help="Prepared data; without them, random tokens.")
 @click.option("--steps", type=_COUNT, help="Per repeat; default: as many as take 2 seconds.")
 @click.option("--warmup", type=_COUNT, help="Steps before the first repeat; default: 2 on a CPU, 10 on a GPU.")
 @click.option("--repeats", type=_COUNT, default=5, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe.")
 @click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="In place of the recipe's.")
-@click.option("--folder", type=_FOLDER, help="For plans and logs; all nodes must see it. Default: a temporary one.")
+@click.option("--folder", type=FOLDER, help="For plans and logs; all nodes must see it. Default: a temporary one.")
 @click.option("--profile", is_flag=True, help="Also print the operators that take longest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stacking.cli.options import FOLDER
+
 if TYPE_CHECKING:
     from stacking.planning.plan import Plan
     from stacking.run.folder import RunFolder
 
-_FOLDER = click.Path(path_type=Path)
-
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--run-dir", type=_FOLDER, default=".", help="Where a run is, or is to be, kept. Default: here.")
+@click.option("--run-dir", type=FOLDER, default=".", help="Where a run is, or is to be, kept. Default: here.")
 @click.option("--recipe", help="Also say whether this recipe, a file or a shipped one, can work here.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe.")
 @click.option("--ranks", type=click.IntRange(min=1), help="How many measure. Default: the plan's, one per GPU, or 2.")
 @click.option(
     "--launcher", type=click.Choice(["local", "slurm", "mpi"]), default="local", show_default=True, help="Starts them."
 )
-@click.option("--hostfile", type=_FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
+@click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
 @click.option("--collectives/--no-collectives", default=True, help="Whether ranks measure each other. Default: yes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings and all measurements as JSON.")
 @click.option("--before-job", is_flag=True, help="As a job's script does: short, into RUN_DIR/doctor.json.")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,14 +16,19 @@ import click
 from stacking import __version__
 from stacking.cli.bench import bench
 from stacking.cli.doctor import doctor
+from stacking.cli.options import FOLDER
 from stacking.cli.tune import tune
 from stacking.errors import StackingError, UserError
 from stacking.run.folder import RunFolder
+from stacking.run.signals import Stopped, exit_code, exit_on_signals, raise_on_signals
+from stacking.storage.os_errors import explained
+from stacking.terminal.lenient import lenient
 
 if TYPE_CHECKING:
+    from stacking.launch.job import Launcher
     from stacking.planning.plan import Plan
+    from stacking.run.lease import Lease
 
-FOLDER = click.Path(path_type=Path)
 COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
 LAUNCHER = click.option(
     "--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks, in place of the recipe's."
@@ -130,16 +138,17 @@ def run(
     """Train all stages of RECIPE here, export the model and write the report."""
     from stacking.cli.plan import expected
     from stacking.cli.plan_report import explain_text
-    from stacking.run.create import create_run
-    from stacking.storage.files import disk_errors
+    from stacking.launch.registry import open_launcher
+    from stacking.run.create import design_run, holding_new, require_idle, write_run
 
     folder = RunFolder(run_dir)
-    with disk_errors(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.locked() as lock:
-        plan = create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
-        click.echo(explain_text(plan, expected(plan)))
-        _control(folder, plan, lock, launcher, hostfile)
+    require_idle(folder)
+    design = design_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
+    chosen = open_launcher(launcher or design.plan.launch.launcher, hostfile)
+    with holding_new(folder) as lease:
+        write_run(design, folder)
+        click.echo(explain_text(design.plan, expected(design.plan)))
+        _control(folder, design.plan, lease, chosen)
 
 
 @cli.command(**COMMAND)
@@ -149,15 +158,17 @@ def run(
 @HOSTFILE
 def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path | None) -> None:
     """Go on with the run in RUN_DIR from whatever is on disk."""
-    from stacking.run.create import open_run
+    from stacking.launch.registry import open_launcher
+    from stacking.run.create import open_run, require_run
 
     folder = RunFolder(run_dir)
-    if not folder.journal.path.is_file():
-        raise UserError(run_dir, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
+    require_run(folder)
     # A scheduler may have started this job before a dead node's lock has run out.
-    with folder.locked(patience=120 if launcher == "slurm" else 10) as lock:
+    with folder.locked(patience=120 if launcher == "slurm" else 10) as lease:
+        plan = open_run(folder, note=lambda text: click.echo(text, err=True))
+        chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
         folder.journal.append("resumed")
-        _control(folder, open_run(folder), lock, launcher, hostfile, only)
+        _control(folder, plan, lease, chosen, only)
 
 
 @cli.command(**COMMAND)
@@ -204,11 +215,8 @@ def cancel(run_dir: Path) -> None:
         click.echo(line)
 
 
-def _control(
-    folder: RunFolder, plan: Plan, lock: int, launcher: str | None, hostfile: Path | None, only: str | None = None
-) -> None:
+def _control(folder: RunFolder, plan: Plan, lease: Lease, launcher: Launcher, only: str | None = None) -> None:
     """Run what is unfinished, with progress on stderr and the table of stages at the end."""
-    from stacking.launch.registry import open_launcher
     from stacking.report.run import read_run
     from stacking.report.tables import stage_table
     from stacking.run.controller import Controller
@@ -216,9 +224,8 @@ def _control(
     from stacking.run.progress import Progress
 
     labels = parse_labels(only, phases(plan, folder)) if only is not None else ()
-    chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
     with Progress(plan) as progress:
-        Controller(folder, plan, chosen, progress, lock, labels).run()
+        Controller(folder, plan, launcher, progress, lease, labels).run()
     click.echo(stage_table(read_run(folder.path)).as_text())
 
 
@@ -337,8 +344,21 @@ def main() -> NoReturn:
 
 def run_command(command: click.Command) -> NoReturn:
     """Run a command and exit; a mistake of its user is one line on stderr and exit code 2."""
+    sys.stderr = lenient(sys.stderr)
+    raise_on_signals()
     try:
-        code = command.main(standalone_mode=False)
+        code = _exit_code_of(lambda: command.main(standalone_mode=False))
+    except Stopped as stop:
+        exit_on_signals()
+        click.echo(f"stacking: {stop}", err=True)
+        code = exit_code(stop.signal)
+    sys.exit(code)
+
+
+def _exit_code_of(command: Callable[[], Any]) -> int:
+    try:
+        code = command()
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         code = UserError.exit_code
@@ -349,15 +369,35 @@ def run_command(command: click.Command) -> NoReturn:
         click.echo(f"stacking: {error}", err=True)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = 130
+        code = exit_code(signal.SIGINT)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        where = error.filename or "standard output"
-        click.echo(f"stacking: {UserError(where, error.strerror or str(error), 'check where it leads')}", err=True)
-        code = UserError.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+        code = _refused(error)
+    return code if isinstance(code, int) else 0
+
+
+def _refused(error: OSError) -> int:
+    """Say in one line what the operating system refused; returns the exit code."""
+    reason = error.strerror or str(error)
+    if _is_of_output(error):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ours: StackingError = UserError("standard output", reason, "check where it leads")
+    elif (found := explained(error, error.filename or "a file")) is not None:
+        ours = found
+    elif isinstance(error, FileNotFoundError):
+        ours = UserError(error.filename or "a file", reason, "check the path")
+    else:
+        ours = StackingError(f"{error.filename or 'the operating system'}: {reason}")
+    click.echo(f"stacking: {ours}", err=True)
+    return ours.exit_code
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether it came from writing to standard output: by `click.echo`, or by the flush at the end."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return error.filename is None and (click.echo.__code__ in frames or frames == [_exit_code_of.__code__])
 
 
 if __name__ == "__main__":

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import click
 
+from stacking.cli.options import FOLDER
 from stacking.errors import UserError
-
-_FOLDER = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.argument("recipe")
-@click.option("--out", type=_FOLDER, required=True, help="The folder for trials and results; the same one goes on.")
-@click.option("--data", type=_FOLDER, help="The prepared data, in place of the recipe's; without any, drawn tokens.")
+@click.option("--out", type=FOLDER, required=True, help="The folder for trials and results; the same one goes on.")
+@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's; without any, drawn tokens.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
 @click.option("--stages", metavar="0,2", help="Tune these stages alone; default: all.")
 @click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stacking.errors import DamagedFile, UserError
-from stacking.storage.files import MANIFEST, verify_folder
+from stacking.storage.blocks import digest
+from stacking.storage.files import MANIFEST, disk_errors, verify_folder
 
 KIND = "data"
 FORMAT = 1
@@ -25,6 +27,9 @@ _PROBED_TOKENS = 1 << 14
 def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared folder whose files are all there with the sizes that it lists.
 
+    Its ``digest`` is computed here, from everything that decides a sample: two folders with the same digest give the
+    same samples, whatever they were made from and when.
+
     Raises:
         UserError: not a prepared folder, or of another format.
         DamagedFile: a file is missing or cut.
@@ -37,7 +42,15 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         problem = f"has format {manifest.get('format')!r} where this version reads {FORMAT}"
         raise UserError(folder, problem, "prepare the data again")
-    return manifest
+    return {**manifest, "digest": _digest(manifest)}
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Of the shards and the tokenizer, by their checksums, and of what the manifest says of the tokens."""
+    files = {name: entry["checksum"] for name, entry in manifest["files"].items()}
+    kept = {name: checksum for name, checksum in files.items() if name.endswith(".npy") or name == "tokenizer.json"}
+    facts = {key: manifest.get(key) for key in ("vocabulary", "special", "splits")}
+    return digest(json.dumps([kept, facts], sort_keys=True).encode())
 
 
 def shard_path(folder: Path, split: str, number: int, array: str) -> Path:
@@ -85,8 +98,9 @@ class Corpus:
     def _map(self, number: int, array: str) -> npt.NDArray[Any]:
         path = shard_path(self.folder, self.split, number, array)
         try:
-            return np.asarray(np.load(path, mmap_mode="r"))
-        except (OSError, ValueError) as error:
+            with disk_errors(path):
+                return np.asarray(np.load(path, mmap_mode="r"))
+        except (ValueError, EOFError, FileNotFoundError) as error:
             raise DamagedFile(path, f"is not a readable array ({error})", "prepare the data again") from None
 
     def _check(self, expected: dict[str, int]) -> None:

@@ -202,7 +202,6 @@ class _Job:
             "splits": splits,
             "options": asdict(self.options),
             "source": source,
-            "digest": _digest(result),
         }
         seal_folder(result, manifest)
         return manifest
@@ -341,13 +340,6 @@ def _make_part(part: Part, folder: Path, tokenizer_digest: str, tokenizer: Path)
 def _encoder(tokenizer: Path, digest: str) -> Encoder:
     """The encoder of this process, with the words that it met in earlier parts."""
     return Encoder(Tokenizer.from_file(str(tokenizer)))
-
-
-def _digest(folder: Path) -> str:
-    """A digest of every shard and of the tokenizer: of the data, wherever and however they were made."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix == ".npy")
-    entries = [f"{name}:{checksum(folder / name)}" for name in [*names, "tokenizer.json"]]
-    return xxhash.xxh3_128_hexdigest("\n".join(entries).encode())
 
 
 def _counted(texts: Iterator[str], done: Any) -> Iterator[str]:

@@ -8,9 +8,11 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
+from stacking.errors import StackingError
 from stacking.hardware.machine import find_machine
 from stacking.launch.job import Accelerator, Job, Outcome
 from stacking.launch.process import start_process
+from stacking.storage.files import disk_errors
 
 
 class Local:
@@ -25,9 +27,10 @@ class Local:
         return ""
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> LocalJob:
-        job.logs.mkdir(parents=True, exist_ok=True)
-        port = _free_port()
-        processes = [self._start_rank(job, rank, port, inherited) for rank in range(job.ranks)]
+        with disk_errors(job.logs):
+            job.logs.mkdir(parents=True, exist_ok=True)
+            port = _free_port()
+            processes = [self._start_rank(job, rank, port, inherited) for rank in range(job.ranks)]
         return LocalJob(job, processes)
 
     @staticmethod
@@ -70,8 +73,9 @@ class LocalJob:
         return Outcome(exit_code=0) if all(code == 0 for code in codes) else None
 
     def _culprit(self, failed: list[int]) -> int:
-        """Of ranks that failed between two polls, one that was killed is the cause; the others lost their peer."""
-        return min(failed, key=lambda rank: (self.processes[rank].returncode >= 0, rank))
+        """Of ranks that failed between two polls, the one that was killed or says why; the others lost their peer."""
+        codes = {rank: self.processes[rank].returncode for rank in failed}
+        return min(failed, key=lambda rank: (codes[rank] >= 0, codes[rank] == StackingError.exit_code, rank))
 
     def stop(self) -> None:
         for process in self.processes:

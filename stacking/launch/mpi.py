@@ -15,6 +15,7 @@ from stacking.errors import UserError
 from stacking.launch.job import Accelerator, Job, Outcome
 from stacking.launch.local import Local, LocalJob
 from stacking.launch.process import RankStarter, start_process
+from stacking.storage.files import disk_errors
 
 _RANK = "{rank}"
 _EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
@@ -46,7 +47,8 @@ class Mpi:
     def start(self, job: Job, inherited: Sequence[int] = ()) -> MpiJob | LocalJob:
         if job.ranks == 1:
             return Local().start(job, inherited)
-        job.logs.mkdir(parents=True, exist_ok=True)
+        with disk_errors(job.logs):
+            job.logs.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **_variables(job), **job.environment}
         argv = mpirun(job, self._hostfile, environment)
         process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
-from stacking.errors import Preempted, StackingError, UserError
+from stacking.errors import NoSpace, Preempted, StackingError, UserError
 from stacking.launch.job import Outcome
+from stacking.storage.os_errors import is_full
+
+_SILENCE = "no output"
+
+
+def diagnosed(outcome: Outcome) -> Outcome:
+    """``outcome``, with the exit code of a full disk where a rank failed and not even its log could be written."""
+    failed = outcome.exit_code not in (0, UserError.exit_code, Preempted.exit_code)
+    if failed and outcome.exit_code > 0 and _silenced(outcome.log):
+        return replace(outcome, exit_code=NoSpace.exit_code)
+    return outcome
+
+
+def _silenced(log: Path | None) -> bool:
+    return log is not None and _last_line(log) == _SILENCE and log.parent.is_dir() and is_full(log.parent)
 
 
 def last_error(log: Path | None) -> str:
-    """The last line of ``log`` that says something: what a person is shown of a failed rank."""
-    if log is None or not log.exists():
-        return "no output"
+    """What a person is shown of a failed rank: its last line that says something, or why it could not write one."""
+    if log is not None and _silenced(log):
+        return str(NoSpace(log))
+    return _SILENCE if log is None else _last_line(log)
+
+
+def _last_line(log: Path) -> str:
+    if not log.exists():
+        return _SILENCE
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, line))), "no output")
+    return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, line))), _SILENCE)
 
 
 def describe(outcome: Outcome) -> str:

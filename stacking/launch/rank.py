@@ -6,10 +6,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from stacking.errors import StackingError
 from stacking.launch.rendezvous import rendezvous
+from stacking.storage.os_errors import storage_error
 
 
 def run_rank(work: Callable[[], None], failure: Callable[[Exception], int] = lambda error: 1) -> NoReturn:
@@ -19,10 +21,17 @@ def run_rank(work: Callable[[], None], failure: Callable[[Exception], int] = lam
         failure: the exit code for an error that is not one of ours, whose traceback goes to the log.
     """
     code = _code_of(work, failure)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # where the log cannot be written the exit code still tells
+            stream.flush()
     # Collective libraries may hang in their destructors when a peer is gone already; everything is on disk here.
     os._exit(code)
+
+
+def _told(error: StackingError) -> int:
+    with suppress(OSError):
+        print(error, file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def _code_of(work: Callable[[], None], failure: Callable[[Exception], int]) -> int:
@@ -30,9 +39,11 @@ def _code_of(work: Callable[[], None], failure: Callable[[Exception], int]) -> i
         os.environ.update(rendezvous(os.environ))
         work()
     except StackingError as error:
-        print(error, file=sys.stderr, flush=True)
-        return error.exit_code
+        return _told(error)
     except Exception as error:  # a bug, a lost peer or no network: no destructor may keep this rank from ending
-        traceback.print_exc()
+        if (ours := storage_error(error)) is not None:
+            return _told(ours)
+        with suppress(OSError):
+            traceback.print_exc()
         return failure(error)
     return 0

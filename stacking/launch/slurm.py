@@ -16,6 +16,7 @@ from stacking.launch import slurm_client
 from stacking.launch.job import Accelerator, Job, Outcome
 from stacking.launch.process import RankStarter, start_process
 from stacking.launch.rendezvous import expand_counts
+from stacking.storage.files import disk_errors
 
 _GRACE = 10.0
 """Seconds that the others get after a rank has failed, to leave their last words."""
@@ -71,7 +72,8 @@ class Slurm:
         return self._allocation.nodes * slots if slots else None
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> Step:
-        job.logs.mkdir(parents=True, exist_ok=True)
+        with disk_errors(job.logs):
+            job.logs.mkdir(parents=True, exist_ok=True)
         argv = srun(job, self._allocation, os.environ)
         environment = {**os.environ, **self._variables(job), **job.environment}
         process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)

@@ -13,7 +13,7 @@ from stacking.errors import UserError
 from stacking.hardware.presets import SHAPES
 from stacking.huggingface.names import from_hugging_face
 from stacking.model.config import ModelConfig
-from stacking.storage.files import MANIFEST, read_json
+from stacking.storage.files import MANIFEST, read_json, read_sealed
 
 _FREE = {"dropout", "attention_dropout", "initializer_range"}
 """What a recipe may change about a trained model."""
@@ -39,11 +39,10 @@ def read_start(recipe: Recipe) -> Start | None:
     folder, where = Path(recipe.start).absolute(), recipe.key("start")
     if not folder.is_dir():
         raise UserError(where, f"{recipe.start} is not a folder", "give a state folder or a Hugging Face folder")
-    if (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("kind") == "state":
-        return Start(folder, "state", _state_model(where, read_json(folder / MANIFEST).get("model")))
-    if (folder / "config.json").is_file():
-        config = folder / "config.json"
+    if (config := folder / "config.json").is_file():
         return Start(folder, "huggingface", from_hugging_face(read_json(config), config))
+    if (folder / MANIFEST).is_file() and (manifest := read_sealed(folder / MANIFEST)).get("kind") == "state":
+        return Start(folder, "state", _state_model(where, manifest.get("model")))
     raise UserError(where, f"{recipe.start} holds no model", "give a state folder or a Hugging Face folder")
 
 

@@ -32,7 +32,7 @@ from stacking.planning.resolve import (
     user_config,
 )
 from stacking.planning.schedule import Points, resolve_schedule
-from stacking.storage.files import read_json
+from stacking.storage.files import read_sealed, write_sealed
 
 _DEFAULT_VOCABULARY = 30_522
 """BERT's, where there is no data yet."""
@@ -141,7 +141,7 @@ class Plan(_Part):
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:
-        """The file's content; the same recipe, data and machine give the same bytes."""
+        """The plan as JSON, without a seal; the same recipe, data and machine give the same bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
     @property
@@ -150,15 +150,20 @@ class Plan(_Part):
         return xxhash.xxh3_128_hexdigest(self.to_json().encode())
 
 
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write ``plan.json``, sealed and atomically; the same plan gives the same bytes."""
+    write_sealed(path, plan.model_dump(mode="json"))
+
+
 def load_plan(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
         UserError: there is none.
-        DamagedFile: it is not a plan of this program.
+        DamagedFile: it was changed since it was written, or is not a plan of this program.
     """
     try:
-        return Plan.model_validate(read_json(path))
+        return Plan.model_validate(read_sealed(path))
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"])) or "no object"
         raise DamagedFile(path, f"is not a plan that this version can read ({place})", "plan again") from None

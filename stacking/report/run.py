@@ -8,7 +8,7 @@ from typing import Any
 
 from stacking.errors import DamagedFile, UserError
 from stacking.planning.plan import Plan, load_plan
-from stacking.run.folder import RunFolder
+from stacking.run.folder import RunFolder, command
 from stacking.run.metrics import Record, read_metrics
 
 Event = dict[str, Any]
@@ -49,7 +49,8 @@ def read_run(path: Path) -> Run:
     plan = load_plan(folder.plan)
     events = folder.journal.events()
     if any(event.get("stage", 0) >= len(plan.stages) for event in events):
-        raise DamagedFile(folder.journal.path, f"tells of a stage beyond the {len(plan.stages)} of {folder.plan.name}")
+        problem = f"tells of a stage beyond the {len(plan.stages)} of {folder.plan.name}"
+        raise DamagedFile(folder.journal.path, problem, f"remove it; `{command('resume', path)}` begins another")
     return Run(
         folder=folder,
         plan=plan,

@@ -14,7 +14,7 @@ from stacking.errors import StackingError
 from stacking.launch.slurm_client import LIVE, NEVER, SlurmJob
 from stacking.report.run import Event, Run, read_run
 from stacking.report.timeline import attempts
-from stacking.run.folder import is_locked
+from stacking.run.folder import command, is_locked
 from stacking.run.metrics import Record
 from stacking.run.progress import Speedometer, TimeLeft
 from stacking.slurm.ledger import is_done, known_jobs, slurm_jobs
@@ -126,7 +126,7 @@ class Status:
         return f"{self.state}{doing}{hint}"
 
     def _command(self) -> str:
-        return f"stacking {'submit --resume' if self.jobs else 'resume'} {self.run_dir}"
+        return command("submit --resume" if self.jobs else "resume", Path(self.run_dir))
 
     def _left_text(self) -> str:
         end = f", until {datetime.fromtimestamp(self.estimated_end):%a %d %b %H:%M}" if self.estimated_end else ""

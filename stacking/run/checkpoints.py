@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from stacking.errors import DamagedFile
 from stacking.storage.files import set_aside, verify_folder, write_atomically
 
+SAVING = ".saving"
+"""The folder in which the next checkpoint is being written."""
 _PREFIX = "global_step"
 
 
@@ -27,27 +30,32 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint that ``folder/latest`` names."""
+    """The checkpoint that ``folder/latest`` names; None where there is no such file or it names none."""
     try:
-        return folder / (folder / "latest").read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+        name = (folder / "latest").read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
         return None
+    return next((checkpoint for checkpoint in checkpoints(folder) if checkpoint.name == name), None)
 
 
 def point_latest(folder: Path, checkpoint: Path | None) -> None:
     """Let ``folder/latest`` name ``checkpoint``, atomically; ``None`` removes it."""
     if checkpoint is not None:
         write_atomically(folder / "latest", checkpoint.name)
-    else:
-        (folder / "latest").unlink(missing_ok=True)
+    elif (folder / "latest").is_file():
+        (folder / "latest").unlink()
 
 
 def newest_good(folder: Path, on_damage: Callable[[DamagedFile], None]) -> Path | None:
     """The newest checkpoint whose every byte is as it was written; ``latest`` names it from now on.
 
     A damaged one is reported through ``on_damage`` and set aside as ``*.damaged``, so that nothing uses it and
-    nothing is lost.
+    nothing is lost. What a killed process left unfinished is removed; to be called while nobody trains.
     """
+    if folder.exists() and not folder.is_dir():
+        on_damage(DamagedFile(folder, "is not a folder"))
+        set_aside(folder)
+    shutil.rmtree(folder / SAVING, ignore_errors=True)
     for checkpoint in reversed(checkpoints(folder)):
         try:
             verify_folder(checkpoint)

@@ -11,20 +11,24 @@ from typing import Any
 
 from stacking.errors import DamagedFile, Preempted, UserError
 from stacking.launch.job import Job, Launcher, Outcome, RunningJob
-from stacking.launch.outcome import describe, raise_for
+from stacking.launch.outcome import describe, diagnosed, raise_for
 from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import checkpoints, step_of
-from stacking.run.folder import RunFolder
+from stacking.run.folder import RunFolder, command
+from stacking.run.journal import Event
+from stacking.run.lease import TOKEN_VARIABLE, Lease
 from stacking.run.metrics import Follower
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
 from stacking.run.retries import Retries
+from stacking.run.signals import asking, received
 
 _POLL_SECONDS = 0.1
 _RETRIES = 3
 """Where nobody is there to try again by hand."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_ASK_RANKS = (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP)
+"""Exit codes of ranks that were asked to end before they could listen."""
 
 
 class Controller:
@@ -34,7 +38,7 @@ class Controller:
     any moment and another one goes on.
 
     Args:
-        lock: the descriptor of the run's lock; whatever is started keeps it open.
+        lease: of the run's lock; whatever is started keeps it open, and without it nothing is written.
         only: ``train:1`` and the like; nothing else is run. Empty: everything.
     """
 
@@ -44,20 +48,21 @@ class Controller:
         plan: Plan,
         launcher: Launcher,
         progress: Progress,
-        lock: int,
+        lease: Lease,
         only: Collection[str] = (),
     ) -> None:
-        self._run, self._plan, self._launcher, self._progress, self._lock = run, plan, launcher, progress, lock
+        self._run, self._plan, self._launcher, self._progress, self._lease = run, plan, launcher, progress, lease
         self._only = only
         self._running: RunningJob | None = None
-        self._stops: list[signal.Signals] = []
+        self._stops: list[signal.Signals] = list(received)
 
     def run(self) -> None:
         """Run every unfinished phase.
 
         Raises:
-            Preempted: SIGINT, SIGTERM or SIGUSR1 came; training has left a checkpoint, a scheduler's job is requeued.
+            Preempted: a signal asked for the end; training has left a checkpoint, a scheduler's job is requeued.
             UserError: a phase found the user's input wrong.
+            LostLock: another controller has taken the run over; nothing of this one is left running.
             StackingError: a phase failed; names the first rank that did, its last words and its log.
         """
         with self._signals():
@@ -77,7 +82,7 @@ class Controller:
         wanted = [phase for phase in left if not self._only or phase.label in self._only]
         if wanted and wanted[0] is not left[0]:
             problem = f"comes after {left[0].label}, which is not done"
-            raise UserError(f"--only {wanted[0].label}", problem, f"`stacking resume {self._run.path}` does both")
+            raise UserError(f"--only {wanted[0].label}", problem, f"`{command('resume', self._run.path)}` does both")
         return wanted
 
     def _complete(self, phase: Phase) -> None:
@@ -100,31 +105,31 @@ class Controller:
         """Run ``phase`` once; its failure is in the journal."""
         if self._stops:
             raise Preempted(f"stopped before {phase.name}")
-        journal, ranks = self._run.journal, self._ranks(phase)
-        attempt = journal.attempts(phase.name, phase.stage) + 1
+        ranks = self._ranks(phase)
+        attempt = self._run.journal.attempts(phase.name, phase.stage) + 1
         facts: dict[str, Any] = {"phase": phase.name, "stage": phase.stage, "world_size": ranks, "attempt": attempt}
-        journal.append("started", **facts)
+        self._record("started", **facts)
         started = time.monotonic()
         with self._progress.phase(phase.name, phase.stage):
-            outcome = self._wait(phase, self._launcher.start(self._job(phase, attempt, ranks), inherited=[self._lock]))
+            outcome = self._wait(
+                phase, self._launcher.start(self._job(phase, attempt, ranks), inherited=[self._lease.descriptor])
+            )
         facts["seconds"] = round(time.monotonic() - started, 3)
         if outcome.exit_code == 0:
-            journal.append("finished", **facts)
+            self._record("finished", **facts)
+            phase.forget_damage()
         elif self._stops or self._was_stopped(outcome):
             who = self._stops[0].name if self._stops else "a signal to its ranks"
             failed = outcome.exit_code > 0 and outcome.exit_code != Preempted.exit_code
-            journal.append(
-                "preempted", **facts, message=f"{describe(outcome)}; {who}" if failed else f"stopped by {who}"
-            )
+            self._record("preempted", **facts, message=f"{describe(outcome)}; {who}" if failed else f"stopped by {who}")
             raise Preempted(f"{who} stopped {phase.name}")
         else:
-            journal.append("failed", **facts, message=describe(outcome))
+            self._record("failed", **facts, message=describe(outcome))
         return outcome
 
     def _was_stopped(self, outcome: Outcome) -> bool:
-        """Whether a scheduler asked the ranks alone to end, as SLURM does where a partition has a grace time."""
-        asked = (-signal.SIGTERM, -signal.SIGUSR1) if self._launcher.unattended else ()
-        return outcome.exit_code in (Preempted.exit_code, *asked)
+        """Whether the ranks alone were asked to end, as SLURM does where a partition has a grace time."""
+        return outcome.exit_code in (Preempted.exit_code, *_ASK_RANKS)
 
     def _ranks(self, phase: Phase) -> int:
         """How many ranks ``phase`` gets: the planned ones or, if the recipe allows, as many as there is room for."""
@@ -148,6 +153,7 @@ class Controller:
             ranks=ranks,
             logs=self._run.stage(stage.name).logs,
             accelerator=self._plan.launch.accelerator if phase.name == "train" else "cpu",
+            environment={TOKEN_VARIABLE: self._lease.token},
         )
 
     def _wait(self, phase: Phase, running: RunningJob) -> Outcome:
@@ -162,7 +168,8 @@ class Controller:
                 for record in metrics.poll() if phase.name == "train" else ():
                     self._progress.update(record)
                 if outcome is not None:
-                    return outcome
+                    return diagnosed(outcome)
+                self._lease.renew_now_and_then()
                 time.sleep(_POLL_SECONDS)
         finally:
             metrics.close()
@@ -177,16 +184,21 @@ class Controller:
     def _what_goes_on(self) -> str:
         """After a stop: what will take the run further. Ctrl-C is a person's, who wants it to end."""
         requeued = "" if signal.SIGINT in self._stops else self._launcher.requeue()
-        return requeued or f"`stacking resume {self._run.path}` goes on"
+        return requeued or f"`{command('resume', self._run.path)}` goes on"
+
+    def _record(self, event: Event, **facts: Any) -> None:
+        """Write into the journal, unless another controller does so now."""
+        self._lease.renew()
+        self._run.journal.append(event, **facts)
 
     def _damaged(self, damage: DamagedFile) -> None:
-        self._run.journal.append("damaged", phase="verify", stage=-1, message=str(damage))
+        self._record("damaged", phase="verify", stage=-1, message=str(damage))
         self._progress.note(f"{damage.path}: {damage.problem}; set aside, going on from what is good before it")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """The first signal asks the ranks for a checkpoint; a second SIGINT ends them at once."""
-        before = {number: signal.signal(number, self._stop) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._stop) for number in asking()}
         try:
             yield
         finally:

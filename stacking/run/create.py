@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stacking.config.recipe import Recipe, load_recipe
 from stacking.data.corpus import Corpus, load_manifest
 from stacking.data.samples import SampleIndex
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import find_machine
-from stacking.planning.plan import Plan, check_machine, load_plan, make_plan
-from stacking.run.folder import RunFolder
-from stacking.storage.files import checksum, disk_errors, verify_folder, write_atomically
+from stacking.planning.plan import Plan, check_machine, load_plan, make_plan, write_plan
+from stacking.run.folder import RunFolder, command, is_locked
+from stacking.run.lease import Lease
+from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_atomically
 
 SPLITS = ("train", "held_out")
 
@@ -31,12 +36,19 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
     return make_plan(recipe, manifest, len(samples["train"]), find_machine()), samples
 
 
-def create_run(
-    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
-) -> Plan:
-    """Resolve a recipe into a plan and write both, and the sample indices, into ``run``.
+@dataclass(frozen=True)
+class Design:
+    """A run that can be made."""
 
-    The journal's first event is written last: a folder without it is not a run yet, and is made again.
+    recipe: Recipe
+    plan: Plan
+    samples: Mapping[str, SampleIndex]
+
+
+def design_run(
+    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
+) -> Design:
+    """Resolve a recipe into a plan, with everything checked and nothing written.
 
     Args:
         elsewhere: the ranks will run on other machines than this one.
@@ -49,43 +61,162 @@ def create_run(
     plan, samples = plan_recipe(recipe)
     check_machine(plan, None if elsewhere else find_machine())
     verify_folder(Path(str(plan.data.path)))
+    return Design(recipe, plan, samples)
+
+
+def require_idle(run: RunFolder) -> None:
+    """Wait until the ranks of a killed controller are gone.
+
+    Raises:
+        UserError: a controller is at work on the run.
+    """
+    if is_locked(run.lock):
+        with run.locked():
+            pass
+
+
+@contextmanager
+def holding_new(run: RunFolder) -> Iterator[Lease]:
+    """The lock of a run that is about to be made, in a folder that is made for it.
+
+    A block that raises before anything was written leaves no folder behind.
+    """
+    is_new = not run.path.exists()
+    try:
+        with disk_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+        with run.locked() as lease:
+            yield lease
+    except BaseException:
+        if is_new and run.path.is_dir() and set(os.listdir(run.path)) <= {run.lock.name}:
+            shutil.rmtree(run.path)
+        raise
+
+
+def write_run(design: Design, run: RunFolder) -> None:
+    """Write the plan, the recipe and the sample indices of a new run; whoever calls holds its lock.
+
+    The journal's first event is written last: a folder without it is not a run yet, and is made again.
+
+    Raises:
+        UserError: the folder holds a run or something else by now.
+    """
+    _refuse_foreign_folder(run)
     with disk_errors(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        for split, index in samples.items():
+        for split, index in design.samples.items():
             index.write(run.samples(split))
-        write_atomically(run.recipe, recipe.to_yaml())
-        write_atomically(run.plan, plan.to_json())
-        checksums = {split: checksum(run.samples(split)) for split in samples}
-        run.journal.append("created", plan=checksum(run.plan), samples=checksums, name=plan.name)
-    return plan
+        write_atomically(run.recipe, design.recipe.to_yaml())
+        write_plan(run.plan, design.plan)
+        _record_creation(run, design.plan)
 
 
-def open_run(run: RunFolder) -> Plan:
-    """The plan of a run that was created, after making sure that it and its data are what they were.
+def create_run(
+    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
+) -> Plan:
+    """`design_run` and `write_run`; returns the plan.
+
+    Raises:
+        UserError: the recipe or the data is wrong, or the folder holds a run or something else already.
+    """
+    design = design_run(name, run, overrides, data, elsewhere)
+    write_run(design, run)
+    return design.plan
+
+
+def open_run(run: RunFolder, note: Callable[[str], None] = lambda text: None) -> Plan:
+    """The plan of a run, after making sure that it and its data are what they were; to be called by who holds the run.
+
+    What can be made again is: a journal from the plan, sample indices from the data.
+
+    Args:
+        note: told of what was damaged and made again.
 
     Raises:
         UserError: there is no run, or its plan or its data were changed since.
     """
-    created = next((e for e in run.journal.events() if e["event"] == "created"), None)
-    if created is None:
-        raise UserError(run.path, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
-    if not run.plan.is_file() or checksum(run.plan) != created.get("plan"):
-        raise UserError(run.plan, "was changed since the run was created", "restore it, or start another run")
-    for split, expected in created.get("samples", {}).items():
-        if not run.samples(split).is_file() or checksum(run.samples(split)) != expected:
-            raise DamagedFile(run.samples(split), "is missing or was changed since the run was created")
-    plan = load_plan(run.plan)
+    require_run(run)
+    damage = run.journal.mend()
+    plan = _own_plan(run)
     data = Path(str(plan.data.path))
     if load_manifest(data)["digest"] != plan.data.digest:
         raise UserError(data, "holds other data than when the run was created", "restore it, or start anew")
     verify_folder(data)
+    created = _created(run)
+    for problem in ([damage] if damage else []) + _mend_samples(run, plan, created):
+        run.journal.append("damaged", phase="verify", stage=-1, message=problem)
+        note(problem)
+    if created is None:
+        note(f"{run.journal.path}: does not tell of the run's creation; begun again from plan.json and verified files")
+        _record_creation(run, plan)
     return plan
 
 
+def require_run(run: RunFolder) -> None:
+    """
+    Raises:
+        UserError: there is no run, or nothing is left by which it could be known.
+    """
+    if not run.plan.is_file():
+        if run.journal.events():
+            raise DamagedFile(run.plan, "is missing", "restore it from a copy, or start another run")
+        raise UserError(run.path, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
+
+
+def _created(run: RunFolder) -> dict[str, Any] | None:
+    return next((event for event in run.journal.events() if event["event"] == "created"), None)
+
+
+def _record_creation(run: RunFolder, plan: Plan) -> None:
+    samples = {split: checksum(run.samples(split)) for split in SPLITS}
+    run.journal.append("created", plan=checksum(run.plan), samples=samples, name=plan.name)
+
+
+def _own_plan(run: RunFolder) -> Plan:
+    """The plan, which must be the one that the run was created with."""
+    created = _created(run)
+    try:
+        plan = load_plan(run.plan)
+    except DamagedFile as damage:
+        raise DamagedFile(run.plan, damage.problem, "restore it from a copy, or start another run") from None
+    if created is not None and created.get("plan") != checksum(run.plan):
+        raise UserError(run.plan, "was changed since the run was created", "restore it, or start another run")
+    return plan
+
+
+def _mend_samples(run: RunFolder, plan: Plan, created: dict[str, Any] | None) -> list[str]:
+    """Make sample indices that are damaged again from the data; returns what was wrong.
+
+    Raises:
+        UserError: the data give other samples now.
+    """
+    expected, mended = (created or {}).get("samples", {}), []
+    for split in SPLITS:
+        path = run.samples(split)
+        if path.is_file() and split in expected and checksum(path) == expected[split]:
+            continue
+        if path.exists() and not path.is_file():
+            set_aside(path)
+        was_there = path.is_file()
+        data = plan.data
+        SampleIndex(Corpus(Path(str(data.path)), split=split), data.samples, data.sequence_length).write(path)
+        if split in expected and checksum(path) != expected[split]:
+            problem = "cannot be made again: this version draws other samples from the data"
+            raise DamagedFile(path, problem, "restore it from a copy, or start another run")
+        if split in expected:
+            mended.append(f"{path}: was {'altered' if was_there else 'missing'}; made again from the data")
+    return mended
+
+
 def _refuse_foreign_folder(run: RunFolder) -> None:
-    if run.journal.events():
-        raise UserError(run.path, "holds a run already", f"go on with `stacking resume {run.path}`, or choose another")
+    if not next(place for place in (run.path, *run.path.parents) if place.exists()).is_dir():
+        raise UserError(run.path, "is a file, or lies below one", "choose a folder")
+    names = os.listdir(run.path) if run.path.is_dir() else []
     samples = [run.samples(split) for split in SPLITS]
     ours = {path.name for path in (run.recipe, run.plan, run.lock, run.scripts, *samples)}
-    if run.path.is_dir() and (foreign := [n for n in os.listdir(run.path) if n not in ours and not n.startswith(".")]):
+    foreign = [name for name in names if name not in ours and not name.startswith(".")]
+    if run.journal.events() or (run.plan.is_file() and foreign):
+        remedy = f"`{command('resume', run.path)}` goes on with it, or choose another folder"
+        raise UserError(run.path, "holds a run already", remedy)
+    if foreign:
         raise UserError(run.path, f"is not empty (it holds {foreign[0]!r})", "choose a folder that is new or empty")

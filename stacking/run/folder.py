@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import os
-import socket
-import time
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stacking.errors import StackingError, UserError
+from stacking.errors import StackingError
 from stacking.run.journal import Journal
-from stacking.storage.files import disk_errors
+from stacking.run.lease import Lease
 
 
 class RunFolder:
@@ -39,47 +36,21 @@ class RunFolder:
         return StageFolder(self.path / name)
 
     @contextmanager
-    def locked(self, patience: float = 10.0) -> Iterator[int]:
-        """Hold the run for one controller; yields the lock's file descriptor.
+    def locked(self, patience: float = 10.0) -> Iterator[Lease]:
+        """Hold the run for one controller.
 
-        Children inherit the descriptor, so that the lock outlives a killed controller until its last rank is gone.
-        Such a lock is waited for, ``patience`` seconds at most; so is one that another host holds, as a file server
-        may notice only later that the host is dead.
+        Children inherit the lease's descriptor, so that the lock outlives a killed controller until its last rank is
+        gone. Such a lock is waited for, ``patience`` seconds at most; so is one that another host holds, as a file
+        server may notice only later that the host is dead.
 
         Raises:
             UserError: another controller holds the run.
         """
-        with disk_errors(self.path):
-            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        lease = Lease(self.lock, patience)
         try:
-            self._acquire(descriptor, patience)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-            yield descriptor
+            yield lease
         finally:
-            os.close(descriptor)
-
-    def _acquire(self, descriptor: int, patience: float) -> None:
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                holder = self._holder()
-                if time.monotonic() > deadline or _alive_here(holder):
-                    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-                    raise UserError(
-                        self.path, f"is in use by {who}", "wait for it, stop it, or choose another folder"
-                    ) from None
-                time.sleep(0.1)
-
-    def _holder(self) -> dict[str, object]:
-        try:
-            holder: dict[str, object] = json.loads(self.lock.read_text())
-            return holder
-        except ValueError:
-            return {}
+            lease.close()
 
 
 class StageFolder:
@@ -94,8 +65,9 @@ class StageFolder:
         self.logs = path / "logs"
 
 
-def _alive_here(holder: dict[str, object]) -> bool:
-    return holder.get("host") == socket.gethostname() and Path(f"/proc/{holder['pid']}").exists()
+def command(name: str, run_dir: Path) -> str:
+    """``stacking NAME RUN_DIR`` as it can be typed into a shell."""
+    return f"stacking {name} {shlex.quote(str(run_dir))}"
 
 
 def is_locked(lock: Path) -> bool:
@@ -104,7 +76,7 @@ def is_locked(lock: Path) -> bool:
         with open(lock, "rb") as file:
             # Shared, so that two who look do not see each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True

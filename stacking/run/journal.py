@@ -1,4 +1,4 @@
-"""What has happened in a run: an append-only file of phase events, one JSON object a line."""
+"""What has happened in a run: an append-only file of phase events, one sealed JSON object a line."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
-from stacking.errors import DamagedFile
-from stacking.storage.files import disk_errors
+from stacking.storage.files import disk_errors, set_aside, write_atomically
+from stacking.storage.os_errors import patiently
+from stacking.storage.seal import BrokenSeal, sealed, unsealed
 
 Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed", "submitted", "cancelled"]
 
@@ -23,7 +27,8 @@ class Journal:
     """The journal of one run.
 
     The controller that holds the run's lock appends, and so does who submits or cancels jobs meanwhile: one line at
-    a time. A line that a crash cut short is dropped when the next one is written; damage anywhere else is an error.
+    a time. A line that a crash cut short is dropped when the next one is written. A line that was altered since counts
+    for nothing: the verified files say what is done, and `mend` takes it out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,42 +37,72 @@ class Journal:
     def append(self, event: Event, **facts: Any) -> dict[str, Any]:
         """Write one event durably and return it."""
         record = {"time": time.time(), "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
-        with disk_errors(self.path), open(self.path, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with disk_errors(self.path), self._locked() as file:
             self._drop_torn_line(file.fileno())
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            file.write(json.dumps(sealed(record), ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         return record
 
     def events(self) -> list[dict[str, Any]]:
-        """All events so far, oldest first.
+        """All events so far, oldest first, without those whose line was altered."""
+        return [event for event in map(_event, self._lines()) if event is not None]
 
-        Raises:
-            DamagedFile: a line other than a torn last one is not an event.
+    def damaged_lines(self) -> list[int]:
+        """The numbers, from 1, of the lines that are not what was written."""
+        return [number for number, line in enumerate(self._lines(), start=1) if _event(line) is None]
+
+    def mend(self) -> str | None:
+        """Take altered lines out; to be called by whoever holds the run.
+
+        Returns:
+            What was wrong, for people; None: nothing was. The damaged file is kept as ``journal.jsonl.damaged``.
         """
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")
-        events = []
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = None
-            if not _is_event(event):
-                raise DamagedFile(self.path, f"line {number} is not an event", "restore the file from a copy")
-            events.append(event)
-        return events
+        if self.path.exists() and not self.path.is_file():
+            return f"{self.path}: is not a file; set aside as {set_aside(self.path).name}"
+        damaged = self.damaged_lines()
+        if not damaged:
+            return None
+        with disk_errors(self.path), self._locked():
+            lines = self._lines()
+            whole = b"".join(line + b"\n" for line in lines if _event(line) is not None)
+            kept = set_aside(self.path)
+            write_atomically(self.path, whole)
+        which = f"line {damaged[0]} was" if len(damaged) == 1 else f"{len(damaged)} lines, the first {damaged[0]}, were"
+        return f"{self.path}: {which} altered and left out; the damaged file is {kept.name}"
 
     def attempts(self, phase: str, stage: int) -> int:
         """How often this phase of this stage was started."""
         return sum(e["event"] == "started" and e["phase"] == phase and e["stage"] == stage for e in self.events())
 
+    def _lines(self) -> list[bytes]:
+        """All whole lines."""
+        with disk_errors(self.path):
+            return patiently(self.path.read_bytes).split(b"\n")[:-1] if self.path.is_file() else []
+
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """The file, open for appending, while nobody else appends or mends."""
+        while True:
+            with open(self.path, "ab") as file:
+                patiently(partial(fcntl.flock, file, fcntl.LOCK_EX))
+                if self.path.exists() and self.path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                    yield file
+                    return
+
     def _drop_torn_line(self, descriptor: int) -> None:
         content = self.path.read_bytes()
         if content and not content.endswith(b"\n"):
             os.ftruncate(descriptor, content.rfind(b"\n") + 1)
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """The event in a line; None: it is not as it was written."""
+    try:
+        event = unsealed(json.loads(line))
+    except (BrokenSeal, ValueError, RecursionError):
+        return None
+    return event if _is_event(event) else None
 
 
 def _is_event(value: Any) -> bool:

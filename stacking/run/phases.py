@@ -7,6 +7,7 @@ A phase is a process of its own and safe to run again: its output appears under 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,12 +59,23 @@ class Phase:
         if not self.output.exists():
             return False
         try:
+            if not self.output.is_dir():
+                raise DamagedFile(self.output, "is not a folder")
             verify_folder(self.output)
         except DamagedFile as damage:
             on_damage(damage)
             set_aside(self.output)
             return False
         return True
+
+    def forget_damage(self) -> None:
+        """Remove what was set aside as damaged: the output is there again, and the journal says what was wrong."""
+        inside = self.output.glob("*.damaged*") if self.name == "train" else ()
+        for aside in [*inside, *self.output.parent.glob(f"{self.output.name}.damaged*")]:
+            if aside.is_dir() and not aside.is_symlink():
+                shutil.rmtree(aside)
+            else:
+                aside.unlink(missing_ok=True)
 
 
 def phases(plan: Plan, run: RunFolder) -> list[Phase]:

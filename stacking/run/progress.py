@@ -23,6 +23,7 @@ from rich.table import Column
 
 from stacking.planning.plan import Plan
 from stacking.run.metrics import Record
+from stacking.terminal.lenient import lenient
 from stacking.terminal.units import count, duration, loss
 
 _WINDOW = 20
@@ -80,6 +81,7 @@ class Progress:
     def __init__(self, plan: Plan, stream: TextIO | None = None, every: float = 10.0) -> None:
         stream = stream if stream is not None else sys.stderr
         self._plan = plan
+        stream = lenient(stream)
         self._display: _Bars | _Lines = _Bars(plan, stream) if stream.isatty() else _Lines(plan, stream, every)
         self._speed = Speedometer(plan)
         self._since = time.time()

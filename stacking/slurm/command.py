@@ -14,8 +14,8 @@ from stacking.config.recipe import Recipe, load_recipe
 from stacking.errors import StackingError, UserError
 from stacking.launch import slurm_client
 from stacking.planning.plan import Plan, check_machine, load_plan
-from stacking.run.create import create_run, plan_recipe
-from stacking.run.folder import RunFolder, is_locked
+from stacking.run.create import create_run, open_run, plan_recipe
+from stacking.run.folder import RunFolder, command, is_locked
 from stacking.run.phases import phases
 from stacking.slurm.chain import Mode, chain
 from stacking.slurm.ledger import known_jobs, live_jobs
@@ -75,9 +75,10 @@ def submit(request: Request) -> Iterator[str]:
             left = reported_left(run, plan)
         else:
             with run.locked():
-                if not _exists(request):
-                    create_run(str(request.recipe), run, request.overrides, request.data, elsewhere=True)
-                plan = load_plan(run.plan)
+                if _exists(request):
+                    plan = open_run(run)
+                else:
+                    plan = create_run(str(request.recipe), run, request.overrides, request.data, elsewhere=True)
                 left = verified_left(run, plan)
         found = submit_chain(run, plan, site, mode, left)
     yield from _answers(run, found)
@@ -123,7 +124,7 @@ def cancel(run: RunFolder) -> Iterator[str]:
         if time.monotonic() > deadline:
             raise StackingError(f"{run.path}: jobs did not end in {_END_PATIENCE:.0f} s; `stacking status` shows them")
         time.sleep(0.5)
-    yield f"`stacking submit --resume {shlex.quote(str(run.path))}` goes on"
+    yield f"`{command('submit --resume', run.path)}` goes on"
 
 
 def _exists(request: Request) -> bool:
@@ -135,20 +136,18 @@ def _exists(request: Request) -> bool:
     run = request.run
     if request.recipe is None:
         _require_run(run)
-    if not run.journal.events():
+    if not run.plan.is_file():
         return False
-    if request.recipe is not None and run.recipe.read_text(encoding="utf-8") != _recipe(request).to_yaml():
-        problem = "holds a run of another recipe, or of other data or settings"
-        raise UserError(
-            run.path,
-            problem,
-            f"run `stacking submit --resume {shlex.quote(str(run.path))}` to continue it, or choose another",
-        )
+    if request.recipe is None or not run.recipe.is_file():
+        return True
+    if run.recipe.read_bytes() != _recipe(request).to_yaml().encode():
+        remedy = f"`{command('submit --resume', run.path)}` goes on with it, or choose another folder"
+        raise UserError(run.recipe, "is another recipe, or one with other data or settings", remedy)
     return True
 
 
 def _require_run(run: RunFolder) -> None:
-    if not run.journal.events():
+    if not run.plan.is_file():
         raise UserError(run.path, "is not a run", "submit one with `stacking submit RECIPE --run-dir DIR`")
 
 
@@ -209,5 +208,4 @@ def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:
         start = f", expected to start at {link.start.replace('T', ' ')}" if link.start else ""
         yield f"{link.job.name:<18} job {link.id} {'submitted' if link.is_new else 'is there already'}{after}{start}"
         before = link.id
-    quoted = shlex.quote(str(run.path))
-    yield f"`stacking status {quoted}` shows them, `stacking cancel {quoted}` ends them"
+    yield f"`{command('status', run.path)}` shows them, `{command('cancel', run.path)}` ends them"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from stacking.errors import DamagedFile, StackingError, UserError
 from stacking.launch import slurm_client
 from stacking.launch.slurm_client import SlurmJob
 from stacking.planning.plan import Plan
-from stacking.run.folder import RunFolder
+from stacking.run.folder import RunFolder, command
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.slurm.chain import ChainJob, Mode, chain
 from stacking.slurm.ledger import is_done, known_jobs, live_jobs
@@ -185,7 +184,7 @@ def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode)
     if live and (before := next(iter(known.values()))["mode"]) != mode:
         listed = ", ".join(f"{job.id} ({name})" for name, job in live.items())
         problem = f"has jobs in the queue that were submitted as {before}: {listed}"
-        raise UserError(run.path, problem, f"run `stacking cancel {shlex.quote(str(run.path))}` first")
+        raise UserError(run.path, problem, f"`{command('cancel', run.path)}` first")
 
 
 def _orphans(run: RunFolder, jobs: Iterable[ChainJob], plan: Plan) -> list[SlurmJob]:

@@ -25,7 +25,7 @@ import numpy as np
 from stacking.errors import DamagedFile, UserError
 from stacking.model.config import ModelConfig
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
-from stacking.storage.files import MANIFEST, read_json, verify_folder
+from stacking.storage.files import MANIFEST, read_sealed, verify_folder
 from stacking.storage.partition import (
     PARAMETER_NAMES,
     Piece,
@@ -104,7 +104,7 @@ class ZeroCheckpoint(Readable):
         self.moments = any(self._places[MOMENTS[0]].values())
         self.optimizer_step = _step(self.path, masters)
         progress = self.path / PROGRESS
-        self.progress: dict[str, Any] | None = read_json(progress) if progress.exists() else None
+        self.progress: dict[str, Any] | None = read_sealed(progress) if progress.exists() else None
         model = (self.progress or {}).get("model")
         self.model: ModelConfig | None = None if model is None else ModelConfig.model_validate(model)
 

@@ -15,6 +15,7 @@ from typing import Any
 import xxhash
 
 from stacking.errors import DamagedFile
+from stacking.storage.os_errors import patiently
 from stacking.storage.threads import each
 
 BLOCK = 1 << 20
@@ -89,7 +90,10 @@ def hash_files(paths: Sequence[Path]) -> list[Entry]:
         for index, data in _read_span(paths[file], first, sizes[file]):
             digests[file][index] = digest(data)
 
-    each(work, ((file, first) for file, size in enumerate(sizes) for first in range(0, size, _SPAN * BLOCK)))
+    each(
+        lambda span: patiently(lambda: work(span)),
+        ((file, first) for file, size in enumerate(sizes) for first in range(0, size, _SPAN * BLOCK)),
+    )
     return [entry_of(size, found) for size, found in zip(sizes, digests, strict=True)]
 
 
@@ -111,7 +115,7 @@ def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[i
                 raise DamagedFile(path, "does not match its checksum")
 
     each(
-        work,
+        lambda span: patiently(lambda: work(span)),
         ((path, first) for path, blocks in files.items() for first in range(0, len(blocks) * BLOCK, _SPAN * BLOCK)),
     )
 

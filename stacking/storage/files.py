@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -13,8 +12,10 @@ from typing import Any
 
 import xxhash
 
-from stacking.errors import DamagedFile, NoSpace, UserError
+from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import BLOCK, Entry, digests_of, hash_files, verify_blocks
+from stacking.storage.os_errors import explained, patiently
+from stacking.storage.seal import BrokenSeal, sealed, unsealed
 from stacking.storage.threads import each
 
 MANIFEST = "manifest.json"
@@ -26,15 +27,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(path) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(path, "cannot be written", "choose a folder that you may write to") from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise UserError(path, "is a file, or lies below one", "choose a folder") from error
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
-            raise UserError(path, f"cannot be made ({error.strerror})", "choose another name") from error
-        raise
+        ours = explained(error, path)
+        if ours is None:
+            raise
+        raise ours from error
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
@@ -44,7 +40,8 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         NoSpace: the disk is full; the old content stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with disk_errors(path):
+
+    def write() -> None:
         try:
             with open(partial, "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
@@ -54,6 +51,9 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         finally:
             partial.unlink(missing_ok=True)
         fsync_folder(path.parent)
+
+    with disk_errors(path):
+        patiently(write)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -66,18 +66,43 @@ def read_json(path: Path) -> Any:
 
     Raises:
         UserError: the file is missing or is not JSON.
+        StorageFailure: it cannot be read at the moment.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with disk_errors(path):
+            return json.loads(patiently(path.read_bytes).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(path, "does not exist", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or nesting without end
         raise DamagedFile(path, f"is not JSON ({error})") from None
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` and the seal of it as indented JSON, atomically."""
+    write_json(path, sealed(content))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFile: it was changed since, or was never sealed.
+    """
+    value = read_json(path)
+    try:
+        return unsealed(value)
+    except (BrokenSeal, RecursionError) as error:
+        raise DamagedFile(path, str(error), "restore it, or make again what it belongs to") from None
 
 
 def fsync_folder(folder: Path) -> None:
     """Make the renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    patiently(lambda: _fsync(folder))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -86,16 +111,21 @@ def fsync_folder(folder: Path) -> None:
 
 def checksum(path: Path) -> str:
     """XXH3-128 of the file's bytes, in hex: made to detect damage at disk speed, not against forgery."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+
+    def read() -> str:
+        digest = xxhash.xxh3_128()
+        with open(path, "rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+
+    with disk_errors(path):
+        return patiently(read)
 
 
 @contextmanager
 def new_folder(
-    path: Path, manifest: Mapping[str, Any] | None = None, sealed: Mapping[str, Entry] | None = None
+    path: Path, manifest: Mapping[str, Any] | None = None, entries: Mapping[str, Entry] | None = None
 ) -> Iterator[Path]:
     """Fill a folder that appears under its name only when it is complete.
 
@@ -105,7 +135,7 @@ def new_folder(
     try removes.
 
     Args:
-        sealed: by name in the folder, the entries of files whose bytes were hashed as they were written: they are not
+        entries: by name in the folder, those of files whose bytes were hashed as they were written: they are not
             read again. May be filled until the block ends.
     """
     partial = path.with_name(f".{path.name}.partial")
@@ -114,46 +144,42 @@ def new_folder(
         partial.mkdir(parents=True)
         try:
             yield partial
-            seal_folder(partial, manifest if manifest is not None else {}, sealed)
+            seal_folder(partial, manifest if manifest is not None else {}, entries)
             move_folder(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
 
-def seal_folder(folder: Path, manifest: Mapping[str, Any], sealed: Mapping[str, Entry] | None = None) -> None:
+def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str, Entry] | None = None) -> None:
     """Write ``folder/manifest.json``: ``manifest`` and, under ``files``, each file's size and checksums.
 
     Args:
-        sealed: the entries that are known already, by name.
+        entries: those that are known already, by name.
 
     Raises:
         DamagedFile: a file has another size than the entry that is known.
     """
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     each(fsync_file, [folder / name for name in names])
-    known = {name: entry for name, entry in (sealed or {}).items() if name in names}
+    known = {name: entry for name, entry in (entries or {}).items() if name in names}
     for name, entry in known.items():
         _check_size(folder / name, entry)
     unknown = [name for name in names if name not in known]
     found = dict(zip(unknown, hash_files([folder / name for name in unknown]), strict=True))
-    write_json(folder / MANIFEST, {**manifest, "files": {name: {**known, **found}[name] for name in names}})
+    write_sealed(folder / MANIFEST, {**manifest, "files": {name: {**known, **found}[name] for name in names}})
 
 
 def fsync_file(path: Path) -> None:
     """Make the bytes of ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    patiently(lambda: _fsync(path))
 
 
 def move_folder(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target``; a folder that stands there is replaced."""
     if target.exists():
         shutil.rmtree(target)
-    os.rename(source, target)
+    patiently(lambda: os.rename(source, target))
     fsync_folder(target.parent)
 
 
@@ -200,7 +226,7 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
         raise UserError(folder, "is not a folder", "check the path")
     if not (folder / MANIFEST).is_file():
         raise DamagedFile(folder / MANIFEST, "is missing, so the folder is incomplete")
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    manifest = read_sealed(folder / MANIFEST)
     if not _lists_files(manifest):
         raise DamagedFile(folder / MANIFEST, "does not list the files of the folder with their sizes and checksums")
     for name, entry in manifest["files"].items():
@@ -238,8 +264,12 @@ def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[s
 
 
 def _lists_files(manifest: Any) -> bool:
+    """Whether a manifest lists files, none of them outside of its folder."""
     files = manifest.get("files") if isinstance(manifest, dict) else None
     return isinstance(files, dict) and all(
-        isinstance(entry, dict) and {"bytes", "checksum"} <= entry.keys() and isinstance(entry["bytes"], int)
-        for entry in files.values()
+        not (Path(name).is_absolute() or ".." in Path(name).parts)
+        and isinstance(entry, dict)
+        and {"bytes", "checksum"} <= entry.keys()
+        and type(entry["bytes"]) is int
+        for name, entry in files.items()
     )

@@ -12,12 +12,12 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.errors import NoSpace, UserError
 from stacking.planning.plan import Plan, Stage
-from stacking.run.checkpoints import checkpoints, latest, point_latest, tag
+from stacking.run.checkpoints import SAVING, checkpoints, latest, point_latest, tag
 from stacking.state.format import State
 from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale
 from stacking.state.zero import ZeroCheckpoint
-from stacking.storage.files import disk_errors, move_folder, read_json, seal_folder, verify_folder, write_json
+from stacking.storage.files import disk_errors, move_folder, read_sealed, seal_folder, verify_folder, write_sealed
 
 PROGRESS = "progress.json"
 
@@ -44,14 +44,18 @@ class Saver:
         """
         if (self._folder / tag(step)).is_dir():
             return
-        saving = self._folder / ".saving"
+        saving = self._folder / SAVING
         if dist.get_rank() == 0:
             shutil.rmtree(saving, ignore_errors=True)
         dist.barrier()
         try:
             with disk_errors(self._folder):
                 self._engine.save_checkpoint(str(saving), tag=tag(step), save_latest=False)
+        except NoSpace:
+            shutil.rmtree(saving, ignore_errors=True)
+            raise
         except RuntimeError as error:  # torch reports a failed write of its zip file in this form, without an errno
+            shutil.rmtree(saving, ignore_errors=True)
             raise _as_disk_error(self._folder, error) from error
         dist.barrier()
         if dist.get_rank() == 0:
@@ -60,7 +64,7 @@ class Saver:
 
     def _publish(self, saving: Path, step: int, seconds: float) -> None:
         with disk_errors(self._folder):
-            write_json(saving / tag(step) / PROGRESS, self._progress(step, seconds))
+            write_sealed(saving / tag(step) / PROGRESS, self._progress(step, seconds))
             seal_folder(saving / tag(step), {"kind": "checkpoint", "format": 1})
             move_folder(saving / tag(step), self._folder / tag(step))
             for script in saving.glob("*.py"):
@@ -106,7 +110,7 @@ def restore(engine: DeepSpeedEngine, plan: Plan, stage: Stage, folder: Path, sta
             begin(engine)
         return {"step": 0, "seconds": 0.0}
     verify_folder(checkpoint, checksums=False)
-    progress: dict[str, Any] = read_json(checkpoint / PROGRESS)
+    progress: dict[str, Any] = read_sealed(checkpoint / PROGRESS)
     expected = plan.model.with_layers(stage.layers).model_dump()
     if progress["model"] != expected or progress["stage"] != stage.index:
         raise UserError(checkpoint, "belongs to another model or stage than the plan", "use the run's own folder")

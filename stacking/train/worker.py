@@ -22,6 +22,7 @@ from stacking.planning.elastic import resized
 from stacking.planning.plan import Plan, Stage, load_plan
 from stacking.run.checkpoints import latest
 from stacking.run.folder import RunFolder
+from stacking.run.lease import Watch
 from stacking.run.metrics import MetricsWriter, truncate_after
 from stacking.run.phases import starting_state
 from stacking.train.allocator import keep_freed_memory
@@ -46,7 +47,7 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     """Train ``stage`` from its latest checkpoint, or from its start, to its end."""
     connect()
     keep_freed_memory()
-    agreement = Agreement()
+    agreement = Agreement(Watch(run.lock, os.environ))
     folder, start = run.stage(stage.name), starting_state(plan, run, stage)
     engine = start_engine(plan, stage, drawn=start is None and latest(folder.checkpoints) is None)
     progress = restore(engine, plan, stage, folder.checkpoints, start)

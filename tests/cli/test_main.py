@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from stacking.cli.main import cli
+from stacking.data.prepare import prepare
+from stacking.run.create import create_run
+from stacking.run.folder import RunFolder
 from stacking.storage.files import new_folder
-from tests.chain import stacking
+from tests.chain import stacking, write_recipe
+from tests.data.conftest import write_corpus
 
 COMMANDS = [
     "bench",
@@ -62,6 +68,8 @@ MISTAKES = {
         ["run", "demo", "--run-dir", "{tmp}/run", "--data", "{tmp}"],
         "is not a prepared data",
     ),
+    "a run in a folder without a name": (["run", "demo", "--run-dir", ""], "'--run-dir': the name is empty"),
+    "an output without a name": (["grow", "s", "--layers", "2", "--out", ""], "'--out': the name is empty"),
     "a run in a folder of other things": (["run", "demo", "--run-dir", "{full}"], "is not empty"),
     "a run below a file": (["run", "demo", "--run-dir", "{file}/run"], "is a file, or lies below one"),
     "resuming what is not a run": (["resume", "{tmp}"], "is not a run; start one with `stacking run"),
@@ -113,6 +121,46 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, mistake: str) -> 
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("stacking: ")
     assert words.format(**places) in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that can be run, with its data."""
+    folder = tmp_path_factory.mktemp("refused")
+    data = prepare([str(write_corpus(folder / "text"))], folder / "data", vocabulary_size=300, held_out=0.1, workers=1)
+    return write_recipe(folder, data.folder)
+
+
+REFUSALS = {
+    "the slurm launcher outside of slurm": (
+        ["--launcher", "slurm"],
+        "--launcher slurm: works inside a SLURM job alone",
+    ),
+    "a hostfile that is not there": (["--launcher", "mpi", "--hostfile", "no-hosts"], "no-hosts is not a file"),
+    "a hostfile without mpi": (["--hostfile", "no-hosts"], "--hostfile: is for mpirun"),
+    "a recipe key that is wrong": (["--set", "stages[0].steps=0"], "steps"),
+    "data that are not there": (["--data", "no-data"], "is not a prepared data folder"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refused_run_writes_nothing(recipe: Path, tmp_path: Path, name: str) -> None:
+    options, words = REFUSALS[name]
+    if "mpi" in options and shutil.which("mpirun") is None:
+        pytest.skip("mpirun is not on this machine")
+    done = stacking("run", recipe, "--run-dir", tmp_path / "new" / "run", *options, check=False)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == "" and not (tmp_path / "new").exists()
+
+
+def test_a_command_that_a_message_gives_works_as_it_is_printed(recipe: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "it's my run")
+    create_run(str(recipe), run)
+    refused = stacking("run", recipe, "--run-dir", run.path, check=False)
+    command = refused.stderr.split("`")[1]
+    assert shlex.split(command) == ["stacking", "resume", str(run.path)]
+    done = stacking(*shlex.split(command)[1:], "--only", "train:9", check=False)
+    assert "'train:9' is not a phase of this run" in done.stderr
 
 
 def test_it_starts_without_loading_what_a_command_does_not_need() -> None:

@@ -46,7 +46,7 @@ def write_numbers(folder: Path, documents: int = 30, vocabulary: int = 1000) -> 
         np.save(folder / f"train/00000.{name}.npy", array)
     counts = {"documents": documents, "sentences": len(lengths), "tokens": len(tokens)}
     special = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
-    manifest = {"kind": "data", "format": 1, "vocabulary": vocabulary, "special": special, "digest": "numbers"}
+    manifest = {"kind": "data", "format": 1, "vocabulary": vocabulary, "special": special}
     seal_folder(folder, manifest | {"splits": {"train": counts}})
     return folder
 

@@ -16,6 +16,7 @@ from stacking.data.prepare import prepare
 from stacking.data.sampler import SAMPLERS
 from stacking.data.samples import build_samples
 from stacking.errors import UserError
+from stacking.storage.files import write_sealed
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def _remove_manifest(folder: Path) -> None:
 def _change(**entries: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+        write_sealed(path, json.loads(path.read_text()) | entries)
 
     return change
 

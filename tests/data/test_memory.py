@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from stacking.storage.files import write_sealed
 
 LIMIT = 320 << 20
 SHARDS, SHARD_TOKENS, SENTENCE, DOCUMENT = 3, 1 << 28, 64, 100 * 64
@@ -56,13 +57,12 @@ def write_sparse(folder: Path) -> int:
     manifest = {
         "kind": "data",
         "format": 1,
-        "digest": "sparse",
         "vocabulary": 100,
         "special": {"pad": 1, "unk": 2, "cls": 3, "sep": 4, "mask": 5},
         "splits": {"train": counts | {"documents": SHARDS * (len(bounds["documents"]) - 1)}},
         "files": files,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed(folder / "manifest.json", manifest)
     return sum(file["bytes"] for file in files.values())
 
 

@@ -18,12 +18,11 @@ from tokenizers import Tokenizer
 
 from stacking.data import prepare as module
 from stacking.data import shards
-from stacking.data.corpus import Corpus
+from stacking.data.corpus import Corpus, load_manifest
 from stacking.data.prepare import Prepared, prepare
 from stacking.data.sentences import split_sentences
 from stacking.data.workers import worker_processes
 from stacking.errors import UserError
-from stacking.storage.files import verify_folder
 from tests.data.conftest import prose, write_corpus
 
 PART = 1500
@@ -70,7 +69,7 @@ def test_the_number_of_workers_changes_nothing(
     for workers in (1, 2):
         run([text_folder], tmp_path / str(workers), workers=workers)
     assert content(tmp_path / "1") == content(tmp_path / "2")
-    assert verify_folder(tmp_path / "1")["digest"] == verify_folder(tmp_path / "2")["digest"]
+    assert load_manifest(tmp_path / "1")["digest"] == load_manifest(tmp_path / "2")["digest"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 

@@ -16,8 +16,8 @@ from stacking.doctor.examine import Request, Visit
 from stacking.doctor.facts import Facts, Host
 from stacking.doctor.finding import Finding
 from stacking.doctor.preflight import before_job
+from stacking.planning.plan import write_plan
 from stacking.run.folder import RunFolder
-from stacking.storage.files import write_atomically
 from tests.slurm.plans import plan_for_jobs
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
@@ -47,7 +47,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path)
-    write_atomically(made.plan, plan_for_jobs().to_json())
+    write_plan(made.plan, plan_for_jobs())
     made.journal.append("created")
     return made
 

@@ -15,7 +15,7 @@ from stacking.growth.apply import grow
 from stacking.growth.operators import layer_sources
 from stacking.state.format import BUFFERS, State
 from stacking.state.layers import composed, origins
-from stacking.storage.files import verify_folder
+from stacking.storage.files import verify_folder, write_sealed
 from tests.growth.test_apply import KINDS, contents, shapes, write
 
 
@@ -136,7 +136,7 @@ def test_an_unreadable_mapping_is_damage(tmp_path: Path, sources: list[object]) 
     shared = grow(write(tmp_path / "s"), tmp_path / "g", 6, "stack", "reset", share=True)
     text = (shared.path / "manifest.json").read_text()
 
-    (shared.path / "manifest.json").write_text(json.dumps({**json.loads(text), "layer_sources": sources}))
+    write_sealed(shared.path / "manifest.json", {**json.loads(text), "layer_sources": sources})
     with pytest.raises(DamagedFile, match=r"manifest\.json: does not describe a state"):
         State(shared.path)
 
@@ -145,7 +145,7 @@ def test_a_mapping_that_is_too_short_for_the_model_is_damage(tmp_path: Path) -> 
 
     shared = grow(write(tmp_path / "s"), tmp_path / "g", 6, "stack", "reset", share=True)
     manifest = json.loads((shared.path / "manifest.json").read_text())
-    (shared.path / "manifest.json").write_text(json.dumps({**manifest, "layer_sources": ["0 copy"]}))
+    write_sealed(shared.path / "manifest.json", {**manifest, "layer_sources": ["0 copy"]})
     with pytest.raises(DamagedFile, match=r"weights\.safetensors: lacks the parameter"):
         State(shared.path)
 

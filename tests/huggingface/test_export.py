@@ -16,7 +16,7 @@ from stacking.errors import DamagedFile, NoSpace, UserError
 from stacking.evaluate.mlm import load_model
 from stacking.huggingface.export import export
 from stacking.model.config import ModelConfig
-from stacking.storage.files import new_folder, verify_folder, write_json
+from stacking.storage.files import new_folder, verify_folder, write_json, write_sealed
 from stacking.storage.safetensors_file import SafetensorsWriter
 from tests.states import SMALL, random_weights, write_state
 
@@ -162,7 +162,7 @@ def test_a_tokenizer_of_something_else_is_refused(state: Path, tmp_path: Path) -
 )
 def test_a_manifest_that_was_edited_is_named(state: Path, tmp_path: Path, change: dict, problem: str) -> None:
     manifest = json.loads((state / "manifest.json").read_text())
-    (state / "manifest.json").write_text(json.dumps(manifest | change))
+    write_sealed(state / "manifest.json", manifest | change)
     with pytest.raises(UserError) as error:
         export(state, tmp_path / "out")
     assert problem in str(error.value)

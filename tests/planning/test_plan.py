@@ -18,7 +18,8 @@ from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.planning.cost import state_bytes
-from stacking.planning.plan import check_machine, load_plan, make_plan
+from stacking.planning.plan import check_machine, load_plan, make_plan, write_plan
+from stacking.storage.files import write_sealed
 from tests.small_recipe import MACHINE, MANIFEST, SMALL, plan_of
 
 WRONG = {
@@ -216,9 +217,9 @@ def test_the_same_recipe_gives_the_same_bytes(name: str) -> None:
 
 def test_a_plan_reads_back_from_its_file(tmp_path: Path) -> None:
     plan = plan_of(SMALL)
-    (tmp_path / "plan.json").write_text(plan.to_json())
+    write_plan(tmp_path / "plan.json", plan)
     assert load_plan(tmp_path / "plan.json") == plan
-    (tmp_path / "plan.json").write_text(plan.to_json().replace('"format": 1', '"format": 2'))
+    write_sealed(tmp_path / "plan.json", {**plan.model_dump(mode="json"), "format": 2})
     with pytest.raises(UserError, match="not a plan that this version can read"):
         load_plan(tmp_path / "plan.json")
 

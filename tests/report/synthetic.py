@@ -14,8 +14,9 @@ from typing import Any
 
 from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer
 from stacking.model.config import ModelConfig
-from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, Stage
+from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, Stage, write_plan
 from stacking.run.metrics import MetricsWriter
+from stacking.storage.seal import sealed
 
 T0 = 1_700_000_000.0
 """When every synthetic run begins, in unix seconds."""
@@ -87,13 +88,13 @@ class SyntheticRun:
         self.path, self.now = path, T0
         self.plan = synthetic_plan(layers, steps)
         path.mkdir(parents=True, exist_ok=True)
-        (path / "plan.json").write_text(self.plan.to_json())
+        write_plan(path / "plan.json", self.plan)
         self.event("created", plan=self.plan.digest)
 
     def event(self, event: str, **facts: Any) -> None:
         record = {"time": self.now, "event": event, "host": "node", "pid": 1, **facts}
         with open(self.path / "journal.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(sealed(record)) + "\n")
 
     def wait(self, seconds: float) -> None:
         self.now += seconds

@@ -12,6 +12,7 @@ import pytest
 from stacking.errors import DamagedFile, UserError
 from stacking.report.status import status, watch
 from stacking.run.folder import RunFolder, is_locked
+from stacking.storage.files import write_sealed
 from tests.report.synthetic import SyntheticRun
 from tests.slurm.fake_slurm import FakeSlurm, slurm
 
@@ -205,7 +206,7 @@ def test_what_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
 
 def test_a_plan_without_stages_is_named(run: SyntheticRun) -> None:
     plan = json.loads((run.path / "plan.json").read_text())
-    (run.path / "plan.json").write_text(json.dumps({**plan, "stages": []}))
+    write_sealed(run.path / "plan.json", {**plan, "stages": []})
     with pytest.raises(UserError, match=r"plan\.json: .*\(stages\)"):
         status(run.path)
 

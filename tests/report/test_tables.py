@@ -7,6 +7,7 @@ import pytest
 
 from stacking.report import tables
 from stacking.report.run import Run, read_run
+from stacking.storage.files import write_sealed
 from tests.report.synthetic import SyntheticRun
 
 
@@ -84,7 +85,7 @@ def test_the_schedule_shows_both_ends_of_the_learning_rate_and_a_peak_between(ru
     assert rates[0] == "0.0001 → 0.001 → 0.0005"
     plan = json.loads(run.plan.to_json())
     plan["stages"][0]["learning_rate"] = [[0, 5.5e-4], [100, 3e-4]]
-    (run.path / "plan.json").write_text(json.dumps(plan))
+    write_sealed(run.path / "plan.json", plan)
     assert column(tables.schedule_table(read_run(run.path)), "learning rate")[0] == "0.00055 → 0.0003"
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from stacking.errors import DamagedFile
 from stacking.run.checkpoints import checkpoints, latest, newest_good, point_latest, tag
@@ -43,6 +46,38 @@ def test_a_crash_between_rename_and_latest_is_mended(tmp_path: Path) -> None:
     point_latest(tmp_path, tmp_path / "global_step5")
     assert newest_good(tmp_path, no_damage) == tmp_path / "global_step20"
     assert latest(tmp_path) == tmp_path / "global_step20"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"global_step7", b"../elsewhere"])
+def test_a_damaged_latest_is_written_again(tmp_path: Path, content: bytes) -> None:
+    make_checkpoints(tmp_path, 5, 20)
+    (tmp_path / "latest").write_bytes(content)
+    assert latest(tmp_path) is None
+    assert newest_good(tmp_path, no_damage) == tmp_path / "global_step20" == latest(tmp_path)
+
+
+def test_a_manifest_that_lost_an_entry_is_damage_like_any_other(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path, 5, 20)
+    manifest = tmp_path / "global_step20" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "files": {}}))
+    reported: list[DamagedFile] = []
+    assert newest_good(tmp_path, reported.append) == tmp_path / "global_step5"
+    assert reported[0].path == manifest
+
+
+def test_a_file_in_place_of_the_folder_is_set_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.write_text("?")
+    reported: list[DamagedFile] = []
+    assert newest_good(folder, reported.append) is None
+    assert reported[0].path == folder and not folder.exists()
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path, 5)
+    (tmp_path / ".saving" / "global_step20").mkdir(parents=True)
+    newest_good(tmp_path, no_damage)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step5", "latest"]
 
 
 def test_no_good_checkpoint_means_none_and_no_latest(tmp_path: Path) -> None:

@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 
-from stacking.errors import Preempted, StackingError, UserError
+from stacking.errors import LostLock, Preempted, StackingError, UserError
 from stacking.launch.job import Accelerator, Job, Outcome
 from stacking.planning.plan import Plan
 from stacking.run.controller import Controller
 from stacking.run.folder import RunFolder
+from stacking.run.lease import TOKEN_VARIABLE, Lease
 from stacking.run.phases import parse_labels, phases
 from stacking.run.progress import Progress
 from tests.small_recipe import SMALL, plan_of
 
 DONE, CRASH, STOPPED = Outcome(exit_code=0), Outcome(exit_code=1, rank=3, host="n2"), Outcome(exit_code=75)
+ASKED = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 QUICK = "launch: {ranks: 4, retry_seconds: 0.01}\n"
 
 
@@ -67,8 +69,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 def control(run: RunFolder, launcher: Pretender, only: Sequence[str] = (), text: str = QUICK) -> None:
     plan = plan_of(SMALL + text)
-    with open(os.devnull, "w") as nowhere, Progress(plan, stream=nowhere) as progress:
-        Controller(run, plan, launcher, progress, 0, only).run()
+    with run.locked() as lease, open(os.devnull, "w") as nowhere, Progress(plan, stream=nowhere) as progress:
+        Controller(run, plan, launcher, progress, lease, only).run()
 
 
 def events(run: RunFolder, *names: str) -> list[dict[str, Any]]:
@@ -120,7 +122,7 @@ def test_a_users_mistake_is_not_tried_again(folder: RunFolder) -> None:
     assert caught.value.exit_code == 2 and len(launcher.started) == 1
 
 
-@pytest.mark.parametrize("outcome", [STOPPED, Outcome(exit_code=-signal.SIGTERM), Outcome(exit_code=-signal.SIGUSR1)])
+@pytest.mark.parametrize("outcome", [STOPPED, *(Outcome(exit_code=-n) for n in ASKED)])
 def test_ranks_that_were_asked_to_end_requeue_the_job(folder: RunFolder, outcome: Outcome) -> None:
     launcher = Pretender(outcome)
     with pytest.raises(Preempted, match="job 7 is requeued"):
@@ -128,12 +130,29 @@ def test_ranks_that_were_asked_to_end_requeue_the_job(folder: RunFolder, outcome
     assert launcher.requeued == 1 and events(folder, "preempted") and not events(folder, "failed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", ASKED)
 def test_a_signal_to_the_controller_requeues_the_job(folder: RunFolder, number: signal.Signals) -> None:
     launcher = Pretender(STOPPED, before=lambda: os.kill(os.getpid(), number))
     with pytest.raises(Preempted):
         control(folder, launcher)
     assert launcher.requeued == 1 and events(folder, "preempted")[0]["message"] == f"stopped by {number.name}"
+
+
+@pytest.mark.parametrize("outcome", [STOPPED, *(Outcome(exit_code=-n) for n in ASKED)])
+def test_a_signal_to_a_local_rank_is_a_stop_that_can_be_resumed(folder: RunFolder, outcome: Outcome) -> None:
+    launcher = Pretender(DONE, outcome)
+    launcher.unattended = False
+    with pytest.raises(Preempted, match="a signal to its ranks stopped consolidate"):
+        control(folder, launcher)
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(folder: RunFolder) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        control(folder, launcher := Pretender(before=lambda: os.kill(os.getpid(), signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(launcher.started) == 7
 
 
 def test_ctrl_c_does_not_requeue(folder: RunFolder) -> None:
@@ -179,6 +198,41 @@ def test_an_elastic_stage_takes_the_ranks_that_there_is_room_for(folder: RunFold
 def test_another_stage_is_refused(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="planned for 4 ranks and there is room for 3"):
         control(folder, Pretender(room=3))
+
+
+def test_a_controller_whose_lock_was_taken_over_stops_and_writes_nothing_more(folder: RunFolder) -> None:
+    """Its lock file is removed, another controller locks a new one: two of them would train."""
+    others: list[Lease] = []
+
+    def take_over() -> None:
+        if not others:
+            folder.lock.unlink()
+            others.append(Lease(folder.lock, patience=0))
+
+    launcher = Pretender(before=take_over)
+    with pytest.raises(LostLock, match="another controller has taken the run over"):
+        control(folder, launcher)
+    assert len(launcher.started) == 1 and [e["event"] for e in folder.journal.events()] == ["started"]
+    others[0].renew()
+    others[0].close()
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[1]", b"\xff", b'{"pid": "x", "host": [], "token": 1}', b'{"pid": 1}']
+)
+def test_a_lock_that_was_removed_or_overwritten_is_restored(folder: RunFolder, content: bytes | None) -> None:
+    def disturb() -> None:
+        folder.lock.unlink()
+        if content is not None:
+            folder.lock.write_bytes(content)
+
+    control(folder, launcher := Pretender(before=disturb))
+    assert len(launcher.started) == 7
+
+
+def test_ranks_know_the_token_of_their_controller(folder: RunFolder) -> None:
+    control(folder, launcher := Pretender())
+    assert len({job.environment[TOKEN_VARIABLE] for job in launcher.started}) == 1
 
 
 def test_the_journal_is_plain_json(folder: RunFolder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from stacking.data.prepare import prepare
 from stacking.errors import UserError
+from stacking.planning.plan import load_plan, write_plan
 from stacking.run.create import create_run, open_run
 from stacking.run.folder import RunFolder
 from tests.chain import write_recipe
@@ -42,18 +42,19 @@ def flipped_token(run: RunFolder) -> None:
     shard.write_bytes(content)
 
 
-def journal_of_an_older_plan(run: RunFolder) -> None:
-    event = {"time": 1.0, "event": "created"}
-    run.journal.path.write_text(json.dumps(event) + "\n")
+def another_runs_plan(run: RunFolder) -> None:
+    plan = load_plan(run.plan)
+    write_plan(run.plan, plan.model_copy(update={"seed": plan.seed + 1}))
+
+
+def edited(run: RunFolder) -> None:
+    run.plan.write_text(run.plan.read_text().replace('"seed": 7', '"seed": 8'))
 
 
 CHANGES: dict[str, tuple[Callable[[RunFolder], object], str]] = {
-    "an edited plan": (lambda run: run.plan.write_text(run.plan.read_text() + " "), "plan.json: was changed since"),
-    "a plan that is gone": (lambda run: run.plan.unlink(), "plan.json: was changed since"),
-    "a journal without the plan": (journal_of_an_older_plan, "plan.json: was changed since"),
-    "a journal that is gone": (lambda run: run.journal.path.unlink(), "is not a run"),
-    "samples cut short": (lambda run: run.samples("train").write_bytes(b"x"), "samples.train.npy: is missing or was"),
-    "samples that are gone": (lambda run: run.samples("held_out").unlink(), "samples.held_out.npy: is missing or was"),
+    "an edited plan": (edited, "plan.json: does not match its seal"),
+    "the plan of another run": (another_runs_plan, "plan.json: was changed since"),
+    "a plan that is gone": (lambda run: run.plan.unlink(), "plan.json: is missing"),
     "other data": (other_data, "holds other data than when the run was created"),
     "a flipped token": (flipped_token, "00000.tokens.npy: does not match its checksum"),
     "data that moved": (
@@ -76,6 +77,36 @@ def test_a_change_since_then_is_one_line(run: RunFolder, name: str) -> None:
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+REDUNDANT: dict[str, Callable[[RunFolder], object]] = {
+    "a journal that is gone": lambda run: run.journal.path.unlink(),
+    "an empty journal": lambda run: run.journal.path.write_bytes(b""),
+    "a bitten journal": lambda run: flipped(run.journal.path),
+    "samples cut short": lambda run: run.samples("train").write_bytes(b"x"),
+    "altered samples": lambda run: flipped(run.samples("train")),
+    "samples that are gone": lambda run: run.samples("held_out").unlink(),
+    "journal and samples that are gone": lambda run: (run.journal.path.unlink(), run.samples("train").unlink()),
+}
+
+
+@pytest.mark.parametrize("name", REDUNDANT)
+def test_what_can_be_made_again_is_and_the_file_is_named(run: RunFolder, name: str) -> None:
+    plan, samples = open_run(run), {split: run.samples(split).read_bytes() for split in ("train", "held_out")}
+    REDUNDANT[name](run)
+    notes: list[str] = []
+    assert open_run(run, notes.append) == plan
+    assert {split: run.samples(split).read_bytes() for split in samples} == samples
+    assert [event["event"] for event in run.journal.events()].count("created") == 1
+    assert any(str(run.path) in note for note in notes)
+    notes.clear()
+    assert open_run(run, notes.append) == plan and not notes
+
+
 def test_a_folder_that_holds_a_run_is_refused(run: RunFolder) -> None:
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="holds a run already; `stacking resume"):
         create_run("demo", run)

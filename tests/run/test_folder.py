@@ -16,7 +16,7 @@ HOLD = """
 import pathlib, subprocess, sys, time
 from stacking.run.folder import RunFolder
 with RunFolder(pathlib.Path(sys.argv[1])).locked() as lock:
-    child = subprocess.Popen(["sleep", sys.argv[2]], pass_fds=[lock], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(["sleep", sys.argv[2]], pass_fds=[lock.descriptor], stdout=subprocess.DEVNULL)
     print("held", flush=True)
     time.sleep(60)
 """

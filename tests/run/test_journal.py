@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -9,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacking.errors import DamagedFile
 from stacking.run.journal import Event, Journal
+from stacking.storage.seal import sealed
 
 OF_A_RUN = ("created", "resumed", "submitted", "cancelled")
 
@@ -64,12 +66,45 @@ def test_a_line_cut_short_by_a_crash_is_dropped_and_the_next_one_stands_alone(
         '{"time": 1, "event": "finished", "phase": "train", "stage": 0, "seconds": "long"}',
     ],
 )
-def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_no_event_counts_for_nothing(tmp_path: Path, line: str) -> None:
     journal = Journal(tmp_path / "j")
     journal.append("created", plan="abc")
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        line = json.dumps(sealed(json.loads(line)))
     journal.path.write_bytes(line.encode() + b"\n" + journal.path.read_bytes())
-    with pytest.raises(DamagedFile, match="line 1 is not an event"):
-        journal.events()
+    assert [event["event"] for event in journal.events()] == ["created"]
+    assert journal.damaged_lines() == [1]
+
+
+@given(line=st.integers(0, 2), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_changed_bit_costs_at_most_its_line_and_is_mended(
+    tmp_path_factory: pytest.TempPathFactory, line: int, place: float, bit: int
+) -> None:
+    journal = Journal(tmp_path_factory.mktemp("journal") / "j")
+    for number in range(4):
+        journal.append("started", phase="train", stage=number)
+    before = journal.events()
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    data = bytearray(lines[line])
+    data[int(place * (len(data) - 1))] ^= 1 << bit
+    lines[line] = bytes(data)
+    journal.path.write_bytes(b"".join(lines))
+
+    left = journal.events()
+    assert left in (before, [event for event in before if event["stage"] != line])
+    told = journal.mend()
+    assert (told is None) == (left == before)
+    assert told is None or str(journal.path) in told
+    assert journal.events() == left and journal.mend() is None
+    assert journal.append("started", phase="train", stage=9) == journal.events()[-1]
+
+
+def test_a_folder_in_place_of_the_journal_is_set_aside(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.path.mkdir()
+    assert journal.events() == [] and "is not a file" in str(journal.mend())
+    journal.append("created", plan="abc")
+    assert len(journal.events()) == 1
 
 
 @pytest.mark.parametrize("event", get_args(Event))

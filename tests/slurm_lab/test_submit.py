@@ -203,7 +203,7 @@ def test_another_recipe_is_not_submitted_into_a_run(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     other = chain.submit("--set", "seed=8", check=False)
-    assert other.returncode == 2 and "holds a run of another recipe" in other.stderr
+    assert other.returncode == 2 and "is another recipe" in other.stderr
     assert other.stderr.count("\n") == 1
 
 

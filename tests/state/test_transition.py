@@ -18,7 +18,7 @@ from stacking.state.consolidate import consolidate
 from stacking.state.format import State, manifest_of
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.blocks import BLOCK, digest, entry_of
-from stacking.storage.files import MANIFEST, seal_folder, write_json
+from stacking.storage.files import MANIFEST, seal_folder, write_sealed
 from stacking.storage.safetensors_file import Layout, TensorSpec
 from tests.state.ranks import ROOT
 
@@ -32,7 +32,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="is measur
 def sealed_checkpoint(folder: Path, ranks: int = 2) -> Path:
     """5.9 M parameters: 94 MB, or 90 blocks in all."""
     write_checkpoint(folder, [dict(parameter_shapes(MODEL))], ranks=ranks)
-    write_json(folder / "progress.json", {"model": MODEL.model_dump(), "step": 7})
+    write_sealed(folder / "progress.json", {"model": MODEL.model_dump(), "step": 7})
     seal_folder(folder, {"kind": "checkpoint"})
     return folder
 
@@ -186,7 +186,7 @@ def sparse_state(folder: Path, layers: int) -> Path:
     digests[0] = digest(layout.header + zero[len(layout.header) :])
     assert len(layout.header) < BLOCK
     files = {"weights.safetensors": entry_of(layout.size, digests)}
-    write_json(folder / MANIFEST, {**manifest_of(False, 0, model, None, {}), "files": files})
+    write_sealed(folder / MANIFEST, {**manifest_of(False, 0, model, None, {}), "files": files})
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from stacking.model.size import parameter_shapes
 from stacking.state.consolidate import consolidate
 from stacking.state.format import MOMENTS
 from stacking.state.zero import ZeroCheckpoint
-from stacking.storage.files import seal_folder
+from stacking.storage.files import seal_folder, write_sealed
 from tests.state.ranks import ROOT
 
 torch = pytest.importorskip("torch")
@@ -78,7 +77,7 @@ def test_consolidating_changes_nothing_in_the_checkpoint(tmp_path: Path) -> None
 def test_what_the_trainer_wrote_beside_goes_into_the_state(tmp_path: Path) -> None:
     model = {"layers": 1, "hidden": 4, "heads": 1, "intermediate": 8, "vocabulary": 5}
     folder = write_checkpoint(tmp_path / "c", [dict(parameter_shapes(ModelConfig(**model)))])
-    (folder / "progress.json").write_text(json.dumps({"model": model, "stage": 0, "step": 7}))
+    write_sealed(folder / "progress.json", {"model": model, "stage": 0, "step": 7})
 
     state = consolidate(folder, tmp_path / "state")
 

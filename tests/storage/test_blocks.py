@@ -18,7 +18,7 @@ from stacking.storage.files import (
     read_json,
     seal_folder,
     verify_folder,
-    write_json,
+    write_sealed,
 )
 
 SMALL_BLOCK = 16
@@ -63,7 +63,7 @@ def test_an_altered_manifest_is_found(tmp_path: Path) -> None:
     manifest = read_json(tmp_path / "s" / MANIFEST)
     blocks_of = manifest["files"]["f"]["blocks"]
     manifest["files"]["f"]["blocks"] = ("0" if blocks_of[0] != "0" else "1") + blocks_of[1:]
-    write_json(tmp_path / "s" / MANIFEST, manifest)
+    write_sealed(tmp_path / "s" / MANIFEST, manifest)
 
     with pytest.raises(DamagedFile, match=r"manifest\.json: contradicts itself"):
         verify_folder(tmp_path / "s")

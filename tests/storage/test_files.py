@@ -13,7 +13,7 @@ import pytest
 
 from stacking.errors import DamagedFile, NoSpace, UserError
 from stacking.storage import files
-from stacking.storage.files import new_folder, require_absent, set_aside, verify_folder, write_atomically
+from stacking.storage.files import new_folder, require_absent, set_aside, verify_folder, write_atomically, write_sealed
 
 
 def make_folder(path: Path) -> Path:
@@ -22,6 +22,17 @@ def make_folder(path: Path) -> Path:
         (folder / "inner").mkdir()
         (folder / "inner" / "b.txt").write_text("text")
     return path
+
+
+def outside(name: str) -> dict[str, object]:
+    return {"files": {name: {"bytes": 1, "checksum": ""}}}
+
+
+def flip(path: Path, part: bytes) -> None:
+    """Flip the lowest bit in the middle of ``part``."""
+    content = bytearray(path.read_bytes())
+    content[content.index(part) + len(part) // 2 + 3] ^= 1
+    path.write_bytes(content)
 
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -91,14 +102,14 @@ def test_a_folder_whose_maker_is_killed_is_absent_and_can_be_made_again(tmp_path
         (lambda f: (f / "manifest.json").unlink(), "manifest.json", "incomplete"),
         (lambda f: (f / "manifest.json").write_text('{"files": {'), "manifest.json", "is not JSON"),
         (lambda f: (f / "manifest.json").write_text("[" * 100_000), "manifest.json", "is not JSON"),
-        (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json", "does not list the files"),
-        (lambda f: (f / "manifest.json").write_text('{"kind": "data"}'), "manifest.json", "does not list the files"),
-        (lambda f: (f / "manifest.json").write_text('{"files": null}'), "manifest.json", "does not list the files"),
-        (
-            lambda f: (f / "manifest.json").write_text('{"files": {"a": {}}}'),
-            "manifest.json",
-            "does not list the files",
-        ),
+        (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json", "is not a JSON object"),
+        (lambda f: (f / "manifest.json").write_text('{"kind": "data"}'), "manifest.json", "has no seal"),
+        (lambda f: flip(f / "manifest.json", b'"kind": "test"'), "manifest.json", "does not match its seal"),
+        (lambda f: write_sealed(f / "manifest.json", {"kind": "data"}), "manifest.json", "does not list the files"),
+        (lambda f: write_sealed(f / "manifest.json", {"files": None}), "manifest.json", "does not list the files"),
+        (lambda f: write_sealed(f / "manifest.json", {"files": {"a": {}}}), "manifest.json", "does not list the files"),
+        (lambda f: write_sealed(f / "manifest.json", outside("../x")), "manifest.json", "does not list the files"),
+        (lambda f: write_sealed(f / "manifest.json", outside("/x")), "manifest.json", "does not list the files"),
     ],
 )
 def test_damage_is_found_and_the_file_named(tmp_path: Path, damage, named: str, words: str) -> None:  # type: ignore[no-untyped-def]

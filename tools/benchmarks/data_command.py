@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stacking.cli.main import run_command
+from stacking.cli.options import FOLDER
 
 if TYPE_CHECKING:
     from tools.benchmarks.data import DataBench
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1)
-@click.option("--data", type=click.Path(path_type=Path), help="Draw from this prepared folder, and use its tokenizer.")
+@click.option("--data", type=FOLDER, help="Draw from this prepared folder, and use its tokenizer.")
 @click.option(
     "--characters", type=click.IntRange(min=1), default=4_000_000, show_default=True, help="Text to tokenize."
 )

@@ -24,7 +24,7 @@ from stacking.model.bert import build
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import tag
 from stacking.state.format import MOMENTS, WEIGHTS
-from stacking.storage.files import read_json, seal_folder, write_json
+from stacking.storage.files import read_sealed, seal_folder, write_sealed
 from stacking.storage.partition import Piece, cut, packed
 from stacking.train.checkpoint import PROGRESS
 from stacking.train.engine import parameter_groups
@@ -51,7 +51,7 @@ def enlarge(checkpoints: Path, plan: Plan) -> None:
     for rank in range(stage.ranks):
         file = next(folder.glob(f"*zero_pp_rank_{rank}_mp_rank_*_optim_states.pt"))
         _rewrite(file, lambda saved, rank=rank: _shard(saved["optimizer_state_dict"], groups, rank, stage.ranks, noise))
-    write_json(folder / PROGRESS, {**read_json(folder / PROGRESS), "model": config.model_dump()})
+    write_sealed(folder / PROGRESS, {**read_sealed(folder / PROGRESS), "model": config.model_dump()})
     seal_folder(folder, {"kind": "checkpoint", "format": 1})
 
 

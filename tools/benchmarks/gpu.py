@@ -21,6 +21,7 @@ import click
 from stacking.bench.results import StageResult
 from stacking.bench.targets import Wanted, targets, trial_of
 from stacking.bench.trial import Contender, run_trial
+from stacking.cli.options import FOLDER
 from stacking.errors import StackingError, UserError
 from stacking.hardware.machine import Machine, find_machine
 from stacking.launch.local import Local
@@ -73,7 +74,7 @@ _SHALLOW, _DEEP, _MOST_SHARE = "base-128-3", "base-128", 1 / 3.3
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--only", metavar="CASE,...", help=f"Of {', '.join(CASES)}, {_OPERATORS}; default: all.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks"), show_default=True)
+@click.option("--out", type=FOLDER, default=Path("benchmarks"), show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=1), default=10, show_default=True)
 def gpu_bench(only: str | None, out: Path, repeats: int, warmup: int) -> None:

@@ -24,9 +24,8 @@ from stacking.launch.job import Job
 from stacking.launch.local import Local
 from stacking.launch.outcome import describe
 from stacking.model.size import count_parameters
-from stacking.planning.plan import Plan, make_plan
+from stacking.planning.plan import Plan, make_plan, write_plan
 from stacking.run.checkpoints import tag
-from stacking.storage.files import write_atomically
 from tools.benchmarks.process_watch import (
     Observation,
     available_memory,
@@ -168,7 +167,7 @@ class _Bench:
     def make(self) -> None:
         """The checkpoint that everything is measured on."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "plan.json", self.plan.to_json())
+        write_plan(self.folder / "plan.json", self.plan)
         how = "engine" if self.fits else "enlarged"
         self._ranks("checkpoint", "tools.benchmarks.transition_checkpoint", how)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from stacking.cli.main import run_command
+from stacking.cli.options import FOLDER
 
 _SHAPES = ("tiny", "14M", "110M", "340M", "1.3B")
 
@@ -23,7 +24,7 @@ _SHAPES = ("tiny", "14M", "110M", "340M", "1.3B")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="The contenders take turns.")
 @click.option("--cache", type=click.Choice(["warm", "cold"]), default="warm", show_default=True, help="The page cache.")
 @click.option("--deepspeed/--no-deepspeed", default=True, help="Whether to measure its two converters, too.")
-@click.option("--folder", type=click.Path(path_type=Path), help="On the disk to measure. Default: a temporary one.")
+@click.option("--folder", type=FOLDER, help="On the disk to measure. Default: a temporary one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench_transition(
     shapes: tuple[str, ...],

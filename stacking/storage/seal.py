@@ -1,0 +1,45 @@
+"""Seals: a JSON object that carries the checksum of its own content, so that one changed bit in it is found.
+
+The seal is the XXH3-128 of the content in canonical form (keys sorted, no blanks, ASCII), in hex, under the key
+``seal``. It detects damage and careless edits; it is no signature.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from stacking.storage.blocks import digest
+
+SEAL = "seal"
+
+
+class BrokenSeal(ValueError):
+    """The content has no seal, or is not what was sealed; says which."""
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with its seal as the last key; a seal that it carries already is replaced."""
+    bare = {key: value for key, value in content.items() if key != SEAL}
+    return {**bare, SEAL: _seal_of(bare)}
+
+
+def unsealed(value: Any) -> dict[str, Any]:
+    """The content of a sealed object, without the seal.
+
+    Raises:
+        BrokenSeal: ``value`` is not an object, has no seal, or was changed since it was sealed.
+    """
+    if not isinstance(value, dict):
+        raise BrokenSeal("is not a JSON object")
+    if SEAL not in value:
+        raise BrokenSeal("has no seal: it is damaged, or an earlier version wrote it")
+    bare = {key: part for key, part in value.items() if key != SEAL}
+    if value[SEAL] != _seal_of(bare):
+        raise BrokenSeal("does not match its seal: it was changed after it was written")
+    return bare
+
+
+def _seal_of(content: Mapping[str, Any]) -> str:
+    return digest(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())

@@ -1,0 +1,93 @@
+"""One controller a run, whatever becomes of the lock file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stacking.errors import LostLock, UserError
+from stacking.run import lease as module
+from stacking.run.lease import TOKEN_VARIABLE, Lease, Watch, read_holder
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "lock"
+
+
+JUNK = [b"", b"not JSON", b"[]", b"7", b"\xff\xfe", b'{"pid": "1", "host": "h", "token": "t"}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("content", JUNK)
+def test_a_foreign_lock_file_is_taken_over(lock: Path, content: bytes) -> None:
+    lock.write_bytes(content)
+    assert read_holder(lock) is None
+    lease = Lease(lock, patience=0)
+    holder = read_holder(lock)
+    assert holder is not None and holder.is_alive_here and holder.token == lease.token
+    lease.close()
+
+
+@pytest.mark.parametrize("content", JUNK)
+def test_a_held_lock_with_foreign_content_is_in_use_all_the_same(lock: Path, content: bytes) -> None:
+    lease = Lease(lock, patience=0)
+    lock.write_bytes(content)
+    with pytest.raises(UserError, match="is in use by another process"):
+        Lease(lock, patience=0)
+    lease.renew()
+    assert read_holder(lock) is not None
+    lease.close()
+
+
+def test_a_folder_in_place_of_the_lock_is_one_line(lock: Path) -> None:
+    lock.mkdir()
+    with pytest.raises(UserError, match="lock: is a folder where a file belongs"):
+        Lease(lock, patience=0)
+
+
+def test_a_removed_lock_is_made_again_and_keeps_others_out(lock: Path) -> None:
+    lease = Lease(lock, patience=0)
+    lock.unlink()
+    lease.renew()
+    with pytest.raises(UserError, match="is in use by process"):
+        Lease(lock, patience=0)
+    lease.close()
+    Lease(lock, patience=0).close()
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["at work", "ended"])
+def test_a_lock_that_another_controller_took_is_lost_also_when_that_one_has_ended(lock: Path, ended: bool) -> None:
+    first = Lease(lock, patience=0)
+    lock.unlink()
+    second = Lease(lock, patience=0)
+    if ended:
+        second.close()
+    with pytest.raises(LostLock, match="lock: another controller has taken the run over"):
+        first.renew()
+    holder = read_holder(lock)
+    assert holder is not None and holder.token == second.token
+    first.close()
+    if not ended:
+        second.renew()
+        second.close()
+
+
+def test_rank_0_sees_that_the_lock_is_another_controllers(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    first = Lease(lock, patience=0)
+    watch = Watch(lock, {TOKEN_VARIABLE: first.token})
+    assert not watch.is_lost()
+    lock.unlink()
+    assert not watch.is_lost()
+    second = Lease(lock, patience=0)
+    assert watch.is_lost() and not Watch(lock, {}).is_lost()
+    first.close()
+    second.close()
+
+
+def test_the_descriptor_is_not_leaked_to_children(lock: Path) -> None:
+    lease = Lease(lock, patience=0)
+    assert not os.get_inheritable(lease.descriptor)
+    lease.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stacking.state.format import Progress, State, write_state
 from stacking.state.zero import ZeroCheckpoint
-from stacking.storage.files import MANIFEST, verify_folder
+from stacking.storage.files import MANIFEST, require_outside, verify_folder
 from stacking.storage.threads import each
 from stacking.storage.torch_file import verify_torch_file
 
@@ -34,6 +34,7 @@ def consolidate(checkpoint: Path, out: Path, on_progress: Progress | None = None
         NoSpace: the disk is full; nothing is left at ``out``.
     """
     source = ZeroCheckpoint(checkpoint)
+    require_outside(out, source.path)
     files = source.verified
     if files is None or _BLOCKS_A_FILE * source.shards > _MOST_BLOCKS:
         verify(source)  # beforehand: it cannot be done, or would not be done once, while tensors are put together

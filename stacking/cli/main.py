@@ -14,7 +14,7 @@ from stacking import __version__
 from stacking.cli.bench import bench
 from stacking.cli.doctor import doctor
 from stacking.cli.tune import tune
-from stacking.errors import StackingError, UserError
+from stacking.errors import StackingError, UserError, printable
 from stacking.run.folder import RunFolder
 from tools.benchmarks.data_command import bench_data
 from tools.benchmarks.transition_command import bench_transition
@@ -297,9 +297,11 @@ def import_model(model: Path, out: Path) -> None:
 
     require_absent(out)
     report = import_hugging_face(model, out)
+    for note in report.notes:
+        click.echo(f"note: {printable(note)}", err=True)
     for what, names in (("initialised", report.initialised), ("ignored", report.ignored)):
         if names:
-            click.echo(f"{what}: {', '.join(names)}", err=True)
+            click.echo(f"{what}: {printable(', '.join(names))}", err=True)
 
 
 @cli.command(**COMMAND)

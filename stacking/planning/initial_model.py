@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from stacking.config.recipe import Model, Recipe
 from stacking.errors import UserError
 from stacking.hardware.presets import SHAPES
+from stacking.huggingface.folder import CONFIGS, read_config
 from stacking.huggingface.names import from_hugging_face
 from stacking.model.config import ModelConfig
 from stacking.storage.files import MANIFEST, read_json
@@ -41,9 +42,9 @@ def read_start(recipe: Recipe) -> Start | None:
         raise UserError(where, f"{recipe.start} is not a folder", "give a state folder or a Hugging Face folder")
     if (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("kind") == "state":
         return Start(folder, "state", _state_model(where, read_json(folder / MANIFEST).get("model")))
-    if (folder / "config.json").is_file():
-        config = folder / "config.json"
-        return Start(folder, "huggingface", from_hugging_face(read_json(config), config))
+    if any((folder / name).exists() for name in CONFIGS):
+        config, content = read_config(folder)
+        return Start(folder, "huggingface", from_hugging_face(content, config))
     raise UserError(where, f"{recipe.start} holds no model", "give a state folder or a Hugging Face folder")
 
 

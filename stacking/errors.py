@@ -9,6 +9,7 @@ StackingError          1   a failure; its message says what to look at
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _LONGEST = 2_000
@@ -17,7 +18,7 @@ _LONGEST = 2_000
 
 def printable(text: str) -> str:
     """``text`` in one line; control characters are escaped, so that no terminal obeys them."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*[\r\n]\s*", " ", text.strip()))
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]} … {shown[-_LONGEST // 2 :]}"
 
 

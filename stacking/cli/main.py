@@ -244,16 +244,20 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
 
 @cli.command(**COMMAND)
 @click.argument("checkpoint", type=FOLDER)
+@click.option("--config", type=FOLDER, help="A checkpoint of another program: its Hugging Face config, or a recipe.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
-def consolidate(checkpoint: Path, out: Path) -> None:
+def consolidate(checkpoint: Path, config: Path | None, out: Path) -> None:
     """Turn a ZeRO CHECKPOINT of any stage and world size into one unsharded state, without GPUs."""
+    from functools import partial
+
+    from stacking.planning.describe import described_model
     from stacking.state.consolidate import consolidate as consolidate_checkpoint
     from stacking.storage.files import require_absent
     from stacking.terminal.progress_bar import bar
 
     require_absent(out)
     with bar("consolidating") as update:
-        consolidate_checkpoint(checkpoint, out, update)
+        consolidate_checkpoint(checkpoint, out, update, partial(described_model, config) if config else None)
 
 
 @cli.command(**COMMAND)

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from stacking.errors import DamagedFile, UserError
 from stacking.huggingface.folder import find_weights, read_config
-from stacking.huggingface.names import config_notes, from_hugging_face, hugging_face_names
+from stacking.huggingface.names import (
+    BIAS,
+    DECODER_BIAS,
+    DECODER_WEIGHT,
+    config_notes,
+    from_hugging_face,
+    hugging_face_names,
+    with_bias,
+)
 from stacking.huggingface.tensor_names import TOKENS as TOKEN_EMBEDDING
 from stacking.huggingface.tensor_names import modern_names
 from stacking.model.bert import build
@@ -38,9 +46,6 @@ HEADS = ("pooler.", "mlm_head.", "nsp_head.")
 """Parameters that a checkpoint may lack: BertModel has no heads, BertForMaskedLM no pooler."""
 
 TOKENS = "bert.embeddings.word_embeddings.weight"
-BIAS = "cls.predictions.bias"
-DECODER_WEIGHT, DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
-"""The decoder is tied to the embedding and to the bias, but some checkpoints store it once more."""
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Under which training scripts save a model's tensors; the first that is there is taken."""
@@ -101,7 +106,7 @@ def _loaders(files: list[Path], stack: ExitStack, folder: Path) -> Loaders:
     for path in files:
         refuse_other_formats(path)
         loaders |= _open_pickle(path) if _is_pickle(path) else _open_safetensors(path, stack)
-    return {modern: loaders[stored] for modern, stored in modern_names(loaders, folder).items()}
+    return with_bias({modern: loaders[stored] for modern, stored in modern_names(loaders, folder).items()})
 
 
 def _is_pickle(path: Path) -> bool:
@@ -185,8 +190,6 @@ def _left_out(loaders: Loaders, sources: Sources, config: ModelConfig, folder: P
 
 def _match(loaders: Loaders, config: ModelConfig, folder: Path) -> tuple[Sources, list[str]]:
     """For each parameter of ours the tensors that it is made of, and the parameters of heads that have none."""
-    if BIAS not in loaders and DECODER_BIAS in loaders:
-        loaders[BIAS] = loaders[DECODER_BIAS]
     sources: Sources = {}
     initialised = []
     for name, theirs in hugging_face_names(config).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from reprlib import repr as short_repr
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -12,6 +12,8 @@ from stacking.errors import UserError
 from stacking.huggingface.foreign_keys import check_foreign_keys, foreign_keys
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
+
+T = TypeVar("T")
 
 NAMES = {
     "embeddings.tokens.weight": ("bert.embeddings.word_embeddings.weight",),
@@ -62,6 +64,16 @@ ACTIVATION_NAMES = {
 
 _EXPECTED = ("model_type", "position_embedding_type", "hidden_act", "is_decoder", "add_cross_attention")
 _REMEDY = "take a complete Hugging Face BERT folder"
+
+
+BIAS, DECODER_WEIGHT = "cls.predictions.bias", "cls.predictions.decoder.weight"
+DECODER_BIAS = "cls.predictions.decoder.bias"
+"""The decoder is tied to the embedding and to the bias, but some checkpoints store it once more, or it alone."""
+
+
+def with_bias(stored: dict[str, T]) -> dict[str, T]:
+    """Named tensors, among them the MLM head's bias, which some versions store as the decoder's alone."""
+    return {BIAS: stored[DECODER_BIAS], **stored} if DECODER_BIAS in stored and BIAS not in stored else stored
 
 
 def hugging_face_names(config: ModelConfig) -> dict[str, tuple[str, ...]]:

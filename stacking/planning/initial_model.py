@@ -102,4 +102,6 @@ def _state_model(where: str, content: Any) -> ModelConfig:
     try:
         return ModelConfig.model_validate(content)
     except ValidationError:
-        raise UserError(where, "is a state that does not describe its model", "consolidate it again") from None
+        raise UserError(
+            where, "is a state that does not describe its model", "consolidate its checkpoint with --config"
+        ) from None

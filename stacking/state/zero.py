@@ -45,6 +45,7 @@ from stacking.storage.verified_files import VerifiedFiles, verified_files
 PROGRESS = "progress.json"
 _REMEDY = "give a folder that engine.save_checkpoint made"
 _NAMES_REMEDY = f'list the names in each group of the optimizer under "{PARAMETER_NAMES}" and save again'
+_LONGEST_NAME = 255
 _SHARD = re.compile(r"(bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 
 
@@ -149,10 +150,26 @@ def _tagged_folder(path: Path) -> Path:
     latest = path / "latest"
     if not latest.is_file():
         return path
-    folder = path / latest.read_text(encoding="utf-8").strip()
-    if not folder.is_dir():
-        raise DamagedFile(latest, f"names {folder.name}, which is missing")
-    return folder
+    with open(latest, "rb") as file:
+        name = file.read(_LONGEST_NAME).decode(errors="replace").strip()
+    if name in ("", "..") or name != Path(name).name:
+        raise DamagedFile(latest, f"names {name!r}, which is no folder beside it")
+    if not (path / name).is_dir():
+        raise DamagedFile(latest, f"names {name}, which is missing")
+    return path / name
+
+
+def _where_to_look(folder: Path) -> str:
+    """What to give in place of a folder that holds no checkpoint."""
+    below = [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/mp_rank_00_model_states.pt")]
+    below += [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/*_optim_states.pt")]
+    if below:
+        newest = max({path.parent for path in below}, key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))])
+        return f"one lies below: `stacking consolidate {newest} --out STATE`"
+    states = sorted(path.parent for place in (".", "state", "*/state") for path in folder.glob(f"{place}/{MANIFEST}"))
+    if states:
+        return f"{states[-1]} needs no consolidating if it is a state: grow or export it"
+    return "give a folder with a mp_rank_00_model_states.pt"
 
 
 def _open(folder: Path) -> Checkpoint:
@@ -171,7 +188,7 @@ def _open(folder: Path) -> Checkpoint:
     stage3 = bool(shards) and shards[0][1].get("zero_stage") == 3
     model_file = folder / f"{'zero_pp_rank_0_' if stage3 else ''}mp_rank_00_model_states.pt"
     if not ranks and not model_file.exists():
-        raise UserError(folder, "holds no DeepSpeed checkpoint", f"give a folder with a {model_file.name}")
+        raise UserError(folder, "holds no DeepSpeed checkpoint", _where_to_look(folder))
     model = read_torch_file(model_file)
     if not isinstance(model, Mapping) or not {"module", "buffer_names", "optimizer"} <= set(model):
         raise UserError(model_file, "is not a model file of DeepSpeed", _REMEDY)

@@ -36,9 +36,8 @@ class DescribedCheckpoint(Readable):
         self._shapes = parameter_shapes(model)
         self.names = tuple(self._shapes)
         own = {name.removeprefix("module."): name for name in source.names}
-        self._parts = (
-            {name: (own[name],) for name in self.names} if own.keys() >= self._shapes.keys() else self._theirs()
-        )
+        ours = own.keys() >= self._shapes.keys()
+        self._parts = {name: (own[name],) for name in self.names} if ours else self._theirs()
         self._check()
         self.buffers: dict[str, TensorSpec] = dict(source.buffers) if ours else {}
         self.moments, self.optimizer_step = source.moments, source.optimizer_step

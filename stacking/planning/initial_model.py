@@ -40,8 +40,9 @@ def read_start(recipe: Recipe) -> Start | None:
     folder, where = Path(recipe.start).absolute(), recipe.key("start")
     if not folder.is_dir():
         raise UserError(where, f"{recipe.start} is not a folder", "give a state folder or a Hugging Face folder")
-    if (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("kind") == "state":
-        return Start(folder, "state", _state_model(where, read_json(folder / MANIFEST).get("model")))
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    if isinstance(manifest, dict) and manifest.get("kind") == "state":
+        return Start(folder, "state", _state_model(where, manifest.get("model")))
     if any((folder / name).exists() for name in CONFIGS):
         config, content = read_config(folder)
         return Start(folder, "huggingface", from_hugging_face(content, config))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
 from stacking.errors import DamagedFile, UserError
 from stacking.model.config import ModelConfig
@@ -108,10 +109,7 @@ class ZeroCheckpoint(Readable):
         self.buffers = {name: TensorSpec(t.read_dtype, t.shape) for name, t in self._buffers.items()}
         self.moments = any(self._places[MOMENTS[0]].values())
         self.optimizer_step = _step(self.path, masters)
-        progress = self.path / PROGRESS
-        self.progress: dict[str, Any] | None = read_json(progress) if progress.exists() else None
-        model = (self.progress or {}).get("model")
-        self.model: ModelConfig | None = None if model is None else ModelConfig.model_validate(model)
+        self.progress, self.model = _recorded(self.path / PROGRESS)
 
     def shape(self, name: str) -> Shape:
         return self._shapes[name]
@@ -133,6 +131,23 @@ class ZeroCheckpoint(Readable):
                 found = sum(piece.numel for piece, _ in self._places[kind][name])
                 if found != numel(shape) and (found or kind == WEIGHTS):
                     raise DamagedFile(checkpoint.folder, f"lacks a part of {name}")
+
+
+def _recorded(file: Path) -> tuple[dict[str, Any] | None, ModelConfig | None]:
+    """What the trainer wrote beside a checkpoint: how far it had come, and the model."""
+    if not file.exists():
+        return None, None
+    progress = read_json(file)
+    if not isinstance(progress, dict):
+        raise DamagedFile(file, "is not a JSON object")
+    if progress.get("model") is None:
+        return progress, None
+    try:
+        return progress, ModelConfig.model_validate(progress["model"])
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        key = ".".join(str(part) for part in ("model", *first["loc"]))
+        raise DamagedFile(file, f"does not describe a model: {key}: {first['msg']}") from None
 
 
 def _verified(folder: Path) -> VerifiedFiles | None:

@@ -60,7 +60,11 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    try:
+        data = json.dumps(value, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only hold escaped
+        data = json.dumps(value, indent=2).encode()
+    write_atomically(path, data + b"\n")
 
 
 def read_json(path: Path) -> Any:

@@ -152,7 +152,9 @@ def parse_yaml(text: str, where: str) -> Any:
     except RecursionError:
         raise UserError(where, "is nested too deeply", "check its brackets") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(where, f"is not YAML ({str(error).splitlines()[0]})", "check the file") from None
+        raise UserError(where, f"is not YAML ({str(error).partition(';')[0]})", "check the file") from None
+    except Exception:  # PyYAML trusts that a value is of the type that its tag claims
+        raise UserError(where, "has a tag that does not fit its value", "leave out what begins with !!") from None
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from stacking.state.pickled import (
     read_pickle,
 )
 from stacking.storage.partition import Shape, numel
+from stacking.storage.signatures import refuse_other_formats
 from stacking.storage.verified_files import VerifiedFiles, read_bytes
 
 _BLOCK = 1 << 22
@@ -235,6 +236,7 @@ def read_torch_file(path: Path) -> Any:
         DamagedFile: it is missing or torn.
     """
     with _readable(path), open(path, "rb") as file:
+        refuse_other_formats(path)
         return _read_archive(file, path) if zipfile.is_zipfile(file) else _read_legacy(file, path)
 
 

@@ -213,9 +213,10 @@ def _check_tied(loaders: Loaders, folder: Path) -> None:
 def _tensors(loaders: Loaders, sources: Sources, config: ModelConfig, folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Our parameters in order, in fp32, one in memory at a time."""
     shapes = parameter_shapes(config)
-    fresh = {} if sources.keys() == shapes.keys() else _fresh(config)
+    fresh: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         if name not in sources:
+            fresh = fresh or _fresh(config)  # the heads come last: the sizes of all else were found right by now
             yield name, fresh[name]
             continue
         rows = shape[0] // len(sources[name])

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-MOST_OPCODES = 5_000_000
+MOST_OPCODES = 3_000_000
 """A checkpoint has thousands; so many take about ten seconds."""
 _LONGEST_KEY = 100
 

@@ -161,6 +161,46 @@ OPCODES = st.one_of(*map(_with_argument, pickletools.opcodes))
 PICKLES = st.lists(OPCODES, max_size=60).map(lambda codes: b"\x80\x02" + b"".join(codes) + b".")
 
 
+def _text(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def _together(before: bytes, items: SearchStrategy[bytes], after: bytes, most: int = 4) -> SearchStrategy[bytes]:
+    return st.lists(items, max_size=most).map(lambda parts: before + b"".join(parts) + after)
+
+
+INTEGERS = st.one_of(st.integers(0, 20), st.sampled_from([-1, 2**31 - 1]))
+WHOLE = INTEGERS.map(lambda number: b"J" + number.to_bytes(4, "little", signed=True))
+CONSTANTS = st.sampled_from([b"N", b"\x88", b")", b"]", b"}", b"\x8f", _text("a"), b"G\x7f\xf0" + bytes(6)])
+STORAGES = st.builds(
+    lambda kind, key, count: b"(" + _text("storage") + kind + _text(key) + _text("cpu") + count + b"tQ",
+    st.sampled_from([b"ctorch\nFloatStorage\n", b"ctorch\nHalfStorage\n", b"ctorch\nComplexFloatStorage\n", b"N"]),
+    st.sampled_from(["0", "1", "2"]),
+    WHOLE,
+)
+AXES = _together(b"(", WHOLE, b"t")
+REBUILT = st.tuples(STORAGES, WHOLE, AXES, AXES).map(
+    lambda arguments: b"ctorch._utils\n_rebuild_tensor_v2\n(" + b"".join(arguments) + b"\x89}tR"
+)
+OBJECTS = st.recursive(
+    st.one_of(WHOLE, CONSTANTS, STORAGES, REBUILT),
+    lambda inside: st.one_of(
+        _together(b"(", inside, b"t"),
+        _together(b"](", inside, b"e"),
+        _together(b"\x8f(", inside, b"\x90"),
+        _together(b"", inside, b"\x86", most=2),
+        st.builds(lambda key, value: b"}" + key + value + b"s", inside, inside),
+        st.builds(lambda name, arguments: b"c" + name + arguments + b"\x85R", st.sampled_from(CLASSES), inside),
+        st.builds(lambda name, a, b: b"c" + name + a + b + b"\x86R", st.sampled_from(CLASSES), inside, inside),
+        st.builds(lambda value, state: value + state + b"b", inside, inside),
+        st.builds(lambda value, index: value + b"q" + bytes([index]), inside, st.integers(0, 3)),
+        st.builds(lambda value, index: value + b"h" + bytes([index]) + b"\x86", inside, st.integers(0, 3)),
+        st.builds(lambda value, count: value + b"2\x86" * count, inside, st.integers(1, 60)),
+    ),
+    max_leaves=15,
+).map(lambda code: b"\x80\x02" + code + b".")
+
+
 def archive(pickled: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
@@ -302,6 +342,7 @@ TARGETS: dict[str, Target] = {
     "torch archive": (altered(saved(TENSORS)), read_every_tensor),
     "torch file before 1.6": (altered(saved(TENSORS, legacy=True)), read_every_tensor),
     "pickle": (PICKLES.map(archive), read_every_tensor),
+    "pickled objects": (OBJECTS.map(archive), read_every_tensor),
     "altered pickle": (
         altered(zipfile.ZipFile(io.BytesIO(saved(TENSORS))).read("archive/data.pkl")).map(archive),
         read_every_tensor,

@@ -322,6 +322,13 @@ def test_an_index_without_a_weight_map_is_named(folder: Path, tmp_path: Path, co
         import_hugging_face(folder, tmp_path / "state")
 
 
+def test_a_vocabulary_beyond_all_memory_is_refused_before_any_head_is_drawn(folder: Path, tmp_path: Path) -> None:
+    rewrite(folder, {name: t for name, t in tensors(folder).items() if not name.startswith("cls.")})
+    change_config(folder, vocab_size=10**12)
+    with pytest.raises(UserError, match=r"word_embeddings\.weight: has shape \[101, 32\] where config\.json asks for"):
+        import_hugging_face(folder, tmp_path / "state")
+
+
 @pytest.mark.parametrize(("content", "message"), [("[]", "is not a JSON object"), ("{", "is not JSON")])
 def test_a_config_that_is_no_object_is_named(folder: Path, tmp_path: Path, content: str, message: str) -> None:
     (folder / "config.json").write_text(content)

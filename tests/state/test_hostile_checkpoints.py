@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
+import decimal
+import fractions
+import functools
 import os
 import pickle
+import re
+import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stacking.errors import DamagedFile, UserError
@@ -85,6 +94,54 @@ def test_what_a_script_keeps_beside_its_weights_is_left_out(tmp_path: Path, valu
     add_client_state(folder / MODEL, value)
 
     assert consolidate(folder, tmp_path / "state").digest == expected
+
+
+def test_real_objects_beside_the_weights_are_left_out(tmp_path: Path) -> None:
+    """As the pickle of this Python and the torch and numpy that are installed write them."""
+    client = {
+        "counter": collections.Counter("aab"),
+        "defaultdict": collections.defaultdict(list, {1: [2]}),
+        "deque": collections.deque([1, 2]),
+        "set": {1, (2, 3)},
+        "frozenset": frozenset({1}),
+        "range": range(3),
+        "slice": slice(1, 2),
+        "complex": 1j,
+        "bytes": b"x" * 300,
+        "bytearray": bytearray(b"x"),
+        "big": 10**100,
+        "device": torch.device("cpu"),
+        "dtype": torch.bfloat16,
+        "sparse": torch.eye(3).to_sparse(),
+        "complex tensor": torch.zeros(2, dtype=torch.complex64),
+        "float8": torch.zeros(2).to(torch.float8_e4m3fn),
+        "parameter": torch.nn.Parameter(torch.zeros(2)),
+        "linear": torch.nn.Linear(2, 2),
+        "timedelta": datetime.timedelta(1),
+        "datetime": datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc),
+        "decimal": decimal.Decimal("1.5"),
+        "fraction": fractions.Fraction(1, 3),
+        "uuid": uuid.UUID(int=1),
+        "pattern": re.compile("x"),
+        "path": Path("x"),
+        "namespace": argparse.Namespace(lr=1, nested=argparse.Namespace(a=[Options()])),
+        "options": Options(),
+        "class": Options,
+        "function": os.path.join,
+        "partial": functools.partial(max, 1),
+        "scalar": np.float64(1.5),
+        "array": np.arange(6).reshape(2, 3),
+        "objects": np.array([Options(), None]),
+        "keys": {(1, (2, 3)): 1, None: 2, 1.5: 3, b"x": 4, frozenset({1}): 5, Path("x"): 6},
+        "random": (np.random.default_rng(0).bit_generator.state, torch.get_rng_state()),
+    }
+    folder = write_checkpoint(tmp_path / "c")
+    expected = consolidate(folder, tmp_path / "expected").digest
+    for name in (MODEL, shard_file(folder, 1).name):
+        for protocol in (2, 4):
+            content = torch.load(folder / name, weights_only=False)
+            torch.save({**content, **client, "client": client}, folder / name, pickle_protocol=protocol)
+            assert consolidate(folder, tmp_path / "state").digest == expected
 
 
 @pytest.mark.parametrize(
@@ -188,7 +245,9 @@ class Call:
 
 
 def rebuilt(offset: Any, size: Any, stride: Any) -> Call:
-    storage = torch.arange(10.0).storage()
+    storage = torch.storage.TypedStorage(
+        wrap_storage=torch.arange(10.0).untyped_storage(), dtype=torch.float32, _internal=True
+    )
     return Call(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, {})
 
 

@@ -11,8 +11,18 @@ StackingError          1   a failure; its message says what to look at
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+
+_LONGEST = 2_000
+"""Characters that a line shows of a text which a file may have chosen."""
+
+
+def printable(text: str) -> str:
+    """``text`` in one line; control characters are escaped, so that no terminal obeys them."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*[\r\n]\s*", " ", text.strip()))
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]} … {shown[-_LONGEST // 2 :]}"
 
 
 class StackingError(Exception):
@@ -34,7 +44,7 @@ class UserError(StackingError):
 
     def __init__(self, where: str | Path, problem: str, remedy: str) -> None:
         self.where, self.problem, self.remedy = str(where), problem, remedy
-        super().__init__(" ".join(f"{where}: {problem}; {remedy}".split()))
+        super().__init__(printable(f"{where}: {problem}; {remedy}"))
 
 
 class DamagedFile(UserError):

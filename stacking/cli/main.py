@@ -18,7 +18,7 @@ from stacking.cli.bench import bench
 from stacking.cli.doctor import doctor
 from stacking.cli.options import FOLDER
 from stacking.cli.tune import tune
-from stacking.errors import StackingError, UserError
+from stacking.errors import StackingError, UserError, printable
 from stacking.run.folder import RunFolder
 from stacking.run.signals import Stopped, exit_code, exit_on_signals, raise_on_signals
 from stacking.storage.os_errors import explained
@@ -249,16 +249,20 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
 
 @cli.command(**COMMAND)
 @click.argument("checkpoint", type=FOLDER)
+@click.option("--config", type=FOLDER, help="A checkpoint of another program: its Hugging Face config, or a recipe.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
-def consolidate(checkpoint: Path, out: Path) -> None:
+def consolidate(checkpoint: Path, config: Path | None, out: Path) -> None:
     """Turn a ZeRO CHECKPOINT of any stage and world size into one unsharded state, without GPUs."""
+    from functools import partial
+
+    from stacking.planning.describe import described
     from stacking.state.consolidate import consolidate as consolidate_checkpoint
     from stacking.storage.files import require_absent
     from stacking.terminal.progress_bar import bar
 
     require_absent(out)
     with bar("consolidating") as update:
-        consolidate_checkpoint(checkpoint, out, update)
+        consolidate_checkpoint(checkpoint, out, update, partial(described, config) if config else None)
 
 
 @cli.command(**COMMAND)
@@ -302,9 +306,11 @@ def import_model(model: Path, out: Path) -> None:
 
     require_absent(out)
     report = import_hugging_face(model, out)
+    for note in report.notes:
+        click.echo(f"note: {printable(note)}", err=True)
     for what, names in (("initialised", report.initialised), ("ignored", report.ignored)):
         if names:
-            click.echo(f"{what}: {', '.join(names)}", err=True)
+            click.echo(f"{what}: {printable(', '.join(names))}", err=True)
 
 
 @cli.command(**COMMAND)

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -17,12 +18,18 @@ from stacking.errors import UserError
 
 _LISTED = 20
 """Names that one line can hold."""
+_COMPARED, _LONGEST_NAME = 1_000, 100
+"""Names that a misspelt one is compared with, and the characters of one that can be meant."""
+_LARGEST = 16 << 20
+"""Bytes of a file that a person has written."""
+_LARGEST_YAML, _MOST_NODES = 1 << 20, 200_000
+"""Characters of a YAML text, which is slow to read, and values in it with all its aliases written out."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """What to say about a misspelt ``name``: the nearest of ``names``, or all of them if they are few."""
-    names = list(names)
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    names = list(islice(names, _COMPARED))
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6) if len(name) <= _LONGEST_NAME else []
     if found:
         return f"did you mean {found[0]!r}?"
     return f"choose one of {', '.join(names)}" if len(names) <= _LISTED else "remove it: no known name is like it"
@@ -30,7 +37,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def shown(value: Any) -> str:
     """A value as it stands in the file, short enough for one line."""
-    text = "a mapping" if isinstance(value, dict) else json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = "a mapping" if isinstance(value, dict) else json.dumps(value, default=str, ensure_ascii=False)
+    except (RecursionError, ValueError):  # nested as deeply as can be read, or in itself
+        text = "a nested value"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -63,7 +73,11 @@ Word = Annotated[str, AfterValidator(_one_word)]
 def read_text(path: Path) -> str:
     """The UTF-8 text of a file that a user named."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise UserError(path, f"is larger than {_LARGEST >> 20} MiB", "check the path")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise UserError(path, "does not exist", "check the path") from None
     except IsADirectoryError:
@@ -72,6 +86,8 @@ def read_text(path: Path) -> str:
         raise UserError(path, f"is not UTF-8 (byte {error.start:,})", "save it as UTF-8") from None
     except OSError as error:
         raise UserError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from None
+    except ValueError as error:  # a NUL in its name
+        raise UserError(path, f"cannot be read ({error})", "check the path") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -96,24 +112,60 @@ for _first in "-+0123456789":  # before the resolvers that make seconds of it
     _Loader.yaml_implicit_resolvers[_first].insert(0, ("tag:yaml.org,2002:str", _SEXAGESIMAL))
 
 
+def _check_size(root: yaml.Node) -> None:
+    """Refuse what grows without end when its aliases are followed.
+
+    Raises:
+        yaml.MarkedYAMLError: an alias stands inside what it stands for, or all together stand for too much.
+    """
+    sizes: dict[int, int] = {}
+    entered: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in entered:
+            raise yaml.MarkedYAMLError(problem="an alias stands for itself", problem_mark=node.start_mark)
+        if id(node) not in sizes:
+            entered.add(id(node))
+            inside = node.value if isinstance(node, yaml.CollectionNode) else ()
+            nodes = (part for item in inside for part in (item if isinstance(item, tuple) else (item,)))
+            sizes[id(node)] = 1 + sum(map(size, nodes))
+            entered.discard(id(node))
+        return sizes[id(node)]
+
+    if size(root) > _MOST_NODES:
+        problem = f"its aliases stand for more than {_MOST_NODES:,} values"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=root.start_mark)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text.
 
     Raises:
         UserError: the syntax is wrong, or a key is given twice; names the line.
     """
+    if len(text) > _LARGEST_YAML:
+        raise UserError(where, f"is larger than {_LARGEST_YAML >> 20} MiB", "check the path")
     try:
-        return yaml.load(text, _Loader)  # _Loader is a SafeLoader
+        loader = _Loader(text)  # a SafeLoader
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node)
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f": line {error.problem_mark.line + 1}" if error.problem_mark else ""
         problem = str(error.problem)
         if "given twice" in problem:
             raise UserError(where + line, problem, "keep one of them") from None
+        if "alias" in problem:
+            raise UserError(where + line, problem, "write the values out") from None
         raise UserError(where + line, f"is not YAML ({problem})", "check the indentation and the colons") from None
     except RecursionError:
         raise UserError(where, "is nested too deeply", "check its brackets") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(where, f"is not YAML ({str(error).splitlines()[0]})", "check the file") from None
+        raise UserError(where, f"is not YAML ({str(error).partition(';')[0]})", "check the file") from None
+    except Exception:  # PyYAML trusts that a value is of the type that its tag claims
+        raise UserError(where, "has a tag that does not fit its value", "leave out what begins with !!") from None
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
@@ -137,11 +189,12 @@ def read_json_mapping(path: Path) -> dict[str, Any]:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
                 raise UserError(f"{path}: {key}", "is given twice", "keep one of them")
-        return dict(pairs)
+            found[key] = value
+        return found
 
     try:
         value = json.loads(read_text(path), object_pairs_hook=unique)
@@ -150,6 +203,8 @@ def read_json_mapping(path: Path) -> dict[str, Any]:
         raise UserError(place, f"is not JSON ({error.msg})", "check commas, quotes and brackets") from None
     except RecursionError:
         raise UserError(path, "is nested too deeply", "check its brackets") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(path, f"is not JSON ({str(error).partition(';')[0]})", "correct it") from None
     if not isinstance(value, dict):
         raise UserError(path, f"is {shown(value)}, not an object", "start it with '{'")
     return value

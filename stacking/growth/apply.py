@@ -13,7 +13,7 @@ from stacking.growth.operators import layer_sources, optimizer_state_rule
 from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.state.format import BUFFERS, MOMENTS, Progress, Readable, State, manifest_of, write_state
 from stacking.state.layers import LayerSource, composed, layer_of, origins
-from stacking.storage.files import new_folder, verify_folder
+from stacking.storage.files import new_folder, require_outside, verify_folder
 from stacking.storage.partition import Shape
 from stacking.storage.safetensors_file import TensorSpec
 
@@ -77,6 +77,7 @@ def grow(
     if layers > MOST_LAYERS:
         raise UserError("--layers", f"{layers:,} are more than any model has", f"give {MOST_LAYERS:,} or fewer")
     source = State(source.path if isinstance(source, State) else source)
+    require_outside(out, source.path)
     depth = 1 + max((layer_of(name) or 0 for name in source.names if layer_of(name) is not None), default=-1)
     if depth == 0:
         raise UserError(source.path, "has no layers to grow", "give the state of a model of this project")
@@ -125,6 +126,8 @@ def _share(
 
 
 def _link(file: Path, name: Path) -> None:
+    if file.is_symlink():
+        raise _NoLinks  # a link to what it points at would keep hold of a file outside the state
     try:
         os.link(file, name)
     except OSError:  # another file system, or one that has none: if the reason is another, copying meets it, too

@@ -15,7 +15,7 @@ from stacking.huggingface.names import hugging_face_names, to_hugging_face
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.format import WEIGHTS, State
-from stacking.storage.files import MANIFEST, new_folder, write_atomically, write_json
+from stacking.storage.files import MANIFEST, new_folder, require_outside, write_atomically, write_json
 from stacking.storage.safetensors_file import SafetensorsWriter, TensorSpec
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
@@ -34,6 +34,7 @@ def export(state: Path, out: Path, data: Path | None = None) -> Path:
         DamagedFile: a file of ``state`` is torn or altered.
     """
     source, config = read_model(state)
+    require_outside(out, source.path)
     if config.variant != "post_ln":
         raise UserError(
             state / MANIFEST,
@@ -62,7 +63,7 @@ def read_model(path: Path) -> tuple[State, ModelConfig]:
     state = State(path, checksums=True)
     config = state.model
     if config is None:
-        raise UserError(f"{path / MANIFEST}: model", "is empty", "consolidate a checkpoint that records its model")
+        raise UserError(f"{path / MANIFEST}: model", "is empty", "consolidate its checkpoint with --config")
     return state, config
 
 

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stacking.errors import DamagedFile, UserError
-from stacking.huggingface.names import from_hugging_face, hugging_face_names
+from stacking.huggingface.folder import find_weights, read_config
+from stacking.huggingface.names import (
+    BIAS,
+    DECODER_BIAS,
+    DECODER_WEIGHT,
+    config_notes,
+    from_hugging_face,
+    hugging_face_names,
+    with_bias,
+)
+from stacking.huggingface.tensor_names import TOKENS as TOKEN_EMBEDDING
+from stacking.huggingface.tensor_names import modern_names
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.format import WEIGHTS, StateWriter
-from stacking.storage.files import checksum, read_json
+from stacking.storage.files import checksum
+from stacking.storage.pickled import described
+from stacking.storage.signatures import first_bytes, refuse_other_formats
+from stacking.storage.torch_file import StoredTensor, read_torch_file
 
 Loaders = dict[str, Callable[[], Tensor]]
 """By a tensor's name in BertForPreTraining, what reads it."""
@@ -33,9 +46,12 @@ HEADS = ("pooler.", "mlm_head.", "nsp_head.")
 """Parameters that a checkpoint may lack: BertModel has no heads, BertForMaskedLM no pooler."""
 
 TOKENS = "bert.embeddings.word_embeddings.weight"
-BIAS = "cls.predictions.bias"
-DECODER_WEIGHT, DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
-"""The decoder is tied to the embedding and to the bias, but some checkpoints store it once more."""
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Under which training scripts save a model's tensors; the first that is there is taken."""
+NO_WEIGHTS = (".position_ids", ".token_type_ids")
+"""Buffers that old versions of transformers saved."""
+_LAYER = re.compile(r"bert\.encoder\.layer\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -47,75 +63,56 @@ class ImportReport:
     """Our parameters that the folder does not have: drawn as for a new model, with seed 0."""
     ignored: list[str]
     """Tensors of the folder that pre-training has no use for, such as a classifier."""
+    notes: list[str] = field(default_factory=list)
+    """What is unusual about the folder, a line each."""
 
 
 def import_hugging_face(folder: Path, out: Path) -> ImportReport:
     """Write the BERT in ``folder`` to the state folder ``out``: weights bit for bit, without moments.
 
-    Takes BertForPreTraining, BertForMaskedLM, BertModel and other BERT heads; ``model.safetensors`` or
-    ``pytorch_model.bin``, whole or in shards; fp32, fp16 or bf16; ``gamma`` and ``beta`` for LayerNorm as well.
-    No code from ``folder`` runs.
+    Takes BertForPreTraining, BertForMaskedLM, BertModel and other BERT heads, also inside another module or a training
+    script's checkpoint; Hugging Face's ``config.json`` or Google's ``bert_config.json``; safetensors or pickles, whole
+    or in shards; fp32, fp16 or bf16; ``gamma`` and ``beta`` for LayerNorm as well. No code from ``folder`` runs.
 
     Raises:
         UserError: ``folder`` is not a BERT encoder, or lacks a tensor, or one has the wrong shape or type.
         DamagedFile: a weights file cannot be read.
     """
-    if not folder.is_dir():
-        raise UserError(folder, "is not a folder", "give a Hugging Face folder with config.json and weights")
-    config = from_hugging_face(read_json(folder / "config.json"), folder / "config.json")
-    files = _weight_files(folder)
+    where, content = read_config(folder)
+    config = from_hugging_face(content, where)
+    weights = find_weights(folder, where)
+    notes = [f"{where.name}: {note}" for note in config_notes(content)] + ([weights.note] if weights.note else [])
     with ExitStack() as stack:
-        loaders = _loaders(files, stack)
+        loaders = _loaders(weights.files, stack, folder)
         sources, initialised = _match(loaders, config, folder)
         _check_tied(loaders, folder)
-        used = {name for names in sources.values() for name in names} | {DECODER_WEIGHT, DECODER_BIAS}
+        ignored = _left_out(loaders, sources, config, folder)
         provenance = {
             "operation": "import",
             "source": folder.resolve().name,
-            "files": {path.name: checksum(path) for path in files},
+            "files": {path.name: checksum(path) for path in weights.files},
             "initialised": initialised,
         }
         writer = StateWriter(out, parameter_shapes(config), moments=False, model=config, provenance=provenance)
         with writer:
             for name, tensor in _tensors(loaders, sources, config, folder):
                 writer.append(WEIGHTS, name, tensor.numpy().reshape(-1))
-    return ImportReport(config, initialised, sorted(set(loaders) - used))
+    return ImportReport(config, initialised, ignored, notes)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files with the weights: one, or the shards that an index lists; safetensors before pickles."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return [folder / name]
-        if index.is_file():
-            shards = _shards(index)
-            for shard in shards:
-                if not shard.is_file():
-                    raise UserError(shard, f"is missing, but {index.name} lists it", "download the folder again")
-            return shards
-    raise UserError(folder, "holds no weights", "put model.safetensors or pytorch_model.bin beside config.json")
-
-
-def _shards(index: Path) -> list[Path]:
-    content = read_json(index)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise DamagedFile(index, "has no weight_map", "download it again")
-    shards = {str(shard) for shard in weight_map.values()}
-    for shard in shards:
-        if shard != Path(shard).name or Path(shard).suffix not in (".safetensors", ".bin"):
-            raise DamagedFile(index, f"lists {shard!r}, which is no file beside it", "download it again")
-    return sorted(index.with_name(shard) for shard in shards)
-
-
-def _loaders(files: list[Path], stack: ExitStack) -> Loaders:
+def _loaders(files: list[Path], stack: ExitStack, folder: Path) -> Loaders:
     """For every tensor in the files, under its modern name, a call that reads it; none is read yet."""
     loaders: Loaders = {}
     for path in files:
-        found = _open_safetensors(path, stack) if path.suffix == ".safetensors" else _open_pickle(path)
-        loaders |= {_modern(name): load for name, load in found.items()}
-    return loaders
+        refuse_other_formats(path)
+        loaders |= _open_pickle(path) if _is_pickle(path) else _open_safetensors(path, stack)
+    return with_bias({modern: loaders[stored] for modern, stored in modern_names(loaders, folder).items()})
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whatever its name: torch.save writes a zip archive or, before torch 1.6, a pickle."""
+    head = first_bytes(path)
+    return head.startswith((b"PK", b"\x80")) or (path.suffix != ".safetensors" and head[8:9] != b"{")
 
 
 def _open_safetensors(path: Path, stack: ExitStack) -> Loaders:
@@ -128,35 +125,71 @@ def _open_safetensors(path: Path, stack: ExitStack) -> Loaders:
 
 
 def _open_pickle(path: Path) -> Loaders:
-    # weights_only refuses everything but tensors and plain containers; files from before torch 1.6 cannot be mapped.
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual pickles, which are refused or read all the same
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:  # torch's own words advise to run the file
-        problem = "cannot be read as plain tensors (it holds something else, or is torn)"
+        content = read_torch_file(path)
+    except UserError as error:
+        problem = f"cannot be read as plain tensors (it {error.problem})"
         raise DamagedFile(path, problem, "download it again, as safetensors if there is a choice") from None
-    except Exception as error:  # a torn pickle may raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DamagedFile(path, f"cannot be read as plain tensors ({reason})", "download it again") from None
-    if not isinstance(tensors, dict):
-        raise DamagedFile(path, f"holds a {type(tensors).__name__}, not named tensors", "save the model's state_dict")
-    return {
-        str(name): partial(tensors.__getitem__, name) for name, tensor in tensors.items() if isinstance(tensor, Tensor)
+    if not isinstance(content, dict):
+        raise DamagedFile(path, f"holds {described(content)}, not named tensors", "save the model's state_dict")
+    tensors = {
+        name: value
+        for name, value in _state_dict(content, path).items()
+        if isinstance(name, str) and isinstance(value, StoredTensor)
     }
+    return {name: partial(_read, tensor) for name, tensor in tensors.items()}
 
 
-def _modern(name: str) -> str:
-    """The name as BertForPreTraining has it today: with its prefix, ``weight`` for ``gamma``, ``bias`` for ``beta``."""
-    if name.startswith(("embeddings.", "encoder.", "pooler.")):
-        name = f"bert.{name}"
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+def _state_dict(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """The named tensors among what a training script has saved: the dict with a token embedding in it.
+
+    Raises:
+        UserError: there are several, and neither is the model by name.
+    """
+    found = {place: inner for place, inner in _dicts(content) if any(_is_embedding(name) for name in inner)}
+    for place in ((), *((name,) for name in WRAPPERS)):
+        if place in found:
+            return found[place]
+    if len(found) > 1:
+        places = " and ".join(repr(".".join(place)) for place in found)
+        raise UserError(path, f"holds several models, under {places}", "save the state_dict of the one to use")
+    return next(iter(found.values()), content)
+
+
+def _dicts(content: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """The dicts in ``content``, it first, two levels deep, each with the keys that lead to it."""
+    yield (), content
+    for key, inner in content.items():
+        if isinstance(inner, dict):
+            yield (str(key),), inner
+            for name, innermost in inner.items():
+                if isinstance(innermost, dict):
+                    yield (str(key), str(name)), innermost
+
+
+def _is_embedding(name: Any) -> bool:
+    return isinstance(name, str) and name.endswith(TOKEN_EMBEDDING)
+
+
+def _read(stored: StoredTensor) -> Tensor:
+    return torch.from_numpy(stored.read()).view(stored.shape)
+
+
+def _left_out(loaders: Loaders, sources: Sources, config: ModelConfig, folder: Path) -> list[str]:
+    """The tensors that pre-training has no use for; those of an encoder that is no ordinary BERT are refused."""
+    used = {name for names in sources.values() for name in names} | {DECODER_WEIGHT, DECODER_BIAS}
+    ignored = sorted(set(loaders) - used)
+    for name in ignored:
+        layer = _LAYER.match(name)
+        beyond = layer is not None and int(layer[1]) >= config.layers
+        if name.startswith(("bert.embeddings.", "bert.encoder.")) and not name.endswith(NO_WEIGHTS) and not beyond:
+            problem = "is part of the encoder, but BERT has no such tensor"
+            raise UserError(f"{folder}: {name}", problem, "only an ordinary BERT can be used here")
+    return ignored
 
 
 def _match(loaders: Loaders, config: ModelConfig, folder: Path) -> tuple[Sources, list[str]]:
     """For each parameter of ours the tensors that it is made of, and the parameters of heads that have none."""
-    if BIAS not in loaders and DECODER_BIAS in loaders:
-        loaders[BIAS] = loaders[DECODER_BIAS]
     sources: Sources = {}
     initialised = []
     for name, theirs in hugging_face_names(config).items():
@@ -180,9 +213,10 @@ def _check_tied(loaders: Loaders, folder: Path) -> None:
 def _tensors(loaders: Loaders, sources: Sources, config: ModelConfig, folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Our parameters in order, in fp32, one in memory at a time."""
     shapes = parameter_shapes(config)
-    fresh = {} if sources.keys() == shapes.keys() else _fresh(config)
+    fresh: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         if name not in sources:
+            fresh = fresh or _fresh(config)  # the heads come last: the sizes of all else were found right by now
             yield name, fresh[name]
             continue
         rows = shape[0] // len(sources[name])
@@ -193,7 +227,10 @@ def _tensors(loaders: Loaders, sources: Sources, config: ModelConfig, folder: Pa
 def _checked(tensor: Tensor, name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
     if tuple(tensor.shape) != shape:
         problem = f"has shape {list(tensor.shape)} where config.json asks for {list(shape)}"
-        raise UserError(f"{folder}: {name}", problem, "give the config.json that belongs to these weights")
+        remedy = "give the config.json that belongs to these weights"
+        if name in (TOKENS, BIAS) and tensor.shape and tensor.shape[0] > shape[0]:
+            remedy = f"set vocab_size to {tensor.shape[0]} if the vocabulary was padded"
+        raise UserError(f"{folder}: {name}", problem, remedy)
     if tensor.dtype not in EXACT_IN_FP32:
         problem = f"is {str(tensor.dtype).removeprefix('torch.')}, which fp32 cannot hold exactly"
         raise UserError(f"{folder}: {name}", problem, "save the model in fp32, fp16 or bf16")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short_repr
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from stacking.errors import UserError
+from stacking.huggingface.foreign_keys import check_foreign_keys, foreign_keys
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
+
+T = TypeVar("T")
 
 NAMES = {
     "embeddings.tokens.weight": ("bert.embeddings.word_embeddings.weight",),
@@ -51,7 +55,25 @@ CONFIG_KEYS = {
 REQUIRED_KEYS = ("layers", "hidden", "heads", "intermediate", "vocabulary")
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
-ACTIVATION_NAMES = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
+ACTIVATION_NAMES = {
+    **{theirs: ours for ours, theirs in ACTIVATIONS.items()},
+    "gelu_python": "gelu",
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"), "gelu_tanh"),
+}
+"""Several names are the same function: ``gelu_python`` the exact one, the others its approximation by a tanh."""
+
+_EXPECTED = ("model_type", "position_embedding_type", "hidden_act", "is_decoder", "add_cross_attention")
+_REMEDY = "take a complete Hugging Face BERT folder"
+
+
+BIAS, DECODER_WEIGHT = "cls.predictions.bias", "cls.predictions.decoder.weight"
+DECODER_BIAS = "cls.predictions.decoder.bias"
+"""The decoder is tied to the embedding and to the bias, but some checkpoints store it once more, or it alone."""
+
+
+def with_bias(stored: dict[str, T]) -> dict[str, T]:
+    """Named tensors, among them the MLM head's bias, which some versions store as the decoder's alone."""
+    return {BIAS: stored[DECODER_BIAS], **stored} if DECODER_BIAS in stored and BIAS not in stored else stored
 
 
 def hugging_face_names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
@@ -82,23 +104,25 @@ def to_hugging_face(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_hugging_face(content: Any, where: Path) -> ModelConfig:
-    """The model that a ``config.json`` with this ``content`` describes.
+    """The model that a ``config.json`` with this ``content`` describes; a key that is null counts as absent.
 
     Raises:
         UserError: it is not a BERT encoder, or has something that ``post_ln`` has not; names the key of ``where``.
     """
     if not isinstance(content, dict):
-        raise UserError(where, "is not a JSON object", "take a complete Hugging Face BERT folder")
-    _expect(content, where, "model_type", ("bert",), "")
-    _expect(content, where, "position_embedding_type", ("absolute",), "absolute")
-    _expect(content, where, "hidden_act", tuple(ACTIVATION_NAMES), "gelu")
-    _expect(content, where, "is_decoder", (False,), False)
-    _expect(content, where, "add_cross_attention", (False,), False)
+        raise UserError(where, "is not a JSON object", _REMEDY)
+    given = {key: value for key, value in content.items() if value is not None}
+    _check_kind(given, where)
+    _expect(given, where, "position_embedding_type", ("absolute",), "absolute")
+    _expect(given, where, "hidden_act", tuple(ACTIVATION_NAMES), "gelu")
+    _expect(given, where, "is_decoder", (False,), False)
+    _expect(given, where, "add_cross_attention", (False,), False)
     for ours in REQUIRED_KEYS:
-        if CONFIG_KEYS[ours] not in content:
-            raise UserError(f"{where}: {CONFIG_KEYS[ours]}", "is missing", "take a complete Hugging Face BERT folder")
-    fields = {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items() if content.get(theirs) is not None}
-    activation = ACTIVATION_NAMES[content.get("hidden_act", "gelu")]
+        if CONFIG_KEYS[ours] not in given:
+            raise UserError(f"{where}: {CONFIG_KEYS[ours]}", "is missing", _REMEDY)
+    check_foreign_keys(given, {*CONFIG_KEYS.values(), *_EXPECTED}, where)
+    fields = {ours: given[theirs] for ours, theirs in CONFIG_KEYS.items() if theirs in given}
+    activation = ACTIVATION_NAMES[given.get("hidden_act", "gelu")]
     try:
         return ModelConfig.model_validate({"variant": "post_ln", "activation": activation, **fields})
     except ValidationError as error:
@@ -107,7 +131,32 @@ def from_hugging_face(content: Any, where: Path) -> ModelConfig:
         raise UserError(f"{where}: {key}" if key else where, first["msg"], "take the config of a BERT model") from None
 
 
+def config_notes(content: dict[str, Any]) -> list[str]:
+    """What whoever imports a model should know about its ``config.json``, which `from_hugging_face` accepts."""
+    notes = []
+    if not content.get("model_type"):
+        notes.append("has no model_type; read as a BERT, whose keys it has")
+    if content.get("auto_map"):
+        notes.append("auto_map names the model's own code, which is not run; check that it is an ordinary BERT")
+    unknown = foreign_keys(content, {*CONFIG_KEYS.values(), *_EXPECTED})
+    if unknown:
+        notes.append(f"keys that BERT does not have are left out: {', '.join(sorted(unknown))}")
+    return notes
+
+
+def _check_kind(given: dict[str, Any], where: Path) -> None:
+    """Files of 2018 and 2019 have no ``model_type``; their other keys must then be BERT's."""
+    if given.get("model_type"):
+        _expect(given, where, "model_type", ("bert",), "bert")
+        return
+    classes = given.get("architectures") or []
+    for name in classes if isinstance(classes, list) else [classes]:
+        if not str(name).startswith("Bert"):
+            raise UserError(f"{where}: architectures", f"is {short_repr(name)}", "only BERT can be used here")
+
+
 def _expect(content: dict[str, Any], where: Path, key: str, allowed: tuple[Any, ...], default: Any) -> None:
     if content.get(key, default) not in allowed:
         choices = " or ".join(str(value) for value in allowed)
-        raise UserError(f"{where}: {key}", f"is {content.get(key, default)!r}", f"only {choices} can be used here")
+        problem = f"is {short_repr(content.get(key, default))}"
+        raise UserError(f"{where}: {key}", problem, f"only {choices} can be used here")

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from stacking.config.recipe import Model, Recipe
 from stacking.errors import UserError
 from stacking.hardware.presets import SHAPES
+from stacking.huggingface.folder import CONFIGS, read_config
 from stacking.huggingface.names import from_hugging_face
 from stacking.model.config import ModelConfig
-from stacking.storage.files import MANIFEST, read_json, read_sealed
+from stacking.storage.files import MANIFEST, read_sealed
 
 _FREE = {"dropout", "attention_dropout", "initializer_range"}
 """What a recipe may change about a trained model."""
@@ -39,8 +40,9 @@ def read_start(recipe: Recipe) -> Start | None:
     folder, where = Path(recipe.start).absolute(), recipe.key("start")
     if not folder.is_dir():
         raise UserError(where, f"{recipe.start} is not a folder", "give a state folder or a Hugging Face folder")
-    if (config := folder / "config.json").is_file():
-        return Start(folder, "huggingface", from_hugging_face(read_json(config), config))
+    if any((folder / name).exists() for name in CONFIGS):
+        config, content = read_config(folder)
+        return Start(folder, "huggingface", from_hugging_face(content, config))
     if (folder / MANIFEST).is_file() and (manifest := read_sealed(folder / MANIFEST)).get("kind") == "state":
         return Start(folder, "state", _state_model(where, manifest.get("model")))
     raise UserError(where, f"{recipe.start} holds no model", "give a state folder or a Hugging Face folder")
@@ -100,4 +102,6 @@ def _state_model(where: str, content: Any) -> ModelConfig:
     try:
         return ModelConfig.model_validate(content)
     except ValidationError:
-        raise UserError(where, "is a state that does not describe its model", "consolidate it again") from None
+        raise UserError(
+            where, "is a state that does not describe its model", "consolidate its checkpoint with --config"
+        ) from None

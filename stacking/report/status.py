@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from stacking.errors import StackingError
+from stacking.errors import StackingError, printable
 from stacking.launch.slurm_client import LIVE, NEVER, SlurmJob
 from stacking.report.run import Event, Run, read_run
 from stacking.report.timeline import attempts
@@ -118,7 +118,7 @@ class Status:
         rows += [("" if number else "jobs", job.as_text()) for number, job in enumerate(self.jobs)]
         if self.queue_error:
             rows.append(("queue", f"unknown: {self.queue_error}"))
-        return "\n".join(f"{name:<10}  {value}" for name, value in rows)
+        return "\n".join(f"{name:<10}  {printable(value)}" for name, value in rows)
 
     def _state_text(self) -> str:
         doing = f": {self.phase}" if self.phase and self.state != "finished" else ""

@@ -6,11 +6,12 @@ asked for (the model's own low-precision weights) at the end, before the state a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from stacking.state.format import Progress, State, write_state
+from stacking.state.format import Progress, State, TrainingState, write_state
 from stacking.state.zero import ZeroCheckpoint
-from stacking.storage.files import MANIFEST, verify_folder
+from stacking.storage.files import MANIFEST, require_outside, verify_folder
 from stacking.storage.threads import each
 from stacking.storage.torch_file import verify_torch_file
 
@@ -20,20 +21,28 @@ _MOST_BLOCKS = 192
 """Kept in memory at most, in MiB."""
 
 
-def consolidate(checkpoint: Path, out: Path, on_progress: Progress | None = None) -> State:
+def consolidate(
+    checkpoint: Path,
+    out: Path,
+    on_progress: Progress | None = None,
+    describe: Callable[[ZeroCheckpoint], TrainingState] | None = None,
+) -> State:
     """Write the fp32 master weights, both moments, the step count and the buffers of a checkpoint as a state.
 
     Args:
         checkpoint: one checkpoint's folder, or the folder above it with a ``latest`` file. It is never changed.
         out: the state folder; it appears when it is complete.
         on_progress: called with the bytes written and those in all.
+        describe: a view of a checkpoint that does not record its model as the state of one.
 
     Raises:
-        UserError: ``checkpoint`` is not a checkpoint that can be read.
+        UserError: ``checkpoint`` is not a checkpoint that can be read, or not one of the model that was described.
         DamagedFile: one of its files is missing, torn or altered; names it.
         NoSpace: the disk is full; nothing is left at ``out``.
     """
     source = ZeroCheckpoint(checkpoint)
+    require_outside(out, source.path)
+    described = describe(source) if describe else source
     files = source.verified
     if files is None or _BLOCKS_A_FILE * source.shards > _MOST_BLOCKS:
         verify(source)  # beforehand: it cannot be done, or would not be done once, while tensors are put together
@@ -41,7 +50,7 @@ def consolidate(checkpoint: Path, out: Path, on_progress: Progress | None = None
     else:
         files.kept = max(files.kept, _BLOCKS_A_FILE * source.shards)
     rest = source.verified.verify_rest if source.verified else None
-    write_state(out, source, {"checkpoint": source.path.name}, on_progress, rest)
+    write_state(out, described, {"checkpoint": source.path.name}, on_progress, rest)
     return State(out)
 
 

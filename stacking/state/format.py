@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stacking.errors import DamagedFile, UserError
-from stacking.model.config import ModelConfig
+from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.layers import LayerSource, origins
 from stacking.storage.block_writer import BlockWriter, Meter
@@ -36,6 +37,8 @@ from stacking.storage.verified_files import verified_files
 
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
 FORMAT = 1
+MOST_STEPS = 10**12
+"""Far beyond any training."""
 _MAKERS = "give a folder that consolidate, grow or import wrote"
 
 Progress = Callable[[int, int], None]
@@ -116,18 +119,20 @@ class _Description(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     model: ModelConfig | None
-    optimizer_step: int = Field(ge=0)
+    optimizer_step: int = Field(ge=0, le=MOST_STEPS)
     progress: dict[str, Any] | None
     moments: bool
-    layer_sources: list[str] | None = None
+    layer_sources: list[str] | None = Field(default=None, max_length=MOST_LAYERS)
     """Of each layer "NUMBER TREATMENT", where the files are those of a shallower model."""
 
 
 def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
     if manifest.get("kind") != "state":
-        raise UserError(path.parent, f"holds {manifest.get('kind', 'something else')!r}, not a state", _MAKERS)
+        raise UserError(
+            path.parent, f"holds {short_repr(manifest.get('kind', 'something else'))}, not a state", _MAKERS
+        )
     if manifest.get("format") != FORMAT:
-        problem = f"has format {manifest.get('format')!r} where this version reads {FORMAT}"
+        problem = f"has format {short_repr(manifest.get('format'))} where this version reads {FORMAT}"
         raise UserError(path.parent, problem, "make it again")
     try:
         return _Description.model_validate(dict(manifest))
@@ -151,7 +156,12 @@ class State(Readable):
             raise UserError(self.path, "is not a state folder", _MAKERS)
         self.manifest = verify_folder(self.path, checksums)
         self._description = _description(self.path / MANIFEST, self.manifest)
-        kinds = [WEIGHTS, *(MOMENTS if self.moments else ()), *([BUFFERS] if self._file(BUFFERS).exists() else ())]
+        self._check_names()
+        kinds = [
+            WEIGHTS,
+            *(MOMENTS if self.moments else ()),
+            *([BUFFERS] if self._file(BUFFERS).name in self.manifest["files"] else ()),
+        ]
         self._files = {kind: SafetensorsFile.open(self._file(kind)) for kind in kinds}
         self.verified = verified_files(self.path, self.manifest)
         self.sources = self._read_sources()
@@ -203,6 +213,15 @@ class State(Readable):
             return None if texts is None else tuple(map(LayerSource.parse, texts))
         except ValueError as error:
             raise DamagedFile(self.path / MANIFEST, f"does not describe a state: layer_sources: {error}") from None
+
+    def _check_names(self) -> None:
+        """Every file of the manifest must be one of a state, and the tensors that it speaks of must be there."""
+        listed, path = set(self.manifest["files"]), self.path / MANIFEST
+        for name in sorted(listed - {f"{kind}.safetensors" for kind in (WEIGHTS, *MOMENTS, BUFFERS)}):
+            raise DamagedFile(path, f"lists {name!r}, which is no file of a state")
+        for kind in (WEIGHTS, *(MOMENTS if self.moments else ())):
+            if f"{kind}.safetensors" not in listed:
+                raise DamagedFile(path, f"does not list {kind}.safetensors")
 
     def _file(self, kind: str) -> Path:
         return self.path / f"{kind}.safetensors"

@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_LAYER = re.compile(r"^layers\.(\d+)\.")
+_LAYER = re.compile(r"^layers\.(\d{1,9})\.")
+_LONGEST_NUMBER = 9
+"""Digits of a layer's number; no model has as many layers."""
 
 TREATMENTS: dict[str, tuple[str, ...]] = {
     "copy": (),
@@ -37,6 +39,8 @@ class LayerSource(NamedTuple):
             ValueError: it is not such a text.
         """
         layer, treatment = text.split(" ")
+        if not layer.isdecimal() or len(layer) > _LONGEST_NUMBER:
+            raise ValueError("a layer's number is not one")
         if treatment not in TREATMENTS:
             raise ValueError(f"no treatment {treatment!r}; there are {', '.join(TREATMENTS)}")
         return cls(int(layer), treatment)

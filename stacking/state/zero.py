@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
 from stacking.errors import DamagedFile, UserError
 from stacking.model.config import ModelConfig
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
+from stacking.state.zero_schema import ADAM, MODEL, SHARD, WRAPPED, checked, number, stored
 from stacking.storage.files import MANIFEST, read_sealed, verify_folder
 from stacking.storage.partition import (
     PARAMETER_NAMES,
@@ -44,6 +46,7 @@ from stacking.storage.verified_files import VerifiedFiles, verified_files
 PROGRESS = "progress.json"
 _REMEDY = "give a folder that engine.save_checkpoint made"
 _NAMES_REMEDY = f'list the names in each group of the optimizer under "{PARAMETER_NAMES}" and save again'
+_LONGEST_NAME = 255
 _SHARD = re.compile(r"(bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 
 
@@ -83,10 +86,13 @@ class ZeroCheckpoint(Readable):
             self._read_metadata()
         except DamagedFile:
             raise
-        except Exception:
+        except Exception as error:
             if self.verified is not None:  # what looks like another mistake may be damage
                 self.verified.verify_rest()
-            raise
+            if isinstance(error, UserError):
+                raise
+            problem = f"is laid out in an unknown way ({type(error).__name__})"
+            raise UserError(self.path, problem, _REMEDY) from error
 
     def _read_metadata(self) -> None:
         checkpoint = _open(self.path)
@@ -98,15 +104,12 @@ class ZeroCheckpoint(Readable):
         self._places = {kind: _places(self._shapes, masters, kind) for kind in (WEIGHTS, *MOMENTS)}
         self._check_complete(checkpoint)
         self._buffers: dict[str, StoredTensor] = {
-            name: _stored(module[name], checkpoint.model_file) for name in checkpoint.model["buffer_names"] or ()
+            name: stored(module[name], checkpoint.model_file) for name in checkpoint.model["buffer_names"] or ()
         }
         self.buffers = {name: TensorSpec(t.read_dtype, t.shape) for name, t in self._buffers.items()}
         self.moments = any(self._places[MOMENTS[0]].values())
         self.optimizer_step = _step(self.path, masters)
-        progress = self.path / PROGRESS
-        self.progress: dict[str, Any] | None = read_sealed(progress) if progress.exists() else None
-        model = (self.progress or {}).get("model")
-        self.model: ModelConfig | None = None if model is None else ModelConfig.model_validate(model)
+        self.progress, self.model = _recorded(self.path / PROGRESS)
 
     def shape(self, name: str) -> Shape:
         return self._shapes[name]
@@ -130,6 +133,21 @@ class ZeroCheckpoint(Readable):
                     raise DamagedFile(checkpoint.folder, f"lacks a part of {name}")
 
 
+def _recorded(file: Path) -> tuple[dict[str, Any] | None, ModelConfig | None]:
+    """What the trainer wrote beside a checkpoint: how far it had come, and the model."""
+    if not file.exists():
+        return None, None
+    progress = read_sealed(file)
+    if progress.get("model") is None:
+        return progress, None
+    try:
+        return progress, ModelConfig.model_validate(progress["model"])
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        key = ".".join(str(part) for part in ("model", *first["loc"]))
+        raise DamagedFile(file, f"does not describe a model: {key}: {first['msg']}") from None
+
+
 def _verified(folder: Path) -> VerifiedFiles | None:
     """What compares the files with our manifest as they are read; None in a checkpoint of somebody else.
 
@@ -145,10 +163,26 @@ def _tagged_folder(path: Path) -> Path:
     latest = path / "latest"
     if not latest.is_file():
         return path
-    folder = path / latest.read_text(encoding="utf-8").strip()
-    if not folder.is_dir():
-        raise DamagedFile(latest, f"names {folder.name}, which is missing")
-    return folder
+    with open(latest, "rb") as file:
+        name = file.read(_LONGEST_NAME).decode(errors="replace").strip()
+    if name in ("", "..") or name != Path(name).name:
+        raise DamagedFile(latest, f"names {name!r}, which is no folder beside it")
+    if not (path / name).is_dir():
+        raise DamagedFile(latest, f"names {name}, which is missing")
+    return path / name
+
+
+def _where_to_look(folder: Path) -> str:
+    """What to give in place of a folder that holds no checkpoint."""
+    below = [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/mp_rank_00_model_states.pt")]
+    below += [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/*_optim_states.pt")]
+    if below:
+        newest = max({path.parent for path in below}, key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))])
+        return f"one lies below: `stacking consolidate {newest} --out STATE`"
+    states = sorted(path.parent for place in (".", "state", "*/state") for path in folder.glob(f"{place}/{MANIFEST}"))
+    if states:
+        return f"{states[-1]} needs no consolidating if it is a state: grow or export it"
+    return "give a folder with a mp_rank_00_model_states.pt"
 
 
 def _open(folder: Path) -> Checkpoint:
@@ -167,10 +201,11 @@ def _open(folder: Path) -> Checkpoint:
     stage3 = bool(shards) and shards[0][1].get("zero_stage") == 3
     model_file = folder / f"{'zero_pp_rank_0_' if stage3 else ''}mp_rank_00_model_states.pt"
     if not ranks and not model_file.exists():
-        raise UserError(folder, "holds no DeepSpeed checkpoint", f"give a folder with a {model_file.name}")
+        raise UserError(folder, "holds no DeepSpeed checkpoint", _where_to_look(folder))
     model = read_torch_file(model_file)
     if not isinstance(model, Mapping) or not {"module", "buffer_names", "optimizer"} <= set(model):
         raise UserError(model_file, "is not a model file of DeepSpeed", _REMEDY)
+    checked(MODEL, model, model_file)
     if model.get("frozen_param_shapes"):
         raise UserError(model_file, "holds frozen parameters", "save the checkpoint with all parameters trainable")
     return Checkpoint(folder, model_file, model, shards)
@@ -204,14 +239,14 @@ def _stage(checkpoint: Checkpoint) -> int:
 
 def _flat_groups(checkpoint: Checkpoint) -> list[Master]:
     """ZeRO 1 and 2: a group's parameters (and alignment paddings) are one flat tensor, cut into equal parts by rank."""
-    file, first = checkpoint.shards[0]
-    groups = checkpoint.model["param_shapes"]
+    _, first = checkpoint.shards[0]
+    groups = _groups(checkpoint, "single_partition_of_fp32_groups")
     paddings = first.get("param_alignment_paddings") or [None] * len(groups)
     masters = []
     for index, shapes in enumerate(groups):
         pieces, position = packed(shapes.items(), paddings[index]), 0
         for file, shard in checkpoint.shards:
-            weights = _stored(shard["single_partition_of_fp32_groups"][index], file)
+            weights = stored(shard["single_partition_of_fp32_groups"][index], file)
             state = _base_state(shard["base_optimizer_state"], index, shard.get("base_optimizer_state_step"))
             masters.append(Master(cut(pieces, position, position + weights.numel), weights, state))
             position += weights.numel
@@ -220,26 +255,38 @@ def _flat_groups(checkpoint: Checkpoint) -> list[Master]:
 
 def _sharded_groups(checkpoint: Checkpoint) -> list[Master]:
     """ZeRO 3: a rank's share of every parameter, one flat tensor for each sub-group of parameters."""
-    ranks = len(checkpoint.shards)
+    ranks, groups = len(checkpoint.shards), _groups(checkpoint, "fp32_flat_groups")
     masters = []
     for rank, (file, shard) in enumerate(checkpoint.shards):
-        for index, shapes in enumerate(checkpoint.model["param_shapes"]):
-            weights = _stored(shard["fp32_flat_groups"][index], file)
+        for index, shapes in enumerate(groups):
+            weights = stored(shard["fp32_flat_groups"][index], file)
             state = _base_state(shard["optimizer_state_dict"], index)
             masters.append(Master(sharded(shapes.items(), rank, ranks), weights, state))
     return masters
+
+
+def _groups(checkpoint: Checkpoint, masters: str) -> list[dict[str, Shape]]:
+    """The shapes of each group's parameters; every rank must have ``masters`` for all of them."""
+    groups: list[dict[str, Shape]] = checkpoint.model["param_shapes"] or []
+    for file, shard in checkpoint.shards:
+        if not groups or len(shard[masters]) != len(groups):
+            problem = f"has {len(shard[masters])} groups of parameters where {checkpoint.model_file.name} has "
+            raise UserError(file, f"{problem}{len(groups)}", _REMEDY)
+    return groups
 
 
 def _replicated(checkpoint: Checkpoint) -> list[Master]:
     """No ZeRO: an ordinary optimizer's state by position, perhaps behind DeepSpeed's fp16 and bf16 wrappers."""
     file, saved = checkpoint.model_file, checkpoint.model["optimizer"]
     parameters = _module_parameters(checkpoint)
+    if saved is not None:
+        checked(ADAM if "state" in saved else WRAPPED, saved, file)
     if saved is None or not (saved if "state" in saved else saved["optimizer_state_dict"])["state"]:
         return [Master(whole(name, t.shape), t, {}) for name, t in parameters.items()]
     if "fp32_groups_flat" in saved:
         return _replicated_flat(checkpoint, parameters)
     base = saved if "state" in saved else saved["optimizer_state_dict"]
-    weights = [_stored(t, file) for group in saved.get("fp32_groups", ()) for t in group]
+    weights = [stored(t, file) for group in saved.get("fp32_groups", ()) for t in group]
     shapes = [[_state_shape(base, i, file) for i in group["params"]] for group in base["param_groups"]]
     names = [name for group in _group_names(file, parameters, base["param_groups"], shapes) for name in group]
     weights = weights or [parameters[name] for name in names]
@@ -252,7 +299,7 @@ def _replicated(checkpoint: Checkpoint) -> list[Master]:
 def _replicated_flat(checkpoint: Checkpoint, parameters: Mapping[str, StoredTensor]) -> list[Master]:
     """DeepSpeed's FP16_Optimizer: each group's masters are one flat tensor, and nothing tells their shapes."""
     file, saved = checkpoint.model_file, checkpoint.model["optimizer"]
-    base, flats = saved["optimizer_state_dict"], [_stored(t, file) for t in saved["fp32_groups_flat"]]
+    base, flats = saved["optimizer_state_dict"], [stored(t, file) for t in saved["fp32_groups_flat"]]
     named = [group.get(PARAMETER_NAMES) for group in base["param_groups"]]
     if len(flats) == 1 and named[0] is None:
         named = [list(parameters)]
@@ -287,14 +334,14 @@ def _group_names(
 
 def _module_parameters(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     """The module's parameters in order; a tied one appears once, under its first name."""
-    buffers = set(checkpoint.model["buffer_names"])
+    buffers = set(checkpoint.model["buffer_names"] or ())
     found: dict[tuple[int, Shape], str] = {}
     parameters: dict[str, StoredTensor] = {}
     for name, value in checkpoint.model["module"].items():
         if name in buffers or not isinstance(value, StoredTensor):
             continue
         if found.setdefault((value.offset, value.shape), name) == name:
-            parameters[name] = value
+            parameters[name] = stored(value, checkpoint.model_file)
     return parameters
 
 
@@ -312,7 +359,7 @@ def _state_shape(base: Mapping[str, Any], key: int, file: Path) -> Shape:
     state = base["state"].get(key)
     if not state:
         raise UserError(file, "holds no optimizer state for some parameters", _NAMES_REMEDY)
-    return _stored(state.get(MOMENTS[0]), file).shape
+    return stored(state.get(MOMENTS[0]), file).shape
 
 
 def _shapes(checkpoint: Checkpoint, masters: Iterable[Master]) -> dict[str, Shape]:
@@ -344,25 +391,15 @@ def _step(folder: Path, masters: Iterable[Master]) -> int:
     group's last tensor only, which it then uses for the whole group: there the largest is the true one.
     """
     steps = [master.state["step"] for master in masters if master.state.get("step") is not None]
-    counted = {_number(step) for step in steps if isinstance(step, StoredTensor)}
+    counted = {number(step, folder) for step in steps if isinstance(step, StoredTensor)}
     if len(counted) > 1:
         problem = f"has parameters after {min(counted)} and after {max(counted)} updates"
         raise UserError(folder, problem, "give a checkpoint whose parameters were all trained from the start")
-    return max(map(_number, steps), default=0)
-
-
-def _number(value: Any) -> int:
-    return int(value.read()[0]) if isinstance(value, StoredTensor) else int(value)
-
-
-def _stored(value: Any, file: Path) -> StoredTensor:
-    if not isinstance(value, StoredTensor):
-        raise UserError(file, "has an unknown layout", "give a checkpoint of a DeepSpeed version that is supported")
-    return value
+    return max((number(step, folder) for step in steps), default=0)
 
 
 def _entry(file: Path, key: str) -> Mapping[str, Any]:
     content = read_torch_file(file)
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
         raise UserError(file, "is not an optimizer file of DeepSpeed", _REMEDY)
-    return content[key]
+    return checked(SHARD, content[key], file)

@@ -8,6 +8,7 @@ XXH3-128 of theirs. Manifests without ``blocks`` for such files, of earlier vers
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,15 +134,19 @@ def _read_span(path: Path, first: int, end: int, skipped: Any = ()) -> Any:
 
 
 def open_file(path: Path) -> int:
-    """A descriptor to read from.
+    """A descriptor to read from; pipes and devices, which might block or never end, are refused.
 
     Raises:
-        DamagedFile: the file is missing.
+        DamagedFile: the file is missing, or is no regular file.
     """
     try:
-        return os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         raise DamagedFile(path, "is missing") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DamagedFile(path, "is not a regular file")
+    return descriptor
 
 
 def fill(descriptor: int, offset: int, buffer: memoryview) -> int:

@@ -7,18 +7,20 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xxhash
 
 from stacking.errors import DamagedFile, UserError
-from stacking.storage.blocks import BLOCK, Entry, digests_of, hash_files, verify_blocks
+from stacking.storage.blocks import BLOCK, Entry, digests_of, hash_files, open_file, verify_blocks
 from stacking.storage.os_errors import explained, patiently
 from stacking.storage.seal import BrokenSeal, sealed, unsealed
 from stacking.storage.threads import each
 
 MANIFEST = "manifest.json"
+_LARGEST_JSON = 256 << 20
+"""Bytes. The manifest of a checkpoint of a terabyte has 32 MiB."""
 
 
 @contextmanager
@@ -58,23 +60,38 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    try:
+        data = json.dumps(value, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only hold escaped
+        data = json.dumps(value, indent=2).encode()
+    write_atomically(path, data + b"\n")
 
 
 def read_json(path: Path) -> Any:
     """The JSON value in ``path``.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing.
         StorageFailure: it cannot be read at the moment.
+        DamagedFile: it is not JSON, or is nested too deeply or too large for a file of this project.
     """
+    if not path.exists():
+        raise UserError(path, "does not exist", "check the path")
+    with disk_errors(path):
+        data = patiently(lambda: _read_small(path))
     try:
-        with disk_errors(path):
-            return json.loads(patiently(path.read_bytes).decode("utf-8"))
-    except FileNotFoundError:
-        raise UserError(path, "does not exist", "check the path") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or nesting without end
-        raise DamagedFile(path, f"is not JSON ({error})") from None
+        return json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise DamagedFile(path, "is not JSON (it is nested too deeply)") from None
+    except ValueError as error:  # syntax, encoding, or a number of thousands of digits
+        raise DamagedFile(path, f"is not JSON ({str(error).partition(';')[0]})") from None
+
+
+def _read_small(path: Path) -> bytes:
+    with os.fdopen(open_file(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
+            raise DamagedFile(path, f"is larger than {_LARGEST_JSON >> 20} MiB")
+        return file.read()
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
@@ -205,6 +222,16 @@ def require_absent(path: Path) -> None:
         raise UserError(path, "exists already", "remove it or choose another name")
 
 
+def require_outside(out: Path, source: Path) -> None:
+    """Refuse to write into the folder that is read.
+
+    Raises:
+        UserError: ``out`` is ``source`` or lies in it.
+    """
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--out {out}", f"lies in {source}, which it is made from", "name a folder elsewhere")
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder to ``*.damaged``, so that nothing uses it and nothing is lost."""
     number = 0
@@ -230,6 +257,8 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
     if not _lists_files(manifest):
         raise DamagedFile(folder / MANIFEST, "does not list the files of the folder with their sizes and checksums")
     for name, entry in manifest["files"].items():
+        if not _is_inside(name):
+            raise DamagedFile(folder / MANIFEST, f"lists {name!r}, which is no file of the folder")
         _check_size(folder / name, entry)
     if checksums:
         _verify_checksums(folder, manifest["files"])
@@ -261,6 +290,12 @@ def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[s
         return {folder / name: digests_of(entry) for name, entry in files.items()}
     except ValueError as error:
         raise DamagedFile(folder / MANIFEST, f"contradicts itself: {error}") from None
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a manifest's name is that of a file below its folder, whatever the folder is called."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and path.as_posix() == name and not path.is_absolute() and ".." not in path.parts
 
 
 def _lists_files(manifest: Any) -> bool:

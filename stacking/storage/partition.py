@@ -22,6 +22,8 @@ groups should: ``{"params": [...], "parameter_names": [...], "weight_decay": 0.0
 Shape = tuple[int, ...]
 
 _MOST_WAYS = 10_000
+_MOST_STEPS = 200_000
+"""To look for such a split with."""
 
 
 class Piece(NamedTuple):
@@ -100,10 +102,12 @@ def _ways_to_finish(
 ) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
     """For each state (parameters taken by each group) from which all groups can be filled: the next such states."""
     reached: list[set[tuple[int, ...]]] = [{(0,) * len(groups)}]
+    looked_at = 0
     for _, shape in parameters:
         takers = ((s, g) for s in reached[-1] for g in range(len(groups)))
         reached.append({_advance(s, g) for s, g in takers if s[g] < len(groups[g]) and groups[g][s[g]] == shape})
-        if len(reached[-1]) > _MOST_WAYS:
+        looked_at += len(groups) * len(reached[-1])
+        if len(reached[-1]) > _MOST_WAYS or looked_at > _MOST_STEPS:
             raise ValueError("its optimizer's parameter groups could be split in too many ways")
     finish = tuple(len(group) for group in groups)
     ways: dict[tuple[int, ...], list[tuple[int, ...]]] = {finish: []} if finish in reached[-1] else {}

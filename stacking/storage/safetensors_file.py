@@ -38,6 +38,7 @@ DTYPES = {
 _CODES = {name: code for code, name in DTYPES.items()}
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER = 100_000_000
+_MOST_AXES = 64
 
 
 class TensorSpec(NamedTuple):
@@ -142,6 +143,35 @@ class SafetensorsWriter:
         self._missing = numel(self._spec.shape)
 
 
+def _place(entry: Mapping[str, Any]) -> tuple[TensorSpec, int]:
+    """What a header's entry says of its tensor, and where that begins behind the header.
+
+    Raises:
+        ValueError: the entry contradicts itself. Others: it is none.
+    """
+    shape, (first, last) = entry["shape"], entry["data_offsets"]
+    if any(type(number) is not int or number < 0 for number in (*shape, first, last)) or len(shape) > _MOST_AXES:
+        raise ValueError("a shape or an offset is not of whole numbers")
+    spec = TensorSpec(DTYPES[entry["dtype"]], tuple(shape))
+    if last - first != spec.nbytes:
+        raise ValueError("the offsets of a tensor do not fit its shape")
+    return spec, first
+
+
+def _end(places: Mapping[str, tuple[TensorSpec, int]]) -> int:
+    """Where the last tensor ends.
+
+    Raises:
+        ValueError: tensors overlap, or there are bytes between them, which the format forbids.
+    """
+    end = 0
+    for first, nbytes in sorted((first, spec.nbytes) for spec, first in places.values()):
+        if first != end:
+            raise ValueError("the tensors do not follow each other")
+        end += nbytes
+    return end
+
+
 @dataclass(frozen=True)
 class SafetensorsFile:
     """Reads slices of the tensors of a file."""
@@ -168,17 +198,16 @@ class SafetensorsFile:
         try:
             header = json.loads(encoded.tobytes())
             header.pop("__metadata__", None)
-            specs = {name: TensorSpec(DTYPES[h["dtype"]], tuple(h["shape"])) for name, h in header.items()}
-            offsets = {name: start + h["data_offsets"][0] for name, h in header.items()}
-            if any(not isinstance(n, int) or n < 0 for s in specs.values() for n in s.shape):
-                raise ValueError("a shape is not of whole numbers")
-            if any(offset < start for offset in offsets.values()):
-                raise ValueError("a tensor lies in the header")
+            places = {name: _place(entry) for name, entry in header.items()}
+            end = _end(places)
+        except RecursionError:
+            raise DamagedFile(path, "has no readable header (it is nested too deeply)") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFile(path, f"has no readable header ({error})") from None
-        if any(offsets[name] + spec.nbytes > size for name, spec in specs.items()):
-            raise DamagedFile(path, "is shorter than its header says")
-        return cls(path, specs, offsets)
+        if start + end != size:
+            raise DamagedFile(path, f"has {size:,} bytes where its header says {start + end:,}")
+        specs = {name: spec for name, (spec, _) in places.items()}
+        return cls(path, specs, {name: start + offset for name, (_, offset) in places.items()})
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Elements ``start … stop`` of the flattened tensor ``name``, unverified."""

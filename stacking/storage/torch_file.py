@@ -1,32 +1,44 @@
 """Reads what ``torch.save`` wrote without running any of it and without loading its tensors.
 
-Such a file is a zip archive with a pickle (``data.pkl``) and one uncompressed record a storage. The pickle is read
-with its globals restricted to `GLOBALS`, as the standard library's pickle documentation recommends: every name in it
-becomes a harmless stand-in of this module, nothing is imported and nothing of the file's choice is called. Tensors
-become `StoredTensor`: a place in the file, read slice by slice. No torch here, so it starts at once anywhere.
+Such a file is a zip archive with a pickle (``data.pkl``) and one uncompressed record a storage; before torch 1.6 it was
+a row of pickles followed by the storages. `read_pickle` reads the pickle: nothing is imported and nothing of the file's
+choice is called. Tensors become `StoredTensor`: a place in this very file, inside the record of their storage, read
+slice by slice. Objects of classes outside `KNOWN` become stand-ins. No torch here, so it starts at once anywhere.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
+import mmap
 import struct
 import zipfile
 import zlib
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.partition import Shape, numel
+from stacking.storage.pickled import (
+    Function,
+    MaliciousPickle,
+    StandIn,
+    UnreadablePickle,
+    described,
+    read_pickle,
+)
+from stacking.storage.signatures import refuse_other_formats
 from stacking.storage.verified_files import VerifiedFiles, read_bytes
 
 _BLOCK = 1 << 22
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BRAIN_FLOAT = "bfloat16"
+_MOST_AXES = 64
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first pickle of a file from before torch 1.6."""
 
 DTYPES = {
     "DoubleStorage": "float64",
@@ -43,17 +55,26 @@ DTYPES = {
 """Torch's storage classes and the dtype of their elements."""
 
 
+class StorageType(NamedTuple):
+    """One of torch's storage classes."""
+
+    dtype: str
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype("uint16" if self.dtype == _BRAIN_FLOAT else self.dtype).itemsize
+
+
 class _Storage(NamedTuple):
     """A record of the archive."""
 
     path: Path
     offset: int
     numel: int
-    dtype: str
+    kind: StorageType
 
 
-@dataclass(frozen=True)
-class StoredTensor:
+class StoredTensor(NamedTuple):
     """A tensor that stays in its file."""
 
     path: Path
@@ -61,6 +82,8 @@ class StoredTensor:
     """Of its first element in the file, in bytes."""
     dtype: str
     shape: Shape
+    stride: Shape | None = None
+    """In elements, where they do not follow each other in order."""
 
     @property
     def numel(self) -> int:
@@ -90,6 +113,9 @@ class StoredTensor:
         Raises:
             DamagedFile: the file ends before them, or is not as it was written.
         """
+        if self.stride is not None:
+            self._fill_strided(start, into, files)
+            return
         stored = np.dtype("uint16" if self.dtype == _BRAIN_FLOAT else self.dtype)
         values = into if self.dtype == self.read_dtype else np.empty(into.size, stored)
         read = files.read if files is not None else read_bytes
@@ -99,134 +125,187 @@ class StoredTensor:
         elif values is not into:
             into[:] = values
 
-
-class Inert:
-    """Stands for an object that a checkpoint mentions and that reading it does not need; ignores what it is told."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __setstate__(self, _: object) -> None: ...
-
-
-def _tensor(storage: _Storage, offset: int, size: Shape, stride: Shape, *_: object) -> StoredTensor | Inert:
-    contiguous = [numel(size[axis + 1 :]) for axis in range(len(size))]
-    if any(width > 1 and have != want for width, have, want in zip(size, stride, contiguous, strict=True)):
-        return Inert()  # no part of a training state is strided; client state may be
-    if offset + numel(size) > storage.numel:
-        raise pickle.UnpicklingError("a tensor is larger than its storage")
-    itemsize = np.dtype("uint16" if storage.dtype == _BRAIN_FLOAT else storage.dtype).itemsize
-    return StoredTensor(storage.path, storage.offset + offset * itemsize, storage.dtype, tuple(size))
+    def _fill_strided(self, start: int, into: np.ndarray, files: VerifiedFiles | None) -> None:
+        """The same where the elements lie in another order, as those of a transposed matrix: by way of all of them."""
+        assert self.stride is not None
+        whole = np.empty(_span(self.shape, self.stride), self.read_dtype)
+        self._replace(shape=(whole.size,), stride=None).fill(0, whole, files)
+        strides = [step * whole.itemsize for step in self.stride]
+        into[:] = np.lib.stride_tricks.as_strided(whole, self.shape, strides).ravel()[start : start + into.size]
 
 
-def _parameter(tensor: StoredTensor, *_: object) -> StoredTensor:
-    return tensor
+def _span(shape: Shape, stride: Shape) -> int:
+    """From the first element of a tensor to behind its last one."""
+    return 1 + sum((width - 1) * step for width, step in zip(shape, stride, strict=True)) if numel(shape) else 0
 
 
-def _tensor_with_attributes(rebuild: Any, _: object, arguments: tuple[Any, ...], *__: object) -> Any:
-    return rebuild(*arguments)  # itself one of the stand-ins
+def _natural(*values: Any) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
 
 
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> StoredTensor | StandIn:
+    if not isinstance(storage, _Storage):
+        return StandIn(f"tensor in {described(storage)}")
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or not len(size) == len(stride) <= _MOST_AXES:
+        raise UnreadablePickle("a tensor has no shape")
+    if not _natural(offset, *size, *stride):
+        raise UnreadablePickle("a tensor's shape is not of whole numbers")
+    contiguous = tuple(numel(size[axis + 1 :]) for axis in range(len(size)))
+    ordered = all(width <= 1 or have == want for width, have, want in zip(size, stride, contiguous, strict=True))
+    if numel(size) > storage.numel or offset + (numel(size) if ordered else _span(size, stride)) > storage.numel:
+        raise UnreadablePickle("a tensor is larger than its storage")
+    place = storage.offset + offset * storage.kind.itemsize
+    return StoredTensor(storage.path, place, storage.kind.dtype, size, None if ordered else stride)
+
+
+def _parameter(tensor: Any = None, *_: object) -> Any:
+    return tensor if isinstance(tensor, StoredTensor) else StandIn("torch.nn.parameter.Parameter")
+
+
+def _tensor_with_attributes(rebuild: Any, kind: Any, arguments: Any, *_: object) -> Any:
+    return rebuild.call(*arguments) if isinstance(rebuild, Function) else StandIn(getattr(kind, "name", "tensor"))
+
+
+def _mapping(*arguments: Any) -> dict[Any, Any]:
+    """An OrderedDict, Counter or defaultdict; the last one's first argument is its factory."""
+    last = arguments[-1] if arguments else {}
+    return dict(last) if isinstance(last, dict) else {}
+
+
+def _size(axes: Any = ()) -> Any:
+    return axes if isinstance(axes, tuple) else StandIn("torch.Size")
+
+
+_STAGE = "deepspeed.runtime.zero.config.ZeroStageEnum"
 _ZERO_STAGES = {"disabled": 0, "optimizer_states": 1, "gradients": 2, "weights": 3}
 
-
-def _member(holder: Any, name: str) -> int | Inert:
-    """Python 3.11.0 to 3.11.3 pickle a member of an enum as ``getattr(ZeroStageEnum, "gradients")``."""
-    return _ZERO_STAGES[name] if holder is int else Inert()
-
-
-GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): tuple,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-    ("torch._tensor", "_rebuild_from_type_v2"): _tensor_with_attributes,
-    ("torch", "Tensor"): Inert,
-    ("torch.nn.parameter", "Parameter"): Inert,
-    **{("torch", name): dtype for name, dtype in DTYPES.items()},
-    **{("torch", name): name for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32")},
-    ("deepspeed.runtime.zero.config", "ZeroStageEnum"): int,
-    ("builtins", "getattr"): _member,
-    ("__builtin__", "getattr"): _member,
-    ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"): Inert,
-    ("deepspeed.runtime.fp16.loss_scaler", "DynamicLossScaler"): Inert,
-    ("deepspeed.utils.tensor_fragment", "fragment_address"): Inert,
-    ("deepspeed.runtime.bf16_optimizer", "fragment_address"): Inert,
-    ("argparse", "Namespace"): Inert,
-    ("numpy.core.multiarray", "_reconstruct"): Inert,
-    ("numpy.core.multiarray", "scalar"): Inert,
-    ("numpy._core.multiarray", "_reconstruct"): Inert,
-    ("numpy._core.multiarray", "scalar"): Inert,
-    ("numpy", "ndarray"): Inert,
-    ("numpy", "dtype"): Inert,
-    ("_codecs", "encode"): Inert,
-    ("pathlib", "PosixPath"): Inert,
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _mapping,
+    "collections.defaultdict": _mapping,
+    "collections.Counter": _mapping,
+    "torch.Size": _size,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _tensor_with_attributes,
+    _STAGE: lambda stage: stage,
 }
-"""Every name that a checkpoint may mention, and what stands for it here: DeepSpeed's own and common client state."""
+
+KNOWN: dict[str, Any] = {
+    **{name: Function(name, call) for name, call in _FUNCTIONS.items()},
+    **{f"torch.{name}": StorageType(dtype) for name, dtype in DTYPES.items()},
+    **{f"{_STAGE}.{name}": number for name, number in _ZERO_STAGES.items()},
+}
+"""Every name in a pickle whose object is needed, and what takes its place; all others become stand-ins."""
 
 
-class _ForbiddenName(Exception):
-    """The pickle names something that is not in `GLOBALS`."""
+class _Storages:
+    """Finds the storages that a pickle mentions.
 
+    Args:
+        places: of each storage its offset in the file and its bytes; None while they are not known.
+    """
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, pickled: bytes, storages: dict[str, tuple[int, int]], path: Path) -> None:
-        super().__init__(io.BytesIO(pickled))
-        self._storages, self._path = storages, path
+    def __init__(self, path: Path, places: Mapping[str, tuple[int, int]] | None) -> None:
+        self._path, self._places = path, places
+        self.itemsizes: dict[str, int] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in GLOBALS:
-            raise _ForbiddenName(f"{module}.{name}")
-        return GLOBALS[module, name]
-
-    def persistent_load(self, pid: tuple[str, str, str, str, int]) -> _Storage:
-        _, dtype, key, _, count = pid
-        offset, size = self._storages[key]
-        storage = _Storage(self._path, offset, count, dtype)
-        if count * np.dtype("uint16" if dtype == _BRAIN_FLOAT else dtype).itemsize > size:
-            raise pickle.UnpicklingError(f"storage {key} is shorter than its tensors")
-        return storage
+    def __call__(self, pid: Any) -> _Storage | StandIn:
+        if not isinstance(pid, tuple) or len(pid) < 5 or not isinstance(pid[2], str) or not _natural(pid[4]):
+            return StandIn("persistent object")
+        _, kind, key, _, count = pid[:5]
+        if not isinstance(kind, StorageType):
+            return StandIn(getattr(kind, "name", "storage"))
+        self.itemsizes[key] = kind.itemsize
+        if self._places is None:
+            return StandIn("storage")
+        if key not in self._places:
+            raise UnreadablePickle(f"storage {key} is missing")
+        offset, size = self._places[key]
+        if count * kind.itemsize > size:
+            raise UnreadablePickle(f"storage {key} is shorter than its tensors")
+        return _Storage(self._path, offset, count, kind)
 
 
 def read_torch_file(path: Path) -> Any:
-    """The object in ``path``, its tensors as `StoredTensor`, everything outside `GLOBALS` refused.
+    """The object in ``path``, its tensors as `StoredTensor`, what is outside `KNOWN` as `StandIn`.
 
     Raises:
-        UserError: the file mentions a class that is not allowed, or is not from ``torch.save`` of torch 1.6 or later.
+        UserError: the file mentions something that runs code, or is not from ``torch.save``.
         DamagedFile: it is missing or torn.
     """
+    with _readable(path), open(path, "rb") as file:
+        refuse_other_formats(path)
+        return _read_archive(file, path) if zipfile.is_zipfile(file) else _read_legacy(file, path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    if not path.is_file():
+        raise DamagedFile(path, "is not a file" if path.exists() else "is missing")
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = _records(archive, path)
-            order = _text(archive, records, "byteorder")
-            if order not in ("", "little"):
-                raise UserError(path, f"was written on a {order}-endian machine", "convert it on such a machine")
-            pickled = archive.read(records["data.pkl"])
-            storages = {
-                name.removeprefix("data/"): (_data_offset(archive, info), info.file_size)
-                for name, info in records.items()
-                if name.startswith("data/")
-            }
-        return _Reader(pickled, storages, path).load()
-    except FileNotFoundError:
-        raise DamagedFile(path, "is missing") from None
-    except _ForbiddenName as name:
+        yield
+    except MaliciousPickle as name:
         raise UserError(path, f"mentions {name}, which no checkpoint needs", "do not trust this file") from None
-    except (UserError, MemoryError):
+    except UserError:
         raise
-    except Exception as error:  # a torn pickle or archive may raise anything
-        raise DamagedFile(path, f"is torn ({error})") from error
+    except Exception as error:  # a torn archive may raise anything
+        raise DamagedFile(path, f"is torn ({error})") from None
+
+
+def _read_archive(file: BinaryIO, path: Path) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        records = _records(archive, path)
+        order = archive.read(records["byteorder"]).decode() if "byteorder" in records else ""
+        if order not in ("", "little"):
+            raise UserError(path, f"was written on a {order}-endian machine", "convert it on such a machine")
+        pickled = io.BytesIO(archive.read(records["data.pkl"]))
+        places = _places(archive, records)
+    storages = {name.removeprefix("data/"): place for name, place in places.items() if name.startswith("data/")}
+    return read_pickle(pickled, KNOWN, _Storages(path, storages))
+
+
+def _read_legacy(file: BinaryIO, path: Path) -> Any:
+    """A file from before torch 1.6: pickles of a magic number, a version, the machine, the object, the storages' keys.
+
+    The storages follow in the order of the keys: of each the number of its elements, then the elements.
+    """
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # reads no more than there is
+        content = cast(BinaryIO, mapped)
+        unknown = _Storages(path, None)
+        magic, _, machine = (read_pickle(content, {}, unknown) for _ in range(3))
+        if magic != _LEGACY_MAGIC:
+            raise UnreadablePickle("it does not begin as torch.save does")
+        if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+            raise UserError(path, "was written on a big-endian machine", "convert it on such a machine")
+        start = content.tell()
+        read_pickle(content, KNOWN, unknown)
+        places: dict[str, tuple[int, int]] = {}
+        keys, position = read_pickle(content, {}, unknown), content.tell()
+        for key in keys:
+            size = int.from_bytes(mapped[position : position + 8], "little") * unknown.itemsizes[key]
+            places[key] = (position + 8, size)
+            position += 8 + size
+        if position > len(mapped):
+            raise UnreadablePickle("it ends before its tensors do")
+        content.seek(start)
+        return read_pickle(content, KNOWN, _Storages(path, places))
 
 
 def verify_torch_file(path: Path) -> None:
-    """Compare every record with its CRC-32.
+    """Compare every record with its CRC-32; files from before torch 1.6 have none.
 
     Raises:
         DamagedFile: one differs.
     """
-    with zipfile.ZipFile(path) as archive, open(path, "rb", buffering=0) as file:
-        for info in archive.infolist():
-            file.seek(_data_offset(archive, info))
+    with _readable(path), open(path, "rb", buffering=0) as file:
+        if not zipfile.is_zipfile(file):
+            return
+        with zipfile.ZipFile(file) as archive:
+            places = [(info, _data_offset(archive, info)) for info in archive.infolist()]
+        for info, offset in places:
+            file.seek(offset)
             checksum, left = 0, info.file_size
             while left and (block := file.read(min(left, _BLOCK))):
                 checksum, left = zlib.crc32(block, checksum), left - len(block)
@@ -237,13 +316,24 @@ def verify_torch_file(path: Path) -> None:
 def _records(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     """The archive's records without the name of its top folder."""
     records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    if len(records) < len(archive.infolist()):
+        raise UnreadablePickle("two of its records have the same name")
     if "data.pkl" not in records or any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
         raise UserError(path, "is not a file of torch.save", "give a checkpoint that DeepSpeed wrote")
     return records
 
 
-def _text(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], name: str) -> str:
-    return archive.read(records[name]).decode() if name in records else ""
+def _places(archive: zipfile.ZipFile, records: Mapping[str, zipfile.ZipInfo]) -> dict[str, tuple[int, int]]:
+    """Of each record, where its bytes start and how many there are: each behind the one before, and in the archive."""
+    places, end = {}, 0
+    for name, info in sorted(records.items(), key=lambda item: item[1].header_offset):
+        start = _data_offset(archive, info)
+        if info.header_offset < end:
+            raise UnreadablePickle(f"its record {info.filename} lies inside another one")
+        places[name], end = (start, info.file_size), start + info.file_size
+    if end > archive.start_dir:
+        raise UnreadablePickle("it ends before its records do")
+    return places
 
 
 def _data_offset(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from stacking.errors import DamagedFile
 from stacking.storage.blocks import BLOCK, digest, fill, open_file, verify_blocks
-from stacking.storage.files import block_digests
+from stacking.storage.files import MANIFEST, block_digests
 
 
 def verified_files(folder: Path, manifest: Mapping[str, Any]) -> VerifiedFiles | None:
@@ -71,6 +71,8 @@ class VerifiedFiles:
         """
         left = into.view(np.uint8)
         while left.size:
+            if path not in self._digests:
+                raise DamagedFile(path.with_name(MANIFEST), f"does not list {path.name}")
             index, start = divmod(offset, BLOCK)
             if start == 0 and left.size >= BLOCK:
                 count = self._read(path, index, left[:BLOCK])  # as a whole, without a detour

@@ -218,7 +218,18 @@ def test_absent_optional_config_keys_mean_berts_defaults(folder: Path, tmp_path:
     ("changes", "message"),
     [
         ({"model_type": "roberta"}, "config.json: model_type: is 'roberta'; only bert can be used here"),
-        ({"model_type": "drop"}, "config.json: model_type: is ''; only bert"),
+        ({"model_type": "drop", "architectures": ["RobertaModel"]}, "architectures: is 'RobertaModel'; only BERT"),
+        (
+            {"layer_norm_large_model": True},
+            "layer_norm_large_model: is True, which moves the LayerNorms; only an",
+        ),
+        ({"use_relative_position": True}, "use_relative_position: is True, which makes positions relative"),
+        ({"embedding_size": 16}, "embedding_size: is 16: BERT has no such key, and it may change what the model"),
+        ({"alibi_starting_size": 512}, "alibi_starting_size: is 512: BERT has no such key"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads: is {'0': [1]}, which removes attention heads"),
+        ({"hidden_size": 10**400}, "config.json: hidden_size: Input should be"),
+        ({"hidden_size": None}, "config.json: hidden_size: is missing"),
+        ({"is_decoder": [[]]}, "is_decoder: is [[]]; only False"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type: is 'relative_key'; only absolute"),
         ({"hidden_act": "silu"}, "hidden_act: is 'silu'; only gelu or gelu_new or relu"),
         ({"is_decoder": True}, "is_decoder: is True; only False"),
@@ -308,6 +319,13 @@ def test_an_index_without_a_weight_map_is_named(folder: Path, tmp_path: Path, co
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(DamagedFile, match=r"index\.json: has no weight_map"):
+        import_hugging_face(folder, tmp_path / "state")
+
+
+def test_a_vocabulary_beyond_all_memory_is_refused_before_any_head_is_drawn(folder: Path, tmp_path: Path) -> None:
+    rewrite(folder, {name: t for name, t in tensors(folder).items() if not name.startswith("cls.")})
+    change_config(folder, vocab_size=10**12)
+    with pytest.raises(UserError, match=r"word_embeddings\.weight: has shape \[101, 32\] where config\.json asks for"):
         import_hugging_face(folder, tmp_path / "state")
 
 

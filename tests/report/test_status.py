@@ -232,3 +232,11 @@ def test_a_damaged_plan_is_named(run: SyntheticRun, content: str) -> None:
     (run.path / "plan.json").write_text(content)
     with pytest.raises(UserError, match=r"plan\.json"):
         status(run.path)
+
+
+def test_names_of_others_do_not_reach_the_terminal_as_they_are(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    run.event("failed", phase="train", stage=0, message="\x1b]0;owned\x07 <script>\nlast\r words")
+    text = status(run.path).as_text()
+    assert "last error  \\x1b]0;owned\\x07 <script> last words" in text
+    assert "\x1b" not in text and "\r" not in text

@@ -280,3 +280,17 @@ def test_groups_of_the_helper_cut_through_parameters() -> None:
     """Guards the tests above: with 2 to 8 ranks some partition must start inside a parameter."""
     sizes = [sum(torch.Size(shape).numel() for shape in group.values()) for group in GROUPS]
     assert sizes == [27, 4]
+
+
+@pytest.mark.parametrize("content", ["[]", "0", '{"model": 3}', '{"model": {"layers": "many"}}', "{"])
+def test_progress_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    (folder / "progress.json").write_text(content)
+    with pytest.raises(DamagedFile, match=r"progress\.json: (is not|does not describe a model: model)"):
+        ZeroCheckpoint(folder)
+
+
+def test_half_of_a_surrogate_pair_goes_through(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    (folder / "progress.json").write_text('{"\\ud880": "\\udc80 ü"}')
+    assert consolidate(folder, tmp_path / "state").progress == {"\ud880": "\udc80 ü"}

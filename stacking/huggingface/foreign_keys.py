@@ -1,0 +1,92 @@
+"""Keys of a ``config.json`` that are not BERT's: which of them mean another function, and which mean nothing here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from reprlib import repr as short_repr
+from typing import Any
+
+from stacking.errors import UserError
+
+_LOADING_AND_LABELS = """
+    _name_or_path name_or_path architectures auto_map transformers_version torch_dtype dtype id2label label2id
+    num_labels _num_labels num_choices problem_type finetuning_task task_specific_params use_cache output_past
+    output_attentions output_hidden_states return_dict use_return_dict torchscript xla_device gradient_checkpointing
+    chunk_size_feed_forward attn_implementation _attn_implementation _attn_implementation_autoset use_bfloat16
+    tie_word_embeddings tie_encoder_decoder is_encoder_decoder bos_token_id eos_token_id eos_token_ids sep_token_id
+    cls_token_id mask_token_id unk_token_id decoder_start_token_id tokenizer_class prefix language classifier_dropout
+    cross_attention_hidden_size add_pooling_layer sentence_transformers matryoshka_dimensions
+"""
+_GENERATION = """
+    max_length min_length do_sample early_stopping num_beams num_beam_groups temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size suppress_tokens
+    begin_suppress_tokens bad_words_ids num_return_sequences diversity_penalty forced_bos_token_id forced_eos_token_id
+    remove_invalid_values exponential_decay_length_penalty output_scores return_dict_in_generate
+"""
+_IN_GOOGLES_CONFIGS = """
+    directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+"""
+WITHOUT_EFFECT = frozenset((_LOADING_AND_LABELS + _GENERATION + _IN_GOOGLES_CONFIGS).split())
+"""Keys that say nothing about what the encoder computes."""
+
+ANOTHER_FUNCTION: dict[str, str] = {
+    "layer_norm_large_model": "moves the LayerNorms",
+    "num_hidden_groups": "lets layers share their weights, as ALBERT does",
+    "inner_group_num": "lets layers share their weights, as ALBERT does",
+    "use_relative_position": "makes positions relative",
+    "use_relative_positions": "makes positions relative",
+    "relative_attention": "makes positions relative, as DeBERTa does",
+    "max_relative_position": "makes positions relative, as NEZHA does",
+    "attention_window": "restricts attention, as Longformer does",
+    "use_bottleneck": "narrows the layers, as MobileBERT does",
+    "pruned_heads": "removes attention heads",
+    "quantization_config": "quantises the weights",
+    "quant_mode": "quantises the weights, as I-BERT does",
+}
+"""Keys of models that look like a BERT, and what each does when it is set."""
+
+_MECHANISM = re.compile(
+    r"(^|_)(layer|norm|pos|rotary|rope|alibi|relative|attention|attn|embed|hidden|head|num_expert|expert|moe|s?glu|geglu"
+    r"|gate|gating|conv_|residual|window|sparse|shar|group|bias|scal|bottleneck|adapter|quant|prun|highway|activation"
+    r"|parallel_|recurren|qk_|pre_|ffn|mlp|feed_forward|token_type|type_vocab)"
+)
+"""What in an unknown key's name speaks of the encoder's inside."""
+
+_AS_IN_BERT: dict[str, tuple[Any, ...]] = {
+    "attention_type": ("original_full", "full"),
+    "attention_bias": (True,),
+    "use_bias": (True,),
+    "mlp_bias": (True,),
+    "norm_type": ("layer_norm", "layernorm", "LayerNorm"),
+    "layer_norm_type": ("post", "post_ln", "layer_norm"),
+    "position_biased_input": (True,),
+}
+"""Values of unknown keys that say what a BERT has anyway."""
+
+
+def foreign_keys(content: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The keys beside ``known`` that are set to something and are not without effect."""
+    return {
+        key: value
+        for key, value in content.items()
+        if key not in known and key not in WITHOUT_EFFECT and value and value not in _AS_IN_BERT.get(key, ())
+    }
+
+
+def check_foreign_keys(content: Mapping[str, Any], known: Collection[str], where: Path) -> None:
+    """Refuse keys that mean, or may mean, another function than BERT's.
+
+    Raises:
+        UserError: there is one; names it, and what it does if that is known.
+    """
+    for key, value in foreign_keys(content, known).items():
+        if key == "embedding_size" and value == content["hidden_size"]:
+            continue
+        if key in ANOTHER_FUNCTION:
+            problem = f"is {short_repr(value)}, which {ANOTHER_FUNCTION[key]}"
+            raise UserError(f"{where}: {key}", problem, "only an ordinary BERT can be used here")
+        if _MECHANISM.search(key.lower()):
+            problem = f"is {short_repr(value)}: BERT has no such key, and it may change what the model computes"
+            raise UserError(f"{where}: {key}", problem, "remove the key if it does not")

@@ -1,0 +1,53 @@
+"""Which model a checkpoint holds that does not say it: from a Hugging Face config or a recipe, without torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from stacking.config.recipe import load_recipe
+from stacking.errors import UserError
+from stacking.huggingface.described import DescribedCheckpoint
+from stacking.huggingface.folder import read_config
+from stacking.huggingface.names import from_hugging_face
+from stacking.huggingface.tensor_names import TOKENS
+from stacking.model.config import ModelConfig
+from stacking.planning.initial_model import model_config, read_start
+from stacking.state.format import TrainingState
+from stacking.state.zero import ZeroCheckpoint
+from stacking.storage.files import read_json
+
+_OUR_TOKENS = "embeddings.tokens.weight"
+_LAYER = re.compile(r"(?:^|\.)(?:layers|encoder\.layer)\.(\d{1,9})\.")
+
+
+def described(config: Path, checkpoint: ZeroCheckpoint) -> DescribedCheckpoint:
+    """``checkpoint`` as the state of the model that ``config`` describes.
+
+    Raises:
+        UserError: ``config`` describes no BERT, or not the checkpoint's.
+    """
+    return DescribedCheckpoint(checkpoint, described_model(config, checkpoint))
+
+
+def described_model(config: Path, checkpoint: TrainingState) -> ModelConfig:
+    """The model that ``config`` describes; what a recipe leaves open, depth and vocabulary, is as in ``checkpoint``.
+
+    Args:
+        config: a Hugging Face ``config.json``, the folder of one, or a recipe.
+
+    Raises:
+        UserError: it is none of these, or describes no BERT.
+    """
+    if config.is_dir():
+        where, content = read_config(config)
+        return from_hugging_face(content, where)
+    if config.suffix == ".json":
+        return from_hugging_face(read_json(config), config)
+    recipe = load_recipe(config)
+    tokens = next((name for name in checkpoint.names if name.endswith((_OUR_TOKENS, TOKENS))), None)
+    if tokens is None:
+        raise UserError(config, "describes a BERT, but the checkpoint has no token embedding", "check the checkpoint")
+    found = model_config(recipe, read_start(recipe), vocabulary=checkpoint.shape(tokens)[0])
+    layers = {match[1] for name in checkpoint.names if (match := _LAYER.search(name))}
+    return found.with_layers(len(layers)) if layers else found

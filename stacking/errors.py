@@ -4,6 +4,7 @@ StackingError          1   a failure; its message says what to look at
 ├── UserError          2   the input is wrong: where, what is wrong, what would be right
 │   ├── DamagedFile    2   a file is torn or altered; carries the path
 │   └── NoSpace        2   the disk is full; the last good state is untouched
+├── Diverged           3   training left the finite numbers; the same samples would do it again
 └── Preempted         75   stopped at a step boundary with a checkpoint; resume goes on
 """
 
@@ -49,6 +50,12 @@ class NoSpace(UserError):
         super().__init__(
             path, "no space left on the device", "free some space and repeat it; what was complete is untouched"
         )
+
+
+class Diverged(StackingError):
+    """Training produced NaN or infinity, or can make no further update. Repeating it gives the same result."""
+
+    exit_code = 3
 
 
 class Preempted(StackingError):

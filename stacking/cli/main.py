@@ -147,19 +147,32 @@ def run(
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
 @click.option("--only", metavar="PHASE:STAGE,...", help="Run these phases alone: train:0 or consolidate:0,grow:1.")
+@click.option(
+    "--from-step",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Go back to the checkpoint after update N of the stage at work; 0: to its beginning.",
+)
 @LAUNCHER
 @HOSTFILE
-def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path | None) -> None:
-    """Go on with the run in RUN_DIR from whatever is on disk."""
+def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str | None, hostfile: Path | None) -> None:
+    """Resume the run in RUN_DIR from whatever is on disk, or from an earlier checkpoint."""
     from stacking.run.create import open_run
+    from stacking.run.rewind import refuse_repetition, rewind
 
     folder = RunFolder(run_dir)
     if not folder.journal.path.is_file():
         raise UserError(run_dir, "is not a run", "start one with `stacking run RECIPE --run-dir DIR`")
     # A scheduler may have started this job before a dead node's lock has run out.
     with folder.locked(patience=120 if launcher == "slurm" else 10) as lock:
+        plan = open_run(folder)
+        if from_step is None:
+            refuse_repetition(folder)
+        else:
+            stage = rewind(folder, plan, from_step)
+            click.echo(f"{stage}: back at step {from_step}; what came later is kept as *.superseded", err=True)
         folder.journal.append("resumed")
-        _control(folder, open_run(folder), lock, launcher, hostfile, only)
+        _control(folder, plan, lock, launcher, hostfile, only)
 
 
 @cli.command(**COMMAND)

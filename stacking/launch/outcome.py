@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from stacking.errors import Preempted, StackingError, UserError
+from stacking.errors import Diverged, Preempted, StackingError, UserError
 from stacking.launch.job import Outcome
+
+_IN_OWN_WORDS = (UserError.exit_code, Diverged.exit_code)
+"""Failures that every rank explains in one line of its own."""
 
 
 def last_error(log: Path | None) -> str:
@@ -33,11 +36,16 @@ def describe(outcome: Outcome) -> str:
 
 
 def raise_for(outcome: Outcome) -> None:
-    """Raise a failed job's error; a user's mistake keeps its exit code and its one line."""
+    """Raise a failed job's error; a user's mistake or a divergence keeps its exit code and its one line."""
     if outcome.exit_code != 0:
-        users_mistake = outcome.exit_code == UserError.exit_code
-        own_words = last_error(outcome.log).removeprefix("stacking: ")
-        error = StackingError(own_words if users_mistake else describe(outcome))
-        if outcome.exit_code in (UserError.exit_code, Preempted.exit_code):
+        error = StackingError(explain(outcome))
+        if outcome.exit_code in (*_IN_OWN_WORDS, Preempted.exit_code):
             error.exit_code = outcome.exit_code
         raise error
+
+
+def explain(outcome: Outcome) -> str:
+    """The rank's own line where it explains the failure, otherwise what `describe` says."""
+    if outcome.exit_code in _IN_OWN_WORDS:
+        return last_error(outcome.log).removeprefix("stacking: ")
+    return describe(outcome)

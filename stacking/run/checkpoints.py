@@ -27,11 +27,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint that ``folder/latest`` names."""
+    """The checkpoint that ``folder/latest`` names; None where there is no such file or it names none."""
     try:
-        return folder / (folder / "latest").read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+        name = (folder / "latest").read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
         return None
+    return next((checkpoint for checkpoint in checkpoints(folder) if checkpoint.name == name), None)
 
 
 def point_latest(folder: Path, checkpoint: Path | None) -> None:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from stacking.errors import DamagedFile, Preempted, UserError
+from stacking.errors import DamagedFile, Diverged, Preempted, UserError
 from stacking.launch.job import Job, Launcher, Outcome, RunningJob
-from stacking.launch.outcome import describe, raise_for
+from stacking.launch.outcome import describe, explain, raise_for
 from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import checkpoints, step_of
@@ -19,7 +19,7 @@ from stacking.run.folder import RunFolder
 from stacking.run.metrics import Follower
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
-from stacking.run.retries import Retries
+from stacking.run.retries import FINAL, Retries
 
 _POLL_SECONDS = 0.1
 _RETRIES = 3
@@ -86,8 +86,7 @@ class Controller:
         default = _RETRIES if self._launcher.unattended else 0
         retries = Retries(default if settings.retries is None else settings.retries, settings.retry_seconds)
         while (outcome := self._attempt(phase)).exit_code != 0:
-            users_mistake = outcome.exit_code == UserError.exit_code
-            pause = None if users_mistake else retries.pause(_progress_of(phase))
+            pause = None if outcome.exit_code in FINAL else retries.pause(_progress_of(phase))
             if pause is None:
                 raise_for(outcome)
                 return
@@ -110,6 +109,8 @@ class Controller:
         facts["seconds"] = round(time.monotonic() - started, 3)
         if outcome.exit_code == 0:
             journal.append("finished", **facts)
+        elif outcome.exit_code == Diverged.exit_code:  # also after a signal: a requeued job would only repeat it
+            journal.append("failed", **facts, message=explain(outcome), diverged=True)
         elif self._stops or self._was_stopped(outcome):
             who = self._stops[0].name if self._stops else "a signal to its ranks"
             failed = outcome.exit_code > 0 and outcome.exit_code != Preempted.exit_code

@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args
 from stacking.errors import DamagedFile
 from stacking.storage.files import disk_errors
 
-Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed", "submitted", "cancelled"]
+Event = Literal[
+    "created", "started", "finished", "failed", "preempted", "damaged", "resumed", "rewound", "submitted", "cancelled"
+]
 
 _OF_A_RUN = ("created", "resumed", "submitted", "cancelled")
 """Events that concern no single phase."""

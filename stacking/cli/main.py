@@ -27,6 +27,7 @@ COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--h
 LAUNCHER = click.option(
     "--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks, in place of the recipe's."
 )
+ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity as they are.")
 HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
 
 
@@ -258,7 +259,8 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
 @cli.command(**COMMAND)
 @click.argument("checkpoint", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
-def consolidate(checkpoint: Path, out: Path) -> None:
+@ALLOW_NON_FINITE
+def consolidate(checkpoint: Path, out: Path, allow_non_finite: bool) -> None:
     """Turn a ZeRO CHECKPOINT of any stage and world size into one unsharded state, without GPUs."""
     from stacking.state.consolidate import consolidate as consolidate_checkpoint
     from stacking.storage.files import require_absent
@@ -266,7 +268,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
 
     require_absent(out)
     with bar("consolidating") as update:
-        consolidate_checkpoint(checkpoint, out, update)
+        consolidate_checkpoint(checkpoint, out, update, allow_non_finite)
 
 
 @cli.command(**COMMAND)
@@ -276,7 +278,10 @@ def consolidate(checkpoint: Path, out: Path) -> None:
 @click.option("--optimizer-state", default="reset", show_default=True, help="What becomes of Adam's moments and step.")
 @click.option("--share", is_flag=True, help="Link the files of STATE instead of copying them: no time, no space.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
-def grow(state: Path, layers: int, operator: str, optimizer_state: str, share: bool, out: Path) -> None:
+@ALLOW_NON_FINITE
+def grow(
+    state: Path, layers: int, operator: str, optimizer_state: str, share: bool, out: Path, allow_non_finite: bool
+) -> None:
     """Make a deeper STATE out of a shallow one; the source is not changed."""
     from stacking.growth.apply import grow as grow_state
     from stacking.storage.files import require_absent
@@ -284,20 +289,21 @@ def grow(state: Path, layers: int, operator: str, optimizer_state: str, share: b
 
     require_absent(out)
     with bar("growing") as update:
-        grow_state(state, out, layers, operator, optimizer_state, update, share)
+        grow_state(state, out, layers, operator, optimizer_state, update, share, allow_non_finite)
 
 
 @cli.command(**COMMAND)
 @click.argument("state", type=FOLDER)
 @click.option("--data", type=FOLDER, help="The prepared data, for its tokenizer.")
 @click.option("--out", type=FOLDER, required=True, help="The Hugging Face folder to write.")
-def export(state: Path, data: Path | None, out: Path) -> None:
+@ALLOW_NON_FINITE
+def export(state: Path, data: Path | None, out: Path, allow_non_finite: bool) -> None:
     """Turn a STATE into a Hugging Face folder: config, safetensors, tokenizer, model card."""
     from stacking.huggingface.export import export as export_state
     from stacking.storage.files import require_absent
 
     require_absent(out)
-    export_state(state, out, data)
+    export_state(state, out, data, allow_non_finite)
 
 
 @cli.command("import", **COMMAND)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stacking.state.finite import CHECKED, FiniteState
 from stacking.state.format import Progress, State, write_state
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.files import MANIFEST, verify_folder
@@ -20,16 +21,19 @@ _MOST_BLOCKS = 192
 """Kept in memory at most, in MiB."""
 
 
-def consolidate(checkpoint: Path, out: Path, on_progress: Progress | None = None) -> State:
+def consolidate(
+    checkpoint: Path, out: Path, on_progress: Progress | None = None, allow_non_finite: bool = False
+) -> State:
     """Write the fp32 master weights, both moments, the step count and the buffers of a checkpoint as a state.
 
     Args:
         checkpoint: one checkpoint's folder, or the folder above it with a ``latest`` file. It is never changed.
         out: the state folder; it appears when it is complete.
         on_progress: called with the bytes written and those in all.
+        allow_non_finite: take NaN and infinity as they are.
 
     Raises:
-        UserError: ``checkpoint`` is not a checkpoint that can be read.
+        UserError: ``checkpoint`` is not a checkpoint that can be read, or a value is not finite; names the tensor.
         DamagedFile: one of its files is missing, torn or altered; names it.
         NoSpace: the disk is full; nothing is left at ``out``.
     """
@@ -41,7 +45,9 @@ def consolidate(checkpoint: Path, out: Path, on_progress: Progress | None = None
     else:
         files.kept = max(files.kept, _BLOCKS_A_FILE * source.shards)
     rest = source.verified.verify_rest if source.verified else None
-    write_state(out, source, {"checkpoint": source.path.name}, on_progress, rest)
+    provenance = {"checkpoint": source.path.name, CHECKED: not allow_non_finite}
+    view = source if allow_non_finite else FiniteState(source, source.path)
+    write_state(out, view, provenance, on_progress, rest)
     return State(out)
 
 

@@ -6,6 +6,7 @@ StackingError          1   a failure; its message says what to look at
 ├── UserError          2   the input is wrong: where, what is wrong, what would be right
 │   ├── DamagedFile    2   a file is torn or altered; carries the path
 │   └── NoSpace        2   the disk is full; the last good state is untouched
+├── Diverged           3   training left the finite numbers; the same samples would do it again
 └── Preempted         75   stopped at a step boundary with a checkpoint; resume goes on
 """
 
@@ -90,6 +91,12 @@ class LostLock(StackingError):
     def __init__(self, lock: Path | None = None) -> None:
         where = "the run's lock" if lock is None else str(lock)
         super().__init__(f"{where}: another controller has taken the run over; this one has stopped")
+
+
+class Diverged(StackingError):
+    """Training produced NaN or infinity, or can make no further update. Repeating it gives the same result."""
+
+    exit_code = 3
 
 
 class Preempted(StackingError):

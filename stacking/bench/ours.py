@@ -31,7 +31,7 @@ class Stacking(Contender):
     def update(self, micro_batches: Sequence[MicroBatch], step: int, sections: Sections = unmeasured) -> None:
         stage, share = self.stage, self.stage.accumulation * self.stage.ranks
         with sections("communication"):
-            predictions, _ = self._agreement.exchange(sum(micro.predictions for micro in micro_batches))
+            (predictions,), _ = self._agreement.exchange(sum(micro.predictions for micro in micro_batches))
         for micro_step, micro in enumerate(micro_batches):
             with sections("forward"):
                 seed_dropout(self.plan.seed, stage.first_step + step, micro_step, self.engine.global_rank)

@@ -33,6 +33,7 @@ COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--h
 LAUNCHER = click.option(
     "--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks, in place of the recipe's."
 )
+ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity as they are.")
 HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
 
 
@@ -154,12 +155,19 @@ def run(
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
 @click.option("--only", metavar="PHASE:STAGE,...", help="Run these phases alone: train:0 or consolidate:0,grow:1.")
+@click.option(
+    "--from-step",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Go back to the checkpoint after update N of the stage at work; 0: to its beginning.",
+)
 @LAUNCHER
 @HOSTFILE
-def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path | None) -> None:
-    """Go on with the run in RUN_DIR from whatever is on disk."""
+def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str | None, hostfile: Path | None) -> None:
+    """Resume the run in RUN_DIR from whatever is on disk, or from an earlier checkpoint."""
     from stacking.launch.registry import open_launcher
     from stacking.run.create import open_run, require_run
+    from stacking.run.rewind import refuse_repetition, rewind
 
     folder = RunFolder(run_dir)
     require_run(folder)
@@ -167,6 +175,11 @@ def resume(run_dir: Path, only: str | None, launcher: str | None, hostfile: Path
     with folder.locked(patience=120 if launcher == "slurm" else 10) as lease:
         plan = open_run(folder, note=lambda text: click.echo(text, err=True))
         chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
+        if from_step is None:
+            refuse_repetition(folder)
+        else:
+            stage = rewind(folder, plan, from_step)
+            click.echo(f"{stage}: back at step {from_step}; what came later is kept as *.superseded", err=True)
         folder.journal.append("resumed")
         _control(folder, plan, lease, chosen, only)
 
@@ -251,7 +264,8 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
 @click.argument("checkpoint", type=FOLDER)
 @click.option("--config", type=FOLDER, help="A checkpoint of another program: its Hugging Face config, or a recipe.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
-def consolidate(checkpoint: Path, config: Path | None, out: Path) -> None:
+@ALLOW_NON_FINITE
+def consolidate(checkpoint: Path, config: Path | None, out: Path, allow_non_finite: bool) -> None:
     """Turn a ZeRO CHECKPOINT of any stage and world size into one unsharded state, without GPUs."""
     from functools import partial
 
@@ -262,7 +276,8 @@ def consolidate(checkpoint: Path, config: Path | None, out: Path) -> None:
 
     require_absent(out)
     with bar("consolidating") as update:
-        consolidate_checkpoint(checkpoint, out, update, partial(described, config) if config else None)
+        describe = partial(described, config) if config else None
+        consolidate_checkpoint(checkpoint, out, update, describe, allow_non_finite)
 
 
 @cli.command(**COMMAND)
@@ -272,7 +287,10 @@ def consolidate(checkpoint: Path, config: Path | None, out: Path) -> None:
 @click.option("--optimizer-state", default="reset", show_default=True, help="What becomes of Adam's moments and step.")
 @click.option("--share", is_flag=True, help="Link the files of STATE instead of copying them: no time, no space.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
-def grow(state: Path, layers: int, operator: str, optimizer_state: str, share: bool, out: Path) -> None:
+@ALLOW_NON_FINITE
+def grow(
+    state: Path, layers: int, operator: str, optimizer_state: str, share: bool, out: Path, allow_non_finite: bool
+) -> None:
     """Make a deeper STATE out of a shallow one; the source is not changed."""
     from stacking.growth.apply import grow as grow_state
     from stacking.storage.files import require_absent
@@ -280,20 +298,21 @@ def grow(state: Path, layers: int, operator: str, optimizer_state: str, share: b
 
     require_absent(out)
     with bar("growing") as update:
-        grow_state(state, out, layers, operator, optimizer_state, update, share)
+        grow_state(state, out, layers, operator, optimizer_state, update, share, allow_non_finite)
 
 
 @cli.command(**COMMAND)
 @click.argument("state", type=FOLDER)
 @click.option("--data", type=FOLDER, help="The prepared data, for its tokenizer.")
 @click.option("--out", type=FOLDER, required=True, help="The Hugging Face folder to write.")
-def export(state: Path, data: Path | None, out: Path) -> None:
+@ALLOW_NON_FINITE
+def export(state: Path, data: Path | None, out: Path, allow_non_finite: bool) -> None:
     """Turn a STATE into a Hugging Face folder: config, safetensors, tokenizer, model card."""
     from stacking.huggingface.export import export as export_state
     from stacking.storage.files import require_absent
 
     require_absent(out)
-    export_state(state, out, data)
+    export_state(state, out, data, allow_non_finite)
 
 
 @cli.command("import", **COMMAND)

@@ -105,10 +105,10 @@ _ROWS: dict[str, Callable[[Stage], str]] = {
     "grown by": _growth,
     "parameters": lambda s: number(s.parameters),
     "steps": lambda s: f"{s.steps:,}",
-    "tokens": lambda s: number(s.tokens),
+    "tokens, padded": lambda s: number(s.tokens),
     "epochs": lambda s: "-" if s.epochs is None else f"{s.epochs:.2f}",
     "batch, sequences": lambda s: f"{s.global_batch:,} = {s.micro_batch} x {s.accumulation} x {s.ranks}",
-    "batch, tokens": lambda s: f"{s.tokens // s.steps:,}",
+    "batch, tokens padded": lambda s: f"{s.tokens // s.steps:,}",
     "learning rate": _learning_rate,
     "precision, ZeRO": lambda s: f"{s.precision}, {s.zero_stage}",
     "memory per rank": lambda s: f"{s.memory_per_rank / 2**30:.2f} GiB",
@@ -117,7 +117,7 @@ _ROWS: dict[str, Callable[[Stage], str]] = {
 
 _TOTALS: dict[str, Callable[[Plan], str]] = {
     "steps": lambda p: f"{sum(s.steps for s in p.stages):,}",
-    "tokens": lambda p: number(sum(s.tokens for s in p.stages)),
+    "tokens, padded": lambda p: number(sum(s.tokens for s in p.stages)),
     "epochs": lambda p: "-" if p.stages[0].epochs is None else f"{sum(s.epochs or 0 for s in p.stages):.2f}",
     "memory per rank": lambda p: f"{max(s.memory_per_rank for s in p.stages) / 2**30:.2f} GiB",
     "FLOPs": lambda p: number(p.cost.flops),

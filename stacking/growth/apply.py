@@ -11,6 +11,7 @@ import numpy as np
 from stacking.errors import UserError
 from stacking.growth.operators import layer_sources, optimizer_state_rule
 from stacking.model.config import MOST_LAYERS, ModelConfig
+from stacking.state.finite import CHECKED, FiniteState, require_finite, was_checked
 from stacking.state.format import BUFFERS, MOMENTS, Progress, Readable, State, manifest_of, write_state
 from stacking.state.layers import LayerSource, composed, layer_of, origins
 from stacking.storage.files import new_folder, require_outside, verify_folder
@@ -55,6 +56,7 @@ def grow(
     optimizer_state: str = "reset",
     on_progress: Progress | None = None,
     share: bool = False,
+    allow_non_finite: bool = False,
 ) -> State:
     """Write the state of a model with ``layers`` layers, each copied from ``source`` as ``operator`` says.
 
@@ -68,9 +70,11 @@ def grow(
         share: let the result have hard links to the files of ``source``, and say in its manifest which of their
             layers each of its own is: done at once, without space. Their checksums come along; whoever reads the
             tensors verifies them. On a file system without hard links they are copied after all.
+        allow_non_finite: take NaN and infinity as they are. Otherwise a state that is shared is read for the check,
+            unless its manifest says that it was checked when it was written.
 
     Raises:
-        UserError: the depth cannot be reached, or the state has no layers.
+        UserError: the depth cannot be reached, the state has no layers, or a value is not finite; names the tensor.
         DamagedFile: a file of ``source`` is not as it was written.
         NoSpace: the disk is full; nothing is left at ``out``.
     """
@@ -92,12 +96,16 @@ def grow(
         "optimizer_state": optimizer_state,
         "sources": [str(source) for source in sources],
         "parent": source.digest,
+        CHECKED: not allow_non_finite or was_checked(source.manifest),
     }
+    if share and not allow_non_finite and not was_checked(source.manifest):
+        require_finite(source, source.path)
     if share and _share(out, source, grown, sources, provenance):
         return State(out)
     if source.verified is None:
         verify_folder(source.path)
-    write_state(out, grown, provenance, on_progress, source.verified.verify_rest if source.verified else None)
+    view = grown if allow_non_finite else FiniteState(grown, source.path)
+    write_state(out, view, provenance, on_progress, source.verified.verify_rest if source.verified else None)
     return State(out)
 
 

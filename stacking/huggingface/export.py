@@ -14,23 +14,26 @@ from stacking.huggingface.model_card import model_card
 from stacking.huggingface.names import hugging_face_names, to_hugging_face
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import WEIGHTS, State
+from stacking.state.finite import FiniteState
+from stacking.state.format import WEIGHTS, Readable, State
 from stacking.storage.files import MANIFEST, new_folder, require_outside, write_atomically, write_json
 from stacking.storage.safetensors_file import SafetensorsWriter, TensorSpec
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 
 
-def export(state: Path, out: Path, data: Path | None = None) -> Path:
+def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: bool = False) -> Path:
     """Write the model in ``state`` to ``out``, where transformers' BertForPreTraining and AutoModel find it.
 
     Args:
         state: a state folder of a ``post_ln`` model.
         out: the new folder; one that stands there is replaced once the new one is complete.
         data: the prepared data folder whose tokenizer goes along; without it the export has no tokenizer.
+        allow_non_finite: take NaN and infinity as they are.
 
     Raises:
-        UserError: ``state`` holds no model that Hugging Face knows, or the tokenizer has more words than the model.
+        UserError: ``state`` holds no model that Hugging Face knows or a weight that is not finite, or the tokenizer has
+            more words than the model.
         DamagedFile: a file of ``state`` is torn or altered.
     """
     source, config = read_model(state)
@@ -45,7 +48,8 @@ def export(state: Path, out: Path, data: Path | None = None) -> Path:
     with new_folder(out, {"kind": "export", "format": 1}) as folder:
         write_json(folder / "config.json", to_hugging_face(config))
         with SafetensorsWriter(folder / "model.safetensors", _specs(config), {"format": "pt"}) as file:
-            for name, values in _renamed(source, config):
+            view = source if allow_non_finite else FiniteState(source, source.path)
+            for name, values in _renamed(view, config):
                 file.append(name, values)
         for path in tokenizer:
             shutil.copyfile(path, folder / path.name)
@@ -67,7 +71,7 @@ def read_model(path: Path) -> tuple[State, ModelConfig]:
     return state, config
 
 
-def read_weights(state: State, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+def read_weights(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter of the model in ``state``, fp32, in order, one in memory at a time."""
     for name, shape in parameter_shapes(config).items():
         yield name, state.read(WEIGHTS, name).reshape(shape)
@@ -83,7 +87,7 @@ def _specs(config: ModelConfig) -> dict[str, TensorSpec]:
     }
 
 
-def _renamed(state: State, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+def _renamed(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
     """The weights under Hugging Face's names, the fused matrices cut into theirs."""
     names = hugging_face_names(config)
     for name, values in read_weights(state, config):

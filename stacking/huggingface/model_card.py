@@ -65,7 +65,7 @@ def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: boo
 def _training(manifest: dict[str, Any]) -> str:
     """Table rows for what the state's progress says."""
     progress = manifest.get("progress") or {}
-    labels = {"tokens": "tokens seen in training", "samples": "samples seen in training"}
+    labels = {"tokens": "tokens seen in training, without padding", "samples": "samples seen in training"}
     rows = [f"| {label} | {_shown(progress[key])} |" for key, label in labels.items() if progress.get(key) is not None]
     return "\n".join([*rows, f"| optimizer updates since the moments began | {manifest.get('optimizer_step', 0):,} |"])
 

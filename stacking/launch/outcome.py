@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from stacking.errors import NoSpace, Preempted, StackingError, UserError
+from stacking.errors import Diverged, NoSpace, Preempted, StackingError, UserError
 from stacking.launch.job import Outcome
 from stacking.storage.os_errors import is_full
 
@@ -23,6 +23,10 @@ def diagnosed(outcome: Outcome) -> Outcome:
 
 def _silenced(log: Path | None) -> bool:
     return log is not None and _last_line(log) == _SILENCE and log.parent.is_dir() and is_full(log.parent)
+
+
+_IN_OWN_WORDS = (UserError.exit_code, Diverged.exit_code)
+"""Failures that every rank explains in one line of its own."""
 
 
 def last_error(log: Path | None) -> str:
@@ -55,11 +59,16 @@ def describe(outcome: Outcome) -> str:
 
 
 def raise_for(outcome: Outcome) -> None:
-    """Raise a failed job's error; a user's mistake keeps its exit code and its one line."""
+    """Raise a failed job's error; a user's mistake or a divergence keeps its exit code and its one line."""
     if outcome.exit_code != 0:
-        users_mistake = outcome.exit_code == UserError.exit_code
-        own_words = last_error(outcome.log).removeprefix("stacking: ")
-        error = StackingError(own_words if users_mistake else describe(outcome))
-        if outcome.exit_code in (UserError.exit_code, Preempted.exit_code):
+        error = StackingError(explain(outcome))
+        if outcome.exit_code in (*_IN_OWN_WORDS, Preempted.exit_code):
             error.exit_code = outcome.exit_code
         raise error
+
+
+def explain(outcome: Outcome) -> str:
+    """The rank's own line where it explains the failure, otherwise what `describe` says."""
+    if outcome.exit_code in _IN_OWN_WORDS:
+        return last_error(outcome.log).removeprefix("stacking: ")
+    return describe(outcome)

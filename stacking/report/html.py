@@ -49,6 +49,7 @@ def render(run: Run) -> str:
         by_time=plots.chart(run, plots.time_axis(run)),
         idle=duration(idle) if idle else None,
         not_a_number=_not_a_number(run),
+        damage=run.damage,
         stages=tables.stage_table(run),
         transitions=tables.transition_table(run),
         account=tables.account_table(run),
@@ -69,7 +70,7 @@ def _summary(run: Run) -> str:
     planned = sum(stage.steps for stage in run.plan.stages)
     done = trained[-1]["global_step"]
     progress = f"{done:,} updates" if done >= planned else f"{done:,} of {planned:,} updates so far"
-    return f"{depths} layers, {progress}, {count(trained[-1]['tokens'])} tokens."
+    return f"{depths} layers, {progress}, {count(trained[-1]['tokens'])} real tokens."
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -80,7 +81,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("training loss", loss(trained[-1]["loss"] if trained else None)),
         ("held-out loss", loss(evaluated[-1]["loss"] if evaluated else None)),
         ("wall-clock", duration(clock(trained[-1]["time"]) if trained else None)),
-        ("tokens/s, last stage", count(trained[-1]["tokens_per_second"] if trained else None)),
+        ("real tokens/s, last stage", count(trained[-1]["tokens_per_second"] if trained else None)),
     ]
 
 

@@ -68,8 +68,8 @@ class Axis:
 
 def tokens_axis(run: Run) -> Axis:
     largest = max((record["tokens"] for record in run.records("train")), default=0)
-    units = ((1e9, "tokens, billions"), (1e6, "tokens, millions"), (1e3, "tokens, thousands"))
-    size, label = next((unit for unit in units if largest >= unit[0]), (1, "tokens"))
+    units = ((1e9, "real tokens, billions"), (1e6, "real tokens, millions"), (1e3, "real tokens, thousands"))
+    size, label = next((unit for unit in units if largest >= unit[0]), (1, "real tokens"))
     return Axis(label, lambda record: record["tokens"] / size, transitions=False)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stacking.errors import DamagedFile, UserError
-from stacking.planning.plan import Plan, load_plan
-from stacking.run.folder import RunFolder, command
-from stacking.run.metrics import Record, read_metrics
+from stacking.planning.plan import Plan, Stage, load_plan
+from stacking.run.checkpoints import checkpoints, step_of
+from stacking.run.folder import RunFolder, StageFolder, command
+from stacking.run.metrics import Reading, Record, inspect_metrics
 
 Event = dict[str, Any]
 """One line of ``journal.jsonl``."""
@@ -25,6 +26,8 @@ class Run:
     """Oldest first."""
     metrics: list[list[Record]]
     """Per stage, oldest first."""
+    damage: tuple[str, ...]
+    """What is wrong with the metrics: files that are missing, lines that were altered, updates without a record."""
 
     def records(self, kind: str) -> list[Record]:
         """All ``train`` or ``evaluation`` records, over the stages in order."""
@@ -40,7 +43,7 @@ def read_run(path: Path) -> Run:
 
     Raises:
         UserError: it is not a run directory.
-        DamagedFile: its plan, journal or metrics are damaged.
+        DamagedFile: its plan or journal is damaged.
     """
     folder = RunFolder(path)
     if not folder.plan.is_file():
@@ -51,11 +54,14 @@ def read_run(path: Path) -> Run:
     if any(event.get("stage", 0) >= len(plan.stages) for event in events):
         problem = f"tells of a stage beyond the {len(plan.stages)} of {folder.plan.name}"
         raise DamagedFile(folder.journal.path, problem, f"remove it; `{command('resume', path)}` begins another")
+    read = [_records(folder.stage(stage.name).metrics, stage.index) for stage in plan.stages]
+    damage = [
+        f"{folder.stage(stage.name).metrics.relative_to(folder.path)}: {problem}"
+        for stage, reading in zip(plan.stages, read, strict=True)
+        for problem in (*_shortened(reading.damage), *_gaps(plan, stage, folder.stage(stage.name), reading, events))
+    ]
     return Run(
-        folder=folder,
-        plan=plan,
-        events=events,
-        metrics=[_records(folder.stage(stage.name).metrics, stage.index) for stage in plan.stages],
+        folder=folder, plan=plan, events=events, metrics=[reading.records for reading in read], damage=tuple(damage)
     )
 
 
@@ -63,11 +69,38 @@ _NUMBERS = ("step", "global_step", "tokens", "loss", "seconds", "time")
 _MORE_OF_TRAINING = ("tokens_per_second", "learning_rate")
 
 
-def _records(path: Path, stage: int) -> list[Record]:
+def _records(path: Path, stage: int) -> Reading:
     """The metrics of one stage, each with the numbers that a status or a report is made of."""
-    records = read_metrics(path)
-    for number, record in enumerate(records, start=1):
-        names = _NUMBERS + (_MORE_OF_TRAINING if record["kind"] == "train" else ())
-        if record.get("stage") != stage or not all(isinstance(record.get(name), (int, float)) for name in names):
-            raise DamagedFile(path, f"record {number} is not one of stage {stage}", "remove that line")
-    return records
+    records, damage = inspect_metrics(path)
+    sound = [record for record in records if _is_of(stage, record)]
+    foreign = [f"a record of update {r['step']} is not one of stage {stage}" for r in records if not _is_of(stage, r)]
+    return Reading(sound, damage + foreign)
+
+
+def _is_of(stage: int, record: Record) -> bool:
+    names = _NUMBERS + (_MORE_OF_TRAINING if record["kind"] == "train" else ())
+    return record.get("stage") == stage and all(isinstance(record.get(name), (int, float)) for name in names)
+
+
+def _gaps(plan: Plan, stage: Stage, folder: StageFolder, reading: Reading, events: list[Event]) -> list[str]:
+    """Updates that must have been recorded, going by the stage's checkpoints and the journal, and were not."""
+    of_training = [e["event"] for e in events if (e.get("phase"), e.get("stage")) == ("train", stage.index)]
+    trained = of_training[-1:] == ["finished"]
+    seen = {record["step"] for record in reading.records if record["kind"] == "train"}
+    done = max([step_of(checkpoint) for checkpoint in checkpoints(folder.checkpoints)], default=0)
+    reached = stage.steps if trained else max(done, max(seen, default=0))
+    if not folder.metrics.exists():
+        return ["is missing"] if reached else []
+    missing = [step for step in _logged(plan, stage) if step <= reached and step not in seen]
+    if len(missing) <= len(reading.damage):
+        return []
+    return [f"{len(missing):,} records between updates {missing[0]:,} and {missing[-1]:,} are missing"]
+
+
+def _logged(plan: Plan, stage: Stage) -> list[int]:
+    return [*range(plan.log_every, stage.steps, plan.log_every), stage.steps]
+
+
+def _shortened(damage: list[str], most: int = 5) -> list[str]:
+    rest = len(damage) - most
+    return damage if rest <= 0 else [*damage[:most], f"{rest:,} more lines are damaged"]

@@ -72,7 +72,7 @@ class Status:
     """Updates done in the stage."""
     steps: int
     tokens: int
-    """Over the whole run so far."""
+    """Real ones, without padding, over the whole run so far; so does ``tokens_per_second`` count."""
     loss: float | None
     held_out_loss: float | None
     tokens_per_second: float | None
@@ -89,6 +89,8 @@ class Status:
     """In the order of the chain; none of a run that was not submitted."""
     queue_error: str | None = None
     """Why SLURM could not be asked about the jobs."""
+    damage: tuple[str, ...] = ()
+    """What is wrong with the metrics: missing files, altered lines, updates without a record."""
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``: a number that is not finite becomes null, as JSON has none."""
@@ -105,7 +107,7 @@ class Status:
             ("stage", f"{self.stage + 1} of {self.stages}, {self.layers} layers"),
             ("step", f"{self.step:,} of {self.steps:,} ({self.step / self.steps:.0%})"),
             ("loss", f"{loss(self.loss)}, held-out {loss(self.held_out_loss)}"),
-            ("speed", f"{count(self.tokens_per_second)} tokens/s, {count(self.tokens)} tokens so far"),
+            ("speed", f"{count(self.tokens_per_second)} tokens/s, {count(self.tokens)} so far, without padding"),
         ]
         if self.seconds_left and self.state != "finished":
             rows.append(("left", self._left_text()))
@@ -116,6 +118,7 @@ class Status:
         if self.last_error:
             rows.append(("last error", self.last_error))
         rows += [("" if number else "jobs", job.as_text()) for number, job in enumerate(self.jobs)]
+        rows += [("" if number else "metrics", problem) for number, problem in enumerate(self.damage)]
         if self.queue_error:
             rows.append(("queue", f"unknown: {self.queue_error}"))
         return "\n".join(f"{name:<10}  {printable(value)}" for name, value in rows)
@@ -138,7 +141,7 @@ def status(run_dir: Path) -> Status:
 
     Raises:
         UserError: ``run_dir`` is not a run directory.
-        DamagedFile: its plan, journal or metrics are damaged.
+        DamagedFile: its plan or journal is damaged.
     """
     run = read_run(run_dir)
     jobs, queue_error = _jobs(run.events)
@@ -168,6 +171,7 @@ def status(run_dir: Path) -> Status:
         estimated_end=time.time() + left.run if left and state == "running" else None,
         jobs=tuple(jobs),
         queue_error=queue_error,
+        damage=run.damage,
     )
 
 

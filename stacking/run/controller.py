@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from stacking.errors import DamagedFile, Preempted, UserError
+from stacking.errors import DamagedFile, Diverged, Preempted, UserError
 from stacking.launch.job import Job, Launcher, Outcome, RunningJob
-from stacking.launch.outcome import describe, diagnosed, raise_for
+from stacking.launch.outcome import describe, diagnosed, explain, raise_for
 from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import checkpoints, step_of
@@ -21,7 +21,7 @@ from stacking.run.lease import TOKEN_VARIABLE, Lease
 from stacking.run.metrics import Follower
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
-from stacking.run.retries import Retries
+from stacking.run.retries import FINAL, Retries
 from stacking.run.signals import asking, received
 
 _POLL_SECONDS = 0.1
@@ -91,8 +91,7 @@ class Controller:
         default = _RETRIES if self._launcher.unattended else 0
         retries = Retries(default if settings.retries is None else settings.retries, settings.retry_seconds)
         while (outcome := self._attempt(phase)).exit_code != 0:
-            users_mistake = outcome.exit_code == UserError.exit_code
-            pause = None if users_mistake else retries.pause(_progress_of(phase))
+            pause = None if outcome.exit_code in FINAL else retries.pause(_progress_of(phase))
             if pause is None:
                 raise_for(outcome)
                 return
@@ -118,6 +117,8 @@ class Controller:
         if outcome.exit_code == 0:
             self._record("finished", **facts)
             phase.forget_damage()
+        elif outcome.exit_code == Diverged.exit_code:  # also after a signal: a requeued job would only repeat it
+            self._record("failed", **facts, message=explain(outcome), diverged=True)
         elif self._stops or self._was_stopped(outcome):
             who = self._stops[0].name if self._stops else "a signal to its ranks"
             failed = outcome.exit_code > 0 and outcome.exit_code != Preempted.exit_code

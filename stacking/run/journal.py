@@ -17,7 +17,9 @@ from stacking.storage.files import disk_errors, set_aside, write_atomically
 from stacking.storage.os_errors import patiently
 from stacking.storage.seal import BrokenSeal, sealed, unsealed
 
-Event = Literal["created", "started", "finished", "failed", "preempted", "damaged", "resumed", "submitted", "cancelled"]
+Event = Literal[
+    "created", "started", "finished", "failed", "preempted", "damaged", "resumed", "rewound", "submitted", "cancelled"
+]
 
 _OF_A_RUN = ("created", "resumed", "submitted", "cancelled")
 """Events that concern no single phase."""

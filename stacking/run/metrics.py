@@ -1,23 +1,67 @@
 """What training measures: one JSON line a record, appended by the worker, read by whoever watches.
 
-A process that is killed can leave the last line torn. Readers ignore such a line and the next writer removes it;
-a line that is damaged anywhere else is an error. A loss that is not a number is written as ``NaN``.
+Every line ends with ``"check"``, the XXH3-64 of the record without it, so that an altered digit is noticed. A process
+that is killed can leave the last line torn: readers ignore it and the next writer removes it. A line that is damaged
+anywhere else is named by those who ask for it, and stops nobody. A loss that is not a number is written as ``NaN``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from stacking.errors import DamagedFile
+import xxhash
+
 from stacking.storage.files import disk_errors, write_atomically
 
 Record = dict[str, Any]
 """One line of ``metrics.jsonl``; its ``kind`` is ``train`` or ``evaluation``."""
+_CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}$')
+
+
+class Reading(NamedTuple):
+    """What a metrics file holds."""
+
+    records: list[Record]
+    """Oldest first."""
+    damage: list[str]
+    """What is wrong with other lines: ``line 3 was altered``."""
+
+
+class _NotARecord(Exception):
+    """What is wrong with a line."""
+
+
+def _sealed(record: Mapping[str, Any]) -> bytes:
+    """The record as a line."""
+    content = json.dumps(record, ensure_ascii=False).encode()
+    return content[:-1] + b', "check": "%s"}\n' % xxhash.xxh3_64_hexdigest(content).encode()
+
+
+def _opened(line: bytes) -> Record:
+    """The record in a line.
+
+    Raises:
+        _NotARecord: it is damaged, or was not written here.
+    """
+    check = _CHECK.search(line)
+    if check is None:
+        raise _NotARecord("has no checksum" if line.endswith(b"}") else "is torn")
+    content = line[: check.start()] + b"}"
+    if xxhash.xxh3_64_hexdigest(content).encode() != check[1]:
+        raise _NotARecord("was altered")
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or "kind" not in record or type(record.get("step")) is not int:
+        raise _NotARecord("is not a metrics record")
+    return record
 
 
 class MetricsWriter:
@@ -36,7 +80,7 @@ class MetricsWriter:
             self._file.truncate(self._size)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        line = memoryview(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        line = memoryview(_sealed(record))
         written = 0
         try:
             with disk_errors(self.path):
@@ -64,6 +108,7 @@ class Follower:
 
     ``poll`` returns the records that are new since the last call. The file may not exist yet, and it may be replaced
     by a shorter one (training went back to a checkpoint): records that were returned before do not come again.
+    ``damage`` says which lines were passed over because they are damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,22 +116,19 @@ class Follower:
         self._file: BinaryIO | None = None
         self._line = 0
         """Whole lines read of the open file."""
+        self.damage: list[str] = []
         self._returned: list[int] = []
         """Hashes of the lines that were returned."""
 
     def poll(self) -> list[Record]:
-        """The records that were added since the last call.
-
-        Raises:
-            DamagedFile: a whole line is not a record.
-        """
+        """The records that were added since the last call."""
         if self._file is None or self._replaced(self._file):
             self.close()
             if not self.path.exists():
                 return []
             self._file = open(self.path, "rb")  # noqa: SIM115 (kept open, so that its inode is not given away)
             self._line = 0
-        return [self._parse(line) for line in self._new_lines(self._file)]
+        return [record for line in self._new_lines(self._file) if (record := self._parse(line)) is not None]
 
     def close(self) -> None:
         if self._file is not None:
@@ -111,43 +153,49 @@ class Follower:
                 self._returned[self._line - 1 :] = [hash(line)]
                 yield line
 
-    def _parse(self, line: bytes) -> Record:
+    def _parse(self, line: bytes) -> Record | None:
         try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or "kind" not in record or "step" not in record:
-            raise DamagedFile(self.path, f"line {self._line} is not a metrics record", "remove that line")
-        return record
+            return _opened(line)
+        except _NotARecord as problem:
+            self.damage.append(f"line {self._line} {problem}")
+            return None
 
 
-def read_metrics(path: Path) -> list[Record]:
-    """All records in ``path``, oldest first; none when the file does not exist, because its stage has not begun.
-
-    Raises:
-        DamagedFile: a line other than a torn last one is not a record.
-    """
+def inspect_metrics(path: Path) -> Reading:
+    """All records in ``path`` and what is wrong with it; nothing when it does not exist: its stage has not begun."""
     follower = Follower(path)
     try:
-        return follower.poll()
+        return Reading(follower.poll(), follower.damage)
     finally:
         follower.close()
 
 
-def truncate_after(path: Path, step: int) -> int:
-    """Drop every record after update ``step`` of the stage, atomically; returns how many.
+def read_metrics(path: Path) -> list[Record]:
+    """All records in ``path`` that are as they were written, oldest first."""
+    return inspect_metrics(path).records
 
-    To be called before the file is opened for writing: what was open stays with the old file.
+
+def truncate_after(path: Path, step: int) -> int:
+    """Drop every record after update ``step`` of the stage, atomically; returns how many lines.
+
+    A damaged line stays, so that reports name it, unless a record before it is dropped. To be called before the file is
+    opened for writing: what was open stays with the old file.
 
     Raises:
-        DamagedFile: a line other than a torn last one is not a record.
         NoSpace: the disk is full; the old content stays.
     """
-    records = read_metrics(path)
-    kept = [record for record in records if record["step"] <= step]
-    if len(kept) < len(records):
-        write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
-    return len(records) - len(kept)
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    kept: list[bytes] = []
+    for number, line in enumerate(lines):
+        try:
+            late = _opened(line)["step"] > step
+        except _NotARecord:
+            late = len(kept) < number
+        if not late:
+            kept.append(line)
+    if len(kept) < len(lines):
+        write_atomically(path, b"".join(line + b"\n" for line in kept))
+    return len(lines) - len(kept)
 
 
 def _whole_lines_end(path: Path) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from stacking.errors import Diverged, UserError
+
+FINAL = frozenset({UserError.exit_code, Diverged.exit_code})
+"""Exit codes of failures that another try would only repeat."""
 _LONGEST = 600.0
 """Seconds that no pause exceeds."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from stacking.state.finite import CHECKED, FiniteState
 from stacking.state.format import Progress, State, TrainingState, write_state
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.files import MANIFEST, require_outside, verify_folder
@@ -26,6 +27,7 @@ def consolidate(
     out: Path,
     on_progress: Progress | None = None,
     describe: Callable[[ZeroCheckpoint], TrainingState] | None = None,
+    allow_non_finite: bool = False,
 ) -> State:
     """Write the fp32 master weights, both moments, the step count and the buffers of a checkpoint as a state.
 
@@ -35,8 +37,11 @@ def consolidate(
         on_progress: called with the bytes written and those in all.
         describe: a view of a checkpoint that does not record its model as the state of one.
 
+        allow_non_finite: take NaN and infinity as they are.
+
     Raises:
-        UserError: ``checkpoint`` is not a checkpoint that can be read, or not one of the model that was described.
+        UserError: ``checkpoint`` is not a checkpoint that can be read, is not one of the model that was described, or
+            has a value that is not finite; names the tensor.
         DamagedFile: one of its files is missing, torn or altered; names it.
         NoSpace: the disk is full; nothing is left at ``out``.
     """
@@ -50,7 +55,9 @@ def consolidate(
     else:
         files.kept = max(files.kept, _BLOCKS_A_FILE * source.shards)
     rest = source.verified.verify_rest if source.verified else None
-    write_state(out, described, {"checkpoint": source.path.name}, on_progress, rest)
+    provenance = {"checkpoint": source.path.name, CHECKED: not allow_non_finite}
+    view = described if allow_non_finite else FiniteState(described, source.path)
+    write_state(out, view, provenance, on_progress, rest)
     return State(out)
 
 

@@ -232,10 +232,10 @@ def require_outside(out: Path, source: Path) -> None:
         raise UserError(f"--out {out}", f"lies in {source}, which it is made from", "name a folder elsewhere")
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder to ``*.damaged``, so that nothing uses it and nothing is lost."""
+def set_aside(path: Path, why: str = "damaged") -> Path:
+    """Rename a file or folder to ``*.damaged``, or another ``why``, so that nothing uses it and nothing is lost."""
     number = 0
-    while (aside := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
+    while (aside := path.with_name(f"{path.name}.{why}{number or ''}")).exists():
         number += 1
     path.rename(aside)
     fsync_folder(path.parent)

@@ -3,70 +3,117 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 
-from stacking.errors import NoSpace, UserError
+from stacking.errors import DamagedFile, Diverged, NoSpace, UserError
 from stacking.planning.plan import Plan, Stage
-from stacking.run.checkpoints import SAVING, checkpoints, latest, point_latest, tag
+from stacking.run.checkpoints import SAVING, checkpoints, point_latest, tag
 from stacking.state.format import State
 from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale
 from stacking.state.zero import ZeroCheckpoint
-from stacking.storage.files import disk_errors, move_folder, read_sealed, seal_folder, verify_folder, write_sealed
+from stacking.storage.blocks import Entry, hash_files
+from stacking.storage.files import disk_errors, fsync_file, move_folder, read_sealed, seal_folder, write_sealed
+from stacking.storage.threads import each
+from stacking.train.finite import diverged, first_not_finite
+from stacking.train.rank_sync import Agreement
 
 PROGRESS = "progress.json"
+_OF_A_RANK = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_\d+_(?:optim|model)_states\.pt")
 
 
 class Saver:
-    """Writes the checkpoints of one stage and keeps the newest few."""
+    """Writes the checkpoints of one stage and keeps the newest few.
 
-    def __init__(self, engine: DeepSpeedEngine, plan: Plan, stage: Stage, folder: Path) -> None:
+    Args:
+        works: whether the model gives this rank a finite loss; called on all ranks together, before each checkpoint.
+    """
+
+    def __init__(
+        self,
+        engine: DeepSpeedEngine,
+        plan: Plan,
+        stage: Stage,
+        folder: Path,
+        agreement: Agreement,
+        works: Callable[[DeepSpeedEngine], bool],
+    ) -> None:
         self._engine, self._plan, self._stage, self._folder = engine, plan, stage, folder
+        self._agreement, self._works = agreement, works
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is wanted after update ``step`` (from 1); the last one always is."""
         every = self._plan.checkpoint.every_steps
         return step == self._stage.steps or step % every == 0
 
-    def save(self, step: int, seconds: float) -> None:
+    def save(self, step: int, seconds: float, tokens: int) -> None:
         """Write the checkpoint after update ``step``; all ranks call this together.
 
-        DeepSpeed writes into a folder beside; rank 0 then adds ``progress.json`` and checksums, renames it and lets
-        ``latest`` name it. Killed at any point, the previous checkpoint is still the latest.
+        DeepSpeed writes into a folder beside, and each rank hashes the files that it wrote; rank 0 then adds
+        ``progress.json`` and the manifest, renames the folder and lets ``latest`` name it. Killed at any point, the
+        previous checkpoint is still the latest.
+
+        Args:
+            seconds: of training in this stage so far.
+            tokens: real ones, seen in the whole run so far.
 
         Raises:
+            Diverged: the training state is not finite, or gives losses that are not; the previous checkpoint stays.
             NoSpace: the disk is full; the unfinished checkpoint is removed.
         """
-        if (self._folder / tag(step)).is_dir():
+        if self._agreement.decided((self._folder / tag(step)).is_dir):
             return
+        self._require_finite(step)
         saving = self._folder / SAVING
-        if dist.get_rank() == 0:
+        self._agreement.decided(lambda: shutil.rmtree(saving, ignore_errors=True))
+        try:
+            entries = self._write(saving, step)
+            self._agreement.decided(lambda: self._publish(saving, step, seconds, tokens, entries))
+        except BaseException:
             shutil.rmtree(saving, ignore_errors=True)
-        dist.barrier()
+            raise
+
+    def _require_finite(self, step: int) -> None:
+        names = [name for name, _ in self._engine.module.named_parameters()]
+        mine = first_not_finite(self._engine)
+        first = self._agreement.least(len(names) if mine is None else mine)
+        if first < len(names):
+            problem = f"{names[first]} or its Adam moments are not finite after update {step}, which is not saved"
+            raise self.diverged(problem)
+        if not self._agreement.least(self._works(self._engine)):
+            raise self.diverged(f"the held-out loss is not finite after update {step}, which is not saved")
+
+    def diverged(self, problem: str) -> Diverged:
+        """The error that ends training and names the checkpoint that is good."""
+        return diverged(problem, self._stage, self._folder)
+
+    def _write(self, saving: Path, step: int) -> dict[str, Entry]:
+        """Let DeepSpeed write; returns what the manifest says of the files of all ranks."""
         try:
             with disk_errors(self._folder):
                 self._engine.save_checkpoint(str(saving), tag=tag(step), save_latest=False)
-        except NoSpace:
-            shutil.rmtree(saving, ignore_errors=True)
-            raise
         except RuntimeError as error:  # torch reports a failed write of its zip file in this form, without an errno
-            shutil.rmtree(saving, ignore_errors=True)
             raise _as_disk_error(self._folder, error) from error
-        dist.barrier()
-        if dist.get_rank() == 0:
-            self._publish(saving, step, seconds)
-        dist.barrier()
-
-    def _publish(self, saving: Path, step: int, seconds: float) -> None:
         with disk_errors(self._folder):
-            write_sealed(saving / tag(step) / PROGRESS, self._progress(step, seconds))
-            seal_folder(saving / tag(step), {"kind": "checkpoint", "format": 1})
-            move_folder(saving / tag(step), self._folder / tag(step))
+            mine = sealed_by(saving / tag(step), dist.get_rank())
+        return {name: entry for entries in self._agreement.gathered(mine) for name, entry in entries.items()}
+
+    def _publish(self, saving: Path, step: int, seconds: float, tokens: int, entries: Mapping[str, Entry]) -> None:
+        folder = saving / tag(step)
+        for name in entries:
+            if not (folder / name).is_file():
+                raise DamagedFile(folder / name, "was written by another rank and cannot be seen by rank 0")
+        with disk_errors(self._folder):
+            write_sealed(folder / PROGRESS, self._progress(step, seconds, tokens))
+            seal_folder(folder, {"kind": "checkpoint", "format": 1}, entries)
+            move_folder(folder, self._folder / tag(step))
             for script in saving.glob("*.py"):
                 os.replace(script, self._folder / script.name)
             point_latest(self._folder, self._folder / tag(step))
@@ -74,15 +121,15 @@ class Saver:
         for old in checkpoints(self._folder)[: -self._plan.checkpoint.keep]:
             shutil.rmtree(old)
 
-    def _progress(self, step: int, seconds: float) -> dict[str, Any]:
+    def _progress(self, step: int, seconds: float, tokens: int) -> dict[str, Any]:
         stage, samples = self._stage, self._stage.first_sample + step * self._stage.global_batch
         return {
             "model": self._plan.model.with_layers(stage.layers).model_dump(),
             "stage": stage.index,
             "step": step,
             "samples": samples,
-            "tokens": sum(s.tokens for s in self._plan.stages[: stage.index])
-            + step * stage.global_batch * self._plan.data.sequence_length,
+            "tokens": tokens,
+            "padded_tokens": padded_tokens(self._plan, stage, step),
             "stages": [_summary(s, s.steps) for s in self._plan.stages[: stage.index]] + [_summary(stage, step)],
             "seconds": seconds,
             "world_size": stage.ranks,
@@ -92,25 +139,51 @@ class Saver:
         }
 
 
-def restore(engine: DeepSpeedEngine, plan: Plan, stage: Stage, folder: Path, start: Path | None) -> dict[str, Any]:
-    """Load the latest checkpoint of the stage or, where there is none, the state ``start`` that it begins from.
+def sealed_by(folder: Path, rank: int) -> dict[str, Entry]:
+    """Make the files that ``rank`` wrote into a checkpoint durable; returns their entries for the manifest, by name.
+
+    Rank 0 answers for everything that bears no rank's number.
+    """
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and _writer_of(path.name) == rank]
+    each(fsync_file, files)
+    return {path.name: entry for path, entry in zip(files, hash_files(files), strict=True)}
+
+
+def _writer_of(name: str) -> int:
+    match = _OF_A_RANK.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def padded_tokens(plan: Plan, stage: Stage, step: int) -> int:
+    """Tokens with padding after update ``step`` of ``stage``, counted from the beginning of the run."""
+    before = sum(earlier.tokens for earlier in plan.stages[: stage.index])
+    return before + step * stage.global_batch * plan.data.sequence_length
+
+
+def restore(
+    engine: DeepSpeedEngine, plan: Plan, stage: Stage, checkpoint: Path | None, start: Path | None, agreement: Agreement
+) -> dict[str, Any]:
+    """Load ``checkpoint`` or, where there is none, the state ``start`` that the stage begins from.
+
+    Args:
+        checkpoint: the same on all ranks, as `agreed_checkpoint` gives it.
 
     Returns:
-        The checkpoint's ``progress.json``; ``{"step": 0, "seconds": 0.0}`` at the beginning of a stage.
+        The checkpoint's ``progress.json``; at the beginning of a stage its ``step``, ``seconds`` and ``tokens``.
 
     Raises:
         UserError: the checkpoint belongs to another model or stage.
         DamagedFile: a file of it is missing or cut.
     """
-    checkpoint = latest(folder)
     if checkpoint is None:
-        if start is not None:
-            load(engine, State(start))
+        state = State(start) if start is not None else None
+        if state is not None:
+            load(engine, state)
         else:
             begin(engine)
-        return {"step": 0, "seconds": 0.0}
-    verify_folder(checkpoint, checksums=False)
-    progress: dict[str, Any] = read_sealed(checkpoint / PROGRESS)
+        seen = (state.progress or {}).get("tokens", 0) if state is not None and stage.index else 0
+        return {"step": 0, "seconds": 0.0, "tokens": seen}
+    progress: dict[str, Any] = agreement.decided(lambda: read_sealed(checkpoint / PROGRESS))
     expected = plan.model.with_layers(stage.layers).model_dump()
     if progress["model"] != expected or progress["stage"] != stage.index:
         raise UserError(checkpoint, "belongs to another model or stage than the plan", "use the run's own folder")

@@ -40,6 +40,10 @@ class Update:
     def predictions(self) -> int:
         return sum(micro.predictions for micro in self.micro_batches)
 
+    @property
+    def tokens(self) -> int:
+        return sum(micro.tokens for micro in self.micro_batches)
+
 
 def sample_numbers(stage: Stage, step: int, rank: int) -> np.ndarray:
     """The global sample numbers of ``rank`` at update ``step`` of the stage: int64 [accumulation, micro_batch].

@@ -11,6 +11,7 @@ from stacking.planning.plan import Plan, Stage
 from stacking.planning.schedule import learning_rate_at
 from stacking.train.checkpoint import Saver
 from stacking.train.engine import set_learning_rate
+from stacking.train.finite import PATIENCE
 from stacking.train.loader import Update
 from stacking.train.randomness import seed_dropout
 from stacking.train.rank_sync import Agreement
@@ -36,13 +37,16 @@ def train(
 
     Raises:
         Preempted: a rank was asked to stop; the checkpoint of this very step is on disk.
+        Diverged: losses or the training state are not finite; the last checkpoint is from before that.
     """
     # DeepSpeed divides by the accumulation steps and averages over the ranks; a sum needs both taken back.
     share = stage.accumulation * stage.ranks
     for step, update in enumerate(updates, start=first_step):
-        predictions, stop = agreement.exchange(update.predictions)
+        (predictions, tokens, lost), stop = agreement.exchange(update.predictions, update.tokens, recorder.lost)
+        if lost:
+            raise saver.diverged(f"the loss was not finite for {PATIENCE} updates in a row, up to update {step}")
         if stop:
-            saver.save(step, recorder.seconds)
+            saver.save(step, recorder.seconds, recorder.tokens)
             raise Preempted(f"stage {stage.name} stopped after step {step} of {stage.steps} with a checkpoint")
 
         learning_rate = learning_rate_at(stage.learning_rate, step)
@@ -55,10 +59,10 @@ def train(
             recorder.add(mlm, nsp)
 
         done = step + 1
-        recorder.update_done(done, predictions, learning_rate)
+        recorder.update_done(done, predictions, tokens, learning_rate)
         if held_out.is_due(done):
             with recorder.paused():
                 recorder.evaluation(done, held_out.losses(engine))
         if saver.is_due(done):
             with recorder.paused():
-                saver.save(done, recorder.seconds)
+                saver.save(done, recorder.seconds, recorder.tokens)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor
 
-from stacking.errors import StackingError
 from stacking.planning.plan import Plan, Stage
 from stacking.run.metrics import MetricsWriter
+from stacking.train.checkpoint import padded_tokens
+from stacking.train.finite import LossWatch
 from stacking.train.validation import HeldOutLosses
 
 
@@ -23,22 +23,36 @@ class Recorder:
     """Collects the losses of each update on the device and reads them only when a record is due.
 
     ``seconds`` is the time spent in training this stage, over all attempts; evaluation and checkpoints are paused out.
+    ``tokens`` are the real ones that the whole run has seen, without padding.
+
+    Args:
+        progress: what `restore` returned.
     """
 
     def __init__(
-        self, engine: DeepSpeedEngine, plan: Plan, stage: Stage, writer: MetricsWriter | None, seconds: float
+        self,
+        engine: DeepSpeedEngine,
+        plan: Plan,
+        stage: Stage,
+        writer: MetricsWriter | None,
+        progress: Mapping[str, Any],
     ) -> None:
         self._plan, self._stage, self._writer, self._monitor = plan, stage, writer, engine.monitor
         self._sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
-        self._seconds, self._since = seconds, time.perf_counter()
-        self._logged_seconds, self._logged_step = seconds, -1
-        self._first_tokens = _tokens_before(plan, stage)
+        self._seconds, self._since, self.tokens = progress["seconds"], time.perf_counter(), progress["tokens"]
+        self._logged_seconds, self._logged_step, self._logged_tokens = self._seconds, -1, self.tokens
+        self._watch = LossWatch()
         self._window: list[tuple[Tensor, int]] = []
 
     @property
     def seconds(self) -> float:
         """Training seconds of the stage so far."""
         return self._seconds + time.perf_counter() - self._since
+
+    @property
+    def lost(self) -> bool:
+        """Whether the losses of this rank have not been finite for several updates."""
+        return self._watch.lost
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -54,8 +68,15 @@ class Recorder:
         self._sums[0] += mlm.detach()
         self._sums[1] += nsp.detach()
 
-    def update_done(self, step: int, predictions: int, learning_rate: float) -> None:
-        """Close update number ``step`` (from 1), which had ``predictions`` masked positions over all ranks."""
+    def update_done(self, step: int, predictions: int, tokens: int, learning_rate: float) -> None:
+        """Close update number ``step`` (from 1).
+
+        Args:
+            predictions: its masked positions over all ranks.
+            tokens: its real tokens over all ranks.
+        """
+        self.tokens += tokens
+        self._watch.note(self._sums)
         self._window.append((self._sums, predictions))
         self._sums = torch.zeros_like(self._sums)
         if self._logged_step < 0:
@@ -68,8 +89,7 @@ class Recorder:
         total = torch.stack(means).mean(0)
         dist.all_reduce(total)
         mlm, nsp = total.tolist()
-        seconds, updates = self.seconds, step - self._logged_step
-        tokens = updates * self._stage.global_batch * self._plan.data.sequence_length
+        seconds = self.seconds
         record = {
             "kind": "train",
             **self._position(step),
@@ -77,16 +97,11 @@ class Recorder:
             "mlm_loss": mlm,
             "nsp_loss": nsp,
             "learning_rate": learning_rate,
-            "tokens_per_second": tokens / max(seconds - self._logged_seconds, 1e-9),
+            "tokens_per_second": (self.tokens - self._logged_tokens) / max(seconds - self._logged_seconds, 1e-9),
             "seconds": seconds,
         }
         self._write(record)
-        self._logged_step, self._logged_seconds, self._window = step, seconds, []
-        if not math.isfinite(mlm + nsp):
-            raise StackingError(
-                f"the loss of stage {self._stage.name} is {mlm + nsp} at step {step}: lower the learning rate or, in "
-                "fp16, look at the loss scale; the last checkpoint is untouched"
-            )
+        self._logged_step, self._logged_seconds, self._logged_tokens, self._window = step, seconds, self.tokens, []
 
     def evaluation(self, step: int, losses: HeldOutLosses) -> None:
         """Write the held-out losses after update ``step``."""
@@ -99,7 +114,8 @@ class Recorder:
             "step": step,
             "global_step": self._stage.first_step + step,
             "samples": samples,
-            "tokens": self._first_tokens + step * self._stage.global_batch * self._plan.data.sequence_length,
+            "tokens": self.tokens,
+            "padded_tokens": padded_tokens(self._plan, self._stage, step),
         }
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -113,7 +129,3 @@ class Recorder:
 
 
 _MONITORED = ("loss", "mlm_loss", "nsp_loss", "learning_rate", "tokens_per_second")
-
-
-def _tokens_before(plan: Plan, stage: Stage) -> int:
-    return sum(earlier.tokens for earlier in plan.stages[: stage.index])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -9,11 +10,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import Tensor
 
 from stacking.config.recipe import Evaluation
 from stacking.data.sampler import Sampler
 from stacking.planning.plan import Stage
 from stacking.train.loader import without_padding
+
+CHUNK = 8
+"""Samples in one forward pass, whatever the micro-batch: without gradients they take less memory than one of it."""
 
 
 class HeldOutLosses(NamedTuple):
@@ -26,16 +31,22 @@ class HeldOutLosses(NamedTuple):
 
 
 class HeldOut:
-    """The first ``samples`` held-out samples, with the same masks and pairs every time, shared among the ranks."""
+    """The first ``samples`` held-out samples, with the same masks and pairs every time, shared among the ranks.
+
+    They are scored in chunks of `CHUNK`, each by one rank, and the chunks' sums are added in their order and without
+    rounding. So the losses do not depend on the number of ranks, as far as a rank's kernels give the same sums for the
+    same chunk (on a CPU: with the same number of threads).
+    """
 
     def __init__(self, sampler: Sampler, settings: Evaluation, stage: Stage, rank: int) -> None:
         self._sampler, self._settings, self._stage = sampler, settings, stage
         count = min(settings.samples, len(sampler))
-        # Every rank must make the same number of forward passes, so that collectives inside them meet. Where there are
-        # fewer samples than ranks, each rank scores all of them, which leaves the means as they are.
-        shared = np.arange(count - count % stage.ranks, dtype=np.int64)[rank :: stage.ranks]
-        mine = shared if len(shared) else np.arange(count, dtype=np.int64)
-        self._chunks = [mine[at : at + stage.micro_batch] for at in range(0, len(mine), stage.micro_batch)]
+        chunks = [np.arange(at, min(at + CHUNK, count), dtype=np.int64) for at in range(0, count, CHUNK)]
+        self._rows = len(chunks)
+        # Every rank must make the same number of forward passes, so that collectives inside them meet: where chunks
+        # run out, a rank scores one again and drops the result.
+        places = range(rank, -(-len(chunks) // stage.ranks) * stage.ranks, stage.ranks)
+        self._chunks = [(place, chunks[place % len(chunks)]) for place in places]
 
     def is_due(self, step: int) -> bool:
         """Whether the losses are wanted after update ``step`` (from 1)."""
@@ -45,16 +56,26 @@ class HeldOut:
     def losses(self, engine: DeepSpeedEngine) -> HeldOutLosses:
         """Evaluate without dropout and without gradients; the training's state is left as it is."""
         started = time.perf_counter()
-        sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
-        engine.eval()
-        with torch.no_grad():
-            for numbers in self._chunks:
-                grouped = engine.module.kernels.grouped
-                micro = without_padding(self._sampler.unpadded(numbers), engine.device, grouped)
-                mlm, nsp = engine(*micro.inputs)
-                sums += torch.stack([mlm.double(), nsp.double(), *sums.new_tensor([micro.predictions, len(numbers)])])
-        engine.train()
-        dist.all_reduce(sums)
-        mlm_sum, nsp_sum, predictions, samples = sums.tolist()
+        sums = torch.zeros(self._rows, 4, dtype=torch.float64, device=engine.device)
+        for place, numbers in self._chunks:
+            scored = self._score(engine, numbers)
+            if place < self._rows:
+                sums[place] = scored
+        dist.all_reduce(sums)  # exact: one rank has a row, and the others add zero
+        mlm_sum, nsp_sum, predictions, samples = (math.fsum(column) for column in sums.t().tolist())
         mlm_loss, nsp_loss = mlm_sum / predictions, nsp_sum / samples
         return HeldOutLosses(mlm_loss + nsp_loss, mlm_loss, nsp_loss, time.perf_counter() - started)
+
+    def is_finite(self, engine: DeepSpeedEngine) -> bool:
+        """Whether the model gives this rank a finite loss on one chunk; all ranks call this together."""
+        return bool(torch.isfinite(self._score(engine, self._chunks[0][1])).all())
+
+    @torch.no_grad()
+    def _score(self, engine: DeepSpeedEngine, numbers: np.ndarray) -> Tensor:
+        """Summed MLM and NSP losses, masked positions and samples of one chunk: float64 [4]."""
+        engine.eval()
+        micro = without_padding(self._sampler.unpadded(numbers), engine.device, engine.module.kernels.grouped)
+        mlm, nsp = engine(*micro.inputs)
+        engine.train()
+        counts = torch.tensor([micro.predictions, len(numbers)], dtype=torch.float64, device=engine.device)
+        return torch.cat([torch.stack([mlm.double(), nsp.double()]), counts])

@@ -20,7 +20,6 @@ from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
 from stacking.planning.elastic import resized
 from stacking.planning.plan import Plan, Stage, load_plan
-from stacking.run.checkpoints import latest
 from stacking.run.folder import RunFolder
 from stacking.run.lease import Watch
 from stacking.run.metrics import MetricsWriter, truncate_after
@@ -32,6 +31,7 @@ from stacking.train.loader import updates
 from stacking.train.loop import train
 from stacking.train.rank_sync import Agreement
 from stacking.train.recorder import Recorder
+from stacking.train.selection import agreed_checkpoint, require_same_view
 from stacking.train.validation import HeldOut
 
 
@@ -49,13 +49,17 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     keep_freed_memory()
     agreement = Agreement(Watch(run.lock, os.environ))
     folder, start = run.stage(stage.name), starting_state(plan, run, stage)
-    engine = start_engine(plan, stage, drawn=start is None and latest(folder.checkpoints) is None)
-    progress = restore(engine, plan, stage, folder.checkpoints, start)
+    checkpoint = agreed_checkpoint(agreement, folder.checkpoints)
+    if checkpoint is None and start is not None:
+        require_same_view(agreement, start)
+    engine = start_engine(plan, stage, drawn=start is None and checkpoint is None)
+    progress = restore(engine, plan, stage, checkpoint, start, agreement)
     writer = None
     if dist.get_rank() == 0:
         truncate_after(folder.metrics, progress["step"])
         writer = MetricsWriter(folder.metrics)
     sampler, grouped = open_sampler(plan, run, "train"), engine.module.kernels.grouped
+    held_out = HeldOut(open_sampler(plan, run, "held_out"), plan.evaluation, stage, dist.get_rank())
     train(
         engine,
         plan,
@@ -63,9 +67,9 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
         updates(sampler, stage, progress["step"], dist.get_rank(), engine.device, grouped),
         progress["step"],
         agreement,
-        Recorder(engine, plan, stage, writer, progress["seconds"]),
-        HeldOut(open_sampler(plan, run, "held_out"), plan.evaluation, stage, dist.get_rank()),
-        Saver(engine, plan, stage, folder.checkpoints),
+        Recorder(engine, plan, stage, writer, progress),
+        held_out,
+        Saver(engine, plan, stage, folder.checkpoints, agreement, held_out.is_finite),
     )
     dist.barrier()
     dist.destroy_process_group()

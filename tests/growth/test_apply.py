@@ -34,7 +34,14 @@ def write(path: Path, layers: int = 3, moments: bool = True) -> State:
     number = 0
     buffers = {f"layers.{i}.seen": TensorSpec("float32", (1,)) for i in range(layers)}
     with StateWriter(
-        path, shapes(layers), buffers=buffers, optimizer_step=50, model=model, moments=moments, progress={"step": 50}
+        path,
+        shapes(layers),
+        buffers=buffers,
+        optimizer_step=50,
+        model=model,
+        moments=moments,
+        progress={"step": 50},
+        provenance={"finite": True},
     ) as writer:
         for kind in KINDS if moments else KINDS[:1]:
             for name, shape in shapes(layers).items():

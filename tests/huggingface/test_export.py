@@ -110,7 +110,7 @@ def test_model_card_says_what_is_known(tmp_path: Path) -> None:
     write_state(tmp_path / "state", config, random_weights(config), **provenance)
     card = (export(tmp_path / "state", tmp_path / "out") / "README.md").read_text()
     assert "| layers | 2 |" in card
-    assert "| tokens seen in training | 1,792 |" in card
+    assert "| tokens seen in training, without padding | 1,792 |" in card
     assert '"operator": "stack"' in card
     assert "The tokenizer is not part of this folder." in card
 

@@ -49,7 +49,7 @@ def test_the_time_axis_leaves_gaps_out(tmp_path: Path) -> None:
     assert axis.of(seen.records("train")[-1]) < 60
 
 
-@pytest.mark.parametrize(("steps", "label"), [(1, "tokens, thousands"), (250, "tokens, millions")])
+@pytest.mark.parametrize(("steps", "label"), [(1, "real tokens, thousands"), (250, "real tokens, millions")])
 def test_the_token_axis_has_a_readable_unit(tmp_path: Path, steps: int, label: str) -> None:
     run = SyntheticRun(tmp_path, layers=(3,), steps=(steps,))
     run.train(0)

@@ -4,14 +4,18 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stacking.errors import DamagedFile, UserError
+from stacking.report.html import render
+from stacking.report.run import read_run
 from stacking.report.status import status, watch
 from stacking.run.folder import RunFolder, is_locked
+from stacking.run.metrics import MetricsWriter, truncate_after
 from stacking.storage.files import write_sealed
 from tests.report.synthetic import SyntheticRun
 from tests.slurm.fake_slurm import FakeSlurm, slurm
@@ -220,11 +224,51 @@ def test_a_stage_that_the_plan_does_not_have_is_named(run: SyntheticRun) -> None
 @pytest.mark.parametrize("change", [{"loss": "low"}, {"tokens": None}, {"stage": 1}])
 def test_a_record_without_its_numbers_is_named(run: SyntheticRun, change: dict[str, Any]) -> None:
     run.train(0, last=40)
-    path = RunFolder(run.path).stage("0-L3").metrics
-    first, *others = path.read_text().splitlines()
-    path.write_text("\n".join([json.dumps(json.loads(first) | change), *others]) + "\n")
-    with pytest.raises(DamagedFile, match="record 1 is not one of stage 0"):
-        status(run.path)
+    with MetricsWriter(RunFolder(run.path).stage("0-L3").metrics) as metrics:
+        metrics.append({"kind": "train", "step": 41, **change})
+    now = status(run.path)
+    assert now.damage == ("0-L3/metrics.jsonl: a record of update 41 is not one of stage 0",) and now.step == 40
+    assert "metrics     0-L3/metrics.jsonl: a record of update 41" in now.as_text()
+
+
+def alter_a_digit(path: Path) -> None:
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = lines[2].replace(b'"loss": ', b'"loss": 1', 1)
+    path.write_bytes(b"\n".join(lines))
+
+
+def delete_the_first_records(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[20:]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (alter_a_digit, "line 3 was altered"),
+        (delete_the_first_records, "20 records between updates 1 and 20 are missing"),
+        (Path.unlink, "is missing"),
+        (lambda path: path.write_bytes(b""), "100 records between updates 1 and 100 are missing"),
+    ],
+)
+def test_damaged_metrics_are_named_by_status_and_report(
+    run: SyntheticRun, damage: Callable[[Path], None], words: str
+) -> None:
+    run.train(0, evaluate_every=None)
+    run.transition(0)
+    run.train(1, last=5, evaluate_every=None)
+    assert status(run.path).damage == ()
+    damage(RunFolder(run.path).stage("0-L3").metrics)
+    assert status(run.path).damage == (f"0-L3/metrics.jsonl: {words}",)
+    assert f"The metrics are incomplete: 0-L3/metrics.jsonl: {words}." in render(read_run(run.path))
+
+
+def test_a_stage_that_trains_again_lacks_nothing(run: SyntheticRun) -> None:
+    run.train(0, evaluate_every=None)
+    truncate_after(RunFolder(run.path).stage("0-L3").metrics, 50)
+    run.event("rewound", phase="train", stage=0, step=50)
+    assert status(run.path).damage == ()
+    run.train(0, first=51, last=60, evaluate_every=None, attempt=2)
+    assert status(run.path).damage == ()
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"stages": [{}]}'])

@@ -122,6 +122,20 @@ def test_a_users_mistake_is_not_tried_again(folder: RunFolder) -> None:
     assert caught.value.exit_code == 2 and len(launcher.started) == 1
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_divergence_is_neither_tried_again_nor_requeued(folder: RunFolder, stopped: bool) -> None:
+    log = folder.path / "rank.log"
+    log.write_text("0-L2: the loss is nan\n")
+    launcher = Pretender(
+        Outcome(exit_code=3, rank=0, log=log),
+        before=lambda: os.kill(os.getpid(), signal.SIGTERM) if stopped else None,
+    )
+    with pytest.raises(StackingError, match=r"^0-L2: the loss is nan$") as caught:
+        control(folder, launcher)
+    assert caught.value.exit_code == 3 and len(launcher.started) == 1 and launcher.requeued == 0
+    assert [(e["message"], e["diverged"]) for e in events(folder, "failed")] == [("0-L2: the loss is nan", True)]
+
+
 @pytest.mark.parametrize("outcome", [STOPPED, *(Outcome(exit_code=-n) for n in ASKED)])
 def test_ranks_that_were_asked_to_end_requeue_the_job(folder: RunFolder, outcome: Outcome) -> None:
     launcher = Pretender(outcome)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -12,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacking.errors import DamagedFile, NoSpace
-from stacking.run.metrics import Follower, MetricsWriter, read_metrics, truncate_after
+from stacking.errors import NoSpace
+from stacking.run.metrics import Follower, MetricsWriter, inspect_metrics, read_metrics, truncate_after
 
 
 def record(step: int, **facts: object) -> dict[str, object]:
@@ -97,15 +96,41 @@ def test_truncation_leaves_no_other_file(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "7", '{"step": 1}', "\0\0\0"])
-def test_damage_before_the_last_line_is_named_with_its_line(path: Path, line: str) -> None:
+@pytest.mark.parametrize("line", ["{", "[]", "7", '{"step": 1}', "\0\0\0", "[" * 100_000, ""])
+def test_a_damaged_line_is_named_and_passed_over(path: Path, line: str) -> None:
     write(path, [1])
     with open(path, "a") as file:
         file.write(line + "\n")
-    with pytest.raises(DamagedFile, match="line 2"):
-        read_metrics(path)
-    with pytest.raises(DamagedFile, match="line 2"):
-        truncate_after(path, 0)
+    write(path, [2, 3])
+    records, damage = inspect_metrics(path)
+    assert [r["step"] for r in records] == [1, 2, 3]
+    assert len(damage) == 1 and damage[0].startswith("line 2 ")
+    truncate_after(path, 2)
+    assert steps_in(path) == [1, 2] and len(inspect_metrics(path).damage) == 1
+    truncate_after(path, 0)
+    assert inspect_metrics(path) == ([], [])
+
+
+@given(position=st.integers(min_value=0), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_noticed(position: int, bit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        write(path, [1, 2, 3])
+        content = bytearray(path.read_bytes())
+        last = content.rfind(b"\n")  # that one tears the last line
+        content[position % last] ^= 1 << bit
+        path.write_bytes(content)
+        records, damage = inspect_metrics(path)
+        assert damage and all(r == record(r["step"]) for r in records)
+
+
+def test_a_follower_passes_over_damage(path: Path) -> None:
+    write(path, [1, 2, 3])
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], lines[1].replace(b"2", b"3"), *lines[2:]]))
+    follower = Follower(path)
+    assert [r["step"] for r in follower.poll()] == [1, 3]
+    assert follower.damage == ["line 2 was altered"]
 
 
 def test_a_writer_that_is_killed_leaves_whole_records(path: Path) -> None:
@@ -161,8 +186,9 @@ def test_a_follower_returns_each_record_once(path: Path) -> None:
 
 
 def test_a_follower_waits_for_the_rest_of_a_line(path: Path) -> None:
-    path.parent.mkdir()
-    line = json.dumps(record(1)).encode() + b"\n"
+    write(path, [1])
+    line = path.read_bytes()
+    path.write_bytes(b"")
     follower = Follower(path)
     for part in (line[:7], line[7:-1]):
         with open(path, "ab") as file:

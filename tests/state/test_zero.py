@@ -70,7 +70,7 @@ def test_consolidating_changes_nothing_in_the_checkpoint(tmp_path: Path) -> None
     state = consolidate(folder, tmp_path / "state")
 
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    assert state.manifest["provenance"] == {"checkpoint": "c"}
+    assert state.manifest["provenance"] == {"checkpoint": "c", "finite": True}
     np.testing.assert_array_equal(state.read("weights", "layers.0.up.bias"), [300, 301, 302, 303])
 
 

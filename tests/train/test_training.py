@@ -6,9 +6,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.chain import train_alone, write_recipe
+from stacking.state.format import MOMENTS, WEIGHTS
+from stacking.state.zero import ZeroCheckpoint
+from tests.chain import stacking, train_alone, write_recipe
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -60,9 +63,33 @@ def test_it_learns_and_says_where_it_is(reference: list[dict[str, Any]]) -> None
     train = [record for record in reference if record["kind"] == "train"]
     assert train[-1]["loss"] < train[0]["loss"] - 0.05
     assert [record["step"] for record in train] == [1, 2, 3, 4, 5, 6]
-    assert train[-1]["tokens"] == 6 * 16 * 32 and train[-1]["samples"] == 6 * 16
+    assert train[-1]["padded_tokens"] == 6 * 16 * 32 and train[-1]["samples"] == 6 * 16
+    assert 6 * 16 * 8 < train[-1]["tokens"] < 6 * 16 * 32
     assert [record["learning_rate"] for record in train][:3] == pytest.approx([0, 1e-3, 2e-3])
     assert [record["step"] for record in reference if record["kind"] == "evaluation"] == [3, 6]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_a_diverging_run_keeps_its_good_checkpoint_and_is_not_repeated(
+    data: Path, tmp_path: Path, zero_stage: int
+) -> None:
+    """The first update has a learning rate of 0, the second ruins the weights, though they are finite."""
+    stage = {"layers": 1, "steps": 30, "batch_sequences": 8, "learning_rate": {"peak": 1e30, "warmup_steps": 20}}
+    recipe = recipe_of_one_stage(
+        tmp_path / "r", data, 2, 4, zero_stage, stages=[stage], checkpoint={"every_steps": 1, "keep": 1}, log_every=20
+    )
+    run = tmp_path / "run"
+    first = stacking("run", recipe, "--run-dir", run, check=False)
+    (kept,) = (run / "0-L1" / "checkpoints").glob("global_step*")
+    assert first.returncode == 3 and kept.name == "global_step1"
+    assert f"{kept} is good" in first.stderr and f"`stacking resume {run} --from-step 1`" in first.stderr
+    source = ZeroCheckpoint(kept)
+    assert all(np.isfinite(source.read(kind, name)).all() for kind in (WEIGHTS, *MOMENTS) for name in source.names)
+    assert "tried again" not in first.stderr and "trying again" not in first.stderr
+
+    again = stacking("resume", run, check=False)
+    assert again.returncode == 3 and again.stderr.startswith("stacking: not resumed: 0-L1: ")
+    assert len(list((run / "0-L1" / "logs").glob("train-*.rank0.log"))) == 1
 
 
 def test_bf16_follows_fp32_closely(reference: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:

@@ -5,38 +5,46 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacking.train.validation import HeldOut
+from stacking.train.validation import CHUNK, HeldOut
+from tests.train.ranks import run_ranks
+
+Chunks = list[tuple[int, np.ndarray]]
 
 
-def chunks(held_out: int, samples: int, ranks: int, micro_batch: int) -> list[list[np.ndarray]]:
-    """Of each rank, its forward passes over ``held_out`` samples that there are, ``samples`` of them wanted."""
-    stage = SimpleNamespace(ranks=ranks, micro_batch=micro_batch, steps=10)
+def held_out(there: int, samples: int, ranks: int, rank: int) -> HeldOut:
+    stage = SimpleNamespace(ranks=ranks, steps=10)
     settings = SimpleNamespace(samples=samples, every_steps=5)
-    return [HeldOut(range(held_out), settings, stage, rank)._chunks for rank in range(ranks)]  # type: ignore[arg-type]
+    return HeldOut(range(there), settings, stage, rank)  # type: ignore[arg-type]
 
 
-@given(
-    held_out=st.integers(1, 200),
-    samples=st.integers(1, 200),
-    ranks=st.integers(1, 8),
-    micro_batch=st.integers(1, 16),
-)
-def test_ranks_make_as_many_passes_of_the_same_sizes(held_out: int, samples: int, ranks: int, micro_batch: int) -> None:
-    shapes = [[len(chunk) for chunk in rank] for rank in chunks(held_out, samples, ranks, micro_batch)]
-    assert all(shape == shapes[0] for shape in shapes) and shapes[0]
-    assert max(shapes[0]) <= micro_batch
+def chunks(there: int, samples: int, ranks: int) -> list[Chunks]:
+    """Of each rank, its forward passes over the held-out samples: place in the table of sums, and samples."""
+    return [held_out(there, samples, ranks, rank)._chunks for rank in range(ranks)]
 
 
-@given(samples=st.integers(8, 200), ranks=st.integers(1, 8), micro_batch=st.integers(1, 16))
-def test_no_sample_counts_twice_and_fewer_than_the_ranks_are_left_out(
-    samples: int, ranks: int, micro_batch: int
+@given(there=st.integers(1, 200), samples=st.integers(1, 200), ranks=st.integers(1, 40))
+def test_ranks_make_the_same_number_of_passes(there: int, samples: int, ranks: int) -> None:
+    passes = [len(of_rank) for of_rank in chunks(there, samples, ranks)]
+    assert set(passes) == {passes[0]} and passes[0] > 0
+
+
+@given(there=st.integers(1, 200), samples=st.integers(1, 200), ranks=st.integers(1, 40))
+def test_the_chunks_that_count_hold_every_sample_once_and_are_those_of_one_rank(
+    there: int, samples: int, ranks: int
 ) -> None:
-    scored = np.concatenate([chunk for rank in chunks(1000, samples, ranks, micro_batch) for chunk in rank])
-    assert len(set(scored)) == len(scored) > samples - ranks
+    count = min(there, samples)
+    rows = -(-count // CHUNK)
+    counted = {place: list(n) for rank in chunks(there, samples, ranks) for place, n in rank if place < rows}
+    alone = {place: list(n) for place, n in chunks(there, samples, 1)[0]}
+    assert counted == alone
+    assert sorted(number for numbers in counted.values() for number in numbers) == list(range(count))
 
 
-def test_where_there_are_fewer_samples_than_ranks_each_rank_scores_all() -> None:
-    assert [[list(chunk) for chunk in rank] for rank in chunks(3, 100, 4, 2)] == [[[0, 1], [2]]] * 4
+@pytest.mark.distributed
+def test_the_losses_have_the_same_bits_on_1_2_and_3_ranks() -> None:
+    seen = {ranks: run_ranks(ranks, "tests.train.heldout_worker")[0].splitlines()[-1] for ranks in (1, 2, 3)}
+    assert seen[1] == seen[2] == seen[3] and len(seen[1].split()) == 3

@@ -1,0 +1,76 @@
+"""Goes back to an earlier checkpoint of a run, when somebody asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stacking.errors import Diverged, UserError
+from stacking.planning.plan import Plan, Stage
+from stacking.run.checkpoints import checkpoints, point_latest, step_of, tag
+from stacking.run.folder import RunFolder, StageFolder
+from stacking.run.metrics import truncate_after
+from stacking.run.phases import phases
+from stacking.storage.files import set_aside, verify_folder
+
+_OF_A_PHASE = ("started", "finished", "failed", "preempted", "rewound")
+
+
+def refuse_repetition(run: RunFolder) -> None:
+    """Make sure that a run whose training diverged is not resumed from where it would diverge again.
+
+    Raises:
+        Diverged: it diverged, and nobody has gone back since; the message is that of the divergence.
+    """
+    last: dict[str, Any] = next((e for e in reversed(run.journal.events()) if e["event"] in _OF_A_PHASE), {})
+    if last.get("diverged"):
+        raise Diverged(f"not resumed: {last.get('message', 'training diverged')}")
+
+
+def rewind(run: RunFolder, plan: Plan, step: int) -> str:
+    """Let the stage at work go on from its checkpoint after update ``step``; 0 is the beginning of the stage.
+
+    Later checkpoints and everything made of them are set aside as ``*.superseded``, and the metrics after ``step`` are
+    dropped. The journal says so last: killed before that, the same call completes the work.
+
+    Returns:
+        The name of the stage.
+
+    Raises:
+        UserError: the stage has no such checkpoint.
+        DamagedFile: the checkpoint is damaged.
+    """
+    stage = _stage_at_work(run, plan)
+    folder = run.stage(stage.name)
+    target = folder.checkpoints / tag(step) if step else None
+    if target is not None:
+        _require(folder, stage, step)
+        verify_folder(target)
+    chain = phases(plan, run)
+    training = next(i for i, phase in enumerate(chain) if (phase.name, phase.stage) == ("train", stage.index))
+    for phase in reversed(chain[training + 1 :]):
+        if phase.output.exists():
+            set_aside(phase.output, "superseded")
+    for checkpoint in reversed(checkpoints(folder.checkpoints)):
+        if step_of(checkpoint) > step:
+            set_aside(checkpoint, "superseded")
+    if folder.checkpoints.is_dir():
+        point_latest(folder.checkpoints, target)
+    truncate_after(folder.metrics, step)
+    run.journal.append("rewound", phase="train", stage=stage.index, step=step)
+    return stage.name
+
+
+def _stage_at_work(run: RunFolder, plan: Plan) -> Stage:
+    """The last stage that has begun to train."""
+    for stage in reversed(plan.stages):
+        folder = run.stage(stage.name)
+        if folder.metrics.exists() or checkpoints(folder.checkpoints):
+            return stage
+    raise UserError("--from-step", "the run has not begun to train", "resume it without this option")
+
+
+def _require(folder: StageFolder, stage: Stage, step: int) -> None:
+    there = [step_of(checkpoint) for checkpoint in checkpoints(folder.checkpoints)]
+    if step not in there:
+        problem = f"{stage.name} has no checkpoint after update {step}"
+        raise UserError(f"--from-step {step}", problem, f"give one of {', '.join(map(str, [0, *there]))}")

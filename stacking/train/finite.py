@@ -1,0 +1,110 @@
+"""Whether training still computes with finite numbers; asked at every update and before every checkpoint."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stacking.errors import Diverged
+from stacking.planning.plan import Stage
+from stacking.run.checkpoints import checkpoints, step_of
+from stacking.state.deepspeed_optimizers import adapter_of
+from stacking.state.format import MOMENTS
+from stacking.storage.partition import Piece
+
+PATIENCE = 5
+"""Updates in a row with a loss that is not finite, after which training ends. One alone fp16 may skip and survive."""
+
+
+def diverged(problem: str, stage: Stage, folder: Path) -> Diverged:
+    """The error that ends training: what happened, which checkpoint is good and what can be done.
+
+    Args:
+        folder: the stage's checkpoints.
+    """
+    kept = checkpoints(folder)
+    step = step_of(kept[-1]) if kept else 0
+    good = f"{kept[-1]} is good" if kept else "the stage has no checkpoint yet"
+    return Diverged(
+        f"{stage.name}: {problem}; {good}; the same samples would do it again: start a new run with a lower learning "
+        f"rate or another precision, or go back with `stacking resume {folder.parent.parent} --from-step {step}`"
+    )
+
+
+class LossWatch:
+    """Counts the latest updates of this rank whose loss was not finite.
+
+    A CUDA device is not waited for: its losses count once they have arrived in host memory.
+    """
+
+    def __init__(self) -> None:
+        self._streak = 0
+        self._coming: deque[tuple[Tensor, Any]] = deque()
+
+    def note(self, losses: Tensor) -> None:
+        """Take in the summed losses of one update."""
+        finite = torch.isfinite(losses).all()
+        if finite.is_cuda:
+            copy = torch.empty((), dtype=torch.bool, pin_memory=True)
+            copy.copy_(finite, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._coming.append((copy, event))
+        else:
+            self._count(finite)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the latest `PATIENCE` losses that are known were not finite."""
+        while self._coming and self._coming[0][1].query():
+            self._count(self._coming.popleft()[0])
+        return self._streak >= PATIENCE
+
+    def _count(self, finite: Tensor) -> None:
+        self._streak = 0 if finite else self._streak + 1
+
+
+@torch.no_grad()
+def first_not_finite(engine: Any) -> int | None:
+    """The first parameter, by its position in the model, of which this rank holds values that are not finite.
+
+    Looks at the master weights, which must be finite in the precision that the model computes in, and at both moments,
+    where they lie, in one pass without copies.
+    """
+    order = {name: position for position, (name, _) in enumerate(engine.module.named_parameters())}
+    held = [(values, pieces, dtype) for values, pieces, dtype in _held(engine) if values.numel()]
+    if _all_finite([(values, dtype) for values, _, dtype in held]):
+        return None
+    bad = [
+        order[piece.name]
+        for values, pieces, dtype in held
+        for piece in pieces
+        if not torch.isfinite(values.narrow(0, piece.offset, piece.numel).to(dtype)).all()
+    ]
+    return min(bad, default=None)  # none where only the padding of a partition is bad: nothing is computed with it
+
+
+def _held(engine: Any) -> Iterator[tuple[Tensor, list[Piece], torch.dtype]]:
+    """This rank's flat tensors, the parts of parameters in them, and the dtype in which their values are used."""
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    computed = next(engine.module.parameters()).dtype
+    for master in adapter_of(engine).masters(engine, names):
+        moments = engine.basic_optimizer.state.get(master.tensor, {})
+        yield master.tensor.data.view(-1), master.pieces, computed
+        for kind in MOMENTS:
+            if kind in moments:
+                yield moments[kind].data.view(-1), master.pieces, moments[kind].dtype
+
+
+def _all_finite(tensors: list[tuple[Tensor, torch.dtype]]) -> bool:
+    """Whether all values are finite: extremes carry NaN and infinity along, and a device is waited for once."""
+    extremes: dict[torch.device, list[Tensor]] = {}
+    for tensor, dtype in tensors:
+        found = [value.to(dtype).float() for value in torch.aminmax(tensor)]
+        extremes.setdefault(tensor.device, []).extend(found)
+    return all(bool(torch.isfinite(torch.stack(values)).all()) for values in extremes.values())

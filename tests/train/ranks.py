@@ -1,0 +1,34 @@
+"""Starts ranks that are joined by torch alone, without DeepSpeed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def run_ranks(ranks: int, module: str, arguments: Sequence[Sequence[str | Path]] = ()) -> list[str]:
+    """Run ``module`` on ``ranks`` ranks; returns what each has printed.
+
+    Args:
+        arguments: of each rank.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = []
+    for rank in range(ranks):
+        argv = [sys.executable, "-m", module, *map(str, arguments[rank] if arguments else ())]
+        environment = {**common, "RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        processes.append(subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True))
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * ranks
+    return outputs

@@ -130,7 +130,7 @@ def run(
     hostfile: Path | None,
 ) -> None:
     """Train all stages of RECIPE here, export the model and write the report."""
-    from stacking.cli.plan import expected
+    from stacking.cli.plan import expected, precision_notes
     from stacking.cli.plan_report import explain_text
     from stacking.run.create import create_run
     from stacking.storage.files import disk_errors
@@ -140,7 +140,7 @@ def run(
         folder.path.mkdir(parents=True, exist_ok=True)
     with folder.locked() as lock:
         plan = create_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
-        click.echo(explain_text(plan, expected(plan)))
+        click.echo(explain_text(plan, expected(plan), precision_notes(plan)))
         _control(folder, plan, lock, launcher, hostfile)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -16,15 +16,20 @@ from stacking.planning.schedule import learning_rate_at
 from stacking.terminal.units import duration
 
 
-def explain(plan: Plan, prediction: Prediction | None = None) -> RenderableType:
-    """What ``stacking plan`` shows; None: nothing is known of the devices' speed."""
-    lines = [*_comparison(plan, prediction), *_assumptions(prediction), *_warnings(plan)]
+def explain(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = ()) -> RenderableType:
+    """What ``stacking plan`` shows.
+
+    Args:
+        prediction: None where nothing is known of the devices' speed.
+        notes: what was measured here and now, beside the plan's own warnings.
+    """
+    lines = [*_comparison(plan, prediction), *_assumptions(prediction), *_notes([*plan.warnings, *notes])]
     return Group(Text(_headline(plan)), _stages(plan, prediction), *(Text(line) for line in lines))
 
 
-def explain_text(plan: Plan, prediction: Prediction | None = None, width: int = 120) -> str:
+def explain_text(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = (), width: int = 120) -> str:
     """The same as plain text."""
-    return _as_text(explain(plan, prediction), width)
+    return _as_text(explain(plan, prediction, notes), width)
 
 
 def explain_scaling(plan: Plan, scaling: Scaling, memory: int, width: int = 120) -> str:
@@ -189,5 +194,5 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
-def _warnings(plan: Plan) -> list[str]:
-    return [f"note: {warning}" for warning in plan.warnings]
+def _notes(notes: Sequence[str]) -> list[str]:
+    return [f"note: {note}" for note in notes]

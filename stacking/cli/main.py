@@ -320,11 +320,45 @@ def evaluate(state: Path, data: Path, samples: int, kind: str, sequence_length: 
 
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
-def report(run_dir: Path) -> None:
+@click.option("--beside", type=FOLDER, multiple=True, metavar="RUN_DIR", help="Compare with this run; may be repeated.")
+def report(run_dir: Path, beside: tuple[Path, ...]) -> None:
     """Write report.html for the run in RUN_DIR, finished or not."""
+    from stacking.report.comparison import comparison_table
     from stacking.report.html import write_report
+    from stacking.report.run import read_run
 
-    click.echo(write_report(run_dir))
+    click.echo(write_report(run_dir, beside))
+    if beside:
+        click.echo(f"\n{comparison_table([read_run(path) for path in (run_dir, *beside)]).as_text()}")
+
+
+@cli.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+@click.option("--run-dir", "baseline_dir", type=FOLDER, required=True, help="A new folder for the baseline.")
+@LAUNCHER
+@HOSTFILE
+def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: Path | None) -> None:
+    """Train the deepest model of the run in RUN_DIR from the start, for the same wall-clock, and compare the two.
+
+    The comparison goes into RUN_DIR/report.html. To resume an interrupted baseline: `stacking resume` with its folder,
+    then `stacking report RUN_DIR --beside` it.
+    """
+    from stacking.report.baseline import baseline_recipe
+    from stacking.report.comparison import comparison_table
+    from stacking.report.html import write_report
+    from stacking.report.run import read_run
+    from stacking.run.create import create_run_of
+    from stacking.storage.files import disk_errors
+
+    recipe, folder = baseline_recipe(read_run(run_dir)), RunFolder(baseline_dir)
+    with disk_errors(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.locked() as lock:
+        plan = create_run_of(recipe, folder, elsewhere=launcher in ("slurm", "mpi"))
+        click.echo(f"{plan.stages[0].layers} layers from the start: {plan.stages[0].steps:,} steps take as long")
+        _control(folder, plan, lock, launcher, hostfile)
+    write_report(run_dir, [baseline_dir])
+    click.echo(f"\n{comparison_table([read_run(run_dir), read_run(baseline_dir)]).as_text()}")
 
 
 cli.add_command(bench)

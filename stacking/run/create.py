@@ -34,6 +34,18 @@ def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
 def create_run(
     name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
 ) -> Plan:
+    """Resolve the recipe called ``name`` and make a run of it; see `create_run_of`.
+
+    Args:
+        elsewhere: the ranks will run on other machines than this one.
+
+    Raises:
+        UserError: the recipe or the data is wrong, or the folder holds a run or something else already.
+    """
+    return create_run_of(load_recipe(name, list(overrides), data), run, elsewhere)
+
+
+def create_run_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Plan:
     """Resolve a recipe into a plan and write both, and the sample indices, into ``run``.
 
     The journal's first event is written last: a folder without it is not a run yet, and is made again.
@@ -45,7 +57,6 @@ def create_run(
         UserError: the recipe or the data is wrong, or the folder holds a run or something else already.
     """
     _refuse_foreign_folder(run)
-    recipe = load_recipe(name, list(overrides), data)
     plan, samples = plan_recipe(recipe)
     check_machine(plan, None if elsewhere else find_machine())
     verify_folder(Path(str(plan.data.path)))

@@ -131,7 +131,7 @@ _TOTALS: dict[str, Callable[[Plan], str]] = {
 
 _TIMES: dict[str, Callable[[StagePrediction | Prediction], str]] = {
     "training": lambda p: duration(p.training_seconds),
-    "with all around it": lambda p: duration(p.seconds),
+    "with overheads": lambda p: duration(p.seconds),
 }
 
 
@@ -159,12 +159,12 @@ def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
     cost, deepest = plan.cost, max(stage.layers for stage in plan.stages)
     lines = [
         "batch = micro-batch x accumulation x ranks; memory, FLOPs and times are estimates",
-        f"{deepest} layers from the start, the same steps: {number(cost.baseline_flops)}FLOPs; "
-        f"this run: {cost.flops / cost.baseline_flops:.1%} of that",
+        f"{deepest} layers from the start would take {number(cost.baseline_flops)}FLOPs for the same steps; "
+        f"this run takes {cost.flops / cost.baseline_flops:.1%} of that",
     ]
     if prediction is not None:
-        times = f"{duration(prediction.training_seconds)} beside {duration(prediction.baseline_seconds)} so"
-        lines.append(f"training: {times}; communication: {prediction.communication_share:.0%} of it")
+        times = f"{duration(prediction.training_seconds)} instead of {duration(prediction.baseline_seconds)}"
+        lines.append(f"training: {times}, {prediction.communication_share:.0%} of it communication")
     return lines
 
 

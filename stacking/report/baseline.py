@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stacking.config.reading import read_yaml_mapping
-from stacking.config.recipe import Recipe, recipe_from
+from stacking.config.recipe import Recipe, load_recipe, recipe_from
 from stacking.errors import UserError
 from stacking.report.comparison import ChargedClock, charged_seconds
 from stacking.report.run import Run
@@ -26,7 +25,7 @@ def baseline_recipe(run: Run) -> Recipe:
     plan, last = run.plan, run.plan.stages[-1]
     if plan.start is not None:
         raise UserError(run.folder.path, f"started from {plan.start}", "compare runs that start from random weights")
-    raw = read_yaml_mapping(run.folder.recipe)
+    raw = load_recipe(run.folder.recipe).model_dump(mode="json")
     steps = baseline_steps(run)
     kernels = {"compile": last.kernels.compile, "activation_checkpointing": last.kernels.activation_checkpointing}
     stage: dict[str, Any] = {
@@ -44,7 +43,7 @@ def baseline_recipe(run: Run) -> Recipe:
         "name": f"{plan.name}-baseline",
         "precision": last.precision,
         "stages": [stage],
-        "ds_config": {**last.ds_config, "stacking": kernels},
+        "ds_config": {**_without_learning_rate(last.ds_config), "stacking": kernels},
     }
     raw["data"]["path"] = plan.data.path
     return recipe_from(raw, Path("baseline.yaml"))
@@ -66,6 +65,12 @@ def baseline_steps(run: Run) -> int:
     seconds = (clock(records[-1]["time"]) - clock(first["time"])) / updates
     start_up = transition(run, last.index).start_up or 0.0
     return max(1, round((charged_seconds(run) - start_up) / seconds))
+
+
+def _without_learning_rate(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the last stage's highest rate, which need not be that of the whole run."""
+    parameters = {name: value for name, value in config["optimizer"]["params"].items() if name != "lr"}
+    return {**config, "optimizer": {**config["optimizer"], "params": parameters}}
 
 
 def _learning_rate(run: Run, raw: dict[str, Any], steps: int) -> dict[str, float]:

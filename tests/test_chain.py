@@ -21,7 +21,7 @@ MIXED: dict[str, Any] = {
             "steps": 4,
             "batch_sequences": 8,
             "learning_rate": {"peak": 1e-3},
-            "ds_config": {"zero_optimization": {"stage": 3}},
+            "ds_config": {"zero_optimization": {"stage": 3}, "bf16": {"enabled": False}},
         },
         {
             "layers": 2,
@@ -35,7 +35,10 @@ MIXED: dict[str, Any] = {
             "layers": 6,
             "steps": 4,
             "growth": {"operator": "interleave"},
-            "ds_config": {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            "ds_config": {
+                "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+                "bf16": {"enabled": False},
+            },
         },
     ],
     "precision": "auto",

@@ -1,13 +1,20 @@
-"""Let an exported model fill a mask.   tools/fill_mask.py FOLDER SENTENCE"""
+"""Let a trained model fill a mask.   tools/fill_mask.py STATE DATA SENTENCE"""
 
 import sys
+from pathlib import Path
 
-from transformers import pipeline
-from transformers.utils import logging
+import torch
+from tokenizers import Tokenizer
 
-logging.set_verbosity_error()
-logging.disable_progress_bar()
-folder, sentence = sys.argv[1:]
+from stacking.evaluate.mlm import load_model
+
+state, data, sentence = sys.argv[1:]
+tokenizer = Tokenizer.from_file(str(Path(data) / "tokenizer.json"))
+ids = torch.tensor([tokenizer.encode(sentence).ids])
+with torch.no_grad():
+    scores, _ = load_model(Path(state)).eval().logits(ids, torch.zeros_like(ids), torch.ones_like(ids))
+masked = ids[0].tolist().index(tokenizer.token_to_id("[MASK]"))
+best = scores[0, masked].softmax(-1).topk(5)
 print(f"\n{sentence}")
-for guess in pipeline("fill-mask", model=folder, device="cpu")(sentence):
-    print(f"  {guess['score']:6.1%}  {guess['token_str']}")
+for share, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+    print(f"  {share:6.1%}  {tokenizer.id_to_token(token)}")

@@ -74,7 +74,10 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure training steps of TARGET: a recipe, bert-base, bert-large, …; or of any --hidden and --layers."""
+    """Measure how fast a model trains.
+
+    TARGET is a recipe or a named model, such as bert-base; without it, a model of --hidden and --layers is measured.
+    """
     from stacking.bench.as_text import block, footer
     from stacking.bench.results import as_json as results_as_json
     from stacking.bench.targets import Wanted

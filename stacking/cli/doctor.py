@@ -19,17 +19,21 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--run-dir", type=FOLDER, default=".", help="Where a run is, or is to be, kept. Default: here.")
-@click.option("--recipe", help="Also say whether this recipe, a file or a shipped one, can work here.")
+@click.option("--run-dir", type=FOLDER, default=".", help="Folder of the run, existing or not. Default: here.")
+@click.option("--recipe", help="Also check whether this recipe, a file or a shipped one, works here.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe.")
-@click.option("--ranks", type=click.IntRange(min=1), help="How many measure. Default: the plan's, one per GPU, or 2.")
+@click.option("--ranks", type=click.IntRange(min=1), help="Ranks to measure. Default: the plan's, one per GPU, or 2.")
 @click.option(
-    "--launcher", type=click.Choice(["local", "slurm", "mpi"]), default="local", show_default=True, help="Starts them."
+    "--launcher",
+    type=click.Choice(["local", "slurm", "mpi"]),
+    default="local",
+    show_default=True,
+    help="Starts the ranks.",
 )
 @click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
-@click.option("--collectives/--no-collectives", default=True, help="Whether ranks measure each other. Default: yes.")
+@click.option("--collectives/--no-collectives", default=True, help="Measure communication between ranks. Default: yes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings and all measurements as JSON.")
-@click.option("--before-job", is_flag=True, help="As a job's script does: short, into RUN_DIR/doctor.json.")
+@click.option("--before-job", is_flag=True, help="The quick check that a job script runs; writes RUN_DIR/doctor.json.")
 def doctor(
     run_dir: Path,
     recipe: str | None,
@@ -41,9 +45,9 @@ def doctor(
     as_json: bool,
     before_job: bool,
 ) -> None:
-    """Say what this machine can do, what stands in the way of training and what to change.
+    """Check whether this machine can train, and how well.
 
-    Exits with 1 if something makes training impossible.
+    Names what stands in the way and how to fix it. Exits with 1 if something makes training impossible.
     """
     from stacking.doctor import preflight, report
     from stacking.doctor.examine import Request, visit

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
 LAUNCHER = click.option(
-    "--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks, in place of the recipe's."
+    "--launcher",
+    type=click.Choice(["local", "slurm", "mpi"]),
+    help="How to start the ranks. Default: the recipe's.",
 )
 ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity as they are.")
 HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
@@ -50,7 +52,7 @@ def cli() -> None:
 @click.option("--vocabulary-size", type=int, default=30_522, show_default=True)
 @click.option("--cased", is_flag=True, help="Keep upper case and accents.")
 @click.option("--tokenizer", type=FOLDER, help="Take this tokenizer (a folder or a file) instead of training one.")
-@click.option("--held-out", type=float, default=0.01, show_default=True, help="Share of documents.")
+@click.option("--held-out", type=float, default=0.01, show_default=True, help="Share of the documents to hold out.")
 @click.option("--held-out-input", multiple=True, help="Hold out exactly this file or folder; may be repeated.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
 def prepare(
@@ -64,7 +66,10 @@ def prepare(
     held_out_input: tuple[str, ...],
     workers: int | None,
 ) -> None:
-    """Make token shards of INPUTS: files, folders (.txt .md .jsonl .parquet, also .gz) or Hugging Face datasets."""
+    """Turn text into token shards for training.
+
+    INPUTS are files, folders (.txt .md .jsonl .parquet, also .gz) or Hugging Face datasets.
+    """
     from stacking.data.prepare import prepare as prepare_data
 
     made = prepare_data(
@@ -88,11 +93,11 @@ def prepare(
 
 @cli.command(**COMMAND)
 @click.argument("recipe")
-@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
+@click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
 @click.option("--measured", type=FOLDER, multiple=True, help="What `stacking bench --json` printed; may be repeated.")
 @click.option("--network", type=FOLDER, help="What `stacking doctor --json` printed.")
-@click.option("--price", type=float, help="Of one GPU hour.")
+@click.option("--price", type=float, help="Price of one GPU hour.")
 @click.option("--scaling", is_flag=True, help="Simulate 1 to 1,024 GPUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the prediction as JSON.")
 def plan(
@@ -105,7 +110,10 @@ def plan(
     scaling: bool,
     as_json: bool,
 ) -> None:
-    """Say what a run of RECIPE (a file, or the name of a shipped one) would do, how long it takes and what it costs."""
+    """Explain what a run would do, take and cost.
+
+    RECIPE is a file, or the name of a shipped recipe.
+    """
     from stacking.cli.plan import plan_text
 
     text = plan_text(
@@ -124,7 +132,7 @@ def plan(
 @cli.command(**COMMAND)
 @click.argument("recipe")
 @click.option("--run-dir", type=FOLDER, required=True, help="A new folder for everything that the run makes.")
-@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
+@click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
 @LAUNCHER
 @HOSTFILE
@@ -136,8 +144,11 @@ def run(
     launcher: str | None,
     hostfile: Path | None,
 ) -> None:
-    """Train all stages of RECIPE here, export the model and write the report."""
-    from stacking.cli.plan import expected
+    """Train all stages of a recipe, export, report.
+
+    RECIPE is a file, or the name of a shipped recipe.
+    """
+    from stacking.cli.plan import expected, precision_notes
     from stacking.cli.plan_report import explain_text
     from stacking.launch.registry import open_launcher
     from stacking.run.create import design_run, holding_new, require_idle, write_run
@@ -148,13 +159,13 @@ def run(
     chosen = open_launcher(launcher or design.plan.launch.launcher, hostfile)
     with holding_new(folder) as lease:
         write_run(design, folder)
-        click.echo(explain_text(design.plan, expected(design.plan)))
+        click.echo(explain_text(design.plan, expected(design.plan), precision_notes(design.plan)))
         _control(folder, design.plan, lease, chosen)
 
 
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
-@click.option("--only", metavar="PHASE:STAGE,...", help="Run these phases alone: train:0 or consolidate:0,grow:1.")
+@click.option("--only", metavar="PHASE:STAGE,...", help="Run only these phases: train:0 or consolidate:0,grow:1.")
 @click.option(
     "--from-step",
     type=click.IntRange(min=0),
@@ -164,7 +175,7 @@ def run(
 @LAUNCHER
 @HOSTFILE
 def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str | None, hostfile: Path | None) -> None:
-    """Resume the run in RUN_DIR from whatever is on disk, or from an earlier checkpoint."""
+    """Resume the run in RUN_DIR from what is on disk, or from an earlier checkpoint."""
     from stacking.launch.registry import open_launcher
     from stacking.run.create import open_run, require_run
     from stacking.run.rewind import refuse_repetition, rewind
@@ -187,12 +198,12 @@ def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str
 @cli.command(**COMMAND)
 @click.argument("recipe", required=False)
 @click.option("--run-dir", type=FOLDER, help="A new folder for everything that the run makes; all nodes must see it.")
-@click.option("--resume", "resumed", type=FOLDER, metavar="RUN_DIR", help="Submit what is missing of this run's jobs.")
+@click.option("--resume", "resumed", type=FOLDER, metavar="RUN_DIR", help="Submit the missing jobs of this run.")
 @click.option("--mode", type=click.Choice(["per-stage", "one-allocation"]), help="Default: per-stage, or as before.")
 @click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="The cluster's settings, a YAML file.")
-@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")
+@click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
-@click.option("--dry-run", is_flag=True, help="Print the commands and the scripts, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and scripts without submitting.")
 def submit(
     recipe: str | None,
     run_dir: Path | None,
@@ -203,7 +214,10 @@ def submit(
     overrides: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Run RECIPE through SLURM: one job a stage, chained, or one job for all of it. Submitting twice is harmless."""
+    """Run a recipe through SLURM.
+
+    One job per stage, chained, or one job for the whole run. Submitting twice is harmless.
+    """
     from stacking.slurm.command import Request
     from stacking.slurm.command import dry_run as scripts_of
     from stacking.slurm.command import submit as submit_run
@@ -221,7 +235,10 @@ def submit(
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
 def cancel(run_dir: Path) -> None:
-    """End all jobs of the run in RUN_DIR and wait for their end; training leaves a checkpoint."""
+    """Cancel all jobs of the run in RUN_DIR.
+
+    Waits until they have ended; training leaves a checkpoint.
+    """
     from stacking.slurm.command import cancel as cancel_run
 
     for line in cancel_run(RunFolder(run_dir)):
@@ -244,10 +261,10 @@ def _control(folder: RunFolder, plan: Plan, lease: Lease, launcher: Launcher, on
 
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
-@click.option("--watch", is_flag=True, help="Show it again and again until the run ends.")
+@click.option("--watch", is_flag=True, help="Keep showing it until the run ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(run_dir: Path, watch: bool, as_json: bool) -> None:
-    """Say where the run in RUN_DIR is."""
+    """Show how far the run in RUN_DIR is."""
     from stacking.report.status import status as status_of
     from stacking.report.status import watch as watch_run
 
@@ -266,7 +283,10 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 @ALLOW_NON_FINITE
 def consolidate(checkpoint: Path, config: Path | None, out: Path, allow_non_finite: bool) -> None:
-    """Turn a ZeRO CHECKPOINT of any stage and world size into one unsharded state, without GPUs."""
+    """Merge a ZeRO checkpoint into one unsharded state.
+
+    CHECKPOINT may be of any ZeRO stage and world size. No GPU is needed.
+    """
     from functools import partial
 
     from stacking.planning.describe import described
@@ -284,14 +304,17 @@ def consolidate(checkpoint: Path, config: Path | None, out: Path, allow_non_fini
 @click.argument("state", type=FOLDER)
 @click.option("--layers", type=click.IntRange(min=1), required=True, help="How deep the grown model is.")
 @click.option("--operator", default="stack", show_default=True, help="stack, interleave or identity.")
-@click.option("--optimizer-state", default="reset", show_default=True, help="What becomes of Adam's moments and step.")
+@click.option("--optimizer-state", default="reset", show_default=True, help="What happens to Adam's moments and step.")
 @click.option("--share", is_flag=True, help="Link the files of STATE instead of copying them: no time, no space.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 @ALLOW_NON_FINITE
 def grow(
     state: Path, layers: int, operator: str, optimizer_state: str, share: bool, out: Path, allow_non_finite: bool
 ) -> None:
-    """Make a deeper STATE out of a shallow one; the source is not changed."""
+    """Grow a shallow state into a deeper one.
+
+    STATE itself is not changed.
+    """
     from stacking.growth.apply import grow as grow_state
     from stacking.storage.files import require_absent
     from stacking.terminal.progress_bar import bar
@@ -307,7 +330,10 @@ def grow(
 @click.option("--out", type=FOLDER, required=True, help="The Hugging Face folder to write.")
 @ALLOW_NON_FINITE
 def export(state: Path, data: Path | None, out: Path, allow_non_finite: bool) -> None:
-    """Turn a STATE into a Hugging Face folder: config, safetensors, tokenizer, model card."""
+    """Export a state as a Hugging Face model.
+
+    Writes config, safetensors, tokenizer and model card.
+    """
     from stacking.huggingface.export import export as export_state
     from stacking.storage.files import require_absent
 
@@ -319,7 +345,10 @@ def export(state: Path, data: Path | None, out: Path, allow_non_finite: bool) ->
 @click.argument("model", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 def import_model(model: Path, out: Path) -> None:
-    """Turn the Hugging Face BERT in the folder MODEL into a state to grow or to go on from."""
+    """Import a Hugging Face BERT as a state.
+
+    The state can be grown, or trained further.
+    """
     from stacking.huggingface.importing import import_hugging_face
     from stacking.storage.files import require_absent
 
@@ -341,7 +370,7 @@ def import_model(model: Path, out: Path) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def evaluate(state: Path, data: Path, samples: int, kind: str, sequence_length: int, seed: int, as_json: bool) -> None:
-    """Score a STATE on the held-out split of its data."""
+    """Score a state on held-out data."""
     from stacking.evaluate.mlm import evaluate_state
 
     scores = evaluate_state(state, data, samples, seed, kind, sequence_length)._asdict()
@@ -350,11 +379,46 @@ def evaluate(state: Path, data: Path, samples: int, kind: str, sequence_length: 
 
 @cli.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
-def report(run_dir: Path) -> None:
-    """Write report.html for the run in RUN_DIR, finished or not."""
+@click.option("--beside", type=FOLDER, multiple=True, metavar="RUN_DIR", help="Compare with this run; may be repeated.")
+def report(run_dir: Path, beside: tuple[Path, ...]) -> None:
+    """Write report.html for a run, finished or not."""
+    from stacking.report.comparison import comparison_table
     from stacking.report.html import write_report
+    from stacking.report.run import read_run
 
-    click.echo(write_report(run_dir))
+    click.echo(write_report(run_dir, beside))
+    if beside:
+        click.echo(f"\n{comparison_table([read_run(path) for path in (run_dir, *beside)]).as_text()}")
+
+
+@cli.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+@click.option("--run-dir", "baseline_dir", type=FOLDER, required=True, help="A new folder for the baseline.")
+@LAUNCHER
+@HOSTFILE
+def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: Path | None) -> None:
+    """Train a run's deepest model from the start.
+
+    It trains for the same wall-clock as the whole run in RUN_DIR, and RUN_DIR/report.html compares the two. To continue
+    an interrupted baseline: `stacking resume` with its folder, then `stacking report RUN_DIR --beside` it.
+    """
+    from stacking.launch.registry import open_launcher
+    from stacking.report.baseline import baseline_recipe
+    from stacking.report.comparison import comparison_table
+    from stacking.report.html import write_report
+    from stacking.report.run import read_run
+    from stacking.run.create import design_of, holding_new, require_idle, write_run
+
+    recipe, folder = baseline_recipe(read_run(run_dir)), RunFolder(baseline_dir)
+    require_idle(folder)
+    design = design_of(recipe, folder, elsewhere=launcher in ("slurm", "mpi"))
+    plan, chosen = design.plan, open_launcher(launcher or design.plan.launch.launcher, hostfile)
+    with holding_new(folder) as lease:
+        write_run(design, folder)
+        click.echo(f"{plan.stages[0].layers} layers from the start: {plan.stages[0].steps:,} steps take as long")
+        _control(folder, plan, lease, chosen)
+    write_report(run_dir, [baseline_dir])
+    click.echo(f"\n{comparison_table([read_run(run_dir), read_run(baseline_dir)]).as_text()}")
 
 
 cli.add_command(bench)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stacking.cli.plan_report import explain_scaling, explain_text
@@ -14,6 +14,7 @@ from stacking.estimate.scaling import scaling
 from stacking.estimate.setting import open_setting
 from stacking.hardware.machine import find_machine
 from stacking.hardware.presets import DEVICE_CLASSES
+from stacking.hardware.processor import bf16_slowdown
 from stacking.planning.plan import Plan
 from stacking.run.create import plan_recipe
 
@@ -44,15 +45,25 @@ def plan_text(
         raise UserError(f"{plan.recipe}: launch.device", problem, "give --measured")
     prediction = predict(plan, setting) if setting else None
     table = scaling(plan, setting) if setting and scaled else None
+    notes = precision_notes(plan)
     if as_json:
         parts = {"prediction": prediction, "scaling": table}
         found = {name: part.model_dump(mode="json") for name, part in parts.items() if part is not None}
-        return json.dumps({**plan.model_dump(mode="json"), **found}, indent=2, ensure_ascii=False) + "\n"
-    text = explain_text(plan, prediction)
+        content = {**plan.model_dump(mode="json"), **found, "notes": notes}
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = explain_text(plan, prediction, notes)
     if table is not None:
         device = DEVICE_CLASSES.get(plan.launch.device)
         text += "\n" + explain_scaling(plan, table, device.memory if device else 0)
     return text
+
+
+def precision_notes(plan: Plan, measure: Callable[[], float | None] = bf16_slowdown) -> list[str]:
+    """How slow the plan's bf16 is on this CPU, if it is emulated: measured now, or earlier on the same processor."""
+    asked = plan.launch.accelerator == "cpu" and any(stage.precision == "bf16" for stage in plan.stages)
+    if not asked or "bf16" not in find_machine().cpu.emulated or (slowdown := measure()) is None:
+        return []
+    return [f"measured here: a matrix product in bf16 takes {slowdown:.1f} times as long as in fp32"]
 
 
 def expected(plan: Plan) -> Prediction | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -16,15 +16,20 @@ from stacking.planning.schedule import learning_rate_at
 from stacking.terminal.units import duration
 
 
-def explain(plan: Plan, prediction: Prediction | None = None) -> RenderableType:
-    """What ``stacking plan`` shows; None: nothing is known of the devices' speed."""
-    lines = [*_comparison(plan, prediction), *_assumptions(prediction), *_warnings(plan)]
+def explain(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = ()) -> RenderableType:
+    """What ``stacking plan`` shows.
+
+    Args:
+        prediction: None where nothing is known of the devices' speed.
+        notes: what was measured here and now, beside the plan's own warnings.
+    """
+    lines = [*_comparison(plan, prediction), *_assumptions(prediction), *_notes([*plan.warnings, *notes])]
     return Group(Text(_headline(plan)), _stages(plan, prediction), *(Text(line) for line in lines))
 
 
-def explain_text(plan: Plan, prediction: Prediction | None = None, width: int = 120) -> str:
+def explain_text(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = (), width: int = 120) -> str:
     """The same as plain text."""
-    return _as_text(explain(plan, prediction), width)
+    return _as_text(explain(plan, prediction, notes), width)
 
 
 def explain_scaling(plan: Plan, scaling: Scaling, memory: int, width: int = 120) -> str:
@@ -126,7 +131,7 @@ _TOTALS: dict[str, Callable[[Plan], str]] = {
 
 _TIMES: dict[str, Callable[[StagePrediction | Prediction], str]] = {
     "training": lambda p: duration(p.training_seconds),
-    "with all around it": lambda p: duration(p.seconds),
+    "with overheads": lambda p: duration(p.seconds),
 }
 
 
@@ -154,12 +159,12 @@ def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
     cost, deepest = plan.cost, max(stage.layers for stage in plan.stages)
     lines = [
         "batch = micro-batch x accumulation x ranks; memory, FLOPs and times are estimates",
-        f"{deepest} layers from the start, the same steps: {number(cost.baseline_flops)}FLOPs; "
-        f"this run: {cost.flops / cost.baseline_flops:.1%} of that",
+        f"{deepest} layers from the start would take {number(cost.baseline_flops)}FLOPs for the same steps; "
+        f"this run takes {cost.flops / cost.baseline_flops:.1%} of that",
     ]
     if prediction is not None:
-        times = f"{duration(prediction.training_seconds)} beside {duration(prediction.baseline_seconds)} so"
-        lines.append(f"training: {times}; communication: {prediction.communication_share:.0%} of it")
+        times = f"{duration(prediction.training_seconds)} instead of {duration(prediction.baseline_seconds)}"
+        lines.append(f"training: {times}, {prediction.communication_share:.0%} of it communication")
     return lines
 
 
@@ -189,5 +194,5 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
-def _warnings(plan: Plan) -> list[str]:
-    return [f"note: {warning}" for warning in plan.warnings]
+def _notes(notes: Sequence[str]) -> list[str]:
+    return [f"note: {note}" for note in notes]

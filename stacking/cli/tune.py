@@ -32,9 +32,10 @@ def tune(
     budget_minutes: float | None,
     as_json: bool,
 ) -> None:
-    """Find the fastest micro-batch, ZeRO stage, offload, checkpointing and compilation for each stage of RECIPE.
+    """Find the fastest settings for each stage of a recipe.
 
-    The global batch, and all that decides what an update computes, stay the recipe's.
+    Varies micro-batch, ZeRO stage, offload, activation checkpointing and compilation. What an update computes, such as
+    its global batch, stays as in RECIPE.
     """
     from stacking.config.recipe import load_recipe
     from stacking.tune.command import Request, as_dict, as_table

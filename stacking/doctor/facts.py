@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stacking.hardware.processor import BF16_FLAGS
 from stacking.planning.plan import Plan
 
 Capability = tuple[int, int]
@@ -60,7 +61,7 @@ class Host(_Facts):
     """Variables that change what is found here."""
 
 
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+CPU_FLAGS = ("avx2", "avx512f", *sorted(BF16_FLAGS))
 
 
 class Tools(_Facts):
@@ -93,6 +94,8 @@ class Torch(_Facts):
     nccl: str | None = None
     triton: str | None = None
     threads: int = 0
+    bf16_slowdown: float | None = None
+    """How many times as long as in fp32 a matrix product on the CPU takes in bf16."""
     attention: tuple[str, ...] = ()
     """Fused attention kernels that are enabled."""
 

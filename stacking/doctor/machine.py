@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stacking.doctor.facts import CPU_FLAGS
+from stacking.hardware.processor import cpu_flags
 
 _PACKAGES = (
     *("torch", "deepspeed", "transformers", "tokenizers", "datasets", "safetensors", "numpy", "pydantic"),
@@ -125,9 +126,7 @@ def _quota() -> float | None:
 
 
 def _cpu_flags() -> list[str]:
-    found = re.search(r"^flags\s*:(.*)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
-    flags = set(found.group(1).split()) if found else set()
-    return [flag for flag in CPU_FLAGS if flag in flags]
+    return [flag for flag in CPU_FLAGS if flag in cpu_flags()]
 
 
 def _shared_memory() -> int | None:

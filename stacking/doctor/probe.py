@@ -26,6 +26,8 @@ def _torch() -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
+    from stacking.hardware.products import bf16_slowdown
+
     available = torch.cuda.is_available()
     gpus = []
     for index in range(torch.cuda.device_count() if available else 0):
@@ -42,6 +44,7 @@ def _torch() -> dict[str, Any]:
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if "nccl" in backends else None,  # type: ignore[no-untyped-call]
         "triton": _version_of("triton"),
         "threads": torch.get_num_threads(),
+        "bf16_slowdown": None if available else bf16_slowdown(),
         "attention": _attention(torch) if available else [],
     }
 

@@ -66,8 +66,8 @@ class Host:
     @property
     def assumption(self) -> str:
         return (
-            f"outside of updates: {self.imports:g} s of imports a stage and {self.engine:g} s for its engine unless "
-            f"measured, {self.process:g} s a phase, {self.report:g} s for the report, files at "
+            f"outside the updates: {self.imports:g} s of imports and {self.engine:g} s for the engine per stage, "
+            f"unless measured; {self.process:g} s per phase; {self.report:g} s for the report; files at "
             f"{self.disk / 1e6:,.0f} MB/s ({self.source})"
         )
 

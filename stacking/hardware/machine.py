@@ -7,7 +7,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass, device_class
+from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass, cpu_class, device_class
+from stacking.hardware.processor import cpu_flags, has_native_bf16
 
 _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits")
 
@@ -25,6 +26,8 @@ class Machine:
     cores: int
     has_nvcc: bool = False
     """Whether DeepSpeed can compile its CUDA kernels here."""
+    cpu: DeviceClass = DEVICE_CLASSES["cpu"]
+    """The class of its CPU, which ranks use where there is no GPU or none is wanted."""
 
 
 def find_machine() -> Machine:
@@ -33,12 +36,13 @@ def find_machine() -> Machine:
     ``DS_ACCELERATOR=cpu`` hides the GPUs, as it does for DeepSpeed; CUDA_VISIBLE_DEVICES is respected.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpu = cpu_class(has_native_bf16(cpu_flags()))
     gpus = [] if os.environ.get("DS_ACCELERATOR") == "cpu" else _gpus()
     if gpus:
         name, mebibytes, capability = gpus[0]
         memory = int(float(mebibytes)) << 20
-        return Machine(len(gpus), device_class(name, memory, float(capability)), memory, cores, _has_nvcc())
-    return Machine(0, DEVICE_CLASSES["cpu"], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cores)
+        return Machine(len(gpus), device_class(name, memory, float(capability)), memory, cores, _has_nvcc(), cpu)
+    return Machine(0, cpu, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cores, cpu=cpu)
 
 
 def _has_nvcc() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -63,6 +63,8 @@ class DeviceClass:
     """What ``precision: auto`` means here."""
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Precisions that this class cannot do, or does badly, and why."""
+    emulated: Mapping[str, str] = field(default_factory=dict)
+    """Precisions that it computes slowly but may be asked for, and why."""
     compiled: Compiled = "possible"
     """What torch.compile does here: Triton takes compute capability 7.0 and more, and tests 8.0 and more."""
     pattern: str = ""
@@ -170,6 +172,16 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         between=_NDR,
     ),
 }
+
+
+_BF16_EMULATED = "this CPU has neither AVX512-BF16 nor AMX and emulates it"
+
+
+def cpu_class(native_bf16: bool) -> DeviceClass:
+    """The row of a CPU that computes bf16 in hardware, or does not."""
+    if native_bf16:
+        return replace(DEVICE_CLASSES["cpu"], precision="bf16")
+    return replace(DEVICE_CLASSES["cpu"], emulated={"bf16": _BF16_EMULATED})
 
 
 def device_class(name: str, memory: int, capability: float) -> DeviceClass:

@@ -374,6 +374,9 @@ def _warnings(recipe: Recipe, stages: list[Stage], target: Target, machine: Mach
         found.append(f"planned for {ranks} x {target.device.name}; this machine has {machine.accelerators} GPUs")
     if recipe.data.path is None:
         found.append("planned without data: epochs are unknown")
+    for precision in dict.fromkeys(stage.precision for stage in stages):
+        if precision in target.device.emulated:
+            found.append(f"{precision} is slow: {target.device.emulated[precision]}; set precision to auto")
     for stage in stages:
         if target.memory and stage.memory_per_rank > target.memory:
             need, have = stage.memory_per_rank / 2**30, target.memory / 2**30

@@ -59,7 +59,7 @@ def find_target(recipe: Recipe, machine: Machine) -> Target:
         if named not in ("auto", "cpu"):
             raise UserError(recipe.key("launch", "device"), f"is {named}, but the accelerator is cpu", "remove one")
         memory = 0 if machine.accelerators else machine.memory
-        return Target(False, DEVICE_CLASSES["cpu"], memory, _CPU_RANKS, machine.cores, False)
+        return Target(False, machine.cpu, memory, _CPU_RANKS, machine.cores, False)
     if named == "auto":
         return Target(True, machine.device, machine.memory, machine.accelerators, machine.cores, machine.has_nvcc)
     device = DEVICE_CLASSES[named]

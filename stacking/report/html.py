@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stacking.report import plots, tables
+from stacking.report.comparison import comparison_chart, comparison_table, write_comparison_picture
 from stacking.report.run import Run, read_run
 from stacking.report.timeline import wall_clock
 from stacking.storage.files import write_atomically
 from stacking.terminal.units import count, duration, loss
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
     """Write ``RUN/report.html``, and the one-picture ``RUN/report/summary.png``, from what lies in the run directory.
 
     Works at any time: before the first update, during training, after a failure.
+
+    Args:
+        beside: other runs to compare this one with, in the page and in ``RUN/report/comparison.png``.
 
     Raises:
         UserError: ``run_dir`` is not a run directory, or cannot be written.
@@ -26,12 +31,16 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     plots.summary(run, run.folder.path / "report" / "summary.png")
-    write_atomically(run.folder.report, render(run))
+    others = [read_run(path) for path in beside]
+    if others:
+        write_comparison_picture([run, *others], run.folder.path / "report")
+    write_atomically(run.folder.report, render(run, others))
     return run.folder.report
 
 
-def render(run: Run) -> str:
+def render(run: Run, others: Sequence[Run] = ()) -> str:
     """The page, as HTML."""
+    compared = [run, *others] if others else []
     environment = Environment(
         loader=PackageLoader("stacking", "report"),
         autoescape=True,
@@ -47,6 +56,8 @@ def render(run: Run) -> str:
         trained=bool(run.records("train")),
         by_tokens=plots.chart(run, plots.tokens_axis(run)),
         by_time=plots.chart(run, plots.time_axis(run)),
+        comparison=comparison_chart(compared) if compared else None,
+        compared=comparison_table(compared) if compared else None,
         idle=duration(idle) if idle else None,
         not_a_number=_not_a_number(run),
         damage=run.damage,

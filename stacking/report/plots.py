@@ -93,7 +93,7 @@ def chart(run: Run, axis: Axis) -> str:
         lower.set_xlabel(axis.label)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue())
+    return inline(buffer.getvalue())
 
 
 def summary(run: Run, path: Path) -> Path:
@@ -139,9 +139,9 @@ def _draw_loss(axes: Axes, run: Run, axis: Axis) -> None:
     for stage in run.plan.stages:
         x, y = _points(run.stage_records(stage.index, "train"), axis, "loss")
         raw += y
-        axes.plot(*_thinned(x, y), color=BLUE, alpha=0.22, linewidth=0.8)
+        axes.plot(*thinned(x, y), color=BLUE, alpha=0.22, linewidth=0.8)
         label = None if stage.index else "training"
-        axes.plot(*_thinned(x, smoothed(y, window)), color=BLUE, linewidth=1.6, label=label)
+        axes.plot(*thinned(x, smoothed(y, window)), color=BLUE, linewidth=1.6, label=label)
     held_out = [record for record in run.records("evaluation") if math.isfinite(record["loss"])]
     if held_out:
         axes.plot(*_points(held_out, axis, "loss"), **_DOTS, label="held-out")
@@ -159,7 +159,7 @@ def _draw_loss(axes: Axes, run: Run, axis: Axis) -> None:
 def _draw_learning_rate(axes: Axes, run: Run, axis: Axis) -> None:
     for stage in run.plan.stages:
         x, y = _points(run.stage_records(stage.index, "train"), axis, "learning_rate")
-        axes.plot(*_thinned(x, y), color=INK, linewidth=1.3)
+        axes.plot(*thinned(x, y), color=INK, linewidth=1.3)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learning rate")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
@@ -213,14 +213,14 @@ def _limit(axes: Axes, raw: list[float], held_out: list[float]) -> None:
         axes.set_ylim(min(shown) - margin, max(shown) + margin)
 
 
-def _thinned(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
+def thinned(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
     """Every n-th point, so that at most ``_POINTS`` are left; the last one is kept."""
     stride = max(1, math.ceil(len(x) / _POINTS))
     keep = sorted({*range(0, len(x), stride), *([len(x) - 1] if x else [])})
     return [x[i] for i in keep], [y[i] for i in keep]
 
 
-def _inline(svg: str) -> str:
+def inline(svg: str) -> str:
     """The ``<svg>`` element alone, as wide as the page."""
     element = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     return re.sub(r'<svg (.*?)width="[^"]*" height="[^"]*"', r'<svg \1width="100%"', element, count=1)

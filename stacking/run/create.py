@@ -48,6 +48,11 @@ class Design:
 def design_run(
     name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
 ) -> Design:
+    """Resolve the recipe called ``name``; see `design_of`."""
+    return design_of(load_recipe(name, list(overrides), data), run, elsewhere)
+
+
+def design_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Design:
     """Resolve a recipe into a plan, with everything checked and nothing written.
 
     Args:
@@ -57,7 +62,6 @@ def design_run(
         UserError: the recipe or the data is wrong, or the folder holds a run or something else already.
     """
     _refuse_foreign_folder(run)
-    recipe = load_recipe(name, list(overrides), data)
     plan, samples = plan_recipe(recipe)
     check_machine(plan, None if elsewhere else find_machine())
     verify_folder(Path(str(plan.data.path)))

@@ -28,6 +28,14 @@ from stacking.terminal.units import count, duration, loss
 
 _WINDOW = 20
 """Records over which the speed is measured."""
+_DOING = {
+    "import": "importing the model",
+    "grow": "growing",
+    "train": "training",
+    "consolidate": "consolidating",
+    "export": "exporting",
+    "report": "writing the report",
+}
 
 
 @dataclass(frozen=True)
@@ -97,13 +105,13 @@ class Progress:
             self._display.trained(record, self._speed.time_left())
         else:
             where = f"{_layers(self._plan, record['stage'])}: step {record['step']:,}"
-            self.note(f"{where}, held-out loss {loss(record['loss'])} ({duration(record['seconds'])})")
+            self.note(f"{where}, held-out loss {loss(record['loss'])}")
 
     @contextmanager
     def phase(self, name: str, stage: int) -> Iterator[None]:
         """Show that a phase is at work, and when it has ended what it took."""
         begun = time.monotonic()
-        what = f"{_layers(self._plan, stage)}: {name}"
+        what = f"{_layers(self._plan, stage)}: {_DOING.get(name, name)}"
         self._display.phase_started(what)
         try:
             yield
@@ -140,14 +148,14 @@ class _Lines:
         where = f"{_layers(self.plan, record['stage'])}: step {_step(self.plan, record)}"
         facts = [where, *_facts(record)]
         if left is not None and left.run > 0:
-            facts.append(f"left {duration(left.stage)} (run {duration(left.run)})")
+            facts.append(f"{duration(left.stage)} left in this stage, {duration(left.run)} in all")
         self.note(", ".join(facts))
 
     def phase_started(self, what: str) -> None:
         self.note(f"{what} ...")
 
     def phase_ended(self, what: str, seconds: float) -> None:
-        self.note(f"{what}: {duration(seconds)}")
+        self.note(f"{what} took {duration(seconds)}")
 
     def note(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
@@ -180,10 +188,10 @@ class _Bars:
             self._stages[stage] = self._bars.add_task(_layers(self.plan, stage), total=total, facts="")
         facts = [_step(self.plan, record), *_facts(record)]
         if left is not None and left.stage > 0:
-            facts.append(f"left {duration(left.stage)}")
+            facts.append(f"{duration(left.stage)} left")
         self._bars.update(self._stages[stage], completed=record["step"], facts="  ".join(facts))
         if left is not None:
-            self._bars.update(self._run, completed=self._flops_done(record), facts=f"left {duration(left.run)}")
+            self._bars.update(self._run, completed=self._flops_done(record), facts=f"{duration(left.run)} left")
 
     def _flops_done(self, record: Record) -> float:
         *before, stage = self.plan.stages[: record["stage"] + 1]
@@ -196,7 +204,7 @@ class _Bars:
         if self._other is not None:
             self._bars.remove_task(self._other)
             self._other = None
-        self.note(f"{what}: {duration(seconds)}")
+        self.note(f"{what} took {duration(seconds)}")
 
     def note(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)

@@ -33,9 +33,11 @@ def test_json_holds_the_plan_the_prediction_and_the_table() -> None:
 
 
 def test_a_benchmark_is_believed(tmp_path: Path) -> None:
-    plan = shipped("demo")
+    plan = shipped("books-cpu")
     file = bench_file(tmp_path / "bench.json", [bench_stage(plan, stage) for stage in plan.stages])
-    text = stacking("plan", "demo", "--measured", file, "--set", "launch.ranks=2").stdout
+    text = stacking(
+        "plan", "books-cpu", "--measured", file, "--set", "launch.ranks=2", "--set", "precision=fp32"
+    ).stdout
     assert f"measured: {file}" in text.replace("\n", "")
     assert "assumed: two 256-bit" not in text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stacking.doctor.facts import Host, Tools
+from stacking.doctor.facts import Host, Tools, Torch
 from tests.doctor.made_up import A100, CU130, H200, P40, V100, findings, machine, only, plan_for, torch_for
 
 
@@ -76,6 +76,22 @@ def test_both_precisions_are_real_on_an_a100_and_bf16_on_some_cpus() -> None:
     assert [finding.level for finding in findings("precision", fast)] == ["note", "ok"]
     slow = machine(host=Host(name="n1", cpu_flags=("avx2",)))
     assert [finding.level for finding in findings("precision", slow)] == ["note", "note"]
+
+
+def test_emulated_bf16_on_a_cpu_is_a_warning_with_the_measured_factor_if_the_plan_asks_for_it() -> None:
+    torch = Torch(version="2.13.0+cpu", backends=("gloo",), bf16_slowdown=7.26)
+    host = Host(name="n1", cpu_flags=("avx2",))
+    _, unasked = findings("precision", machine(host=host, torch=torch))
+    _, asked = findings("precision", machine(host=host, torch=torch, plan=plan_for("bf16", "cpu", "cpu")))
+    assert (unasked.level, asked.level) == ("note", "warning")
+    assert "neither AVX512-BF16 nor AMX" in asked.found and "takes 7.3 times as long as in fp32" in asked.found
+    assert asked.advice == "set precision to fp32 in the recipe"
+
+
+def test_bf16_that_torch_emulates_in_spite_of_the_flags_is_told() -> None:
+    torch = Torch(version="2.13.0+cpu", backends=("gloo",), bf16_slowdown=40.0)
+    _, found = findings("precision", machine(host=Host(name="n1", cpu_flags=("avx512_bf16",)), torch=torch))
+    assert (found.level, "could compute it, but torch emulates it" in found.found) == ("note", True)
 
 
 def test_triton_is_refused_on_a_p40_and_missed_on_an_a100() -> None:

@@ -56,7 +56,7 @@ def test_few_sizes_give_a_link_all_the_same(sizes: list[int]) -> None:
 
 
 def test_measured_links_take_the_tables_place(tmp_path: Path) -> None:
-    plan = shipped("demo")
+    plan = shipped("books-cpu")
     slow = Network(2, Link(1e-3, 1e7, ""), Link(1.0, 1.0, ""))
     file = doctor_file(tmp_path / "doctor.json", collectives(slow, 2))
     found = tabled(plan, network_file=file)
@@ -67,7 +67,7 @@ def test_measured_links_take_the_tables_place(tmp_path: Path) -> None:
 
 
 def test_what_crosses_nodes_is_told_apart(tmp_path: Path) -> None:
-    plan = shipped("demo")
+    plan = shipped("books-cpu")
     over_nodes = Network(1, Link(0.0, 1.0, ""), Link(2e-4, 1e9, ""))
     rows = [{**row, "ranks": 8} for row in collectives(over_nodes, 4, nodes=4) if row["operation"] == "all-reduce"]
     found = tabled(plan, network_file=doctor_file(tmp_path / "doctor.json", rows))
@@ -76,7 +76,7 @@ def test_what_crosses_nodes_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_the_disks_speed_is_taken_where_it_is_known(tmp_path: Path) -> None:
-    plan, links = shipped("demo"), Network(2, Link(1e-4, 1e9, ""), Link(1.0, 1.0, ""))
+    plan, links = shipped("books-cpu"), Network(2, Link(1e-4, 1e9, ""), Link(1.0, 1.0, ""))
     folder = {"write": 1e8, "read": 4e8}
     found = tabled(plan, network_file=doctor_file(tmp_path / "doctor.json", collectives(links, 2), folder=folder))
     assert found.host.disk == 1e8

@@ -14,7 +14,7 @@ from stacking.estimate.prediction import Setting, predict
 from stacking.estimate.scaling import on_ranks
 from tests.estimate.plans import bench_file, bench_stage, seconds_by_law, shipped, tabled
 
-DEMO = shipped("demo")
+DEMO = shipped("books-cpu", "precision=bf16")
 
 
 def measured(path: Path, *stages: dict[str, Any]) -> Setting:

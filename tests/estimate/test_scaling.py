@@ -47,7 +47,7 @@ def test_it_goes_from_1_to_1024() -> None:
 
 
 def test_idle_ranks_are_counted_and_paid_for() -> None:
-    demo = shipped("demo")
+    demo = shipped("books-cpu")
     rows = {row.ranks: row for row in scaling(demo, tabled(demo, price=1.0)).rows}
     assert rows[1024].used == (32, 32, 32)
     assert rows[1024].idle == 992

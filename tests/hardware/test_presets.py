@@ -8,7 +8,7 @@ import pytest
 
 from stacking.config.recipe import Launch, Model
 from stacking.hardware.machine import find_machine
-from stacking.hardware.presets import DEVICE_CLASSES, SHAPES, device_class
+from stacking.hardware.presets import DEVICE_CLASSES, SHAPES, cpu_class, device_class
 
 
 @pytest.mark.parametrize("name", DEVICE_CLASSES)
@@ -43,6 +43,13 @@ def test_recipes_can_name_every_row() -> None:
     assert set(SHAPES) == set(get_args(Model.model_fields["shape"].annotation))
 
 
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_cpu_is_used_in_bf16_only_where_it_computes_it(native: bool, precision: str) -> None:
+    row = cpu_class(native)
+    assert row.precision == precision
+    assert ("bf16" in row.emulated) is not native
+
+
 @pytest.mark.parametrize("shape", SHAPES.values())
 def test_heads_divide_the_width(shape: object) -> None:
     assert shape.hidden % shape.heads == 0  # type: ignore[attr-defined]
@@ -53,5 +60,5 @@ def test_gpus_can_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     machine = find_machine()
     assert machine.accelerators == 0
-    assert machine.device is DEVICE_CLASSES["cpu"]
+    assert machine.device == machine.cpu
     assert machine.memory > 0

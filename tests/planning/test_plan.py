@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stacking.cli import plan as plan_command
 from stacking.cli.plan_report import explain_text
 from stacking.config.recipe import RECIPES, load_recipe
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
-from stacking.hardware.presets import DEVICE_CLASSES
+from stacking.hardware.presets import DEVICE_CLASSES, cpu_class
 from stacking.planning.cost import state_bytes
 from stacking.planning.plan import check_machine, load_plan, make_plan, write_plan
 from stacking.storage.files import write_sealed
@@ -259,6 +260,28 @@ def test_automatic_ranks_divide_the_batches() -> None:
     Path("recipe.yaml").write_text(SMALL)
     plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, three)
     assert (plan.launch.accelerator, plan.stages[0].ranks, plan.stages[0].precision) == ("cuda", 2, "bf16")
+
+
+AVX2, AVX512_BF16 = (replace(MACHINE, device=row, cpu=row) for row in (cpu_class(False), cpu_class(True)))
+
+
+@pytest.mark.parametrize(("machine", "precision"), [(AVX2, "fp32"), (AVX512_BF16, "bf16")])
+def test_automatic_precision_on_a_cpu_is_what_it_computes_in_hardware(machine: Machine, precision: str) -> None:
+    Path("recipe.yaml").write_text(SMALL)
+    plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, machine)
+    assert {stage.precision for stage in plan.stages} == {precision}
+    assert not [warning for warning in plan.warnings if "bf16" in warning]
+
+
+def test_emulated_bf16_is_allowed_and_warned_of_with_the_measured_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("recipe.yaml").write_text(SMALL + "precision: bf16\n")
+    monkeypatch.setattr(plan_command, "find_machine", lambda: AVX2)
+    plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, AVX2)
+    shown = explain_text(plan, notes=plan_command.precision_notes(plan, measure=lambda: 7.26))
+    assert "bf16 is slow: this CPU has neither AVX512-BF16 nor AMX and emulates it; set precision to auto" in shown
+    assert "measured here: a matrix product in bf16 takes 7.3 times as long as in fp32" in shown
+    fast = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, AVX512_BF16)
+    assert "emulates" not in explain_text(fast)
 
 
 @pytest.mark.parametrize(("has_nvcc", "kernel"), [(True, None), (False, True)])

@@ -85,11 +85,11 @@ UPDATES = [lambda: trained(10), lambda: evaluated(10), lambda: trained(100)]
 def test_plain_lines_tell_stage_step_loss_speed_and_time_left() -> None:
     lines = shown(io.StringIO(), *UPDATES).splitlines()
     assert lines == [
-        "3 layers: step 10/100, loss 2.5000, 98.8 k tokens/s, left 9.0 s (run 19 s)",
-        "3 layers: step 10, held-out loss 2.7500 (1.5 s)",
-        "3 layers: step 100/100, loss 2.5000, 98.8 k tokens/s, left 0.0 s (run 10 s)",
-        "3 layers: consolidate ...",
-        "3 layers: consolidate: 0.0 s",
+        "3 layers: step 10/100, loss 2.5000, 98.8 k tokens/s, 9.0 s left in this stage, 19 s in all",
+        "3 layers: step 10, held-out loss 2.7500",
+        "3 layers: step 100/100, loss 2.5000, 98.8 k tokens/s, 0.0 s left in this stage, 10 s in all",
+        "3 layers: consolidating ...",
+        "3 layers: consolidating took 0.0 s",
         "going on",
     ]
 
@@ -103,9 +103,9 @@ def test_plain_lines_come_now_and_then_and_at_the_end_of_a_stage() -> None:
 def test_a_terminal_sees_the_same_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
     text = shown(Terminal(), lambda: trained(10), lambda: evaluated(10))
-    for fact in ("3 layers", "10/100", "loss 2.5000", "98.8 k tokens/s", "left 9.0 s", "left 19 s"):
+    for fact in ("3 layers", "10/100", "loss 2.5000", "98.8 k tokens/s", "9.0 s left", "19 s left"):
         assert fact in text
-    assert "held-out loss 2.7500" in text and "consolidate: 0.0 s" in text
+    assert "held-out loss 2.7500" in text and "consolidating took 0.0 s" in text
 
 
 def test_a_loss_that_is_not_a_number_is_said() -> None:
@@ -117,11 +117,11 @@ def test_what_was_measured_before_is_not_shown_again_but_counts_for_the_speed() 
     lines = shown(io.StringIO(), *[partial(dict, record) for record in before], lambda: trained(21, seconds=4.0))
     first, *_ = lines.splitlines()
     # 2 s for the update after 10 in 1 s: 3 s for 11, so 79 take 21.5 s.
-    assert first == "3 layers: step 21/100, loss 2.5000, 98.8 k tokens/s, left 22 s (run 49 s)"
+    assert first == "3 layers: step 21/100, loss 2.5000, 98.8 k tokens/s, 22 s left in this stage, 49 s in all"
 
 
 def test_a_phase_that_fails_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     with pytest.raises(OSError), Progress(PLAN, stream) as progress, progress.phase("grow", 1):
         raise OSError
-    assert stream.getvalue().splitlines() == ["6 layers: grow ...", "6 layers: grow: 0.0 s"]
+    assert stream.getvalue().splitlines() == ["6 layers: growing ...", "6 layers: growing took 0.0 s"]

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def bench_data(inputs: tuple[str, ...], data: Path | None, characters: int, repeats: int, as_json: bool) -> None:
-    """Measure, on one core, `prepare` beside the bare tokenizer on the text of INPUTS, and how fast samples are drawn.
+    """Measure how fast text is prepared and sampled.
 
-    Without INPUTS the text is the documentation that comes with Python and its packages.
+    Compares `prepare` with the bare tokenizer, on one core. Without INPUTS the text is the documentation that comes
+    with Python and its packages.
     """
     from tools.benchmarks.data import bench_data as measure
 

@@ -38,7 +38,10 @@ def bench_transition(
     folder: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure the way from one stage's last step to the next one's first, beside cp and DeepSpeed's converters."""
+    """Measure how long a transition between stages takes.
+
+    From one stage's last step to the first of the next, compared with cp and DeepSpeed's converters.
+    """
     from stacking.errors import StackingError, UserError
     from stacking.growth.operators import OPTIMIZER_STATES
     from stacking.storage.files import require_empty

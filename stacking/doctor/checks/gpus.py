@@ -16,7 +16,8 @@ from stacking.doctor.compatibility import (
 )
 from stacking.doctor.facts import Capability, Facts, Gpu
 from stacking.doctor.finding import Finding, Level
-from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass, device_class
+from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass, cpu_class, device_class
+from stacking.hardware.processor import BF16_FLAGS
 
 GiB = 1 << 30
 
@@ -118,11 +119,11 @@ def precision(facts: Facts) -> Iterator[Finding]:
     found = known_gpus(facts)
     if not found and facts.plan and facts.plan.launch.accelerator == "cuda":
         return
-    row = class_of(found[0]) if found else DEVICE_CLASSES["cpu"]
+    row = class_of(found[0]) if found else cpu_class(_computes_bf16(facts))
     wanted = {stage.precision for stage in facts.plan.stages} if facts.plan else set()
     for kind in ("fp16", "bf16"):
         accepted = getattr(facts.deepspeed, kind) if facts.deepspeed else None
-        why = row.unfit.get(kind) or (_cpu_emulates(facts) if not found and kind == "bf16" else None)
+        why = row.unfit.get(kind) or (_emulated_by_cpu(facts, row) if kind in row.emulated else None)
         needed = kind in wanted
         advice = f"set precision to {row.precision} in the recipe" if needed else ""
         if accepted is False and (found or needed):
@@ -169,10 +170,17 @@ def _as_planned(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
         yield Finding("warning", "GPU memory", problem, "set a smaller micro_batch, or a higher ZeRO stage")
 
 
-def _cpu_emulates(facts: Facts) -> str | None:
-    if {"avx512_bf16", "amx_bf16"} & set(facts.host.cpu_flags):
-        return None
-    return "this CPU has no bf16 instructions and emulates it"
+def _computes_bf16(facts: Facts) -> bool:
+    """Whether the CPU has the instructions, and torch uses them as far as that was measured."""
+    slowdown = facts.torch.bf16_slowdown if facts.torch else None
+    return bool(BF16_FLAGS & set(facts.host.cpu_flags)) and (slowdown is None or slowdown < 1)
+
+
+def _emulated_by_cpu(facts: Facts, row: DeviceClass) -> str:
+    capable = BF16_FLAGS & set(facts.host.cpu_flags)
+    why = "this CPU could compute it, but torch emulates it" if capable else row.emulated["bf16"]
+    slowdown = facts.torch.bf16_slowdown if facts.torch else None
+    return why if slowdown is None else f"{why}: a matrix product takes {slowdown:.1f} times as long as in fp32"
 
 
 def _refusal(why: str | None) -> str:

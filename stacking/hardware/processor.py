@@ -1,0 +1,95 @@
+"""What the processor can compute in 16 bits: read from its flags and, where they leave doubt, from a short product.
+
+No torch here: a plan must start at once. The product runs in a process of its own, and its result is kept for the
+same processor, torch and environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from stacking.errors import StackingError
+from stacking.storage.files import read_json, write_json
+
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+"""Either of them multiplies bf16 in hardware."""
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+"""Variables that keep torch from using instructions that the processor has."""
+_CPU_INFO = Path("/proc/cpuinfo")
+_PATIENCE = 60.0
+"""Seconds for torch to load, perhaps from a slow file server, and to multiply."""
+
+
+def cpu_flags(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
+    """The processor's flags as Linux lists them; empty where it does not."""
+    return frozenset(_field("flags", cpu_info).split())
+
+
+def has_native_bf16(flags: frozenset[str], environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torch computes bf16 in hardware here.
+
+    The flags decide. If the environment limits the instructions that torch may use, a product decides instead.
+    """
+    if not flags & BF16_FLAGS:
+        return False
+    if any(environment.get(name) for name in _LIMITS):
+        slowdown = bf16_slowdown()
+        return slowdown is not None and slowdown < 1
+    return True
+
+
+@cache
+def bf16_slowdown() -> float | None:
+    """How many times as long as in fp32 a matrix product takes in bf16 here; None: it could not be measured."""
+    about = {"cpu": _field("model name", _CPU_INFO), "torch": _version("torch"), **_limits()}
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stacking" / "bf16.json"
+    try:
+        known = read_json(kept)
+        if known["about"] == about:
+            return float(known["slowdown"])
+    except (StackingError, OSError, KeyError, TypeError, ValueError):
+        pass
+    slowdown = _measure()
+    if slowdown is not None:
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, {"about": about, "slowdown": slowdown})
+        except (StackingError, OSError):
+            pass  # it is measured again next time
+    return slowdown
+
+
+def _measure() -> float | None:
+    argv = [sys.executable, "-m", "stacking.hardware.products"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_PATIENCE, check=True)
+        return float(json.loads(done.stdout.splitlines()[-1])["bf16_slowdown"])
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _limits() -> dict[str, str]:
+    return {name: os.environ[name] for name in _LIMITS if name in os.environ}
+
+
+def _field(name: str, cpu_info: Path) -> str:
+    try:
+        found = re.search(rf"^{name}\s*:(.*)$", cpu_info.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        return ""
+    return found.group(1).strip() if found else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

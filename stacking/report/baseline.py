@@ -1,0 +1,81 @@
+"""The fair baseline of a stacked run: its deepest model, trained from the start for the same wall-clock.
+
+A length in minutes could not be repeated, so the time becomes a number of steps, from what the stacked run itself
+measured: its last stage trains the same model, in the same batches, on the same machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stacking.config.recipe import Recipe, load_recipe, recipe_from
+from stacking.errors import UserError
+from stacking.report.comparison import ChargedClock, charged_seconds
+from stacking.report.run import Run
+from stacking.report.timeline import transition
+
+
+def baseline_recipe(run: Run) -> Recipe:
+    """The recipe of the deepest model of ``run`` alone, as long as ``run`` took, annealed at its own end.
+
+    Raises:
+        UserError: ``run`` has not finished training, started from a trained model, or is too short to be measured.
+    """
+    plan, last = run.plan, run.plan.stages[-1]
+    if plan.start is not None:
+        raise UserError(run.folder.path, f"started from {plan.start}", "compare runs that start from random weights")
+    raw = load_recipe(run.folder.recipe).model_dump(mode="json")
+    steps = baseline_steps(run)
+    kernels = {"compile": last.kernels.compile, "activation_checkpointing": last.kernels.activation_checkpointing}
+    stage: dict[str, Any] = {
+        "layers": last.layers,
+        "steps": steps,
+        "batch_sequences": last.global_batch,
+        "micro_batch": last.micro_batch,
+        "ranks": last.ranks,
+    }
+    if raw["schedule"]["kind"] == "stages":
+        stage["learning_rate"] = _learning_rate(run, raw, steps)
+    else:
+        raw["schedule"]["warmup_steps"] = min(raw["schedule"]["warmup_steps"], steps // 2)
+    raw |= {
+        "name": f"{plan.name}-baseline",
+        "precision": last.precision,
+        "stages": [stage],
+        "ds_config": {**_without_learning_rate(last.ds_config), "stacking": kernels},
+    }
+    raw["data"]["path"] = plan.data.path
+    return recipe_from(raw, Path("baseline.yaml"))
+
+
+def baseline_steps(run: Run) -> int:
+    """How many updates of the deepest model fit into the wall-clock that ``run`` is charged with.
+
+    Raises:
+        UserError: the last stage is not finished, or logged too little to be measured.
+    """
+    last, records = run.plan.stages[-1], run.stage_records(run.plan.stages[-1].index, "train")
+    if not records or records[-1]["step"] < last.steps:
+        raise UserError(run.folder.path, "has not finished training", f"finish it: `stacking resume {run.folder.path}`")
+    clock, first = ChargedClock(run), records[0]
+    updates = last.steps - first["step"]
+    if not updates:
+        raise UserError(run.folder.path, "has only one record of its last stage", "lower log_every in its recipe")
+    seconds = (clock(records[-1]["time"]) - clock(first["time"])) / updates
+    start_up = transition(run, last.index).start_up or 0.0
+    return max(1, round((charged_seconds(run) - start_up) / seconds))
+
+
+def _without_learning_rate(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the last stage's highest rate, which need not be that of the whole run."""
+    parameters = {name: value for name, value in config["optimizer"]["params"].items() if name != "lr"}
+    return {**config, "optimizer": {**config["optimizer"], "params": parameters}}
+
+
+def _learning_rate(run: Run, raw: dict[str, Any], steps: int) -> dict[str, float]:
+    """The highest rate of all stages, reached by the first stage's warm-up, down to where the run ended."""
+    points = [value for stage in run.plan.stages for _, value in stage.learning_rate]
+    first = raw["stages"][0].get("learning_rate") or {}
+    warmup = min(first.get("warmup_steps", 0), steps // 2)
+    return {"peak": max(points), "warmup_steps": warmup, "end": run.plan.stages[-1].learning_rate[-1][1]}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stacking.errors import UserError
-from stacking.planning.plan import make_plan
+from stacking.planning.plan import make_plan, write_plan
 from stacking.report.baseline import baseline_recipe, baseline_steps
 from stacking.report.run import Run, read_run
 from tests.report.synthetic import SyntheticRun
@@ -36,7 +36,7 @@ def finished(folder: Path, recipe: str, **changes: Any) -> Run:
     """A made-up finished run of 2 and 12 layers, with the plan of ``recipe``."""
     plan = plan_of(recipe).model_copy(update=changes)
     run = SyntheticRun(folder, layers=(2, 12), steps=(100, 100)).whole()
-    (run.path / "plan.json").write_text(plan.to_json())
+    write_plan(run.path / "plan.json", plan)
     (run.path / "recipe.yaml").write_text(Path("recipe.yaml").read_text())
     return read_run(run.path)
 

@@ -72,6 +72,7 @@ def main(
 
 def _play(workshop: Workshop, file: Path, wanted: Mapping[str, int], seed: int, deadline: float) -> None:
     """Play what is missing, the kind that is furthest behind first, and record it."""
+    last: dict[str, int] = {}
     while time.monotonic() < deadline:
         found = [result for result in read_results(file) if result.seed == seed]
         have = Counter(result.kind for result in found)
@@ -79,7 +80,9 @@ def _play(workshop: Workshop, file: Path, wanted: Mapping[str, int], seed: int, 
         if not behind:
             return
         kind = min(behind, key=lambda each: behind[each])
-        number = max((result.number for result in found if result.kind == kind), default=-1) + 1
+        # A chain may end before any of its signals falls, and leave no result.
+        recorded = max((result.number for result in found if result.kind == kind), default=-1)
+        last[kind] = number = max(recorded, last.get(kind, -1)) + 1
         made = PLAYS[kind](workshop, seed, number)
         append_results(file, made)
         _print(made)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.chaos.compare import different_files, leftovers, set_aside
-from tests.chaos.processes import CREATING, FIRST_SECOND, TARGETS, Controller, Target, begun
+from tests.chaos.processes import CREATING, FIRST_SECOND, SAVING, TARGETS, Controller, Target, begun
 from tests.chaos.results import Result
 from tests.chaos.workshop import SETTINGS, Ended, Workshop
 
@@ -20,7 +20,7 @@ _MOMENTS = (
     CREATING,
     "train, before its first update",
     "train",
-    "train, a checkpoint being written",
+    SAVING,
     "consolidate",
     "grow",
     "export",
@@ -51,7 +51,7 @@ def _draw_blow(draw: random.Random) -> _Blow:
     name = draw.choices(list(_SIGNALS), list(_SIGNALS.values()))[0]
     return _Blow(
         moment=moment,
-        delay=draw.uniform(0, longest) if "checkpoint" not in moment else 0,
+        delay=draw.uniform(0, longest) if moment != SAVING else 0,
         number=signal.Signals[name],
         target=draw.choices(TARGETS, (4, 2, 3))[0],
         pick=draw.random(),

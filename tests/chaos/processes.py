@@ -19,6 +19,7 @@ Target = Literal["controller", "rank", "all"]
 TARGETS: tuple[Target, ...] = ("controller", "rank", "all")
 FIRST_SECOND = "the controller's first second"
 CREATING = "the run being made"
+SAVING = "train, a checkpoint being written"
 
 
 class Controller:
@@ -57,16 +58,18 @@ class Controller:
             return str(phase)
         folder = next(self._run.glob(f"{stage}-L*"), self._run)
         if (folder / "checkpoints" / ".saving").exists():
-            return "train, a checkpoint being written"
+            return SAVING
         return "train" if (folder / "metrics.jsonl").exists() else "train, before its first update"
 
     def wait_for(self, phase: str, patience: float) -> bool:
         """Wait until it does ``phase``; False if it ended or took too long."""
         deadline = time.monotonic() + patience
         while self.running and time.monotonic() < deadline:
+            if phase == SAVING and any(self._run.glob("*/checkpoints/.saving")):
+                return True
             if self.phase() == phase:
                 return True
-            time.sleep(0.001 if "checkpoint" in phase else 0.01)
+            time.sleep(0.0005 if phase == SAVING else 0.01)
         return False
 
     def send(self, number: signal.Signals, target: Target, pick: float) -> bool:

@@ -134,8 +134,8 @@ def _examples(worker: Worker, target: str, of_seed: str, findings: Findings, go_
     )
     @given(st.data())
     def one(data: Any) -> None:
+        content = TARGETS[target].mutate(data.draw, worker.valid)
         if go_on(findings.counts.total()):
-            content = TARGETS[target].mutate(data.draw, worker.valid)
             findings.add(*worker.read(content), content)
 
     one()

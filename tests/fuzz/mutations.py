@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickletools
@@ -232,15 +233,16 @@ def _mutated(draw: Draw, value: Any) -> Any:
     for _ in range(draw(st.integers(1, 2))):
         places = list(_places(value))
         if not places:
-            return draw(ODD_VALUES)
+            return copy.deepcopy(draw(ODD_VALUES))
         holder, key = draw(st.sampled_from(places))
         match draw(st.sampled_from(["replace", "replace", "replace", "drop", "rename", "swap"])):
             case "replace":
-                holder[key] = draw(ODD_VALUES)
+                holder[key] = copy.deepcopy(draw(ODD_VALUES))
             case "drop":
                 del holder[key]
             case "rename" if isinstance(holder, dict):
-                holder[draw(st.text(max_size=6) | st.sampled_from(sorted(holder)))] = holder.pop(key)
+                name = draw(st.text(max_size=6) | st.sampled_from(sorted(holder)))
+                holder[name] = holder.pop(key)
             case "swap":
                 other, there = draw(st.sampled_from(places))
                 holder[key] = json.loads(json.dumps(other[there]))

@@ -45,11 +45,11 @@ def _recipe() -> bytes:
 model: {hidden: 64, heads: 2, max_positions: 64}
 data: {sequence_length: 32}
 optimizer: {betas: [0.9, 0.999], weight_decay: 0.01}
-schedule: {kind: warmup-stable-decay, peak: 1e-3, warmup_steps: 2}
+schedule: {kind: warmup-stable-decay, peak: 0.001, warmup_steps: 2}
 growth: {operator: stack, optimizer_state: copy}
 stages:
   - {layers: 2, steps: 10, batch_sequences: 8}
-  - {layers: 4, tokens: 1e4, growth: {operator: interleave}, resources: {nodes: 1, hours: 1}}
+  - {layers: 4, tokens: 10000, growth: {operator: interleave}, resources: {nodes: 1, hours: 1}}
 ds_config: {zero_optimization: {stage: 2}}
 launch: {launcher: local, accelerator: cpu, ranks: 2}
 checkpoint: {every_steps: 5}
@@ -62,7 +62,7 @@ def _ds_config() -> bytes:
             "train_batch_size": 64,
             "train_micro_batch_size_per_gpu": 4,
             "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.999], "eps": 1e-6}},
-            "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 10}},
+            "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}},
             "gradient_clipping": 1.0,
             "bf16": {"enabled": True},
             "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": 5e8},
@@ -137,7 +137,7 @@ def _prepared() -> Path:
     words = ["river", "stone", "lamp", "garden", "window", "letter"]
     documents = [" ".join(f"The {words[(n + m) % 6]} is near." for m in range(6)) for n in range(20)]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
-    prepare([str(folder / "text.jsonl")], folder / "data", vocabulary_size=60, held_out=0.2, workers=1)
+    prepare([str(folder / "text.jsonl")], folder / "data", vocabulary_size=100, held_out=0.2, workers=1)
     return folder / "data"
 
 

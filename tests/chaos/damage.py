@@ -50,14 +50,12 @@ def play(workshop: Workshop, seed: int, number: int) -> Result:
     reference = workshop.reference(planned.setting)
     run = workshop.copy_of_reference(planned.setting)
     cut_back(run, PLACES[planned.place])
-    before = workshop.folder / "before"
-    shutil.rmtree(before, ignore_errors=True)
-    shutil.copytree(run, before)
+    workshop.keep(run)
     candidates = files_of(planned.kind, workshop.folder)
     file = planned.draw.choice(candidates[len(candidates) // 2 :] if planned.draw.random() < 0.5 else candidates)
     damaged = aliases(file, workshop.folder)
     DAMAGES[planned.damage](file, planned.draw)
-    outcome, message, details = _Judge(workshop, run, reference, damaged).judge(stacking("resume", run))
+    outcome, message, details = Judge(workshop, run, reference, damaged).judge(stacking("resume", run))
     name = file.relative_to(workshop.folder).as_posix()
     return Result(
         kind="damage",
@@ -73,7 +71,7 @@ def play(workshop: Workshop, seed: int, number: int) -> Result:
     )
 
 
-class _Judge:
+class Judge:
     """Says what came of a damage.
 
     Args:
@@ -103,7 +101,7 @@ class _Judge:
         if not self._names_it(last):
             return "wrong blame", last, []
         for path in self._damaged:
-            restore(path, self._pristine(path))
+            restore(path, self._workshop.pristine(path))
         again = stacking("resume", self._run)
         different = different_files(self._run, self._reference)
         if again.exit_code != 0 or different:
@@ -121,7 +119,7 @@ class _Judge:
             return "UNDETECTED", message, different
         if told or set_aside(self._run):
             return "healed", message, different
-        if all(same(path, self._pristine(path)) for path in self._damaged):
+        if all(same(path, self._workshop.pristine(path)) for path in self._damaged):
             return "healed", "made again without a word", []
         return self._not_read_again(names)
 
@@ -149,9 +147,3 @@ class _Judge:
                 return "wrong blame", last, [f"by `stacking {use[0]}` later"]
             return "not read again", last, []
         return "harmless", "", []
-
-    def _pristine(self, path: Path) -> Path:
-        """The undamaged file: of the run as it was before the damage, or of the data."""
-        if path.is_relative_to(self._run):
-            return self._workshop.folder / "before" / path.relative_to(self._run)
-        return self._workshop.pristine(path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.chaos.compare import different_files, leftovers, set_aside
-from tests.chaos.processes import CREATING, FIRST_SECOND, SAVING, TARGETS, Controller, Target, begun
+from tests.chaos.processes import CREATING, FIRST_SECOND, SAVING, TARGETS, Controller, Target, begun, outlived
 from tests.chaos.results import Result
 from tests.chaos.workshop import SETTINGS, Ended, Workshop
 
@@ -138,13 +138,13 @@ def _expected(blow: _Blow, since: float) -> set[int]:
 
 def _with_the_end(results: list[Result], ended: Ended, run: Path, reference: Path) -> list[Result]:
     """The results, all of them bad if the chain did not end as the undisturbed one did."""
-    details = []
     if ended.exit_code != 0:
         outcome = "lost"
         details = [f"the last resume ended with {ended.exit_code}", *ended.output.strip().splitlines()[-1:]]
     else:
         outcome = "different"
         details = different_files(run, reference) + leftovers(run) + set_aside(run)
+        details += [f"still running: {name}" for name in outlived(run)]
     if not details:
         return results
     return [replace(result, outcome=outcome, details=details) for result in results]

@@ -126,12 +126,13 @@ def begun(run: Path) -> bool:
     return last_event(run)[0] is not None
 
 
-def outlived(run: Path) -> bool:
-    """Whether a process of the run is still there a second after its controller has ended."""
+def outlived(run: Path) -> list[str]:
+    """Commands of the run's processes that are still there a second after its controller has ended."""
     time.sleep(1)
-    mine = str(run)
+    found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and any(mine in argument for argument in process.cmdline()):
-                return True
-    return False
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if process.pid != os.getpid() and str(run) in words:
+                found.append(" ".join(words[-4:]))
+    return found

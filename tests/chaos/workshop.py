@@ -103,7 +103,8 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.data = self.folder / "data"
-        self._pristine = self.folder / "pristine-data"
+        self.run = self.folder / "run"
+        self._pristine, self._kept = self.folder / "pristine-data", self.folder / "kept"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def fresh_data(self) -> None:
@@ -120,9 +121,15 @@ class Workshop:
         shutil.rmtree(self.data, ignore_errors=True)
         _copy(self._pristine, self.data)
 
+    def keep(self, run: Path) -> None:
+        """Keep ``run`` as it is now, before it is damaged."""
+        shutil.rmtree(self._kept, ignore_errors=True)
+        _copy(run, self._kept)
+
     def pristine(self, path: Path) -> Path:
-        """The undamaged file of ``path``, which lies in the data."""
-        return self._pristine / path.relative_to(self.data)
+        """The undamaged file of ``path``, which lies in the data or in the run that was kept."""
+        in_data = path.is_relative_to(self.data)
+        return self._pristine / path.relative_to(self.data) if in_data else self._kept / path.relative_to(self.run)
 
     def recipe(self, setting: Setting) -> Path:
         """A recipe of two stages that trains for ten updates in all."""
@@ -148,9 +155,8 @@ class Workshop:
 
     def scratch(self) -> Path:
         """The path of a run that does not exist yet; the one before is removed."""
-        run = self.folder / "run"
-        shutil.rmtree(run, ignore_errors=True)
-        return run
+        shutil.rmtree(self.run, ignore_errors=True)
+        return self.run
 
     @staticmethod
     def _must(*arguments: str | Path) -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parent.parent.parent
-CPU_SECONDS = 10.0
+CPU_SECONDS = 5.0
 """That reading one file may take; a busy machine does not count."""
 GOOD = ("ok", "refused")
 

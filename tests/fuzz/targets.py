@@ -71,6 +71,20 @@ def _ds_config() -> bytes:
     ).encode()
 
 
+def _plan() -> bytes:
+    import tempfile
+
+    from stacking.config.recipe import load_recipe
+    from stacking.planning.plan import make_plan
+    from tests.small_recipe import MACHINE, MANIFEST, SAMPLES
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_bytes(_recipe())
+        plan = make_plan(load_recipe(path), MANIFEST, SAMPLES, MACHINE)
+    return plan.model_dump_json().encode()
+
+
 def _weights() -> dict[str, Any]:
     import numpy as np
 
@@ -202,6 +216,12 @@ def _read_ds_config(path: Path) -> object:
     return load(str(path), "recipe.yaml: ds_config", path.parent)
 
 
+def _read_plan(path: Path) -> object:
+    from stacking.planning.plan import load_plan
+
+    return load_plan(path)
+
+
 def _read_json(path: Path) -> object:
     from stacking.storage.files import read_json
 
@@ -269,6 +289,7 @@ TARGETS: Mapping[str, Target] = {
     "json": Target(_file("any.json", _ds_config), mutations.json_values, _read_json),
     "recipe": Target(_file("recipe.yaml", _recipe), mutations.yaml_text, _read_recipe),
     "ds_config": Target(_file("ds.json", _ds_config), mutations.json_values, _read_ds_config),
+    "plan": Target(_file("plan.json", _plan), mutations.json_values, _read_plan),
     "safetensors": Target(_file("a.safetensors", _safetensors), mutations.safetensors_header, _read_safetensors),
     "state manifest": Target(_in_state("manifest.json"), mutations.json_values, _read_state),
     "state weights": Target(_in_state("weights.safetensors"), mutations.safetensors_header, _read_state),

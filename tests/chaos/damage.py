@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.compare import different_files, leftovers, same, set_aside
-from tests.chaos.damages import DAMAGES, FILES, aliases, files_of, restore
+from tests.chaos.damages import DAMAGES, FILES, aliases, files_of, harm, restore
 from tests.chaos.places import PLACES, cut_back
 from tests.chaos.results import Result
 from tests.chaos.workshop import SETTINGS, Ended, Setting, Workshop, stacking
@@ -54,7 +54,7 @@ def play(workshop: Workshop, seed: int, number: int) -> Result:
     candidates = files_of(planned.kind, workshop.folder)
     file = planned.draw.choice(candidates[len(candidates) // 2 :] if planned.draw.random() < 0.5 else candidates)
     damaged = aliases(file, workshop.folder)
-    DAMAGES[planned.damage](file, planned.draw)
+    harm(file, planned.damage, planned.draw)
     outcome, message, details = Judge(workshop, run, reference, damaged).judge(stacking("resume", run))
     name = file.relative_to(workshop.folder).as_posix()
     return Result(

@@ -114,6 +114,14 @@ FILES: Mapping[str, tuple[str, ...]] = {
 """Kinds of files by where they lie in the workshop."""
 
 
+def harm(path: Path, damage: str, draw: random.Random) -> None:
+    """Damage the file; one that stays as it is, because it is empty already, gets bytes appended."""
+    before = path.read_bytes()
+    DAMAGES[damage](path, draw)
+    if path.is_file() and path.read_bytes() == before:
+        _append(path, draw)
+
+
 def files_of(kind: str, workshop: Path) -> list[Path]:
     """The files of ``kind``, the newest last."""
     found = [path for pattern in FILES[kind] for path in workshop.glob(pattern) if path.is_file()]

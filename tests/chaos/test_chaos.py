@@ -12,7 +12,7 @@ import pytest
 
 from tests.chaos import damage, processes
 from tests.chaos.compare import leftovers, same
-from tests.chaos.damages import DAMAGES, FILES
+from tests.chaos.damages import DAMAGES, FILES, harm
 from tests.chaos.places import PLACES, cut_back
 from tests.chaos.processes import Controller, last_event
 from tests.chaos.results import Result, append_results, as_markdown, read_results
@@ -73,6 +73,14 @@ def test_unfinished_folders_are_left_over(tmp_path: Path) -> None:
 
 
 # Damages
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_even_an_empty_file_is_harmed(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "train.log"
+    file.touch()
+    harm(file, name, random.Random(5))
+    assert not file.is_file() or file.read_bytes()
 
 
 @pytest.mark.parametrize("name", DAMAGES)

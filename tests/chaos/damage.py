@@ -55,7 +55,8 @@ def play(workshop: Workshop, seed: int, number: int) -> Result:
     file = planned.draw.choice(candidates[len(candidates) // 2 :] if planned.draw.random() < 0.5 else candidates)
     damaged = aliases(file, workshop.folder)
     harm(file, planned.damage, planned.draw)
-    outcome, message, details = Judge(workshop, run, reference, damaged).judge(stacking("resume", run))
+    judge = Judge(workshop, run, reference, damaged)
+    outcome, message, details = judge.judge(stacking("resume", run))
     name = file.relative_to(workshop.folder).as_posix()
     return Result(
         kind="damage",
@@ -75,11 +76,12 @@ class Judge:
     """Says what came of a damage.
 
     Args:
-        damaged: all names of the damaged file.
+        damaged: all names of the file, which is damaged already.
     """
 
     def __init__(self, workshop: Workshop, run: Path, reference: Path, damaged: list[Path]) -> None:
         self._workshop, self._run, self._reference, self._damaged = workshop, run, reference, damaged
+        self._harmed = {path: path.read_bytes() for path in damaged if path.is_file()}
 
     def judge(self, ended: Ended) -> tuple[str, str, list[str]]:
         """The outcome, the program's last words and what is different."""
@@ -119,9 +121,14 @@ class Judge:
             return "UNDETECTED", message, different
         if told or set_aside(self._run):
             return "healed", message, different
-        if all(same(path, self._workshop.pristine(path)) for path in self._damaged):
+        if all(self._made_again(path) for path in self._damaged):
             return "healed", "made again without a word", []
         return self._not_read_again(names)
+
+    def _made_again(self, path: Path) -> bool:
+        """Whether the file is no longer what the damage left, and is right."""
+        now = path.read_bytes() if path.is_file() else None
+        return now != self._harmed.get(path) and same(path, self._workshop.pristine(path))
 
     def _in_report(self, names: list[str]) -> bool:
         report = self._run / "report.html"

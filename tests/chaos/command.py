@@ -111,6 +111,8 @@ learning rate and last sample of every update. `tools/chaos --work DIR --only KI
 * **not read again**: the chain had no more use for the file; a command that uses it refuses it.
 * **harmless**: nothing depends on what was damaged.
 * **wrong blame**: refused, but the last line names another file.
+* **stopped**: refused, though the file can be made again or training does without it.
+* **not recoverable**: refused, and the restored run did not end identically.
 * **UNDETECTED**: the product differs, and nothing says so.
 
 Clocks are moved by {clocks.how()}.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.compare import different_files, leftovers, same, set_aside
-from tests.chaos.damages import DAMAGES, FILES, aliases, files_of, harm, restore
+from tests.chaos.damages import DAMAGES, FILES, REDUNDANT, aliases, files_of, harm, restore
 from tests.chaos.places import PLACES, cut_back
 from tests.chaos.results import Result
 from tests.chaos.workshop import SETTINGS, Ended, Setting, Workshop, stacking
@@ -57,6 +57,8 @@ def play(workshop: Workshop, seed: int, number: int) -> Result:
     harm(file, planned.damage, planned.draw)
     judge = Judge(workshop, run, reference, damaged)
     outcome, message, details = judge.judge(stacking("resume", run))
+    if outcome == "refused" and planned.kind in REDUNDANT:
+        outcome = "stopped"
     name = file.relative_to(workshop.folder).as_posix()
     return Result(
         kind="damage",

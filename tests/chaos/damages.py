@@ -112,6 +112,8 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "export: the rest": ("run/export/README.md", "run/export/vocab.txt", "run/export/tokenizer*.json"),
 }
 """Kinds of files by where they lie in the workshop."""
+REDUNDANT = {"run: lock", "run: sample indices", "run: metrics", "run: logs", "checkpoint: latest"}
+"""Kinds that can be made again, or that training does without: no damage of theirs may stop a run."""
 
 
 def harm(path: Path, damage: str, draw: random.Random) -> None:

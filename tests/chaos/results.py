@@ -9,7 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 GOOD = ("identical", "harmless", "not read again", "healed", "refused")
-BAD = ("lost", "different", "wrong exit code", "wrong blame", "not recoverable", "crash", "hang", "UNDETECTED")
+BAD = (
+    "lost",
+    "different",
+    "wrong exit code",
+    "wrong blame",
+    "stopped",
+    "not recoverable",
+    "crash",
+    "hang",
+    "UNDETECTED",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,9 +80,14 @@ def json_lines(draw: Draw, valid: bytes) -> bytes:
     return b"".join(lines)
 
 
+_BOMB = "a: &b0 [x]\n" + "".join(f"a{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 10))
+"""Nine aliases of nine aliases of …: some lines of text, 3 × 10^8 values."""
 _YAML_TRICKS = st.sampled_from(
     [
-        "a: &a [x]\n" + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]\n" for n in range(9)),
+        *[f"{_BOMB}{key}: *b9\n" for key in ("name", "start", "seed", "ds_config", "model", "growth", "log_every")],
+        "start: &loop [*loop]\n",
+        "ds_config: &loop {a: *loop}\n",
+        "evaluation: &loop {samples: *loop}\n",
         "loop: &loop [*loop]\n",
         "loop: &loop {inner: *loop}\n",
         "<<: &m {<<: *m}\n",

@@ -56,6 +56,22 @@ checkpoint: {every_steps: 5}
 """
 
 
+def _site() -> bytes:
+    return b"""account: bert
+partition: gpu
+options: [--mail-type=FAIL]
+ranks_per_node: 4
+memory: 16G
+hours: 12
+transition: {cores: 2, hours: 1}
+modules: [cuda/12.4]
+environment: {NCCL_DEBUG: WARN}
+prelude: ["source /opt/venv/bin/activate"]
+scratch: /scratch/$USER
+container: [apptainer, exec]
+"""
+
+
 def _ds_config() -> bytes:
     return json.dumps(
         {
@@ -210,6 +226,12 @@ def _read_recipe(path: Path) -> object:
     return load_recipe(path)
 
 
+def _read_site(path: Path) -> object:
+    from stacking.slurm.site import load_site
+
+    return load_site(path)
+
+
 def _read_ds_config(path: Path) -> object:
     from stacking.deepspeed_config.ds_config import load
 
@@ -288,6 +310,7 @@ def _read_bert_config(path: Path) -> object:
 TARGETS: Mapping[str, Target] = {
     "json": Target(_file("any.json", _ds_config), mutations.json_values, _read_json),
     "recipe": Target(_file("recipe.yaml", _recipe), mutations.yaml_text, _read_recipe),
+    "site": Target(_file("site.yaml", _site), mutations.yaml_text, _read_site),
     "ds_config": Target(_file("ds.json", _ds_config), mutations.json_values, _read_ds_config),
     "plan": Target(_file("plan.json", _plan), mutations.json_values, _read_plan),
     "safetensors": Target(_file("a.safetensors", _safetensors), mutations.safetensors_header, _read_safetensors),

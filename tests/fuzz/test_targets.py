@@ -18,6 +18,9 @@ _LONG = b"9" * 5000
 _MANY_KEYS = b"{" + b",".join(b'"key%d": 1' % number for number in range(60_000)) + b"}"
 
 
+_BOMB = "".join(f"a{n}: &b{n} [{', '.join(['x' if n == 0 else f'*b{n - 1}'] * 9)}]\n" for n in range(10))
+
+
 def _safetensors(header: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
@@ -27,6 +30,7 @@ FOUND: dict[str, tuple[str, bytes]] = {
     "a number of 5,000 digits in a ds_config": ("ds_config", b'{"train_batch_size": ' + _LONG + b"}"),
     "a number of 5,000 digits in a text": ("json lines", b'{"text": "a", "id": ' + _LONG + b"}\n"),
     "a number of 5,000 digits in a BERT config": ("BERT config", b'{"vocab_size": ' + _LONG + b"}"),
+    "aliases of aliases of aliases": ("recipe", f"{_BOMB}seed: *b9\nstages: []\n".encode()),
     "60,000 keys in a ds_config": ("ds_config", _MANY_KEYS),
     "a header nested too deeply": ("safetensors", _safetensors(_DEEP)),
     "offsets that are no pair": (

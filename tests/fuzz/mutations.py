@@ -215,7 +215,7 @@ def torch_file(draw: Draw, valid: bytes) -> bytes:
     records[name] = b"".join(opcodes)
     if draw(st.integers(0, 5)) == 0:
         del records[draw(st.sampled_from(sorted(records)))]
-    return _zipped(records)
+    return zipped(records)
 
 
 def _opcodes(pickled: bytes) -> Iterator[bytes]:
@@ -225,7 +225,8 @@ def _opcodes(pickled: bytes) -> Iterator[bytes]:
         yield pickled[start:stop]
 
 
-def _zipped(records: dict[str, bytes]) -> bytes:
+def zipped(records: dict[str, bytes]) -> bytes:
+    """An archive of uncompressed records, as torch.save writes it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in records.items():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.fuzzer import Findings, Worker, fuzz
+from tests.fuzz.mutations import zipped
 from tests.fuzz.targets import TARGETS
 
 EXAMPLES = 40
@@ -31,6 +32,8 @@ FOUND: dict[str, tuple[str, bytes]] = {
     "a number of 5,000 digits in a text": ("json lines", b'{"text": "a", "id": ' + _LONG + b"}\n"),
     "a number of 5,000 digits in a BERT config": ("BERT config", b'{"vocab_size": ' + _LONG + b"}"),
     "aliases of aliases of aliases": ("recipe", f"{_BOMB}seed: *b9\nstages: []\n".encode()),
+    "half a surrogate pair as a key": ("site", b'{"\\ud800": 1}'),
+    "a memo of 2^27 objects": ("checkpoint", zipped({"archive/data.pkl": b"\x80\x05Nr\xff\xff\xff\x07."})),
     "60,000 keys in a ds_config": ("ds_config", _MANY_KEYS),
     "a header nested too deeply": ("safetensors", _safetensors(_DEEP)),
     "offsets that are no pair": (

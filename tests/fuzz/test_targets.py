@@ -32,7 +32,7 @@ FOUND: dict[str, tuple[str, bytes]] = {
     "a number of 5,000 digits in a text": ("json lines", b'{"text": "a", "id": ' + _LONG + b"}\n"),
     "a number of 5,000 digits in a BERT config": ("BERT config", b'{"vocab_size": ' + _LONG + b"}"),
     "aliases of aliases of aliases": ("recipe", f"{_BOMB}seed: *b9\nstages: []\n".encode()),
-    "half a surrogate pair as a key": ("site", b'{"\\ud800": 1}'),
+    "half a surrogate pair as a key": ("site", b'{"environment": {"\\ud800": "a"}}'),
     "a memo of 2^27 objects": ("checkpoint", zipped({"archive/data.pkl": b"\x80\x05Nr\xff\xff\xff\x07."})),
     "60,000 keys in a ds_config": ("ds_config", _MANY_KEYS),
     "a header nested too deeply": ("safetensors", _safetensors(_DEEP)),

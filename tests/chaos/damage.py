@@ -53,8 +53,9 @@ def play(workshop: Workshop, seed: int, number: int) -> Result:
     workshop.keep(run)
     candidates = files_of(planned.kind, workshop.folder)
     file = planned.draw.choice(candidates[len(candidates) // 2 :] if planned.draw.random() < 0.5 else candidates)
-    damaged = aliases(file, workshop.folder)
+    names = aliases(file, workshop.folder)
     harm(file, planned.damage, planned.draw)
+    damaged = [path for path in names if not workshop.is_pristine(path)]
     judge = Judge(workshop, run, reference, damaged)
     outcome, message, details = judge.judge(stacking("resume", run))
     if outcome == "refused" and planned.kind in REDUNDANT:
@@ -125,21 +126,27 @@ class Judge:
             return "healed", message, different
         if all(self._made_again(path) for path in self._damaged):
             return "healed", "made again without a word", []
-        return self._not_read_again(names)
+        return self._not_read_again()
 
     def _made_again(self, path: Path) -> bool:
-        """Whether the file is no longer what the damage left, and is right."""
-        now = path.read_bytes() if path.is_file() else None
-        return now != self._harmed.get(path) and same(path, self._workshop.pristine(path))
+        """Whether the file was written anew since it was damaged; one that was only appended to was not."""
+        if not path.is_file():
+            return False
+        left, now = self._harmed.get(path), path.read_bytes()
+        if left is None or same(path, self._workshop.pristine(path)):
+            return now != left
+        return not now.startswith(left)
 
     def _in_report(self, names: list[str]) -> bool:
         report = self._run / "report.html"
         return report.exists() and any(name in report.read_text(errors="replace") for name in names)
 
-    def _not_read_again(self, names: list[str]) -> tuple[str, str, list[str]]:
+    def _not_read_again(self) -> tuple[str, str, list[str]]:
         """The chain did not need the file; whoever uses it later must be told."""
         for path in self._damaged:
             folder = path.parent
+            if not folder.is_dir() or self._made_again(path):
+                continue
             if folder.name in ("state", "start"):
                 use: list[str | Path] = ["grow", folder, "--layers", "4", "--operator", "stack", "--out"]
             elif folder.name.startswith("global_step"):

@@ -131,6 +131,10 @@ class Workshop:
         in_data = path.is_relative_to(self.data)
         return self._pristine / path.relative_to(self.data) if in_data else self._kept / path.relative_to(self.run)
 
+    def is_pristine(self, path: Path) -> bool:
+        """Whether the file is there and undamaged."""
+        return path.is_file() and path.read_bytes() == self.pristine(path).read_bytes()
+
     def recipe(self, setting: Setting) -> Path:
         """A recipe of two stages that trains for ten updates in all."""
         path = self.folder / f"ranks{setting.ranks}-zero{setting.zero}.yaml"

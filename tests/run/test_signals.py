@@ -52,7 +52,8 @@ def test_while_a_command_is_at_work(tmp_path: Path, number: int, code: int) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_was_being_written_is_absent(tmp_path: Path, number: int) -> None:
     script = (
-        "import os, pathlib, sys, click\nfrom stacking.cli import main as cli\nfrom stacking.storage.files import new_folder\n"
+        "import os, pathlib, sys, click\nfrom stacking.cli import main as cli\n"
+        "from stacking.storage.files import new_folder\n"
         "@cli.cli.command()\ndef work():\n"
         "    with new_folder(pathlib.Path(sys.argv[2])) as folder:\n"
         "        (folder / 'half').write_text('half')\n"

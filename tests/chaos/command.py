@@ -1,0 +1,119 @@
+"""The command line of `tools/chaos`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from stacking import __version__
+from tests.chaos import clocks, damage, disks, kills
+from tests.chaos.results import BAD, Result, append_results, as_markdown, read_results
+from tests.chaos.workshop import Workshop
+
+Play = Callable[[Workshop, int, int], list[Result]]
+PLAYS: Mapping[str, Play] = {
+    "kill": kills.play,
+    "damage": lambda workshop, seed, number: [damage.play(workshop, seed, number)],
+    "disk": disks.play,
+    "clock": clocks.play,
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--kills", type=click.IntRange(min=0), default=200, show_default=True, help="Signals to send.")
+@click.option("--damages", type=click.IntRange(min=0), default=200, show_default=True, help="Files to damage.")
+@click.option("--disks", "full_disks", type=click.IntRange(min=0), default=10, show_default=True, help="Disks to fill.")
+@click.option("--clocks", "jumps", type=click.IntRange(min=0), default=20, show_default=True, help="Clock jumps.")
+@click.option("--minutes", type=float, default=60, show_default=True, help="Begin nothing new after this time.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for runs; kept and used again.")
+@click.option("--results", type=click.Path(path_type=Path), help="Default: results.jsonl in --work. Continued.")
+@click.option("--only", metavar="KIND:SEED:NUMBER", help="Play one event of the results again, and print it.")
+@click.option("--table", is_flag=True, help="Print the tables of the results, and play nothing.")
+@click.option("--write", type=click.Path(path_type=Path), help="Write the tables to this file too: docs/chaos.md.")
+def main(
+    kills: int,
+    damages: int,
+    full_disks: int,
+    jumps: int,
+    minutes: float,
+    seed: int,
+    work: Path,
+    results: Path | None,
+    only: str | None,
+    table: bool,
+    write: Path | None,
+) -> None:
+    """Disturb real chains and compare what they make with undisturbed ones, bit by bit.
+
+    Exit code 1 if anything was lost, different, undetected, misreported or ended with a traceback.
+    """
+    file = results or work / "results.jsonl"
+    wanted = {"kill": kills, "damage": damages, "disk": full_disks if disks.possible() else 0, "clock": jumps}
+    if only:
+        kind, of_seed, number = only.split(":")
+        _print(PLAYS[kind](Workshop(work), int(of_seed), int(number)))
+        return
+    if not table:
+        _play(Workshop(work), file, wanted, seed, time.monotonic() + 60 * minutes)
+    found = read_results(file)
+    tables = as_markdown(found)
+    click.echo(tables)
+    if write:
+        write.parent.mkdir(parents=True, exist_ok=True)
+        write.write_text(f"{_heading(found)}\n{tables}", encoding="utf-8")
+    sys.exit(any(result.outcome in BAD for result in found))
+
+
+def _play(workshop: Workshop, file: Path, wanted: Mapping[str, int], seed: int, deadline: float) -> None:
+    """Play what is missing, the kind that is furthest behind first, and record it."""
+    last: dict[str, int] = {}
+    while time.monotonic() < deadline:
+        found = [result for result in read_results(file) if result.seed == seed]
+        have = Counter(result.kind for result in found)
+        behind = {kind: have[kind] / count for kind, count in wanted.items() if have[kind] < count}
+        if not behind:
+            return
+        kind = min(behind, key=lambda each: behind[each])
+        # A chain may end before any of its signals falls, and leave no result.
+        recorded = max((result.number for result in found if result.kind == kind), default=-1)
+        last[kind] = number = max(recorded, last.get(kind, -1)) + 1
+        made = PLAYS[kind](workshop, seed, number)
+        append_results(file, made)
+        _print(made)
+
+
+def _print(results: list[Result]) -> None:
+    for result in results:
+        event = f"{result.kind} {result.seed}:{result.number}"
+        click.echo(f"{event:14} {result.outcome:16} {result.setting}, {result.what}", err=True)
+        if result.outcome in BAD:
+            click.echo(f"{'':14} {'; '.join([*result.details, result.message])}", err=True)
+
+
+def _heading(results: list[Result]) -> str:
+    seeds = ", ".join(str(seed) for seed in sorted({result.seed for result in results}))
+    return f"""# Chaos
+
+`tools/chaos --write docs/chaos.md` wrote this page (version {__version__}, seed {seeds}). Each event disturbs a real
+chain that grows from one layer to two, on one or two ranks with ZeRO 0 to 3, resumes it until it ends, and compares it
+with an undisturbed chain of the same setting: weights, both moments, steps, progress and the export byte by byte; loss,
+learning rate and last sample of every update. `tools/chaos --work DIR --only KIND:SEED:NUMBER` plays one event again.
+
+* **identical**: the chain ended as the undisturbed one did.
+* **healed**: the damage was named, or the file made again; the product is identical.
+* **refused**: exit code 2 and one line that names the file; once that is restored, the chain ends identically.
+* **not read again**: the chain had no more use for the file; a command that uses it refuses it.
+* **harmless**: nothing depends on what was damaged.
+* **wrong blame**: refused, but the last line names another file.
+* **stopped**: refused, though the file can be made again or training does without it.
+* **not recoverable**: refused, and the restored run did not end identically.
+* **UNDETECTED**: the product differs, and nothing says so.
+
+Clocks are moved by {clocks.how()}.
+"""

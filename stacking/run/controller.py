@@ -193,7 +193,7 @@ class Controller:
 
     def _damaged(self, damage: DamagedFile) -> None:
         self._record("damaged", phase="verify", stage=-1, message=str(damage))
-        self._progress.note(f"{damage.path}: {damage.problem}; set aside, going on from what is good before it")
+        self._progress.note(f"{damage.path}: {damage.problem}; set aside, resuming from what is good before it")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

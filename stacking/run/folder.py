@@ -89,7 +89,7 @@ def is_locked(lock: Path) -> bool:
         with open(lock, "rb") as file:
             # Shared, so that two who look do not see each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
     except BlockingIOError:
         return True

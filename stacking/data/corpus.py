@@ -35,7 +35,8 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         DamagedFile: a file is missing or cut.
     """
     if not (folder / MANIFEST).is_file():
-        raise UserError(folder, "is not a prepared data folder", "make one with: stacking prepare INPUT... --out DIR")
+        problem = f"is not a prepared data folder (it has no {MANIFEST})"
+        raise UserError(folder, problem, "make one with: stacking prepare INPUT... --out DIR")
     manifest = verify_folder(folder, checksums=False)
     if manifest.get("kind") != KIND:
         raise UserError(folder, f"holds {manifest.get('kind', 'something')!r}, not data", "give a prepared data folder")

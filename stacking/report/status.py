@@ -91,6 +91,8 @@ class Status:
     """Why SLURM could not be asked about the jobs."""
     damage: tuple[str, ...] = ()
     """What is wrong with the metrics: missing files, altered lines, updates without a record."""
+    journal_damage: str | None = None
+    """What is wrong with ``journal.jsonl``; the run can be resumed all the same."""
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``: a number that is not finite becomes null, as JSON has none."""
@@ -117,6 +119,8 @@ class Status:
             rows.append(("last stop", self.last_stop))
         if self.last_error:
             rows.append(("last error", self.last_error))
+        if self.journal_damage:
+            rows.append(("journal", self.journal_damage))
         rows += [("" if number else "jobs", job.as_text()) for number, job in enumerate(self.jobs)]
         rows += [("" if number else "metrics", problem) for number, problem in enumerate(self.damage)]
         if self.queue_error:
@@ -147,7 +151,7 @@ def status(run_dir: Path) -> Status:
     jobs, queue_error = _jobs(run.events)
     state = _state(run.events, is_locked(run.folder.lock), jobs)
     last = _last_at_work(run.events)
-    stage = run.plan.stages[last["stage"] if last else 0]
+    stage = run.plan.stages[last["stage"] if last else _last_measured(run)]
     trained = run.stage_records(stage.index, "train")
     left = _time_left(run, trained) if state != "finished" else None
     return Status(
@@ -172,6 +176,7 @@ def status(run_dir: Path) -> Status:
         jobs=tuple(jobs),
         queue_error=queue_error,
         damage=run.damage,
+        journal_damage=_journal_damage(run),
     )
 
 
@@ -232,6 +237,19 @@ def _last_at_work(events: list[Event]) -> Event | None:
     """The last event of a phase of a stage; the journal also has events of the run as a whole."""
     ours = ("started", "finished", "failed", "preempted")
     return next((event for event in reversed(events) if event["event"] in ours), None)
+
+
+def _last_measured(run: Run) -> int:
+    """The last stage with metrics: where a run is whose journal does not say."""
+    return max((index for index, records in enumerate(run.metrics) if records), default=0)
+
+
+def _journal_damage(run: Run) -> str | None:
+    lines = run.folder.journal.damaged_lines()
+    if lines:
+        which = ", ".join(map(str, lines[:5])) + (", …" if len(lines) > 5 else "")
+        return f"altered lines count for nothing: {which}"
+    return None if run.events else "is empty or missing; the next resume begins it again"
 
 
 def _time_left(run: Run, trained: list[Record]) -> TimeLeft | None:

@@ -105,7 +105,7 @@ class Controller:
         if self._stops:
             raise Preempted(f"stopped before {phase.name}")
         ranks = self._ranks(phase)
-        attempt = self._run.journal.attempts(phase.name, phase.stage) + 1
+        attempt = self._next_attempt(phase)
         facts: dict[str, Any] = {"phase": phase.name, "stage": phase.stage, "world_size": ranks, "attempt": attempt}
         self._record("started", **facts)
         started = time.monotonic()
@@ -127,6 +127,14 @@ class Controller:
         else:
             self._record("failed", **facts, message=describe(outcome))
         return outcome
+
+    def _next_attempt(self, phase: Phase) -> int:
+        """Its number: after those in the journal and, as lines of that may have been lost, those that left logs."""
+        logs = self._run.stage(self._plan.stages[phase.stage].name).logs
+        attempt = self._run.journal.attempts(phase.name, phase.stage) + 1
+        while any(logs.glob(f"{phase.name}-{attempt}.*.log")):
+            attempt += 1
+        return attempt
 
     def _was_stopped(self, outcome: Outcome) -> bool:
         """Whether the ranks alone were asked to end, as SLURM does where a partition has a grace time."""
@@ -194,7 +202,7 @@ class Controller:
 
     def _damaged(self, damage: DamagedFile) -> None:
         self._record("damaged", phase="verify", stage=-1, message=str(damage))
-        self._progress.note(f"{damage.path}: {damage.problem}; set aside, going on from what is good before it")
+        self._progress.note(f"{damage.path}: {damage.problem}; set aside, resuming from what is good before it")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -140,6 +140,7 @@ def open_run(run: RunFolder, note: Callable[[str], None] = lambda text: None) ->
         UserError: there is no run, or its plan or its data were changed since.
     """
     require_run(run)
+    run.remove_unfinished()
     damage = run.journal.mend()
     plan = _own_plan(run)
     data = Path(str(plan.data.path))

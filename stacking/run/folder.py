@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,18 @@ class RunFolder:
 
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.path / name)
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes have left half-written; to be called by who holds the run, before anything runs.
+
+        That of a checkpoint goes when the checkpoints are looked through (`checkpoints.newest_good`).
+        """
+        for pattern in (".*.partial", "*/.*.partial", "*/checkpoints/.*.partial"):
+            for path in self.path.glob(pattern):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, patience: float = 10.0) -> Iterator[Lease]:
@@ -76,7 +89,7 @@ def is_locked(lock: Path) -> bool:
         with open(lock, "rb") as file:
             # Shared, so that two who look do not see each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
     except BlockingIOError:
         return True

@@ -58,7 +58,7 @@ class Journal:
         """Take altered lines out; to be called by whoever holds the run.
 
         Returns:
-            What was wrong, for people; None: nothing was. The damaged file is kept as ``journal.jsonl.damaged``.
+            What was wrong, for people; None: nothing was.
         """
         if self.path.exists() and not self.path.is_file():
             return f"{self.path}: is not a file; set aside as {set_aside(self.path).name}"
@@ -68,10 +68,9 @@ class Journal:
         with disk_errors(self.path), self._locked():
             lines = self._lines()
             whole = b"".join(line + b"\n" for line in lines if _event(line) is not None)
-            kept = set_aside(self.path)
             write_atomically(self.path, whole)
         which = f"line {damaged[0]} was" if len(damaged) == 1 else f"{len(damaged)} lines, the first {damaged[0]}, were"
-        return f"{self.path}: {which} altered and left out; the damaged file is {kept.name}"
+        return f"{self.path}: {which} altered and removed"
 
     def attempts(self, phase: str, stage: int) -> int:
         """How often this phase of this stage was started."""

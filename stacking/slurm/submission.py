@@ -188,8 +188,8 @@ def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode)
 
 
 def _orphans(run: RunFolder, jobs: Iterable[ChainJob], plan: Plan) -> list[SlurmJob]:
-    """Held jobs of a submission that was cut off before the journal knew them."""
+    """Waiting jobs that the journal does not know: a submission was cut off, or its lines were lost."""
     known = {int(event["job"]) for event in run.journal.events() if event["event"] == "submitted"}
     names = {title(plan, job) for job in jobs}
     found = slurm_client.jobs_in(run.path).values()
-    return [job for job in found if job.id not in known and job.reason == slurm_client.HELD and job.name in names]
+    return [job for job in found if job.id not in known and job.is_waiting and job.name in names]

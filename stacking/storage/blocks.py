@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 
 from stacking.errors import DamagedFile
-from stacking.storage.os_errors import patiently
+from stacking.storage.os_errors import disk_errors, patiently
 from stacking.storage.threads import each
 
 BLOCK = 1 << 20
@@ -86,13 +86,16 @@ def hash_files(paths: Sequence[Path]) -> list[Entry]:
     sizes = [path.stat().st_size for path in paths]
     digests = [[""] * -(-size // BLOCK) for size in sizes]
 
-    def work(span: tuple[int, int]) -> None:
-        file, first = span
+    def hash_span(file: int, first: int) -> None:
         for index, data in _read_span(paths[file], first, sizes[file]):
             digests[file][index] = digest(data)
 
+    def work(span: tuple[int, int]) -> None:
+        with disk_errors(paths[span[0]]):
+            patiently(lambda: hash_span(*span))
+
     each(
-        lambda span: patiently(lambda: work(span)),
+        work,
         ((file, first) for file, size in enumerate(sizes) for first in range(0, size, _SPAN * BLOCK)),
     )
     return [entry_of(size, found) for size, found in zip(sizes, digests, strict=True)]
@@ -106,17 +109,21 @@ def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[i
     """
     skipped = done or {}
 
+    def verify_span(path: Path, first: int, known: set[int]) -> None:
+        for index, data in _read_span(path, first, len(files[path]) * BLOCK, known):
+            if digest(data) != files[path][index]:
+                raise DamagedFile(path, "does not match its checksum")
+
     def work(span: tuple[Path, int]) -> None:
         path, first = span
         known = skipped.get(path, set())
         if known.issuperset(range(first // BLOCK, min(first // BLOCK + _SPAN, len(files[path])))):
             return
-        for index, data in _read_span(path, first, len(files[path]) * BLOCK, known):
-            if digest(data) != files[path][index]:
-                raise DamagedFile(path, "does not match its checksum")
+        with disk_errors(path):
+            patiently(lambda: verify_span(path, first, known))
 
     each(
-        lambda span: patiently(lambda: work(span)),
+        work,
         ((path, first) for path, blocks in files.items() for first in range(0, len(blocks) * BLOCK, _SPAN * BLOCK)),
     )
 

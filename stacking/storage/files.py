@@ -14,25 +14,13 @@ import xxhash
 
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import BLOCK, Entry, digests_of, hash_files, open_file, verify_blocks
-from stacking.storage.os_errors import explained, patiently
+from stacking.storage.os_errors import disk_errors, patiently
 from stacking.storage.seal import BrokenSeal, sealed, unsealed
 from stacking.storage.threads import each
 
 MANIFEST = "manifest.json"
 _LARGEST_JSON = 256 << 20
 """Bytes. The manifest of a checkpoint of a terabyte has 32 MiB."""
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals under ``path`` into errors that a user can act on."""
-    try:
-        yield
-    except OSError as error:
-        ours = explained(error, path)
-        if ours is None:
-            raise
-        raise ours from error
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +48,18 @@ def explained(error: OSError, path: Path | str) -> StackingError | None:
         reason = f" ({error.strerror})" if (problem, remedy) == _BAD_NAME else ""
         return UserError(path, problem + reason, remedy)
     return None
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals under ``path`` into errors that a user can act on."""
+    try:
+        yield
+    except OSError as error:
+        ours = explained(error, path)
+        if ours is None:
+            raise
+        raise ours from error
 
 
 def storage_error(error: BaseException) -> StackingError | None:

@@ -14,6 +14,7 @@ import numpy as np
 from stacking.errors import DamagedFile
 from stacking.storage.blocks import BLOCK, digest, fill, open_file, verify_blocks
 from stacking.storage.files import MANIFEST, block_digests
+from stacking.storage.os_errors import disk_errors, patiently
 
 
 def verified_files(folder: Path, manifest: Mapping[str, Any]) -> VerifiedFiles | None:
@@ -29,12 +30,22 @@ def read_bytes(path: Path, offset: int, into: np.ndarray) -> None:
     Raises:
         DamagedFile: the file is missing or too short.
     """
-    descriptor = open_file(path)
-    try:
-        if fill(descriptor, offset, into.view(np.uint8).data) < into.nbytes:
-            raise DamagedFile(path, "ends before the tensors that it describes")
-    finally:
-        os.close(descriptor)
+    if _read_at(path, offset, into.view(np.uint8).data) < into.nbytes:
+        raise DamagedFile(path, "ends before the tensors that it describes")
+
+
+def _read_at(path: Path, offset: int, into: memoryview) -> int:
+    """Read from byte ``offset`` on until ``into`` is full or the file ends; returns the bytes read."""
+
+    def read() -> int:
+        descriptor = open_file(path)
+        try:
+            return fill(descriptor, offset, into)
+        finally:
+            os.close(descriptor)
+
+    with disk_errors(path):
+        return patiently(read)
 
 
 class _Block:
@@ -121,11 +132,7 @@ class VerifiedFiles:
 
     def _read(self, path: Path, index: int, into: np.ndarray) -> int:
         """Read a block and verify it; returns its bytes, which are fewer at the end of the file."""
-        descriptor = open_file(path)
-        try:
-            count = fill(descriptor, index * BLOCK, into.data)
-        finally:
-            os.close(descriptor)
+        count = _read_at(path, index * BLOCK, into.data)
         if index >= len(self._digests[path]):
             raise DamagedFile(path, "ends before the tensors that it describes")
         if digest(into[:count]) != self._digests[path][index]:

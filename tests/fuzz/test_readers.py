@@ -11,7 +11,6 @@ import json
 import pickletools
 import random
 import struct
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -427,4 +426,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

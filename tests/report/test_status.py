@@ -208,6 +208,23 @@ def test_what_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
             status(path)
 
 
+def test_a_run_without_a_journal_is_where_its_metrics_are(run: SyntheticRun) -> None:
+    run.train(0)
+    run.train(1, last=30)
+    (run.path / "journal.jsonl").unlink()
+    now = status(run.path)
+    assert (now.state, now.stage, now.step) == ("stopped", 1, 30)
+    assert "journal     is empty or missing" in now.as_text()
+
+
+def test_altered_lines_of_the_journal_are_told_and_count_for_nothing(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    journal = run.path / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"started", b"stbrted"))
+    now = status(run.path)
+    assert (now.stage, now.step, now.journal_damage) == (0, 40, "altered lines count for nothing: 2")
+
+
 def test_a_plan_without_stages_is_named(run: SyntheticRun) -> None:
     plan = json.loads((run.path / "plan.json").read_text())
     write_sealed(run.path / "plan.json", {**plan, "stages": []})

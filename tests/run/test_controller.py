@@ -244,6 +244,15 @@ def test_a_lock_that_was_removed_or_overwritten_is_restored(folder: RunFolder, c
     assert len(launcher.started) == 7
 
 
+def test_logs_of_attempts_that_the_journal_forgot_are_not_written_into(folder: RunFolder) -> None:
+    logs = folder.stage(small_plan().stages[0].name).logs
+    logs.mkdir(parents=True)
+    for attempt in (1, 2):
+        (logs / f"train-{attempt}.rank0.log").touch()
+    control(folder, launcher := Pretender())
+    assert launcher.started[0].name == "train-3"
+
+
 def test_ranks_know_the_token_of_their_controller(folder: RunFolder) -> None:
     control(folder, launcher := Pretender())
     assert len({job.environment[TOKEN_VARIABLE] for job in launcher.started}) == 1

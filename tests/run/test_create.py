@@ -107,6 +107,17 @@ def test_what_can_be_made_again_is_and_the_file_is_named(run: RunFolder, name: s
     assert open_run(run, notes.append) == plan and not notes
 
 
+def test_what_killed_processes_left_unfinished_is_removed(run: RunFolder) -> None:
+    left = [run.path / ".export.partial", run.path / "0-L1" / ".state.partial"]
+    files = [run.path / ".plan.json.7.partial", run.path / "0-L1" / "checkpoints" / ".latest.7.partial"]
+    for folder in (*left, files[1].parent):
+        folder.mkdir(parents=True)
+    for file in files:
+        file.write_text("half")
+    open_run(run)
+    assert not any(path.exists() for path in (*left, *files))
+
+
 def test_a_folder_that_holds_a_run_is_refused(run: RunFolder) -> None:
     with pytest.raises(UserError, match="holds a run already; `stacking resume"):
         create_run("demo", run)

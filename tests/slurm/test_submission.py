@@ -16,10 +16,14 @@ from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
 from stacking.slurm.chain import chain
 from stacking.slurm.ledger import is_done, known_jobs
+from stacking.slurm.script import title
 from stacking.slurm.site import Site
-from stacking.slurm.submission import check_recipe, links
+from stacking.slurm.submission import _orphans, check_recipe, links
+from tests.slurm.fake_slurm import FakeSlurm, slurm
 from tests.slurm.plans import plan_for_jobs
 from tests.small_recipe import MACHINE, SMALL
+
+__all__ = ["slurm"]
 
 RUN = RunFolder(Path("/run"))
 JOBS = chain(plan_for_jobs(), RUN, Site(), "per-stage")
@@ -41,6 +45,19 @@ def test_a_transition_that_is_half_done_is_submitted() -> None:
 def test_jobs_in_the_queue_are_kept_up_to_the_first_that_is_missing() -> None:
     live = queue("0-L3", "1-L6", "finish")
     assert [link.id for link in links(JOBS, PHASES, live)] == [100, None, None, None, None, None]
+
+
+def test_waiting_jobs_that_the_journal_lost_are_not_submitted_beside(tmp_path: Path, slurm: FakeSlurm) -> None:
+    run, plan = RunFolder(tmp_path), plan_for_jobs()
+    jobs = chain(plan, run, Site(), "per-stage")
+    for number in (11, 12):
+        run.journal.append("submitted", job=number, name=jobs[0].name, mode="per-stage", phases="train:0")
+    run.journal.path.write_bytes(run.journal.path.read_bytes().replace(b'"job": 12', b'"job": 13'))
+    name = title(plan, jobs[0])
+    rows = [(11, "PENDING", name), (12, "PENDING", name), (14, "RUNNING", name), (15, "PENDING", "of-somebody-else")]
+    lines = [f"{job}|{state}|gpu||0:00|N/A|Priority|{name}|{run.path}" for job, state, name in rows]
+    slurm.answers("squeue", stdout="".join(f"{line}\n" for line in lines))
+    assert [job.id for job in _orphans(run, jobs, plan)] == [12]
 
 
 @settings(deadline=None)

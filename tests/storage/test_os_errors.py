@@ -84,6 +84,23 @@ def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path, mo
         checksum(tmp_path / "f")
 
 
+def test_tensors_that_cannot_be_read_now_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with files.new_folder(tmp_path / "s") as folder:
+        (folder / "weights").write_bytes(b"7" * 100)
+    for failing in (Failing(errno.ESTALE, 2), Failing(errno.ESTALE, 100)):
+        preadv = os.preadv
+        monkeypatch.setattr(os, "preadv", lambda *a, fail=failing, real=preadv: fail() and real(*a))
+        if failing.left < 4:
+            files.verify_folder(tmp_path / "s")
+        else:
+            with pytest.raises(StorageFailure, match="weights: Stale file handle"):
+                files.verify_folder(tmp_path / "s")
+        monkeypatch.undo()
+        monkeypatch.setattr(os_errors, "_PAUSES", (0, 0, 0))
+
+
 def test_the_storage_error_behind_another_one_is_found(tmp_path: Path) -> None:
     try:
         try:

@@ -50,9 +50,22 @@ ANOTHER_FUNCTION: dict[str, str] = {
 _MECHANISM = re.compile(
     r"(^|_)(layer|norm|pos|rotary|rope|alibi|relative|attention|attn|embed|hidden|head|num_expert|expert|moe|s?glu|geglu"
     r"|gate|gating|conv_|residual|window|sparse|shar|group|bias|scal|bottleneck|adapter|quant|prun|highway|activation"
-    r"|parallel_|recurren|qk_|pre_|ffn|mlp|feed_forward|token_type|type_vocab)"
+    r"|parallel_|recurren|qk_|pre_(ln|layer|norm)|ffn|mlp|feed_forward|token_type|type_vocab)"
 )
-"""What in an unknown key's name speaks of the encoder's inside."""
+"""What in an unknown key's name speaks of the encoder's inside; dropout is a matter of training."""
+
+_SYNONYMS = {
+    "embedding_size": "hidden_size",
+    "embedding_dim": "hidden_size",
+    "hidden_dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "n_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
+    "max_seq_length": "max_position_embeddings",
+}
+"""Keys that mean nothing new where they agree with BERT's."""
 
 _AS_IN_BERT: dict[str, tuple[Any, ...]] = {
     "attention_type": ("original_full", "full"),
@@ -71,7 +84,11 @@ def foreign_keys(content: Mapping[str, Any], known: Collection[str]) -> dict[str
     return {
         key: value
         for key, value in content.items()
-        if key not in known and key not in WITHOUT_EFFECT and value and value not in _AS_IN_BERT.get(key, ())
+        if key not in known
+        and key not in WITHOUT_EFFECT
+        and value
+        and value not in _AS_IN_BERT.get(key, ())
+        and not (key in _SYNONYMS and value == content.get(_SYNONYMS[key]))
     }
 
 
@@ -82,11 +99,9 @@ def check_foreign_keys(content: Mapping[str, Any], known: Collection[str], where
         UserError: there is one; names it, and what it does if that is known.
     """
     for key, value in foreign_keys(content, known).items():
-        if key == "embedding_size" and value == content["hidden_size"]:
-            continue
         if key in ANOTHER_FUNCTION:
             problem = f"is {short_repr(value)}, which {ANOTHER_FUNCTION[key]}"
             raise UserError(f"{where}: {key}", problem, "only an ordinary BERT can be used here")
-        if _MECHANISM.search(key.lower()):
+        if _MECHANISM.search(key.lower()) and "drop" not in key.lower():
             problem = f"is {short_repr(value)}: BERT has no such key, and it may change what the model computes"
             raise UserError(f"{where}: {key}", problem, "remove the key if it does not")

@@ -136,6 +136,9 @@ def config_notes(content: dict[str, Any]) -> list[str]:
     notes = []
     if not content.get("model_type"):
         notes.append("has no model_type; read as a BERT, whose keys it has")
+    others = [name for name in _classes(content) if not name.startswith("Bert")]
+    if others:
+        notes.append(f"architectures names {', '.join(others)}; read as a BERT")
     if content.get("auto_map"):
         notes.append("auto_map names the model's own code, which is not run; check that it is an ordinary BERT")
     unknown = foreign_keys(content, {*CONFIG_KEYS.values(), *_EXPECTED})
@@ -149,10 +152,15 @@ def _check_kind(given: dict[str, Any], where: Path) -> None:
     if given.get("model_type"):
         _expect(given, where, "model_type", ("bert",), "bert")
         return
-    classes = given.get("architectures") or []
-    for name in classes if isinstance(classes, list) else [classes]:
-        if not str(name).startswith("Bert"):
+    for name in _classes(given):
+        if not name.startswith("Bert"):
             raise UserError(f"{where}: architectures", f"is {short_repr(name)}", "only BERT can be used here")
+
+
+def _classes(content: dict[str, Any]) -> list[str]:
+    """The names of transformers' classes under ``architectures``."""
+    classes = content.get("architectures") or []
+    return [short_repr(name).strip("'") for name in (classes if isinstance(classes, list) else [classes])]
 
 
 def _expect(content: dict[str, Any], where: Path, key: str, allowed: tuple[Any, ...], default: Any) -> None:

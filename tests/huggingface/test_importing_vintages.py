@@ -141,6 +141,31 @@ def test_activations_are_the_same_functions_as_in_transformers(
     torch.testing.assert_close(ACT2FN[theirs](x), ACT2FN[ACTIVATIONS[ours]](x), rtol=0, atol=1e-7)
 
 
+ORDINARY_KEYS: dict[str, dict[str, Any]] = {
+    "Google's": {"directionality": "bidi", "pooler_type": "first_token_transform", "pooler_num_fc_layers": 3},
+    "of 2019": {"output_past": True, "pruned_heads": {}, "_num_labels": 2, "xla_device": None, "num_labels": 2},
+    "TinyBERT's": {"cell": {}, "emb_size": 32, "structure": [], "pre_trained": "", "training": ""},
+    "MuRIL's": {"embedding_size": 32},
+    "synonyms": {"num_layers": 2, "n_heads": 4},
+    "of training": {"attention_dropout": 0.1, "layerdrop": 0.1, "gradient_checkpointing": True},
+    "unset": {"use_relative_position": False, "rope_scaling": None, "num_experts": 0, "alibi": ""},
+    "as in BERT": {"attention_bias": True, "position_embedding_type": "absolute"},
+}
+
+
+@pytest.mark.parametrize("kind", ORDINARY_KEYS)
+def test_keys_that_change_nothing_are_accepted(folder: Path, weights: Tensors, tmp_path: Path, kind: str) -> None:
+    change_config(folder, model_type="drop", **ORDINARY_KEYS[kind])
+    save_file(weights, folder / "model.safetensors")
+    assert_exact(folder, tmp_path)
+
+
+def test_a_class_by_another_name_is_noted(folder: Path, weights: Tensors, tmp_path: Path) -> None:
+    change_config(folder, architectures=["MyBertForPreTraining"])
+    save_file(weights, folder / "model.safetensors")
+    assert "config.json: architectures names MyBertForPreTraining; read as a BERT" in assert_exact(folder, tmp_path)
+
+
 def test_unknown_keys_are_named(folder: Path, weights: Tensors, tmp_path: Path) -> None:
     change_config(folder, my_note="x", unset=False, auto_map={"AutoModel": "modeling.My"}, num_labels=3)
     save_file(weights, folder / "model.safetensors")

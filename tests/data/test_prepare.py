@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from stacking.data import hub, shards
 from stacking.data import prepare as module
-from stacking.data import shards
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import Prepared, prepare
 from stacking.data.sentences import split_sentences
@@ -30,7 +30,10 @@ PART = 1500
 
 
 def run(inputs: list[Path | str], out: Path, **options: Any) -> Prepared:
-    settings = {"vocabulary_size": 300, "held_out": 0.1, "workers": 1} | options
+    settings: dict[str, Any] = {"workers": 1}
+    settings |= {} if "tokenizer" in options else {"vocabulary_size": 300}
+    settings |= {} if "held_out_inputs" in options else {"held_out": 0.1}
+    settings |= options
     return prepare([str(each) for each in inputs], out, **settings)
 
 
@@ -197,6 +200,7 @@ def test_embedded_corpus_can_be_prepared(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_dataset_name_streams_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(hub, "require_on_hub", lambda repository: None)
     rows = [{"text": prose(seed, 6)} for seed in range(10)]
     asked: list[Any] = []
 
@@ -212,12 +216,10 @@ def test_a_dataset_name_streams_the_dataset(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_dataset_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-
-    def load_dataset(*_: Any, **__: Any) -> Any:
+    def require_on_hub(repository: str) -> None:
         raise ConnectionError("no network\nand more lines")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "require_on_hub", require_on_hub)
     with pytest.raises(UserError, match="neither a path here nor a dataset that can be read") as caught:
         run(["owner/name"], tmp_path / "out")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
@@ -285,7 +287,8 @@ import pathlib, re, sys
 from stacking.data import prepare as module
 module.PART_CHARACTERS = module.vocabulary.SAMPLE_CHARACTERS = 400_000
 tokenizer = pathlib.Path(sys.argv[3]) if sys.argv[3:] else None
-module.prepare([sys.argv[1]], pathlib.Path(sys.argv[2]), tokenizer=tokenizer, vocabulary_size=1000, workers=1)
+module.prepare([sys.argv[1]], pathlib.Path(sys.argv[2]), tokenizer=tokenizer, workers=1,
+    vocabulary_size=None if tokenizer else 1000)
 print(int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024)
 """
 

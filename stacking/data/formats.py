@@ -111,7 +111,7 @@ def _decoded(head: bytes, strict: bool) -> str:
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")("strict" if strict else "replace")
     try:
-        text = decoder.decode(head)
+        text = decoder.decode(head, final=len(head) < HEAD_BYTES)
     except UnicodeDecodeError:
         raise NotText("binary" if b"\0" in head else "not UTF-8") from None
     if strict and "\0" in text:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 BUCKETS = 1 << 16
 _SHIFT = 64 - 16
-_CLOSE_ENOUGH = 0.98
+_CLOSE_ENOUGH = 0.005
 """Of the share that was asked for: no further bucket is looked for, which would prefer short documents."""
 
 NONE, ALL = bytes(BUCKETS), b"\1" * BUCKETS
@@ -30,7 +30,8 @@ def is_held_out(document_hash: int, split: bytes) -> bool:
 def choose(sizes: Mapping[int, int], share: float) -> bytes:
     """The split whose held-out documents come close to ``share`` of the text; neither side is empty.
 
-    Takes the buckets in the order of the hashes, each if it brings the total closer to what is asked for.
+    Takes the buckets in the order of the hashes, each if it fits, and at the end one that does not fit if that brings
+    the total closer to what is asked for.
 
     Args:
         sizes: bytes of text in each bucket that has any; at least two.
@@ -38,14 +39,19 @@ def choose(sizes: Mapping[int, int], share: float) -> bytes:
     """
     target = share * sum(sizes.values())
     held_out: list[int] = []
-    total = 0
+    left = target
     for bucket in sorted(sizes):
-        if total >= _CLOSE_ENOUGH * target or len(held_out) == len(sizes) - 1:
+        if left <= _CLOSE_ENOUGH * target:
             break
-        if abs(total + sizes[bucket] - target) < abs(total - target):
+        if sizes[bucket] <= left + _CLOSE_ENOUGH * target:
             held_out.append(bucket)
-            total += sizes[bucket]
-    return _flags(held_out or [min(sizes, key=lambda bucket: (sizes[bucket], bucket))])
+            left -= sizes[bucket]
+    others = sizes.keys() - set(held_out)
+    if len(others) > 1 and left > 0:
+        best = min(others, key=lambda bucket: (abs(left - sizes[bucket]), bucket))
+        if not held_out or abs(left - sizes[best]) < left:
+            held_out.append(best)
+    return _flags(held_out if len(held_out) < len(sizes) else held_out[1:])
 
 
 def _flags(buckets: Iterable[int]) -> bytes:

@@ -17,7 +17,7 @@ _TAGS = (
     "chem|code|pre|poem|blockquote|center|gallery|timeline|table|caption|tr|td|th|ul|ol|li|dl|dt|dd|p|i|b|u|s|em|"
     "strong|tt|a|h[1-6]|hr|font|abbr|cite|del|ins|score|syntaxhighlight|mapframe|indicator"
 )
-_TAG = re.compile(rf"</?(?:{_TAGS})\b[^<>\n]{{0,1000}}>", re.IGNORECASE)
+_TAG = re.compile(rf"</?(?:{_TAGS})(?:\s+[\w:-]+\s*=[^<>\n]{{0,1000}})?\s*/?>", re.IGNORECASE)
 _MARK = re.compile(r"^[^\S\n]*(?:Section::::|BULLET::::[-*]*|NUMBERED::::|INDENT::::)[^\S\n]*", re.MULTILINE)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from stacking.data import prepare as module
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import Prepared, prepare
 from stacking.data.sentences import split_sentences
+from stacking.data.summary import summarise
 from stacking.data.workers import worker_processes
 from stacking.errors import UserError
 from stacking.storage.files import verify_folder
@@ -280,6 +283,126 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, text_folder:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match="exists and is not a prepared data folder"):
         run([text_folder], tmp_path / "file")
+
+
+def write_lines(path: Path, documents: int, plain: bool = True) -> Path:
+    """A file in BERT's own format: documents of 8 sentences, lower-cased with spaced full stops where ``plain``."""
+    texts = [prose(number, 8).replace("\n\n", " ").split(". ") for number in range(documents)]
+    lines = [[line.rstrip(".").lower() + " ." if plain else line.rstrip(".") + "." for line in text] for text in texts]
+    path.write_text("\n\n".join("\n".join(document) for document in lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("documents", [40, 300])
+def test_berts_own_format_is_recognised(tmp_path: Path, documents: int, plain: bool) -> None:
+    told: list[str] = []
+    path = write_lines(tmp_path / "a.txt", documents, plain)
+    summary = summarise(run([path], tmp_path / "out", held_out=0.2, say=told.append).manifest)
+    assert (summary.documents, summary.sentences) == (documents, 8 * documents)
+    assert summary.share_held_out == pytest.approx(0.2, abs=0.015)
+    assert told == [f"{path}: reading 1 file as lines (a sentence a line)"] and not list(summary.warnings())
+
+
+def test_every_file_of_a_mixed_folder_is_read_whatever_the_workers(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "text", documents=6)
+    (folder / "sub").mkdir()
+    rows = [{"text": prose(number, 5)} for number in range(20)]
+    with gzip.open(folder / "sub/en.00000.json.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in [*rows, {"text": None}])
+    write_lines(folder / "lines", 10)
+    (folder / "wiki_00").write_text(
+        "".join(f'<doc id="{n}" title="T">\nT\n\n{prose(n, 4)}\n</doc>\n' for n in range(9))
+    )
+    (folder / "a.pdf").write_text("passed over")
+    told: list[str] = []
+    manifests = [run([folder], tmp_path / str(n), workers=n, say=told.append).manifest for n in (1, 2)]
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+    (source,) = manifests[0]["source"]
+    assert source["formats"] == {"text": 6, "jsonl": 1, "lines": 1, "wiki": 1}
+    assert (source["documents"], source["empty"], source["passed_over"]) == (6 + 20 + 10 + 9, 1, 1)
+    assert f"{folder}: passing over 1 (suffix .pdf): a.pdf" in told
+    assert "wiki articles" in told[0] and "<" not in (tmp_path / "1/vocab.txt").read_text()
+
+
+SCRIPTS = {
+    "Chinese": ("。！？", "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜", ""),
+    "Hindi": ("।॥?", "कखगघचछजझटठडढणतथदधनपफबभमयरलवशषसह", " "),
+    "Arabic": ("۔؟!", "ابتثجحخدذرزسشصضطظعغفقكلمنهوي", " "),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_other_scripts_keep_their_characters_and_their_sentences(tmp_path: Path, script: str) -> None:
+    """Sentences end at the script's own stops, with no blank after them where it has none, and no token is [UNK]."""
+    stops, letters, space = SCRIPTS[script]
+    draw = random.Random(0)
+
+    def sentence(number: int) -> str:
+        words = ["".join(draw.choices(letters, k=draw.randint(2, 5))) for _ in range(6)]
+        stop = stops[number % len(stops)]
+        return space.join(words) + stop + (" " if stop in "?!" else "")
+
+    lines = [{"text": "".join(map(sentence, range(9))) + "\n"} for _ in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = summarise(run([tmp_path / "a.jsonl"], tmp_path / "out", held_out=0.2, vocabulary_size=400).manifest)
+    assert summary.sentences == 40 * 9 and summary.share_unknown == 0
+    assert summary.share_held_out == pytest.approx(0.2, abs=0.02)
+
+
+def test_the_alphabet_is_as_large_as_the_vocabulary_allows(tmp_path: Path) -> None:
+    characters = [chr(0x4E00 + number) for number in range(900)]
+    draw = random.Random(0)
+    texts = ["".join(draw.choices(characters, k=400)) + "。" for _ in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    shares = {}
+    for size in (300, 600, 1000):
+        made = run([tmp_path / "a.jsonl"], tmp_path / str(size), held_out=0.2, vocabulary_size=size)
+        shares[size] = summarise(made.manifest).share_unknown
+        assert len((tmp_path / str(size) / "vocab.txt").read_text().splitlines()) <= size
+        assert bool(made.warnings) == (size < 1000)
+    assert 0.6 < shares[300] < 0.7 and 0.3 < shares[600] < 0.36 and shares[1000] == 0
+
+
+def test_text_of_which_the_vocabulary_knows_nothing_is_refused(tmp_path: Path, data_folder: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"text": "日月盈昃。"}) + "\n" + json.dumps({"text": "寒来暑往。"}) + "\n"
+    )
+    with pytest.raises(UserError, match=r"makes 100% of the tokens \[UNK\].*characters of the text"):
+        run([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer=data_folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_column_is_chosen_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"raw": prose(n, 5)}) + "\n" for n in range(9)))
+    with pytest.raises(UserError, match=r"a\.jsonl: holds no text; name one of its keys with --text-key: raw"):
+        run([tmp_path / "a.jsonl"], tmp_path / "out")
+    assert run([tmp_path / "a.jsonl"], tmp_path / "out", text_key="raw").manifest["source"][0]["documents"] == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"text_key": "content"}, "--text-key: has no effect: no input is JSON lines"),
+        ({"tokenizer": Path("x"), "vocabulary_size": 300}, "--vocabulary-size: has no effect with --tokenizer"),
+        ({"held_out_inputs": ["x"], "held_out": 0.1}, "--held-out: has no effect with --held-out-input"),
+    ],
+)
+def test_no_option_is_taken_without_effect(tmp_path: Path, options: dict[str, Any], problem: str) -> None:
+    path = write_lines(tmp_path / "a.txt", 5)
+    with pytest.raises(UserError, match=problem):
+        run([path], tmp_path / "out", **options)
+    with pytest.raises(UserError, match="--format: has no effect"):
+        run([], tmp_path / "out", embedded=True, format="lines")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_result_that_a_link_of_the_input_leads_to_is_refused(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "text", documents=3)
+    elsewhere = write_corpus(tmp_path / "elsewhere", documents=3, seed=1)
+    (folder / "link").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="leads to the folder of --out"):
+        run([folder], elsewhere / "out")
 
 
 MEASURED = """

@@ -141,7 +141,11 @@ def prepare(
             return _already_prepared(out, existing, source)
         split = choose_held_out(texts, scans, held_out)
         ready = given or job.train_vocabulary(texts, scans, split)
-        warnings = _warnings(tokenizer, ready, list(_first_sentences(texts, split, seed)))
+        try:
+            warnings = _warnings(tokenizer, ready, list(_first_sentences(texts, split, seed)))
+        except UserError:
+            shutil.rmtree(work)
+            raise
         manifest = job.write(texts, sum(scan.characters for scan in scans), split, ready, source)
         move_folder(work / "result", out)
         shutil.rmtree(work)
@@ -235,7 +239,7 @@ class _Job:
             partial = folder.with_suffix(".partial")
             vocabulary.save(trained, partial)
             os.replace(partial, folder)
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return _read_tokenizer(folder / "tokenizer.json")
 
     def write(
         self, texts: list[Input], characters: int, split: bytes, tokenizer: Tokenizer, source: list[dict[str, Any]]
@@ -442,7 +446,12 @@ def _make_part(part: Part, folder: Path, tokenizer_digest: str, tokenizer: Path)
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: Path, digest: str) -> Encoder:
     """The encoder of this process, with the words that it met in earlier parts."""
-    return Encoder(Tokenizer.from_file(str(tokenizer)))
+    return Encoder(_read_tokenizer(tokenizer))
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in ``path``, whose name need not be UTF-8 as the library wants it."""
+    return Tokenizer.from_str(path.read_text(encoding="utf-8"))
 
 
 def _digest(folder: Path) -> str:

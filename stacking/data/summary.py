@@ -60,7 +60,7 @@ class Summary:
 
     def as_text(self) -> str:
         asked = "given" if self.share_asked is None else f"asked for: {self.share_asked:.3g}"
-        empty = f"; {self.documents_empty:,} more were empty" if self.documents_empty else ""
+        empty = f"; not counting {self.documents_empty:,} empty" if self.documents_empty else ""
         rows = {
             "documents": f"{self.documents:,}, {self.documents_held_out:,} of them held out{empty}",
             "sentences": f"{self.sentences:,}, {self.sentences_per_document:.1f} a document",

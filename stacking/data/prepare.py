@@ -13,7 +13,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,15 +28,25 @@ from stacking.data import vocabulary
 from stacking.data.corpus import FORMAT, KIND, SPLITS, load_manifest
 from stacking.data.embedded import LIMIT, embedded_documents, embedded_sources, fingerprint
 from stacking.data.encode import Encoder
-from stacking.data.readers import dataset_documents, find_files, is_dataset
-from stacking.data.scan import Input, Scan, held_out_threshold, input_documents, scan_file
+from stacking.data.find import Found, find_files
+from stacking.data.held_out import ALL, is_held_out
+from stacking.data.hub import dataset_documents, is_dataset
+from stacking.data.readers import TextFile
+from stacking.data.rows import keys_of
+from stacking.data.scan import Input, Scan, choose_held_out, input_documents, scan_file
+from stacking.data.sentences import SENTENCE_END, split_sentences
 from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part
+from stacking.data.summary import read_as
+from stacking.data.unknown import check_unknown, unknown_cause, unknown_share
 from stacking.data.workers import Workers, available_cores, worker_processes
 from stacking.errors import UserError
 from stacking.storage.files import MANIFEST, checksum, disk_errors, move_folder, seal_folder
 from stacking.terminal.progress_bar import progress
 
 EMBEDDED = "embedded"
+VOCABULARY_SIZE, HELD_OUT = 30_522, 0.01
+_COMPARED_CHARACTERS = 200_000
+"""Text on which the vocabulary is tried before all of it is tokenized."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +68,62 @@ class Prepared:
     folder: Path
     manifest: dict[str, Any]
     already_there: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: see ``find_files``. None stands for what is recognised, and for ``text``."""
+
+    format: str | None = None
+    text_key: str | None = None
+
+    @property
+    def key(self) -> str:
+        return self.text_key or "text"
 
 
 def prepare(
     inputs: Sequence[str],
     out: Path,
     *,
-    vocabulary_size: int = 30_522,
+    vocabulary_size: int | None = None,
     lowercase: bool = True,
     tokenizer: Path | None = None,
-    held_out: float = 0.01,
+    held_out: float | None = None,
     held_out_inputs: Sequence[str] = (),
     embedded: bool = False,
+    format: str | None = None,
+    text_key: str | None = None,
     workers: int | None = None,
     seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
     """Make the prepared data folder ``out``; the same bytes for the same text and options, whatever ``workers``.
 
     Args:
-        inputs: files, folders, or names of Hugging Face datasets (``NAME`` or ``NAME:CONFIGURATION``).
-        vocabulary_size: most entries of the vocabulary to train; not used with ``tokenizer``.
+        inputs: files, folders, or names of Hugging Face datasets (``OWNER/NAME``, ``OWNER/NAME:CONFIGURATION`` or
+            ``NAME:CONFIGURATION``).
+        vocabulary_size: most entries of the vocabulary to train, 30,522 by default; refused with ``tokenizer``.
         lowercase: whether the trained vocabulary folds case and strips accents; not used with ``tokenizer``.
         tokenizer: an existing WordPiece tokenizer to use instead of training one.
-        held_out: share of the documents to hold out, chosen by a hash of their content; at least one is.
+        held_out: share of the text to hold out, in whole documents that a hash of their content chooses; at least one
+            is. 0.01 by default; refused with ``held_out_inputs``.
         held_out_inputs: take the held-out split from these instead, and everything else for training.
         embedded: add the embedded corpus (``embedded``) to the inputs.
+        format: read all files so, a key of ``readers.READERS``; by default each file's format is recognised.
+        text_key: the key or column of the text in JSON lines, Parquet and datasets, ``text`` by default.
         workers: processes; all available cores by default.
+        say: is told what is read and what is passed over, a line at a time.
 
     Raises:
         UserError: an input cannot be read, holds no text or too few documents, or ``out`` holds something else.
         NoSpace: the disk is full; what is done so far is used by the next try.
     """
     out = Path(out)
+    _refuse_idle_options(vocabulary_size, tokenizer, held_out, held_out_inputs)
+    vocabulary_size = VOCABULARY_SIZE if vocabulary_size is None else vocabulary_size
+    held_out = HELD_OUT if held_out is None else held_out
     _check(inputs, embedded, vocabulary_size, held_out, workers)
     _refuse_nesting(out, [*inputs, *held_out_inputs])
     given = vocabulary.load(Path(tokenizer)) if tokenizer is not None else None
@@ -96,50 +131,74 @@ def prepare(
     options = Options(0 if given else vocabulary_size, bool(lowercase and not given), digest, held_out, seed)
     existing = _existing(out, options)
     with _work_folder(out) as work, worker_processes(workers or available_cores()) as processes:
-        job = _Job(work, options, processes)
+        job = _Job(work, options, Reading(format, text_key), processes)
         texts = job.find(inputs, held_out_inputs, embedded, fetch=existing is None)
+        for line in _told(texts):
+            say(line)
         scans = [job.scan(text) for text in texts]
         source = [_source(text, scan) for text, scan in zip(texts, scans, strict=True)]
         if existing is not None:
             return _already_prepared(out, existing, source)
-        threshold = held_out_threshold(texts, scans, held_out)
-        ready = given or job.train_vocabulary(texts, scans, threshold)
-        manifest = job.write(texts, sum(scan.characters for scan in scans), threshold, ready, source)
+        split = choose_held_out(texts, scans, held_out)
+        ready = given or job.train_vocabulary(texts, scans, split)
+        try:
+            warnings = _warnings(tokenizer, ready, list(_first_sentences(texts, split, seed)))
+        except UserError:
+            shutil.rmtree(work)
+            raise
+        manifest = job.write(texts, sum(scan.characters for scan in scans), split, ready, source)
         move_folder(work / "result", out)
         shutil.rmtree(work)
-    return Prepared(out, manifest, already_there=False)
+    return Prepared(out, manifest, already_there=False, warnings=warnings)
 
 
 class _Job:
-    """The steps, and what they share: the folder of the work, the options, the processes."""
+    """The steps, and what they share: the folder of the work, the options, how to read, the processes."""
 
-    def __init__(self, work: Path, options: Options, workers: Workers) -> None:
-        self.work, self.options, self.workers = work, options, workers
+    def __init__(self, work: Path, options: Options, reading: Reading, workers: Workers) -> None:
+        self.work, self.options, self.reading, self.workers = work, options, reading, workers
 
     def find(self, inputs: Sequence[str], held_out: Sequence[str], embedded: bool, fetch: bool) -> list[Input]:
         """The inputs as files. What is not a file yet (a dataset, the embedded corpus) is fetched into one first."""
-        found = [self._input(name, False, fetch) for name in inputs]
+        files = {name: self._files(name) for name in [*inputs, *held_out] if not is_dataset(name)}
+        self._refuse_idle_reading(list(files.values()), len(files) < len({*inputs, *held_out}))
+        found = [self._input(name, files.get(name), False, fetch) for name in inputs]
         if embedded:
             found.append(self._embedded(fetch))
-        return found + [self._input(name, True, fetch) for name in held_out]
+        return found + [self._input(name, files.get(name), True, fetch) for name in held_out]
 
-    def _input(self, name: str, is_held_out: bool, fetch: bool) -> Input:
-        if not is_dataset(name):
-            return Input(name, tuple(find_files(name)), is_held_out)
-        identity = xxhash.xxh3_128_hexdigest(name.encode())
-        files = (self._fetch(identity, dataset_documents(name)),) if fetch else ()
+    def _files(self, name: str) -> Found:
+        found = find_files(name, self.reading.format, self.reading.key)
+        out = self.work.resolve()
+        if any(out.is_relative_to(folder) for folder in found.folders):
+            raise UserError(name, "leads to the folder of --out", "choose an --out outside of the text")
+        return found
+
+    def _refuse_idle_reading(self, found: list[Found], has_datasets: bool) -> None:
+        """Refuse --format and --text-key where nothing is read by them."""
+        formats = {file.format for each in found for file in each.files}
+        if self.reading.format is not None and not formats:
+            raise UserError("--format", "has no effect: no input is a file or folder", "leave it out")
+        if self.reading.text_key is not None and not has_datasets and not formats & {"jsonl", "parquet", "wiki"}:
+            raise UserError("--text-key", "has no effect: no input is JSON lines, Parquet or a dataset", "leave it out")
+
+    def _input(self, name: str, found: Found | None, is_held_out: bool, fetch: bool) -> Input:
+        if found is not None:
+            return Input(name, found.files, is_held_out, passed_over=found.passed_over)
+        identity = xxhash.xxh3_128_hexdigest(f"{name} {self.reading.key}".encode())
+        files = (self._fetch(identity, dataset_documents(name, self.reading.key)),) if fetch else ()
         return Input(name, files, is_held_out, identity)
 
     def _embedded(self, fetch: bool) -> Input:
         sources = embedded_sources()
         identity = fingerprint(sources)
-        files: tuple[Path, ...] = ()
+        files: tuple[TextFile, ...] = ()
         if fetch:
             with progress("embedded corpus", LIMIT) as done:
                 files = (self._fetch(identity, _counted(embedded_documents(sources, self.workers.executor), done)),)
         return Input(EMBEDDED, files, False, identity)
 
-    def _fetch(self, identity: str, texts: Iterator[str]) -> Path:
+    def _fetch(self, identity: str, texts: Iterator[str]) -> TextFile:
         """``texts`` as a JSONL file of the work folder, unless an earlier try finished it."""
         path = self.work / f"fetched-{identity}.jsonl"
         if not path.exists():
@@ -150,55 +209,56 @@ class _Job:
                 os.replace(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
-        return path
+        return TextFile(path, "jsonl")
 
     def scan(self, text: Input) -> Scan:
         """Read an input once: is all of it readable, how much is it, and which hashes decide the split."""
         total = Scan()
-        limit = int(self.options.held_out * 2**64)
         with progress(f"reading {text.name}", len(text.files)) as done:
-            for result in self.workers.map(scan_file, text.files, limit, self.options.seed):
+            for result in self.workers.map(scan_file, text.files, self.options.seed):
                 if not isinstance(result, Scan):
                     raise UserError(*result)
                 total += result
                 done(1)
         if text.files and not total.documents:
-            raise UserError(text.name, "holds no text", "give a file or folder with text in it")
+            keys = next((keys for file in text.files if (keys := keys_of(file.path, file.format))), "")
+            remedy = f"name one of its keys with --text-key: {keys}" if keys else "give files with text in them"
+            raise UserError(text.name, "holds no text", remedy)
         return total
 
-    def train_vocabulary(self, texts: list[Input], scans: list[Scan], threshold: int) -> Tokenizer:
+    def train_vocabulary(self, texts: list[Input], scans: list[Scan], split: bytes) -> Tokenizer:
         """Train on a sample of the documents that are not held out, unless an earlier try did."""
-        contents = "".join(scan.digest for scan in scans) + repr((self.options, threshold))
+        contents = "".join(scan.digest for scan in scans) + repr((self.options, split))
         folder = self.work / f"vocabulary-{xxhash.xxh3_128_hexdigest(contents.encode())}"
         if not folder.exists():
             kept = [scan.characters for text, scan in zip(texts, scans, strict=True) if not text.is_held_out]
             share = min(1.0, vocabulary.SAMPLE_CHARACTERS / max(sum(kept), 1))
             with progress("vocabulary", 1):
-                sample = list(_sample(texts, share, threshold, self.options.seed))
+                sample = list(_sample(texts, share, split, self.options.seed))
                 trained = vocabulary.train(sample, self.options.vocabulary_size, self.options.lowercase)
             partial = folder.with_suffix(".partial")
             vocabulary.save(trained, partial)
             os.replace(partial, folder)
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return _read_tokenizer(folder / "tokenizer.json")
 
     def write(
-        self, texts: list[Input], characters: int, threshold: int, tokenizer: Tokenizer, source: list[dict[str, Any]]
+        self, texts: list[Input], characters: int, split: bytes, tokenizer: Tokenizer, source: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Tokenize into parts, merge them into shards, seal the result; returns its manifest."""
         result = self.work / "result"
         shutil.rmtree(result, ignore_errors=True)
         vocabulary.save(tokenizer, result)
-        parts = self._write_parts(texts, characters, threshold, result / "tokenizer.json")
-        entries = vocabulary.size_of(tokenizer)
-        splits = {split: merge_parts(parts, result, split, entries) for split in SPLITS}
-        for split, counts in splits.items():
+        parts = self._write_parts(texts, characters, split, result / "tokenizer.json")
+        entries, special = vocabulary.size_of(tokenizer), vocabulary.special_ids(tokenizer)
+        splits = {name: merge_parts(parts, result, name, entries, special["unk"]) for name in SPLITS}
+        for name, counts in splits.items():
             if not counts["tokens"]:
-                raise UserError(source[0]["input"], f"leaves the {split} split without a token", "give more text")
+                raise UserError(source[0]["input"], f"leaves the {name} split without a token", "give more text")
         manifest = {
             "kind": KIND,
             "format": FORMAT,
             "vocabulary": entries,
-            "special": vocabulary.special_ids(tokenizer),
+            "special": special,
             "splits": splits,
             "options": asdict(self.options),
             "source": source,
@@ -206,18 +266,28 @@ class _Job:
         seal_folder(result, manifest)
         return manifest
 
-    def _write_parts(self, texts: list[Input], characters: int, threshold: int, tokenizer: Path) -> list[Path]:
+    def _write_parts(self, texts: list[Input], characters: int, split: bytes, tokenizer: Path) -> list[Path]:
         folder = self.work / "parts"
         folder.mkdir(exist_ok=True)
         digest = checksum(tokenizer)
         paths = []
         with progress("tokens", characters) as done:
-            tasks = _parts(texts, threshold, self.options.seed)
+            tasks = _parts(texts, split, self.options.seed)
             for path, size in self.workers.map(_make_part, tasks, folder, digest, tokenizer):
                 paths.append(path)
                 done(size)
         _encoder.cache_clear()
         return paths
+
+
+def _refuse_idle_options(
+    size: int | None, tokenizer: Path | None, held_out: float | None, held_out_inputs: Sequence[str]
+) -> None:
+    """Refuse options that another one leaves without effect."""
+    if size is not None and tokenizer is not None:
+        raise UserError("--vocabulary-size", "has no effect with --tokenizer", "leave one of the two out")
+    if held_out is not None and held_out_inputs:
+        raise UserError("--held-out", "has no effect with --held-out-input", "leave one of the two out")
 
 
 def _check(inputs: Sequence[str], embedded: bool, size: int, held_out: float, workers: int | None) -> None:
@@ -251,6 +321,8 @@ def _existing(out: Path, options: Options) -> dict[str, Any] | None:
     if not out.exists():
         return None
     manifest = load_manifest(out)
+    if any("unknown" not in counts for counts in manifest["splits"].values()):
+        raise UserError(out, "was prepared by an earlier version", "choose another --out or remove the folder")
     recorded, asked = manifest.get("options", {}), asdict(options)
     different = [name for name in asked if recorded.get(name) != asked[name]]
     if different:
@@ -288,43 +360,77 @@ def _work_folder(out: Path) -> Iterator[Path]:
                     shutil.rmtree(work, ignore_errors=True)
 
 
+def _told(texts: list[Input]) -> Iterator[str]:
+    """What is read and what is passed over, a line each."""
+    for text in texts:
+        formats = Counter(file.format for file in text.files) if text.identity is None else {}
+        yield from read_as(text.name, formats, text.passed_over)
+
+
 def _source(text: Input, scan: Scan) -> dict[str, Any]:
     """An input as the manifest tells it."""
     return {
-        "input": text.name,
+        "input": os.fsencode(text.name).decode("utf-8", "replace"),
         "held_out": text.is_held_out,
         "files": len(text.files),
-        "bytes": sum(file.stat().st_size for file in text.files),
+        "formats": dict(Counter(file.format for file in text.files)),
+        "passed_over": len(text.passed_over),
+        "bytes": sum(file.path.stat().st_size for file in text.files),
         "documents": scan.documents,
+        "empty": scan.empty,
         "identity": text.identity or scan.digest,
     }
 
 
-def _sample(texts: list[Input], share: float, threshold: int, seed: int) -> Iterator[str]:
+def _first_sentences(texts: list[Input], split: bytes, seed: int) -> Iterator[str]:
+    """The first sentences of the training split, ``_COMPARED_CHARACTERS`` together."""
+    left = _COMPARED_CHARACTERS
+    for document in input_documents(texts, is_held_out=False):
+        if not is_held_out(document_hash(document, seed), split):
+            for sentence in split_sentences(document):
+                left -= len(sentence)
+                if left < 0:
+                    return
+                yield sentence
+
+
+def _warnings(given: Path | None, tokenizer: Tokenizer, sentences: list[str]) -> tuple[str, ...]:
+    """What the first sentences say against the vocabulary.
+
+    Raises:
+        UserError: nearly all of their tokens are [UNK].
+    """
+    where = f"--tokenizer {given}" if given is not None else "the vocabulary"
+    share = unknown_share(tokenizer, sentences)
+    warning = check_unknown(share, lambda: unknown_cause(tokenizer, sentences), where)
+    return (warning,) if warning else ()
+
+
+def _sample(texts: list[Input], share: float, split: bytes, seed: int) -> Iterator[str]:
     """About ``share`` of the training documents, by another hash of their content, up to the sample's size."""
     limit, left = int(share * 2**64), vocabulary.SAMPLE_CHARACTERS
     for document in input_documents(texts, is_held_out=False):
-        if document_hash(document, seed) >= threshold and document_hash(document, ~seed) < limit:
-            yield document
+        if not is_held_out(document_hash(document, seed), split) and document_hash(document, ~seed) < limit:
+            yield document.replace(SENTENCE_END, "\n")
             left -= len(document)
             if left <= 0:
                 return
 
 
-def _parts(texts: list[Input], threshold: int, seed: int) -> Iterator[Part]:
+def _parts(texts: list[Input], split: bytes, seed: int) -> Iterator[Part]:
     """All documents in order, in parts; those of held-out inputs in parts of their own."""
     number = 0
-    for is_held_out, limit in ((False, threshold), (True, 2**64)):
+    for from_held_out, chosen in ((False, split), (True, ALL)):
         batch: list[str] = []
         size = 0
-        for document in input_documents(texts, is_held_out):
+        for document in input_documents(texts, from_held_out):
             batch.append(document)
             size += len(document)
             if size >= PART_CHARACTERS:
-                yield Part(number, batch, limit, seed)
+                yield Part(number, batch, chosen, seed)
                 batch, size, number = [], 0, number + 1
         if batch:
-            yield Part(number, batch, limit, seed)
+            yield Part(number, batch, chosen, seed)
             number += 1
 
 
@@ -339,7 +445,12 @@ def _make_part(part: Part, folder: Path, tokenizer_digest: str, tokenizer: Path)
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: Path, digest: str) -> Encoder:
     """The encoder of this process, with the words that it met in earlier parts."""
-    return Encoder(Tokenizer.from_file(str(tokenizer)))
+    return Encoder(_read_tokenizer(tokenizer))
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in ``path``, whose name need not be UTF-8 as the library wants it."""
+    return Tokenizer.from_str(path.read_text(encoding="utf-8"))
 
 
 def _counted(texts: Iterator[str], done: Any) -> Iterator[str]:

@@ -1,177 +1,122 @@
-"""Documents out of files, folders and Hugging Face datasets, streamed.
+"""Documents out of files, streamed.
 
-A .txt or .md file is one document, a .jsonl line or a .parquet row (``text``) another. A document longer than
-``LONGEST_DOCUMENT`` characters is cut at paragraph boundaries into parts that count as documents, so that memory is
-bounded whatever the file, and a corpus of a single file can still give a held-out split.
+A document longer than ``LONGEST_DOCUMENT`` characters is cut into parts that count as documents, at a blank line or
+the end of a sentence where it can be, so that memory is bounded whatever the file, and a corpus of a single file can
+still give a held-out split. ``formats`` says what a document is in which format.
 """
 
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
-import json
 import re
-import shutil
-import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from stacking.errors import DamagedFile, UserError
+from stacking.data.compression import open_plain
+from stacking.data.rows import json_texts, parquet_texts
+from stacking.data.sentences import SENTENCE_END
+from stacking.data.wiki import articles, without_marks
+from stacking.errors import UserError
 
 LONGEST_DOCUMENT = 200_000
 
 _BLOCK = 1 << 16
-_ROWS = 256
-_DATASET = re.compile(r"[\w-]+(\.[\w-]+)*(/[\w.-]+)?(:[\w.-]+)?")
 _EMPHASIS = re.compile(r"([*_](?<!\w_)[*_]{0,2})(?=\S)([^*_\n]+)(?<=\S)\1(?!\w)")
 
 
-def is_dataset(name: str) -> bool:
-    """Whether ``name`` can only be a Hugging Face dataset (``NAME`` or ``NAME:CONFIGURATION``): it is no path here."""
-    path = Path(name)
-    if path.exists() or not _DATASET.fullmatch(name) or _suffix(path) in READERS:
-        return False
-    return "/" not in name or not Path(path.parts[0]).exists()
+@dataclass(frozen=True)
+class TextFile:
+    """A file, its format (a key of ``READERS``) and the key of the text in its rows, where it has rows."""
+
+    path: Path
+    format: str
+    text_key: str = "text"
 
 
-def find_files(name: str) -> list[Path]:
-    """The readable files that ``name``, a file or a folder, stands for, in an order that the names alone decide.
-
-    Folders are searched in depth; hidden files and other suffixes in them are passed over.
-
-    Raises:
-        UserError: no such path, a file of another suffix, a folder without any readable file.
-    """
-    path = Path(name)
-    known = ", ".join(f"{suffix}[.gz]" for suffix in READERS)
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if _suffix(file) in READERS and file.is_file()]
-        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        if not files:
-            raise UserError(name, "has no readable file in it", f"give a folder with {known}")
-        return sorted(files, key=lambda file: file.relative_to(path).as_posix())
-    if not path.exists():
-        raise UserError(name, "does not exist", "check the path")
-    if _suffix(path) not in READERS:
-        raise UserError(name, f"has the suffix {path.suffix!r} that no reader knows", f"give one of {known}")
-    return [path]
-
-
-def documents(path: Path) -> Iterator[str]:
-    """The documents of one file; blank ones are left out.
+def documents(file: TextFile) -> Iterator[str]:
+    """The documents of one file; empty ones are left out.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8 (with the byte offset), or lacks ``text`` (with the line).
-        DamagedFile: a torn gzip or parquet file.
+        UserError, DamagedFile, StackingError: as ``rows`` does.
     """
-    try:
-        with open(path, "rb") as raw:
-            stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.suffix.lower() == ".gz" else raw
-            for document in READERS[_suffix(path)](path, stream):
-                if document and not document.isspace():
-                    yield document
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DamagedFile(path, f"is a torn gzip file ({error})", "fetch or compress it again") from None
-    except OSError as error:
-        raise UserError(path, f"cannot be read ({error.strerror or error})", "check the file") from None
+    return (document for document in rows(file) if document)
 
 
-def dataset_documents(name: str) -> Iterator[str]:
-    """The documents of a Hugging Face dataset's ``train`` split, streamed.
+def rows(file: TextFile) -> Iterator[str]:
+    """The documents of one file, "" for each row or article that is blank.
+
+    A document whose sentences are known carries ``SENTENCE_END`` after each.
 
     Raises:
-        UserError: the dataset cannot be reached or has no column ``text``.
+        UserError: the file cannot be read, is not UTF-8 (with the byte offset), or lacks its text (with the line).
+        DamagedFile: a torn file.
+        StackingError: the file system failed.
     """
-    import datasets
-
-    repository, _, configuration = name.partition(":")
-    try:
-        rows = datasets.load_dataset(repository, configuration or None, split="train", streaming=True)
-        for row in rows:
-            if not isinstance(row.get("text"), str):
-                raise UserError(name, f"has no column of strings `text` but {', '.join(row)}", "choose another dataset")
-            yield from _parts([row["text"]])
-    except UserError:
-        raise
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
-        problem = f"is neither a path here nor a dataset that can be read ({type(error).__name__}: {reason})"
-        raise UserError(name, problem, "check the name, or the network") from None
+    with open_plain(file.path) as stream:
+        for document in READERS[file.format](file, stream):
+            if not document or document.isspace():
+                if file.format in WITH_ROWS:
+                    yield ""
+            elif file.format == "lines":
+                yield document
+            else:
+                yield document.replace(SENTENCE_END, " ")
 
 
-def _suffix(path: Path) -> str:
-    """The suffix that decides the reader: ``.txt`` for ``a.txt.gz``."""
-    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+def _lines(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
+    """Every non-blank line as a sentence; a blank one ends the document."""
+    sentences: list[str] = []
+    size = 0
+    for line in split_lines(_decoded(file.path, stream)):
+        sentence = " ".join(line.split())
+        if sentences and (not sentence or size + len(sentence) >= LONGEST_DOCUMENT):
+            yield "".join(sentences)
+            sentences, size = [], 0
+        if sentence:
+            sentences.append(sentence + SENTENCE_END)
+            size += len(sentences[-1])
+    yield "".join(sentences)
 
 
-def _text(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    return _parts(_decoded(path, stream))
+def _text(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
+    return _parts(_decoded(file.path, stream))
 
 
-def _markdown(path: Path, stream: IO[bytes]) -> Iterator[str]:
+def _markdown(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
     """As text, without the marks of emphasis; headings are left to the sentence rule."""
-    return (_EMPHASIS.sub(r"\2", part) if "*" in part or "_" in part else part for part in _text(path, stream))
+    return (_EMPHASIS.sub(r"\2", part) if "*" in part or "_" in part else part for part in _text(file, stream))
 
 
-def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    offset = 0
-    for number, line in enumerate(stream, start=1):
-        where = f"{path}:{number}"
-        try:
-            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")) if line.strip() else {"text": ""}
-        except UnicodeDecodeError as error:
-            raise _not_utf8(path, offset + error.start) from None
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(where, f"is not JSON ({error})", 'write one object {"text": "..."} a line') from None
-        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-            raise UserError(where, "has no string under the key `text`", 'write one object {"text": "..."} a line')
-        if _has_surrogate(value["text"]):
-            raise UserError(where, "has half of a surrogate pair (\\ud800 to \\udfff)", "write the text again as UTF-8")
-        yield from _parts([value["text"]])
-        offset += len(line)
+def _wiki(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
+    if cast(Any, stream).peek(1).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+        return _parts_of_each(map(without_marks, json_texts(file.path, stream, file.text_key)))
+    return _parts_of_each(articles(file.path, split_lines(_decoded(file.path, stream))))
 
 
-def _parquet(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with tempfile.TemporaryFile() as seekable:
-        if isinstance(stream, gzip.GzipFile):
-            shutil.copyfileobj(stream, seekable)
-        try:
-            file = pq.ParquetFile(seekable if isinstance(stream, gzip.GzipFile) else stream)
-            if "text" not in file.schema_arrow.names:
-                names = ", ".join(file.schema_arrow.names)
-                raise UserError(path, f"has no column `text` but {names}", "rename the column that holds the text")
-            if not _is_string(file.schema_arrow.field("text").type):
-                raise UserError(path, "has a column `text` that is not of strings", "convert the column")
-            for batch in file.iter_batches(batch_size=_ROWS, columns=["text"]):
-                yield from _parts_of_each(value or "" for value in batch.column(0).to_pylist())
-        except (pa.ArrowInvalid, OSError) as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise DamagedFile(path, f"is not a whole parquet file ({reason})", "fetch or write it again") from None
-        except UnicodeDecodeError as error:
-            raise UserError(path, f"has a `text` that is not UTF-8 ({error.reason})", "convert it to UTF-8") from None
+def _jsonl(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
+    return _parts_of_each(json_texts(file.path, stream, file.text_key))
 
 
-def _has_surrogate(text: str) -> bool:
-    """Whether a JSON escape made a character that no encoding has."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+def _parquet(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
+    return _parts_of_each(parquet_texts(file.path, stream, file.text_key))
 
 
-def _is_string(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    if types.is_dictionary(kind):  # a categorical column
-        return _is_string(kind.value_type)
-    return bool(types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view")
+def split_lines(blocks: Iterable[str]) -> Iterator[str]:
+    """The lines of ``blocks`` without their ends; one longer than ``LONGEST_DOCUMENT`` comes in pieces."""
+    rest = ""
+    for block in blocks:
+        *lines, rest = (rest + block).split("\n")
+        yield from lines
+        while len(rest) > LONGEST_DOCUMENT:
+            cut = rest.rfind(" ", LONGEST_DOCUMENT // 2, LONGEST_DOCUMENT)
+            cut = cut if cut > 0 else LONGEST_DOCUMENT
+            yield rest[:cut]
+            rest = rest[cut:]
+    if rest:
+        yield rest
 
 
 def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
@@ -185,18 +130,24 @@ def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
             text = decoder.decode(block, final=is_last)  # type: ignore[arg-type]
         except UnicodeDecodeError as error:
             carried = len(error.object) - len(block)
-            raise _not_utf8(path, offset - carried + error.start) from None
+            raise _not_utf8(path, offset - carried + error.start, block if offset == 0 else b"") from None
         yield text.removeprefix("\ufeff") if offset == 0 else text
         offset += len(block)
 
 
-def _not_utf8(path: Path, offset: int) -> UserError:
-    return UserError(path, f"is not UTF-8 at byte {offset:,}", "convert it to UTF-8")
+def _not_utf8(path: Path, offset: int, start: bytes) -> UserError:
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return UserError(path, "is UTF-16, not UTF-8", f"convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
+    remedy = "convert it to UTF-8, from Windows-1252 for example: iconv -f WINDOWS-1252 -t UTF-8"
+    return UserError(path, f"is not UTF-8 at byte {offset:,}", remedy)
 
 
 def _parts_of_each(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        yield from _parts([text])
+        if len(text) <= LONGEST_DOCUMENT:
+            yield text
+        else:
+            yield from filter(str.strip, _parts([text]))
 
 
 def _parts(blocks: Iterable[str]) -> Iterator[str]:
@@ -207,17 +158,25 @@ def _parts(blocks: Iterable[str]) -> Iterator[str]:
     text = ""
     for block in blocks:
         text += block
-        while len(text) > LONGEST_DOCUMENT:
-            found = (text.rfind(mark, LONGEST_DOCUMENT // 2, LONGEST_DOCUMENT) for mark in ("\n\n", "\n", " "))
+        start = 0
+        while len(text) - start > LONGEST_DOCUMENT:
+            window = text[start : start + LONGEST_DOCUMENT]
+            found = (window.rfind(mark, LONGEST_DOCUMENT // 2) for mark in ("\n\n", "\n", " "))
             cut = next((position for position in found if position > 0), LONGEST_DOCUMENT)
-            yield text[:cut]
-            text = text[cut:]
+            yield window[:cut]
+            start += cut
+        text = text[start:]
     yield text
 
 
-READERS: dict[str, Callable[[Path, IO[bytes]], Iterator[str]]] = {
-    ".txt": _text,
-    ".md": _markdown,
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
+READERS: dict[str, Callable[[TextFile, IO[bytes]], Iterator[str]]] = {
+    "lines": _lines,
+    "text": _text,
+    "markdown": _markdown,
+    "wiki": _wiki,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
 }
+
+WITH_ROWS = ("wiki", "jsonl", "parquet")
+"""Formats in which a document can be empty."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
-from stacking.data.readers import documents
+from stacking.data import held_out
+from stacking.data.readers import TextFile, documents, rows
 from stacking.data.shards import document_hash
 from stacking.errors import UserError
 
@@ -18,61 +19,70 @@ class Input:
     """One input as the user named it, and the files that hold its text."""
 
     name: str
-    files: tuple[Path, ...]
+    files: tuple[TextFile, ...]
     is_held_out: bool
     identity: str | None = None
     """What stands for the content where reading it again would be expensive: a dataset's name, installed versions."""
+    passed_over: tuple[tuple[Path, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scan:
-    """What one pass over a file, or over several, says. Hashes are those of ``document_hash``."""
+    """What one pass over a file, or over several, says."""
 
     documents: int = 0
     characters: int = 0
-    lowest: int = 2**64
-    highest: int = -1
-    below_threshold: int = 0
+    empty: int = 0
+    """Rows and articles without text."""
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Bytes of text by the bucket of the documents' hashes: see ``held_out``."""
     digest: str = ""
 
-    def __add__(self, other: Scan) -> Scan:
-        return Scan(
-            self.documents + other.documents,
-            self.characters + other.characters,
-            min(self.lowest, other.lowest),
-            max(self.highest, other.highest),
-            self.below_threshold + other.below_threshold,
-            xxhash.xxh3_128_hexdigest((self.digest + other.digest).encode()),
-        )
+    def __iadd__(self, other: Scan) -> Scan:
+        self.documents += other.documents
+        self.characters += other.characters
+        self.empty += other.empty
+        for bucket, size in other.sizes.items():
+            self.sizes[bucket] = self.sizes.get(bucket, 0) + size
+        self.digest = xxhash.xxh3_128_hexdigest((self.digest + other.digest).encode())
+        return self
 
 
-def scan_file(path: Path, limit: int, seed: int) -> Scan | tuple[str, str, str]:
+def scan_file(file: TextFile, seed: int) -> Scan | tuple[str, str, str]:
     """One file read through, or the arguments of the ``UserError`` that it raised."""
-    count = characters = below = 0
-    lowest, highest = 2**64, -1
+    count = characters = empty = 0
+    sizes: dict[int, int] = {}
     digest = xxhash.xxh3_128()
     try:
-        for document in documents(path):
+        for document in rows(file):
+            if not document:
+                empty += 1
+                continue
             value = document_hash(document, seed)
             digest.update(value.to_bytes(8, "little"))
-            lowest, highest = min(lowest, value), max(highest, value)
-            count, characters, below = count + 1, characters + len(document), below + (value < limit)
+            bucket = held_out.bucket_of(value)
+            sizes[bucket] = sizes.get(bucket, 0) + len(document.encode("utf-8", "surrogatepass"))
+            count, characters = count + 1, characters + len(document)
     except UserError as error:
         return error.where, error.problem, error.remedy
-    return Scan(count, characters, lowest, highest, below, digest.hexdigest())
+    return Scan(count, characters, empty, sizes, digest.hexdigest())
 
 
-def held_out_threshold(texts: Sequence[Input], scans: Sequence[Scan], held_out: float) -> int:
-    """Documents of the inputs with a hash below this are held out, so that neither split is empty."""
+def choose_held_out(texts: Sequence[Input], scans: Sequence[Scan], share: float) -> bytes:
+    """The split of the inputs that are not held out as a whole: see ``held_out``.
+
+    Raises:
+        UserError: they have a single document, or copies of one.
+    """
     if any(text.is_held_out for text in texts):
-        return 0
-    total = sum(scans, Scan())
-    if total.lowest == total.highest:
+        return held_out.NONE
+    total = Scan()
+    for scan in scans:
+        total += scan
+    if len(total.sizes) < 2:
         problem = "has a single document, or copies of one, so none can be held out"
         raise UserError(texts[0].name, problem, "give more text, or the held-out text by --held-out-input")
-    if total.below_threshold == 0:
-        return total.lowest + 1
-    return total.highest if total.below_threshold == total.documents else int(held_out * 2**64)
+    return held_out.choose(total.sizes, share)
 
 
 def input_documents(texts: Sequence[Input], is_held_out: bool) -> Iterator[str]:

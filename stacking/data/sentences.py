@@ -4,8 +4,10 @@
 2. Within a paragraph, a sentence ends at ``.``, ``!``, ``?`` or ``…``, with any closing quotes and brackets after it,
    when white space and an opening quote, a bracket, an upper-case letter, a digit or a non-Latin letter follow.
 3. A full stop after a known abbreviation ("Mr.", "e.g.") or a single initial ("J.") ends nothing.
-4. Lines of nothing but rules (``----``, ``* * *``) are dropped, as are the ``#`` of headings.
+4. The full stops, question and exclamation marks of other scripts (``STOPS``) end a sentence wherever they stand.
+5. Lines of nothing but rules (``----``, ``* * *``) are dropped, as are the ``#`` of headings.
 
+A text whose sentences are known carries ``SENTENCE_END`` after each of them and is split there alone.
 Whatever is still too long is cut by tokens, see ``shards.LONGEST_SENTENCE``.
 """
 
@@ -21,29 +23,51 @@ co corp dept approx
 """
 ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
 
+SENTENCE_END = "\x1e"
+"""ASCII's record separator: ends each sentence of a document that came split."""
+
+STOPS = "。！？｡।॥؟۔։።፧፨។။᙮᠃᠉꓿꘎꘏‼⁇⁈⁉"  # noqa: RUF001
+"""CJK, Devanagari, Arabic, Urdu, Armenian, Ethiopic, Khmer, Burmese, Canadian, Mongolian, Lisu, Vai; doubled ones."""
+
+_CLOSING = r"""["'\u201d\u2019\u00bb)\]*_]"""
+_CLOSING_AFTER_STOP = r"""["'\u201d\u2019\u00bb)\]」』）】》〉］｝〗〕]"""  # noqa: RUF001
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
-_HEADING = re.compile(r"^[^\S\n]{0,3}#{1,6}[^\S\n]+(.*?)[#\s]*$", re.MULTILINE)
-_RULE = re.compile(r"^[\s\-*_=~+]+$", re.MULTILINE)
-_END = re.compile(r"""(?<=[.!?…])["'\u201d\u2019\u00bb)\]*_]*(\s)(?=["'\u201c\u2018\u00ab(\[*_]*(?:[^\W_a-zß-öø-ÿ]))""")
+_HEADING = re.compile(r"^[^\S\n]{0,3}#{1,6}[^\S\n]+(.*)$", re.MULTILINE)
+_RULE = re.compile(r"^[^\S\n]*[\-*_=~+](?:[^\S\n]|[\-*_=~+])*$", re.MULTILINE)
+_END = re.compile(
+    rf"""(?<=[.!?…]){_CLOSING}*(\s)(?=["'\u201c\u2018\u00ab(\[*_]*(?:[^\W_a-zß-öø-ÿ]))"""
+    rf"|(?<=[{STOPS}]){_CLOSING_AFTER_STOP}*(\s*)(?![\s{STOPS}.!?…]|{_CLOSING_AFTER_STOP}|$)"
+)
+_ENDING = re.compile(rf"(?:[.!?…:;]|[{STOPS}])(?:\s|{_CLOSING}|{_CLOSING_AFTER_STOP}|`|-r[rs]b-)*$")
 _LAST_WORD = re.compile(r"([^\s(\[\"'\u201c\u2018]+)\.$")
 _LONGEST_WORD = 24
+_HEADING_END = "# \t\r\v\f"
 
 
 def split_sentences(text: str) -> Iterator[str]:
     """The sentences of ``text``, each on one line, none empty."""
-    text = _HEADING.sub(r"\n\n\1\n\n", text)
+    if SENTENCE_END in text:
+        yield from filter(None, (sentence.strip() for sentence in text.split(SENTENCE_END)))
+        return
+    text = _HEADING.sub(lambda match: f"\n\n{match[1].rstrip(_HEADING_END)}\n\n", text)
     for paragraph in _PARAGRAPH.split(text):
         words = " ".join(_RULE.sub("", paragraph).split())
         if words:
             yield from _split_paragraph(words)
 
 
+def ends_sentence(line: str) -> bool:
+    """Whether ``line`` ends as sentences do: a stop of any script, then closing quotes and brackets."""
+    return bool(_ENDING.search(line[-_LONGEST_WORD:]))
+
+
 def _split_paragraph(paragraph: str) -> Iterator[str]:
     start = 0
     for match in _END.finditer(paragraph):
         if not _is_abbreviation(paragraph, match.start()):
-            yield paragraph[start : match.start(1)]
-            start = match.end(1)
+            group = match.lastindex or 1
+            yield paragraph[start : match.start(group)]
+            start = match.end(group)
     yield paragraph[start:]
 
 

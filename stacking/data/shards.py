@@ -20,6 +20,7 @@ import xxhash
 from stacking.data.arrays import GrowingArray
 from stacking.data.corpus import ARRAYS, SPLITS, shard_path
 from stacking.data.encode import Encoder, Ids
+from stacking.data.held_out import is_held_out
 from stacking.data.sentences import split_sentences
 
 I64 = npt.NDArray[np.int64]
@@ -33,11 +34,11 @@ LONGEST_SENTENCE = 256
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive documents, and which of them are held out: those with a hash below ``threshold``."""
+    """Consecutive documents, and which of them are held out: see ``held_out``."""
 
     number: int
     documents: Sequence[str]
-    threshold: int
+    split: bytes
     seed: int
 
     def characters(self) -> int:
@@ -45,7 +46,7 @@ class Part:
 
     def path(self, folder: Path, tokenizer_digest: str) -> Path:
         """The file of this part; its name holds a digest of the text, the split and the tokenizer."""
-        digest = xxhash.xxh3_128(f"{tokenizer_digest} {self.threshold} {self.seed} {LONGEST_SENTENCE}".encode())
+        digest = xxhash.xxh3_128(f"{tokenizer_digest} {self.seed} {LONGEST_SENTENCE}".encode() + self.split)
         for document in self.documents:
             digest.update(document.encode("utf-8", "surrogatepass") + b"\0")
         return folder / f"{self.number:06d}-{digest.hexdigest()}.npz"
@@ -64,7 +65,7 @@ def write_part(part: Part, encoder: Encoder, path: Path) -> None:
     """Tokenize ``part`` into ``path``, which appears complete."""
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for document in part.documents:
-        split = "held_out" if document_hash(document, part.seed) < part.threshold else "train"
+        split = "held_out" if is_held_out(document_hash(document, part.seed), part.split) else "train"
         splits[split].append(document)
     kind = token_dtype(encoder.vocabulary)
     arrays: dict[str, npt.NDArray[Any]] = {}
@@ -110,10 +111,15 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int) -> dict[str, int]:
-    """Concatenate one split of all parts into the shards of ``folder``; returns its counts."""
+def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int, unknown: int) -> dict[str, int]:
+    """Concatenate one split of all parts into the shards of ``folder``; returns its counts.
+
+    Args:
+        vocabulary: entries.
+        unknown: the id of [UNK].
+    """
     (folder / split).mkdir(parents=True, exist_ok=True)
-    totals = dict.fromkeys(("documents", "sentences", "tokens"), 0)
+    totals = dict.fromkeys(("documents", "sentences", "tokens", "unknown"), 0)
     shard, number = None, 0
     for path in paths:
         with np.load(path) as part:
@@ -123,6 +129,7 @@ def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int
         shard = shard or _Shard(folder, split, number, vocabulary)
         shard.append(tokens, sentences, documents)
         totals["tokens"] += len(tokens)
+        totals["unknown"] += int(np.count_nonzero(tokens == unknown))
         totals["sentences"] += len(sentences) - 1
         totals["documents"] += len(documents) - 1
         if shard.tokens.length >= SHARD_TOKENS:

@@ -24,19 +24,20 @@ SAMPLE_CHARACTERS = 64_000_000
 """The most text that a vocabulary is trained on; training keeps it, and the count of its words, in memory."""
 
 SMALLEST, LARGEST = 100, 1_000_000
-_MOST_CHARACTERS = 1_000
+_COVERED = 0.9999
+_RARE_SHARE = 0.25
 _WORDPIECE_FILES = ("tokenizer.json", "vocab.txt")
 
 
 def train(texts: Sequence[str], size: int, lowercase: bool) -> Tokenizer:
     """A BERT tokenizer with at most ``size`` entries, the same for the same ``texts`` in every process.
 
-    Characters beyond the ``min(1000, size / 8)`` commonest become [UNK]: each would cost two entries. The trainer alone
+    Its alphabet is that of ``_alphabet``; other characters become [UNK]. The trainer alone
     breaks ties among rare characters at random, and numbers the ``##`` characters as it meets them in a hash table; so
     the first are removed here, and the second go in with the special tokens.
     """
     tokenizer = _bert(models.WordPiece(unk_token=SPECIAL_TOKENS["unk"]), lowercase)
-    common = _common_characters(texts, min(_MOST_CHARACTERS, size // 8))
+    common = _alphabet(texts, size - len(SPECIAL_TOKENS), tokenizer)
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=2,
@@ -147,16 +148,38 @@ def _with_specials(tokenizer: Tokenizer, special: dict[str, str]) -> Tokenizer:
     return tokenizer
 
 
-def _common_characters(texts: Sequence[str], most: int) -> list[str]:
-    """The ``most`` commonest characters of ``texts``; ties go to the lower code point."""
+def _alphabet(texts: Sequence[str], entries: int, tokenizer: Tokenizer) -> list[str]:
+    """The characters of ``texts`` to keep, the commonest first; ties go to the lower code point.
+
+    A character takes one of the ``entries``, or two if it can stand inside a word. Those that cover ``_COVERED`` of the
+    text may take them all; rarer ones are kept as long as the alphabet takes at most ``_RARE_SHARE``.
+    """
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
-    return sorted(counts, key=lambda character: (-counts[character], character))[:most]
+    kept: list[str] = []
+    known: set[str] = set()
+    taken = 0
+    left = _COVERED * counts.total()
+    for character in sorted(counts, key=lambda character: (-counts[character], character)):
+        fresh = set(tokenizer.normalizer.normalize_str(character)) - known
+        taken += sum(0 if each.isspace() else 1 + _is_inside_words(each, tokenizer) for each in fresh)
+        if taken > (entries if left > 0 else _RARE_SHARE * entries):
+            break
+        known |= fresh
+        kept.append(character)
+        left -= counts[character]
+    return kept
+
+
+def _is_inside_words(character: str, tokenizer: Tokenizer) -> bool:
+    """Whether ``character`` can follow another one in a word."""
+    word = tokenizer.normalizer.normalize_str(f"a{character}")
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(word)) == 1
 
 
 def _continuations(characters: list[str], tokenizer: Tokenizer) -> list[str]:
     """``##c`` for every character c that can stand inside a word, in the order of the code points."""
     normalised = {each for character in characters for each in tokenizer.normalizer.normalize_str(character)}
-    inside = [each for each in sorted(normalised) if len(tokenizer.pre_tokenizer.pre_tokenize_str(f"a{each}")) == 1]
+    inside = [each for each in sorted(normalised) if _is_inside_words(each, tokenizer)]
     return [f"##{each}" for each in inside if not each.isspace()]

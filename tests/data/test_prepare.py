@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,11 +18,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from stacking.data import hub, shards
 from stacking.data import prepare as module
-from stacking.data import shards
 from stacking.data.corpus import Corpus, load_manifest
 from stacking.data.prepare import Prepared, prepare
 from stacking.data.sentences import split_sentences
+from stacking.data.summary import summarise
 from stacking.data.workers import worker_processes
 from stacking.errors import UserError
 from tests.data.conftest import prose, write_corpus
@@ -29,7 +32,10 @@ PART = 1500
 
 
 def run(inputs: list[Path | str], out: Path, **options: Any) -> Prepared:
-    settings = {"vocabulary_size": 300, "held_out": 0.1, "workers": 1} | options
+    settings: dict[str, Any] = {"workers": 1}
+    settings |= {} if "tokenizer" in options else {"vocabulary_size": 300}
+    settings |= {} if "held_out_inputs" in options else {"held_out": 0.1}
+    settings |= options
     return prepare([str(each) for each in inputs], out, **settings)
 
 
@@ -160,6 +166,8 @@ def test_preparing_again_finds_the_same_and_refuses_another(tmp_path: Path) -> N
     (texts / "more.txt").write_text("One more text.")
     with pytest.raises(UserError, match="was prepared from other text"):
         run([texts], out)
+    with pytest.raises(UserError, match="was prepared with another held_out"):
+        run([texts], out, held_out=0.2)
     assert content(out) == before and sorted(path.name for path in tmp_path.iterdir()) == ["out", "text"]
 
 
@@ -196,6 +204,7 @@ def test_embedded_corpus_can_be_prepared(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_dataset_name_streams_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(hub, "require_on_hub", lambda repository: None)
     rows = [{"text": prose(seed, 6)} for seed in range(10)]
     asked: list[Any] = []
 
@@ -211,12 +220,10 @@ def test_a_dataset_name_streams_the_dataset(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_dataset_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-
-    def load_dataset(*_: Any, **__: Any) -> Any:
+    def require_on_hub(repository: str) -> None:
         raise ConnectionError("no network\nand more lines")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "require_on_hub", require_on_hub)
     with pytest.raises(UserError, match="neither a path here nor a dataset that can be read") as caught:
         run(["owner/name"], tmp_path / "out")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
@@ -279,12 +286,133 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, text_folder:
         run([text_folder], tmp_path / "file")
 
 
+def write_lines(path: Path, documents: int, plain: bool = True) -> Path:
+    """A file in BERT's own format: documents of 8 sentences, lower-cased with spaced full stops where ``plain``."""
+    texts = [prose(number, 8).replace("\n\n", " ").split(". ") for number in range(documents)]
+    lines = [[line.rstrip(".").lower() + " ." if plain else line.rstrip(".") + "." for line in text] for text in texts]
+    path.write_text("\n\n".join("\n".join(document) for document in lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("documents", [40, 300])
+def test_berts_own_format_is_recognised(tmp_path: Path, documents: int, plain: bool) -> None:
+    told: list[str] = []
+    path = write_lines(tmp_path / "a.txt", documents, plain)
+    summary = summarise(run([path], tmp_path / "out", held_out=0.2, say=told.append).manifest)
+    assert (summary.documents, summary.sentences) == (documents, 8 * documents)
+    assert summary.share_held_out == pytest.approx(0.2, abs=0.015)
+    assert told == [f"{path}: reading 1 file as lines (a sentence a line)"] and not list(summary.warnings())
+
+
+def test_every_file_of_a_mixed_folder_is_read_whatever_the_workers(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "text", documents=6)
+    (folder / "sub").mkdir()
+    rows = [{"text": prose(number, 5)} for number in range(20)]
+    with gzip.open(folder / "sub/en.00000.json.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in [*rows, {"text": None}])
+    write_lines(folder / "lines", 10)
+    (folder / "wiki_00").write_text(
+        "".join(f'<doc id="{n}" title="T">\nT\n\n{prose(n, 4)}\n</doc>\n' for n in range(9))
+    )
+    (folder / "a.pdf").write_text("passed over")
+    told: list[str] = []
+    manifests = [run([folder], tmp_path / str(n), workers=n, say=told.append).manifest for n in (1, 2)]
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+    (source,) = manifests[0]["source"]
+    assert source["formats"] == {"text": 6, "jsonl": 1, "lines": 1, "wiki": 1}
+    assert (source["documents"], source["empty"], source["passed_over"]) == (6 + 20 + 10 + 9, 1, 1)
+    assert f"{folder}: passing over 1 (suffix .pdf): a.pdf" in told
+    assert "wiki articles" in told[0] and "<" not in (tmp_path / "1/vocab.txt").read_text()
+
+
+SCRIPTS = {
+    "Chinese": ("。！？", "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜", ""),
+    "Hindi": ("।॥?", "कखगघचछजझटठडढणतथदधनपफबभमयरलवशषसह", " "),
+    "Arabic": ("۔؟!", "ابتثجحخدذرزسشصضطظعغفقكلمنهوي", " "),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_other_scripts_keep_their_characters_and_their_sentences(tmp_path: Path, script: str) -> None:
+    """Sentences end at the script's own stops, with no blank after them where it has none, and no token is [UNK]."""
+    stops, letters, space = SCRIPTS[script]
+    draw = random.Random(0)
+
+    def sentence(number: int) -> str:
+        words = ["".join(draw.choices(letters, k=draw.randint(2, 5))) for _ in range(6)]
+        stop = stops[number % len(stops)]
+        return space.join(words) + stop + (" " if stop in "?!" else "")
+
+    lines = [{"text": "".join(map(sentence, range(9))) + "\n"} for _ in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = summarise(run([tmp_path / "a.jsonl"], tmp_path / "out", held_out=0.2, vocabulary_size=400).manifest)
+    assert summary.sentences == 40 * 9 and summary.share_unknown == 0
+    assert summary.share_held_out == pytest.approx(0.2, abs=0.03)
+
+
+def test_the_alphabet_is_as_large_as_the_vocabulary_allows(tmp_path: Path) -> None:
+    characters = [chr(0x4E00 + number) for number in range(900)]
+    draw = random.Random(0)
+    texts = ["".join(draw.choices(characters, k=400)) + "。" for _ in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for size in (300, 600, 1000):
+        made = run([tmp_path / "a.jsonl"], tmp_path / str(size), held_out=0.2, vocabulary_size=size)
+        words = (tmp_path / str(size) / "vocab.txt").read_text().splitlines()
+        assert len(words) <= size and sum(map(str.isalpha, words)) >= min(900, size - 6)
+        share = summarise(made.manifest).share_unknown
+        assert 1 - size / 900 - 0.1 < share < 1 - size / 900 if size < 900 else share == 0
+        assert bool(made.warnings) == (size < 900)
+
+
+def test_text_of_which_the_vocabulary_knows_nothing_is_refused(tmp_path: Path, data_folder: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"text": "日月盈昃。"}) + "\n" + json.dumps({"text": "寒来暑往。"}) + "\n"
+    )
+    with pytest.raises(UserError, match=r"makes 100% of the tokens \[UNK\].*characters of the text"):
+        run([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer=data_folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_column_is_chosen_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"raw": prose(n, 5)}) + "\n" for n in range(9)))
+    with pytest.raises(UserError, match=r"a\.jsonl: holds no text; name one of its keys with --text-key: raw"):
+        run([tmp_path / "a.jsonl"], tmp_path / "out")
+    assert run([tmp_path / "a.jsonl"], tmp_path / "out", text_key="raw").manifest["source"][0]["documents"] == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"text_key": "content"}, "--text-key: has no effect: no input is JSON lines"),
+        ({"tokenizer": Path("x"), "vocabulary_size": 300}, "--vocabulary-size: has no effect with --tokenizer"),
+        ({"held_out_inputs": ["x"], "held_out": 0.1}, "--held-out: has no effect with --held-out-input"),
+    ],
+)
+def test_no_option_is_taken_without_effect(tmp_path: Path, options: dict[str, Any], problem: str) -> None:
+    path = write_lines(tmp_path / "a.txt", 5)
+    with pytest.raises(UserError, match=problem):
+        run([path], tmp_path / "out", **options)
+    with pytest.raises(UserError, match="--format: has no effect"):
+        run([], tmp_path / "out", embedded=True, format="lines")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_result_that_a_link_of_the_input_leads_to_is_refused(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "text", documents=3)
+    elsewhere = write_corpus(tmp_path / "elsewhere", documents=3, seed=1)
+    (folder / "link").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="leads to the folder of --out"):
+        run([folder], elsewhere / "out")
+
+
 MEASURED = """
 import pathlib, re, sys
 from stacking.data import prepare as module
 module.PART_CHARACTERS = module.vocabulary.SAMPLE_CHARACTERS = 400_000
 tokenizer = pathlib.Path(sys.argv[3]) if sys.argv[3:] else None
-module.prepare([sys.argv[1]], pathlib.Path(sys.argv[2]), tokenizer=tokenizer, vocabulary_size=1000, workers=1)
+module.prepare([sys.argv[1]], pathlib.Path(sys.argv[2]), tokenizer=tokenizer, workers=1,
+    vocabulary_size=None if tokenizer else 1000)
 print(int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024)
 """
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from stacking.data import readers
-from stacking.data.readers import documents, find_files, is_dataset
-from stacking.errors import UserError
+from stacking.data.find import find_files
+from stacking.data.readers import TextFile, rows
+from stacking.data.readers import documents as documents_of
+from stacking.data.sentences import split_sentences
+from stacking.errors import StackingError, UserError
 
 
 def write(path: Path, data: str | bytes) -> Path:
@@ -21,9 +27,14 @@ def write(path: Path, data: str | bytes) -> Path:
     return path
 
 
-def refusal(path: Path) -> str:
+def documents(path: Path, **options: str) -> list[str]:
+    """The documents of ``path`` as ``prepare`` would read it."""
+    return [document for file in find_files(str(path), **options).files for document in documents_of(file)]
+
+
+def refusal(path: Path, **options: str) -> str:
     with pytest.raises(UserError) as caught:
-        list(documents(path))
+        documents(path, **options)
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value) and str(path) in str(caught.value)
     return str(caught.value)
 
@@ -36,51 +47,33 @@ def test_every_format_gives_the_same_documents(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", jsonl)
     for name in ("a.txt", "a.jsonl", "a.parquet"):
         write(tmp_path / f"{name}.gz", gzip.compress((tmp_path / name).read_bytes()))
-        assert list(documents(tmp_path / name)) == [text]
-        assert list(documents(tmp_path / f"{name}.gz")) == [text]
+        assert documents(tmp_path / name) == [text]
+        assert documents(tmp_path / f"{name}.gz") == [text]
 
 
 def test_markdown_loses_its_emphasis_and_nothing_else(tmp_path: Path) -> None:
     file = write(tmp_path / "a.md", "# Title\n\n**Bold** and *it is* _so_, snake_case_name, 2 * 3 * 4.")
-    assert list(documents(file)) == ["# Title\n\nBold and it is so, snake_case_name, 2 * 3 * 4."]
+    assert documents(file) == ["# Title\n\nBold and it is so, snake_case_name, 2 * 3 * 4."]
 
 
 def test_line_endings_and_byte_order_mark_are_normalised(tmp_path: Path) -> None:
-    assert list(documents(write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree"))) == ["one\ntwo\nthree"]
+    assert documents(write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree")) == ["one\ntwo\nthree"]
 
 
 def test_characters_across_blocks_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "_BLOCK", 3)
-    assert list(documents(write(tmp_path / "a.txt", "né€𝄞\r\né"))) == ["né€𝄞\né"]
+    assert documents(write(tmp_path / "a.txt", "né€𝄞\r\né")) == ["né€𝄞\né"]
 
 
 def test_long_documents_are_cut_at_paragraphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "LONGEST_DOCUMENT", 100)
     paragraphs = [f"Paragraph {number} " + "x" * 30 for number in range(20)]
     text = "\n\n".join(paragraphs)
-    parts = list(documents(write(tmp_path / "a.txt", text)))
+    parts = documents(write(tmp_path / "a.txt", text))
     assert "".join(parts) == text and all(len(part) <= 100 for part in parts)
     assert [p for part in parts for p in part.strip().split("\n\n")] == paragraphs
-    unbroken = list(documents(write(tmp_path / "b.jsonl", json.dumps({"text": "y" * 250}))))
+    unbroken = documents(write(tmp_path / "b.jsonl", json.dumps({"text": "y" * 250})))
     assert [len(part) for part in unbroken] == [100, 100, 50]
-
-
-def test_folders_are_searched_in_depth_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name in ('b/É "q".txt', "a/it's.md", "a/.hidden.txt", ".git/x.txt", "c.pdf", "b/z.jsonl.gz"):
-        write(tmp_path / name, "text")
-    found = [file.relative_to(tmp_path).as_posix() for file in find_files(str(tmp_path))]
-    assert found == ["a/it's.md", "b/z.jsonl.gz", 'b/É "q".txt']
-
-
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [("missing.txt", "does not exist"), ("a.pdf", "has the suffix '.pdf'"), ("empty", "has no readable file")],
-)
-def test_paths_that_cannot_be_read_are_refused(tmp_path: Path, name: str, problem: str) -> None:
-    write(tmp_path / "a.pdf", "x")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=problem):
-        find_files(str(tmp_path / name))
 
 
 def test_text_that_is_not_utf8_is_refused_with_its_offset(tmp_path: Path) -> None:
@@ -91,26 +84,15 @@ def test_text_that_is_not_utf8_is_refused_with_its_offset(tmp_path: Path) -> Non
     assert "is not UTF-8 at byte 24" in refusal(write(tmp_path / "c.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n'))
 
 
-def test_jsonl_lines_without_text_are_refused_with_their_number(tmp_path: Path) -> None:
-    good = '{"text": "a"}\n'
-    for bad, problem in [
-        ('{"txt": "a"}', "no string under the key `text`"),
-        ('{"text": 3}', "no string"),
-        ("[1", "not JSON"),
-        ('{"text": "half \\ud800"}', "half of a surrogate pair"),
-    ]:
-        message = refusal(write(tmp_path / "a.jsonl", good * 2 + bad + "\n"))
-        assert problem in message and "a.jsonl:3" in message
-
-
 def test_a_categorical_column_is_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array(["a", "b", "a"]).dictionary_encode()}), tmp_path / "a.parquet")
-    assert list(documents(tmp_path / "a.parquet")) == ["a", "b", "a"]
+    assert documents(tmp_path / "a.parquet") == ["a", "b", "a"]
 
 
 def test_parquet_without_text_or_cut_is_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"body": ["a"]}), tmp_path / "a.parquet")
-    assert "has no column `text` but body" in refusal(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"body": ["a"], "id": [1]}), tmp_path / "a.parquet")
+    assert "has no column `text`; name one of its columns with --text-key: body, id" in refusal(tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet", text_key="body") == ["a"]
     pq.write_table(pa.table({"text": [1]}), tmp_path / "b.parquet")
     assert "not of strings" in refusal(tmp_path / "b.parquet")
     pq.write_table(pa.table({"text": ["a" * 1000]}), tmp_path / "c.parquet")
@@ -118,27 +100,65 @@ def test_parquet_without_text_or_cut_is_refused(tmp_path: Path) -> None:
     assert "is not a whole parquet file" in refusal(tmp_path / "d.parquet")
 
 
-def test_torn_gzip_is_refused(tmp_path: Path) -> None:
-    whole = gzip.compress(b"some text " * 10_000)
-    assert "torn gzip" in refusal(write(tmp_path / "a.txt.gz", whole[: len(whole) // 2]))
-    assert "torn gzip" in refusal(write(tmp_path / "b.jsonl.gz", b"not gzip at all"))
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("named", [True, False])
+def test_compressed_files_are_read_and_torn_ones_refused(tmp_path: Path, suffix: str, named: bool) -> None:
+    text = "".join(json.dumps({"text": f"Document {number}."}) + "\n" for number in range(5000)).encode()
+    whole = COMPRESS[suffix](text)
+    name = "c4.00000-of-00002.json" if named else "c4.00000-of-00002"
+    path = write(tmp_path / f"{name}{suffix if named else ''}", whole)
+    assert len(documents(path)) == 5000
+    assert "torn" in refusal(write(tmp_path / f"cut.jsonl{suffix}", whole[: len(whole) // 2]))
+    assert "torn" in refusal(write(tmp_path / f"other.jsonl{suffix}", b"not compressed at all" * 9))
 
 
-def test_only_names_that_are_no_paths_are_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    assert [name for name in NAMES if is_dataset(name)] == ["wikitext:wikitext-2-raw-v1", "owner/name", "imdb"]
+def _zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue().to_pybytes())
 
 
-NAMES = [
-    "wikitext:wikitext-2-raw-v1",
-    "owner/name",
-    "imdb",
-    "data",
-    "data/none",
-    "./x",
-    "../x/y",
-    "/a/b",
-    "a b",
-    "x.txt",
-]
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": _zstd}
+
+
+def test_a_failing_file_system_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.txt", "One. Two.")
+
+    def fail(*_: object) -> object:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setitem(readers.READERS, "text", fail)
+    with pytest.raises(StackingError, match=r"a\.txt: cannot be read \(Input/output error\)") as caught:
+        list(documents_of(TextFile(path, "text")))
+    assert caught.value.exit_code == 1
+
+
+def test_a_line_is_a_sentence_and_a_blank_line_ends_the_document(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "mr. x came . he left .\r\nso did  i .\r\n\r\n \r\n# two .\r\nthe end .\r\n")
+    found = [list(split_sentences(document)) for document in documents(path, format="lines")]
+    assert found == [["mr. x came . he left .", "so did i ."], ["# two .", "the end ."]]
+
+
+def test_a_long_document_of_lines_is_cut_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "LONGEST_DOCUMENT", 100)
+    lines = [f"sentence number {number} ." for number in range(40)]
+    found = documents(write(tmp_path / "a.txt", "\n".join(lines)), format="lines")
+    assert [sentence for document in found for sentence in split_sentences(document)] == lines
+    assert len(found) > 5 and all(len(document) <= 120 for document in found)
+
+
+def test_a_huge_line_comes_in_pieces_whatever_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "LONGEST_DOCUMENT", 100)
+    path = write(tmp_path / "a.txt", "word " * 100_000)
+    for format in ("lines", "text"):
+        found = documents(path, format=format)
+        assert sum(document.count("word") for document in found) == 100_000
+        assert max(map(len, found)) <= 220
+
+
+def test_only_rows_and_articles_can_be_empty(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": null}\n\n{}\n{"text": " "}\n')
+    write(tmp_path / "b.txt", "\n\n \n")
+    assert list(rows(TextFile(tmp_path / "a.jsonl", "jsonl"))) == ["a", "", "", ""]
+    assert list(rows(TextFile(tmp_path / "b.txt", "text"))) == []

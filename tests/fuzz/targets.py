@@ -270,9 +270,10 @@ def _read_torch_file(path: Path) -> object:
 
 
 def _read_documents(path: Path) -> object:
-    from stacking.data.readers import documents
+    from stacking.data.readers import TextFile, documents
 
-    return sum(1 for _ in documents(path))
+    format = "parquet" if path.suffix == ".parquet" else "jsonl"
+    return sum(1 for _ in documents(TextFile(path, format)))
 
 
 def _read_metrics(path: Path) -> object:

@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 from stacking.data import vocabulary
 from stacking.data.corpus import Corpus
 from stacking.data.embedded import embedded_documents, embedded_sources
+from stacking.data.find import find_files
 from stacking.data.prepare import prepare
-from stacking.data.readers import documents, find_files
+from stacking.data.readers import documents
 from stacking.data.sampler import SAMPLERS, SAMPLES_AT_ONCE
 from stacking.data.samples import build_samples
 from stacking.data.unpad import Unpadded
@@ -119,7 +120,7 @@ def read_texts(inputs: Sequence[str], characters: int) -> list[str]:
     Raises:
         UserError: an input cannot be read, or there are fewer than two documents.
     """
-    found = (documents(file) for name in inputs for file in find_files(name))
+    found = (documents(file) for name in inputs for file in find_files(name).files)
     texts: list[str] = []
     for text in chain.from_iterable(found) if inputs else embedded_documents(embedded_sources(), None):
         texts.append(text)

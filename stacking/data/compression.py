@@ -1,0 +1,84 @@
+"""Compressed files as streams of plain bytes: gzip, bzip2, xz and Zstandard."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from stacking.errors import DamagedFile, StackingError, UserError
+
+_TRANSIENT = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENOLCK, errno.ETIMEDOUT, errno.EINTR, errno.EREMOTEIO)
+
+
+def _zstandard(raw: IO[bytes]) -> IO[bytes]:
+    import pyarrow as pa
+
+    stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+    return io.BufferedReader(cast(Any, stream), 1 << 16)
+
+
+OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    ".gz": lambda raw: cast(IO[bytes], gzip.GzipFile(fileobj=raw)),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+    ".zst": _zstandard,
+}
+_MAGIC = {".gz": b"\x1f\x8b\x08", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd"}
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix in lower case without that of a compression: ``.txt`` for ``a.TXT.gz``."""
+    return Path(path.stem if path.suffix.lower() in OPENERS else path.name).suffix.lower()
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of ``path``, decompressed. Its suffix tells the compression; where it has none, its first bytes do.
+
+    Raises:
+        UserError: the file cannot be read.
+        DamagedFile: it is not what its suffix says, or is cut short.
+        StackingError: the file system failed; another try may succeed.
+    """
+    suffix = path.suffix.lower()
+    try:
+        with open(path, "rb") as raw:
+            if suffix not in OPENERS:
+                suffix = _recognised(raw)
+            yield OPENERS[suffix](raw) if suffix else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise _torn(path, suffix, error) from None
+    except OSError as error:
+        if error.errno in _TRANSIENT and error.strerror:
+            problem = f"{path}: cannot be read ({error.strerror}); the file system failed, try again"
+            raise StackingError(problem) from error
+        if error.errno is None and suffix in OPENERS:  # bz2 and zstd tell of damage so
+            raise _torn(path, suffix, error) from None
+        raise UserError(path, f"cannot be read ({error.strerror or error})", "check the file") from None
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first ``count`` decompressed bytes of ``path``, fewer where it has no more."""
+    with open_plain(path) as stream:
+        return stream.read(count)
+
+
+def _recognised(raw: IO[bytes]) -> str:
+    head = raw.read(10)
+    raw.seek(0)
+    if head[:3] == b"BZh" and head[4:] == b"1AY&SY":
+        return ".bz2"
+    return next((suffix for suffix, magic in _MAGIC.items() if head.startswith(magic)), "")
+
+
+def _torn(path: Path, suffix: str, error: Exception) -> DamagedFile:
+    names = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}
+    return DamagedFile(path, f"is a torn {names[suffix]} file ({error})", "fetch or compress it again")

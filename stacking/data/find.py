@@ -1,0 +1,131 @@
+"""The files that an input stands for, and what is passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stacking.data.compression import first_bytes, plain_suffix
+from stacking.data.formats import HEAD_BYTES, READABLE, SUFFIXES, NotText, recognise, suffix_class
+from stacking.data.readers import TextFile
+from stacking.errors import UserError
+
+PassOver = Callable[[Path, str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an input holds."""
+
+    files: tuple[TextFile, ...]
+    passed_over: tuple[tuple[Path, str], ...] = ()
+    """Files and folders that are not read, each with the reason."""
+    folders: frozenset[Path] = frozenset()
+    """All folders that were searched, links resolved."""
+
+
+def find_files(name: str, format: str | None = None, text_key: str = "text") -> Found:
+    """The text files that ``name``, a file or a folder, stands for, in an order that the names alone decide.
+
+    Folders are searched in depth. Links are followed; what several of them lead to is read once.
+
+    Args:
+        format: read the files so, whatever they look like; a key of ``readers.READERS``.
+        text_key: where the text is in rows.
+
+    Raises:
+        UserError: no such path, a file that no reader knows, a folder without any readable file.
+        DamagedFile: a compressed file is torn.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        return Found((TextFile(path, format or _format_of_named(path), text_key),))
+    passed_over: list[tuple[Path, str]] = []
+    folders: set[Path] = set()
+    files: list[TextFile] = []
+    seen: set[str] = set()
+    for file in _walk(path, folders, lambda *passed: passed_over.append(passed)):
+        try:
+            found = _format_in_folder(file, format)
+            real = os.path.realpath(file)
+            if real in seen:
+                raise NotText("read already under another name")
+        except NotText as reason:
+            passed_over.append((file, str(reason)))
+            continue
+        seen.add(real)
+        files.append(TextFile(file, found, text_key))
+    if not files:
+        reasons = "; it has " + ", ".join(sorted({reason for _, reason in passed_over})[:4]) if passed_over else ""
+        raise UserError(name, f"has no readable file in it{reasons}", f"give a folder with {_known()}")
+    return Found(tuple(files), tuple(passed_over), frozenset(folders))
+
+
+def _walk(folder: Path, folders: set[Path], pass_over: PassOver) -> Iterator[Path]:
+    """The files below ``folder``, by their names; each real folder once, so that circles end."""
+    folders.add(folder.resolve())
+    pending = _entries(folder)
+    while pending:
+        path = pending.pop()
+        if path.name.startswith("."):
+            pass_over(path, "hidden")
+        elif path.is_dir():
+            real = path.resolve()
+            if real in folders:
+                pass_over(path, "link to a folder that is read already")
+                continue
+            folders.add(real)
+            pending.extend(_entries(path))
+        elif path.is_file():
+            yield path
+        else:
+            pass_over(path, "broken link" if path.is_symlink() else "not a regular file")
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in ``folder``, the first name last."""
+    try:
+        return sorted(folder.iterdir(), reverse=True)
+    except OSError as error:
+        raise UserError(folder, f"cannot be read ({error.strerror or error})", "check its permissions") from None
+
+
+def _format_of_named(path: Path) -> str:
+    """The format of a file that the user named."""
+    _require_file(path)
+    try:
+        return recognise(plain_suffix(path), first_bytes(path, HEAD_BYTES))
+    except NotText as reason:
+        suffix = plain_suffix(path)
+        problem = f"has the suffix {suffix!r} that no reader knows" if str(reason).startswith("suffix") else ""
+        remedy = f"give one of {_known()}, or say --format"
+        raise UserError(path, problem or f"is {reason}", remedy) from None
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise UserError(path, "does not exist", "check the path; a dataset is named OWNER/NAME or NAME:CONFIGURATION")
+    if not path.is_file():
+        raise UserError(path, "is neither a file nor a folder", "give text that can be read twice, no pipe")
+
+
+def _format_in_folder(file: Path, format: str | None) -> str:
+    """The format of a file that was met in a folder.
+
+    Raises:
+        NotText: it is none to read.
+    """
+    suffix = plain_suffix(file)
+    if format is None:
+        if suffix_class(suffix) not in ("", *READABLE):  # and nothing of it need be read
+            raise NotText(f"suffix {suffix}")
+        return recognise(suffix, first_bytes(file, HEAD_BYTES))
+    if suffix_class(suffix) not in SUFFIXES[format]:
+        raise NotText(f"suffix {suffix}, not --format {format}")
+    return format
+
+
+def _known() -> str:
+    return f"{', '.join(READABLE)} (also .gz .bz2 .xz .zst)"

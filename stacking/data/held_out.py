@@ -1,0 +1,61 @@
+"""Which documents are held out: a share of the text, chosen by the hash of their content.
+
+The hashes fall into ``BUCKETS`` buckets and whole buckets are held out, so that equal documents always land in the same
+split and memory does not depend on how many documents there are. A small corpus is split document by document, as each
+has a bucket to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+BUCKETS = 1 << 16
+_SHIFT = 64 - 16
+_CLOSE_ENOUGH = 0.005
+"""Of the share that was asked for: no further bucket is looked for, which would prefer short documents."""
+
+NONE, ALL = bytes(BUCKETS), b"\1" * BUCKETS
+"""A split is a flag for each bucket: 1 where it is held out."""
+
+
+def bucket_of(document_hash: int) -> int:
+    """The bucket of a 64-bit hash."""
+    return document_hash >> _SHIFT
+
+
+def is_held_out(document_hash: int, split: bytes) -> bool:
+    return bool(split[bucket_of(document_hash)])
+
+
+def choose(sizes: Mapping[int, int], share: float) -> bytes:
+    """The split whose held-out documents come close to ``share`` of the text; neither side is empty.
+
+    Takes the buckets in the order of the hashes, each if it fits, and at the end one that does not fit if that brings
+    the total closer to what is asked for.
+
+    Args:
+        sizes: bytes of text in each bucket that has any; at least two.
+        share: above 0 and below 1.
+    """
+    target = share * sum(sizes.values())
+    held_out: list[int] = []
+    left = target
+    for bucket in sorted(sizes):
+        if left <= _CLOSE_ENOUGH * target:
+            break
+        if sizes[bucket] <= left + _CLOSE_ENOUGH * target:
+            held_out.append(bucket)
+            left -= sizes[bucket]
+    others = sizes.keys() - set(held_out)
+    if len(others) > 1 and left > 0:
+        best = min(others, key=lambda bucket: (abs(left - sizes[bucket]), bucket))
+        if not held_out or abs(left - sizes[best]) < left:
+            held_out.append(best)
+    return _flags(held_out if len(held_out) < len(sizes) else held_out[1:])
+
+
+def _flags(buckets: Iterable[int]) -> bytes:
+    flags = bytearray(BUCKETS)
+    for bucket in buckets:
+        flags[bucket] = 1
+    return bytes(flags)

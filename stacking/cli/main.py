@@ -384,7 +384,8 @@ def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: 
         folder.path.mkdir(parents=True, exist_ok=True)
     with folder.locked() as lock:
         plan = create_run_of(recipe, folder, elsewhere=launcher in ("slurm", "mpi"))
-        click.echo(f"{plan.stages[0].layers} layers from the start: {plan.stages[0].steps:,} steps take as long")
+        (stage,) = plan.stages
+        click.echo(f"{stage.layers} layers from the start: {stage.steps:,} steps fit into the same wall-clock")
         _control(folder, plan, lock, launcher, hostfile)
     write_report(run_dir, [baseline_dir])
     click.echo(f"\n{comparison_table([read_run(run_dir), read_run(baseline_dir)]).as_text()}")

@@ -429,7 +429,9 @@ def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: 
     plan, chosen = design.plan, open_launcher(launcher or design.plan.launch.launcher, hostfile)
     with holding_new(folder) as lease:
         write_run(design, folder)
-        click.echo(f"{plan.stages[0].layers} layers from the start: {plan.stages[0].steps:,} steps take as long")
+        click.echo(
+            f"{plan.stages[0].layers} layers from the start: {plan.stages[0].steps:,} steps fit into the same wall-clock"
+        )
         _control(folder, plan, lease, chosen)
     write_report(run_dir, [baseline_dir])
     click.echo(f"\n{comparison_table([read_run(run_dir), read_run(baseline_dir)]).as_text()}")

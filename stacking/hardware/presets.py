@@ -174,7 +174,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
 }
 
 
-_BF16_EMULATED = "this CPU has neither AVX512-BF16 nor AMX and emulates it"
+_BF16_EMULATED = "this CPU emulates it: torch finds neither AVX512-BF16 nor AMX"
 
 
 def cpu_class(native_bf16: bool) -> DeviceClass:

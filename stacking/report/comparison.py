@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -28,6 +29,8 @@ from stacking.terminal.units import count, duration, loss
 _COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00")
 """Okabe and Ito (2008)."""
 _PICTURE = "comparison.png"
+_HALO = patheffects.withStroke(linewidth=2.5, foreground="white")
+"""Keeps a number readable on a curve."""
 
 
 class ChargedClock:
@@ -137,7 +140,7 @@ def _draw(runs: Sequence[Run]) -> Figure:
             _draw_run(axes, run, scale, name, colour)
             _mark_growths(axes, run, scale)
         axes.set_xlabel(scale.label)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.04 * axes.get_xlim()[1])
         axes.grid(axis="y", color=PALE, linewidth=0.8)
     _limit(left, runs)
     left.set_ylabel("loss")
@@ -148,15 +151,25 @@ def _draw(runs: Sequence[Run]) -> Figure:
 
 def _draw_run(axes: Axes, run: Run, scale: _Scale, name: str, colour: str) -> None:
     """The held-out loss over the pale training loss, and the number that the run ends with."""
-    trained = [r for r in run.records("train") if math.isfinite(r["loss"])]
-    evaluated = [r for r in run.records("evaluation") if math.isfinite(r["loss"])]
-    curve = smoothed([r["loss"] for r in trained], len(trained) // 100)
-    axes.plot(*thinned(scale.of(run, trained), curve), color=colour, alpha=0.3, linewidth=1)
-    x, y = scale.of(run, evaluated), [r["loss"] for r in evaluated]
-    axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=f"{name}, held-out loss")
-    if evaluated:
-        place: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, -13), "ha": "center", "fontsize": 9}
-        axes.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), color=colour, **place)
+    window = len(run.records("train")) // 100
+    style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "marker": "o", "markersize": 3.5}
+    label: str | None = f"{name}, held-out loss"
+    for index in range(len(run.metrics)):  # a growth interrupts the lines
+        trained, evaluated = (_finite(run.stage_records(index, kind)) for kind in ("train", "evaluation"))
+        curve = smoothed([r["loss"] for r in trained], window)
+        axes.plot(*thinned(scale.of(run, trained), curve), color=colour, alpha=0.3, linewidth=1)
+        if not evaluated:
+            continue
+        x, y = scale.of(run, evaluated), [r["loss"] for r in evaluated]
+        axes.plot(x, y, label=label, **style)
+        label, last = None, (x[-1], y[-1])
+    if label is None:
+        place: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, 0), "va": "center", "fontsize": 9}
+        axes.annotate(f"{last[1]:.2f}", last, color=colour, path_effects=[_HALO], **place)
+
+
+def _finite(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if math.isfinite(record["loss"])]
 
 
 def _mark_growths(axes: Axes, run: Run, scale: _Scale) -> None:
@@ -186,8 +199,7 @@ def _limit(axes: Axes, runs: Sequence[Run]) -> None:
     """Leave out each run's fall at the beginning, beside which the rest would look flat."""
     shown = []
     for run in runs:
-        held_out = [r["loss"] for r in run.records("evaluation") if math.isfinite(r["loss"])]
-        trained = [r["loss"] for r in run.records("train") if math.isfinite(r["loss"])]
+        held_out, trained = ([r["loss"] for r in _finite(run.records(kind))] for kind in ("evaluation", "train"))
         shown += held_out + smoothed(trained, len(trained) // 100)[len(trained) // 20 :]
     if shown:
         margin = 0.08 * (max(shown) - min(shown)) or 0.5

@@ -148,7 +148,8 @@ class _Lines:
         where = f"{_layers(self.plan, record['stage'])}: step {_step(self.plan, record)}"
         facts = [where, *_facts(record)]
         if left is not None and left.run > 0:
-            facts.append(f"{duration(left.stage)} left in this stage, {duration(left.run)} in all")
+            in_stage = f"{duration(left.stage)} left in this stage, " if left.stage > 0 else ""
+            facts.append(f"{in_stage}{duration(left.run)} {'in all' if in_stage else 'left in all'}")
         self.note(", ".join(facts))
 
     def phase_started(self, what: str) -> None:

@@ -89,6 +89,8 @@ MISTAKES = {
         ["prepare", "{tmp}", "--out", "{tmp}/x", "--vocabulary-size", "-1"],
         "--vocabulary-size: -1 is out of range; use 100 to 1,000,000",
     ),
+    "a baseline of nothing": (["baseline", "{tmp}", "--run-dir", "{tmp}/b"], "is not a run directory (no plan.json)"),
+    "a report beside nothing": (["report", "{tmp}", "--beside", "{tmp}"], "is not a run directory (no plan.json)"),
     "submitting nothing": (["submit", "--dry-run"], "give RECIPE and --run-dir DIR, or --resume RUN_DIR alone"),
     "submitting a recipe nowhere": (["submit", "demo"], "give RECIPE and --run-dir DIR"),
     "submitting two things": (["submit", "demo", "--resume", "{tmp}"], "give RECIPE and --run-dir DIR"),

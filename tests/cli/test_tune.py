@@ -16,6 +16,7 @@ data: {sequence_length: 32}
 stages:
   - {layers: 1, steps: 3, batch_sequences: 8, micro_batch: 2, learning_rate: {peak: 1e-3}}
 launch: {ranks: 2, accelerator: cpu}
+precision: fp32
 """
 
 MISTAKES = {

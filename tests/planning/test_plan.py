@@ -278,7 +278,7 @@ def test_emulated_bf16_is_allowed_and_warned_of_with_the_measured_factor(monkeyp
     monkeypatch.setattr(plan_command, "find_machine", lambda: AVX2)
     plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, AVX2)
     shown = explain_text(plan, notes=plan_command.precision_notes(plan, measure=lambda: 7.26))
-    assert "bf16 is slow: this CPU has neither AVX512-BF16 nor AMX and emulates it; set precision to auto" in shown
+    assert "bf16 is slow: this CPU emulates it: torch finds neither AVX512-BF16 nor AMX; set precision to auto" in shown
     assert "measured here: a matrix product in bf16 takes 7.3 times as long as in fp32" in shown
     fast = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, AVX512_BF16)
     assert "emulates" not in explain_text(fast)

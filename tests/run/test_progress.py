@@ -87,7 +87,7 @@ def test_plain_lines_tell_stage_step_loss_speed_and_time_left() -> None:
     assert lines == [
         "3 layers: step 10/100, loss 2.5000, 98.8 k tokens/s, 9.0 s left in this stage, 19 s in all",
         "3 layers: step 10, held-out loss 2.7500",
-        "3 layers: step 100/100, loss 2.5000, 98.8 k tokens/s, 0.0 s left in this stage, 10 s in all",
+        "3 layers: step 100/100, loss 2.5000, 98.8 k tokens/s, 10 s left in all",
         "3 layers: consolidating ...",
         "3 layers: consolidating took 0.0 s",
         "going on",

@@ -180,7 +180,7 @@ def _emulated_by_cpu(facts: Facts, row: DeviceClass) -> str:
     capable = BF16_FLAGS & set(facts.host.cpu_flags)
     why = "this CPU could compute it, but torch emulates it" if capable else row.emulated["bf16"]
     slowdown = facts.torch.bf16_slowdown if facts.torch else None
-    return why if slowdown is None else f"{why}: a matrix product takes {slowdown:.1f} times as long as in fp32"
+    return why if slowdown is None else f"{why}; a matrix product takes {slowdown:.1f} times as long as in fp32"
 
 
 def _refusal(why: str | None) -> str:

@@ -45,7 +45,7 @@ class _Blow:
 
 
 def _draw_blow(draw: random.Random) -> _Blow:
-    """A third of the signals falls in the first second, a third in the next few, a third in a phase that is waited for."""
+    """A third of the signals falls in the first second, a third in the next few, a third in a chosen phase."""
     moment = draw.choice([FIRST_SECOND, ANY, draw.choice(_MOMENTS)])
     longest = {FIRST_SECOND: 1.0, ANY: 4.0, "train": 1.0, SAVING: 0.0}.get(moment, 0.3)
     name = draw.choices(list(_SIGNALS), list(_SIGNALS.values()))[0]

@@ -38,7 +38,7 @@ def play(workshop: Workshop, seed: int, number: int) -> list[Result]:
     _set(clock, 0)
     for limit in (draw.uniform(3, 8), PATIENCE):
         arguments: list[str | Path] = ["resume", run] if begun(run) else ["run", recipe, "--run-dir", run]
-        controller = Controller(run, arguments, workshop.folder / "output", **_wrong(clock))
+        controller = Controller(run, arguments, workshop.folder / "output", **wrong(clock))
         while controller.running and time.monotonic() - controller.started < limit:
             time.sleep(draw.uniform(0.2, 1.5))
             if len(jumps) < _MOST_JUMPS and controller.running:
@@ -69,7 +69,7 @@ def play(workshop: Workshop, seed: int, number: int) -> list[Result]:
     ]
 
 
-def _wrong(clock: Path) -> dict[str, str]:
+def wrong(clock: Path) -> dict[str, str]:
     """The environment of a process with a wrong clock."""
     for library in _LIBRARIES:
         if library.exists():

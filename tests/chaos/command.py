@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -83,9 +84,16 @@ def _play(workshop: Workshop, file: Path, wanted: Mapping[str, int], seed: int, 
         # A chain may end before any of its signals falls, and leave no result.
         recorded = max((result.number for result in found if result.kind == kind), default=-1)
         last[kind] = number = max(recorded, last.get(kind, -1)) + 1
-        made = PLAYS[kind](workshop, seed, number)
+        made = [_without(workshop.folder, result) for result in PLAYS[kind](workshop, seed, number)]
         append_results(file, made)
         _print(made)
+
+
+def _without(folder: Path, result: Result) -> Result:
+    """The result with paths relative to ``folder``."""
+    prefix = f"{folder}/"
+    details = [detail.replace(prefix, "") for detail in result.details]
+    return replace(result, message=result.message.replace(prefix, ""), details=details)
 
 
 def _print(results: list[Result]) -> None:

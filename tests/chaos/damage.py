@@ -89,7 +89,8 @@ class Judge:
     def judge(self, ended: Ended) -> tuple[str, str, list[str]]:
         """The outcome, the program's last words and what is different."""
         words = ended.output.strip().splitlines()
-        message = next((line for line in reversed(words) if self._names_it(line)), words[-1] if words else "")
+        last = words[-1] if words and ended.exit_code != 0 else ""
+        message = next((line for line in reversed(words) if self._names_it(line)), last)
         if ended.exit_code is None:
             return "hang", message, []
         if ended.traceback or ended.exit_code not in (0, 2):

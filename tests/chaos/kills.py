@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.chaos.compare import different_files, leftovers, set_aside
-from tests.chaos.processes import CREATING, FIRST_SECOND, SAVING, TARGETS, Controller, Target, begun, outlived
+from tests.chaos.processes import ANY, CREATING, FIRST_SECOND, SAVING, TARGETS, Controller, Target, begun, outlived
 from tests.chaos.results import Result
 from tests.chaos.workshop import SETTINGS, Ended, Workshop
 
 _SIGNALS = {"SIGKILL": 8, "SIGTERM": 5, "SIGINT": 3, "SIGHUP": 2, "SIGUSR1": 2}
 """How often each signal is drawn, by weight."""
 _MOMENTS = (
-    FIRST_SECOND,
     CREATING,
     "train, before its first update",
     "train",
@@ -46,12 +45,13 @@ class _Blow:
 
 
 def _draw_blow(draw: random.Random) -> _Blow:
-    moment = draw.choice(_MOMENTS)
-    longest = {FIRST_SECOND: 1.0, "train": 1.0}.get(moment, 0.3)
+    """A third of the signals falls in the first second, a third in the next few, a third in a chosen phase."""
+    moment = draw.choice([FIRST_SECOND, ANY, draw.choice(_MOMENTS)])
+    longest = {FIRST_SECOND: 1.0, ANY: 4.0, "train": 1.0, SAVING: 0.0}.get(moment, 0.3)
     name = draw.choices(list(_SIGNALS), list(_SIGNALS.values()))[0]
     return _Blow(
         moment=moment,
-        delay=draw.uniform(0, longest) if moment != SAVING else 0,
+        delay=draw.uniform(0, longest),
         number=signal.Signals[name],
         target=draw.choices(TARGETS, (4, 2, 3))[0],
         pick=draw.random(),

@@ -18,6 +18,7 @@ from tests.chaos.workshop import PATIENCE, Ended, command, environment
 Target = Literal["controller", "rank", "all"]
 TARGETS: tuple[Target, ...] = ("controller", "rank", "all")
 FIRST_SECOND = "the controller's first second"
+ANY = "any phase after it"
 CREATING = "the run being made"
 SAVING = "train, a checkpoint being written"
 
@@ -67,7 +68,8 @@ class Controller:
         while self.running and time.monotonic() < deadline:
             if phase == SAVING and any(self._run.glob("*/checkpoints/.saving")):
                 return True
-            if self.phase() == phase:
+            now = self.phase()
+            if now == phase or (phase == ANY and now != FIRST_SECOND):
                 return True
             time.sleep(0.0005 if phase == SAVING else 0.01)
         return False

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import random
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.chaos import damage, processes
+from tests.chaos import clocks, damage, processes
 from tests.chaos.compare import leftovers, same
 from tests.chaos.damages import DAMAGES, FILES, harm
 from tests.chaos.places import PLACES, cut_back
 from tests.chaos.processes import Controller, last_event
 from tests.chaos.results import Result, append_results, as_markdown, read_results
-from tests.chaos.workshop import SETTINGS, Ended, Workshop, stacking
+from tests.chaos.workshop import SETTINGS, Ended, Workshop, environment, stacking
 
 # Results
 
@@ -125,6 +127,17 @@ def test_a_controller_is_met_in_its_phase_and_its_end_is_seen(tmp_path: Path, mo
         ended = controller.wait()
         assert (ended.exit_code, ended.output) == (code, "growing\n")
     assert last_event(tmp_path) == ("started", "grow", 1)
+
+
+def test_the_clock_of_a_child_is_wrong_and_its_stopwatch_right(tmp_path: Path) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("+86400")
+    script = "import time; print(time.time(), time.monotonic())"
+    variables = environment(**clocks.wrong(clock))
+    said = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=True)
+    wall, stopwatch = map(float, said.stdout.split())
+    assert 86_400 <= wall - time.time() + 60 < 86_520
+    assert abs(stopwatch - time.monotonic()) < 60
 
 
 # Real chains

@@ -14,6 +14,7 @@ from stacking import __version__
 from stacking.cli.bench import bench
 from stacking.cli.doctor import doctor
 from stacking.cli.tune import tune
+from stacking.data.formats import SUFFIXES
 from stacking.errors import StackingError, UserError
 from stacking.run.folder import RunFolder
 from tools.benchmarks.data_command import bench_data
@@ -27,7 +28,6 @@ COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--h
 LAUNCHER = click.option(
     "--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks, in place of the recipe's."
 )
-FORMATS = ["lines", "text", "markdown", "wiki", "jsonl", "parquet"]
 HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
 
 
@@ -41,7 +41,7 @@ def cli() -> None:
 @click.argument("inputs", nargs=-1)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write.")
 @click.option("--embedded", is_flag=True, help="Take the documentation that comes with Python and its packages.")
-@click.option("--format", type=click.Choice(FORMATS), help="Read all files so; default: what is recognised.")
+@click.option("--format", type=click.Choice(list(SUFFIXES)), help="Read all files so; default: what is recognised.")
 @click.option("--text-key", help="Key or column of the text in JSON lines, Parquet and datasets; default: text.")
 @click.option("--vocabulary-size", type=int, help="Entries of the vocabulary to train; default: 30,522.")
 @click.option("--cased", is_flag=True, help="Keep upper case and accents.")

@@ -18,6 +18,7 @@ from stacking.cli.bench import bench
 from stacking.cli.doctor import doctor
 from stacking.cli.options import FOLDER
 from stacking.cli.tune import tune
+from stacking.data.formats import SUFFIXES
 from stacking.errors import StackingError, UserError, printable
 from stacking.run.folder import RunFolder
 from stacking.run.signals import Stopped, exit_code, exit_on_signals, raise_on_signals
@@ -36,7 +37,6 @@ LAUNCHER = click.option(
     help="How to start the ranks. Default: the recipe's.",
 )
 ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity as they are.")
-FORMATS = ["lines", "text", "markdown", "wiki", "jsonl", "parquet"]
 HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
 
 
@@ -50,7 +50,7 @@ def cli() -> None:
 @click.argument("inputs", nargs=-1)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write.")
 @click.option("--embedded", is_flag=True, help="Take the documentation that comes with Python and its packages.")
-@click.option("--format", type=click.Choice(FORMATS), help="Read all files so; default: what is recognised.")
+@click.option("--format", type=click.Choice(list(SUFFIXES)), help="Read all files so; default: what is recognised.")
 @click.option("--text-key", help="Key or column of the text in JSON lines, Parquet and datasets; default: text.")
 @click.option("--vocabulary-size", type=int, help="Entries of the vocabulary to train; default: 30,522.")
 @click.option("--cased", is_flag=True, help="Keep upper case and accents.")
@@ -429,9 +429,8 @@ def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: 
     plan, chosen = design.plan, open_launcher(launcher or design.plan.launch.launcher, hostfile)
     with holding_new(folder) as lease:
         write_run(design, folder)
-        click.echo(
-            f"{plan.stages[0].layers} layers from the start: {plan.stages[0].steps:,} steps fit into the same wall-clock"
-        )
+        (stage,) = plan.stages
+        click.echo(f"{stage.layers} layers from the start: {stage.steps:,} steps fit into the same wall-clock")
         _control(folder, plan, lease, chosen)
     write_report(run_dir, [baseline_dir])
     click.echo(f"\n{comparison_table([read_run(run_dir), read_run(baseline_dir)]).as_text()}")

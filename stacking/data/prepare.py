@@ -33,7 +33,7 @@ from stacking.data.held_out import ALL, is_held_out
 from stacking.data.hub import dataset_documents, is_dataset
 from stacking.data.readers import TextFile
 from stacking.data.rows import keys_of
-from stacking.data.scan import Input, Scan, choose_held_out, input_documents, scan_file
+from stacking.data.scan import Input, Scan, choose_held_out, finer_cut, input_documents, scan_file
 from stacking.data.sentences import SENTENCE_END, split_sentences
 from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part
 from stacking.data.summary import read_as
@@ -136,6 +136,11 @@ def prepare(
         for line in _told(texts):
             say(line)
         scans = [job.scan(text) for text in texts]
+        longest = existing["longest_document"] if existing else finer_cut(texts, scans, held_out)
+        if longest is not None:
+            say(f"cutting documents at {longest:,} characters, so that {held_out:.1%} of the text can be held out")
+            texts = [text.cut_at(longest) for text in texts]
+            scans = [job.scan(text) for text in texts]
         source = [_source(text, scan) for text, scan in zip(texts, scans, strict=True)]
         if existing is not None:
             return _already_prepared(out, existing, source)
@@ -146,7 +151,7 @@ def prepare(
         except UserError:
             shutil.rmtree(work)
             raise
-        manifest = job.write(texts, sum(scan.characters for scan in scans), split, ready, source)
+        manifest = job.write(texts, sum(scan.characters for scan in scans), split, ready, source, longest)
         move_folder(work / "result", out)
         shutil.rmtree(work)
     return Prepared(out, manifest, already_there=False, warnings=warnings)
@@ -242,7 +247,13 @@ class _Job:
         return _read_tokenizer(folder / "tokenizer.json")
 
     def write(
-        self, texts: list[Input], characters: int, split: bytes, tokenizer: Tokenizer, source: list[dict[str, Any]]
+        self,
+        texts: list[Input],
+        characters: int,
+        split: bytes,
+        tokenizer: Tokenizer,
+        source: list[dict[str, Any]],
+        longest: int | None,
     ) -> dict[str, Any]:
         """Tokenize into parts, merge them into shards, seal the result; returns its manifest."""
         result = self.work / "result"
@@ -262,6 +273,7 @@ class _Job:
             "splits": splits,
             "options": asdict(self.options),
             "source": source,
+            "longest_document": longest,
         }
         seal_folder(result, manifest)
         return manifest
@@ -321,7 +333,7 @@ def _existing(out: Path, options: Options) -> dict[str, Any] | None:
     if not out.exists():
         return None
     manifest = load_manifest(out)
-    if any("unknown" not in counts for counts in manifest["splits"].values()):
+    if "longest_document" not in manifest:
         raise UserError(out, "was prepared by an earlier version", "choose another --out or remove the folder")
     recorded, asked = manifest.get("options", {}), asdict(options)
     different = [name for name in asked if recorded.get(name) != asked[name]]

@@ -1,8 +1,8 @@
 """Documents out of files, streamed.
 
-A document longer than ``LONGEST_DOCUMENT`` characters is cut into parts that count as documents, at a blank line or
-the end of a sentence where it can be, so that memory is bounded whatever the file, and a corpus of a single file can
-still give a held-out split. ``formats`` says what a document is in which format.
+A document longer than ``TextFile.cut`` characters is cut into parts that count as documents, at a blank line or the end
+of a sentence where it can be, so that memory is bounded whatever the file, and a corpus of a single file can still give
+a held-out split. ``formats`` says what a document is in which format.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from stacking.errors import UserError
 LONGEST_DOCUMENT = 200_000
 
 _BLOCK = 1 << 16
+_CUTS = ("\n\n", ".\n", ". ", "。", "।", "؟", "\n", " ")
+"""Where a document is best cut: before white space, after a stop."""
+
 _EMPHASIS = re.compile(r"([*_](?<!\w_)[*_]{0,2})(?=\S)([^*_\n]+)(?<=\S)\1(?!\w)")
 
 
@@ -34,6 +37,12 @@ class TextFile:
     path: Path
     format: str
     text_key: str = "text"
+    longest: int | None = None
+    """Characters after which a document is cut, where that is not ``LONGEST_DOCUMENT``."""
+
+    @property
+    def cut(self) -> int:
+        return self.longest or LONGEST_DOCUMENT
 
 
 def documents(file: TextFile) -> Iterator[str]:
@@ -72,7 +81,7 @@ def _lines(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
     size = 0
     for line in split_lines(_decoded(file.path, stream)):
         sentence = " ".join(line.split())
-        if sentences and (not sentence or size + len(sentence) >= LONGEST_DOCUMENT):
+        if sentences and (not sentence or size + len(sentence) >= file.cut):
             yield "".join(sentences)
             sentences, size = [], 0
         if sentence:
@@ -82,7 +91,7 @@ def _lines(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
 
 
 def _text(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
-    return _parts(_decoded(file.path, stream))
+    return _parts(_decoded(file.path, stream), file.cut)
 
 
 def _markdown(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
@@ -92,16 +101,16 @@ def _markdown(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
 
 def _wiki(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
     if cast(Any, stream).peek(1).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
-        return _parts_of_each(map(without_marks, json_texts(file.path, stream, file.text_key)))
-    return _parts_of_each(articles(file.path, split_lines(_decoded(file.path, stream))))
+        return _parts_of_each(map(without_marks, json_texts(file.path, stream, file.text_key)), file.cut)
+    return _parts_of_each(articles(file.path, split_lines(_decoded(file.path, stream))), file.cut)
 
 
 def _jsonl(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
-    return _parts_of_each(json_texts(file.path, stream, file.text_key))
+    return _parts_of_each(json_texts(file.path, stream, file.text_key), file.cut)
 
 
 def _parquet(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
-    return _parts_of_each(parquet_texts(file.path, stream, file.text_key))
+    return _parts_of_each(parquet_texts(file.path, stream, file.text_key), file.cut)
 
 
 def split_lines(blocks: Iterable[str]) -> Iterator[str]:
@@ -142,27 +151,27 @@ def _not_utf8(path: Path, offset: int, start: bytes) -> UserError:
     return UserError(path, f"is not UTF-8 at byte {offset:,}", remedy)
 
 
-def _parts_of_each(texts: Iterable[str]) -> Iterator[str]:
+def _parts_of_each(texts: Iterable[str], longest: int) -> Iterator[str]:
     for text in texts:
-        if len(text) <= LONGEST_DOCUMENT:
+        if len(text) <= longest:
             yield text
         else:
-            yield from filter(str.strip, _parts([text]))
+            yield from filter(str.strip, _parts([text], longest))
 
 
-def _parts(blocks: Iterable[str]) -> Iterator[str]:
-    """The text of ``blocks`` in parts of at most ``LONGEST_DOCUMENT`` characters.
+def _parts(blocks: Iterable[str], longest: int) -> Iterator[str]:
+    """The text of ``blocks`` in parts of at most ``longest`` characters.
 
-    A part ends at the last blank line in its second half, failing that at a line break, at a space, or anywhere.
+    A part ends at the last of the first of ``_CUTS`` that its second half has, failing that anywhere.
     """
     text = ""
     for block in blocks:
         text += block
         start = 0
-        while len(text) - start > LONGEST_DOCUMENT:
-            window = text[start : start + LONGEST_DOCUMENT]
-            found = (window.rfind(mark, LONGEST_DOCUMENT // 2) for mark in ("\n\n", "\n", " "))
-            cut = next((position for position in found if position > 0), LONGEST_DOCUMENT)
+        while len(text) - start > longest:
+            window = text[start : start + longest]
+            found = (window.rfind(mark, longest // 2) + len(mark.rstrip()) for mark in _CUTS if mark in window)
+            cut = next((position for position in found if position > longest // 2), longest)
             yield window[:cut]
             start += cut
         text = text[start:]

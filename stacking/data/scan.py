@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xxhash
@@ -12,6 +12,12 @@ from stacking.data import held_out
 from stacking.data.readers import TextFile, documents, rows
 from stacking.data.shards import document_hash
 from stacking.errors import UserError
+
+_MET = 0.1
+"""A share that is this much off, relatively, calls for documents to be cut."""
+_PARTS_OF_SHARE = 0.2
+_FINEST_CUT = 2_000
+"""Characters: some 400 tokens of English."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,10 @@ class Input:
     identity: str | None = None
     """What stands for the content where reading it again would be expensive: a dataset's name, installed versions."""
     passed_over: tuple[tuple[Path, str], ...] = ()
+
+    def cut_at(self, longest: int) -> Input:
+        """The input with its documents cut at ``longest`` characters."""
+        return replace(self, files=tuple(replace(file, longest=min(longest, file.cut)) for file in self.files))
 
 
 @dataclass
@@ -76,13 +86,32 @@ def choose_held_out(texts: Sequence[Input], scans: Sequence[Scan], share: float)
     """
     if any(text.is_held_out for text in texts):
         return held_out.NONE
-    total = Scan()
-    for scan in scans:
-        total += scan
+    total = _total(scans)
     if len(total.sizes) < 2:
         problem = "has a single document, or copies of one, so none can be held out"
         raise UserError(texts[0].name, problem, "give more text, or the held-out text by --held-out-input")
     return held_out.choose(total.sizes, share)
+
+
+def finer_cut(texts: Sequence[Input], scans: Sequence[Scan], share: float) -> int | None:
+    """Where documents are so few or so long that the share cannot be met: characters to cut them at, else None."""
+    if any(text.is_held_out for text in texts):
+        return None
+    total = _total(scans)
+    text = sum(total.sizes.values())
+    if len(total.sizes) > 1:
+        split = held_out.choose(total.sizes, share)
+        found = sum(size for bucket, size in total.sizes.items() if split[bucket])
+        if abs(found - share * text) <= _MET * share * text:
+            return None
+    return max(_FINEST_CUT, int(_PARTS_OF_SHARE * min(share, 1 - share) * total.characters))
+
+
+def _total(scans: Sequence[Scan]) -> Scan:
+    total = Scan()
+    for scan in scans:
+        total += scan
+    return total
 
 
 def input_documents(texts: Sequence[Input], is_held_out: bool) -> Iterator[str]:

@@ -44,7 +44,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_tokens_are_those_of_the_sentences(tmp_path: Path) -> None:
-    long = " ".join(["word"] * 600) + "."
+    long = " ".join(["word"] * 350) + "."
     texts = {"a.txt": "One two. Three [SEP] four.\n\nFive.", "b.txt": long, "c.txt": prose(1, 30)}
     (tmp_path / "text").mkdir()
     for name, text in texts.items():
@@ -292,6 +292,19 @@ def write_lines(path: Path, documents: int, plain: bool = True) -> Path:
     lines = [[line.rstrip(".").lower() + " ." if plain else line.rstrip(".") + "." for line in text] for text in texts]
     path.write_text("\n\n".join("\n".join(document) for document in lines) + "\n")
     return path
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2])
+def test_a_single_file_is_cut_so_that_the_share_can_be_held_out(tmp_path: Path, share: float) -> None:
+    """At the ends of paragraphs: no sentence is lost or cut, whatever the workers, and again."""
+    (tmp_path / "a.txt").write_text(prose(0, 4000))
+    told: list[str] = []
+    made = [run([tmp_path / "a.txt"], tmp_path / str(n), held_out=share, workers=n, say=told.append) for n in (1, 2)]
+    summary = summarise(made[0].manifest)
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+    assert summary.sentences == 4000 and summary.share_held_out == pytest.approx(share, rel=0.2)
+    assert told[1].startswith("cutting documents at ")
+    assert run([tmp_path / "a.txt"], tmp_path / "1", held_out=share).already_there
 
 
 @pytest.mark.parametrize("plain", [True, False])

@@ -132,7 +132,9 @@ def loss_scaler(engine: Any) -> Any:
 
 
 def smallest_loss_scale(scaler: Any) -> float:
-    return float(getattr(scaler, "min_scale", getattr(scaler, "min_loss_scale", 1.0)))
+    """Below which the loss scale will not go: for a fixed one, the scale itself."""
+    smallest = getattr(scaler, "min_scale", getattr(scaler, "min_loss_scale", None))
+    return float(scaler.cur_scale if smallest is None else smallest)
 
 
 def is_at_smallest_scale(error: Exception) -> bool:

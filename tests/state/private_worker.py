@@ -1,4 +1,4 @@
-"""Makes engines of every kind on one rank and prints, as JSON, what `deepspeed_private` finds in each."""
+"""Makes engines of every kind that needs no compiler on one rank and prints, as JSON, what `deepspeed_private` finds in each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ private.compile_no_operations()
 JOBS: dict[str, dict[str, Any]] = {
     "plain": {"zero": 0, "precision": "fp32"},
     "unfused": {"zero": 0, "precision": "fp16"},
-    "fused": {"zero": 0, "precision": "fp16", "options": {"optimizer": {"type": "Adam", "params": {"lr": 0.01}}}},
     "zero": {"zero": 2, "precision": "fp32"},
     "bf16": {"zero": 1, "precision": "bf16", "options": {"data_types": {"grad_accum_dtype": "fp32"}}},
     "stage3": {"zero": 3, "precision": "fp16"},
@@ -45,14 +44,6 @@ def unfused(engine: Any, found: dict[str, Any]) -> None:
     groups[0][1][0].data.fill_(7.0)
     private.refresh_masters(engine.optimizer)
     found["refreshed"] = not bool((groups[0][1][0] == 7).any())
-
-
-def fused(engine: Any, found: dict[str, Any]) -> None:
-    groups = list(private.fused_groups(engine.optimizer))
-    found["held"] = sum(master.numel() for _, master in groups)
-    groups[0][1].data.fill_(7.0)
-    private.refresh_masters(engine.optimizer)
-    found["refreshed"] = not bool((groups[0][1] == 7).any())
 
 
 def partitioned(engine: Any, found: dict[str, Any]) -> None:
@@ -87,7 +78,6 @@ def sharded(engine: Any, found: dict[str, Any]) -> None:
 
 LOOKS = {
     "FP16_UnfusedOptimizer": unfused,
-    "FP16_Optimizer": fused,
     "DeepSpeedZeroOptimizer": partitioned,
     "BF16_Optimizer": partitioned,
     "DeepSpeedZeroOptimizer_Stage3": sharded,

@@ -1,4 +1,4 @@
-"""Makes engines of every kind that needs no compiler on one rank and prints, as JSON, what `deepspeed_private` finds in each."""
+"""Makes engines of all kinds that need no compiler, on one rank; prints what `deepspeed_private` finds, as JSON."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ setup(
         "stacking.slurm_templates": ["*"],
     },
     install_requires=[
-        "torch>=2.4",
-        "deepspeed>=0.18",
-        "transformers>=4.40",
+        "torch>=2.4,<2.14",
+        "deepspeed>=0.18,<0.20",
+        "transformers>=4.40,<5.25",
         "tokenizers>=0.19",
         "datasets>=2.18",
         "safetensors>=0.4",

@@ -89,6 +89,8 @@ class Status:
     """In the order of the chain; none of a run that was not submitted."""
     queue_error: str | None = None
     """Why SLURM could not be asked about the jobs."""
+    warning: str | None = None
+    """What training warned of last, such as gradients that overflow in fp16."""
     damage: tuple[str, ...] = ()
     """What is wrong with the metrics: missing files, altered lines, updates without a record."""
     journal_damage: str | None = None
@@ -113,6 +115,8 @@ class Status:
         ]
         if self.seconds_left and self.state != "finished":
             rows.append(("left", self._left_text()))
+        if self.warning:
+            rows.append(("warning", self.warning))
         if self.restarts:
             rows.append(("restarts", str(self.restarts)))
         if self.last_stop:
@@ -175,6 +179,7 @@ def status(run_dir: Path) -> Status:
         estimated_end=time.time() + left.run if left and state == "running" else None,
         jobs=tuple(jobs),
         queue_error=queue_error,
+        warning=trained[-1].get("warning") if trained else None,
         damage=run.damage,
         journal_damage=_journal_damage(run),
     )

@@ -141,7 +141,7 @@ def change_label(run: Run, stage: int) -> str:
     return f"{before} → {layers} layers" if layers != before else f"{layers} layers"
 
 
-_INCIDENTS = ("failed", "preempted", "damaged", "resumed")
+_INCIDENTS = ("failed", "preempted", "damaged", "rewound", "resumed")
 
 
 def _stage_row(run: Run, stage: Stage) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ class Progress:
         self._display: _Bars | _Lines = _Bars(plan, stream) if stream.isatty() else _Lines(plan, stream, every)
         self._speed = Speedometer(plan)
         self._since = time.time()
+        self._warned = False
 
     def update(self, record: Record) -> None:
         """Show one record of ``metrics.jsonl``; one from before this display began only counts for the speed."""
@@ -103,9 +104,17 @@ class Progress:
             return
         if training:
             self._display.trained(record, self._speed.time_left())
+            self._warn(record)
         else:
             where = f"{_layers(self._plan, record['stage'])}: step {record['step']:,}"
             self.note(f"{where}, held-out loss {loss(record['loss'])}")
+
+    def _warn(self, record: Record) -> None:
+        """Show a record's warning, once as long as it stays the same kind."""
+        warning = record.get("warning")
+        if warning and not self._warned:
+            self.note(f"{_layers(self._plan, record['stage'])}: step {record['step']:,}, {warning}")
+        self._warned = bool(warning)
 
     @contextmanager
     def phase(self, name: str, stage: int) -> Iterator[None]:

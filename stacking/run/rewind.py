@@ -56,7 +56,7 @@ def rewind(run: RunFolder, plan: Plan, step: int) -> str:
     if folder.checkpoints.is_dir():
         point_latest(folder.checkpoints, target)
     truncate_after(folder.metrics, step)
-    run.journal.append("rewound", phase="train", stage=stage.index, step=step)
+    run.journal.append("rewound", phase="train", stage=stage.index, step=step, message=f"back to update {step}")
     return stage.name
 
 

@@ -1,4 +1,4 @@
-"""The masters of a live DeepSpeed engine: the only place that knows the insides of its optimizers.
+"""The masters of a live DeepSpeed engine: which optimizer keeps them in which geometry.
 
 DeepSpeed's public ``safe_set_full_*`` calls want the whole parameter on every rank and an optimizer that has stepped,
 and cover neither ZeRO 0 nor the step count; so each optimizer's flat tensors are described here instead, in the same
@@ -14,6 +14,7 @@ import torch
 from deepspeed import comm
 
 from stacking.errors import UserError
+from stacking.state import deepspeed_private as private
 from stacking.storage.partition import Piece, Shape, cut, packed, sharded, whole
 
 
@@ -43,9 +44,9 @@ def adapter_of(engine: Any) -> Adapter:
         UserError: no adapter knows it.
     """
     optimizer = engine.optimizer
-    if optimizer is engine.basic_optimizer:
+    if optimizer is private.inner_optimizer(engine):
         return ADAPTERS["plain"]
-    if getattr(optimizer, "swap_optimizer", False):
+    if private.offloads_to_nvme(optimizer):
         raise UserError("ds_config: zero_optimization.offload_optimizer", "is nvme", "use cpu")
     name = type(optimizer).__name__
     if name not in ADAPTERS:
@@ -55,7 +56,7 @@ def adapter_of(engine: Any) -> Adapter:
 
 def parameter_shape(parameter: torch.Tensor) -> Shape:
     """The whole parameter's shape, also where ZeRO 3 has partitioned it."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+    return private.whole_shape(parameter)
 
 
 def _named(parameters: Iterable[torch.Tensor], names: dict[int, str]) -> list[tuple[str, Shape]]:
@@ -69,7 +70,7 @@ def _nothing(_: Any) -> None: ...
 
 
 def _plain(engine: Any, names: dict[int, str]) -> Iterator[Master]:
-    for group in engine.basic_optimizer.param_groups:
+    for group in _groups(engine):
         for parameter in group["params"]:
             yield Master(parameter, group, whole(names[id(parameter)], parameter_shape(parameter)))
 
@@ -78,28 +79,24 @@ def _plain(engine: Any, names: dict[int, str]) -> Iterator[Master]:
 
 
 def _unfused(engine: Any, names: dict[int, str]) -> Iterator[Master]:
-    optimizer = engine.optimizer
-    for group, low, high in zip(_groups(engine), optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+    for group, (low, high) in zip(_groups(engine), private.unfused_groups(engine.optimizer), strict=True):
         for (name, shape), master in zip(_named(low, names), high, strict=True):
             yield Master(master, group, whole(name, shape))
 
 
 def _refresh_unfused(engine: Any) -> None:
-    optimizer = engine.optimizer
-    for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+    for low, high in private.unfused_groups(engine.optimizer):
         for parameter, master in zip(low, high, strict=True):
             parameter.data.copy_(master.data)
 
 
 def _fused(engine: Any, names: dict[int, str]) -> Iterator[Master]:
-    optimizer = engine.optimizer
-    for group, low, flat in zip(_groups(engine), optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True):
+    for group, (low, flat) in zip(_groups(engine), private.fused_groups(engine.optimizer), strict=True):
         yield Master(flat, group, packed(_named(low, names)))
 
 
 def _refresh_fused(engine: Any) -> None:
-    optimizer = engine.optimizer
-    for low, flat in zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True):
+    for low, flat in private.fused_groups(engine.optimizer):
         for parameter, piece in zip(low, packed(("", parameter_shape(p)) for p in low), strict=True):
             parameter.data.copy_(flat.data.narrow(0, piece.offset, piece.numel).view(parameter.shape))
 
@@ -108,42 +105,35 @@ def _refresh_fused(engine: Any) -> None:
 
 
 def _partitioned(engine: Any, names: dict[int, str]) -> Iterator[Master]:
-    optimizer = engine.optimizer
-    paddings = getattr(optimizer, "round_robin_bit16_padding", [None] * len(optimizer.bit16_groups))
-    for index, (group, flat) in enumerate(zip(_groups(engine), optimizer.single_partition_of_fp32_groups, strict=True)):
-        pieces = packed(_named(optimizer.round_robin_bit16_groups[index], names), paddings[index])
-        yield _part(flat, group, pieces, optimizer.real_dp_process_group[index])
+    yield from _parts(engine, names, private.partitions(engine.optimizer))
 
 
 def _partitioned_bf16(engine: Any, names: dict[int, str]) -> Iterator[Master]:
-    optimizer = engine.optimizer
-    for index, (group, flat) in enumerate(zip(_groups(engine), optimizer.fp32_groups_flat_partition, strict=True)):
-        pieces = packed(_named(optimizer.bf16_groups[index], names))
-        yield _part(flat, group, pieces, optimizer.real_dp_process_group[index])
+    yield from _parts(engine, names, private.partitions_bf16(engine.optimizer))
 
 
-def _part(flat: torch.Tensor, group: dict[str, Any], pieces: list[Piece], process_group: Any) -> Master:
-    first = comm.get_rank(group=process_group) * flat.numel()
-    return Master(flat, group, cut(pieces, first, first + flat.numel()))
+def _parts(engine: Any, names: dict[int, str], parts: list[private.Partition]) -> Iterator[Master]:
+    for group, part in zip(_groups(engine), parts, strict=True):
+        pieces = packed(_named(part.parameters, names), part.paddings)
+        size = part.master.numel()
+        first = comm.get_rank(group=part.process_group) * size
+        yield Master(part.master, group, cut(pieces, first, first + size))
 
 
 def _refresh_partitioned(engine: Any) -> None:
-    optimizer = engine.optimizer
-    if engine.device.type == "cpu" and hasattr(optimizer, "parallel_partitioned_bit16_groups"):
-        _broadcast_parts(optimizer)
+    low = private.low_precision_parts(engine.optimizer)
+    if engine.device.type == "cpu" and low is not None:
+        _broadcast_parts(low, private.partitions(engine.optimizer))
     else:
-        optimizer.update_lp_params()
-    # the public safe_get_full_* calls see Adam's state through links, which must lead to the tensors that it has now
-    optimizer._hp_optimizer_states_linked = False
-    optimizer._lazy_init_hp_params_optimizer_state()
+        private.gather_low_precision(engine.optimizer)
+    private.relink_optimizer_states(engine.optimizer)
 
 
-def _broadcast_parts(optimizer: Any) -> None:
-    """What ``update_lp_params`` does, in place: gloo's all-gather would take a second copy of the model, and longer."""
-    groups = zip(optimizer.parallel_partitioned_bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True)
-    for index, (parts, master) in enumerate(groups):
-        process_group = optimizer.real_dp_process_group[index]
-        parts[comm.get_rank(group=process_group)].data.copy_(master.data)
+def _broadcast_parts(low: list[list[torch.Tensor]], partitions: list[private.Partition]) -> None:
+    """What DeepSpeed's gathering does, in place: gloo's all-gather takes a second copy of the model, and longer."""
+    for parts, partition in zip(low, partitions, strict=True):
+        process_group = partition.process_group
+        parts[comm.get_rank(group=process_group)].data.copy_(partition.master.data)
         for rank, part in enumerate(parts):
             comm.broadcast(part.data, comm.get_global_rank(process_group, rank), group=process_group)
 
@@ -152,28 +142,24 @@ def _broadcast_parts(optimizer: Any) -> None:
 
 
 def _sharded(engine: Any, names: dict[int, str]) -> Iterator[Master]:
-    optimizer = engine.optimizer
     groups = _groups(engine)
-    for index, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
-        process_group = optimizer._get_sub_group_process_group(index)
-        rank, ranks = comm.get_rank(group=process_group), comm.get_world_size(group=process_group)
-        pieces = sharded(_named(optimizer.fp16_groups[index], names), rank, ranks)
-        yield Master(flat, groups[optimizer.sub_group_to_group_id[index]], pieces)
+    for part in private.sub_groups(engine.optimizer):
+        rank = comm.get_rank(group=part.process_group)
+        ranks = comm.get_world_size(group=part.process_group)
+        yield Master(part.master, groups[part.group], sharded(_named(part.parameters, names), rank, ranks))
 
 
 def _prepare_sharded(engine: Any) -> None:
-    engine.optimizer._partition_all_parameters()  # releases the small parameters that every rank holds whole
+    private.release_parameters(engine.optimizer)
 
 
 def _refresh_sharded(engine: Any) -> None:
-    optimizer = engine.optimizer
-    for index in range(len(optimizer.fp16_groups)):
-        optimizer._reassign_or_swap_out_partitioned_parameters(index)
-    optimizer.checkpoint_event_epilogue()  # gathers them again
+    private.reshard_from_masters(engine.optimizer)
 
 
 def _groups(engine: Any) -> list[dict[str, Any]]:
-    return engine.basic_optimizer.param_groups
+    groups: list[dict[str, Any]] = private.inner_optimizer(engine).param_groups
+    return groups
 
 
 ADAPTERS: dict[str, Adapter] = {

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from stacking.errors import UserError
+from stacking.state import deepspeed_private as private
 from stacking.state.deepspeed_optimizers import Master, adapter_of, parameter_shape
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState
 from stacking.storage.threads import each, thread_count
@@ -52,7 +53,7 @@ def load(engine: Any, source: TrainingState) -> None:
                 state[kind].zero_()
     each(lambda part: _fill(part, source), slices, thread_count(_ranks_here()))
     adapter.refresh(engine)
-    adam.finish(engine.basic_optimizer, source.optimizer_step)
+    adam.finish(private.inner_optimizer(engine), source.optimizer_step)
     for name, buffer in buffers.items():
         buffer.copy_(torch.from_numpy(source.read(BUFFERS, name)).view(buffer.shape))
 
@@ -69,8 +70,8 @@ def begin(engine: Any) -> None:
     """
     adapter, adam = adapter_of(engine), _adam_of(engine)
     adapter.prepare(engine)
-    if engine.optimizer is not engine.basic_optimizer:
-        engine.optimizer.refresh_fp32_params()
+    if engine.optimizer is not private.inner_optimizer(engine):
+        private.refresh_masters(engine.optimizer)
     names = {id(p): name for name, p in engine.module.named_parameters()}
     for master in adapter.masters(engine, names):
         state = _adam_state(engine, adam, master, 0)
@@ -90,7 +91,7 @@ class Slice(NamedTuple):
 
 def _adam_state(engine: Any, adam: Adam, master: Master, step: int) -> dict[str, Any]:
     """Adam's state of a master after ``step`` updates; in moments that Adam has not made yet only paddings are set."""
-    state = engine.basic_optimizer.state[master.tensor]
+    state = private.inner_optimizer(engine).state[master.tensor]
     for kind in MOMENTS:
         if kind not in state:
             state[kind] = _empty_like(master.tensor)
@@ -184,30 +185,21 @@ def _step_number(state: dict[str, Any], master: Master, step: int) -> None:
 def _nothing(*_: object) -> None: ...
 
 
-def _replay_bias_correction(optimizer: Any, steps: int) -> None:
-    """Bring β₁ᵗ and β₂ᵗ, which DeepSpeedCPUAdam multiplies up in C++ and does not save, to where they were.
-
-    Without it the next update takes them from a power function, whose last bit may differ, and training would not go
-    on as if it had never stopped. Each replayed step updates one number with a learning rate of zero, in about 30 µs.
-    """
-    group = optimizer.param_groups[0]
-    hyperparameters = (0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"])
-    tensors = [torch.zeros(1) for _ in range(4)]
-    for step in range(1, steps + 1):
-        optimizer.ds_opt_adam.adam_update(optimizer.opt_id, step, *hyperparameters, *tensors)
-
-
 ADAMS: dict[str, Adam] = {
     "Adam": Adam(_step_tensor, _nothing),
     "AdamW": Adam(_step_tensor, _nothing),
     "FusedAdam": Adam(_step_number, _nothing),
-    "DeepSpeedCPUAdam": Adam(_step_number, _replay_bias_correction),
+    "DeepSpeedCPUAdam": Adam(_step_number, private.count_bias_correction),
 }
-"""By the class of the inner optimizer."""
+"""By the class of the inner optimizer.
+
+DeepSpeedCPUAdam does not save β₁ᵗ and β₂ᵗ, and would take them from a power function, whose last bit may differ: then
+training would not continue as if it had never stopped.
+"""
 
 
 def _adam_of(engine: Any) -> Adam:
-    name = type(engine.basic_optimizer).__name__
+    name = type(private.inner_optimizer(engine)).__name__
     if name not in ADAMS:
         raise UserError("ds_config: optimizer.type", f"is {name}", f"choose one of {', '.join(ADAMS)}")
     return ADAMS[name]

@@ -9,14 +9,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-"""What changes from step to step."""
+from stacking.state.deepspeed_private import LOSS_SCALE_FIELDS as FIELDS
+from stacking.state.deepspeed_private import loss_scaler, smallest_loss_scale
+
+_LONG = 20
+"""Skipped updates in a row that are no longer the search for a scale, which halves 65,536 at most 16 times."""
 
 
 def loss_scale(engine: Any) -> dict[str, float]:
     """The loss scale and its counters; empty where there is none (fp32, bf16)."""
     scaler = _scaler(engine)
     return {field: getattr(scaler, field) for field in FIELDS if hasattr(scaler, field)}
+
+
+def overflow_warning(scale: float, smallest: float, skipped: int, streak: int) -> str | None:
+    """What a person should know about updates that were skipped because gradients overflowed; usually nothing.
+
+    Args:
+        scale: the loss scale now.
+        smallest: below which it will not go.
+        skipped: updates since the last record.
+        streak: skipped updates in a row, up to now.
+    """
+    if skipped and scale <= smallest:
+        return f"fp16: gradients overflow although the loss scale is at its minimum of {smallest:g}; try bf16 or fp32"
+    if streak >= _LONG:
+        return f"fp16: no progress, as the last {streak:,} updates were skipped; the loss scale is {scale:g}"
+    return None
+
+
+def smallest_scale(engine: Any) -> float:
+    """Below which the loss scale will not go."""
+    return smallest_loss_scale(_scaler(engine))
 
 
 def set_loss_scale(engine: Any, saved: Mapping[str, float]) -> None:
@@ -28,6 +52,4 @@ def set_loss_scale(engine: Any, saved: Mapping[str, float]) -> None:
 
 
 def _scaler(engine: Any) -> Any:
-    if not engine.fp16_enabled():
-        return None
-    return getattr(engine.optimizer, "loss_scaler", None) or getattr(engine.optimizer, "loss_scale_config", None)
+    return loss_scaler(engine) if engine.fp16_enabled() else None

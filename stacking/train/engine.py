@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from stacking.model.bert import Bert, build
 from stacking.model.kernels import kernels_for, use
 from stacking.planning.plan import Plan, Stage
+from stacking.state.deepspeed_private import compile_no_operations
 from stacking.storage.partition import PARAMETER_NAMES
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -123,11 +124,5 @@ def set_learning_rate(engine: DeepSpeedEngine, value: float) -> None:
 
 
 def _use_gloo_alone() -> None:
-    """Keep DeepSpeed from compiling its shared-memory collectives for CPU ranks.
-
-    Their ranks spin on a flag for ever when a peer dies; gloo notices. It also saves the search for compilers at
-    every start. The table is DeepSpeed's own, and is filled on first access unless it is there already.
-    """
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__ = {}  # type: ignore[attr-defined]
+    """Keep CPU ranks from DeepSpeed's shared-memory collectives, which spin for ever when a peer dies; gloo notices."""
+    compile_no_operations()

@@ -14,6 +14,7 @@ from stacking.errors import Diverged
 from stacking.planning.plan import Stage
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.state.deepspeed_optimizers import adapter_of
+from stacking.state.deepspeed_private import inner_optimizer
 from stacking.state.format import MOMENTS
 from stacking.storage.partition import Piece
 
@@ -94,7 +95,7 @@ def _held(engine: Any) -> Iterator[tuple[Tensor, list[Piece], torch.dtype]]:
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     computed = next(engine.module.parameters()).dtype
     for master in adapter_of(engine).masters(engine, names):
-        moments = engine.basic_optimizer.state.get(master.tensor, {})
+        moments = inner_optimizer(engine).state.get(master.tensor, {})
         yield master.tensor.data.view(-1), master.pieces, computed
         for kind in MOMENTS:
             if kind in moments:

@@ -9,6 +9,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from stacking.errors import Preempted
 from stacking.planning.plan import Plan, Stage
 from stacking.planning.schedule import learning_rate_at
+from stacking.state.deepspeed_private import is_at_smallest_scale
 from stacking.train.checkpoint import Saver
 from stacking.train.engine import set_learning_rate
 from stacking.train.finite import PATIENCE
@@ -55,7 +56,12 @@ def train(
             seed_dropout(plan.seed, stage.first_step + step, micro_step, engine.global_rank)
             mlm, nsp = engine(*micro.inputs)
             engine.backward((mlm / predictions + nsp / stage.global_batch) * share)
-            engine.step()
+            try:
+                engine.step()
+            except Exception as error:
+                if is_at_smallest_scale(error):
+                    raise saver.diverged("gradients overflow in fp16 at the smallest loss scale") from error
+                raise
             recorder.add(mlm, nsp)
 
         done = step + 1

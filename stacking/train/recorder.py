@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stacking.planning.plan import Plan, Stage
 from stacking.run.metrics import MetricsWriter
+from stacking.state.loss_scale import loss_scale, overflow_warning, smallest_scale
 from stacking.train.checkpoint import padded_tokens
 from stacking.train.finite import LossWatch
 from stacking.train.validation import HeldOutLosses
@@ -38,6 +39,7 @@ class Recorder:
         progress: Mapping[str, Any],
     ) -> None:
         self._plan, self._stage, self._writer, self._monitor = plan, stage, writer, engine.monitor
+        self._engine, self._skipped, self._streak = engine, engine.skipped_steps, 0
         self._sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
         self._seconds, self._since, self.tokens = progress["seconds"], time.perf_counter(), progress["tokens"]
         self._logged_seconds, self._logged_step, self._logged_tokens = self._seconds, -1, self.tokens
@@ -100,8 +102,18 @@ class Recorder:
             "tokens_per_second": (self.tokens - self._logged_tokens) / max(seconds - self._logged_seconds, 1e-9),
             "seconds": seconds,
         }
-        self._write(record)
+        self._write({**record, **self._skips(step - self._logged_step)})
         self._logged_step, self._logged_seconds, self._logged_tokens, self._window = step, seconds, self.tokens, []
+
+    def _skips(self, updates: int) -> dict[str, Any]:
+        """The loss scale and the skipped ones of the latest ``updates``, with a warning where they are too many."""
+        scale = loss_scale(self._engine).get("cur_scale")
+        if scale is None:
+            return {}
+        skipped, self._skipped = self._engine.skipped_steps - self._skipped, self._engine.skipped_steps
+        self._streak = self._streak + skipped if skipped == updates else 0
+        warning = overflow_warning(scale, smallest_scale(self._engine), skipped, self._streak)
+        return {"loss_scale": scale, "skipped_updates": skipped, **({"warning": warning} if warning else {})}
 
     def evaluation(self, step: int, losses: HeldOutLosses) -> None:
         """Write the held-out losses after update ``step``."""

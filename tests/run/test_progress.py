@@ -82,6 +82,13 @@ def test_the_time_left_is_never_negative_whatever_comes_back(steps: list[int]) -
 UPDATES = [lambda: trained(10), lambda: evaluated(10), lambda: trained(100)]
 
 
+def test_a_warning_is_shown_when_it_begins_and_not_with_every_record() -> None:
+    warned = [lambda step=step: {**trained(step), "warning": "fp16: gradients overflow"} for step in (10, 20, 30)]
+    text = shown(io.StringIO(), *warned[:2], lambda: trained(25), *warned[2:])
+    found = [line for line in text.splitlines() if "overflow" in line]
+    assert found == [f"3 layers: step {step}, fp16: gradients overflow" for step in (10, 30)]
+
+
 def test_plain_lines_tell_stage_step_loss_speed_and_time_left() -> None:
     lines = shown(io.StringIO(), *UPDATES).splitlines()
     assert lines == [

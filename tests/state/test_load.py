@@ -15,7 +15,7 @@ from stacking.state.format import State, StateWriter
 torch = pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
 from stacking.state.load import load  # noqa: E402
-from stacking.state.loss_scale import loss_scale, set_loss_scale  # noqa: E402
+from stacking.state.loss_scale import loss_scale, overflow_warning, set_loss_scale  # noqa: E402
 
 
 def engine_of(model: Any, optimizer: type | None = None) -> Any:
@@ -112,3 +112,20 @@ def test_the_loss_scale_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) ->
         resumed.optimizer.loss_scaler.update_scale(overflow)
         assert loss_scale(resumed) == loss_scale(straight)
     assert loss_scale(engine(fp16=False)) == {}
+
+
+@pytest.mark.parametrize(
+    ("scale", "skipped", "streak", "words"),
+    [
+        (65536, 0, 0, None),
+        (256, 10, 16, None),
+        (1, 0, 0, None),
+        (1, 3, 0, "at its minimum of 1"),
+        (256, 10, 20, "no progress, as the last 20 updates were skipped"),
+    ],
+)
+def test_overflows_are_told_once_they_are_no_search_for_a_scale(
+    scale: float, skipped: int, streak: int, words: str | None
+) -> None:
+    warning = overflow_warning(scale, 1.0, skipped, streak)
+    assert warning is None if words is None else words in (warning or "")

@@ -20,10 +20,11 @@ def run_ranks(ranks: int, module: str, arguments: Sequence[Sequence[str | Path]]
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     processes = []
     for rank in range(ranks):
         argv = [sys.executable, "-m", module, *map(str, arguments[rank] if arguments else ())]
-        environment = {**common, "RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         processes.append(subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True))
     try:
         outputs = [process.communicate(timeout=120)[0] for process in processes]

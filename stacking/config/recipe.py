@@ -356,10 +356,11 @@ class Recipe(_Section):
         return f"{self.file}: {dotted(location)}"
 
     def to_yaml(self) -> str:
-        """The recipe with its defaults written out, but the optimizer's; reads back as the same recipe."""
+        """The recipe with its defaults written out, but those that a ds_config may set; reads back as the same."""
         content = self.model_dump(mode="json")
-        # A ds_config decides what the recipe leaves open, so what is open stays so.
         content["optimizer"] = self.optimizer.model_dump(mode="json", exclude_unset=True)
+        if "schedule" not in self.model_fields_set:
+            del content["schedule"]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
@@ -401,9 +402,10 @@ def find_recipe(name: str) -> Path:
         UserError: there is no such recipe.
     """
     path = Path(name)
-    if path.is_file() or path.suffix in (".yaml", ".yml") or "/" in name:
-        return path
     shipped = {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    folder_like_a_shipped_one = path.is_dir() and name in shipped
+    if path.suffix in (".yaml", ".yml") or "/" in name or (path.exists() and not folder_like_a_shipped_one):
+        return path
     if name not in shipped:
         raise UserError(name, "is neither a file nor a shipped recipe", nearest(name, shipped))
     return shipped[name]

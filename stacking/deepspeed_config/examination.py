@@ -9,6 +9,7 @@ from typing import Any
 
 from stacking.config.reading import shown
 from stacking.deepspeed_config.findings import Row, Verdict
+from stacking.deepspeed_config.names import named
 
 Json = dict[str, Any]
 MISSING = object()
@@ -83,7 +84,7 @@ class Examination:
         if self.get(new, MISSING) is not MISSING:
             self.drop(path, f"{problem}, which is given too", f"{new} holds", refused=False)
             return
-        remedy = f"did you mean {new!r}?" if refused else f"read as {new}"
+        remedy = f"did you mean {named(path, new)!r}?" if refused else f"read as {new}"
         self.note(path, "translated", problem, remedy, refused)
         self.remove(path)
         self.put(new, value)

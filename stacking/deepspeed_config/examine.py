@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stacking.config.reading import shown
+from stacking.config.reading import nearest, shown
 from stacking.deepspeed_config.ds_facts import (
     AUTO_KEYS,
     CHOICES,
@@ -23,10 +23,10 @@ from stacking.deepspeed_config.ds_facts import (
     UNSUPPORTED,
     WITHOUT_EFFECT,
 )
-from stacking.deepspeed_config.examination import MISSING, Examination, get, is_off, leaves
-from stacking.deepspeed_config.facts import COUNT, FLAG, NUMBER, OTHER, SECTIONS, TEXT, TOP
+from stacking.deepspeed_config.examination import MISSING, Examination, is_off, leaves
+from stacking.deepspeed_config.facts import COUNT, OTHER, SECTIONS, TEXT, TOP
 from stacking.deepspeed_config.findings import Row
-from stacking.deepspeed_config.names import RENAMED, meant, surely
+from stacking.deepspeed_config.names import RENAMED, meant, named, surely
 from stacking.deepspeed_config.old_names import amp_to_fp16, old_zero, translate_old_flags
 from stacking.deepspeed_config.optimizer import examine_optimizer
 from stacking.deepspeed_config.schedulers import examine_scheduler
@@ -131,7 +131,7 @@ def _unknown(found: Examination) -> None:
             choose = (
                 f"choose one of {', '.join(known)}" if 0 < len(known) <= 20 else "remove it: no known name is like it"
             )
-            found.drop(path, problem, f"did you mean {near!r}?" if near else choose, refused=True)
+            found.drop(path, problem, f"did you mean {named(path, near)!r}?" if near else choose, refused=True)
     for path in unknown[_NAMED:]:
         found.remove(path)
     if len(unknown) > _NAMED:
@@ -212,7 +212,7 @@ def _choices(found: Examination) -> None:
     for path, words in CHOICES.items():
         value = found.get(path)
         if value is not None and str(value).lower() not in {word.lower() for word in words}:
-            found.drop(path, f"is {shown(value)}", f"choose one of {', '.join(words)}", refused=True)
+            found.drop(path, f"is {shown(value)}", nearest(str(value)[:80], words), refused=True)
     for path in POSITIVE_KEYS:
         if found.get(path) == 0:
             found.drop(path, "is 0", "give a number greater than 0", refused=True)
@@ -221,7 +221,8 @@ def _choices(found: Examination) -> None:
 def _precision(found: Examination) -> None:
     if found.get("fp16.enabled") is True and found.get("bf16.enabled") is True:
         problem = "is true and so is fp16.enabled"
-        found.replace("bf16.enabled", False, problem, "enable one of them", refused=True)
+        found.replace("bf16.enabled", "auto", problem, "enable one of them", refused=True)
+        found.put("fp16.enabled", "auto")
 
 
 def _activation_checkpointing(found: Examination) -> None:

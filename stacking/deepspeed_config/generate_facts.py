@@ -154,10 +154,11 @@ def facts() -> dict[str, Any]:
     for path in (*PLAIN, *NESTED):
         keys = {key: {"kind": _kind_of_default(value)} for key, value in read.get(path, {}).items()}
         sections[path] = dict(sorted(keys.items()))
-    top = {key: {"kind": _kind_of_default(value)} for key, value in read[""].items()}
+    top: dict[str, dict[str, Any]] = {key: {"kind": _kind_of_default(value)} for key, value in read[""].items()}
     top |= {key: {"kind": COUNT} for key in (*BATCH, "vocabulary_size", "sequence_parallel_size", "steps_per_print")}
     sections["data_types"]["keep_in_fp32_modules"] = {"kind": OTHER}  # "auto" or a list
-    top |= {key: {"kind": TEXT, "null": True} for key in NULLABLE_TEXT}
+    nullable: dict[str, Any] = {"kind": TEXT, "null": True}
+    top |= {key: nullable for key in NULLABLE_TEXT}
     top |= {key.split(".")[0]: {"kind": OTHER} for key in (*sections, "scheduler", "optimizer")}
     removed = {*config._REMOVED_TOP_LEVEL_CONFIG_KEYS, "bfloat16"}
     return {

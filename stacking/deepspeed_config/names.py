@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-from stacking.deepspeed_config.facts import OPTIMIZER_PARAMETERS, SECTIONS, TOP
+from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, SECTION_KEYS
+from stacking.deepspeed_config.facts import OPTIMIZER_PARAMETERS
 
 _LONGEST = 80
 _ADAM = frozenset().union(*OPTIMIZER_PARAMETERS.values())
@@ -55,7 +56,7 @@ RENAMED: Mapping[str, str] = {
 
 def known_keys(section: str) -> Iterable[str]:
     """The keys that may stand in a dotted section; ``""`` is the top."""
-    return TOP if not section else SECTIONS.get(section, ())
+    return SECTION_KEYS.get(section, ()) if section else KNOWN_KEYS
 
 
 def meant(path: str) -> str:
@@ -81,12 +82,18 @@ def _closest(name: str, names: Iterable[str], cutoff: float = 0.8) -> str:
 
 def _elsewhere(section: str, name: str) -> str:
     """The place of a key that stands in the wrong section; empty if there is none, or more than one."""
-    homes = [home for home in ("", *SECTIONS) if home != section and name in known_keys(home)]
+    homes = [home for home in ("", *SECTION_KEYS) if home != section and name in known_keys(home)]
     if not section and name in _ADAM:
         homes.append("optimizer.params")
     if len(homes) != 1:
         return ""
     return f"{homes[0]}.{name}" if homes[0] else name
+
+
+def named(path: str, near: str) -> str:
+    """``near`` as it is told about ``path``: without the section that both are in."""
+    section = path.rpartition(".")[0]
+    return near.rpartition(".")[2] if near.rpartition(".")[0] == section else near
 
 
 def surely(path: str) -> bool:

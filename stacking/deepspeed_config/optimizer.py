@@ -19,11 +19,31 @@ _COMMON = ("lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode", "b
 _HARMLESS = {"amsgrad": False, "maximize": False, "capturable": False, "differentiable": False, "set_grad_none": True}
 """Parameters of one of the classes, with the value that changes nothing."""
 _OTHERS = frozenset(
-    """
-    freeze_step cuda_aware comm_backend_name max_coeff min_coeff coeff_beta factor_max factor_min factor_threshold
-    var_freeze_step var_update_scaler local_step_scaler local_step_clipper momentum nesterov dampening lr_decay
-    eps_inside_sqrt muon_lr adam_lr ns_method alpha centered
-    """.split()
+    (
+        "freeze_step",
+        "cuda_aware",
+        "comm_backend_name",
+        "max_coeff",
+        "min_coeff",
+        "coeff_beta",
+        "factor_max",
+        "factor_min",
+        "factor_threshold",
+        "var_freeze_step",
+        "var_update_scaler",
+        "local_step_scaler",
+        "local_step_clipper",
+        "momentum",
+        "nesterov",
+        "dampening",
+        "lr_decay",
+        "eps_inside_sqrt",
+        "muon_lr",
+        "adam_lr",
+        "ns_method",
+        "alpha",
+        "centered",
+    )
 )
 """Parameters of other optimizers."""
 

@@ -79,7 +79,7 @@ def _placeholder(value: Any) -> str:
     elif isinstance(value, list):
         parts = value
     else:
-        return value if isinstance(value, str) and value[:1] in "$<" and len(value) > 1 or "{{" in str(value) else ""
+        return value if (isinstance(value, str) and value[:1] in "$<" and len(value) > 1) or "{{" in str(value) else ""
     return next((found for found in map(_placeholder, parts) if found), "")
 
 

@@ -14,10 +14,15 @@ TRANSLATED = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle")
 """The schedules that a recipe has under the same names."""
 _MOMENTUM = ("cycle_momentum", "cycle_min_mom", "cycle_max_mom", "decay_mom_rate")
 _COUNTS = frozenset(
-    """
-    warmup_num_steps total_num_steps cycle_first_step_size cycle_second_step_size cycle_first_stair_count
-    cycle_second_stair_count decay_step_size
-    """.split()
+    (
+        "warmup_num_steps",
+        "total_num_steps",
+        "cycle_first_step_size",
+        "cycle_second_step_size",
+        "cycle_first_stair_count",
+        "cycle_second_stair_count",
+        "decay_step_size",
+    )
 )
 _NEEDED = {"OneCycle": ("cycle_min_lr", "cycle_max_lr")}
 
@@ -44,8 +49,9 @@ def examine_scheduler(found: Examination) -> None:
             refused=True,
         )
         return
-    for key in list(parameters):
-        _parameter(found, name, str(key), parameters[key])
+    parameters = dict(parameters)
+    for key, value in parameters.items():
+        _parameter(found, name, str(key), value)
     left = found.get("scheduler.params") or {}
     if parameters and not left:
         found.drop("scheduler", "has the value 'auto' alone", "left out: the recipe's schedule holds")

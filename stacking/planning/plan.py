@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -12,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer, Recipe, Resources
 from stacking.deepspeed_config import ds_config
-from stacking.deepspeed_config.ds_config import StageFacts
+from stacking.deepspeed_config.ds_config import StageFacts, UserConfig
+from stacking.deepspeed_config.findings import Findings
+from stacking.deepspeed_config.settle import Settled, settle
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import Precision
@@ -194,8 +197,10 @@ def make_plan(
     start = read_start(recipe)
     model = model_config(recipe, start, manifest["vocabulary"] if manifest else _DEFAULT_VOCABULARY)
     check_model(recipe, model, manifest)
+    users = [user_config(recipe, i) for i in range(len(recipe.stages))]
     stages: list[Stage] = []
-    for decided in _decide(recipe, start, model, target):
+    planned, settled = _decide(recipe, users, Findings(), start, model, target)
+    for decided in planned:
         stages.append(_stage(recipe, stages, model, decided, samples_per_epoch, target.cuda))
     _check_epochs(recipe, stages, samples_per_epoch)
     accelerator: Literal["cpu", "cuda"] = "cuda" if target.cuda else "cpu"
@@ -207,7 +212,7 @@ def make_plan(
         model=model,
         start=str(start.path) if start else None,
         start_format=start.format if start else None,
-        optimizer=recipe.optimizer,
+        optimizer=settled.optimizers[0],
         stages=tuple(stages),
         checkpoint=recipe.checkpoint,
         evaluation=recipe.evaluation,
@@ -222,7 +227,7 @@ def make_plan(
             resources=recipe.launch.resources,
         ),
         cost=_cost(recipe, model, stages),
-        warnings=tuple(_warnings(recipe, stages, target, machine)),
+        warnings=(*_config_notes(users, settled), *_warnings(recipe, stages, target, machine)),
     )
 
 
@@ -237,31 +242,56 @@ class _Decided(NamedTuple):
     kernels: PlannedKernels
 
 
-def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Target) -> list[_Decided]:
+def _decide(
+    recipe: Recipe, users: list[UserConfig], findings: Findings, start: Start | None, model: ModelConfig, target: Target
+) -> tuple[list[_Decided], Settled]:
     growths = choose_growths(recipe, start)
-    users = [user_config(recipe, i) for i in range(len(recipe.stages))]
-    precisions = [choose_precision(recipe, user, target.device) for user in users]
-    batches = choose_batches(recipe, model, users, precisions, target)
+    for user in users:
+        for error in user.errors:
+            findings.add(error)
+    settled = settle(recipe, users, findings)
+    precisions: list[Precision] = []
+    for user in users:
+        with findings.collecting():
+            precisions.append(choose_precision(recipe, user, target.device))
+    batches: list[Batch] = []
+    if len(precisions) == len(users):
+        with findings.collecting():
+            batches = choose_batches(recipe, model, users, precisions, target)
+    if len(batches) != len(users):
+        findings.raise_if_any(adopt_command(recipe, users))
     steps = [count_steps(recipe, i, batch) for i, batch in enumerate(batches)]
-    schedules = resolve_schedule(recipe, steps, [growth is not None for growth in growths])
+    schedules: list[Points] = []
+    with findings.collecting():
+        schedules = resolve_schedule(settled.recipe, steps, [growth is not None for growth in growths])
     decided = []
-    for i, user in enumerate(users):
+    for i, (user, points) in enumerate(zip(users, schedules, strict=False)):
         facts = StageFacts(
             micro_batch=batches[i].micro,
             accumulation=batches[i].accumulation,
             ranks=batches[i].ranks,
             precision=precisions[i],
-            peak_learning_rate=max(value for _, value in schedules[i]),
+            peak_learning_rate=max(value for _, value in points),
             hidden=model.hidden,
-            optimizer=recipe.optimizer,
+            optimizer=settled.optimizers[i],
             cuda=target.cuda,
             fused_adam=target.fused_adam,
             compiled=target.device.compiled,
         )
-        kernels = PlannedKernels(**vars(ds_config.stage_kernels(user, facts)))
-        config = ds_config.resolve(user, facts)
-        decided.append(_Decided(batches[i], steps[i], schedules[i], growths[i], config, kernels))
-    return decided
+        for error in ds_config.optimizer_errors(user, facts):
+            findings.add(error)
+        with findings.collecting():
+            kernels = PlannedKernels(**vars(ds_config.stage_kernels(user, facts)))
+            config = ds_config.resolve(user, facts)
+            decided.append(_Decided(batches[i], steps[i], points, growths[i], config, kernels))
+    findings.raise_if_any(adopt_command(recipe, users))
+    return decided, settled
+
+
+def adopt_command(recipe: Recipe, users: list[UserConfig]) -> str:
+    """What makes the first of the configurations fit the recipe; empty where none is a file."""
+    path = next((user.path for user in users if user.path), None)
+    return f"stacking adopt {shlex.quote(str(path))} --recipe {shlex.quote(str(recipe.file))} --out DIR" if path else ""
 
 
 def _stage(
@@ -360,6 +390,11 @@ def _cost(recipe: Recipe, model: ModelConfig, stages: list[Stage]) -> Cost:
     length, masked = recipe.data.sequence_length, recipe.data.mask_probability
     deep = [stage_flops(deepest, s.steps * s.global_batch, length, masked) for s in stages]
     return Cost(flops=sum(stage.flops for stage in stages), baseline_flops=sum(deep))
+
+
+def _config_notes(users: list[UserConfig], settled: Settled) -> list[str]:
+    """Where values came from, and what became of keys that did not stay as they were; each once."""
+    return list(dict.fromkeys([*settled.notes, *(note for user in users for note in user.notes)]))
 
 
 def _warnings(recipe: Recipe, stages: list[Stage], target: Target, machine: Machine) -> list[str]:

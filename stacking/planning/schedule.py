@@ -99,10 +99,13 @@ def _as_deepspeed(recipe: Recipe, schedule: DeepSpeedSchedule, steps: Sequence[i
     """A schedule of DeepSpeed's over the run, cut into stages."""
     _refuse_rates_of_stages(recipe, schedule.kind)
     total, first, cut = sum(steps), 0, []
+
+    def following(start: int) -> Callable[[int], float]:
+        return lambda step: rate_at(schedule, start + step, total)
+
     for count in steps:
-        start = first
-        inner = [knot - start for knot in knots(schedule, total) if 0 < knot - start < count]
-        cut.append(sampled(lambda step, start=start: rate_at(schedule, start + step, total), count, inner))
+        inner = [knot - first for knot in knots(schedule, total) if 0 < knot - first < count]
+        cut.append(sampled(following(first), count, inner))
         first += count
     return cut
 
@@ -149,7 +152,7 @@ def _straightened(points: list[tuple[int, float]]) -> Points:
         scale = 1e-13 * max(abs(y0), abs(y1), abs(here[1]))
         if abs(line - here[1]) > scale or abs(next_to - here[1]) > scale:
             kept.append(here)
-    return tuple([*kept, points[-1]])
+    return (*kept, points[-1])
 
 
 def _stage_by_stage(recipe: Recipe, steps: Sequence[int]) -> list[Points]:

@@ -17,12 +17,8 @@ WRONG = {
         '{"train_batchsize": 8}',
         "ds.json: train_batchsize: is not a key of DeepSpeed; did you mean 'train_batch_size'?",
     ),
-    "removed key, disabled": (
-        '{"amp": {"enabled": false}}',
-        "ds.json: amp: was removed from DeepSpeed, which stops at it (0.19.8); remove it and use fp16 or bf16",
-    ),
     "removed key": (
-        '{"sparse_attention": {}}',
+        '{"sparse_attention": {"mode": "fixed"}}',
         "ds.json: sparse_attention: was removed from DeepSpeed, which stops at it (0.19.8); remove it",
     ),
     "elasticity": (
@@ -41,10 +37,6 @@ WRONG = {
     "ZeRO stage 4": (
         '{"zero_optimization": {"stage": 4}}',
         "ds.json: zero_optimization.stage: is 4; give 0, 1, 2 or 3",
-    ),
-    "ZeRO not an object": (
-        '{"zero_optimization": true}',
-        'ds.json: zero_optimization: is true; give an object, such as {"stage": 2}',
     ),
     "bucket is text": (
         '{"zero_optimization": {"stage": 2, "reduce_bucket_size": "large"}}',
@@ -84,19 +76,10 @@ WRONG = {
         '{"optimizer": {"type": "AdamW", "params": {"beta": [0.9, 0.99]}}}',
         "ds.json: optimizer.params.beta: is not a parameter of Adam; did you mean 'betas'?",
     ),
-    "max_grad_norm": (
-        '{"optimizer": {"type": "AdamW", "params": {"max_grad_norm": 1.0}}}',
-        "ds.json: optimizer.params.max_grad_norm: is refused by DeepSpeed; use gradient_clipping",
-    ),
     "scheduler": (
         '{"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 100}}}',
         "ds.json: scheduler.params.warmup_num_steps: is 100, but the recipe's schedule decides the learning "
         'rate; remove scheduler, or write "auto"',
-    ),
-    "clipping": (
-        '{"gradient_clipping": 0.5}',
-        "ds.json: gradient_clipping: is 0.5, but the recipe's optimizer.clip is 1; set optimizer.clip=0.5 in "
-        "the recipe, or remove it here",
     ),
     "both precisions": (
         '{"fp16": {"enabled": true}, "bf16": {"enabled": true}}',
@@ -105,10 +88,6 @@ WRONG = {
     "fp16 on a CPU": (
         '{"fp16": {"enabled": true}}',
         "ds.json: fp16.enabled: fp16 on cpu: CPUs compute it by emulation; use fp32",
-    ),
-    "enabled is text": (
-        '{"bf16": {"enabled": "yes"}}',
-        'ds.json: bf16.enabled: is "yes"; give true or false',
     ),
     "16-bit master weights": (
         '{"bf16": {"enabled": true, "bf16_master_weights_and_grads": true}}',
@@ -144,10 +123,18 @@ WRONG = {
         '{"steps_per_print": "often"}',
         'ds.json: steps_per_print: is "often"; give a whole number',
     ),
-    "JSON syntax": (
-        '{"bf16": {"enabled": true},}',
-        "ds.json: line 1: is not JSON (Expecting property name enclosed in double quotes); check commas, "
-        "quotes and brackets",
+    "clipping that both state": (
+        '{"gradient_clipping": 0.5}',
+        "ds.json: gradient_clipping: is 0.5, but the recipe's optimizer.clip is 1; set optimizer.clip=0.5 in "
+        "the recipe, or remove it here",
+    ),
+    "neither JSON nor HJSON": (
+        '{"bf16": {"enabled": true}',
+        "ds.json: line 1: is neither JSON nor HJSON (Expecting ',' delimiter); check commas, quotes and brackets",
+    ),
+    "a template": (
+        '{"train_batch_size": <size>\n}',
+        "ds.json: line 1: holds the placeholder '<size>': it is a template, not a configuration; fill it in",
     ),
     "key twice": (
         '{"bf16": {}, "bf16": {}}',
@@ -165,14 +152,6 @@ WRONG = {
         '{"zero_optimization": {"stage": 2, "offload_optimizer": {"devise": "cpu"}}}',
         "ds.json: zero_optimization.offload_optimizer.devise: is not a key of zero_optimization.offload_optimizer; "
         "did you mean 'device'?",
-    ),
-    "offload key of the wrong type": (
-        '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": "yes"}}}',
-        'ds.json: zero_optimization.offload_optimizer.pin_memory: is "yes"; give true or false',
-    ),
-    "ZeRO stage with a point": (
-        '{"zero_optimization": {"stage": 2.0}}',
-        "ds.json: zero_optimization.stage: is 2.0; give 0, 1, 2 or 3",
     ),
     "scheduler params not an object": (
         '{"scheduler": {"type": "WarmupLR", "params": [1]}}',
@@ -223,6 +202,9 @@ WRONG = {
 """Name: the user's JSON and the line that must come out."""
 
 
+SETTLE = " (settle it with: stacking adopt ds.json --recipe recipe.yaml --out DIR)"
+
+
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -235,9 +217,10 @@ def resolved(user: dict[str, Any], recipe: str = SMALL) -> dict[str, Any]:
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_configuration_gives_one_line(name: str) -> None:
     content, line = WRONG[name]
+    stated = "optimizer: {clip: 1}\n" if "both state" in name else ""
     with pytest.raises(UserError) as caught:
-        plan_of(SMALL, content)
-    assert str(caught.value) == line
+        plan_of(SMALL + stated, content)
+    assert str(caught.value).removesuffix(SETTLE) == line
     assert caught.value.exit_code == 2
 
 
@@ -306,7 +289,7 @@ def test_a_configuration_may_decide_the_precision_where_the_recipe_does_not() ->
 def test_a_precision_other_than_the_recipes_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         resolved({"bf16": {"enabled": True}}, SMALL + "precision: fp32\n")
-    assert str(caught.value) == (
+    assert str(caught.value).removesuffix(SETTLE) == (
         "ds.json: bf16.enabled: asks for bf16, but the recipe's precision is fp32; change one of them"
     )
 

@@ -115,6 +115,27 @@ def plan(
 
 
 @cli.command(**COMMAND)
+@click.argument("ds_config", type=FOLDER)
+@click.option("--recipe", help="The recipe to complete; default: BERT-base, stacked from 3 layers to 6 and 12.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Ranks to settle the batch for; default: the recipe's.")
+@click.option("--out", type=FOLDER, required=True, help="A new folder for ds_config.json and recipe.yaml.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def adopt(ds_config: Path, recipe: str | None, gpus: int | None, out: Path, as_json: bool) -> None:
+    """Make a DS_CONFIG from anywhere fit a recipe: what is kept, moved, translated, or cannot be, key by key."""
+    from dataclasses import asdict
+
+    from stacking.deepspeed_config.adopt import adopt as adopt_config
+    from stacking.deepspeed_config.adopt import table
+
+    adopted = adopt_config(ds_config, recipe, gpus, out)
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in adopted.rows], indent=2, ensure_ascii=False))
+        return
+    click.echo(table(adopted.rows))
+    click.echo(f"wrote {out / 'ds_config.json'} and {out / 'recipe.yaml'}; next: stacking plan {out / 'recipe.yaml'}")
+
+
+@cli.command(**COMMAND)
 @click.argument("recipe")
 @click.option("--run-dir", type=FOLDER, required=True, help="A new folder for everything that the run makes.")
 @click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's.")

@@ -63,7 +63,7 @@ class Examination:
         self, path: str, verdict: Verdict, problem: str, remedy: str, refused: bool = False, said: Any = MISSING
     ) -> None:
         """Account for one key; it is told under the name that the user gave it."""
-        name = self._user_name(path)
+        name = self.user_name(path)
         value = get(self.original, name, self.get(path)) if said is MISSING else said
         self.rows.append(Row(name, _said(value), verdict, problem, remedy, refused))
 
@@ -88,7 +88,7 @@ class Examination:
         self.note(path, "translated", problem, remedy, refused)
         self.remove(path)
         self.put(new, value)
-        self._names[new] = self._user_name(path)
+        self._names[new] = self.user_name(path)
 
     def put(self, path: str, value: Any) -> None:
         """Set a dotted path; sections that are missing are made."""
@@ -109,10 +109,11 @@ class Examination:
 
     def has_problem(self, path: str) -> bool:
         """Whether a key was told to be wrong already."""
-        name = self._user_name(path)
+        name = self.user_name(path)
         return any(row.refused and row.key == name for row in self.rows)
 
-    def _user_name(self, path: str) -> str:
+    def user_name(self, path: str) -> str:
+        """The name under which the user gave what stands at ``path`` now."""
         for new, old in self._names.items():
             if path == new or path.startswith(f"{new}."):
                 return old + path[len(new) :]

@@ -158,7 +158,7 @@ def facts() -> dict[str, Any]:
     top |= {key: {"kind": COUNT} for key in (*BATCH, "vocabulary_size", "sequence_parallel_size", "steps_per_print")}
     sections["data_types"]["keep_in_fp32_modules"] = {"kind": OTHER}  # "auto" or a list
     nullable: dict[str, Any] = {"kind": TEXT, "null": True}
-    top |= {key: nullable for key in NULLABLE_TEXT}
+    top |= dict.fromkeys(NULLABLE_TEXT, nullable)
     top |= {key.split(".")[0]: {"kind": OTHER} for key in (*sections, "scheduler", "optimizer")}
     removed = {*config._REMOVED_TOP_LEVEL_CONFIG_KEYS, "bfloat16"}
     return {

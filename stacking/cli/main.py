@@ -88,6 +88,9 @@ def prepare(
 @click.option("--price", type=float, help="Of one GPU hour.")
 @click.option("--scaling", is_flag=True, help="Simulate 1 to 1,024 GPUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the prediction as JSON.")
+@click.option(
+    "--fast", is_flag=True, help="Leave out DeepSpeed's own check of the configurations, which takes seconds."
+)
 def plan(
     recipe: str,
     data: Path | None,
@@ -97,6 +100,7 @@ def plan(
     price: float | None,
     scaling: bool,
     as_json: bool,
+    fast: bool,
 ) -> None:
     """Say what a run of RECIPE (a file, or the name of a shipped one) would do, how long it takes and what it costs."""
     from stacking.cli.plan import plan_text
@@ -110,6 +114,7 @@ def plan(
         price=price,
         scaled=scaling,
         as_json=as_json,
+        fast=fast,
     )
     click.echo(text, nl=False)
 

@@ -251,6 +251,7 @@ def _in_order(found: Examination, rows: list[Row]) -> tuple[Row, ...]:
             worse = "impossible" in (before.verdict, row.verdict)
             row = replace(row, problem=problem, verdict="impossible" if worse else row.verdict)
         merged[row.key] = row
+    merged = {one.key: one for row in merged.values() for one in _of_leaves(found, row)}
     told = Examination(found.original)
     told.rows = list(merged.values())
     everything = [*merged.values(), *kept_rows(told)]
@@ -261,6 +262,14 @@ def _in_order(found: Examination, rows: list[Row]) -> tuple[Row, ...]:
         for n in range(1, len(parts) + 1):
             sections.setdefault(".".join(parts[:n]), i)
     return tuple(sorted(everything, key=lambda row: sections.get(row.key, len(places))))
+
+
+def _of_leaves(found: Examination, row: Row) -> list[Row]:
+    """A row about a section as one for each of its keys."""
+    value = get(found.original, row.key)
+    if not isinstance(value, Mapping) or not value:
+        return [row]
+    return [replace(row, key=path, said=shown(inner)) for path, inner in leaves(value, row.key)]
 
 
 def table(rows: tuple[Row, ...]) -> str:

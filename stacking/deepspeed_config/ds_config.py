@@ -87,6 +87,8 @@ class StageFacts:
     """Whether DeepSpeed's own Adam kernel can be had."""
     compiled: Compiled = "possible"
     """What torch.compile does on the device."""
+    stage: str = ""
+    """Its name: what DeepSpeed writes goes into files of its own for each stage."""
 
     @property
     def global_batch(self) -> int:
@@ -145,6 +147,7 @@ def resolve(user: UserConfig, facts: StageFacts) -> Json:
     config["optimizer"] = _optimizer(user, facts)
     _fill_precision(config, facts)
     _fill_zero(config, facts)
+    _separate_files(config, facts.stage)
     return config
 
 
@@ -296,6 +299,22 @@ def _fill_precision(config: Json, facts: StageFacts) -> None:
     loss_scaling = config.get("fp16", {})
     for key in [key for key, value in loss_scaling.items() if value == "auto"]:
         del loss_scaling[key]  # DeepSpeed's own default
+
+
+def _separate_files(config: Json, stage: str) -> None:
+    """Name what DeepSpeed writes after the stage, so that no stage writes over another's files."""
+    if not stage:
+        return
+    for name in ("csv_monitor", "tensorboard"):
+        if _get(config, f"{name}.enabled"):
+            config[name] = {**config[name], "job_name": f"{config[name].get('job_name', 'DeepSpeedJobName')}/{stage}"}
+    profile = _get(config, "flops_profiler.output_file")
+    if isinstance(profile, str) and profile:
+        file = Path(profile)
+        config["flops_profiler"] = {
+            **config["flops_profiler"],
+            "output_file": str(file.with_name(f"{file.stem}.{stage}{file.suffix}")),
+        }
 
 
 def _fill_zero(config: Json, facts: StageFacts) -> None:

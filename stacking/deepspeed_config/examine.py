@@ -129,7 +129,7 @@ def _unknown(found: Examination) -> None:
         else:
             known = sorted(SECTION_KEYS.get(section, ()))
             choose = (
-                f"choose one of {', '.join(known)}" if 0 < len(known) <= 20 else "remove it: no known name is like it"
+                f"choose one of {', '.join(known)}" if 0 < len(known) <= 10 else "remove it: no known name is like it"
             )
             found.drop(path, problem, f"did you mean {named(path, near)!r}?" if near else choose, refused=True)
     for path in unknown[_NAMED:]:

@@ -37,8 +37,9 @@ MEANINGS: Mapping[str, str] = {
     "logging_steps": "steps_per_print",
     "print_steps": "steps_per_print",
     "csv": "csv_monitor",
+    "compile.enabled": "stacking.compile",
 }
-"""A name at the top that other programs use: DeepSpeed's own place for it."""
+"""A dotted name that other programs use: DeepSpeed's own place for it."""
 
 RENAMED: Mapping[str, str] = {
     "bfloat16": "bf16",
@@ -64,10 +65,10 @@ def meant(path: str) -> str:
 
     The time is bounded by the number of DeepSpeed's keys, whatever the name is.
     """
+    if path.lower() in MEANINGS:
+        return MEANINGS[path.lower()]
     section, _, name = path[: 2 * _LONGEST].rpartition(".")
     name = name[:_LONGEST]
-    if not section and name.lower() in MEANINGS:
-        return MEANINGS[name.lower()]
     if section == "optimizer" and name in _ADAM:
         return f"optimizer.params.{name}"
     if near := _closest(name, known_keys(section)):
@@ -99,4 +100,4 @@ def named(path: str, near: str) -> str:
 def surely(path: str) -> bool:
     """Whether `meant` can hardly be wrong about ``path``: a slip of a letter or two, or a name in `MEANINGS`."""
     section, _, name = path.rpartition(".")
-    return (not section and name in MEANINGS) or bool(_closest(name[:_LONGEST], known_keys(section), cutoff=0.88))
+    return path.lower() in MEANINGS or bool(_closest(name[:_LONGEST], known_keys(section), cutoff=0.88))

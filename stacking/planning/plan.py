@@ -277,6 +277,7 @@ def _decide(
             cuda=target.cuda,
             fused_adam=target.fused_adam,
             compiled=target.device.compiled,
+            stage=stage_name(i, recipe.stages[i].layers),
         )
         for error in ds_config.optimizer_errors(user, facts):
             findings.add(error)
@@ -294,6 +295,11 @@ def adopt_command(recipe: Recipe, users: list[UserConfig]) -> str:
     return f"stacking adopt {shlex.quote(str(path))} --recipe {shlex.quote(str(recipe.file))} --out DIR" if path else ""
 
 
+def stage_name(index: int, layers: int) -> str:
+    """How folders and messages call a stage."""
+    return f"{index}-L{layers}"
+
+
 def _stage(
     recipe: Recipe,
     before: list[Stage],
@@ -309,7 +315,7 @@ def _stage(
     first_sample = before[-1].last_sample if before else 0
     return Stage(
         index=index,
-        name=f"{index}-L{deep.layers}",
+        name=stage_name(index, deep.layers),
         layers=deep.layers,
         steps=steps,
         global_batch=batch.total,
@@ -331,7 +337,14 @@ def _stage(
         parameters=count_parameters(deep),
         flops=stage_flops(deep, sequences, length, recipe.data.mask_probability),
         memory_per_rank=memory_per_rank(
-            deep, batch.micro, length, batch.ranks, config, fused=cuda, recomputed=kernels.activation_checkpointing
+            deep,
+            batch.micro,
+            length,
+            batch.ranks,
+            config,
+            fused=cuda,
+            recomputed=kernels.activation_checkpointing,
+            mask_probability=recipe.data.mask_probability,
         ),
         resources=_resources(recipe, index, batch.ranks),
     )

@@ -174,7 +174,9 @@ def _fits(recipe: Recipe, model: ModelConfig, precision: Precision, target: Targ
     if not target.cuda:
         return lambda micro: micro * length <= _CPU_MICRO_TOKENS
     free = target.memory * _USABLE - 16 * count_parameters(model)
-    return lambda micro: activation_bytes(model, micro, length, size, fused=True) <= free
+    return lambda micro: (
+        activation_bytes(model, micro, length, size, fused=True, mask_probability=recipe.data.mask_probability) <= free
+    )
 
 
 def count_steps(recipe: Recipe, index: int, batch: Batch) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stacking.errors import Preempted, StackingError, UserError
 from stacking.launch.job import Outcome
+from stacking.launch.meaning import meaning
 
 
 def last_error(log: Path | None) -> str:
@@ -15,6 +16,13 @@ def last_error(log: Path | None) -> str:
         return "no output"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, line))), "no output")
+
+
+def last_words(log: Path | None) -> str:
+    """What ``log`` says about a rank's end: its last exception's meaning, else the last line that says something."""
+    if log is None or not log.exists():
+        return "no output"
+    return meaning(log.read_text(encoding="utf-8", errors="replace").splitlines()) or last_error(log)
 
 
 def describe(outcome: Outcome) -> str:
@@ -28,7 +36,7 @@ def describe(outcome: Outcome) -> str:
         ending = f"ended with exit code {outcome.exit_code}"
     who = "the launcher" if outcome.rank is None else f"rank {outcome.rank}"
     where = f" on {outcome.host}" if outcome.host else ""
-    words = "" if outcome.exit_code == -signal.SIGKILL else f": {last_error(outcome.log)}"
+    words = "" if outcome.exit_code == -signal.SIGKILL else f": {last_words(outcome.log)}"
     return f"{who}{where} {ending}{words} (log: {outcome.log})"
 
 

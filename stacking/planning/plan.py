@@ -18,7 +18,7 @@ from stacking.deepspeed_config.findings import Findings
 from stacking.deepspeed_config.settle import Settled, settle
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
-from stacking.hardware.presets import Precision
+from stacking.hardware.presets import Compiled, Precision
 from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters
 from stacking.planning.batch import Batch
@@ -61,6 +61,8 @@ class PlannedLaunch(_Part):
     accelerator: Literal["cpu", "cuda"]
     device: str
     """The class of device that was planned for."""
+    compiled: Compiled = "possible"
+    """What torch.compile does on it."""
     elastic: bool = False
     retries: int | None = None
     retry_seconds: float = 10.0
@@ -221,6 +223,7 @@ def make_plan(
             launcher=recipe.launch.launcher,
             accelerator=accelerator,
             device=target.device.name,
+            compiled=target.device.compiled,
             elastic=recipe.launch.elastic,
             retries=recipe.launch.retries,
             retry_seconds=recipe.launch.retry_seconds,

@@ -17,6 +17,7 @@ from stacking.deepspeed_config import ds_config
 from stacking.deepspeed_config.accelerate import read_accelerate
 from stacking.deepspeed_config.adopted_batch import BatchWanted, adopt_batch
 from stacking.deepspeed_config.ds_config import UserConfig
+from stacking.deepspeed_config.ds_facts import WITHOUT_EFFECT
 from stacking.deepspeed_config.examination import Examination, get, leaves
 from stacking.deepspeed_config.examine import examine, kept_rows
 from stacking.deepspeed_config.findings import Row, Verdict
@@ -86,6 +87,8 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
     _move_optimizer(moved, target)
     _move_batch(moved, complete, target, gpus)
     _settle_kernels(moved, target)
+    for path in WITHOUT_EFFECT:
+        found.remove(path)
     raw["ds_config"] = CONFIG
     result = Adopted(found.content, raw, _in_order(found, [*found.rows, *moved.rows]))
     make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": found.content}, file), None, None, machine)
@@ -180,7 +183,10 @@ def _move_schedule(moved: _Moved) -> None:
     if found.get(_RATE) is not None:
         used = known in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr"))
         problem = "" if used else f"{section['type']} sets the learning rate"
-        moved.add(_RATE, "schedule", "moved to the recipe" if used else "without meaning here", problem)
+        place = "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr"
+        moved.add(
+            _RATE, place if used else "left out", "moved to the recipe" if used else "without meaning here", problem
+        )
         found.remove(_RATE)
 
 

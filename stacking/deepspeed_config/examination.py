@@ -82,7 +82,7 @@ class Examination:
         """Give a value another key, unless that one is taken."""
         value = self.get(path)
         if self.get(new, MISSING) is not MISSING:
-            self.drop(path, f"{problem}, which is given too", f"{new} holds", refused=False)
+            self.drop(path, f"{problem}, and {new} is given too", f"{new} holds", refused=False)
             return
         remedy = f"did you mean {named(path, new)!r}?" if refused else f"read as {new}"
         self.note(path, "translated", problem, remedy, refused)

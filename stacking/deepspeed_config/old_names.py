@@ -55,6 +55,8 @@ def old_zero(found: Examination) -> None:
         return
     if not isinstance(zero, Mapping):
         return
+    if "find_unused_parameters" in zero:
+        found.drop("zero_optimization.find_unused_parameters", "was removed: every parameter is used here", "left out")
     for old, new in _OFFLOAD.items():
         value = zero.get(old, MISSING)
         path = f"zero_optimization.{old}"

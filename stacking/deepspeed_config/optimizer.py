@@ -107,7 +107,7 @@ def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) ->
             found.drop(path, f"is {shown(value)}, which a state here does not hold", refused=True)
         else:
             found.drop(path, "changes nothing for Adam here", "left out")
-    elif key not in _COMMON:
+    elif key not in (*_COMMON, "adamw_mode"):
         near = meant(path) if "." in path else ""
         found.drop(path, "is not a parameter of Adam", near or nearest(key[:80], _COMMON), refused=True)
     elif value == "auto":
@@ -119,7 +119,7 @@ def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) ->
         _betas(found, path, value)
     elif key in ("lr", "eps", "weight_decay"):
         _number(found, path, value, positive=key == "eps")
-    elif key == "adam_w_mode":
+    elif key in ("adam_w_mode", "adamw_mode"):
         _decoupled(found, path, value)
 
 

@@ -85,8 +85,6 @@ class StageFacts:
     cuda: bool
     fused_adam: bool
     """Whether DeepSpeed's own Adam kernel can be had."""
-    compiled: Compiled = "possible"
-    """What torch.compile does on the device."""
     stage: str = ""
     """Its name: what DeepSpeed writes goes into files of its own for each stage."""
 
@@ -159,7 +157,7 @@ class StageKernels:
     activation_checkpointing: bool
 
 
-def stage_kernels(user: UserConfig, facts: StageFacts) -> StageKernels:
+def stage_kernels(user: UserConfig, device: Compiled) -> StageKernels:
     """What the configuration's own section says; ``auto``, and nothing, compile where that is faster.
 
     ZeRO 3 gathers weights around the modules that own them, which a compiled layer would not let it.
@@ -171,9 +169,9 @@ def stage_kernels(user: UserConfig, facts: StageFacts) -> StageKernels:
     wanted, sharded = section.get("compile", "auto"), _get(user.content, "zero_optimization.stage") == 3
     if wanted is True and sharded:
         raise user.error(f"{OWN}.compile", "is true with ZeRO stage 3, which compiled layers break", "give false")
-    if wanted is True and facts.compiled == "refused":
+    if wanted is True and device == "refused":
         raise user.error(f"{OWN}.compile", "is true, but Triton needs compute capability 7.0", "give false")
-    compiled = facts.compiled == "faster" and not sharded if wanted == "auto" else wanted
+    compiled = device == "faster" and not sharded if wanted == "auto" else wanted
     return StageKernels(compiled, section.get("activation_checkpointing") is True)
 
 
@@ -250,10 +248,10 @@ _AUTO_ZERO: Mapping[str, Callable[[int], int]] = {
 """What ``auto`` means in ``zero_optimization``, as users of Hugging Face's Trainer expect it."""
 
 
-def optimizer_errors(user: UserConfig, facts: StageFacts) -> Iterator[UserError]:
+def optimizer_errors(user: UserConfig, fused_adam: bool) -> Iterator[UserError]:
     """Parameters that the class which DeepSpeed will build for this stage does not take."""
     given = _given_parameters(user)
-    for key, problem, remedy in refused_parameters(given, _built(user.content, facts, given)):
+    for key, problem, remedy in refused_parameters(given, _built(user.content, fused_adam, given)):
         yield user.error(f"optimizer.params.{key}", problem, remedy)
 
 
@@ -262,14 +260,14 @@ def _given_parameters(user: UserConfig) -> Json:
     return {key: value for key, value in params.items() if value != "auto"} if isinstance(params, dict) else {}
 
 
-def _built(content: Mapping[str, Any], facts: StageFacts, given: Mapping[str, Any]) -> str:
-    torch_adam = given.get("torch_adam", not facts.fused_adam)
+def _built(content: Mapping[str, Any], fused_adam: bool, given: Mapping[str, Any]) -> str:
+    torch_adam = given.get("torch_adam", not fused_adam)
     return adam_class(torch_adam, "optimizer" in offloads(content))
 
 
 def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
     given = _given_parameters(user)
-    if _built(user.content, facts, given) == "AdamW":
+    if _built(user.content, facts.fused_adam, given) == "AdamW":
         given.pop("bias_correction", None)  # PyTorch always corrects it
     wanted: Json = {
         "lr": facts.peak_learning_rate,

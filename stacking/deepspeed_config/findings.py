@@ -73,10 +73,12 @@ class Findings:
 
     def __init__(self) -> None:
         self.errors: list[UserError] = []
+        self._told: set[str] = set()
 
     def add(self, error: UserError) -> None:
         """Note a mistake; the same one of another stage is not repeated."""
-        if str(error) not in map(str, self.errors):
+        if str(error) not in self._told:
+            self._told.add(str(error))
             self.errors.append(error)
 
     @contextmanager

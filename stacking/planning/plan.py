@@ -254,21 +254,28 @@ def _decide(
             findings.add(error)
     settled = settle(recipe, users, findings)
     precisions: list[Precision] = []
+    kernels: list[PlannedKernels] = []
     for user in users:
+        precisions.append(target.device.precision)
+        kernels.append(PlannedKernels())
         with findings.collecting():
-            precisions.append(choose_precision(recipe, user, target.device))
+            precisions[-1] = choose_precision(recipe, user, target.device)
+        with findings.collecting():
+            kernels[-1] = PlannedKernels(**vars(ds_config.stage_kernels(user, target.device.compiled)))
+        for error in ds_config.optimizer_errors(user, target.fused_adam):
+            findings.add(error)
     batches: list[Batch] = []
-    if len(precisions) == len(users):
-        with findings.collecting():
-            batches = choose_batches(recipe, model, users, precisions, target)
-    if len(batches) != len(users):
+    with findings.collecting():
+        batches = choose_batches(recipe, model, users, precisions, target)
+    if not batches:
         findings.raise_if_any(adopt_command(recipe, users))
     steps = [count_steps(recipe, i, batch) for i, batch in enumerate(batches)]
     schedules: list[Points] = []
     with findings.collecting():
         schedules = resolve_schedule(settled.recipe, steps, [growth is not None for growth in growths])
+    findings.raise_if_any(adopt_command(recipe, users))
     decided = []
-    for i, (user, points) in enumerate(zip(users, schedules, strict=False)):
+    for i, (user, points) in enumerate(zip(users, schedules, strict=True)):
         facts = StageFacts(
             micro_batch=batches[i].micro,
             accumulation=batches[i].accumulation,
@@ -279,16 +286,10 @@ def _decide(
             optimizer=settled.optimizers[i],
             cuda=target.cuda,
             fused_adam=target.fused_adam,
-            compiled=target.device.compiled,
             stage=stage_name(i, recipe.stages[i].layers),
         )
-        for error in ds_config.optimizer_errors(user, facts):
-            findings.add(error)
-        with findings.collecting():
-            kernels = PlannedKernels(**vars(ds_config.stage_kernels(user, facts)))
-            config = ds_config.resolve(user, facts)
-            decided.append(_Decided(batches[i], steps[i], points, growths[i], config, kernels))
-    findings.raise_if_any(adopt_command(recipe, users))
+        config = ds_config.resolve(user, facts)
+        decided.append(_Decided(batches[i], steps[i], points, growths[i], config, kernels[i]))
     return decided, settled
 
 

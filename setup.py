@@ -16,11 +16,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["stacking", "stacking.*"]),
-    package_data={"stacking": ["recipes/*.yaml", "report/*.html"]},
+    package_data={"stacking": ["recipes/*.yaml", "report/*.html", "deepspeed_config/facts.json"]},
     data_files=[("share/stacking/slurm", sorted(str(path.relative_to(here)) for path in here.glob("slurm/*")))],
     install_requires=[
         "torch>=2.4",
         "deepspeed>=0.18",
+        "hjson>=3.1",
         "transformers>=4.40",
         "tokenizers>=0.19",
         "datasets>=2.18",

@@ -51,6 +51,7 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
     """Write ``out``/ds_config.json and ``out``/recipe.yaml.
 
     Args:
+        file: JSON, HJSON or Accelerate's YAML; or the name of a ready one, such as ``cpu/bert-base.json``.
         recipe: to be completed; None: progressive stacking of BERT-base.
         gpus: ranks to settle the batch for; None: the recipe's, or this machine's.
 
@@ -58,6 +59,8 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
         UserError: a file cannot be read, the recipe is wrong, or nothing that fits can be made.
     """
     require_absent(out)
+    if not file.exists() and (ds_config.SHIPPED / file).is_file():
+        file = ds_config.SHIPPED / file
     content = read_accelerate(file) if file.suffix in (".yaml", ".yml") else read_config(file)
     adopted = adopt_content(content, recipe, gpus, find_machine(), str(file))
     out.mkdir(parents=True)

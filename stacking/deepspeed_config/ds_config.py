@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stacking.config.reading import shown
 from stacking.config.recipe import Optimizer
+from stacking.deepspeed_config.ds_facts import BATCH_KEYS
 from stacking.deepspeed_config.examination import get as _get
 from stacking.deepspeed_config.examine import examine
 from stacking.deepspeed_config.findings import Row
@@ -118,19 +118,9 @@ def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
 
 
 def batch_keys(user: UserConfig) -> BatchKeys:
-    """The batch sizes that the configuration fixes; ``auto`` and absent ones are None.
-
-    Raises:
-        UserError: one of them is not a positive whole number.
-    """
-    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-    found = []
-    for name in names:
-        value = user.content.get(name, "auto")
-        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise user.error(name, f"is {shown(value)}", 'give a whole number above 0, or "auto"')
-        found.append(None if value == "auto" else value)
-    return BatchKeys(*found)
+    """The batch sizes that an examined configuration fixes; ``auto`` and absent ones are None."""
+    given = (user.content.get(name, "auto") for name in BATCH_KEYS)
+    return BatchKeys(*(None if value == "auto" else value for value in given))
 
 
 def resolve(user: UserConfig, facts: StageFacts) -> Json:

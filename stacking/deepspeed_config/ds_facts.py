@@ -60,6 +60,9 @@ POSITIVE_KEYS = _keys(
 )
 """Numbers that DeepSpeed divides by, or refuses at 0."""
 
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+"""Of these three, two decide the third."""
+
 AUTO_KEYS = _keys(
     """
     train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping steps_per_print

@@ -13,6 +13,7 @@ from typing import Any
 from stacking.config.reading import nearest, shown
 from stacking.deepspeed_config.ds_facts import (
     AUTO_KEYS,
+    BATCH_KEYS,
     CHOICES,
     EFFECTS,
     KNOWN_KEYS,
@@ -216,6 +217,9 @@ def _choices(found: Examination) -> None:
     for path in POSITIVE_KEYS:
         if found.get(path) == 0:
             found.drop(path, "is 0", "give a number greater than 0", refused=True)
+    for path in BATCH_KEYS:
+        if found.get(path) == 0:
+            found.drop(path, "is 0", 'give a whole number above 0, or "auto"', refused=True)
 
 
 def _precision(found: Examination) -> None:

@@ -13,6 +13,7 @@ from stacking.storage.files import new_folder
 from tests.chain import stacking
 
 COMMANDS = [
+    "adopt",
     "bench",
     "bench-data",
     "bench-transition",

@@ -5,7 +5,8 @@ What a recipe says is what stands in its file (pydantic's ``model_fields_set``),
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -72,6 +73,16 @@ def given(user: UserConfig, path: str) -> Any:
     """The value at a dotted path; None where it is absent or ``auto``."""
     value = get(user.content, path)
     return None if value == "auto" else value
+
+
+def without_rates(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose learning rates a settled recipe has, without them."""
+    copied = copy.deepcopy(dict(content))
+    copied.pop("scheduler", None)
+    parameters = get(copied, "optimizer.params")
+    if isinstance(parameters, dict):
+        parameters.pop("lr", None)
+    return copied
 
 
 def states_rates(recipe: Recipe) -> bool:

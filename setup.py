@@ -19,13 +19,14 @@ setup(
     packages=[*find_packages(include=["stacking", "stacking.*"]), "stacking.ds_configs", "stacking.slurm_templates"],
     package_dir={"stacking": "stacking", "stacking.ds_configs": "ds_configs", "stacking.slurm_templates": "slurm"},
     package_data={
-        "stacking": ["py.typed", "config/recipes/*.yaml", "report/*.html"],
+        "stacking": ["py.typed", "config/recipes/*.yaml", "report/*.html", "deepspeed_config/facts.json"],
         "stacking.ds_configs": ["README.md", "*/*.json"],
         "stacking.slurm_templates": ["*"],
     },
     install_requires=[
         "torch>=2.4,<2.14",
         "deepspeed>=0.18,<0.20",
+        "hjson>=3.1",
         "transformers>=4.40,<5.25",
         "tokenizers>=0.19",
         "datasets>=2.18",

@@ -74,7 +74,7 @@ def _plan(run: RunFolder, recipe: str | None, overrides: tuple[str, ...]) -> Pla
     from stacking.run.create import plan_recipe
 
     if recipe is not None:
-        return plan_recipe(load_recipe(recipe, list(overrides)))[0]
+        return plan_recipe(load_recipe(recipe, list(overrides)), fast=True)[0]
     if overrides:
         raise click.UsageError("--set changes a recipe: add --recipe")
     return load_plan(run.plan) if run.plan.is_file() and run.journal.path.is_file() else None

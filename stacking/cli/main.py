@@ -114,6 +114,9 @@ def prepare(
 @click.option("--price", type=float, help="Price of one GPU hour.")
 @click.option("--scaling", is_flag=True, help="Simulate 1 to 1,024 GPUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the prediction as JSON.")
+@click.option(
+    "--fast", is_flag=True, help="Leave out DeepSpeed's own check of the configurations, which takes seconds."
+)
 def plan(
     recipe: str,
     data: Path | None,
@@ -123,6 +126,7 @@ def plan(
     price: float | None,
     scaling: bool,
     as_json: bool,
+    fast: bool,
 ) -> None:
     """Explain what a run would do, take and cost.
 
@@ -139,8 +143,30 @@ def plan(
         price=price,
         scaled=scaling,
         as_json=as_json,
+        fast=fast,
     )
     click.echo(text, nl=False)
+
+
+@cli.command(**COMMAND)
+@click.argument("ds_config", type=FOLDER)
+@click.option("--recipe", help="The recipe to complete; default: BERT-base, stacked from 3 layers to 6 and 12.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Ranks to settle the batch for; default: the recipe's.")
+@click.option("--out", type=FOLDER, required=True, help="A new folder for ds_config.json and recipe.yaml.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def adopt(ds_config: Path, recipe: str | None, gpus: int | None, out: Path, as_json: bool) -> None:
+    """Make a DS_CONFIG from anywhere fit a recipe: what is kept, moved, translated, or cannot be, key by key."""
+    from dataclasses import asdict
+
+    from stacking.planning.adopt import adopt as adopt_config
+    from stacking.planning.adopt import table
+
+    adopted = adopt_config(ds_config, recipe, gpus, out)
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in adopted.rows], indent=2, ensure_ascii=False))
+        return
+    click.echo(table(adopted.rows))
+    click.echo(f"wrote {out / 'ds_config.json'} and {out / 'recipe.yaml'}; next: stacking plan {out / 'recipe.yaml'}")
 
 
 @cli.command(**COMMAND)

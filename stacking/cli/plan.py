@@ -29,13 +29,17 @@ def plan_text(
     price: float | None = None,
     scaled: bool = False,
     as_json: bool = False,
+    fast: bool = False,
 ) -> str:
     """What the command prints.
+
+    Args:
+        fast: leave out DeepSpeed's own check of the configurations.
 
     Raises:
         UserError: the recipe or one of the files is wrong, or a time is asked for that nothing is known about.
     """
-    plan, rows = plan_recipe(load_recipe(recipe, list(overrides), data))
+    plan, rows = plan_recipe(load_recipe(recipe, list(overrides), data), fast)
     held_out = len(rows["held_out"]) if "held_out" in rows else None
     setting = open_setting(
         plan, find_machine(), measured=measured, network_file=network_file, price=price, held_out=held_out

@@ -136,12 +136,78 @@ class WarmupStableDecay(_Section):
     """Steps of a linear rise from 0 after each growth; 0: none."""
 
 
+class _Warmup(_Section):
+    """What DeepSpeed's schedules with a warm-up share."""
+
+    warmup_num_steps: Count = 1000
+    """Updates until the warm-up ends; DeepSpeed makes at least 2 of it."""
+    warmup_type: Literal["log", "linear"] = "log"
+    """Whether the rate rises with the logarithm of the step or in a straight line."""
+    rewarmup_steps: CountOrZero = 0
+    """Steps of a linear rise from 0 after each growth; 0: none."""
+
+
+class WarmupLR(_Warmup):
+    """DeepSpeed's schedule of that name over the whole run: a warm-up, then a constant rate."""
+
+    kind: Literal["WarmupLR"]
+    warmup_min_lr: NotNegative = 0.0
+    warmup_max_lr: Positive
+    """The learning rate after the warm-up."""
+
+
+class WarmupDecayLR(_Warmup):
+    """DeepSpeed's schedule of that name over the whole run: a warm-up, then a straight line to 0."""
+
+    kind: Literal["WarmupDecayLR"]
+    warmup_min_lr: NotNegative = 0.0
+    warmup_max_lr: Positive = 0.001
+    total_num_steps: Count | None = None
+    """Where the rate reaches 0; null: at the end of the run."""
+
+
+class WarmupCosineLR(_Warmup):
+    """DeepSpeed's schedule of that name over the whole run: a warm-up, then half a cosine."""
+
+    kind: Literal["WarmupCosineLR"]
+    peak: Positive
+    """The rate after the warm-up: in DeepSpeed's JSON, the optimizer's ``lr``."""
+    warmup_min_ratio: NotNegative = 0.0
+    cos_min_ratio: NotNegative = 0.0001
+    """Share of the peak at which the cosine ends."""
+    total_num_steps: Count | None = None
+    """Where the cosine ends; null: at the end of the run."""
+
+
+class OneCycle(_Section):
+    """DeepSpeed's schedule of that name over the whole run, with constant momentum: up, down, then a slow decay."""
+
+    kind: Literal["OneCycle"]
+    cycle_min_lr: NotNegative
+    cycle_max_lr: Positive
+    cycle_first_step_size: Count = 2000
+    """Updates of the rise."""
+    cycle_second_step_size: CountOrZero | None = None
+    """Updates of the fall; null: as many as of the rise."""
+    cycle_first_stair_count: CountOrZero = 0
+    cycle_second_stair_count: CountOrZero | None = None
+    """Stairs of the fall; null: as many as of the rise."""
+    decay_step_size: CountOrZero = 0
+    decay_lr_rate: NotNegative = 0.0
+    rewarmup_steps: CountOrZero = 0
+    """Steps of a linear rise from 0 after each growth; 0: none."""
+
+
+DeepSpeedSchedule = WarmupLR | WarmupDecayLR | WarmupCosineLR | OneCycle
+
+
 def _default_kind(value: Any) -> Any:
     return {"kind": "stages", **value} if isinstance(value, dict) else value
 
 
 Schedule = Annotated[
-    Annotated[StagesSchedule | WarmupStableDecay, Field(discriminator="kind")], BeforeValidator(_default_kind)
+    Annotated[StagesSchedule | WarmupStableDecay | DeepSpeedSchedule, Field(discriminator="kind")],
+    BeforeValidator(_default_kind),
 ]
 
 
@@ -298,8 +364,12 @@ class Recipe(_Section):
         return f"{self.file}: {dotted(location)}"
 
     def to_yaml(self) -> str:
-        """The recipe with its defaults written out; reads back as the same recipe."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The recipe with its defaults written out, but those that a ds_config may set; reads back as the same."""
+        content = self.model_dump(mode="json")
+        content["optimizer"] = self.optimizer.model_dump(mode="json", exclude_unset=True)
+        if "schedule" not in self.model_fields_set:
+            del content["schedule"]
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, data: Path | None = None) -> Recipe:
@@ -340,9 +410,10 @@ def find_recipe(name: str) -> Path:
         UserError: there is no such recipe.
     """
     path = Path(name)
-    if path.exists() or path.suffix in (".yaml", ".yml") or "/" in name:
-        return path
     shipped = {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    folder_like_a_shipped_one = path.is_dir() and name in shipped
+    if path.suffix in (".yaml", ".yml") or "/" in name or (path.exists() and not folder_like_a_shipped_one):
+        return path
     if name not in shipped:
         raise UserError(name, "is neither a file nor a shipped recipe", nearest(name, shipped))
     return shipped[name]

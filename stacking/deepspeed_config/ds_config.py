@@ -1,36 +1,25 @@
-"""DeepSpeed's configuration: the only place that spells its keys.
+"""DeepSpeed's configuration, from what a user gives to what a stage gets.
 
-A user's JSON is taken as it is. It is checked first against what DeepSpeed accepts and what the recipe says, so that
-nothing fails after a job has started; then the values that the plan decides are filled in.
+A user's JSON is examined key by key (`stacking.deepspeed_config`), so that nothing fails after a job has started;
+then the values that the plan decides are filled in.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stacking.config.reading import nearest, read_json_mapping, shown
 from stacking.config.recipe import Optimizer
 from stacking.config.shipped import DS_CONFIGS
-from stacking.deepspeed_config.ds_facts import (
-    AUTO_KEYS,
-    CHOICES,
-    FLAG,
-    KNOWN_KEYS,
-    NUMBER,
-    OTHER,
-    POSITIVE_KEYS,
-    READ_FROM,
-    REMOVED_KEYS,
-    REMOVED_OPTIMIZERS,
-    SECTION_KEYS,
-    TEXT,
-    UNSUPPORTED,
-)
+from stacking.deepspeed_config.ds_facts import BATCH_KEYS
+from stacking.deepspeed_config.examination import get as _get
+from stacking.deepspeed_config.examine import examine
+from stacking.deepspeed_config.findings import Row
+from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
+from stacking.deepspeed_config.read import read_config
 from stacking.errors import UserError
 from stacking.hardware.presets import Compiled, DeviceClass, Precision
 
@@ -41,12 +30,32 @@ _QUIET = 1_000_000_000
 """``steps_per_print``: the training loop reports, DeepSpeed need not."""
 
 
+_NOT_TOLD = ("is a comment", "is null", "is 'auto'", "has the value 'auto' alone")
+
+
 @dataclass(frozen=True)
 class UserConfig:
     """A user's DeepSpeed configuration and the name under which errors speak of it."""
 
     content: Json
+    """What is left of it after its examination."""
     where: str
+    rows: tuple[Row, ...] = ()
+    """What became of the keys that did not stay as they were."""
+    path: Path | None = None
+    """The file; None: it stands in the recipe."""
+
+    @property
+    def errors(self) -> Iterator[UserError]:
+        """What a plan must refuse."""
+        return (self.error(row.key, row.problem, row.remedy) for row in self.rows if row.refused)
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """What a person should know about keys that were translated or that mean nothing here."""
+        for row in self.rows:
+            if not row.refused and row.problem not in _NOT_TOLD:
+                yield f"{self.where}: {row.key}: {row.problem}; {row.remedy}"
 
     def error(self, key: str, problem: str, remedy: str) -> UserError:
         """A mistake at ``key``."""
@@ -76,8 +85,8 @@ class StageFacts:
     cuda: bool
     fused_adam: bool
     """Whether DeepSpeed's own Adam kernel can be had."""
-    compiled: Compiled = "possible"
-    """What torch.compile does on the device."""
+    stage: str = ""
+    """Its name: what DeepSpeed writes goes into files of its own for each stage."""
 
     @property
     def global_batch(self) -> int:
@@ -85,7 +94,7 @@ class StageFacts:
 
 
 def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
-    """The configuration that a recipe refers to, checked for what is wrong in any stage.
+    """The configuration that a recipe refers to, examined; the plan refuses what its ``errors`` say.
 
     Args:
         reference: a path (looked up beside the recipe, in the current directory, then among the ready ones of the
@@ -94,81 +103,39 @@ def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
         beside: the recipe's folder.
 
     Raises:
-        UserError: no such file, not JSON, or a key that is unknown, removed or impossible here.
+        UserError: no such file, or neither JSON nor HJSON.
     """
+    path, content, name = None, reference or {}, where
     if isinstance(reference, str):
         tried = (beside / reference, Path(reference), DS_CONFIGS / reference)
         path = next((candidate for candidate in tried if candidate.is_file()), None)
         if path is None:
             raise UserError(where, f"{reference} does not exist", "give a path relative to the recipe or to here")
-        user = UserConfig(read_json_mapping(path), str(reference))
-    else:
-        user = UserConfig(copy.deepcopy(reference or {}), where)
-    check(user)
-    return user
-
-
-def check(user: UserConfig) -> None:
-    """Refuse what DeepSpeed would reject or what this program cannot honour.
-
-    Raises:
-        UserError: names the file and the key.
-    """
-    for key in user.content:
-        if key in REMOVED_KEYS:
-            raise user.error(key, f"was removed from DeepSpeed, which stops at it ({READ_FROM})", REMOVED_KEYS[key])
-        if key not in KNOWN_KEYS:
-            raise user.error(str(key), "is not a key of DeepSpeed", nearest(str(key), sorted(KNOWN_KEYS)))
-    for path, (allowed, problem, remedy) in UNSUPPORTED.items():
-        value = _get(user.content, path)
-        if value is not None and not _is_allowed(value, allowed):
-            raise user.error(path, problem, remedy)
-    for key, value in user.content.items():
-        if key in SECTION_KEYS:
-            _check_section(user, key, value)
-        else:
-            _check_value(user, key, value, KNOWN_KEYS[key])
-    _check_choices(user)
-    _check_zero(user)
-    _check_own(user)
-    _check_optimizer(user)
-    _check_scheduler(user)
-    if _enabled(user.content, "fp16") and _enabled(user.content, "bf16"):
-        raise user.error("bf16.enabled", "is true and so is fp16.enabled", "enable one of them")
+        content, name = read_config(path), reference
+    assert isinstance(content, dict)
+    found = examine(content)
+    return UserConfig(found.content, name, tuple(found.rows), path)
 
 
 def batch_keys(user: UserConfig) -> BatchKeys:
-    """The batch sizes that the configuration fixes; ``auto`` and absent ones are None.
-
-    Raises:
-        UserError: one of them is not a positive whole number.
-    """
-    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-    found = []
-    for name in names:
-        value = user.content.get(name, "auto")
-        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise user.error(name, f"is {shown(value)}", 'give a whole number above 0, or "auto"')
-        found.append(None if value == "auto" else value)
-    return BatchKeys(*found)
+    """The batch sizes that an examined configuration fixes; ``auto`` and absent ones are None."""
+    given = (user.content.get(name, "auto") for name in BATCH_KEYS)
+    return BatchKeys(*(None if value == "auto" else value for value in given))
 
 
 def resolve(user: UserConfig, facts: StageFacts) -> Json:
-    """The whole configuration that DeepSpeed gets: the user's, with what the plan decides filled in.
-
-    Raises:
-        UserError: the user's values contradict the recipe or do not suit the device.
-    """
+    """The whole configuration that DeepSpeed gets: the user's, with what the plan decides filled in."""
     config = with_batch(user.content, facts.global_batch, facts.micro_batch, facts.accumulation)
     config["steps_per_print"] = config.get("steps_per_print", _QUIET)
     if config["steps_per_print"] == "auto":
         config["steps_per_print"] = _QUIET
     config.pop(OWN, None)
-    config.pop("scheduler", None)  # only one left to us ("auto") passed the check
-    config["gradient_clipping"] = _clipping(user, facts)
+    config.pop("scheduler", None)  # the plan's schedule decides
+    config["gradient_clipping"] = facts.optimizer.clip
     config["optimizer"] = _optimizer(user, facts)
     _fill_precision(config, facts)
     _fill_zero(config, facts)
+    _separate_files(config, facts.stage)
     return config
 
 
@@ -180,7 +147,7 @@ class StageKernels:
     activation_checkpointing: bool
 
 
-def stage_kernels(user: UserConfig, facts: StageFacts) -> StageKernels:
+def stage_kernels(user: UserConfig, device: Compiled) -> StageKernels:
     """What the configuration's own section says; ``auto``, and nothing, compile where that is faster.
 
     ZeRO 3 gathers weights around the modules that own them, which a compiled layer would not let it.
@@ -192,9 +159,9 @@ def stage_kernels(user: UserConfig, facts: StageFacts) -> StageKernels:
     wanted, sharded = section.get("compile", "auto"), _get(user.content, "zero_optimization.stage") == 3
     if wanted is True and sharded:
         raise user.error(f"{OWN}.compile", "is true with ZeRO stage 3, which compiled layers break", "give false")
-    if wanted is True and facts.compiled == "refused":
+    if wanted is True and device == "refused":
         raise user.error(f"{OWN}.compile", "is true, but Triton needs compute capability 7.0", "give false")
-    compiled = facts.compiled == "faster" and not sharded if wanted == "auto" else wanted
+    compiled = device == "faster" and not sharded if wanted == "auto" else wanted
     return StageKernels(compiled, section.get("activation_checkpointing") is True)
 
 
@@ -208,14 +175,27 @@ def with_batch(config: Mapping[str, Any], total: int, micro: int, accumulation: 
     }
 
 
-def requested_precision(user: UserConfig) -> Precision | None:
-    """What ``fp16.enabled`` and ``bf16.enabled`` say; None where they leave it open."""
-    if _enabled(user.content, "fp16"):
-        return "fp16"
-    if _enabled(user.content, "bf16"):
-        return "bf16"
-    given = [_get(user.content, f"{name}.enabled") for name in ("fp16", "bf16")]
-    return "fp32" if False in given and "auto" not in given else None
+def requested_precision(user: UserConfig, device: DeviceClass) -> Precision | None:
+    """What ``fp16.enabled`` and ``bf16.enabled`` say; None where they leave it open.
+
+    What is switched off stays off: where that is the device's own precision, the other 16 bits are taken if they are
+    ``auto`` and the device computes them well, else fp32.
+    """
+    given = {name: _get(user.content, f"{name}.enabled") for name in ("fp16", "bf16")}
+    for name in ("fp16", "bf16"):
+        if given[name] is True:
+            return name  # type: ignore[return-value]
+    if False not in given.values():
+        return None
+    if "auto" not in given.values():
+        return "fp32"
+    left: Precision = "fp16" if given["fp16"] == "auto" else "bf16"
+    return "fp32" if device.precision == "fp32" or left in device.unfit else left
+
+
+def switched_off(user: UserConfig, precision: Precision) -> bool:
+    """Whether the configuration says that a precision is not to be used."""
+    return _get(user.content, f"{precision}.enabled") is False
 
 
 def check_precision(precision: Precision, device: DeviceClass, where: str) -> None:
@@ -258,152 +238,35 @@ _AUTO_ZERO: Mapping[str, Callable[[int], int]] = {
 """What ``auto`` means in ``zero_optimization``, as users of Hugging Face's Trainer expect it."""
 
 
-_ENABLED = '{"enabled": true}'
-_EXAMPLES = {
-    "optimizer": '{"type": "AdamW"}',
-    "scheduler": '{"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}',
-    "zero_optimization": '{"stage": 2}',
-}
+def optimizer_errors(user: UserConfig, fused_adam: bool) -> Iterator[UserError]:
+    """Parameters that the class which DeepSpeed will build for this stage does not take."""
+    given = _given_parameters(user)
+    for key, problem, remedy in refused_parameters(given, _built(user.content, fused_adam, given)):
+        yield user.error(f"optimizer.params.{key}", problem, remedy)
 
 
-def _check_section(user: UserConfig, name: str, section: Any) -> None:
-    if not isinstance(section, dict):
-        raise user.error(name, f"is {shown(section)}", f"give an object, such as {_EXAMPLES.get(name, _ENABLED)}")
-    known = SECTION_KEYS[name]
-    for key, value in section.items():
-        place = f"{name}.{key}"
-        if key not in known:
-            raise user.error(place, f"is not a key of {name}", nearest(str(key), sorted(known)))
-        _check_value(user, place, value, known[key])
+def _given_parameters(user: UserConfig) -> Json:
+    params = _get(user.content, "optimizer.params")
+    return {key: value for key, value in params.items() if value != "auto"} if isinstance(params, dict) else {}
 
 
-def _check_value(user: UserConfig, place: str, value: Any, kind: str) -> None:
-    if value == "auto" and kind != TEXT:
-        if place not in AUTO_KEYS:
-            raise user.error(place, "is 'auto', which nothing here fills in", "give a value or remove it")
-    elif not _is_a(kind, value):
-        raise user.error(place, f"is {shown(value)}", f"give {kind}")
-
-
-def _check_choices(user: UserConfig) -> None:
-    for path, words in CHOICES.items():
-        value = _get(user.content, path)
-        if value is not None and str(value).lower() not in {word.lower() for word in words}:
-            raise user.error(path, f"is {shown(value)}", nearest(str(value), words))
-    for path in POSITIVE_KEYS:
-        if _get(user.content, path) == 0:
-            raise user.error(path, "is 0", "give a number greater than 0")
-
-
-def _is_a(kind: str, value: Any) -> bool:
-    """Whether a JSON value is what a key of a section must hold."""
-    if kind == FLAG:
-        return value is None or isinstance(value, bool)
-    if kind == TEXT:
-        return isinstance(value, str)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-    return kind == OTHER or (number and (kind == NUMBER or value == int(value)))
-
-
-def _check_zero(user: UserConfig) -> None:
-    zero = user.content.get("zero_optimization", {})
-    stage = zero.get("stage", 0)
-    if type(stage) is not int or stage not in (0, 1, 2, 3):
-        raise user.error("zero_optimization.stage", f"is {shown(stage)}", "give 0, 1, 2 or 3")
-    for name, needed in (("offload_optimizer", 1), ("offload_param", 3)):
-        offload = zero.get(name)
-        if offload is None:
-            continue
-        if not isinstance(offload, dict):
-            raise user.error(f"zero_optimization.{name}", f"is {shown(offload)}", 'give an object: {"device": "cpu"}')
-        _check_section(user, f"zero_optimization.{name}", offload)
-        device = offload.get("device", "none")
-        if device not in ("none", "cpu"):
-            problem = f"is {shown(device)}, which checkpoints here cannot be consolidated from"
-            raise user.error(f"zero_optimization.{name}.device", problem, "give 'cpu' or 'none'")
-        if device == "cpu" and stage < needed:
-            problem = f"needs ZeRO stage {needed} or more, and the stage is {stage}"
-            raise user.error(f"zero_optimization.{name}", problem, "raise the stage or remove it")
-
-
-def _check_own(user: UserConfig) -> None:
-    section = user.content.get(OWN, {})
-    compiled, why = section.get("compile", "auto"), section.get("why", {})
-    if compiled != "auto" and not isinstance(compiled, bool):
-        raise user.error(f"{OWN}.compile", f"is {shown(compiled)}", 'give true, false or "auto"')
-    if not isinstance(why, dict):
-        raise user.error(f"{OWN}.why", f"is {shown(why)}", "give an object of texts, or remove it")
-    for key, reason in why.items():
-        if not isinstance(reason, str):
-            raise user.error(f"{OWN}.why.{key}", f"is {shown(reason)}", "give a text, or remove it")
-
-
-def _check_optimizer(user: UserConfig) -> None:
-    section = user.content.get("optimizer", {})
-    name = section.get("type", "AdamW")
-    if not isinstance(name, str):
-        raise user.error("optimizer.type", f"is {shown(name)}", "give 'AdamW'")
-    if name.lower() in REMOVED_OPTIMIZERS:
-        raise user.error("optimizer.type", f"{name} was removed from DeepSpeed ({READ_FROM})", "use 'AdamW'")
-    if name.lower() not in ("adam", "adamw"):
-        raise user.error(
-            "optimizer.type", f"is {shown(name)}, but a state holds the two moments of Adam", "use 'AdamW'"
-        )
-    parameters = section.get("params", {})
-    if not isinstance(parameters, dict):
-        raise user.error("optimizer.params", f"is {shown(parameters)}", "give an object")
-    if "max_grad_norm" in parameters:
-        raise user.error("optimizer.params.max_grad_norm", "is refused by DeepSpeed", "use gradient_clipping")
-    if parameters.get("adam_w_mode") is False and name.lower() == "adam":
-        raise user.error("optimizer.params.adam_w_mode", "is false, but weight decay here is decoupled", "remove it")
-    for key in parameters:
-        if key not in _OPTIMIZER_PARAMETERS:
-            remedy = nearest(key, _OPTIMIZER_PARAMETERS)
-            raise user.error(f"optimizer.params.{key}", "is not a parameter of Adam", remedy)
-
-
-_OPTIMIZER_PARAMETERS = (
-    *("lr", "betas", "eps", "weight_decay"),
-    *("torch_adam", "adam_w_mode", "bias_correction", "foreach", "fused"),
-)
-
-
-def _check_scheduler(user: UserConfig) -> None:
-    section = user.content.get("scheduler", {})
-    parameters = section.get("params", {})
-    if not isinstance(parameters, dict):
-        raise user.error("scheduler.params", f"is {shown(parameters)}", "give an object")
-    if "type" in section and not parameters:
-        problem = "has no params, but the recipe's schedule decides the learning rate"
-        raise user.error("scheduler", problem, 'remove it, or write "auto" for its params')
-    fixed = [key for key, value in parameters.items() if value != "auto"]
-    if fixed:
-        problem = f"is {shown(parameters[fixed[0]])}, but the recipe's schedule decides the learning rate"
-        raise user.error(f"scheduler.params.{fixed[0]}", problem, 'remove scheduler, or write "auto"')
-
-
-def _clipping(user: UserConfig, facts: StageFacts) -> float:
-    clip, given = facts.optimizer.clip, user.content.get("gradient_clipping", "auto")
-    if given != "auto" and given != clip:
-        remedy = f"set optimizer.clip={given:g} in the recipe, or remove it here"
-        raise user.error("gradient_clipping", f"is {given:g}, but the recipe's optimizer.clip is {clip:g}", remedy)
-    return clip
+def _built(content: Mapping[str, Any], fused_adam: bool, given: Mapping[str, Any]) -> str:
+    torch_adam = given.get("torch_adam", not fused_adam)
+    return adam_class(torch_adam, "optimizer" in offloads(content))
 
 
 def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
-    section = user.content.get("optimizer", {})
+    given = _given_parameters(user)
+    if _built(user.content, facts.fused_adam, given) == "AdamW":
+        given.pop("bias_correction", None)  # PyTorch always corrects it
     wanted: Json = {
         "lr": facts.peak_learning_rate,
         "betas": list(facts.optimizer.betas),
         "eps": facts.optimizer.eps,
         "weight_decay": facts.optimizer.weight_decay,
     }
-    given = {key: value for key, value in section.get("params", {}).items() if value != "auto"}
-    for key, value in wanted.items():
-        if key in given and given[key] != value:
-            remedy = "remove it here or change the recipe"
-            raise user.error(f"optimizer.params.{key}", f"is {given[key]}, but the recipe says {value}", remedy)
-    return {"type": section.get("type", "AdamW"), "params": {**given, **wanted, **_implementation(facts, given)}}
+    name = _get(user.content, "optimizer.type", "AdamW")
+    return {"type": name, "params": {**given, **wanted, **_implementation(facts, given)}}
 
 
 def _implementation(facts: StageFacts, given: Json) -> Json:
@@ -426,6 +289,22 @@ def _fill_precision(config: Json, facts: StageFacts) -> None:
         del loss_scaling[key]  # DeepSpeed's own default
 
 
+def _separate_files(config: Json, stage: str) -> None:
+    """Name what DeepSpeed writes after the stage, so that no stage writes over another's files."""
+    if not stage:
+        return
+    for name in ("csv_monitor", "tensorboard"):
+        if _get(config, f"{name}.enabled"):
+            config[name] = {**config[name], "job_name": f"{config[name].get('job_name', 'DeepSpeedJobName')}/{stage}"}
+    profile = _get(config, "flops_profiler.output_file")
+    if isinstance(profile, str) and profile:
+        file = Path(profile)
+        config["flops_profiler"] = {
+            **config["flops_profiler"],
+            "output_file": str(file.with_name(f"{file.stem}.{stage}{file.suffix}")),
+        }
+
+
 def _fill_zero(config: Json, facts: StageFacts) -> None:
     # One GPU alone: without flat groups, 16-bit training would wait for the overflow check of every parameter.
     flat = facts.cuda and facts.precision != "fp32" and not facts.fused_adam
@@ -435,22 +314,3 @@ def _fill_zero(config: Json, facts: StageFacts) -> None:
             zero[key] = _AUTO_ZERO[key](facts.hidden)
     if not facts.cuda and "optimizer" in offloads(config):
         config.setdefault("zero_force_ds_cpu_optimizer", False)  # on a CPU PyTorch's Adam serves as well
-
-
-def _get(content: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path, or None."""
-    value: Any = content
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _enabled(content: Mapping[str, Any], name: str) -> bool:
-    return _get(content, f"{name}.enabled") is True
-
-
-def _is_allowed(value: Any, allowed: object) -> bool:
-    """Whether a value leaves an unsupported feature off."""
-    if isinstance(value, Mapping):
-        return value.get("enabled", True) is False
-    return value == allowed

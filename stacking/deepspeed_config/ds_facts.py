@@ -1,14 +1,12 @@
-"""What DeepSpeed accepts, as tables, so that a configuration is checked without importing it.
-
-Read from the source of the version named below: ``runtime/config.py``, ``runtime/constants.py``,
-``runtime/zero/config.py``, ``runtime/precision_config.py`` and ``monitor/config.py``.
-"""
+"""What is done about DeepSpeed's keys, as tables; which keys there are, `stacking.deepspeed_config.facts` knows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-READ_FROM = "0.19.8"
+from stacking.deepspeed_config.facts import FLAG, OTHER, REMOVED_ZERO, SECTIONS, TOP, VERSION
+
+READ_FROM = VERSION
 
 
 def _keys(text: str) -> frozenset[str]:
@@ -32,74 +30,19 @@ REMOVED_KEYS: Mapping[str, str] = {
 
 REMOVED_OPTIMIZERS = frozenset({"onebitadam", "onebitlamb", "zerooneadam"})
 
-FLAG, COUNT, NUMBER, TEXT, OTHER = "true or false", "a whole number", "a number", "text", ""
-
-
-def _section(flags: str = "", counts: str = "", numbers: str = "", texts: str = "", other: str = "") -> dict[str, str]:
-    kinds = {FLAG: flags, COUNT: counts, NUMBER: numbers, TEXT: texts, OTHER: other}
-    return {key: kind for kind, keys in kinds.items() for key in keys.split()}
-
-
-KNOWN_KEYS: Mapping[str, str] = _section(
-    flags="""managed_gradient_accumulation prescale_gradients zero_allow_untested_optimizer
-             zero_force_ds_cpu_optimizer wall_clock_breakdown memory_breakdown dump_state disable_allgather
-             disable_python_gc dataloader_drop_last use_data_before_expert_parallelism""",
-    counts="""train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps steps_per_print
-              sequence_parallel_size vocabulary_size""",
-    numbers="gradient_clipping gradient_predivide_factor",
-    texts="""communication_data_type seq_parallel_communication_data_type gradient_allreduce_op log_level""",
-    other="""optimizer scheduler fp16 bf16 bfloat16 torch_autocast zero_optimization flops_profiler comms_logger
-             tensorboard csv_monitor wandb comet activation_checkpointing autotuning checkpoint data_types aio pipeline
-             hybrid_engine data_efficiency datastates_ckpt weight_quantization compile timers tensor_parallel
-             expert_parallel stacking""",
-)
+KNOWN_KEYS: Mapping[str, str] = {key: about["kind"] for key, about in TOP.items()} | {"stacking": OTHER}
 """Every top-level key, and what it must be."""
 
+_OWN = {"activation_checkpointing": FLAG, "compile": OTHER, "why": OTHER}
+_OPTIMIZER = {"type": OTHER, "params": OTHER, "legacy_fusion": FLAG}
+
 SECTION_KEYS: Mapping[str, Mapping[str, str]] = {
-    "stacking": _section(flags="activation_checkpointing", other="compile why"),
-    "optimizer": _section(flags="legacy_fusion", other="type params"),
-    "scheduler": _section(other="type params"),
-    "fp16": _section(
-        flags="enabled auto_cast consecutive_hysteresis fp16_master_weights_and_grads",
-        counts="initial_scale_power loss_scale_window hysteresis min_loss_scale",
-        numbers="loss_scale",
-    ),
-    "bf16": _section(
-        flags="""enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads
-                 bf16_optimizer_states"""
-    ),
-    "zero_optimization": _section(
-        flags="""contiguous_gradients reduce_scatter use_multi_rank_bucket_allreduce allgather_partitions overlap_comm
-                 compute_grad_norm load_from_fp32_weights elastic_checkpoint cpu_offload cpu_offload_param
-                 cpu_offload_use_pin_memory gather_16bit_weights_on_model_save use_all_reduce_for_fetch_params
-                 allgather_sequential ignore_unused_parameters legacy_stage1 round_robin_gradients
-                 parameter_alignment zero_quantized_weights zero_quantized_nontrainable_weights
-                 zero_quantized_gradients memory_efficient_linear pipeline_loading_checkpoint
-                 override_module_apply log_trace_cache_warnings enable_sanity_checks
-                 save_muon_momentum_buffer_in_memory stage3_gather_16bit_weights_on_model_save
-                 stage3_gather_fp16_weights_on_model_save stage3_use_all_reduce_for_fetch_params
-                 stage3_allgather_sequential""",
-        counts="""reduce_bucket_size allgather_bucket_size sub_group_size prefetch_bucket_size
-                  param_persistence_threshold model_persistence_threshold max_live_parameters max_reuse_distance
-                  module_granularity_threshold zero_hpz_partition_size stage3_prefetch_bucket_size
-                  stage3_param_persistence_threshold stage3_model_persistence_threshold
-                  stage3_max_live_parameters stage3_max_reuse_distance stage3_module_granularity_threshold""",
-        other="stage offload_param offload_optimizer zenflow leaf_module",
-    ),
-    "zero_optimization.offload_optimizer": _section(
-        flags="pin_memory pipeline_read pipeline_write fast_init super_offload",
-        counts="buffer_count",
-        numbers="ratio cpuadam_cores_perc",
-        other="device nvme_path",
-    ),
-    "zero_optimization.offload_param": _section(
-        flags="pin_memory", counts="buffer_count buffer_size max_in_cpu", other="device nvme_path"
-    ),
-    "tensorboard": _section(flags="enabled", texts="output_path job_name"),
-    "csv_monitor": _section(flags="enabled", texts="output_path job_name"),
-    "wandb": _section(flags="enabled", texts="project", other="group team"),
+    **{path: {key: about["kind"] for key, about in keys.items()} for path, keys in SECTIONS.items()},
+    "stacking": _OWN,
+    "optimizer": _OPTIMIZER,
+    "scheduler": {"type": OTHER, "params": OTHER},
 }
-"""The keys of the sections in which DeepSpeed refuses any other, and what each must be."""
+"""The keys of every section, at every depth, and what each must be."""
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "communication_data_type": ("fp16", "bf16", "fp32"),
@@ -117,6 +60,9 @@ POSITIVE_KEYS = _keys(
 )
 """Numbers that DeepSpeed divides by, or refuses at 0."""
 
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+"""Of these three, two decide the third."""
+
 AUTO_KEYS = _keys(
     """
     train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping steps_per_print
@@ -128,11 +74,13 @@ AUTO_KEYS = _keys(
 """Where ``"auto"`` may stand, besides ``optimizer.params`` and ``scheduler.params``."""
 
 _ORDER = "would change which samples are seen, and the plan decides that"
+_REMOVED = f"was removed from DeepSpeed ({READ_FROM})"
 _MASTER = "would keep the master state in 16 bits, and a state here is fp32"
 _SHARDING = "shards the model in a way that cannot be consolidated here"
 
+_QUANTISED = "rounds what is trained, so that a consolidated state would not be exact"
+
 UNSUPPORTED: Mapping[str, tuple[object, str, str]] = {
-    "bfloat16": (None, "is the old name of a section", "call it bf16"),
     "torch_autocast": ({}, "is not supported", "use fp16 or bf16"),
     "pipeline": (None, _SHARDING, "remove it; use ZeRO"),
     "tensor_parallel": (None, _SHARDING, "remove it; use ZeRO"),
@@ -150,15 +98,86 @@ UNSUPPORTED: Mapping[str, tuple[object, str, str]] = {
     "bf16.bf16_optimizer_states": (False, _MASTER, "remove it"),
     "fp16.fp16_master_weights_and_grads": (False, _MASTER, "remove it"),
     "fp16.auto_cast": (False, "casts inputs that are whole numbers here", "remove it"),
-    "zero_optimization.mics_shard_size": (None, f"was removed from DeepSpeed ({READ_FROM})", "remove it"),
-    "zero_optimization.mics_hierarchical_params_gather": (
-        None,
-        f"was removed from DeepSpeed ({READ_FROM})",
+    **{f"zero_optimization.{key}": (None, _REMOVED, "remove it") for key in sorted(REMOVED_ZERO)},
+    "zero_optimization.zenflow": (None, "splits Adam's state in a way that cannot be consolidated here", "remove it"),
+    **{
+        f"zero_optimization.zero_quantized_{what}": (False, _QUANTISED, "remove it")
+        for what in ("weights", "gradients", "nontrainable_weights")
+    },
+    "zero_optimization.zero_hpz_partition_size": (
+        1,
+        "is not tested with the consolidation of checkpoints",
         "remove it",
     ),
-    "zero_optimization.zeropp_loco_param": (None, f"was removed from DeepSpeed ({READ_FROM})", "remove it"),
-    "zero_optimization.zenflow": (None, "splits Adam's state in a way that cannot be consolidated here", "remove it"),
-    "zero_optimization.cpu_offload": (False, "is deprecated", 'write "offload_optimizer": {"device": "cpu"}'),
-    "zero_optimization.cpu_offload_param": (False, "is deprecated", 'write "offload_param": {"device": "cpu"}'),
+    "checkpoint.writer.decoupled": (False, "would write checkpoints after the step that they belong to", "remove it"),
+    "compile.offload_parameters": (False, "needs DeepCompile, which is not used here", "remove it"),
 }
 """Dotted key: the value that is harmless, what is wrong with any other, what to do instead."""
+
+_DEEPCOMPILE = "needs DeepCompile, which is not used here; stacking.compile compiles the layers"
+
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "dataloader_drop_last": "this program's own loader makes whole batches only",
+    "vocabulary_size": "DeepSpeed only checks its divisibility; the recipe decides the model",
+    "sequence_parallel_size": "there is no sequence parallelism here",
+    "seq_parallel_communication_data_type": "there is no sequence parallelism here",
+    "use_data_before_expert_parallelism": "there are no experts here",
+    "zero_allow_untested_optimizer": "Adam is tested",
+    "compile": _DEEPCOMPILE,
+    "activation_checkpointing.contiguous_memory_optimization": "layers are recomputed by PyTorch here",
+    "activation_checkpointing.synchronize_checkpoint_boundary": "layers are recomputed by PyTorch here",
+    "activation_checkpointing.profile": "layers are recomputed by PyTorch here",
+    "aio": "it is for NVMe offload, which is not supported here",
+    "checkpoint.parallel_write": "it is for pipelines",
+    "data_types.param_dtype": "the precision is fp16's, bf16's or the recipe's",
+    "data_types.buffer_dtype": "the model has no buffers that are trained in it",
+    "data_types.keep_in_fp32_modules": "the model has no such buffers",
+    "zero_optimization.elastic_checkpoint": "states are resharded by this program",
+    "zero_optimization.leaf_module": "there are no experts here",
+    "zero_optimization.save_muon_momentum_buffer_in_memory": "the optimizer is Adam",
+    "zero_optimization.offload_optimizer.nvme_path": "offloading goes to the CPU's memory",
+    "zero_optimization.offload_param.nvme_path": "offloading goes to the CPU's memory",
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save": "`stacking export` writes the weights",
+    "zero_optimization.gather_16bit_weights_on_model_save": "`stacking export` writes the weights",
+}
+"""Keys and sections that DeepSpeed takes and that change nothing here, and why."""
+
+EFFECTS: Mapping[str, str] = {
+    "train_batch_size": "sequences per update, where the recipe does not say",
+    "train_micro_batch_size_per_gpu": "sequences that a rank computes at once, where the recipe does not say",
+    "gradient_accumulation_steps": "micro-steps per update; follows from the other two and the number of ranks",
+    "optimizer.legacy_fusion": "no effect: two ways to the same result",
+    "optimizer.type": "Adam with decoupled decay, by either name",
+    "optimizer": "Adam, with decoupled weight decay",
+    "optimizer.params": "`lr` is the peak; `lr`, `betas`, `eps` and `weight_decay` hold where the recipe is silent",
+    "scheduler": "becomes the recipe's schedule where the recipe states none",
+    "gradient_clipping": "the recipe's `optimizer.clip`, where the recipe is silent",
+    "fp16": "passed to DeepSpeed's loss scaling",
+    "fp16.enabled": "decides the precision where the recipe says `auto`",
+    "bf16.enabled": "decides the precision where the recipe says `auto`",
+    "zero_optimization": "passed to DeepSpeed",
+    "zero_optimization.offload_optimizer.device": "`cpu` or `none`; `nvme` is refused",
+    "zero_optimization.offload_param.device": "`cpu` or `none`; `nvme` is refused",
+    "zero_optimization.cpu_offload": "read as `offload_optimizer`",
+    "zero_optimization.cpu_offload_param": "read as `offload_param`",
+    "zero_optimization.cpu_offload_use_pin_memory": "read as `pin_memory` of what is offloaded",
+    "dump_state": "DeepSpeed prints its configuration",
+    "memory_breakdown": "DeepSpeed prints memory figures",
+    "wall_clock_breakdown": "DeepSpeed prints the times of forward, backward and step",
+    "steps_per_print": "how often DeepSpeed prints; not at all where it is not given",
+    "comms_logger": "DeepSpeed logs its collectives",
+    "activation_checkpointing": "switches `stacking.activation_checkpointing` on: every layer is recomputed",
+    "tensorboard": "written by DeepSpeed, into one folder a stage",
+    "csv_monitor": "written by DeepSpeed, into one folder a stage",
+    "wandb": "written by DeepSpeed; needs the package wandb",
+    "comet": "written by DeepSpeed; needs the package comet_ml",
+    "flops_profiler": "printed by DeepSpeed; a file is written for each stage",
+    "timers": "passed to DeepSpeed; this program measures throughput itself",
+    "checkpoint": "passed to DeepSpeed",
+    "stacking.compile": "compile each layer; `auto`: where that is faster",
+    "stacking.activation_checkpointing": "keep a layer's input alone and compute the layer again in the backward pass",
+    "stacking.why": "reasons, as `stacking tune` writes them; read by people",
+    "stacking": "read by this program; DeepSpeed does not get it",
+    "": "passed to DeepSpeed",
+}
+"""What a key or section does here; the longest prefix of a dotted key counts, ``""`` for all others."""

@@ -100,4 +100,12 @@ def _row(plan: Plan, ranks: int, prediction: Prediction, setting: Setting, one: 
 def _memory(plan: Plan, stage: Stage) -> int:
     fused = plan.launch.accelerator == "cuda"
     model, length = plan.model.with_layers(stage.layers), plan.data.sequence_length
-    return memory_per_rank(model, stage.micro_batch, length, stage.ranks, stage.ds_config, fused)
+    return memory_per_rank(
+        model,
+        stage.micro_batch,
+        length,
+        stage.ranks,
+        stage.ds_config,
+        fused,
+        mask_probability=plan.data.mask_probability,
+    )

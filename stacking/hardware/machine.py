@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 
+from stacking.errors import StackingError
 from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass, cpu_class, device_class
 from stacking.hardware.processor import cpu_flags, has_native_bf16
 
-_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits")
+_QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits")
+_LIST = ("nvidia-smi", "-L")
+_PATIENCE = 30
+"""Seconds that nvidia-smi may take; with a driver that hangs it never ends."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,17 @@ def find_machine() -> Machine:
     """This computer, as nvidia-smi and the operating system describe it.
 
     ``DS_ACCELERATOR=cpu`` hides the GPUs, as it does for DeepSpeed; CUDA_VISIBLE_DEVICES is respected.
+
+    Raises:
+        StackingError: nvidia-smi does not answer.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpu = cpu_class(has_native_bf16(cpu_flags()))
     gpus = [] if os.environ.get("DS_ACCELERATOR") == "cpu" else _gpus()
     if gpus:
-        name, mebibytes, capability = gpus[0]
-        memory = int(float(mebibytes)) << 20
-        return Machine(len(gpus), device_class(name, memory, float(capability)), memory, cores, _has_nvcc(), cpu)
+        first = gpus[0]
+        device = device_class(first.name, first.memory, first.capability)
+        return Machine(len(gpus), device, first.memory, cores, _has_nvcc(), cpu)
     return Machine(0, cpu, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cores, cpu=cpu)
 
 
@@ -50,15 +58,81 @@ def _has_nvcc() -> bool:
     return shutil.which("nvcc") is not None or os.access(os.path.join(toolkit, "bin", "nvcc"), os.X_OK)
 
 
-def _gpus() -> list[list[str]]:
-    """Name, memory in MiB and compute capability of every visible GPU."""
-    try:
-        found = subprocess.run(_QUERY, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    gpus = [[part.strip() for part in line.split(",")] for line in found.splitlines() if line.count(",") == 2]
+@dataclass(frozen=True)
+class _Gpu:
+    """A row of nvidia-smi's, or a slice of one."""
+
+    index: str
+    uuid: str
+    name: str
+    memory: int
+    """Bytes."""
+    capability: float
+
+
+def _gpus() -> list[_Gpu]:
+    """Every GPU that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
+    found = _ask(_QUERY)
+    rows = [[part.strip() for part in line.split(",")] for line in found.splitlines() if line.count(",") == 4]
+    gpus = [
+        _Gpu(index, uuid, name, _bytes(memory), _number(capability)) for index, uuid, name, memory, capability in rows
+    ]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return gpus
-    count = len([item for item in visible.split(",") if item.strip() and item.strip() != "-1"])
-    return gpus[:count]
+    slices = _slices(gpus) if "MIG-" in visible else []
+    chosen: list[_Gpu] = []
+    for item in filter(None, map(str.strip, visible.split(","))):
+        match = next((gpu for gpu in (*gpus, *slices) if _is_called(gpu, item)), None)
+        if match is None or match in chosen:
+            break  # CUDA, too, takes what stands before the first that it does not know
+        chosen.append(match)
+    return chosen
+
+
+def _is_called(gpu: _Gpu, item: str) -> bool:
+    """Whether an item of CUDA_VISIBLE_DEVICES means ``gpu``: its index, or the beginning of its UUID."""
+    return item == gpu.index if item.isdigit() else len(item) > 4 and gpu.uuid.startswith(item)
+
+
+def _slices(gpus: list[_Gpu]) -> list[_Gpu]:
+    """The MIG devices, each with the memory that its profile (``1g.5gb``) names."""
+    slices, parent = [], None
+    for line in _ask(_LIST).splitlines():
+        uuid = re.search(r"UUID: ([\w/-]+)", line)
+        if uuid is None:
+            continue
+        profile = re.search(r"MIG \S*?\.(\d+)gb", line)
+        if profile is None:
+            parent = next((gpu for gpu in gpus if gpu.uuid == uuid[1]), None)
+        elif parent is not None:
+            memory = int(profile[1]) << 30
+            slices.append(_Gpu("", uuid[1], parent.name, memory, parent.capability))
+    return slices
+
+
+def _ask(command: tuple[str, ...]) -> str:
+    """What nvidia-smi prints; nothing where it is not installed or finds no driver.
+
+    Raises:
+        StackingError: it does not answer.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True).stdout
+    except subprocess.TimeoutExpired:
+        problem = f"nvidia-smi did not answer within {_PATIENCE} s, so it is not known which GPUs there are"
+        raise StackingError(f"{problem}; see to the driver, or set DS_ACCELERATOR=cpu to leave GPUs out") from None
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _bytes(mebibytes: str) -> int:
+    return int(_number(mebibytes)) << 20
+
+
+def _number(text: str) -> float:
+    """A figure of nvidia-smi's; 0 where it prints ``[N/A]``."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

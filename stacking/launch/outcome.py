@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stacking.errors import Diverged, NoSpace, Preempted, StackingError, UserError
 from stacking.launch.job import Outcome
+from stacking.launch.meaning import meaning
 from stacking.storage.os_errors import is_full
 
 _SILENCE = "no output"
@@ -43,6 +44,13 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, line))), _SILENCE)
 
 
+def last_words(log: Path | None) -> str:
+    """What ``log`` says about a rank's end: its last exception's meaning, else the last line that says something."""
+    if log is None or not log.exists():
+        return "no output"
+    return meaning(log.read_text(encoding="utf-8", errors="replace").splitlines()) or last_error(log)
+
+
 def describe(outcome: Outcome) -> str:
     """One line that names the rank and its host, how it ended, its last words and its log.
 
@@ -54,7 +62,7 @@ def describe(outcome: Outcome) -> str:
         ending = f"ended with exit code {outcome.exit_code}"
     who = "the launcher" if outcome.rank is None else f"rank {outcome.rank}"
     where = f" on {outcome.host}" if outcome.host else ""
-    words = "" if outcome.exit_code == -signal.SIGKILL else f": {last_error(outcome.log)}"
+    words = "" if outcome.exit_code == -signal.SIGKILL else f": {last_words(outcome.log)}"
     return f"{who}{where} {ending}{words} (log: {outcome.log})"
 
 

@@ -66,6 +66,8 @@ def resolve_batch(
     if total is None:
         where = recipe.key("stages", index, "batch_sequences")
         raise UserError(where, "is missing", "add it: sequences per update, over all ranks")
+    if keys.total is not None:
+        _check_total(recipe, index, user, total, ranks, micro, keys.accumulation)
     _check_divides(recipe, index, total, ranks, micro, keys.accumulation)
     if micro is None and keys.accumulation:
         micro = total // (ranks * keys.accumulation)
@@ -78,6 +80,32 @@ def _agreed(user: UserConfig, key: str, wanted: int | None, given: int | None, s
         remedy = 'write "auto" here, or make them agree'
         raise user.error(key, f"is {given:,}, but the recipe's {stage} says {wanted:,} sequences", remedy)
     return given if wanted is None else wanted
+
+
+def _check_total(
+    recipe: Recipe, index: int, user: UserConfig, total: int, ranks: int, micro: int | None, accumulation: int | None
+) -> None:
+    """One answer that holds where the configuration fixes the size of an update: what to change, and where."""
+    unit = ranks * (micro or 1) * (accumulation or 1)
+    if total % unit == 0 and (None in (micro, accumulation) or total == unit):
+        return
+    parts = [f"{ranks} ranks", *([f"micro-batch {micro}"] if micro else [])]
+    parts += [f"accumulation {accumulation}"] if accumulation else []
+    product = " x ".join(parts) + (f" = {unit}" if len(parts) > 1 else "")
+    also = f", and stages[{index}].batch_sequences in the recipe" if recipe_total(recipe, index) else ""
+    if total % ranks:
+        raise user.error(
+            "train_batch_size", f"is {total:,}, not a multiple of {product}", _multiples(total, unit) + also
+        )
+    share = total // ranks
+    fits = max(n for n in range(1, min(micro or share, share) + 1) if share % n == 0)
+    where = f"stages[{index}].micro_batch" if recipe.stages[index].micro_batch else "train_micro_batch_size_per_gpu"
+    remedy = f"make {where} {fits}"
+    if accumulation and accumulation != share // fits:
+        remedy += f" and gradient_accumulation_steps {share // fits}"
+    raise user.error(
+        "train_batch_size", f"is {total:,}, not {product}", f"{remedy} ({fits} x {share // fits} x {ranks})"
+    )
 
 
 def _check_divides(

@@ -30,13 +30,19 @@ def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any]) -> int:
 
 
 def activation_bytes(
-    model: ModelConfig, micro_batch: int, sequence_length: int, size: int, fused: bool, recomputed: bool = False
+    model: ModelConfig,
+    micro_batch: int,
+    sequence_length: int,
+    size: int,
+    fused: bool,
+    recomputed: bool = False,
+    mask_probability: float = 0.15,
 ) -> int:
     """Bytes of what the backward pass needs, for one micro-batch.
 
     Korthikanti et al., 2022 (arXiv 2205.05198), section 4.1: per token and layer 8 hidden + 2 intermediate values of
     ``size`` bytes and 2 hidden bytes of dropout masks; without fused attention also 2 values and a mask byte per head
-    and position. The MLM head sees an eighth or so of the positions: logits, their fp32 copy and its gradient. With
+    and position. The MLM head sees the masked positions alone: logits, their fp32 copy and its gradient. With
     checkpointing (``recomputed``) a layer keeps its input alone, one layer at a time is computed again: Chen et al.,
     2016 (arXiv 1604.06174).
     """
@@ -44,7 +50,7 @@ def activation_bytes(
     layer = (8 * model.hidden + 2 * model.intermediate) * size + 2 * model.hidden
     if not fused:
         layer += model.heads * sequence_length * (2 * size + 1)
-    head = tokens * 3 // 20 * model.vocabulary * (size + 8)
+    head = round(tokens * mask_probability) * model.vocabulary * (size + 8)
     layers = layer * model.layers
     if recomputed:
         layers = min(layers, layer + model.hidden * size * model.layers)
@@ -59,10 +65,14 @@ def memory_per_rank(
     config: Mapping[str, Any],
     fused: bool,
     recomputed: bool = False,
+    mask_probability: float = 0.15,
 ) -> int:
     """Bytes on one rank's device: the training state and one micro-batch's activations."""
     state = state_bytes(count_parameters(model), ranks, config)
-    return state + activation_bytes(model, micro_batch, sequence_length, _BYTES[precision(config)], fused, recomputed)
+    size = _BYTES[precision(config)]
+    return state + activation_bytes(
+        model, micro_batch, sequence_length, size, fused, recomputed, mask_probability=mask_probability
+    )
 
 
 def stage_flops(model: ModelConfig, sequences: int, sequence_length: int, mask_probability: float) -> float:

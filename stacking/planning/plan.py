@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -12,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer, Recipe, Resources
 from stacking.deepspeed_config import ds_config
-from stacking.deepspeed_config.ds_config import StageFacts
+from stacking.deepspeed_config.ds_config import StageFacts, UserConfig
+from stacking.deepspeed_config.findings import Findings
+from stacking.deepspeed_config.settle import Settled, settle
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
-from stacking.hardware.presets import Precision
+from stacking.hardware.presets import Compiled, Precision
 from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters
 from stacking.planning.batch import Batch
@@ -58,6 +61,8 @@ class PlannedLaunch(_Part):
     accelerator: Literal["cpu", "cuda"]
     device: str
     """The class of device that was planned for."""
+    compiled: Compiled = "possible"
+    """What torch.compile does on it."""
     elastic: bool = False
     retries: int | None = None
     retry_seconds: float = 10.0
@@ -199,8 +204,10 @@ def make_plan(
     start = read_start(recipe)
     model = model_config(recipe, start, manifest["vocabulary"] if manifest else _DEFAULT_VOCABULARY)
     check_model(recipe, model, manifest)
+    users = [user_config(recipe, i) for i in range(len(recipe.stages))]
     stages: list[Stage] = []
-    for decided in _decide(recipe, start, model, target):
+    planned, settled = _decide(recipe, users, Findings(), start, model, target)
+    for decided in planned:
         stages.append(_stage(recipe, stages, model, decided, samples_per_epoch, target.cuda))
     _check_epochs(recipe, stages, samples_per_epoch)
     accelerator: Literal["cpu", "cuda"] = "cuda" if target.cuda else "cpu"
@@ -212,7 +219,7 @@ def make_plan(
         model=model,
         start=str(start.path) if start else None,
         start_format=start.format if start else None,
-        optimizer=recipe.optimizer,
+        optimizer=settled.optimizers[0],
         stages=tuple(stages),
         checkpoint=recipe.checkpoint,
         evaluation=recipe.evaluation,
@@ -221,13 +228,14 @@ def make_plan(
             launcher=recipe.launch.launcher,
             accelerator=accelerator,
             device=target.device.name,
+            compiled=target.device.compiled,
             elastic=recipe.launch.elastic,
             retries=recipe.launch.retries,
             retry_seconds=recipe.launch.retry_seconds,
             resources=recipe.launch.resources,
         ),
         cost=_cost(recipe, model, stages),
-        warnings=tuple(_warnings(recipe, stages, target, machine)),
+        warnings=(*_config_notes(users, settled), *_warnings(recipe, stages, target, machine)),
     )
 
 
@@ -242,31 +250,63 @@ class _Decided(NamedTuple):
     kernels: PlannedKernels
 
 
-def _decide(recipe: Recipe, start: Start | None, model: ModelConfig, target: Target) -> list[_Decided]:
+def _decide(
+    recipe: Recipe, users: list[UserConfig], findings: Findings, start: Start | None, model: ModelConfig, target: Target
+) -> tuple[list[_Decided], Settled]:
     growths = choose_growths(recipe, start)
-    users = [user_config(recipe, i) for i in range(len(recipe.stages))]
-    precisions = [choose_precision(recipe, user, target.device) for user in users]
-    batches = choose_batches(recipe, model, users, precisions, target)
+    for user in users:
+        for error in user.errors:
+            findings.add(error)
+    settled = settle(recipe, users, findings)
+    precisions: list[Precision] = []
+    kernels: list[PlannedKernels] = []
+    for user in users:
+        precisions.append(target.device.precision)
+        kernels.append(PlannedKernels())
+        with findings.collecting():
+            precisions[-1] = choose_precision(recipe, user, target.device)
+        with findings.collecting():
+            kernels[-1] = PlannedKernels(**vars(ds_config.stage_kernels(user, target.device.compiled)))
+        for error in ds_config.optimizer_errors(user, target.fused_adam):
+            findings.add(error)
+    batches: list[Batch] = []
+    with findings.collecting():
+        batches = choose_batches(recipe, model, users, precisions, target)
+    if not batches:
+        findings.raise_if_any(adopt_command(recipe, users))
     steps = [count_steps(recipe, i, batch) for i, batch in enumerate(batches)]
-    schedules = resolve_schedule(recipe, steps, [growth is not None for growth in growths])
+    schedules: list[Points] = []
+    with findings.collecting():
+        schedules = resolve_schedule(settled.recipe, steps, [growth is not None for growth in growths])
+    findings.raise_if_any(adopt_command(recipe, users))
     decided = []
-    for i, user in enumerate(users):
+    for i, (user, points) in enumerate(zip(users, schedules, strict=True)):
         facts = StageFacts(
             micro_batch=batches[i].micro,
             accumulation=batches[i].accumulation,
             ranks=batches[i].ranks,
             precision=precisions[i],
-            peak_learning_rate=max(value for _, value in schedules[i]),
+            peak_learning_rate=max(value for _, value in points),
             hidden=model.hidden,
-            optimizer=recipe.optimizer,
+            optimizer=settled.optimizers[i],
             cuda=target.cuda,
             fused_adam=target.fused_adam,
-            compiled=target.device.compiled,
+            stage=stage_name(i, recipe.stages[i].layers),
         )
-        kernels = PlannedKernels(**vars(ds_config.stage_kernels(user, facts)))
         config = ds_config.resolve(user, facts)
-        decided.append(_Decided(batches[i], steps[i], schedules[i], growths[i], config, kernels))
-    return decided
+        decided.append(_Decided(batches[i], steps[i], points, growths[i], config, kernels[i]))
+    return decided, settled
+
+
+def adopt_command(recipe: Recipe, users: list[UserConfig]) -> str:
+    """What makes the first of the configurations fit the recipe; empty where none is a file."""
+    path = next((user.path for user in users if user.path), None)
+    return f"stacking adopt {shlex.quote(str(path))} --recipe {shlex.quote(str(recipe.file))} --out DIR" if path else ""
+
+
+def stage_name(index: int, layers: int) -> str:
+    """How folders and messages call a stage."""
+    return f"{index}-L{layers}"
 
 
 def _stage(
@@ -284,7 +324,7 @@ def _stage(
     first_sample = before[-1].last_sample if before else 0
     return Stage(
         index=index,
-        name=f"{index}-L{deep.layers}",
+        name=stage_name(index, deep.layers),
         layers=deep.layers,
         steps=steps,
         global_batch=batch.total,
@@ -306,7 +346,14 @@ def _stage(
         parameters=count_parameters(deep),
         flops=stage_flops(deep, sequences, length, recipe.data.mask_probability),
         memory_per_rank=memory_per_rank(
-            deep, batch.micro, length, batch.ranks, config, fused=cuda, recomputed=kernels.activation_checkpointing
+            deep,
+            batch.micro,
+            length,
+            batch.ranks,
+            config,
+            fused=cuda,
+            recomputed=kernels.activation_checkpointing,
+            mask_probability=recipe.data.mask_probability,
         ),
         resources=_resources(recipe, index, batch.ranks),
     )
@@ -365,6 +412,11 @@ def _cost(recipe: Recipe, model: ModelConfig, stages: list[Stage]) -> Cost:
     length, masked = recipe.data.sequence_length, recipe.data.mask_probability
     deep = [stage_flops(deepest, s.steps * s.global_batch, length, masked) for s in stages]
     return Cost(flops=sum(stage.flops for stage in stages), baseline_flops=sum(deep))
+
+
+def _config_notes(users: list[UserConfig], settled: Settled) -> list[str]:
+    """Where values came from, and what became of keys that did not stay as they were; each once."""
+    return list(dict.fromkeys([*settled.notes, *(note for user in users for note in user.notes)]))
 
 
 def _warnings(recipe: Recipe, stages: list[Stage], target: Target, machine: Machine) -> list[str]:

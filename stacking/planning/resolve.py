@@ -10,6 +10,7 @@ from typing import Any
 from stacking.config.recipe import Growth, Recipe
 from stacking.deepspeed_config import ds_config
 from stacking.deepspeed_config.ds_config import UserConfig
+from stacking.deepspeed_config.examination import get
 from stacking.errors import UserError
 from stacking.growth.operators import reachable
 from stacking.hardware.machine import Machine
@@ -114,10 +115,10 @@ def choose_growths(recipe: Recipe, start: Start | None) -> list[Growth | None]:
 
 
 def user_config(recipe: Recipe, index: int) -> UserConfig:
-    """The DeepSpeed configuration that a stage refers to, checked.
+    """The DeepSpeed configuration that a stage refers to, examined.
 
     Raises:
-        UserError: it is missing, or DeepSpeed or this program would refuse it.
+        UserError: it is missing, or neither JSON nor HJSON.
     """
     stage = recipe.stages[index]
     own = stage.ds_config is not None
@@ -132,18 +133,20 @@ def choose_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> P
     Raises:
         UserError: the two disagree, or the device cannot do it well.
     """
-    asked = ds_config.requested_precision(user)
-    if recipe.precision == "auto":
+    asked = ds_config.requested_precision(user, device)
+    wanted = recipe.precision
+    if wanted == "auto":
         chosen = asked or device.precision
         named = f"{user.where}: {asked}.enabled" if asked else recipe.key("precision")
         ds_config.check_precision(chosen, device, named)
         return chosen
-    if asked is not None and asked != recipe.precision:
-        key = f"{asked}.enabled" if asked != "fp32" else f"{recipe.precision}.enabled"
-        problem = f"asks for {asked}, but the recipe's precision is {recipe.precision}"
-        raise user.error(key, problem, "change one of them")
-    ds_config.check_precision(recipe.precision, device, recipe.key("precision"))
-    return recipe.precision
+    explicit = asked is not None and get(user.content, f"{asked}.enabled") is True
+    if (explicit and asked != wanted) or ds_config.switched_off(user, wanted):
+        key = f"{asked if explicit else wanted}.enabled"
+        says = f"asks for {asked}" if explicit else "is false"
+        raise user.error(key, f"{says}, but the recipe's precision is {wanted}", "change one of them")
+    ds_config.check_precision(wanted, device, recipe.key("precision"))
+    return wanted
 
 
 def choose_batches(
@@ -171,7 +174,9 @@ def _fits(recipe: Recipe, model: ModelConfig, precision: Precision, target: Targ
     if not target.cuda:
         return lambda micro: micro * length <= _CPU_MICRO_TOKENS
     free = target.memory * _USABLE - 16 * count_parameters(model)
-    return lambda micro: activation_bytes(model, micro, length, size, fused=True) <= free
+    return lambda micro: (
+        activation_bytes(model, micro, length, size, fused=True, mask_probability=recipe.data.mask_probability) <= free
+    )
 
 
 def count_steps(recipe: Recipe, index: int, batch: Batch) -> int:

@@ -8,10 +8,21 @@ is where the next stage begins.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
-from stacking.config.recipe import LearningRate, Recipe, WarmupStableDecay
+from stacking.config.recipe import (
+    DeepSpeedSchedule,
+    LearningRate,
+    OneCycle,
+    Recipe,
+    WarmupCosineLR,
+    WarmupDecayLR,
+    WarmupLR,
+    WarmupStableDecay,
+)
 from stacking.errors import UserError
+from stacking.planning.deepspeed_rates import knots, rate_at
 
 Points = tuple[tuple[int, float], ...]
 
@@ -37,8 +48,12 @@ def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]
     Raises:
         UserError: a warm-up is longer than its stage, a decay overlaps the warm-up, or the first peak is missing.
     """
-    wsd = isinstance(recipe.schedule, WarmupStableDecay)
-    stages = _over_the_run(recipe, steps) if wsd else _stage_by_stage(recipe, steps)
+    if isinstance(recipe.schedule, WarmupStableDecay):
+        stages = _over_the_run(recipe, steps)
+    elif isinstance(recipe.schedule, (WarmupLR, WarmupDecayLR, WarmupCosineLR, OneCycle)):
+        stages = _as_deepspeed(recipe, recipe.schedule, steps)
+    else:
+        stages = _stage_by_stage(recipe, steps)
     rise = recipe.schedule.rewarmup_steps
     for i, (count, is_grown) in enumerate(zip(steps, grown, strict=True)):
         if rise and is_grown:
@@ -58,10 +73,7 @@ def warmup_stable_decay(total: int, peak: float, warmup: int, decay: int, final:
 def _over_the_run(recipe: Recipe, steps: Sequence[int]) -> list[Points]:
     schedule = recipe.schedule
     assert isinstance(schedule, WarmupStableDecay)
-    for i, stage in enumerate(recipe.stages):
-        if stage.learning_rate is not None:
-            where = recipe.key("stages", i, "learning_rate")
-            raise UserError(where, "has no place in a warmup-stable-decay schedule", "remove it, or schedule.kind")
+    _refuse_rates_of_stages(recipe, schedule.kind)
     total = sum(steps)
     decay = round(total * schedule.decay_share)
     if schedule.warmup_steps + decay > total:
@@ -74,6 +86,73 @@ def _over_the_run(recipe: Recipe, steps: Sequence[int]) -> list[Points]:
         cut.append(_between(run, first, first + count))
         first += count
     return cut
+
+
+def _refuse_rates_of_stages(recipe: Recipe, kind: str) -> None:
+    for i, stage in enumerate(recipe.stages):
+        if stage.learning_rate is not None:
+            where = recipe.key("stages", i, "learning_rate")
+            raise UserError(where, f"has no place in a {kind} schedule", "remove it, or schedule.kind")
+
+
+def _as_deepspeed(recipe: Recipe, schedule: DeepSpeedSchedule, steps: Sequence[int]) -> list[Points]:
+    """A schedule of DeepSpeed's over the run, cut into stages."""
+    _refuse_rates_of_stages(recipe, schedule.kind)
+    total, first, cut = sum(steps), 0, []
+
+    def following(start: int) -> Callable[[int], float]:
+        return lambda step: rate_at(schedule, start + step, total)
+
+    for count in steps:
+        inner = [knot - first for knot in knots(schedule, total) if 0 < knot - first < count]
+        cut.append(sampled(following(first), count, inner))
+        first += count
+    return cut
+
+
+_DENSE = 2048
+"""Steps up to which every one is a break point."""
+_TOLERANCE = 1e-6
+"""How far a straight line may be from a curve, as a share of the curve's highest value."""
+
+
+def sampled(rate: Callable[[int], float], steps: int, inner: Sequence[int] = ()) -> Points:
+    """Break points that follow ``rate``: at every step of a short stage, else to a millionth of its highest value.
+
+    Args:
+        rate: the learning rate of an update, counted from 0.
+        steps: of the stage.
+        inner: steps at which the curve bends, so that no line leads across them.
+    """
+    if steps <= _DENSE:
+        return _straightened([(step, rate(step)) for step in range(steps + 1)])
+    bounds = sorted({0, steps, *inner, *(knot + 1 for knot in inner), *(steps * n // 64 for n in range(64))})
+    highest = max(rate(step) for step in bounds)
+    points = [(0, rate(0))]
+    waiting = list(pairwise(bounds))[::-1]
+    while waiting:
+        left, right = waiting.pop()
+        quarters = {left + (right - left) * n // 4 for n in (1, 2, 3)} - {left}
+        low, slope = rate(left), (rate(right) - rate(left)) / (right - left)
+        if all(abs(rate(s) - low - slope * (s - left)) <= _TOLERANCE * highest for s in quarters):
+            points.append((right, rate(right)))
+        else:
+            middle = (left + right) // 2
+            waiting += [(middle, right), (left, middle)]
+    return tuple(points)
+
+
+def _straightened(points: list[tuple[int, float]]) -> Points:
+    """Without the points that lie on the line between their neighbours, to the last few bits."""
+    kept = points[:1]
+    for before, here, after in zip(points, points[1:], points[2:], strict=False):
+        (x0, y0), (x1, y1) = kept[-1], after
+        line = y0 + (y1 - y0) * (here[0] - x0) / (x1 - x0)
+        next_to = before[1] + (after[1] - before[1]) / 2
+        scale = 1e-13 * max(abs(y0), abs(y1), abs(here[1]))
+        if abs(line - here[1]) > scale or abs(next_to - here[1]) > scale:
+            kept.append(here)
+    return (*kept, points[-1])
 
 
 def _stage_by_stage(recipe: Recipe, steps: Sequence[int]) -> list[Points]:

@@ -13,9 +13,11 @@ from typing import Any
 from stacking.config.recipe import Recipe, load_recipe
 from stacking.data.corpus import Corpus, load_manifest
 from stacking.data.samples import SampleIndex
+from stacking.deepspeed_config.own_check import Final, check_finals
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import find_machine
 from stacking.planning.plan import Plan, check_machine, load_plan, make_plan, write_plan
+from stacking.planning.resolve import user_config
 from stacking.run.folder import RunFolder, command, is_locked
 from stacking.run.lease import Lease
 from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_atomically
@@ -23,8 +25,23 @@ from stacking.storage.files import checksum, disk_errors, set_aside, verify_fold
 SPLITS = ("train", "held_out")
 
 
-def plan_recipe(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
-    """The plan of ``recipe`` on this machine, and the sample index of each split; without data, a plan alone."""
+def plan_recipe(recipe: Recipe, fast: bool = False) -> tuple[Plan, dict[str, SampleIndex]]:
+    """The plan of ``recipe`` on this machine, and the sample index of each split; without data, a plan alone.
+
+    Args:
+        fast: leave out what DeepSpeed itself says about the stages' configurations, which takes seconds.
+
+    Raises:
+        UserError: the recipe or the data is wrong, or DeepSpeed refuses a configuration.
+    """
+    plan, samples = _plan_and_samples(recipe)
+    if not fast:
+        wheres = [user_config(recipe, stage.index).where for stage in plan.stages]
+        check_finals([Final(w, s.name, s.ds_config, s.ranks) for w, s in zip(wheres, plan.stages, strict=True)])
+    return plan, samples
+
+
+def _plan_and_samples(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
     if recipe.data.path is None:
         return make_plan(recipe, None, None, find_machine()), {}
     folder = Path(recipe.data.path)

@@ -55,8 +55,10 @@ def start_engine(plan: Plan, stage: Stage, drawn: bool = True) -> DeepSpeedEngin
     with nullcontext() if drawn else _Undrawn():
         model = build(plan.model.with_layers(stage.layers))
     choose_kernels(model, stage)
-    groups = parameter_groups(model, plan.optimizer.weight_decay, plan.optimizer.weight_decay_on)
+    weight_decay = stage.ds_config["optimizer"]["params"]["weight_decay"]
+    groups = parameter_groups(model, weight_decay, plan.optimizer.weight_decay_on)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
+    engine.global_samples = stage.first_sample  # the monitors' axis: one for all stages
     return engine
 
 

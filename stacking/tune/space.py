@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stacking.deepspeed_config import ds_config
+from stacking.hardware.presets import Compiled
 from stacking.planning.plan import Plan, Stage
 from stacking.tune.candidate import DIMENSIONS, Candidate, Offload, Setting
 
@@ -24,6 +25,8 @@ class Facts:
     """The class of device."""
     has_compiler: bool = True
     """Whether a C++ compiler is there, which torch.compile needs on a CPU."""
+    compiled: Compiled = "possible"
+    """What torch.compile does on the device, as the plan has it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Space:
 def facts_of(plan: Plan, stage: Stage) -> Facts:
     """What this machine and the plan say."""
     compiler = any(shutil.which(name) for name in _COMPILERS)
-    return Facts(plan.launch.accelerator == "cuda", stage.ranks, plan.launch.device, compiler)
+    return Facts(plan.launch.accelerator == "cuda", stage.ranks, plan.launch.device, compiler, plan.launch.compiled)
 
 
 def space_of(stage: Stage, facts: Facts) -> Space:
@@ -107,7 +110,7 @@ def _cpu_offload(value: str, facts: Facts) -> str:
 
 
 def _compiles(value: bool, facts: Facts) -> str:
-    if facts.device == "p40":
+    if facts.compiled == "refused":
         return "Triton, which torch.compile needs, takes compute capability 7.0 or more"
     return "" if facts.cuda or facts.has_compiler else f"torch.compile needs one of {', '.join(_COMPILERS)} here"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from stacking.config.recipe import Recipe
 from stacking.deepspeed_config import ds_config
 from stacking.deepspeed_config.ds_config import Json, with_batch
+from stacking.deepspeed_config.findings import Findings
+from stacking.deepspeed_config.settle import settle, without_rates
 from stacking.hardware.machine import Machine
 from stacking.planning.plan import Plan, Stage, make_plan
 from stacking.planning.resolve import user_config
@@ -26,14 +27,16 @@ class Variants:
     def __init__(
         self, recipe: Recipe, manifest: Mapping[str, Any] | None, samples_per_epoch: int | None, machine: Machine
     ) -> None:
-        self.recipe, self.machine = recipe, machine
+        self.machine = machine
         self._manifest, self._samples = manifest, samples_per_epoch
         self.base = make_plan(recipe, manifest, samples_per_epoch, machine)
+        users = [user_config(recipe, i) for i in range(len(recipe.stages))]
+        self.recipe = settle(recipe, users, Findings()).recipe
 
     def config(self, index: int, candidate: Candidate) -> Json:
         """The stage's DeepSpeed configuration as a user would write it: the recipe's, with what is tuned set."""
         stage = self.base.stages[index]
-        content = copy.deepcopy(user_config(self.recipe, index).content)
+        content = without_rates(user_config(self.recipe, index).content)
         accumulation = stage.global_batch // (candidate.micro_batch * stage.ranks)
         assert candidate.micro_batch * accumulation * stage.ranks == stage.global_batch
         content = with_batch(content, stage.global_batch, candidate.micro_batch, accumulation)

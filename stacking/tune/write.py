@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from stacking.config.recipe import Recipe
 from stacking.deepspeed_config import ds_config
 from stacking.deepspeed_config.ds_config import Json
+from stacking.deepspeed_config.settle import without_rates
 from stacking.planning.plan import Plan, Stage
 from stacking.storage.files import write_atomically
 from stacking.terminal.units import duration
@@ -147,7 +148,9 @@ def _inlined_stage(recipe: Recipe, index: int) -> Any:
 
 def _inlined(recipe: Recipe, reference: Any, where: str) -> Any:
     """A configuration's content in place of its path, which may be relative to the recipe."""
-    return ds_config.load(reference, where, recipe.file.parent).content if isinstance(reference, str) else reference
+    if reference is None:
+        return None
+    return without_rates(ds_config.load(reference, where, recipe.file.parent).content)
 
 
 def _absolute(path: str | None) -> str | None:

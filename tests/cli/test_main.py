@@ -19,6 +19,7 @@ from tests.chain import stacking, write_recipe
 from tests.data.conftest import write_corpus
 
 COMMANDS = [
+    "adopt",
     "bench",
     "cancel",
     "consolidate",

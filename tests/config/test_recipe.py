@@ -115,7 +115,8 @@ WRONG = {
     "unknown schedule": (
         "name: small",
         "schedule: {kind: cosine}",
-        "schedule: has the kind 'cosine'; choose one of stages, warmup-stable-decay",
+        "schedule: has the kind 'cosine'; choose one of stages, warmup-stable-decay, WarmupLR, WarmupDecayLR, "
+        "WarmupCosineLR, OneCycle",
     ),
     "schedule key of the other kind": (
         "name: small",
@@ -321,3 +322,9 @@ def test_every_shipped_recipe_is_found_by_its_name() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
     assert {"demo", "books-cpu", "bert-base-p40", "bert-base-v100", "bert-large-a100"} <= names
     assert {load_recipe(name).name for name in names} == names
+
+
+def test_a_folder_does_not_hide_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    assert load_recipe("demo").name == "demo"

@@ -12,7 +12,6 @@ import pytest
 
 from stacking.config.recipe import load_recipe
 from stacking.config.shipped import DS_CONFIGS
-from stacking.deepspeed_config.ds_facts import READ_FROM, REMOVED_KEYS, SECTION_KEYS
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.planning.plan import Plan, make_plan
 from tests.small_recipe import MACHINE, MANIFEST
@@ -70,33 +69,3 @@ def test_deepspeed_accepts_them_all(tmp_path: Path) -> None:
         env={**os.environ, "DS_ACCELERATOR": "cpu"},
     )
     assert done.stdout.strip().endswith("accepted"), done.stderr
-
-
-FACTS = """
-import json
-import deepspeed
-from deepspeed.runtime import config, precision_config
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-from deepspeed.monitor import config as monitor
-def keys(model):
-    return sorted({f.alias or n for n, f in model.model_fields.items()} | set(model.model_fields))
-print(json.dumps({
-    "version": deepspeed.__version__,
-    "removed": sorted(config._REMOVED_TOP_LEVEL_CONFIG_KEYS),
-    "zero_optimization": keys(DeepSpeedZeroConfig),
-    "fp16": keys(precision_config.DeepSpeedFP16Config),
-    "bf16": keys(precision_config.DeepSpeedBF16Config),
-    "tensorboard": keys(monitor.TensorBoardConfig),
-    "csv_monitor": keys(monitor.CSVConfig),
-    "wandb": keys(monitor.WandbConfig),
-}))
-"""
-
-
-def test_the_table_of_facts_says_what_the_installed_deepspeed_does() -> None:
-    done = subprocess.run([sys.executable, "-c", FACTS], capture_output=True, text=True, check=True)
-    facts = json.loads(done.stdout.splitlines()[-1])
-    if facts.pop("version") != READ_FROM:
-        pytest.skip(f"the table was read from DeepSpeed {READ_FROM}")
-    assert facts.pop("removed") == sorted(REMOVED_KEYS)
-    assert facts == {section: sorted(SECTION_KEYS[section]) for section in facts}

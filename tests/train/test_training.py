@@ -104,7 +104,7 @@ def test_deepspeeds_monitor_gets_the_losses(data: Path, tmp_path: Path) -> None:
         "tensorboard": {"enabled": True, "output_path": str(tmp_path / "tensorboard"), "job_name": "job"},
     }
     records = train_alone(tmp_path / "run", recipe_of_one_stage(tmp_path / "r", data, 1, 16, ds_config=config))
-    with open(tmp_path / "csv" / "job" / "train_loss.csv") as file:
+    with open(tmp_path / "csv" / "job" / "0-L2" / "train_loss.csv") as file:
         rows = list(csv.reader(file))[1:]
     assert [float(value) for _, value in rows] == pytest.approx(losses(records))
-    assert list((tmp_path / "tensorboard" / "job").glob("events.out.tfevents*"))
+    assert list((tmp_path / "tensorboard" / "job" / "0-L2").glob("events.out.tfevents*"))

@@ -47,7 +47,7 @@ def test_a_gpu_has_the_whole_table(stage: Stage) -> None:
     [
         (Facts(True, 1, "a100"), "zero_stage", (0, 1, 2), "one rank"),
         (Facts(False, 2, "cpu"), "offload", ("none",), "host's memory already"),
-        (Facts(True, 2, "p40"), "compile", (False,), "Triton"),
+        (Facts(True, 2, "p40", compiled="refused"), "compile", (False,), "Triton"),
         (Facts(False, 2, "cpu", has_compiler=False), "compile", (False,), "c++"),
     ],
 )

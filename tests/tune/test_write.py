@@ -130,3 +130,25 @@ def test_the_picture_is_a_png_as_wide_as_there_are_stages(variants: Variants, tm
         assert head.startswith(b"\x89PNG")
         widths.append(struct.unpack(">I", head[16:20])[0])
     assert widths[1] > 2 * widths[0]
+
+
+def test_a_tuned_recipe_keeps_what_the_users_json_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace(", learning_rate: {peak: 1e-3}", ""))
+    user = {
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 0.1}},
+        "gradient_clipping": 0.5,
+        "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 4}},
+    }
+    (tmp_path / "ds.json").write_text(json.dumps(user))
+    variants = Variants(load_recipe("recipe.yaml"), MANIFEST, SAMPLES, MACHINE)
+    for index in range(2):
+        config = tuned_configs(variants, [tuned(variants, index)])[index]
+        (tmp_path / "out" / f"stage-{index}.json").write_text(json.dumps(config))
+    path = write_recipe(tmp_path / "out", variants, {0: "stage-0.json", 1: "stage-1.json"})
+    again = make_plan(load_recipe(path), MANIFEST, SAMPLES, MACHINE)
+    for before, after in zip(variants.base.stages, again.stages, strict=True):
+        assert after.learning_rate == before.learning_rate
+        assert after.ds_config["optimizer"] == before.ds_config["optimizer"]
+        assert after.ds_config["gradient_clipping"] == 0.5

@@ -1,0 +1,82 @@
+"""Write ``docs/ds_config.md``: what every key of DeepSpeed's configuration does here.
+
+Run ``python -m stacking.deepspeed_config.document`` after a change of the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, READ_FROM, REMOVED_KEYS, SECTION_KEYS, UNSUPPORTED
+from stacking.deepspeed_config.examine import effect
+from stacking.deepspeed_config.facts import SCHEDULER_PARAMETERS
+from stacking.deepspeed_config.names import RENAMED
+from stacking.deepspeed_config.schedulers import TRANSLATED
+
+PAGE = Path(__file__).parents[2] / "docs" / "ds_config.md"
+_HEAD = f"""\
+# What every key of a ds_config does here
+
+Written from the tables of `stacking/deepspeed_config` by `python -m stacking.deepspeed_config.document`; the keys are
+those of DeepSpeed {READ_FROM}. `stacking adopt DS_CONFIG --out DIR` makes a file from anywhere fit.
+
+- A value holds where the recipe is silent. Where both state a value and they differ, the plan lists every
+  contradiction at once.
+- Files may be JSON or HJSON. Keys that begin with `_`, `#` or `//` are comments.
+- Numbers and flags given as text are read as what they say, with a note in the plan.
+- `"auto"` may stand wherever Hugging Face's Trainer fills it in.
+- "refused" keys stop a plan unless they are off; `stacking adopt` leaves them out and says so.
+"""
+
+
+def page() -> str:
+    """The page's content."""
+    parts = [_HEAD, "## Top-level keys\n", _table((key, KNOWN_KEYS[key]) for key in sorted(KNOWN_KEYS))]
+    for section in sorted(SECTION_KEYS):
+        if SECTION_KEYS[section] and section not in UNSUPPORTED:
+            keys = ((f"{section}.{key}", kind) for key, kind in sorted(SECTION_KEYS[section].items()))
+            parts += [f"## `{section}`\n", _table(keys)]
+    parts += ["## Schedules\n", _schedules(), "## Keys of other versions\n", _old_keys()]
+    return "\n".join(parts)
+
+
+def _table(keys: Iterator[tuple[str, str]]) -> str:
+    rows = [f"| `{path}` | {kind or 'see DeepSpeed'} | {_told(path)} |" for path, kind in keys]
+    return "\n".join(["| key | value | what it does here |", "|---|---|---|", *rows]) + "\n"
+
+
+def _told(path: str) -> str:
+    if path in UNSUPPORTED:
+        allowed, problem, remedy = UNSUPPORTED[path]
+        harmless = "" if allowed in (None, {}) else f"; `{str(allowed).lower()}` is harmless"
+        return f"refused: {problem}; {remedy}{harmless}"
+    return effect(path)
+
+
+def _schedules() -> str:
+    rows = [
+        f"| `{name}` | {'the same learning rate at every update' if name in TRANSLATED else 'refused'} |"
+        for name in sorted(SCHEDULER_PARAMETERS)
+    ]
+    note = "With `OneCycle`, `cycle_momentum` must be false: Adam's betas are constant here.\n"
+    return "\n".join(["| schedule | in the recipe |", "|---|---|", *rows, "", note])
+
+
+def _old_keys() -> str:
+    rows = [f"| `{old}` | read as `{new}` |" for old, new in RENAMED.items()]
+    rows += [f"| `{key}` | removed from DeepSpeed: {remedy} |" for key, remedy in sorted(REMOVED_KEYS.items())]
+    more = (
+        "| `zero_optimization: true` | read as stage 1 |",
+        "| `zero_optimization.cpu_offload`, `cpu_offload_param` | read as `offload_optimizer`, `offload_param` |",
+        "| `fp32_allreduce`, `allreduce_always_fp32` | read as `communication_data_type: fp32` |",
+        "| `amp.enabled: true` | read as fp16 (`O0`: fp32) |",
+        "| `optimizer.params.max_grad_norm` | read as `gradient_clipping` |",
+        "| `optimizer.type: FusedAdam`, `DeepSpeedCPUAdam`, ... | read as `AdamW` |",
+    )
+    return "\n".join(["| key | what is done |", "|---|---|", *rows, *more]) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,125 @@
+"""A configuration under examination: its content as it will be, and a row for every key that does not stay."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stacking.config.reading import shown
+from stacking.deepspeed_config.findings import Row, Verdict
+from stacking.deepspeed_config.names import named
+
+Json = dict[str, Any]
+MISSING = object()
+
+
+def get(content: Mapping[str, Any], path: str, default: Any = None) -> Any:
+    """The value at a dotted path, or ``default``."""
+    value: Any = content
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
+    return value
+
+
+def leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key that holds no keys itself, with its value; an empty section counts as one."""
+    for key, value in content.items():
+        path = f"{above}.{key}" if above else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, path)
+        else:
+            yield path, value
+
+
+def is_off(value: Any) -> bool:
+    """Whether a section or flag is switched off."""
+    if isinstance(value, Mapping):
+        return str(value.get("enabled", True)).lower() in ("false", "0") or not value
+    return value in (False, None, "none") or str(value).lower() == "false"
+
+
+class Examination:
+    """Changes a copy of a user's configuration, and keeps account of each change.
+
+    Args:
+        content: the user's, left as it is.
+    """
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.original: Json = copy.deepcopy(dict(content))
+        self.content: Json = copy.deepcopy(dict(content))
+        self.rows: list[Row] = []
+        self._names: dict[str, str] = {}
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The value that a dotted path has now."""
+        return get(self.content, path, default)
+
+    def note(
+        self, path: str, verdict: Verdict, problem: str, remedy: str, refused: bool = False, said: Any = MISSING
+    ) -> None:
+        """Account for one key; it is told under the name that the user gave it."""
+        name = self.user_name(path)
+        value = get(self.original, name, self.get(path)) if said is MISSING else said
+        self.rows.append(Row(name, _said(value), verdict, problem, remedy, refused))
+
+    def drop(self, path: str, problem: str, remedy: str = "remove it", *, refused: bool = False) -> None:
+        """Take a key out: it means nothing here or, where that loses something, it is impossible."""
+        verdict: Verdict = "impossible" if refused else "without meaning here"
+        self.note(path, verdict, problem, remedy, refused)
+        self.remove(path)
+
+    def replace(self, path: str, value: Any, problem: str, remedy: str, *, refused: bool = False) -> None:
+        """Give a key another value."""
+        self.note(path, "impossible" if refused else "translated", problem, remedy, refused)
+        self.put(path, value)
+
+    def rename(self, path: str, new: str, problem: str, *, refused: bool = False) -> None:
+        """Give a value another key, unless that one is taken."""
+        value = self.get(path)
+        if self.get(new, MISSING) is not MISSING:
+            self.drop(path, f"{problem}, and {new} is given too", f"{new} holds", refused=False)
+            return
+        remedy = f"did you mean {named(path, new)!r}?" if refused else f"read as {new}"
+        self.note(path, "translated", problem, remedy, refused)
+        self.remove(path)
+        self.put(new, value)
+        self._names[new] = self.user_name(path)
+
+    def put(self, path: str, value: Any) -> None:
+        """Set a dotted path; sections that are missing are made."""
+        *sections, name = path.split(".")
+        holder = self.content
+        for section in sections:
+            if not isinstance(holder.get(section), dict):
+                holder[section] = {}
+            holder = holder[section]
+        holder[name] = value
+
+    def remove(self, path: str) -> None:
+        """Take a dotted path out."""
+        *sections, name = path.split(".")
+        holder = get(self.content, ".".join(sections)) if sections else self.content
+        if isinstance(holder, dict):
+            holder.pop(name, None)
+
+    def has_problem(self, path: str) -> bool:
+        """Whether a key was told to be wrong already."""
+        name = self.user_name(path)
+        return any(row.refused and row.key == name for row in self.rows)
+
+    def user_name(self, path: str) -> str:
+        """The name under which the user gave what stands at ``path`` now."""
+        for new, old in self._names.items():
+            if path == new or path.startswith(f"{new}."):
+                return old + path[len(new) :]
+        return path
+
+
+def _said(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else shown(value)

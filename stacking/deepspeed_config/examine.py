@@ -1,0 +1,304 @@
+"""Reads a configuration key by key: what is translated, what means nothing here, what cannot be.
+
+`STEPS` lists the questions in their order. The same examination serves a plan, which stops at what is refused, and
+`stacking adopt`, which writes what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stacking.config.reading import nearest, shown
+from stacking.deepspeed_config.ds_facts import (
+    AUTO_KEYS,
+    BATCH_KEYS,
+    CHOICES,
+    EFFECTS,
+    KNOWN_KEYS,
+    POSITIVE_KEYS,
+    READ_FROM,
+    REMOVED_KEYS,
+    SECTION_KEYS,
+    UNSUPPORTED,
+    WITHOUT_EFFECT,
+)
+from stacking.deepspeed_config.examination import MISSING, Examination, is_off, leaves
+from stacking.deepspeed_config.facts import COUNT, OTHER, SECTIONS, TEXT, TOP
+from stacking.deepspeed_config.findings import Row
+from stacking.deepspeed_config.names import RENAMED, meant, named, surely
+from stacking.deepspeed_config.old_names import amp_to_fp16, old_zero, translate_old_flags
+from stacking.deepspeed_config.optimizer import examine_optimizer
+from stacking.deepspeed_config.schedulers import examine_scheduler
+from stacking.deepspeed_config.values import coerced, is_a
+from stacking.deepspeed_config.zero import examine_zero
+
+_NAMED = 20
+"""Unknown keys that are looked up; a file with more of them is another kind of file."""
+_ENABLED = '{"enabled": true}'
+_EXAMPLES = {
+    "optimizer": '{"type": "AdamW"}',
+    "scheduler": '{"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}',
+    "zero_optimization": '{"stage": 2}',
+}
+_TRACKERS = {"wandb": "wandb", "comet": "comet_ml", "tensorboard": "tensorboard"}
+"""Section: the package that it needs."""
+
+
+def examine(content: Mapping[str, Any]) -> Examination:
+    """The examination of a whole configuration."""
+    found = Examination(content)
+    for step in STEPS:
+        step(found)
+    return found
+
+
+def kept_rows(found: Examination) -> list[Row]:
+    """A row for every key that no other row speaks of: it stays, with the effect that it has."""
+    told = {row.key for row in found.rows}
+    rows = []
+    for path, value in leaves(found.original):
+        parts = path.split(".")
+        if not any(".".join(parts[:n]) in told for n in range(1, len(parts) + 1)):
+            rows.append(Row(path, shown(value), "kept", "", effect(path)))
+    return rows
+
+
+def effect(path: str) -> str:
+    """What a dotted key does here."""
+    parts = path.split(".")
+    prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    for prefix in (*prefixes, ""):
+        if prefix in WITHOUT_EFFECT:
+            return f"no effect: {WITHOUT_EFFECT[prefix]}"
+        if prefix in EFFECTS:
+            return EFFECTS[prefix]
+    return ""
+
+
+def _comments(found: Examination) -> None:
+    for path in _comment_paths(found.content):
+        found.drop(path, "is a comment", "passed over")
+
+
+def _comment_paths(content: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[str]:
+    paths = []
+    for key, value in content.items():
+        place = (*above, str(key))
+        if str(key).startswith(("_", "#", "//")):
+            paths.append(".".join(place))
+        elif isinstance(value, Mapping) and place != ("stacking",):
+            paths += _comment_paths(value, place)
+    return paths
+
+
+def _removed(found: Examination) -> None:
+    amp_to_fp16(found)
+    for key in [key for key in found.content if key in REMOVED_KEYS]:
+        if is_off(found.get(key)):
+            found.drop(key, f"is off, and was removed from DeepSpeed ({READ_FROM})", "left out")
+        else:
+            problem = f"was removed from DeepSpeed, which stops at it ({READ_FROM})"
+            found.drop(key, problem, REMOVED_KEYS[key], refused=True)
+
+
+def _old_names(found: Examination) -> None:
+    translate_old_flags(found)
+    for old, new in RENAMED.items():
+        if found.get(old, MISSING) is not MISSING:
+            found.rename(old, new, "is an old name")
+    old_zero(found)
+
+
+def _unsupported_sections_off(found: Examination) -> None:
+    for path in UNSUPPORTED:
+        value = found.get(path, MISSING)
+        if isinstance(value, Mapping) and is_off(value):
+            found.drop(path, "is off", "left out")
+
+
+def _unknown(found: Examination) -> None:
+    """Names that DeepSpeed does not know, at every depth."""
+    unknown = _unknown_paths(found)
+    for path in unknown[:_NAMED]:
+        section = path.rpartition(".")[0]
+        problem = f"is not a key of {section or 'DeepSpeed'}"
+        near = meant(path)
+        if near and surely(path):
+            found.rename(path, near, problem, refused=True)
+        else:
+            known = sorted(SECTION_KEYS.get(section, ()))
+            choose = (
+                f"choose one of {', '.join(known)}" if 0 < len(known) <= 10 else "remove it: no known name is like it"
+            )
+            found.drop(path, problem, f"did you mean {named(path, near)!r}?" if near else choose, refused=True)
+    for path in unknown[_NAMED:]:
+        found.remove(path)
+    if len(unknown) > _NAMED:
+        rest = unknown[_NAMED:]
+        for path in rest:
+            found.rows.append(Row(path, "", "impossible", "is not a key of DeepSpeed", "remove it", True))
+
+
+def _unknown_paths(found: Examination) -> list[str]:
+    paths = [str(key) for key in found.content if key not in KNOWN_KEYS and key not in REMOVED_KEYS]
+    for section, known in SECTION_KEYS.items():
+        value = found.get(section)
+        if isinstance(value, Mapping) and section not in UNSUPPORTED:
+            paths += [f"{section}.{key}" for key in value if key not in known and f"{section}.{key}" not in UNSUPPORTED]
+    return paths
+
+
+def _unsupported(found: Examination) -> None:
+    for path, (allowed, problem, remedy) in UNSUPPORTED.items():
+        value = found.get(path)
+        if value is not None and value != "auto" and value != allowed and not is_off(value):
+            found.drop(path, problem, remedy, refused=True)
+
+
+def _kinds(found: Examination) -> None:
+    """Sections that are objects, and in them values of the right kind; text and null as DeepSpeed reads them."""
+    for section in SECTION_KEYS:
+        value = found.get(section, MISSING)
+        if value is MISSING or isinstance(value, Mapping):
+            continue
+        if value is None:
+            found.drop(section, "is null", "DeepSpeed's default holds")
+        else:
+            remedy = f"give an object, such as {_EXAMPLES.get(section, _ENABLED)}"
+            found.drop(section, f"is {shown(value)}", remedy, refused=True)
+    for key in [key for key in KNOWN_KEYS if key in found.content and key not in SECTION_KEYS]:
+        _value(found, key, KNOWN_KEYS[key], bool(TOP.get(key, {}).get("null")))
+    for section, keys in SECTION_KEYS.items():
+        for key in [key for key in found.get(section) or () if key in keys]:
+            nullable = bool(SECTIONS.get(section, {}).get(key, {}).get("null"))
+            _value(found, f"{section}.{key}", keys[key], nullable)
+
+
+def _value(found: Examination, path: str, kind: str, nullable: bool) -> None:
+    value = found.get(path)
+    if value is None:
+        if not nullable and kind != OTHER:
+            found.drop(path, "is null", "DeepSpeed's default holds")
+    elif value == "auto" and kind != TEXT:
+        _auto(found, path)
+    elif not is_a(kind, value):
+        read = coerced(kind, value)
+        if read is None:
+            found.drop(path, f"is {shown(value)}", f"give {kind}", refused=True)
+        else:
+            found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
+    elif kind == COUNT and isinstance(value, float):
+        found.put(path, int(value))
+
+
+def _auto(found: Examination, path: str) -> None:
+    if path in AUTO_KEYS or SECTION_KEYS.get(path) is not None:
+        return
+    section = path.rpartition(".")[0]
+    if section in SECTIONS and path != "zero_optimization.stage":
+        found.drop(path, "is 'auto'", "DeepSpeed's default holds")
+    elif path not in ("optimizer.params", "scheduler.params", "stacking.compile"):
+        found.drop(path, "is 'auto', which nothing here fills in", "give a value or remove it", refused=True)
+
+
+def _printing(found: Examination) -> None:
+    value = found.get("steps_per_print")
+    if value in (math.inf, "inf", "Infinity"):
+        found.drop("steps_per_print", "is infinite: DeepSpeed need not print", "left out")
+
+
+def _choices(found: Examination) -> None:
+    for path, words in CHOICES.items():
+        value = found.get(path)
+        if value is not None and str(value).lower() not in {word.lower() for word in words}:
+            found.drop(path, f"is {shown(value)}", nearest(str(value)[:80], words), refused=True)
+    for path in POSITIVE_KEYS:
+        if found.get(path) == 0:
+            found.drop(path, "is 0", "give a number greater than 0", refused=True)
+    for path in BATCH_KEYS:
+        if found.get(path) == 0:
+            found.drop(path, "is 0", 'give a whole number above 0, or "auto"', refused=True)
+
+
+def _precision(found: Examination) -> None:
+    if found.get("fp16.enabled") is True and found.get("bf16.enabled") is True:
+        problem = "is true and so is fp16.enabled"
+        found.replace("bf16.enabled", "auto", problem, "enable one of them", refused=True)
+        found.put("fp16.enabled", "auto")
+
+
+def _activation_checkpointing(found: Examination) -> None:
+    """DeepSpeed's section only configures a function that a model may call; here it asks for recomputed layers."""
+    section = found.get("activation_checkpointing")
+    if section is None:
+        return
+    asked = [key for key in ("partition_activations", "cpu_checkpointing", "number_checkpoints") if section.get(key)]
+    if not asked:
+        found.drop("activation_checkpointing", "switches nothing on", "left out")
+        return
+    if found.get("stacking.activation_checkpointing") is None:
+        found.put("stacking.activation_checkpointing", True)
+    on = found.get("stacking.activation_checkpointing")
+    remedy = f"stacking.activation_checkpointing is {'true' if on else 'false'}: each layer is recomputed by itself"
+    found.note("activation_checkpointing", "translated", f"asks for {', '.join(asked)}", remedy)
+    found.remove("activation_checkpointing")
+
+
+def _own(found: Examination) -> None:
+    compiled, why = found.get("stacking.compile", "auto"), found.get("stacking.why", {})
+    if compiled != "auto" and not isinstance(compiled, bool):
+        found.drop("stacking.compile", f"is {shown(compiled)}", 'give true, false or "auto"', refused=True)
+    if not isinstance(why, Mapping):
+        found.drop("stacking.why", f"is {shown(why)}", "give an object of texts, or remove it", refused=True)
+        return
+    for key, reason in dict(why).items():
+        if not isinstance(reason, str):
+            name = f"stacking.why.{key}"
+            found.rows.append(
+                Row(name, shown(reason), "impossible", f"is {shown(reason)}", "give a text, or remove it", True)
+            )
+
+
+def _trackers(found: Examination) -> None:
+    """Trackers that are switched on and not installed would end the ranks."""
+    from importlib.util import find_spec
+
+    for section, package in _TRACKERS.items():
+        if found.get(f"{section}.enabled") is True and find_spec(package) is None:
+            problem = f"is true, but the package {package} is not installed"
+            remedy = f"run 'pip install {package}', or give false"
+            found.replace(f"{section}.enabled", False, problem, remedy, refused=True)
+
+
+def _without_effect(found: Examination) -> None:
+    """Keys that DeepSpeed takes and nothing here looks at: a line, unless they are off."""
+    for path, why in WITHOUT_EFFECT.items():
+        value = found.get(path, MISSING)
+        if value is MISSING or value is None:
+            continue
+        for leaf, _ in leaves({path: value}) if isinstance(value, Mapping) else [(path, value)]:
+            if not found.has_problem(leaf):
+                found.note(leaf, "without meaning here", "has no effect here", why)
+
+
+STEPS: tuple[Callable[[Examination], None], ...] = (
+    _comments,
+    _printing,
+    _removed,
+    _old_names,
+    _unsupported_sections_off,
+    _unknown,
+    _kinds,
+    _unsupported,
+    _choices,
+    _precision,
+    examine_zero,
+    examine_optimizer,
+    examine_scheduler,
+    _activation_checkpointing,
+    _own,
+    _trackers,
+    _without_effect,
+)

@@ -1,0 +1,31 @@
+"""What DeepSpeed accepts, from ``facts.json``, so that a configuration is checked without importing it.
+
+`stacking.deepspeed_config.generate_facts` writes the file from the installed version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FLAG, COUNT, NUMBER, TEXT, OTHER = "true or false", "a whole number", "a number", "text", ""
+FACTS_FILE = Path(__file__).parent / "facts.json"
+_FACTS: Mapping[str, Any] = json.loads(FACTS_FILE.read_text(encoding="utf-8")) if FACTS_FILE.exists() else {}
+
+VERSION: str = _FACTS.get("deepspeed", "")
+TOP: Mapping[str, Mapping[str, Any]] = _FACTS.get("top", {})
+"""Every top-level key: its ``kind``, and ``null`` where DeepSpeed takes null."""
+SECTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = _FACTS.get("sections", {})
+"""Dotted section: its keys, described as in `TOP`."""
+REMOVED: frozenset[str] = frozenset(_FACTS.get("removed", ()))
+REMOVED_ZERO: frozenset[str] = frozenset(_FACTS.get("removed_zero", ()))
+OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
+    name: frozenset(keys) for name, keys in _FACTS.get("optimizers", {}).items()
+}
+"""Class that DeepSpeed builds for Adam: the parameters that it takes."""
+SCHEDULER_PARAMETERS: Mapping[str, frozenset[str]] = {
+    name: frozenset(keys) for name, keys in _FACTS.get("schedulers", {}).items()
+}
+"""Class of learning-rate schedule: its parameters."""

@@ -1,0 +1,99 @@
+"""What is found in a configuration: one row a key, and one answer for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from stacking.errors import UserError
+
+Verdict = Literal["kept", "moved to the recipe", "translated", "without meaning here", "impossible"]
+_LISTED = 40
+"""Contradictions that one answer lists; a file with more is another kind of file."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What becomes of one key."""
+
+    key: str
+    """Dotted, as in the user's file."""
+    said: str
+    """The value, as it stands there."""
+    verdict: Verdict
+    problem: str = ""
+    """Why it cannot stay as it is."""
+    remedy: str = ""
+    """What takes its place, or what to do."""
+    refused: bool = False
+    """Whether a plan stops at it; `stacking adopt` does as ``remedy`` says."""
+
+
+class ConfigConflict(UserError):
+    """Everything in which configurations and recipe do not fit, in one answer.
+
+    Args:
+        errors: one per contradiction; at least one.
+        command: what settles them all; empty: nothing does.
+    """
+
+    def __init__(self, errors: Sequence[UserError], command: str) -> None:
+        first = errors[0]
+        super().__init__(first.where, first.problem, first.remedy)
+        self.errors, self.command = tuple(errors), command
+        self.args = (self._text(),)
+
+    def _text(self) -> str:
+        settle = f"settle it with: {self.command}" if self.command else ""
+        if len(self.errors) == 1:
+            return f"{self.errors[0]}" + (f" ({settle})" if settle else "")
+        listed = self.errors[:_LISTED]
+        rows = [(_key(error.where), error.problem, error.remedy) for error in listed]
+        widths = [min(60, max(len(row[i]) for row in rows)) for i in (0, 1)]
+        lines = [f"  {key:<{widths[0]}}  {problem:<{widths[1]}}  {remedy}" for key, problem, remedy in rows]
+        if len(self.errors) > len(listed):
+            lines.append(f"  ... and {len(self.errors) - len(listed):,} more")
+        files = ", ".join(dict.fromkeys(_file(error.where) for error in self.errors))
+        head = f"{files}: {len(self.errors):,} things do not fit"
+        return "\n".join([head, *lines, *([f"  {settle}"] if settle else [])])
+
+
+def _file(where: str) -> str:
+    return where.split(": ", 1)[0]
+
+
+def _key(where: str) -> str:
+    return where.split(": ", 1)[-1]
+
+
+class Findings:
+    """Collects mistakes, so that a user learns of all of them at once."""
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+        self._told: set[str] = set()
+
+    def add(self, error: UserError) -> None:
+        """Note a mistake; the same one of another stage is not repeated."""
+        if str(error) not in self._told:
+            self._told.add(str(error))
+            self.errors.append(error)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Note the mistake that the block raises, and carry on after it."""
+        try:
+            yield
+        except UserError as error:
+            self.add(error)
+
+    def raise_if_any(self, command: str = "") -> None:
+        """Raise what was found.
+
+        Raises:
+            ConfigConflict: there is something.
+        """
+        if self.errors:
+            raise ConfigConflict(self.errors, command)

@@ -1,0 +1,103 @@
+"""What a key was meant to be: by its letters, by its place, by its meaning."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, SECTION_KEYS
+from stacking.deepspeed_config.facts import OPTIMIZER_PARAMETERS
+
+_LONGEST = 80
+_ADAM = frozenset().union(*OPTIMIZER_PARAMETERS.values())
+
+MEANINGS: Mapping[str, str] = {
+    "max_grad_norm": "gradient_clipping",
+    "grad_clip": "gradient_clipping",
+    "clip_grad": "gradient_clipping",
+    "clip_grad_norm": "gradient_clipping",
+    "gradient_clip_val": "gradient_clipping",
+    "bp16": "bf16",
+    "bfp16": "bf16",
+    "fp16_enabled": "fp16.enabled",
+    "bf16_enabled": "bf16.enabled",
+    "checkpointing": "activation_checkpointing",
+    "gradient_checkpointing": "activation_checkpointing",
+    "recompute": "activation_checkpointing",
+    "zero": "zero_optimization",
+    "zero_stage": "zero_optimization.stage",
+    "learning_rate": "optimizer.params.lr",
+    "batch_size": "train_batch_size",
+    "global_batch_size": "train_batch_size",
+    "micro_batch_size": "train_micro_batch_size_per_gpu",
+    "micro_batch_size_per_gpu": "train_micro_batch_size_per_gpu",
+    "per_device_train_batch_size": "train_micro_batch_size_per_gpu",
+    "accumulation_steps": "gradient_accumulation_steps",
+    "grad_accumulation_steps": "gradient_accumulation_steps",
+    "logging_steps": "steps_per_print",
+    "print_steps": "steps_per_print",
+    "csv": "csv_monitor",
+    "compile.enabled": "stacking.compile",
+}
+"""A dotted name that other programs use: DeepSpeed's own place for it."""
+
+RENAMED: Mapping[str, str] = {
+    "bfloat16": "bf16",
+    "aio.thread_count": "aio.intra_op_parallelism",
+    "allgather_size": "zero_optimization.allgather_bucket_size",
+    "zero_optimization.allgather_size": "zero_optimization.allgather_bucket_size",
+    "zero_optimization.max_elements_per_comm": "zero_optimization.reduce_bucket_size",
+    "zero_optimization.stage3_gather_fp16_weights_on_model_save": (
+        "zero_optimization.stage3_gather_16bit_weights_on_model_save"
+    ),
+    "activation_checkpointing.partitioned_activations": "activation_checkpointing.partition_activations",
+}
+"""Names of earlier versions: today's."""
+
+
+def known_keys(section: str) -> Iterable[str]:
+    """The keys that may stand in a dotted section; ``""`` is the top."""
+    return SECTION_KEYS.get(section, ()) if section else KNOWN_KEYS
+
+
+def meant(path: str) -> str:
+    """The dotted key that an unknown ``path`` was probably meant to be; empty: none is like it.
+
+    The time is bounded by the number of DeepSpeed's keys, whatever the name is.
+    """
+    if path.lower() in MEANINGS:
+        return MEANINGS[path.lower()]
+    section, _, name = path[: 2 * _LONGEST].rpartition(".")
+    name = name[:_LONGEST]
+    if section == "optimizer" and name in _ADAM:
+        return f"optimizer.params.{name}"
+    if near := _closest(name, known_keys(section)):
+        return f"{section}.{near}" if section else near
+    return _elsewhere(section, name)
+
+
+def _closest(name: str, names: Iterable[str], cutoff: float = 0.8) -> str:
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return found[0] if found else ""
+
+
+def _elsewhere(section: str, name: str) -> str:
+    """The place of a key that stands in the wrong section; empty if there is none, or more than one."""
+    homes = [home for home in ("", *SECTION_KEYS) if home != section and name in known_keys(home)]
+    if not section and name in _ADAM:
+        homes.append("optimizer.params")
+    if len(homes) != 1:
+        return ""
+    return f"{homes[0]}.{name}" if homes[0] else name
+
+
+def named(path: str, near: str) -> str:
+    """``near`` as it is told about ``path``: without the section that both are in."""
+    section = path.rpartition(".")[0]
+    return near.rpartition(".")[2] if near.rpartition(".")[0] == section else near
+
+
+def surely(path: str) -> bool:
+    """Whether `meant` can hardly be wrong about ``path``: a slip of a letter or two, or a name in `MEANINGS`."""
+    section, _, name = path.rpartition(".")
+    return path.lower() in MEANINGS or bool(_closest(name[:_LONGEST], known_keys(section), cutoff=0.88))

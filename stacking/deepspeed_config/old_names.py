@@ -1,0 +1,76 @@
+"""Keys of earlier versions whose meaning is clear, in today's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stacking.deepspeed_config.examination import MISSING, Examination, is_off
+
+_COMMUNICATION = ("fp32_allreduce", "allreduce_always_fp32")
+_OFFLOAD = {
+    "cpu_offload": "offload_optimizer",
+    "cpu_offload_param": "offload_param",
+    "cpu_offload_params": "offload_param",
+}
+
+
+def amp_to_fp16(found: Examination) -> None:
+    """NVIDIA Apex's mixed precision, which DeepSpeed used to call, is fp16 with a loss scale."""
+    section = found.get("amp", MISSING)
+    if section is MISSING or is_off(section) or not isinstance(section, Mapping):
+        return
+    if found.get("fp16.enabled") is not None or found.get("bf16.enabled") is True:
+        found.drop("amp", "was removed from DeepSpeed, and the precision is given by fp16 or bf16", "left out")
+        return
+    level = section.get("opt_level", "O1")
+    if level == "O0":
+        found.drop("amp", "asks for O0, which is fp32", "left out")
+        return
+    found.note("amp", "translated", f"asks for Apex's {level}, which was removed from DeepSpeed", 'read as "fp16"')
+    found.remove("amp")
+    found.put("fp16.enabled", True)
+
+
+def translate_old_flags(found: Examination) -> None:
+    """Flags at the top that became values of other keys."""
+    for key in _COMMUNICATION:
+        value = found.get(key, MISSING)
+        if value is MISSING:
+            continue
+        if is_off(value):
+            found.drop(key, "is off", "left out")
+        else:
+            found.note(key, "translated", "is an old name", 'read as "communication_data_type": "fp32"')
+            found.remove(key)
+            found.put("communication_data_type", "fp32")
+
+
+def old_zero(found: Examination) -> None:
+    """``zero_optimization: true`` and flags for offloading."""
+    zero = found.get("zero_optimization", MISSING)
+    if isinstance(zero, bool):
+        stage = 1 if zero else 0
+        remedy = f"read as stage {stage}, as DeepSpeed does"
+        found.replace("zero_optimization", {"stage": stage}, f"is {str(zero).lower()}", remedy)
+        return
+    if not isinstance(zero, Mapping):
+        return
+    if "find_unused_parameters" in zero:
+        found.drop("zero_optimization.find_unused_parameters", "was removed: every parameter is used here", "left out")
+    for old, new in _OFFLOAD.items():
+        value = zero.get(old, MISSING)
+        path = f"zero_optimization.{old}"
+        if value is MISSING:
+            continue
+        if is_off(value):
+            found.drop(path, "is off", "left out")
+            continue
+        pin = found.get("zero_optimization.cpu_offload_use_pin_memory")
+        found.note(path, "translated", "is deprecated", f'read as "{new}": {{"device": "cpu"}}')
+        found.remove(path)
+        if found.get(f"zero_optimization.{new}") is None:
+            found.put(f"zero_optimization.{new}", {"device": "cpu", **({} if pin is None else {"pin_memory": pin})})
+    if found.get("zero_optimization.cpu_offload_use_pin_memory", MISSING) is not MISSING:
+        path = "zero_optimization.cpu_offload_use_pin_memory"
+        found.note(path, "translated", "is deprecated", "read as pin_memory of what is offloaded")
+        found.remove(path)

@@ -1,0 +1,173 @@
+"""The section ``optimizer``: Adam by whatever name, with parameters that the class to be built takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stacking.config.reading import nearest, shown
+from stacking.deepspeed_config.ds_facts import READ_FROM, REMOVED_OPTIMIZERS
+from stacking.deepspeed_config.examination import MISSING, Examination
+from stacking.deepspeed_config.facts import NUMBER, OPTIMIZER_PARAMETERS
+from stacking.deepspeed_config.names import meant
+from stacking.deepspeed_config.values import coerced, is_a
+
+_ADAM = {"adam": "Adam", "adamw": "AdamW"}
+_SAME = ("fusedadam", "cpuadam", "deepspeedcpuadam", "deepspeedfusedadam", "bertadam", "torchadam")
+"""Other names of Adam, in lower case."""
+_COMMON = ("lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode", "bias_correction", "foreach", "fused")
+_HARMLESS = {"amsgrad": False, "maximize": False, "capturable": False, "differentiable": False, "set_grad_none": True}
+"""Parameters of one of the classes, with the value that changes nothing."""
+_OTHERS = frozenset(
+    (
+        "freeze_step",
+        "cuda_aware",
+        "comm_backend_name",
+        "max_coeff",
+        "min_coeff",
+        "coeff_beta",
+        "factor_max",
+        "factor_min",
+        "factor_threshold",
+        "var_freeze_step",
+        "var_update_scaler",
+        "local_step_scaler",
+        "local_step_clipper",
+        "momentum",
+        "nesterov",
+        "dampening",
+        "lr_decay",
+        "eps_inside_sqrt",
+        "muon_lr",
+        "adam_lr",
+        "ns_method",
+        "alpha",
+        "centered",
+    )
+)
+"""Parameters of other optimizers."""
+
+
+def examine_optimizer(found: Examination) -> None:
+    """Type and parameters, as far as they do not depend on the device."""
+    if not isinstance(found.get("optimizer"), Mapping):
+        return
+    if found.get("optimizer.legacy_fusion", MISSING) is not MISSING:
+        found.drop("optimizer.legacy_fusion", "chooses between two ways to the same result", "left out")
+    rate_is_adams = _type(found)
+    parameters = found.get("optimizer.params", {})
+    if parameters is None:
+        found.drop("optimizer.params", "is null", "the recipe's values hold")
+        return
+    if not isinstance(parameters, Mapping):
+        found.drop("optimizer.params", f"is {shown(parameters)}", "give an object", refused=True)
+        return
+    for key in list(parameters):
+        _parameter(found, str(key), parameters[key], rate_is_adams)
+    if found.get("optimizer.params.fused") is True and found.get("optimizer.params.foreach") is True:
+        found.drop("optimizer.params.foreach", "is true and so is fused, of which PyTorch takes one", refused=True)
+
+
+def _type(found: Examination) -> bool:
+    """Put Adam's name; False if the rate belonged to an optimizer of another kind."""
+    path = "optimizer.type"
+    name = found.get(path)
+    if name is None:
+        found.put(path, "AdamW")
+        return True
+    if not isinstance(name, str):
+        found.replace(path, "AdamW", f"is {shown(name)}", "give 'AdamW'", refused=True)
+        return True
+    plain = name.lower().replace("_", "").replace("torch.optim.", "")
+    if plain in _ADAM:
+        found.put(path, _ADAM[plain])
+        return True
+    if plain in _SAME:
+        found.replace(path, "AdamW", f"is {shown(name)}", "read as AdamW")
+        return True
+    if plain in REMOVED_OPTIMIZERS:
+        problem = f"{name} was removed from DeepSpeed ({READ_FROM})"
+    else:
+        problem = f"is {shown(name)}, but a state holds the two moments of Adam"
+    found.replace(path, "AdamW", problem, "use 'AdamW'", refused=True)
+    return plain in ("onebitadam", "zerooneadam", "muadam", "muadamw")
+
+
+def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) -> None:
+    path = f"optimizer.params.{key}"
+    if value is None:
+        found.drop(path, "is null", "the recipe's value holds")
+    elif key == "max_grad_norm":
+        if value != "auto":
+            found.rename(path, "gradient_clipping", "is refused by DeepSpeed")
+        else:
+            found.drop(path, "is refused by DeepSpeed", "left out: it is 'auto'")
+    elif key in _HARMLESS or key in _OTHERS:
+        if key in _HARMLESS and value not in (_HARMLESS[key], "auto"):
+            found.drop(path, f"is {shown(value)}, which a state here does not hold", refused=True)
+        else:
+            found.drop(path, "changes nothing for Adam here", "left out")
+    elif key not in (*_COMMON, "adamw_mode"):
+        near = meant(path) if "." in path else ""
+        found.drop(path, "is not a parameter of Adam", near or nearest(key[:80], _COMMON), refused=True)
+    elif value == "auto":
+        return
+    elif key == "lr" and not rate_is_adams:
+        problem = "was chosen for another optimizer, and Adam may diverge at it"
+        found.drop(path, problem, "left out: the recipe's learning rate holds")
+    elif key == "betas":
+        _betas(found, path, value)
+    elif key in ("lr", "eps", "weight_decay"):
+        _number(found, path, value, positive=key == "eps")
+    elif key in ("adam_w_mode", "adamw_mode"):
+        _decoupled(found, path, value)
+
+
+def _number(found: Examination, path: str, value: Any, positive: bool) -> None:
+    read = value if is_a(NUMBER, value) else coerced(NUMBER, value)
+    if read is None or (positive and not read):
+        found.drop(
+            path, f"is {shown(value)}", "give a number greater than 0" if positive else "give a number", refused=True
+        )
+    elif isinstance(value, str):
+        found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
+
+
+def _betas(found: Examination, path: str, value: Any) -> None:
+    try:
+        read = [float(beta) for beta in value] if isinstance(value, (list, tuple)) else []
+    except (TypeError, ValueError):
+        read = []
+    if len(read) != 2 or not all(0 <= beta < 1 for beta in read):
+        found.drop(path, f"is {shown(value)}", "give two numbers between 0 and 1", refused=True)
+    elif read != list(value):
+        found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
+
+
+def _decoupled(found: Examination, path: str, value: Any) -> None:
+    if value is False and found.get("optimizer.type") == "Adam" and found.get("optimizer.params.weight_decay", 0.01):
+        found.drop(path, "is false, but weight decay here is decoupled", "remove it", refused=True)
+    else:
+        found.drop(path, "changes nothing here: weight decay is decoupled", "left out")
+
+
+def adam_class(torch_adam: bool, on_cpu: bool) -> str:
+    """The class that DeepSpeed builds for Adam: a key of `OPTIMIZER_PARAMETERS`."""
+    if torch_adam:
+        return "AdamW"
+    return "DeepSpeedCPUAdam" if on_cpu else "FusedAdam"
+
+
+def refused_parameters(parameters: Mapping[str, Any], built: str) -> list[tuple[str, str, str]]:
+    """Parameters that the class to be built does not take: name, problem, remedy."""
+    takes = OPTIMIZER_PARAMETERS[built] | {"torch_adam", "adam_w_mode"}
+    found = []
+    for key, value in parameters.items():
+        if key in takes or (key == "bias_correction" and value is True):
+            continue
+        module = "torch.optim" if built == "AdamW" else "deepspeed.ops.adam"
+        remedy = "remove it"
+        if key == "bias_correction":
+            remedy = "remove it: the bias is corrected then, which matters in the first thousand steps alone"
+        found.append((key, f"is {shown(value)}, which {module}.{built}, built here, does not take", remedy))
+    return found

@@ -1,0 +1,105 @@
+"""DeepSpeed's own word on the final configuration of every stage, in a process of its own, before anything starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xxhash
+
+from stacking.config.reading import shown
+from stacking.deepspeed_config import probe
+from stacking.deepspeed_config.examination import MISSING, get
+from stacking.deepspeed_config.findings import Findings
+from stacking.errors import StackingError, UserError
+
+_SECONDS = 300
+_KEPT_LINES = 3
+
+
+class Final(NamedTuple):
+    """The configuration of one stage, as DeepSpeed will get it."""
+
+    where: str
+    """The file or key that it came from, for errors."""
+    stage: str
+    config: dict[str, Any]
+    ranks: int
+
+
+def check_finals(finals: Sequence[Final]) -> None:
+    """Let the installed DeepSpeed read every configuration; what it accepted once is not asked again.
+
+    Nothing is checked where DeepSpeed is not installed.
+
+    Raises:
+        ConfigConflict: it refuses one; each complaint names key and value.
+        StackingError: it cannot be asked.
+    """
+    new = [final for final in finals if not _accepted(final).exists()]
+    if not new or find_spec("deepspeed") is None:
+        return
+    asked = json.dumps([{"config": final.config, "ranks": final.ranks} for final in new])
+    findings = Findings()
+    for final, complaint in zip(new, _ask(asked), strict=True):
+        if complaint:
+            findings.add(_error(final, complaint))
+        else:
+            _remember(final)
+    findings.raise_if_any()
+
+
+def _ask(asked: str) -> list[dict[str, str] | None]:
+    command = [sys.executable, "-m", "stacking.deepspeed_config.probe"]
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": path}
+    try:
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=_SECONDS, env=environment)
+    except subprocess.TimeoutExpired:
+        raise StackingError(f"DeepSpeed did not read the configuration in {_SECONDS} s; plan with --fast") from None
+    if done.returncode != 0:
+        said = " / ".join(done.stderr.strip().splitlines()[-_KEPT_LINES:])
+        raise StackingError(f"DeepSpeed cannot be asked about the configuration: {said}")
+    answers: list[dict[str, str] | None] = json.loads(done.stdout)
+    return answers
+
+
+def _error(final: Final, complaint: dict[str, str]) -> UserError:
+    key = ".".join(filter(None, (complaint["section"], complaint["key"])))
+    value = get(final.config, key, MISSING) if key else MISSING
+    said = f"is {shown(value)}: " if value is not MISSING and not isinstance(value, dict) else ""
+    message = complaint["message"].rstrip(".")
+    problem = f"{said}DeepSpeed {_version()} refuses it: {message}"
+    return UserError(f"{final.where}: {key or final.stage}", problem, "correct it, or remove it")
+
+
+def _version() -> str:
+    try:
+        return version("deepspeed")
+    except PackageNotFoundError:
+        return ""
+
+
+def _accepted(final: Final) -> Path:
+    """The file that stands where this DeepSpeed has accepted such a configuration before."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    rules = Path(probe.__file__).read_text(encoding="utf-8")
+    content = json.dumps([final.config, final.ranks, _version(), sys.version, rules], sort_keys=True)
+    return Path(base) / "stacking" / "accepted" / xxhash.xxh3_128_hexdigest(content.encode())
+
+
+def _remember(final: Final) -> None:
+    mark = _accepted(final)
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:
+        pass  # asked again next time

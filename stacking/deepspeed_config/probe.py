@@ -1,0 +1,118 @@
+"""The process in which DeepSpeed reads configurations: a JSON list on stdin, a JSON list of complaints on stdout.
+
+Run by `stacking.deepspeed_config.own_check`. Each item is ``{"config": ..., "ranks": ...}``; each answer is null or
+``{"section": ..., "key": ..., "message": ...}``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from stacking.deepspeed_config.examination import get, leaves
+
+
+def main() -> None:
+    """Answer on the real stdout, away from what DeepSpeed prints."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    asked = json.load(sys.stdin)
+    from deepspeed import comm
+
+    comm.get_rank = lambda *_, **__: 0  # DeepSpeed takes the number of ranks from ``mpu`` only where there are some
+    json.dump([_complaint(item["config"], item["ranks"]) for item in asked], answers)
+    answers.flush()
+
+
+class _Ranks:
+    """What DeepSpeed asks for the number of ranks that share the data."""
+
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
+
+    def get_data_parallel_world_size(self) -> int:
+        return self.ranks
+
+
+def _complaint(config: dict[str, Any], ranks: int) -> dict[str, str] | None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        read = DeepSpeedConfig(copy.deepcopy(config), mpu=_Ranks(ranks))
+        _check_data_types(read)
+        _build_optimizer(config)
+    except ValidationError as error:
+        return _of_model(error, config)
+    except Exception as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        return {"section": "", "key": _mentioned(config, message), "message": message}
+    return None
+
+
+def _of_model(error: ValidationError, config: Mapping[str, Any]) -> dict[str, str]:
+    detail = error.errors(include_url=False, include_context=False)[0]
+    section = _section(error.title, config)
+    key, message = ".".join(map(str, detail["loc"])), detail["msg"].removeprefix("Value error, ")
+    if not key and section:
+        mentioned = _mentioned(get(config, section, {}), message, section)
+        key = mentioned.removeprefix(f"{section}.")
+    return {"section": section, "key": key, "message": message.removeprefix("Assertion failed, ")}
+
+
+def _section(title: str, config: Mapping[str, Any]) -> str:
+    """The dotted section that a model of DeepSpeed's with this class name reads."""
+    from stacking.deepspeed_config.generate_facts import MODELS
+
+    for path, model in MODELS.items():
+        if model.__name__ == title:
+            return path
+        for name, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ == title:
+                return f"{path}.{name}"
+    return ""
+
+
+def _mentioned(config: Mapping[str, Any], message: str, above: str = "") -> str:
+    """The dotted key of ``config`` whose name stands in the message; the longest name if there are several."""
+    paths = [path for path, _ in leaves(config, above)]
+    found = [path for path in paths if path.rpartition(".")[2].lower() in message.lower()]
+    return max(found, key=lambda path: len(path.rpartition(".")[2]), default="")
+
+
+def _check_data_types(read: Any) -> None:
+    """What `DeepSpeedEngine._do_optimizer_sanity_check` refuses after the ranks have started."""
+    import torch
+    from deepspeed.runtime.config import DtypeEnum
+
+    wide = torch.float32
+    model = torch.bfloat16 if read.bfloat16_config.enabled else torch.float16 if read.float16_config.enabled else wide
+    wanted = read.grad_accum_dtype
+    accumulated = model if wanted is None else DtypeEnum(wanted).value
+    stage = read.zero_optimization_stage
+    if stage == 0 and accumulated != model:
+        raise ValueError(f"grad_accum_dtype {wanted} needs ZeRO or the same precision as the model's, {model}")
+    offloaded = read.zero_config.offload_optimizer is not None
+    mixed = stage == 1 and model == torch.bfloat16 and accumulated == wide and not offloaded
+    if mixed and not read.zero_config.compute_grad_norm:
+        raise ValueError("compute_grad_norm=false does not support ZeRO stage 1 with bf16 and fp32 accumulation")
+
+
+def _build_optimizer(config: Mapping[str, Any]) -> None:
+    """Build PyTorch's Adam on one parameter, where that is what DeepSpeed will build."""
+    import torch
+
+    parameters = dict(config["optimizer"]["params"])
+    if parameters.pop("torch_adam", False):
+        parameters.pop("adam_w_mode", None)
+        torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], **parameters)
+
+
+if __name__ == "__main__":
+    main()

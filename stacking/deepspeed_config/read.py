@@ -1,0 +1,102 @@
+"""Reading a configuration as DeepSpeed does: HJSON, of which JSON is a part, with no key given twice."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from stacking.config.reading import read_text, shown
+from stacking.errors import UserError
+
+_LARGEST = 16 << 20
+"""Bytes; a configuration is never that large."""
+_DEEPEST = 64
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object that a JSON or HJSON file holds.
+
+    Raises:
+        UserError: the file is missing, too large, neither JSON nor HJSON (names the line), not an object, nested too
+            deeply, or gives a key twice.
+    """
+    if path.is_file() and path.stat().st_size > _LARGEST:
+        raise UserError(path, f"has {path.stat().st_size:,} bytes", "give a DeepSpeed configuration")
+    text = read_text(path)
+    value = _parsed(path, text)
+    if not isinstance(value, dict):
+        raise UserError(path, f"is {shown(value)}, not an object", "start it with '{'")
+    _check_depth(path, value)
+    return value
+
+
+def _parsed(path: Path, text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise UserError(f"{path}: {key}", "is given twice", "keep one of them")
+            seen.add(key)
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        strict = error
+    except RecursionError:
+        raise UserError(path, "is nested too deeply", "check its brackets") from None
+    if not text.lstrip().startswith("{") and (decoded := _base64(text)):
+        return _parsed(path, decoded)
+    return _hjson(path, text, unique, strict)
+
+
+def _hjson(path: Path, text: str, unique: Any, strict: json.JSONDecodeError) -> Any:
+    import hjson  # DeepSpeed's own dependency; only files that are not plain JSON need it
+
+    try:
+        value = hjson.loads(text, object_pairs_hook=unique)
+    except hjson.HjsonDecodeError as error:
+        plain = not re.search(r"//|#|/\*", text)
+        line, message = (strict.lineno, strict.msg) if plain else (error.lineno or strict.lineno, error.msg)
+        place, problem = f"{path}: line {line}", f"is neither JSON nor HJSON ({message})"
+        raise UserError(place, problem, "check commas, quotes and brackets") from None
+    except RecursionError:
+        raise UserError(path, "is nested too deeply", "check its brackets") from None
+    placeholder = _placeholder(value)
+    if placeholder:
+        problem = f"holds the placeholder {placeholder!r}: it is a template, not a configuration"
+        raise UserError(f"{path}: line {strict.lineno}", problem, "fill it in")
+    return value
+
+
+def _placeholder(value: Any) -> str:
+    """The first text that a template engine should have replaced."""
+    if isinstance(value, dict):
+        parts = [*value, *value.values()]
+    elif isinstance(value, list):
+        parts = value
+    else:
+        return value if (isinstance(value, str) and value[:1] in "$<" and len(value) > 1) or "{{" in str(value) else ""
+    return next((found for found in map(_placeholder, parts) if found), "")
+
+
+def _base64(text: str) -> str:
+    """What launchers pass instead of a file's name, decoded; empty if it is not that."""
+    try:
+        decoded = base64.urlsafe_b64decode(text.strip()).decode("utf-8")
+    except ValueError:
+        return ""
+    return decoded if decoded.lstrip().startswith("{") else ""
+
+
+def _check_depth(path: Path, value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise UserError(path, "is nested too deeply", "check its brackets")
+        holders = (item for item in level if isinstance(item, (dict, list)))
+        level = [inner for holder in holders for inner in (holder.values() if isinstance(holder, dict) else holder)]

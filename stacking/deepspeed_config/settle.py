@@ -1,0 +1,199 @@
+"""Recipe and configurations, made one: where the recipe is silent the JSON's value holds.
+
+What a recipe says is what stands in its file (pydantic's ``model_fields_set``), not its defaults.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from stacking.config.reading import shown
+from stacking.config.recipe import (
+    LearningRate,
+    Optimizer,
+    Recipe,
+    Schedule,
+    StagesSchedule,
+    WarmupCosineLR,
+    WarmupStableDecay,
+)
+from stacking.deepspeed_config.ds_config import UserConfig
+from stacking.deepspeed_config.examination import get
+from stacking.deepspeed_config.findings import Findings
+from stacking.deepspeed_config.schedulers import schedule_of
+
+OPTIMIZER_KEYS = {
+    "betas": "optimizer.params.betas",
+    "eps": "optimizer.params.eps",
+    "weight_decay": "optimizer.params.weight_decay",
+    "clip": "gradient_clipping",
+}
+"""The recipe's name: the configuration's."""
+_RATE = "optimizer.params.lr"
+
+
+class Settled(NamedTuple):
+    """A recipe with what the configurations add to it."""
+
+    recipe: Recipe
+    optimizers: tuple[Optimizer, ...]
+    """One a stage."""
+    notes: tuple[str, ...]
+    """Where values came from."""
+
+
+def settle(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> Settled:
+    """Take what the recipe leaves open from the configurations; ``findings`` gets what both state differently.
+
+    Args:
+        users: the configuration of each stage.
+    """
+    optimizers, notes = [], []
+    for user in users:
+        optimizer, note = _optimizer(recipe, user, findings)
+        optimizers.append(optimizer)
+        notes += note
+    common = {
+        key: getattr(optimizers[0], key)
+        for key in OPTIMIZER_KEYS
+        if all(getattr(other, key) == getattr(optimizers[0], key) for other in optimizers)
+        and key in optimizers[0].model_fields_set
+    }
+    if common:
+        recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update=common)})
+    recipe, from_rates = _rates(recipe, users, findings)
+    return Settled(recipe, tuple(optimizers), tuple(dict.fromkeys([*notes, *from_rates])))
+
+
+def given(user: UserConfig, path: str) -> Any:
+    """The value at a dotted path; None where it is absent or ``auto``."""
+    value = get(user.content, path)
+    return None if value == "auto" else value
+
+
+def without_rates(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose learning rates a settled recipe has, without them."""
+    copied = copy.deepcopy(dict(content))
+    copied.pop("scheduler", None)
+    parameters = get(copied, "optimizer.params")
+    if isinstance(parameters, dict):
+        parameters.pop("lr", None)
+    return copied
+
+
+def states_rates(recipe: Recipe) -> bool:
+    """Whether the recipe says anything about learning rates."""
+    return "schedule" in recipe.model_fields_set or any(stage.learning_rate for stage in recipe.stages)
+
+
+def _optimizer(recipe: Recipe, user: UserConfig, findings: Findings) -> tuple[Optimizer, list[str]]:
+    taken: dict[str, Any] = {}
+    for key, path in OPTIMIZER_KEYS.items():
+        value, ours = given(user, path), getattr(recipe.optimizer, key)
+        if value is None:
+            continue
+        value = tuple(value) if key == "betas" else value
+        if key not in recipe.optimizer.model_fields_set:
+            taken[key] = value
+        elif value != ours and key == "clip":
+            remedy = f"set optimizer.clip={value:g} in the recipe, or remove it here"
+            findings.add(user.error(path, f"is {value:g}, but the recipe's optimizer.clip is {ours:g}", remedy))
+        elif value != ours:
+            remedy = "remove it here or change the recipe"
+            findings.add(user.error(path, f"is {shown(value)}, but the recipe says {shown(ours)}", remedy))
+    said = ", ".join(f"{key} {shown(value)}" for key, value in taken.items())
+    note = [f"{user.where} gives the optimizer's {said}, on which the recipe is silent"] if taken else []
+    return recipe.optimizer.model_copy(update=taken), note
+
+
+def _rates(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, list[str]]:
+    sections = [(i, user) for i, user in enumerate(users) if get(user.content, "scheduler")]
+    if sections and states_rates(recipe):
+        for _, user in sections:
+            for key, value in (get(user.content, "scheduler.params") or {"": ""}).items():
+                path = f"scheduler.params.{key}" if key else "scheduler"
+                problem = f"is {shown(value)}" if key else "has no params"
+                problem += ", but the recipe's schedule decides the learning rate"
+                remedy = 'remove it, or write "auto" for its params' if not key else 'remove scheduler, or write "auto"'
+                findings.add(user.error(path, problem, remedy))
+        sections = []
+    if sections:
+        return _schedule(recipe, users, findings)
+    return _peaks(recipe, users, findings)
+
+
+def _schedule(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, list[str]]:
+    """The recipe with DeepSpeed's schedule over all of its stages."""
+    user, section = next((u, s) for u in users if (s := get(u.content, "scheduler")))
+    if any(get(other.content, "scheduler") != section for other in users):
+        problem = "is a schedule over the whole run, and not every stage's configuration has it"
+        findings.add(user.error("scheduler", problem, "give the recipe's schedule instead"))
+        return recipe, []
+    try:
+        schedule = TypeAdapter(Schedule).validate_python(schedule_of(section, given(user, _RATE)))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        key = str(detail["loc"][-1])
+        missing = detail["type"] == "missing"
+        path = _RATE if missing and key in ("peak", "warmup_max_lr") else f"scheduler.params.{key}"
+        problem = "is missing" if missing else f"is {shown(detail['input'])}"
+        findings.add(user.error(path, problem, "give a number, or write the recipe's schedule"))
+        return recipe, []
+    note = f"{user.where} gives the schedule, {section['type']}, on which the recipe is silent"
+    return recipe.model_copy(update={"schedule": schedule}), [note]
+
+
+def _peaks(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, list[str]]:
+    if not isinstance(recipe.schedule, StagesSchedule):
+        _check_peak(recipe, users, findings)
+        return recipe, []
+    stages, notes = list(recipe.stages), []
+    for user, indices in _by_configuration(users):
+        rate = given(user, _RATE)
+        if rate is None:
+            continue
+        stated = {i: peak for i in indices if (peak := _peak(recipe, i)) is not None}
+        if indices[0] not in stated:
+            own = stages[indices[0]].learning_rate or LearningRate()
+            update = {"learning_rate": own.model_copy(update={"peak": rate})}
+            stages[indices[0]] = stages[indices[0]].model_copy(update=update)
+            notes.append(f"{user.where} gives stages[{indices[0]}] its peak of {rate:g}, on which the recipe is silent")
+        elif rate not in stated.values():
+            peaks = ", ".join(f"{peak:g} for stages[{i}]" for i, peak in stated.items())
+            says = f"{next(iter(stated.values())):g}" if len(stated) == 1 else peaks
+            findings.add(
+                user.error(_RATE, f"is {rate:g}, but the recipe says {says}", "remove it here or change the recipe")
+            )
+            continue
+        others = ", ".join(f"{peak:g} in stages[{i}]" for i, peak in stated.items() if peak != rate)
+        if others:
+            notes.append(f"{user.where}: {_RATE} is {rate:g}; the recipe's own peak holds: {others}")
+    return recipe.model_copy(update={"stages": tuple(stages)}), notes
+
+
+def _by_configuration(users: Sequence[UserConfig]) -> Iterator[tuple[UserConfig, list[int]]]:
+    """Each configuration with the stages that have it."""
+    groups: dict[str, list[int]] = {}
+    for i, user in enumerate(users):
+        groups.setdefault(user.where, []).append(i)
+    return ((users[indices[0]], indices) for indices in groups.values())
+
+
+def _peak(recipe: Recipe, index: int) -> float | None:
+    rate = recipe.stages[index].learning_rate
+    return rate.peak if rate else None
+
+
+def _check_peak(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> None:
+    schedule = recipe.schedule
+    if not isinstance(schedule, (WarmupStableDecay, WarmupCosineLR)):
+        return
+    for user in users:
+        rate = given(user, _RATE)
+        if rate is not None and rate != schedule.peak:
+            problem = f"is {rate:g}, but the recipe's schedule.peak is {schedule.peak:g}"
+            findings.add(user.error(_RATE, problem, "remove it here or change the recipe"))

@@ -1,0 +1,35 @@
+"""Values by kind, and text that stands for them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from stacking.deepspeed_config.facts import COUNT, FLAG, NUMBER, OTHER, TEXT
+
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def is_a(kind: str, value: Any) -> bool:
+    """Whether a JSON value is what a key must hold."""
+    if kind == FLAG:
+        return isinstance(value, bool)
+    if kind == TEXT:
+        return isinstance(value, str)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return kind == OTHER or (number and (kind == NUMBER or value == int(value)))
+
+
+def coerced(kind: str, value: Any) -> Any:
+    """What text, or 0 and 1 for a flag, stand for; None if it is not clear."""
+    if kind == FLAG:
+        return _WORDS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
+    if kind not in (COUNT, NUMBER) or not isinstance(value, str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    if not is_a(kind, number):
+        return None
+    return int(number) if number == int(number) else number

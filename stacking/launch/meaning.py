@@ -1,0 +1,103 @@
+"""What a rank's log says about its end: the exception and what it is about, not the last line that was printed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+_TRACEBACK = "Traceback (most recent call last):"
+_EXCEPTION = re.compile(
+    r"^(?:\[rank\d+\]: ?)?([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning|Invalid|Timeout))(?:: (.*))?$"
+)
+_LONGEST = 400
+_RANK = re.compile(r"^\[rank\d+\]: ?")
+
+
+def meaning(lines: Sequence[str]) -> str:
+    """One line about the last exception in a log, with a remedy where its kind is known; empty if there is none."""
+    found = _last_exception(lines)
+    if found is None:
+        return ""
+    name, message = found
+    for pattern, tell in _KINDS:
+        match = pattern.search(f"{name}: {' '.join(message)}")
+        if match:
+            return _short(tell(match, [name, *message], lines))
+    first = next((line.strip() for line in message if line.strip()), "")
+    return _short(f"{name}: {first}" if first else name)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _last_exception(lines: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Class and message, line by line, of the exception after the last traceback."""
+    plain = [_RANK.sub("", line) for line in lines]
+    starts = [i for i, line in enumerate(plain) if line.strip() == _TRACEBACK]
+    for start in reversed(starts):
+        for i in range(start + 1, len(plain)):
+            match = None if plain[i][:1].isspace() else _EXCEPTION.match(plain[i])
+            if match:
+                end = next((k for k in range(i + 1, len(plain)) if _is_other(plain[k])), len(plain))
+                return match[1].rpartition(".")[2], [match[2] or "", *plain[i + 1 : min(end, i + 40)]]
+    return None
+
+
+def _is_other(line: str) -> bool:
+    """Whether a line belongs to something else than the message before it."""
+    return line.strip() == _TRACEBACK or bool(
+        re.match(r"^\[(W|E|I|\d{4}-)|^W\d{4} |^E\d{4} |^The above exception", line)
+    )
+
+
+def _configuration(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    """pydantic's answer: ``1 validation error for X``, then a key, then what is wrong with it."""
+    parts = [line.strip() for line in message[1:] if line.strip()]
+    key = parts[1] if len(parts) > 2 else match[1]
+    wrong = re.sub(r"\s*\[type=.*", "", parts[2] if len(parts) > 2 else parts[-1])
+    return f"DeepSpeed refuses the ds_config: {match[1]}: {key}: {wrong.removeprefix('Value error, ')}"
+
+
+def _memory(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", " ".join(message))
+    size = f" ({wanted[1]} more were wanted)" if wanted else ""
+    return f"out of memory{size}; give a smaller micro_batch, activation checkpointing or a higher ZeRO stage"
+
+
+def _package(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    return f"the package {match[1]} is not installed; install it, or switch off what needs it"
+
+
+def _collective(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    said = next((line.strip() for line in message[1:] if line.strip()), "")
+    return (
+        f"the ranks lost each other ({said}); the log of the rank that ended first says why; NCCL_DEBUG=INFO says more"
+    )
+
+
+def _kernel(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    fault = next((line.strip() for line in lines if re.search(r"\b(fatal )?error:", line)), "")
+    reason = f" ({fault})" if fault else ""
+    kernel = f"DeepSpeed's kernel {match[1] or match[2]}"
+    return f"{kernel} could not be compiled{reason}; `stacking doctor` checks the compilers"
+
+
+def _toolkit(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    return "a kernel is to be compiled, and there is no CUDA toolkit; install it, or set CUDA_HOME to where it is"
+
+
+_Tell = Callable[[re.Match[str], list[str], Sequence[str]], str]
+_KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
+    (re.compile(r"validation errors? for (\w+)"), _configuration),
+    (re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator|^MemoryError"), _memory),
+    (re.compile(r"No module named '([^']+)'"), _package),
+    (re.compile(r"Error building extension '(\w+)'|Unable to JIT load the (\w+) op"), _kernel),
+    (re.compile(r"CUDA_HOME (?:does not exist|environment variable is not set)|MissingCUDAException"), _toolkit),
+    (
+        re.compile(r"NCCL|DistBackendError|gloo|Connection (?:closed|reset) by peer|collective operation timeout"),
+        _collective,
+    ),
+)
+"""Kinds of ends, the first that fits counts."""

@@ -1,0 +1,294 @@
+"""`stacking adopt`: a DeepSpeed configuration from anywhere as a ``ds_config.json`` and a recipe that fit together."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stacking.config.reading import read_yaml_mapping, shown
+from stacking.config.recipe import Recipe, find_recipe, load_recipe, recipe_from
+from stacking.config.shipped import DS_CONFIGS
+from stacking.deepspeed_config import ds_config
+from stacking.deepspeed_config.accelerate import read_accelerate
+from stacking.deepspeed_config.ds_config import UserConfig
+from stacking.deepspeed_config.ds_facts import WITHOUT_EFFECT
+from stacking.deepspeed_config.examination import Examination, get, leaves
+from stacking.deepspeed_config.examine import examine, kept_rows
+from stacking.deepspeed_config.findings import Row, Verdict
+from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
+from stacking.deepspeed_config.read import read_config
+from stacking.deepspeed_config.schedulers import schedule_of
+from stacking.deepspeed_config.settle import OPTIMIZER_KEYS
+from stacking.hardware.machine import Machine, find_machine
+from stacking.planning.adopted_batch import BatchWanted, adopt_batch
+from stacking.planning.plan import make_plan
+from stacking.planning.resolve import Target, find_target
+from stacking.storage.files import require_absent, write_atomically
+
+Json = dict[str, Any]
+CONFIG, RECIPE = "ds_config.json", "recipe.yaml"
+_STEPS, _PEAK, _WARMUP = 30_000, 1e-4, 1000
+_RATE = "optimizer.params.lr"
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What was made of a configuration."""
+
+    config: Json
+    recipe: Json
+    """As it stands in the file."""
+    rows: tuple[Row, ...]
+    """One for every key, in the order of the user's file."""
+
+
+def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopted:
+    """Write ``out``/ds_config.json and ``out``/recipe.yaml.
+
+    Args:
+        file: JSON, HJSON or Accelerate's YAML; or the name of a ready one, such as ``cpu/bert-base.json``.
+        recipe: to be completed; None: progressive stacking of BERT-base.
+        gpus: ranks to settle the batch for; None: the recipe's, or this machine's.
+
+    Raises:
+        UserError: a file cannot be read, the recipe is wrong, or nothing that fits can be made.
+    """
+    require_absent(out)
+    if not file.exists() and (DS_CONFIGS / file).is_file():
+        file = DS_CONFIGS / file
+    content = read_accelerate(file) if file.suffix in (".yaml", ".yml") else read_config(file)
+    adopted = adopt_content(content, recipe, gpus, find_machine(), str(file))
+    out.mkdir(parents=True)
+    write_atomically(out / CONFIG, json.dumps(adopted.config, indent=2, ensure_ascii=False) + "\n")
+    head = f"# Written by `stacking adopt {file.name}`.\n"
+    text = yaml.safe_dump(adopted.recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    write_atomically(out / RECIPE, head + text)
+    return adopted
+
+
+def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: Machine, where: str) -> Adopted:
+    """The same without files.
+
+    Raises:
+        UserError: the recipe is wrong, or nothing that fits can be made.
+    """
+    found = examine(content)
+    raw = _raw(recipe, found)
+    if gpus is not None:
+        raw.setdefault("launch", {})["ranks"] = gpus
+    file = Path(RECIPE)
+    complete = recipe_from({**copy.deepcopy(raw), "ds_config": {}}, file)
+    target = find_target(complete, machine)
+    moved = _Moved(found, raw)
+    _move_precision(moved, where, target)
+    _move_schedule(moved)
+    _move_optimizer(moved, target)
+    _move_batch(moved, complete, target, gpus)
+    _settle_kernels(moved, target)
+    for path in WITHOUT_EFFECT:
+        found.remove(path)
+    raw["ds_config"] = CONFIG
+    result = Adopted(found.content, raw, _in_order(found, [*found.rows, *moved.rows]))
+    make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": found.content}, file), None, None, machine)
+    return result
+
+
+class _Moved:
+    """The recipe that takes values over, with a row for each."""
+
+    def __init__(self, found: Examination, raw: Json) -> None:
+        self.found, self.raw, self.rows = found, raw, list[Row]()
+
+    def add(self, path: str, text: str, verdict: Verdict = "moved to the recipe", problem: str = "") -> None:
+        """A row about what stands at ``path`` now."""
+        name = self.found.user_name(path)
+        said = get(self.found.original, name, self.found.get(path))
+        self.rows.append(Row(name, shown(said), verdict, problem, text))
+
+    def move(self, path: str, place: str) -> Any:
+        """Take a value out of the configuration, into the recipe's ``place``; returns it."""
+        value = self.found.get(path)
+        self.add(path, f"{place}: {shown(value)}")
+        self.found.remove(path)
+        return value
+
+
+def _raw(recipe: str | None, found: Examination) -> Json:
+    """The recipe's content, with paths that hold from anywhere."""
+    if recipe is None:
+        return _template(found)
+    file = find_recipe(recipe)
+    load_recipe(recipe)  # its mistakes come first
+    raw = read_yaml_mapping(file)
+    for holder, key in ((raw.get("data") or {}, "path"), (raw, "start")):
+        if holder.get(key):
+            holder[key] = str(Path(holder[key]).absolute())
+    for stage in raw["stages"]:
+        reference = stage.get("ds_config")
+        if isinstance(reference, str) and (file.parent / reference).is_file():
+            stage["ds_config"] = str((file.parent / reference).absolute())
+    raw.setdefault("name", file.stem)
+    return raw
+
+
+def _template(found: Examination) -> Json:
+    """BERT-base, stacked as in Gong et al.; the learning rates are the configuration's where it gives them."""
+    total = found.get("scheduler.params.total_num_steps") or _STEPS
+    steps = [max(1, total // 3), max(1, total // 3), max(1, total - 2 * (total // 3))]
+    stages: list[Json] = [{"layers": n, "steps": s} for n, s in zip((3, 6, 12), steps, strict=True)]
+    if not found.get("scheduler"):
+        stages[0]["learning_rate"] = {"peak": _PEAK, "warmup_steps": min(_WARMUP, steps[0])}
+        stages[-1]["learning_rate"] = {"end": 0}
+    model, data = {"shape": "bert-base"}, {"sequence_length": 128}
+    return {"name": "adopted", "data": data, "model": model, "stages": stages}
+
+
+def _move_precision(moved: _Moved, where: str, target: Target) -> None:
+    found, device = moved.found, target.device
+    user = UserConfig(found.content, where)
+    asked = ds_config.requested_precision(user, device)
+    if asked is None:
+        return
+    for name in ("fp16", "bf16"):
+        path = f"{name}.enabled"
+        if found.get(path) in (None, "auto"):
+            continue
+        if found.get(path) is True and asked in device.unfit:
+            text = f"precision: {device.precision}"
+            moved.add(path, text, "impossible", f"{asked} on {device.name}: {device.unfit[asked]}")
+        else:
+            moved.add(path, f"precision: {device.precision if asked in device.unfit else asked}")
+        found.put(path, "auto")
+    moved.raw["precision"] = device.precision if asked in device.unfit else asked
+
+
+def _move_schedule(moved: _Moved) -> None:
+    found, raw = moved.found, moved.raw
+    section, rate = found.get("scheduler"), found.get(_RATE)
+    rate = None if rate == "auto" else rate
+    first = raw["stages"][0]
+    if not section:
+        if rate is not None:
+            _move_rate(moved, rate)
+        return
+    known = rate if rate is not None else (first.get("learning_rate") or {}).get("peak", _PEAK)
+    raw["schedule"] = schedule_of(section, known)
+    for stage in raw["stages"]:
+        stage.pop("learning_rate", None)
+    for path, _ in leaves({"scheduler": section}):
+        moved.add(path, f"schedule.{'kind' if path == 'scheduler.type' else path.rpartition('.')[2]}")
+    found.remove("scheduler")
+    if found.get(_RATE) is not None:
+        used = known in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr"))
+        problem = "" if used else f"{section['type']} sets the learning rate"
+        place = "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr"
+        moved.add(
+            _RATE, place if used else "left out", "moved to the recipe" if used else "without meaning here", problem
+        )
+        found.remove(_RATE)
+
+
+def _move_rate(moved: _Moved, rate: float) -> None:
+    raw, first = moved.raw, moved.raw["stages"][0]
+    if isinstance(raw.get("schedule"), Mapping) and "peak" in raw["schedule"]:
+        moved.move(_RATE, "schedule.peak")
+        raw["schedule"]["peak"] = rate
+    elif isinstance(raw.get("schedule"), Mapping) and raw["schedule"].get("kind", "stages") != "stages":
+        moved.add(_RATE, "left out", "without meaning here", f"the recipe's schedule is {raw['schedule']['kind']}")
+        moved.found.remove(_RATE)
+    else:
+        moved.move(_RATE, "stages[0].learning_rate.peak")
+        first["learning_rate"] = {**(first.get("learning_rate") or {}), "peak": rate}
+
+
+def _move_optimizer(moved: _Moved, target: Target) -> None:
+    found, raw = moved.found, moved.raw
+    for key, path in OPTIMIZER_KEYS.items():
+        if found.get(path) not in (None, "auto"):
+            value = moved.move(path, f"optimizer.{key}")
+            raw["optimizer"] = {**(raw.get("optimizer") or {}), key: value}
+    given = {k: v for k, v in (found.get("optimizer.params") or {}).items() if v != "auto"}
+    offloaded = "optimizer" in ds_config.offloads(found.content)
+    built = adam_class(given.get("torch_adam", not target.fused_adam), offloaded)
+    for key, problem, remedy in refused_parameters(given, built):
+        found.drop(f"optimizer.params.{key}", problem, remedy, refused=True)
+    for key in list(found.get("optimizer.params") or {}):
+        if found.get(f"optimizer.params.{key}") == "auto":
+            moved.add(f"optimizer.params.{key}", "the recipe's value holds", "kept")
+    if found.get("optimizer.params") == {}:
+        found.remove("optimizer.params")
+
+
+def _move_batch(moved: _Moved, recipe: Recipe, target: Target, gpus: int | None) -> None:
+    found = moved.found
+    keys = ds_config.batch_keys(UserConfig(found.content, ""))
+    fixed = gpus or recipe.stages[0].ranks or recipe.launch.ranks
+    settled = adopt_batch(recipe, BatchWanted(keys.total, keys.micro, keys.accumulation), fixed, target.devices)
+    for path, (verdict, problem, text) in settled.rows.items():
+        if found.get(path) is not None or problem:
+            moved.add(path, text, verdict, problem)
+        found.remove(path)
+    for i, stage in enumerate(moved.raw["stages"]):
+        for key in ("batch_tokens", "batch_sequences", "micro_batch"):
+            if key in settled.stages[i]:
+                stage.pop("batch_tokens", None)
+                stage[key] = settled.stages[i][key]
+
+
+def _settle_kernels(moved: _Moved, target: Target) -> None:
+    found = moved.found
+    if found.get("stacking.compile") is not True:
+        return
+    sharded = found.get("zero_optimization.stage") == 3
+    if sharded or target.device.compiled == "refused":
+        why = "compiled layers break ZeRO stage 3" if sharded else "Triton needs compute capability 7.0"
+        found.replace("stacking.compile", False, why, "false", refused=True)
+
+
+def _in_order(found: Examination, rows: list[Row]) -> tuple[Row, ...]:
+    """One row a key, in the order of the user's file."""
+    merged: dict[str, Row] = {}
+    for row in rows:
+        before = merged.get(row.key)
+        if before:
+            problem = "; ".join(filter(None, (before.problem, row.problem)))
+            worse = "impossible" in (before.verdict, row.verdict)
+            row = replace(row, problem=problem, verdict="impossible" if worse else row.verdict)
+        merged[row.key] = row
+    merged = {one.key: one for row in merged.values() for one in _of_leaves(found, row)}
+    told = Examination(found.original)
+    told.rows = list(merged.values())
+    everything = [*merged.values(), *kept_rows(told)]
+    places = {path: i for i, (path, _) in enumerate(leaves(found.original))}
+    sections: dict[str, int] = {}
+    for path, i in places.items():
+        parts = path.split(".")
+        for n in range(1, len(parts) + 1):
+            sections.setdefault(".".join(parts[:n]), i)
+    return tuple(sorted(everything, key=lambda row: sections.get(row.key, len(places))))
+
+
+def _of_leaves(found: Examination, row: Row) -> list[Row]:
+    """A row about a section as one for each of its keys."""
+    value = get(found.original, row.key)
+    if not isinstance(value, Mapping) or not value:
+        return [row]
+    return [replace(row, key=path, said=shown(inner)) for path, inner in leaves(value, row.key)]
+
+
+def table(rows: tuple[Row, ...]) -> str:
+    """The rows for a terminal."""
+    cells = [(row.key, row.said, row.verdict, "; ".join(filter(None, (row.problem, row.remedy)))) for row in rows]
+    head = ("key", "says", "verdict", "what was done, and why")
+    widths = [min(most, max(len(row[i]) for row in (head, *cells))) for i, most in ((0, 58), (1, 28), (2, 20))]
+    lines = []
+    for row in (head, *cells):
+        said = row[1] if len(row[1]) <= widths[1] else row[1][: widths[1] - 3] + "..."
+        lines.append(f"{row[0]:<{widths[0]}}  {said:<{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""The batch of an adopted configuration, for a number of ranks that it may not have been written for."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from stacking.config.recipe import Recipe
+from stacking.deepspeed_config.findings import Verdict
+from stacking.planning.batch import recipe_total
+
+USUAL = 256
+"""Sequences per update where nothing says: Devlin et al., 2019, appendix A.2."""
+_TOTAL, _MICRO, _ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+
+
+class BatchWanted(NamedTuple):
+    """The three numbers of a configuration; None: not given."""
+
+    total: int | None
+    micro: int | None
+    accumulation: int | None
+
+
+class AdoptedBatch(NamedTuple):
+    """What the recipe gets."""
+
+    stages: list[dict[str, Any]]
+    """For each stage, its keys about the batch."""
+    rows: dict[str, tuple[Verdict, str, str]]
+    """For each of the configuration's keys: verdict, problem, what was done."""
+
+
+def adopt_batch(recipe: Recipe, wanted: BatchWanted, fixed: int | None, devices: int) -> AdoptedBatch:
+    """Settle the batch, and keep the size of an update where that is possible.
+
+    Args:
+        fixed: ranks that were asked for; None: at most ``devices`` of them, as many as divide the update.
+    """
+    stated = recipe_total(recipe, 0)
+    total = wanted.total or stated
+    ranks = fixed or _ranks(devices, total)
+    rows: dict[str, tuple[Verdict, str, str]] = {}
+    if total is None:
+        total = (wanted.micro or 1) * (wanted.accumulation or 1) * ranks if wanted.micro else _multiple(USUAL, ranks)
+        problem = "" if wanted.micro else "nothing says how large an update is"
+        done = f"stages[0].batch_sequences: {total}"
+        rows[_TOTAL] = ("moved to the recipe", problem, done if wanted.micro else f"{done}, as Devlin et al. have it")
+    elif total % ranks:
+        near = _multiple(total, ranks)
+        problem = f"{total} sequences do not divide over {ranks} ranks"
+        rows[_TOTAL] = ("impossible", problem, f"stages[0].batch_sequences: {near}, the nearest that does")
+        total = near
+    else:
+        rows[_TOTAL] = ("moved to the recipe", "", f"stages[0].batch_sequences: {total}")
+    micro = _largest(total // ranks, wanted.micro) if wanted.micro else None
+    if micro is not None:
+        same = micro == wanted.micro
+        problem = "" if same else f"{wanted.micro} does not divide the {total // ranks} sequences of a rank"
+        rows[_MICRO] = ("moved to the recipe" if same else "translated", problem, f"stages[].micro_batch: {micro}")
+    else:
+        rows[_MICRO] = ("without meaning here", "", "the plan takes what fits")
+    rows[_ACCUMULATION] = ("without meaning here", "", "follows from the batch, the micro-batch and the ranks")
+    return AdoptedBatch(_stages(recipe, total, micro, ranks), rows)
+
+
+def _stages(recipe: Recipe, total: int, micro: int | None, ranks: int) -> list[dict[str, Any]]:
+    stages: list[dict[str, Any]] = []
+    for i in range(len(recipe.stages)):
+        own = recipe_total(recipe, i) if i else None
+        size = own or total
+        stage: dict[str, Any] = {} if i else {"batch_sequences": total}
+        if micro is not None and size % ranks == 0:
+            stage["micro_batch"] = _largest(size // ranks, micro)
+        stages.append(stage)
+    return stages
+
+
+def _ranks(devices: int, total: int | None) -> int:
+    return next(n for n in range(devices, 0, -1) if total is None or total % n == 0)
+
+
+def _multiple(total: int, ranks: int) -> int:
+    return max(1, round(total / ranks)) * ranks
+
+
+def _largest(share: int, most: int) -> int:
+    """The largest divisor of a rank's share that is at most ``most``."""
+    return next(n for n in range(min(share, most), 0, -1) if share % n == 0)

@@ -1,0 +1,16 @@
+"""The page about every key is that of the tables."""
+
+from __future__ import annotations
+
+from stacking.deepspeed_config.document import PAGE, page
+from stacking.deepspeed_config.ds_facts import SECTION_KEYS, UNSUPPORTED
+
+
+def test_the_page_is_current() -> None:
+    assert PAGE.read_text() == page(), "run python -m stacking.deepspeed_config.document"
+
+
+def test_every_key_has_its_line() -> None:
+    text = PAGE.read_text()
+    paths = [f"{section}.{key}" for section, keys in SECTION_KEYS.items() if section not in UNSUPPORTED for key in keys]
+    assert [path for path in paths if f"| `{path}` |" not in text] == []

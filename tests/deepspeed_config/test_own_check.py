@@ -1,0 +1,62 @@
+"""DeepSpeed's own word on a configuration, asked in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacking.deepspeed_config import own_check
+from stacking.deepspeed_config.own_check import Final, check_finals
+from stacking.errors import UserError
+from tests.small_recipe import SMALL, plan_of
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def final(user: dict[str, Any], **changes: Any) -> Final:
+    stage = plan_of(SMALL, json.dumps(user)).stages[0]
+    return Final("ds.json", stage.name, {**stage.ds_config, **changes}, stage.ranks)
+
+
+def test_every_complaint_names_key_and_value() -> None:
+    """All in one call, which takes seconds."""
+    refused = [
+        final({"gradient_allreduce_op": "sum", "zero_optimization": {"stage": 3}}),
+        final({"comms_logger": {"enabled": True, "prof_ops": "all"}}),
+        final({"data_types": {"grad_accum_dtype": "bf16"}, "zero_optimization": {"stage": 0}}),
+        final({"zero_optimization": {"stage": 0, "compute_grad_norm": False}}),
+        final({}, train_batch_size=7),
+    ]
+    with pytest.raises(UserError) as caught:
+        check_finals([*refused, final({})])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "ds.json: 5 things do not fit"
+    assert caught.value.exit_code == 2
+    for line, key, words in zip(
+        lines[1:],
+        (
+            "gradient_allreduce_op",
+            "comms_logger.prof_ops",
+            "data_types.grad_accum_dtype",
+            "zero_optimization.compute_grad_norm",
+            "train_batch_size",
+        ),
+        ('is "sum": ', 'is "all": ', 'is "bf16": ', "is false: ", "is 7: "),
+        strict=True,
+    ):
+        assert line.split()[0] == key
+        assert words in line and "refuses it" in line and "http" not in line
+
+
+def test_what_was_accepted_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = final({"zero_optimization": {"stage": 1}})
+    check_finals([good])
+    monkeypatch.setattr(own_check, "_ask", lambda asked: pytest.fail("asked again"))
+    check_finals([good])

@@ -1,0 +1,73 @@
+"""GPUs as nvidia-smi lists them, and those that CUDA_VISIBLE_DEVICES leaves. The program is made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stacking.errors import StackingError
+from stacking.hardware import machine
+from stacking.hardware.machine import find_machine
+
+ROWS = "\n".join(
+    [
+        "0, GPU-aaaa1111-0000, Tesla P40, 23040, 6.1",
+        "1, GPU-bbbb2222-0000, Tesla V100-SXM2-16GB, 16384, 7.0",
+        "2, GPU-cccc3333-0000, NVIDIA A100-SXM4-40GB, 40960, 8.0",
+    ]
+)
+LISTED = "\n".join(
+    [
+        "GPU 0: Tesla P40 (UUID: GPU-aaaa1111-0000)",
+        "GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-cccc3333-0000)",
+        "  MIG 1g.5gb     Device  0: (UUID: MIG-dddd4444-0000)",
+        "  MIG 2g.10gb    Device  1: (UUID: MIG-eeee5555-0000)",
+    ]
+)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\nif [ "$1" = -L ]; then echo "{LISTED}"; else echo "{ROWS}"; fi\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "first", "gibibytes"),
+    [
+        (None, 3, "p40", 22.5),
+        ("1,2", 2, "v100", 16),
+        ("2", 1, "a100", 40),
+        ("GPU-bbbb2222,0", 2, "v100", 16),
+        ("MIG-eeee5555-0000", 1, "a100", 10),
+        ("1,7,2", 1, "v100", 16),
+        ("", 0, "cpu", None),
+        ("-1", 0, "cpu", None),
+    ],
+)
+def test_visible_gpus_are_those_that_are_named(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, first: str, gibibytes: float
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = find_machine()
+    assert (found.accelerators, found.device.name) == (count, first)
+    assert gibibytes is None or found.memory == gibibytes * 2**30
+
+
+def test_a_driver_that_hangs_is_no_machine_without_gpus(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(machine, "_PATIENCE", 0.2)
+    with pytest.raises(StackingError, match="did not answer"):
+        find_machine()
+
+
+def test_without_a_driver_there_are_no_gpus(nvidia_smi: Path) -> None:
+    nvidia_smi.write_text("#!/bin/sh\necho no driver >&2\nexit 9\n")
+    assert find_machine().accelerators == 0

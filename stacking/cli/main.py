@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from stacking import __version__
 from stacking.cli.bench import bench
@@ -40,8 +41,8 @@ def cli() -> None:
 @click.argument("inputs", nargs=-1)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write.")
 @click.option("--embedded", is_flag=True, help="Take the documentation that comes with Python and its packages.")
-@click.option("--vocabulary-size", type=int, default=30_522, show_default=True)
-@click.option("--cased", is_flag=True, help="Keep upper case and accents.")
+@click.option("--vocabulary-size", type=int, default=30_522, show_default=True, help="Most entries to train.")
+@click.option("--cased", is_flag=True, help="Keep upper case and accents; decides for a bare vocab.txt, too.")
 @click.option("--tokenizer", type=FOLDER, help="Take this tokenizer (a folder or a file) instead of training one.")
 @click.option("--held-out", type=float, default=0.01, show_default=True, help="Share of documents.")
 @click.option("--held-out-input", multiple=True, help="Hold out exactly this file or folder; may be repeated.")
@@ -60,6 +61,10 @@ def prepare(
     """Make token shards of INPUTS: files, folders (.txt .md .jsonl .parquet, also .gz) or Hugging Face datasets."""
     from stacking.data.prepare import prepare as prepare_data
 
+    if tokenizer is not None:
+        _refuse_idle("vocabulary_size", "--tokenizer")
+    if held_out_input:
+        _refuse_idle("held_out", "--held-out-input")
     made = prepare_data(
         list(inputs),
         out,
@@ -71,6 +76,8 @@ def prepare(
         held_out_inputs=list(held_out_input),
         workers=workers,
     )
+    for warning in made.warnings:
+        click.echo(f"warning: {warning}", err=True)
     state = "was prepared already" if made.already_there else "prepared"
     sizes = [
         f"{name} {split['tokens']:,} tokens, {split['documents']:,} documents"
@@ -204,6 +211,12 @@ def cancel(run_dir: Path) -> None:
 
     for line in cancel_run(RunFolder(run_dir)):
         click.echo(line)
+
+
+def _refuse_idle(option: str, other: str) -> None:
+    """Refuse an option that the user wrote and that ``other`` leaves without effect."""
+    if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:
+        raise UserError(f"--{option.replace('_', '-')}", f"has no effect with {other}", "leave one of the two out")
 
 
 def _control(

@@ -24,18 +24,26 @@ import xxhash
 from tokenizers import Tokenizer
 
 from stacking.data import vocabulary
-from stacking.data.corpus import FORMAT, KIND, SPLITS, load_manifest
+from stacking.data.corpus import FORMAT, KIND, SPLITS, Corpus, load_manifest
 from stacking.data.embedded import LIMIT, embedded_documents, embedded_sources, fingerprint
 from stacking.data.encode import Encoder
+from stacking.data.given import load
 from stacking.data.readers import dataset_documents, find_files, is_dataset
 from stacking.data.scan import Input, Scan, held_out_threshold, input_documents, scan_file
+from stacking.data.sentences import split_sentences
 from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part
+from stacking.data.unknown import check_unknown, unknown_cause, unknown_share
+from stacking.data.vocabulary import Vocabulary
 from stacking.data.workers import Workers, available_cores, worker_processes
+from stacking.data.written import check_written
 from stacking.errors import UserError
 from stacking.storage.files import MANIFEST, checksum, disk_errors, move_folder, seal_folder
 from stacking.terminal.progress_bar import progress
 
 EMBEDDED = "embedded"
+_COMPARED_CHARACTERS = 200_000
+"""Text of which the shards are compared with the tokenizer that is written beside them."""
+_COMPARED_TOKENS = 4 * _COMPARED_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class Prepared:
     folder: Path
     manifest: dict[str, Any]
     already_there: bool
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(
@@ -77,7 +86,7 @@ def prepare(
     Args:
         inputs: files, folders, or names of Hugging Face datasets (``NAME`` or ``NAME:CONFIGURATION``).
         vocabulary_size: most entries of the vocabulary to train; not used with ``tokenizer``.
-        lowercase: whether the trained vocabulary folds case and strips accents; not used with ``tokenizer``.
+        lowercase: whether the vocabulary folds case and strips accents; decides for a bare ``vocab.txt`` too.
         tokenizer: an existing WordPiece tokenizer to use instead of training one.
         held_out: share of the documents to hold out, chosen by a hash of their content; at least one is.
         held_out_inputs: take the held-out split from these instead, and everything else for training.
@@ -91,8 +100,8 @@ def prepare(
     out = Path(out)
     _check(inputs, embedded, vocabulary_size, held_out, workers)
     _refuse_nesting(out, [*inputs, *held_out_inputs])
-    given = vocabulary.load(Path(tokenizer)) if tokenizer is not None else None
-    digest = xxhash.xxh3_128_hexdigest(given.to_str().encode()) if given else None
+    given = load(Path(tokenizer), cased=not lowercase) if tokenizer is not None else None
+    digest = _tokenizer_digest(given) if given else None
     options = Options(0 if given else vocabulary_size, bool(lowercase and not given), digest, held_out, seed)
     existing = _existing(out, options)
     with _work_folder(out) as work, worker_processes(workers or available_cores()) as processes:
@@ -103,11 +112,14 @@ def prepare(
         if existing is not None:
             return _already_prepared(out, existing, source)
         threshold = held_out_threshold(texts, scans, held_out)
-        ready = given or job.train_vocabulary(texts, scans, threshold)
+        ready = given or Vocabulary(job.train_vocabulary(texts, scans, threshold))
+        sentences = list(_first_sentences(texts, threshold, seed))
+        warnings = _warnings(tokenizer, ready.tokenizer, sentences)
         manifest = job.write(texts, sum(scan.characters for scan in scans), threshold, ready, source)
+        check_written(work / "result", sentences, Corpus(work / "result").head(_COMPARED_TOKENS))
         move_folder(work / "result", out)
         shutil.rmtree(work)
-    return Prepared(out, manifest, already_there=False)
+    return Prepared(out, manifest, already_there=False, warnings=warnings)
 
 
 class _Job:
@@ -182,12 +194,13 @@ class _Job:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def write(
-        self, texts: list[Input], characters: int, threshold: int, tokenizer: Tokenizer, source: list[dict[str, Any]]
+        self, texts: list[Input], characters: int, threshold: int, words: Vocabulary, source: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Tokenize into parts, merge them into shards, seal the result; returns its manifest."""
         result = self.work / "result"
         shutil.rmtree(result, ignore_errors=True)
-        vocabulary.save(tokenizer, result)
+        tokenizer, special = words
+        vocabulary.save(tokenizer, result, special)
         parts = self._write_parts(texts, characters, threshold, result / "tokenizer.json")
         entries = vocabulary.size_of(tokenizer)
         splits = {split: merge_parts(parts, result, split, entries) for split in SPLITS}
@@ -198,7 +211,7 @@ class _Job:
             "kind": KIND,
             "format": FORMAT,
             "vocabulary": entries,
-            "special": vocabulary.special_ids(tokenizer),
+            "special": vocabulary.special_ids(tokenizer, special),
             "splits": splits,
             "options": asdict(self.options),
             "source": source,
@@ -299,6 +312,36 @@ def _source(text: Input, scan: Scan) -> dict[str, Any]:
         "documents": scan.documents,
         "identity": text.identity or scan.digest,
     }
+
+
+def _tokenizer_digest(given: Vocabulary) -> str:
+    """A digest of a tokenizer and of the names of its special tokens, where these are not BERT's."""
+    names = "" if given.special == vocabulary.SPECIAL_TOKENS else repr(sorted(given.special.items()))
+    return xxhash.xxh3_128_hexdigest((given.tokenizer.to_str() + names).encode())
+
+
+def _first_sentences(texts: list[Input], threshold: int, seed: int) -> Iterator[str]:
+    """The first sentences of the training split, ``_COMPARED_CHARACTERS`` together."""
+    left = _COMPARED_CHARACTERS
+    for document in input_documents(texts, is_held_out=False):
+        if document_hash(document, seed) >= threshold:
+            for sentence in split_sentences(document):
+                left -= len(sentence)
+                if left < 0:
+                    return
+                yield sentence
+
+
+def _warnings(given: Path | None, tokenizer: Tokenizer, sentences: list[str]) -> tuple[str, ...]:
+    """What the first sentences say against the vocabulary.
+
+    Raises:
+        UserError: nearly all of their tokens are [UNK].
+    """
+    where = f"--tokenizer {given}" if given is not None else "the vocabulary"
+    share = unknown_share(tokenizer, sentences)
+    warning = check_unknown(share, lambda: unknown_cause(tokenizer, sentences), where)
+    return (warning,) if warning else ()
 
 
 def _sample(texts: list[Input], share: float, threshold: int, seed: int) -> Iterator[str]:

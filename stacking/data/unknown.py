@@ -92,10 +92,16 @@ def _missing_characters(tokenizer: Tokenizer, sentences: Sequence[str]) -> str |
         return None
     scripts: Counter[str] = Counter()
     for character, count in missing.items():
-        scripts[unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0].capitalize()] += count
+        scripts[_script(character)] += count
     names = " and ".join(name for name, _ in scripts.most_common(2))
     few = "".join(character for character, _ in missing.most_common(5))
     return f"the vocabulary lacks {len(missing):,} characters of the text ({names}: {few}); train one of its own"
+
+
+def _script(character: str) -> str:
+    """``Cyrillic``, ``Cjk``; what belongs to no script by its kind."""
+    kind = {"P": "punctuation", "N": "numbers", "S": "symbols"}.get(unicodedata.category(character)[0])
+    return kind or unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0].capitalize()
 
 
 def _beginning(sentences: Sequence[str]) -> list[str]:

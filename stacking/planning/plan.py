@@ -21,6 +21,7 @@ from stacking.model.size import count_parameters
 from stacking.planning.batch import Batch
 from stacking.planning.cost import memory_per_rank, stage_flops
 from stacking.planning.initial_model import Start, model_config, read_start
+from stacking.planning.initial_vocabulary import compare_words
 from stacking.planning.resolve import (
     Target,
     check_model,
@@ -192,8 +193,12 @@ def make_plan(
     """
     target = find_target(recipe, machine)
     start = read_start(recipe)
-    model = model_config(recipe, start, manifest["vocabulary"] if manifest else _DEFAULT_VOCABULARY)
+    vocabulary, padding_id = (
+        (manifest["vocabulary"], _padding_id(manifest)) if manifest else (_DEFAULT_VOCABULARY, None)
+    )
+    model = model_config(recipe, start, vocabulary, padding_id)
     check_model(recipe, model, manifest)
+    differences = compare_words(recipe, start)
     stages: list[Stage] = []
     for decided in _decide(recipe, start, model, target):
         stages.append(_stage(recipe, stages, model, decided, samples_per_epoch, target.cuda))
@@ -222,8 +227,14 @@ def make_plan(
             resources=recipe.launch.resources,
         ),
         cost=_cost(recipe, model, stages),
-        warnings=tuple(_warnings(recipe, stages, target, machine)),
+        warnings=(*differences, *_warnings(recipe, stages, target, machine)),
     )
+
+
+def _padding_id(manifest: Mapping[str, Any]) -> int | None:
+    """What the data say; those of a test may not."""
+    special = manifest.get("special", {})
+    return special.get("pad") if isinstance(special, Mapping) else None
 
 
 class _Decided(NamedTuple):

@@ -247,6 +247,8 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
     from stacking.report.status import watch as watch_run
 
     if watch:
+        if as_json:
+            raise UserError("--json", "has no effect with --watch", "leave one of the two out")
         for now in watch_run(run_dir):
             click.clear()
             click.echo(now.as_text())

@@ -213,8 +213,9 @@ def parts(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _added(objects: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """The tokens that the files of a folder add to the vocabulary."""
-    decoder = objects.get(SETTINGS, {}).get("added_tokens_decoder") or {}
-    return set(objects.get(_ADDED, {})) | {str(token.get("content")) for token in decoder.values()}
+    decoder = objects.get(SETTINGS, {}).get("added_tokens_decoder")
+    tokens = decoder.values() if isinstance(decoder, dict) else ()
+    return set(objects.get(_ADDED, {})) | {str(token.get("content")) for token in tokens if isinstance(token, dict)}
 
 
 def _check(where: Path, found: Vocabulary) -> None:

@@ -75,7 +75,8 @@ def read_words(folder: Path) -> dict[int, str] | None:
         raise UserError(folder / "vocab.txt", "is not UTF-8", "convert it to UTF-8") from None
     words = {number: word.rstrip() for number, word in enumerate(text.removesuffix("\n").split("\n"))}
     added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
-    return words | {number: word for word, number in added.items()} if isinstance(added, dict) else words
+    tokens = added.items() if isinstance(added, dict) else ()
+    return words | {number: word for word, number in tokens if isinstance(number, int)}
 
 
 def _from_json(content: Any) -> dict[int, str] | None:
@@ -86,4 +87,4 @@ def _from_json(content: Any) -> dict[int, str] | None:
     words = {number: word for word, number in entries.items() if isinstance(number, int)}
     added = content.get("added_tokens")
     tokens = [token for token in added if isinstance(token, Mapping)] if isinstance(added, list) else []
-    return words | {token["id"]: token["content"] for token in tokens if {"id", "content"} <= token.keys()}
+    return words | {token["id"]: token.get("content") for token in tokens if isinstance(token.get("id"), int)}

@@ -9,7 +9,14 @@ from stacking.data.masking import Masking
 from stacking.data.random import below, hash64
 from stacking.data.unpad import Unpadded, pad, positions_in
 
-SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+
+def special_ids(padding_id: int) -> dict[str, int]:
+    """Padding and the four lowest other ids."""
+    lowest = [number for number in range(5) if number != padding_id]
+    return {"pad": padding_id, "unk": lowest[0], "cls": lowest[1], "sep": lowest[2], "mask": lowest[3]}
+
+
+SPECIAL = special_ids(padding_id=0)
 SHORTEST_SHARE = 16
 """Ragged lengths are drawn uniformly from [S / 16, S]: 47 % of a padded batch is padding.
 
@@ -23,25 +30,36 @@ class SyntheticSampler:
     """Pairs of two segments of random tokens; a pure function of (seed, sample number), as with real data.
 
     Args:
+        padding_id: stands for padding, and is never drawn.
         ragged: draw the lengths (`SHORTEST_SHARE`) instead of filling every sequence.
         pairs: whether there is a next-sentence task.
     """
 
     def __init__(
-        self, vocabulary: int, sequence_length: int, seed: int, mask_probability: float, ragged: bool, pairs: bool
+        self,
+        vocabulary: int,
+        sequence_length: int,
+        seed: int,
+        mask_probability: float,
+        ragged: bool,
+        pairs: bool,
+        padding_id: int = 0,
     ) -> None:
         self.vocabulary, self.sequence_length, self.seed = vocabulary, sequence_length, seed
         self.ragged, self.pairs = ragged, pairs
-        self._masking = Masking(seed, mask_probability, vocabulary, SPECIAL)
+        self.special = special_ids(padding_id)
+        self._masking = Masking(seed, mask_probability, vocabulary, self.special)
 
     def unpadded(self, sample_ids: I64) -> Unpadded:
         """The samples with these numbers, int64 [B]."""
         lengths = self._lengths(sample_ids)
         position_ids, first = positions_in(lengths), np.cumsum(lengths) - lengths
         tokens = hash64(self.seed, _TOKEN, np.repeat(sample_ids, lengths), position_ids)
-        input_ids = len(SPECIAL) + below(tokens, self.vocabulary - len(SPECIAL))
-        input_ids[first] = SPECIAL["cls"]
-        input_ids[first + lengths // 2] = input_ids[first + lengths - 1] = SPECIAL["sep"]
+        input_ids = below(tokens, self.vocabulary - len(self.special))
+        for taken in sorted(self.special.values()):
+            input_ids += input_ids >= taken
+        input_ids[first] = self.special["cls"]
+        input_ids[first + lengths // 2] = input_ids[first + lengths - 1] = self.special["sep"]
         segment_ids = (position_ids > np.repeat(lengths // 2, lengths)).astype(np.int64) * self.pairs
         nsp_labels = below(hash64(self.seed, _NSP, sample_ids), 2) if self.pairs else None
         positions, labels = self._masking.apply(input_ids, position_ids, lengths, sample_ids)
@@ -49,7 +67,7 @@ class SyntheticSampler:
 
     def batch(self, sample_ids: I64) -> Batch:
         """The same samples, each padded to ``sequence_length``."""
-        return pad(self.unpadded(sample_ids), self.sequence_length, SPECIAL["pad"], sample_ids)
+        return pad(self.unpadded(sample_ids), self.sequence_length, self.special["pad"], sample_ids)
 
     def _lengths(self, sample_ids: I64) -> I64:
         if not self.ragged:

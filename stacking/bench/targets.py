@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,19 @@ OPPONENTS: dict[str, Contender] = {
     "padded": "padded",
 }
 """What ``--against`` takes."""
+
+
+_KEYS = {
+    "hidden": "model.hidden",
+    "vocabulary": "model.vocabulary",
+    "dropout": "model.dropout",
+    "sequence_length": "data.sequence_length",
+    "precision": "precision",
+    "ranks": "launch.ranks",
+    "batch": ".batch_sequences",
+    "micro_batch": ".micro_batch",
+}
+"""The options that stand for keys of a recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +90,27 @@ def targets(wanted: Wanted) -> list[Target]:
     Raises:
         UserError: there is no such recipe, model or stage, or it cannot be planned.
     """
-    return list(_named(wanted, find_machine()) if wanted.is_named else _of_recipe(wanted))
+    try:
+        return list(_named(wanted, find_machine()) if wanted.is_named else _of_recipe(wanted))
+    except UserError as error:
+        raise _in_options(error, wanted) from None
+
+
+def _in_options(error: UserError, wanted: Wanted) -> UserError:
+    """``error`` in the words of the command line, where an option that was given stands for a recipe's key."""
+    options = {key: name for name, key in _KEYS.items() if getattr(wanted, name) is not None}
+    named = next((name for key, name in options.items() if error.where.endswith(key)), None)
+    if named is None:
+        return error
+    problem, remedy = error.problem, error.remedy
+    for key, name in options.items():
+        pattern = rf"(stages\[\d+\]\.|launch\.|data\.|model\.)?(?<![-\w]){key.rpartition('.')[2]}\b"
+        problem, remedy = (re.sub(pattern, _option(name), text) for text in (problem, remedy))
+    return UserError(_option(named), problem, remedy)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def trial_of(

@@ -35,9 +35,14 @@ def source(trial: Trial, folder: Path) -> Batches:
     plan = trial.plan
     data = plan.data
     if data.path is None:
-        pairs = data.samples != "packed"
         sampler = SyntheticSampler(
-            plan.model.vocabulary, data.sequence_length, plan.seed, data.mask_probability, trial.ragged, pairs
+            plan.model.vocabulary,
+            data.sequence_length,
+            plan.seed,
+            data.mask_probability,
+            ragged=trial.ragged,
+            pairs=data.samples != "packed",
+            padding_id=plan.model.padding_id,
         )
         return sampler.unpadded
     rows = np.load(trial.samples or folder / SAMPLES, mmap_mode="r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from stacking.errors import StackingError, UserError
 if TYPE_CHECKING:
     from stacking.bench.results import StageResult
     from stacking.bench.targets import Wanted
+    from stacking.launch.job import Accelerator, Launcher
 
 
 _COUNT = click.IntRange(min=1)
@@ -82,6 +84,8 @@ def bench(
     from stacking.bench.results import as_json as results_as_json
     from stacking.bench.targets import Wanted
 
+    if hf_compile and "hf" not in against:
+        raise UserError("--hf-compile", "has no effect without --against hf", "add it, or leave this out")
     wanted = Wanted(target=target, **options)
     opponents = tuple("hf-compiled" if name == "hf" and hf_compile else name for name in against)
     how = {"steps": steps, "warmup": warmup, "repeats": repeats, "profile": profile}
@@ -111,6 +115,8 @@ def _measure(
             raise UserError("--against", f"{name!r} is not known", f"give {', '.join(OPPONENTS)}")
     contenders: list[Contender] = ["stacking", *dict.fromkeys(OPPONENTS[name] for name in against)]
     found = targets(wanted)
+    if wanted.ragged and found[0].plan.data.path is not None:
+        raise UserError("--ragged", "has no effect with data, which have lengths of their own", "leave one of them out")
     launcher = open_launcher(launcher_name or found[0].plan.launch.launcher)
     if folder is not None:
         require_empty(folder, "--folder")
@@ -121,7 +127,7 @@ def _measure(
         samples = save_rows(found[0].rows, place / "samples.npy")
         for number, target in enumerate(found):
             trial = trial_of(target, wanted, contenders, samples, **_how(target.plan.launch.accelerator, **how))
-            _check_capacity(launcher.capacity(target.plan.launch.accelerator), trial.planned.ranks)
+            _check_capacity(launcher, target.plan.launch.accelerator, trial.planned.ranks)
             click.echo(f"measuring {target.plan.name}, {trial.planned.layers} layers …", err=True)
             result = run_trial(trial, place / f"{number}", launcher)
             logs_wanted |= result.outcome != "measured"
@@ -144,6 +150,11 @@ def _how(accelerator: str, steps: int | None, warmup: int | None, repeats: int, 
     }
 
 
-def _check_capacity(capacity: int | None, ranks: int) -> None:
+def _check_capacity(launcher: Launcher, accelerator: Accelerator, ranks: int) -> None:
+    from stacking.launch.local import Local
+
+    capacity, what = launcher.capacity(accelerator), "devices"
+    if accelerator == "cpu" and isinstance(launcher, Local):
+        capacity, what = len(os.sched_getaffinity(0)), "cores"  # ranks that share one measure each other
     if capacity is not None and capacity < ranks:
-        raise UserError("--ranks", f"{ranks} are wanted, and there are {capacity} devices here", "give fewer")
+        raise UserError("--ranks", f"{ranks} are wanted, and there are {capacity} {what} here", f"give {capacity}")

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from stacking.cli.options import FOLDER
+from stacking.errors import UserError
 
 if TYPE_CHECKING:
     from stacking.planning.plan import Plan
@@ -56,7 +58,10 @@ def doctor(
 
     # Ended like by Ctrl-C, so that nothing of the measuring stays.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if hostfile is not None and launcher != "mpi":
+        raise UserError("--hostfile", f"is for mpirun, and the launcher is {launcher}", "add --launcher mpi")
     if before_job:
+        _refuse_beside_before_job()
         sys.exit(preflight.before_job(RunFolder(run_dir), os.environ))
     plan = _plan(RunFolder(run_dir), recipe, overrides)
     found = visit(
@@ -65,6 +70,15 @@ def doctor(
     click.echo(json.dumps(report.as_json(found), indent=2) if as_json else report.as_text(found), nl=as_json)
     if worst(found.findings) == "error":
         sys.exit(1)
+
+
+def _refuse_beside_before_job() -> None:
+    """A job's look at its nodes takes everything from the run's plan."""
+    context = click.get_current_context()
+    for name in ("recipe", "overrides", "ranks", "launcher", "hostfile", "collectives", "as_json"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = {"overrides": "set", "as_json": "json", "collectives": "no-collectives"}.get(name, name)
+            raise UserError(f"--{option}", "has no effect with --before-job", "leave one of the two out")
 
 
 def _plan(run: RunFolder, recipe: str | None, overrides: tuple[str, ...]) -> Plan | None:

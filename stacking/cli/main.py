@@ -53,7 +53,7 @@ def cli() -> None:
 @click.option("--format", type=click.Choice(list(SUFFIXES)), help="Read all files so; default: what is recognised.")
 @click.option("--text-key", help="Key or column of the text in JSON lines, Parquet and datasets; default: text.")
 @click.option("--vocabulary-size", type=int, help="Entries of the vocabulary to train; default: 30,522.")
-@click.option("--cased", is_flag=True, help="Keep upper case and accents.")
+@click.option("--cased", is_flag=True, help="Keep upper case and accents; decides for a bare vocab.txt, too.")
 @click.option("--tokenizer", type=FOLDER, help="Take this tokenizer (a folder or a file) instead of training one.")
 @click.option("--held-out", type=float, help="Share of the text to hold out; default: 0.01.")
 @click.option("--held-out-input", multiple=True, help="Hold out exactly this file or folder; may be repeated.")
@@ -309,6 +309,8 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
     from stacking.report.status import watch as watch_run
 
     if watch:
+        if as_json:
+            raise UserError("--json", "has no effect with --watch", "leave one of the two out")
         for now in watch_run(run_dir):
             click.clear()
             click.echo(now.as_text())

@@ -124,6 +124,10 @@ class Corpus:
             problem = f"has token id {highest:,} where the vocabulary ends at {self.vocabulary - 1:,}"
             raise DamagedFile(where, problem, "prepare the data again with this vocabulary")
 
+    def head(self, most: int) -> npt.NDArray[Any]:
+        """The first ``most`` tokens of the first shard, or all that it has."""
+        return self._tokens[0][:most]
+
     def take(self, positions: I64) -> I64:
         """The tokens at global ``positions`` [N], int64."""
         taken = np.empty(len(positions), dtype=np.int64)

@@ -4,6 +4,9 @@ Words recur: of English text nine in ten were met before. So every word is given
 looked up from then on. The ids are those that the tokenizer gives for the whole sentence, since BERT's normalizer and
 pre-tokenizer treat every character by itself and never join what a space separates; other tokenizers get whole
 sentences.
+
+A special token that is spelled out in the text, such as a literal "[SEP]", gets the id of the special token: as with
+transformers. Such places are never predicted (``stacking.data.masking``).
 """
 
 from __future__ import annotations
@@ -27,10 +30,9 @@ _MOST_WORDS = 1 << 18
 
 
 class Encoder:
-    """A tokenizer that adds no special tokens, and to which a literal "[SEP]" in the text is text."""
+    """A tokenizer that puts no special tokens around a sentence."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        tokenizer.encode_special_tokens = True
         self.vocabulary = size_of(tokenizer)
         self._tokenizer = tokenizer
         self._words = _Words(tokenizer) if splits_at_spaces(tokenizer) else None
@@ -99,11 +101,16 @@ class _Numbers(dict[str, int]):
 
 
 def splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether ``tokenizer`` surely gives a sentence the ids of its words: BERT's own parts, no added words."""
+    """Whether ``tokenizer`` surely gives a sentence the ids of its words: BERT's own parts, no added token of several.
+
+    An added token that is cut out of the normalized text may have got spaces there.
+    """
     description = json.loads(tokenizer.to_str())
     kinds = [(description.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
-    is_bert = kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
-    return is_bert and all(token["special"] for token in description["added_tokens"])
+    if kinds != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
+        return False
+    added = [token["content"] for token in description["added_tokens"]]
+    return not any(each.isspace() for text in added for each in text + tokenizer.normalizer.normalize_str(text))
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Ids, I64]:

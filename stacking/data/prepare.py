@@ -25,10 +25,11 @@ import xxhash
 from tokenizers import Tokenizer
 
 from stacking.data import vocabulary
-from stacking.data.corpus import FORMAT, KIND, SPLITS, load_manifest
+from stacking.data.corpus import FORMAT, KIND, SPLITS, Corpus, load_manifest
 from stacking.data.embedded import LIMIT, embedded_documents, embedded_sources, fingerprint
 from stacking.data.encode import Encoder
 from stacking.data.find import Found, find_files
+from stacking.data.given import load
 from stacking.data.held_out import ALL, is_held_out
 from stacking.data.hub import dataset_documents, is_dataset
 from stacking.data.readers import TextFile
@@ -38,7 +39,9 @@ from stacking.data.sentences import SENTENCE_END, split_sentences
 from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part
 from stacking.data.summary import read_as
 from stacking.data.unknown import check_unknown, unknown_cause, unknown_share
+from stacking.data.vocabulary import Vocabulary
 from stacking.data.workers import Workers, available_cores, worker_processes
+from stacking.data.written import check_written
 from stacking.errors import UserError
 from stacking.storage.files import MANIFEST, checksum, disk_errors, move_folder, seal_folder
 from stacking.terminal.progress_bar import progress
@@ -46,7 +49,8 @@ from stacking.terminal.progress_bar import progress
 EMBEDDED = "embedded"
 VOCABULARY_SIZE, HELD_OUT = 30_522, 0.01
 _COMPARED_CHARACTERS = 200_000
-"""Text on which the vocabulary is tried before all of it is tokenized."""
+"""Text on which the vocabulary is tried, and of which the shards are compared with the tokenizer that lies beside."""
+_COMPARED_TOKENS = 4 * _COMPARED_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def prepare(
         inputs: files, folders, or names of Hugging Face datasets (``OWNER/NAME``, ``OWNER/NAME:CONFIGURATION`` or
             ``NAME:CONFIGURATION``).
         vocabulary_size: most entries of the vocabulary to train, 30,522 by default; refused with ``tokenizer``.
-        lowercase: whether the trained vocabulary folds case and strips accents; not used with ``tokenizer``.
+        lowercase: whether the vocabulary folds case and strips accents; decides for a bare ``vocab.txt`` too.
         tokenizer: an existing WordPiece tokenizer to use instead of training one.
         held_out: share of the text to hold out, in whole documents that a hash of their content chooses; at least one
             is. 0.01 by default; refused with ``held_out_inputs``.
@@ -126,8 +130,8 @@ def prepare(
     held_out = HELD_OUT if held_out is None else held_out
     _check(inputs, embedded, vocabulary_size, held_out, workers)
     _refuse_nesting(out, [*inputs, *held_out_inputs])
-    given = vocabulary.load(Path(tokenizer)) if tokenizer is not None else None
-    digest = xxhash.xxh3_128_hexdigest(given.to_str().encode()) if given else None
+    given = load(Path(tokenizer), cased=not lowercase) if tokenizer is not None else None
+    digest = _tokenizer_digest(given) if given else None
     options = Options(0 if given else vocabulary_size, bool(lowercase and not given), digest, held_out, seed)
     existing = _existing(out, options)
     with _work_folder(out) as work, worker_processes(workers or available_cores()) as processes:
@@ -145,13 +149,15 @@ def prepare(
         if existing is not None:
             return _already_prepared(out, existing, source)
         split = choose_held_out(texts, scans, held_out)
-        ready = given or job.train_vocabulary(texts, scans, split)
+        ready = given or Vocabulary(job.train_vocabulary(texts, scans, split))
+        sentences = list(_first_sentences(texts, split, seed))
         try:
-            warnings = _warnings(tokenizer, ready, list(_first_sentences(texts, split, seed)))
+            warnings = _warnings(tokenizer, ready.tokenizer, sentences)
         except UserError:
             shutil.rmtree(work)
             raise
         manifest = job.write(texts, sum(scan.characters for scan in scans), split, ready, source, longest)
+        check_written(work / "result", sentences, Corpus(work / "result").head(_COMPARED_TOKENS))
         move_folder(work / "result", out)
         shutil.rmtree(work)
     return Prepared(out, manifest, already_there=False, warnings=warnings)
@@ -251,16 +257,17 @@ class _Job:
         texts: list[Input],
         characters: int,
         split: bytes,
-        tokenizer: Tokenizer,
+        words: Vocabulary,
         source: list[dict[str, Any]],
         longest: int | None,
     ) -> dict[str, Any]:
         """Tokenize into parts, merge them into shards, seal the result; returns its manifest."""
         result = self.work / "result"
         shutil.rmtree(result, ignore_errors=True)
-        vocabulary.save(tokenizer, result)
+        tokenizer, names = words
+        vocabulary.save(tokenizer, result, names)
         parts = self._write_parts(texts, characters, split, result / "tokenizer.json")
-        entries, special = vocabulary.size_of(tokenizer), vocabulary.special_ids(tokenizer)
+        entries, special = vocabulary.size_of(tokenizer), vocabulary.special_ids(tokenizer, names)
         splits = {name: merge_parts(parts, result, name, entries, special["unk"]) for name in SPLITS}
         for name, counts in splits.items():
             if not counts["tokens"]:
@@ -392,6 +399,12 @@ def _source(text: Input, scan: Scan) -> dict[str, Any]:
         "empty": scan.empty,
         "identity": text.identity or scan.digest,
     }
+
+
+def _tokenizer_digest(given: Vocabulary) -> str:
+    """A digest of a tokenizer and of the names of its special tokens, where these are not BERT's."""
+    names = "" if given.special == vocabulary.SPECIAL_TOKENS else repr(sorted(given.special.items()))
+    return xxhash.xxh3_128_hexdigest((given.tokenizer.to_str() + names).encode())
 
 
 def _first_sentences(texts: list[Input], split: bytes, seed: int) -> Iterator[str]:

@@ -67,12 +67,12 @@ def _changed(tokenizer: Tokenizer) -> list[tuple[str, Tokenizer]]:
     if normalizer.get("type") == "BertNormalizer":
         lowers = normalizer["lowercase"]
         strips = lowers if normalizer["strip_accents"] is None else normalizer["strip_accents"]
-        cased = "it lower-cases, and the vocabulary has upper-case entries; set do_lower_case to false, or give --cased"
-        folded = "it keeps upper case, and the vocabulary has lower-case entries; set do_lower_case to true"
-        found.append((cased if lowers else folded, {"lowercase": not lowers, "strip_accents": not lowers}))
         keeps = "it strips accents, and the vocabulary has them; set strip_accents to false"
         drops = "it keeps accents, and the vocabulary has none; set strip_accents to true"
         found.append((keeps if strips else drops, {"strip_accents": not strips}))
+        cased = "it lower-cases, and the vocabulary has upper-case entries; set do_lower_case to false, or give --cased"
+        folded = "it keeps upper case, and the vocabulary has lower-case entries; set do_lower_case to true"
+        found.append((cased if lowers else folded, {"lowercase": not lowers, "strip_accents": not lowers}))
     changes = [(cause, {**description, "normalizer": {**normalizer, **change}}) for cause, change in found]
     longest = model["max_input_chars_per_word"]
     words = f"words are longer than its {longest} characters (max_input_chars_per_word); separate them by spaces"
@@ -92,10 +92,16 @@ def _missing_characters(tokenizer: Tokenizer, sentences: Sequence[str]) -> str |
         return None
     scripts: Counter[str] = Counter()
     for character, count in missing.items():
-        scripts[unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0].capitalize()] += count
+        scripts[_script(character)] += count
     names = " and ".join(name for name, _ in scripts.most_common(2))
     few = "".join(character for character, _ in missing.most_common(5))
     return f"the vocabulary lacks {len(missing):,} characters of the text ({names}: {few}); train one of its own"
+
+
+def _script(character: str) -> str:
+    """``Cyrillic``, ``Cjk``; what belongs to no script by its kind."""
+    kind = {"P": "punctuation", "N": "numbers", "S": "symbols"}.get(unicodedata.category(character)[0])
+    return kind or unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0].capitalize()
 
 
 def _beginning(sentences: Sequence[str]) -> list[str]:

@@ -1,21 +1,16 @@
-"""WordPiece vocabularies: trained on a sample of the text, or taken from a tokenizer that exists.
-
-Either way the folder that ``save`` writes loads with ``transformers.AutoTokenizer.from_pretrained`` and gives the ids
-that are in the shards.
-"""
+"""WordPiece vocabularies: trained on a sample of the text, and written so that transformers gives the shards' ids."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from stacking.errors import UserError
-from stacking.storage.files import read_json, write_json
+from stacking.storage.files import write_atomically, write_json
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 """In the order of their ids, 0 to 4, in a trained vocabulary."""
@@ -26,7 +21,15 @@ SAMPLE_CHARACTERS = 64_000_000
 SMALLEST, LARGEST = 100, 1_000_000
 _COVERED = 0.9999
 _RARE_SHARE = 0.25
-_WORDPIECE_FILES = ("tokenizer.json", "vocab.txt")
+_LONGEST_WORD = 100
+"""Characters; BERT's tokenizer makes a longer word [UNK]."""
+
+
+class Vocabulary(NamedTuple):
+    """A tokenizer, and how its five special tokens are spelled."""
+
+    tokenizer: Tokenizer
+    special: Mapping[str, str] = SPECIAL_TOKENS
 
 
 def train(texts: Sequence[str], size: int, lowercase: bool) -> Tokenizer:
@@ -36,7 +39,7 @@ def train(texts: Sequence[str], size: int, lowercase: bool) -> Tokenizer:
     breaks ties among rare characters at random, and numbers the ``##`` characters as it meets them in a hash table; so
     the first are removed here, and the second go in with the special tokens.
     """
-    tokenizer = _bert(models.WordPiece(unk_token=SPECIAL_TOKENS["unk"]), lowercase)
+    tokenizer = bert(models.WordPiece(unk_token=SPECIAL_TOKENS["unk"]), lowercase)
     common = _alphabet(texts, size - len(SPECIAL_TOKENS), tokenizer)
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
@@ -48,87 +51,72 @@ def train(texts: Sequence[str], size: int, lowercase: bool) -> Tokenizer:
     rare = {ord(character): " " for character in set().union(*map(set, texts)) - set(common)}
     tokenizer.train_from_iterator((text.translate(rare) for text in texts) if rare else texts, trainer=trainer)
     model = models.WordPiece(tokenizer.get_vocab(), unk_token=SPECIAL_TOKENS["unk"])
-    return _with_specials(_bert(model, lowercase), SPECIAL_TOKENS)
+    return with_specials(bert(model, lowercase), SPECIAL_TOKENS)
 
 
-def load(path: Path) -> Tokenizer:
-    """The tokenizer in ``path``: a folder (of transformers or of ours), a ``tokenizer.json`` or a ``vocab.txt``.
-
-    Raises:
-        UserError: there is none, it cannot be read, is not WordPiece, or lacks pad, unk, cls, sep or mask.
-    """
-    file = _tokenizer_file(path)
-    config = file.parent / "tokenizer_config.json"
-    settings = read_json(config) if config.is_file() else {}
-    try:
-        if file.suffix == ".json":
-            tokenizer = Tokenizer.from_file(str(file))
-        else:
-            model = models.WordPiece.from_file(str(file), unk_token=SPECIAL_TOKENS["unk"])
-            tokenizer = _bert(model, bool(settings.get("do_lower_case", True)))
-    except Exception as error:
-        problem = f"is not a tokenizer ({str(error).strip()})"
-        raise UserError(file, problem, "give a tokenizer.json or vocab.txt") from None
-    if not isinstance(tokenizer.model, models.WordPiece):
-        raise UserError(file, f"is a {type(tokenizer.model).__name__} tokenizer", "give a WordPiece one, as BERT's")
-    missing = [text for text in SPECIAL_TOKENS.values() if tokenizer.token_to_id(text) is None]
-    if missing:
-        raise UserError(file, f"has no {', '.join(missing)}", f"give one with {', '.join(SPECIAL_TOKENS.values())}")
-    if tokenizer.model.unk_token != SPECIAL_TOKENS["unk"]:
-        problem = f"writes {tokenizer.model.unk_token!r} for unknown words"
-        raise UserError(file, problem, f"give one that writes {SPECIAL_TOKENS['unk']}")
-    if size_of(tokenizer) > LARGEST:
-        raise UserError(file, f"has ids up to {size_of(tokenizer) - 1:,}", f"give one with at most {LARGEST:,} entries")
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer if file.suffix == ".json" else _with_specials(tokenizer, SPECIAL_TOKENS)
-
-
-def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """The ids of ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``."""
+def special_ids(tokenizer: Tokenizer, special: Mapping[str, str] = SPECIAL_TOKENS) -> dict[str, int]:
+    """The ids of ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``, which are spelled as in ``special``."""
     entries = tokenizer.get_vocab(with_added_tokens=True)
-    return {name: entries[text] for name, text in SPECIAL_TOKENS.items()}
+    return {name: entries[text] for name, text in special.items()}
 
 
 def size_of(tokenizer: Tokenizer) -> int:
     """Rows that an embedding needs: the highest id and one."""
-    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write ``tokenizer.json``, ``vocab.txt`` and ``tokenizer_config.json`` into ``folder``."""
+def save(tokenizer: Tokenizer, folder: Path, special: Mapping[str, str] = SPECIAL_TOKENS) -> None:
+    """Write the files from which ``transformers.AutoTokenizer`` makes ``tokenizer`` again.
+
+    ``BertTokenizer`` rebuilds BERT's own normalizer and pre-tokenizer and asks for the entries alone; anything else is
+    a ``PreTrainedTokenizerFast``, which takes ``tokenizer.json`` as it is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     description = json.loads(tokenizer.to_str())
-    normalizer = description.get("normalizer") or {}
     write_json(folder / "tokenizer.json", description)
     entries = {id: token for token, id in tokenizer.get_vocab(with_added_tokens=True).items()}
     lines = [entries.get(id, f"[unused-{id}]") for id in range(size_of(tokenizer))]
-    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    lowercase = bool(normalizer.get("lowercase", False))
-    strip_accents = normalizer.get("strip_accents")
-    settings: dict[str, Any] = {
+    write_atomically(folder / "vocab.txt", "\n".join(lines) + "\n")
+    specials: dict[str, Any] = {f"{name}_token": text for name, text in special.items()}
+    others = [token["content"] for token in description["added_tokens"] if token["content"] not in special.values()]
+    settings = _fast_settings(description, special) if others or not _is_bert(description) else _settings(description)
+    write_json(folder / "tokenizer_config.json", {**settings, "model_max_length": 512, **specials})
+    write_json(folder / "special_tokens_map.json", specials)
+
+
+def _is_bert(description: Mapping[str, Any]) -> bool:
+    """Whether ``BertTokenizer`` makes these parts of a ``tokenizer.json`` out of the entries and its settings."""
+    normalizer, splitter, model = (description[part] or {} for part in ("normalizer", "pre_tokenizer", "model"))
+    return (
+        normalizer.get("type") == "BertNormalizer"
+        and normalizer["clean_text"]
+        and splitter.get("type") == "BertPreTokenizer"
+        and model["continuing_subword_prefix"] == "##"
+        and model["max_input_chars_per_word"] == _LONGEST_WORD
+    )
+
+
+def _settings(description: Mapping[str, Any]) -> dict[str, Any]:
+    normalizer = description["normalizer"]
+    return {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lowercase,
-        "strip_accents": strip_accents,
-        "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
-        "model_max_length": 512,
+        "do_lower_case": normalizer["lowercase"],
+        "strip_accents": normalizer["strip_accents"],
+        "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
     }
-    specials = {f"{name}_token": text for name, text in SPECIAL_TOKENS.items()}
-    write_json(folder / "tokenizer_config.json", settings | specials)
 
 
-def _tokenizer_file(path: Path) -> Path:
-    if path.is_dir():
-        found = [path / name for name in _WORDPIECE_FILES if (path / name).is_file()]
-        if not found:
-            raise UserError(path, "has no tokenizer in it", f"give a folder with {' or '.join(_WORDPIECE_FILES)}")
-        return found[0]
-    if not path.is_file():
-        raise UserError(path, "does not exist", f"give a folder, or a file like {' or '.join(_WORDPIECE_FILES)}")
-    return path
+def _fast_settings(description: Mapping[str, Any], special: Mapping[str, str]) -> dict[str, Any]:
+    others = [token for token in description["added_tokens"] if token["content"] not in special.values()]
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "additional_special_tokens": [token["content"] for token in others if token["special"]],
+    }
 
 
-def _bert(model: models.Model, lowercase: bool) -> Tokenizer:
+def bert(model: models.Model, lowercase: bool) -> Tokenizer:
+    """``model`` behind the normalizer and pre-tokenizer of Devlin et al. (2019)."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -136,7 +124,7 @@ def _bert(model: models.Model, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-def _with_specials(tokenizer: Tokenizer, special: dict[str, str]) -> Tokenizer:
+def with_specials(tokenizer: Tokenizer, special: Mapping[str, str]) -> Tokenizer:
     """Declare the special tokens, and put [CLS] and [SEP] around whole inputs as BERT does."""
     tokenizer.add_special_tokens(list(special.values()))
     cls, sep = special["cls"], special["sep"]

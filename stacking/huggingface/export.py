@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,12 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
             f"holds a {config.variant} model, for which Hugging Face has no class",
             "export a post_ln model; `stacking evaluate` takes the state itself",
         )
-    tokenizer = _tokenizer_files(data, config) if data is not None else []
+    tokenizer: list[Path] = []
+    if data is not None:
+        manifest = load_manifest(data)
+        tokenizer = _tokenizer_files(data, manifest, config)
+        padding_id = manifest.get("special", {}).get("pad", config.padding_id)
+        config = config.model_copy(update={"padding_id": padding_id})
     with new_folder(out, {"kind": "export", "format": 1}) as folder:
         write_json(folder / "config.json", to_hugging_face(config))
         with SafetensorsWriter(folder / "model.safetensors", _specs(config), {"format": "pt"}) as file:
@@ -94,9 +100,9 @@ def _renamed(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np.nda
         yield from zip(names[name], np.split(values, len(names[name])), strict=True)
 
 
-def _tokenizer_files(data: Path, config: ModelConfig) -> list[Path]:
+def _tokenizer_files(data: Path, manifest: Mapping[str, Any], config: ModelConfig) -> list[Path]:
     """The tokenizer in a prepared data folder; it may be smaller than the embedding, but not larger."""
-    vocabulary = load_manifest(data)["vocabulary"]
+    vocabulary = manifest["vocabulary"]
     if vocabulary > config.vocabulary:
         raise UserError(
             f"{data / MANIFEST}: vocabulary",

@@ -48,20 +48,23 @@ def read_start(recipe: Recipe) -> Start | None:
     raise UserError(where, f"{recipe.start} holds no model", "give a state folder or a Hugging Face folder")
 
 
-def model_config(recipe: Recipe, start: Start | None, vocabulary: int) -> ModelConfig:
+def model_config(recipe: Recipe, start: Start | None, vocabulary: int, padding_id: int | None = None) -> ModelConfig:
     """The model of the recipe, at the depth of its first stage.
 
     What the recipe leaves open is taken from ``start``, if there is one, else from the recipe's shape.
 
     Args:
         vocabulary: rows of the token embedding where nothing else says.
+        padding_id: the data's; None where there are no data.
 
     Raises:
         UserError: widths that do not fit each other, or that contradict the model to start from.
     """
     wanted, layers = recipe.model, recipe.stages[0].layers
+    padding = {} if padding_id is None else {"padding_id": padding_id}
     if start is None:
-        return _checked(recipe, {"layers": layers, **_widths(recipe), **_the_rest(wanted, vocabulary)})
+        model = _checked(recipe, {"layers": layers, **_widths(recipe), **_the_rest(wanted, vocabulary)})
+        return model.model_copy(update=padding)
     given = {name: value for name in wanted.model_fields_set if (value := getattr(wanted, name)) is not None}
     if "shape" in given:
         given = {**_widths(recipe), **given}
@@ -70,7 +73,8 @@ def model_config(recipe: Recipe, start: Start | None, vocabulary: int) -> ModelC
         if name not in _FREE and given[name] != found[name]:
             problem = f"is {given[name]!r}, but the model to start from has {found[name]!r}"
             raise UserError(recipe.key("model", name), problem, "remove the key")
-    return start.model.with_layers(layers).model_copy(update={k: v for k, v in given.items() if k in _FREE})
+    free = {name: value for name, value in given.items() if name in _FREE}
+    return start.model.with_layers(layers).model_copy(update=free | padding)
 
 
 def _checked(recipe: Recipe, values: dict[str, Any]) -> ModelConfig:

@@ -24,6 +24,7 @@ from stacking.model.size import count_parameters
 from stacking.planning.batch import Batch
 from stacking.planning.cost import memory_per_rank, stage_flops
 from stacking.planning.initial_model import Start, model_config, read_start
+from stacking.planning.initial_vocabulary import compare_words
 from stacking.planning.resolve import (
     Target,
     check_model,
@@ -202,9 +203,13 @@ def make_plan(
     """
     target = find_target(recipe, machine)
     start = read_start(recipe)
-    model = model_config(recipe, start, manifest["vocabulary"] if manifest else _DEFAULT_VOCABULARY)
+    vocabulary, padding_id = (
+        (manifest["vocabulary"], _padding_id(manifest)) if manifest else (_DEFAULT_VOCABULARY, None)
+    )
+    model = model_config(recipe, start, vocabulary, padding_id)
     check_model(recipe, model, manifest)
     users = [user_config(recipe, i) for i in range(len(recipe.stages))]
+    differences = compare_words(recipe, start)
     stages: list[Stage] = []
     planned, settled = _decide(recipe, users, Findings(), start, model, target)
     for decided in planned:
@@ -235,8 +240,14 @@ def make_plan(
             resources=recipe.launch.resources,
         ),
         cost=_cost(recipe, model, stages),
-        warnings=(*_config_notes(users, settled), *_warnings(recipe, stages, target, machine)),
+        warnings=(*differences, *_config_notes(users, settled), *_warnings(recipe, stages, target, machine)),
     )
+
+
+def _padding_id(manifest: Mapping[str, Any]) -> int | None:
+    """What the data say; those of a test may not."""
+    special = manifest.get("special", {})
+    return special.get("pad") if isinstance(special, Mapping) else None
 
 
 class _Decided(NamedTuple):

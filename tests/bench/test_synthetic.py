@@ -68,3 +68,11 @@ def test_flops_are_those_of_the_real_lengths_and_of_the_masked_positions(size: i
 
 def test_counts_add_up() -> None:
     assert Counts(1, 2, 3, 4, 5) + Counts(10, 20, 30, 40, 50) == Counts(11, 22, 33, 44, 55)
+
+
+@given(st.integers(0, 499))
+def test_padding_is_never_drawn_and_never_special(padding_id: int) -> None:
+    sampler = SyntheticSampler(500, 64, 1, 0.15, ragged=True, pairs=True, padding_id=padding_id)
+    batch = sampler.batch(np.arange(4))
+    assert ((batch.input_ids == padding_id) == ~batch.attention_mask).all()
+    assert len(set(sampler.special.values())) == 5

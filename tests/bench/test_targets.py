@@ -55,9 +55,26 @@ def test_stages_are_chosen_by_number_or_name(stages: tuple[str, ...], chosen: li
         (Wanted(target="small.yaml", layers=(3,)), "--layers: is for named models"),
         (Wanted(target="small.yaml", stages=("7",)), "--stages: '7' is not a stage of small; it has 0-L2, 1-L4"),
         (Wanted(hidden=64, overrides=("model.depth=2",)), "hidden-64: model.depth: is not a known key"),
-        (Wanted(target="bert-base", sequence_length=1024, overrides=("model.max_positions=512",)), "sequence_length"),
+        (
+            Wanted(target="bert-base", sequence_length=1024, overrides=("model.max_positions=512",)),
+            "--sequence-length: is 1024",
+        ),
     ],
 )
 def test_mistakes_are_named(wanted: Wanted, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         targets(wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "line"),
+    [
+        (Wanted(hidden=64, micro_batch=3, batch=4), "--batch: is 4, not a multiple of 1 ranks x micro-batch 3 = 3"),
+        (Wanted(hidden=64, micro_batch=3, ranks=2, batch=6, dropout=0.1, precision="fp16"), "--precision: "),
+        (Wanted(target="demo", sequence_length=100_000), "--sequence-length: is 100000"),
+    ],
+)
+def test_a_mistake_in_an_option_names_the_option(wanted: Wanted, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        targets(wanted)
+    assert line in str(caught.value) and "stages[0]" not in str(caught.value)

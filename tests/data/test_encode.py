@@ -28,7 +28,6 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def expected(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
-    tokenizer.encode_special_tokens = True
     return [tokenizer.encode(sentence, add_special_tokens=False).ids for sentence in sentences]
 
 

@@ -296,7 +296,7 @@ def _read_data(path: Path) -> object:
 
 
 def _read_tokenizer(path: Path) -> object:
-    from stacking.data.vocabulary import load
+    from stacking.data.given import load
 
     return load(path.parent)
 

@@ -20,11 +20,13 @@ from stacking.data import vocabulary
 from stacking.data.corpus import Corpus
 from stacking.data.embedded import embedded_documents, embedded_sources
 from stacking.data.find import find_files
+from stacking.data.given import load
 from stacking.data.prepare import prepare
 from stacking.data.readers import documents
 from stacking.data.sampler import SAMPLERS, SAMPLES_AT_ONCE
 from stacking.data.samples import build_samples
 from stacking.data.unpad import Unpadded
+from stacking.data.vocabulary import Vocabulary
 from stacking.errors import UserError
 
 OURS, BARE, DATASETS = "stacking prepare", "tokenizers", "datasets.map"
@@ -101,8 +103,8 @@ def bench_data(inputs: Sequence[str], data: Path | None, characters: int, repeat
     source = scratch / "text.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     with _one_core():
-        tokenizer = vocabulary.load(data) if data else vocabulary.train(texts, VOCABULARY, lowercase=True)
-        vocabulary.save(tokenizer, scratch / "tokenizer")
+        words = load(data) if data else Vocabulary(vocabulary.train(texts, VOCABULARY, lowercase=True))
+        vocabulary.save(words.tokenizer, scratch / "tokenizer", words.special)
         tokenizing = race(texts, source, scratch / "tokenizer", repeats)
         folder = data or scratch / "prepared"
         start = time.perf_counter()
@@ -192,9 +194,7 @@ def _datasets_map(texts: list[str], tokenizer: Path) -> int:
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    loaded = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    loaded.encode_special_tokens = True
-    return loaded
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def _turn(names: list[str], repeat: int) -> list[str]:

@@ -1,0 +1,37 @@
+"""The tokenizer that lies beside shards, compared with them: what users load has to give what the model learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stacking.errors import StackingError
+
+
+def check_written(folder: Path, sentences: Sequence[str], tokens: npt.NDArray[np.integer]) -> None:
+    """Load the tokenizer in ``folder`` as users do and compare its ids with those in the shards.
+
+    Args:
+        folder: a prepared data folder.
+        sentences: the first ones of a split.
+        tokens: the ids of that split, [T], from its beginning; T may be more than the sentences have.
+
+    Raises:
+        StackingError: an id differs; names the sentence.
+    """
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    start = 0
+    for sentence in sentences:
+        expected = tokenizer(sentence, add_special_tokens=False, verbose=False)["input_ids"]
+        found = tokens[start : start + len(expected)].tolist()
+        if found != expected:
+            raise StackingError(
+                f"{folder}: transformers makes {expected[:12]} of {sentence[:80]!r}, the shards hold {found[:12]}; "
+                "this is a fault of stacking or of the installed transformers: please report it with the tokenizer"
+            )
+        start += len(expected)

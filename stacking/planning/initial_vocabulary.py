@@ -1,0 +1,90 @@
+"""Whether the data speak the language of the model to start from: the two vocabularies, entry by entry. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stacking.config.recipe import Recipe
+from stacking.errors import UserError
+from stacking.planning.initial_model import Start
+from stacking.storage.files import read_json
+
+LEAST_SHARE = 0.95
+"""Of the data's entries that mean the same to the model. Some publishers put their own words in place of [unused1]."""
+
+_REMEDY = "prepare the data with the model's own tokenizer: stacking prepare --tokenizer {}"
+
+
+def compare_words(recipe: Recipe, start: Start | None) -> list[str]:
+    """Warnings about the vocabulary of the recipe's data where it differs from that of the model to start from.
+
+    Raises:
+        UserError: fewer than ``LEAST_SHARE`` of the data's ids are the same word to both.
+    """
+    data = Path(recipe.data.path) if recipe.data.path else None
+    ours = read_words(data) if data else None
+    if start is None or data is None or ours is None:
+        return []
+    folder = words_folder(start)
+    theirs = read_words(folder) if folder else None
+    if folder is None or theirs is None:
+        return [
+            f"start: {recipe.start} records no vocabulary, so whether its words are those of {recipe.data.path} is not "
+            f"known; data that were prepared with the model's own tokenizer are right"
+        ]
+    same = sum(theirs.get(number) == word for number, word in ours.items())
+    if same == len(ours):
+        return []
+    share = f"{same:,} of {len(ours):,} entries ({same / len(ours):.0%})"
+    if same < LEAST_SHARE * len(ours):
+        problem = f"{recipe.start} has another vocabulary than {recipe.data.path}: {share} agree"
+        raise UserError(recipe.key("start"), problem, _REMEDY.format(folder))
+    return [f"start: {share} of the data's vocabulary are those of {recipe.start}; the others start from other words"]
+
+
+def words_folder(start: Start) -> Path | None:
+    """Where the vocabulary of ``start`` lies; None where nothing tells.
+
+    It is beside the model or, for a state of a run, in the data that the run learned from.
+    """
+    if start.format == "huggingface" or read_words(start.path) is not None:
+        return start.path
+    for folder in list(start.path.parents)[:3]:
+        plan = read_json(folder / "plan.json") if (folder / "plan.json").is_file() else None
+        path = plan.get("data", {}).get("path") if isinstance(plan, dict) else None
+        if isinstance(path, str) and Path(path).is_dir():
+            return Path(path)
+    return None
+
+
+def read_words(folder: Path) -> dict[int, str] | None:
+    """The entries of the tokenizer in ``folder`` by id; None where there is none that can be read as a list of words.
+
+    Raises:
+        UserError: a file is not what its name says.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return _from_json(read_json(folder / "tokenizer.json"))
+    if not (folder / "vocab.txt").is_file():
+        return None
+    try:
+        text = (folder / "vocab.txt").read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(folder / "vocab.txt", "is not UTF-8", "convert it to UTF-8") from None
+    words = {number: word.rstrip() for number, word in enumerate(text.removesuffix("\n").split("\n"))}
+    added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    tokens = added.items() if isinstance(added, dict) else ()
+    return words | {number: word for word, number in tokens if isinstance(number, int)}
+
+
+def _from_json(content: Any) -> dict[int, str] | None:
+    model = content.get("model") if isinstance(content, Mapping) else None
+    entries = model.get("vocab") if isinstance(model, Mapping) else None
+    if not isinstance(entries, Mapping):
+        return None
+    words = {number: word for word, number in entries.items() if isinstance(number, int)}
+    added = content.get("added_tokens")
+    tokens = [token for token in added if isinstance(token, Mapping)] if isinstance(added, list) else []
+    return words | {token["id"]: token.get("content") for token in tokens if isinstance(token.get("id"), int)}

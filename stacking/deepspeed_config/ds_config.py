@@ -308,7 +308,9 @@ def _separate_files(config: Json, stage: str) -> None:
 def _fill_zero(config: Json, facts: StageFacts) -> None:
     # One GPU alone: without flat groups, 16-bit training would wait for the overflow check of every parameter.
     flat = facts.cuda and facts.precision != "fp32" and not facts.fused_adam
-    zero = config.setdefault("zero_optimization", {"stage": 2 if facts.ranks > 1 else int(flat)})
+    scaled = config.get("prescale_gradients") or config.get("gradient_predivide_factor", 1) != 1
+    sharded = 1 if scaled else 2  # ZeRO 2 does not scale gradients before it reduces them
+    zero = config.setdefault("zero_optimization", {"stage": sharded if facts.ranks > 1 else int(flat)})
     for key, value in zero.items():
         if value == "auto":
             zero[key] = _AUTO_ZERO[key](facts.hidden)

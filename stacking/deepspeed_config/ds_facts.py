@@ -48,6 +48,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "communication_data_type": ("fp16", "bf16", "fp32"),
     "seq_parallel_communication_data_type": ("fp16", "bf16", "fp32"),
     "data_types.grad_accum_dtype": ("fp16", "bf16", "fp32"),
+    "gradient_allreduce_op": ("mean", "sum"),
+    "log_level": ("debug", "info", "warning", "error", "critical"),
     "checkpoint.tag_validation": ("Ignore", "Warn", "Fail"),
 }
 """Where DeepSpeed takes one of a few words."""
@@ -109,7 +111,8 @@ UNSUPPORTED: Mapping[str, tuple[object, str, str]] = {
         "is not tested with the consolidation of checkpoints",
         "remove it",
     ),
-    "checkpoint.writer.decoupled": (False, "would write checkpoints after the step that they belong to", "remove it"),
+    "checkpoint.writer": (None, "would write checkpoints in another way than they are read here", "remove it"),
+    "checkpoint.checkpoint_serialization": (True, "would write checkpoints that cannot be read here", "remove it"),
     "compile.offload_parameters": (False, "needs DeepCompile, which is not used here", "remove it"),
 }
 """Dotted key: the value that is harmless, what is wrong with any other, what to do instead."""

@@ -46,6 +46,7 @@ def _complaint(config: dict[str, Any], ranks: int) -> dict[str, str] | None:
     try:
         read = DeepSpeedConfig(copy.deepcopy(config), mpu=_Ranks(ranks))
         _check_data_types(read)
+        _check_partitioning(read, config)
         _build_optimizer(config)
     except ValidationError as error:
         return _of_model(error, config)
@@ -102,6 +103,25 @@ def _check_data_types(read: Any) -> None:
     mixed = stage == 1 and model == torch.bfloat16 and accumulated == wide and not offloaded
     if mixed and not read.zero_config.compute_grad_norm:
         raise ValueError("compute_grad_norm=false does not support ZeRO stage 1 with bf16 and fp32 accumulation")
+
+
+def _check_partitioning(read: Any, config: Mapping[str, Any]) -> None:
+    """What the ZeRO optimizers refuse when they are made."""
+    zero, stage = read.zero_config, read.zero_optimization_stage
+    offload = zero.offload_optimizer
+    offloaded = offload is not None and offload.device != "none"
+    averaged = stage == 3 or read.gradient_allreduce_op == "mean"
+    if stage >= 2 and zero.reduce_scatter and averaged:
+        if read.gradient_predivide_factor != 1.0:
+            raise ValueError(f"gradient_predivide_factor is not supported at ZeRO stage {stage} with reduce_scatter")
+        if read.prescale_gradients:
+            raise ValueError(f"prescale_gradients is not supported at ZeRO stage {stage} with reduce_scatter")
+    if not zero.compute_grad_norm and (read.gradient_clipping > 0 or offloaded):
+        raise ValueError("compute_grad_norm=false needs gradient clipping 0 and no offload_optimizer")
+    fused_on_cpu = offloaded and not config["optimizer"]["params"].get("torch_adam")
+    if offload is not None and (offload.ratio < 1 or offload.super_offload) and not fused_on_cpu:
+        name = "super_offload" if offload.super_offload else "ratio"
+        raise ValueError(f"{name} needs offload_optimizer with DeepSpeedCPUAdam, and PyTorch's Adam is built here")
 
 
 def _build_optimizer(config: Mapping[str, Any]) -> None:

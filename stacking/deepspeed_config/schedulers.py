@@ -67,7 +67,10 @@ def examine_scheduler(found: Examination) -> None:
 def _parameter(found: Examination, name: str, key: str, value: Any) -> None:
     path = f"scheduler.params.{key}"
     if value == "auto":
-        found.remove(path)
+        ends = key == "total_num_steps"
+        found.drop(
+            path, "is 'auto'", "the end of the run" if ends else "DeepSpeed's default, or the optimizer's rate, holds"
+        )
     elif value is None:
         found.drop(path, "is null", "DeepSpeed's default holds")
     elif key == "last_batch_iteration":

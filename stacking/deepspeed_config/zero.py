@@ -15,8 +15,19 @@ def examine_zero(found: Examination) -> None:
     if not isinstance(found.get("zero_optimization"), Mapping):
         return
     stage = _stage(found)
+    _scaling(found, stage)
     for name, needed in (("offload_optimizer", 1), ("offload_param", 3)):
         _offload(found, f"zero_optimization.{name}", needed, stage)
+
+
+def _scaling(found: Examination, stage: int) -> None:
+    """ZeRO 2 and 3 refuse to scale gradients before they are reduced and scattered; their mean is the same."""
+    if stage < 2 or found.get("zero_optimization.reduce_scatter", True) is False:
+        return
+    for key, harmless in (("prescale_gradients", False), ("gradient_predivide_factor", 1)):
+        if found.get(key, harmless) not in (harmless, None):
+            problem = f"is refused by DeepSpeed at ZeRO stage {stage} with reduce_scatter"
+            found.drop(key, problem, "left out: the mean of the gradients is the same")
 
 
 def _stage(found: Examination) -> int:

@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacking.config.recipe import load_recipe
+from stacking.config.recipe import load_recipe, recipe_from
 from stacking.deepspeed_config.examination import leaves
 from stacking.deepspeed_config.facts import SECTIONS, TOP
+from stacking.deepspeed_config.own_check import Final, check_finals
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES
@@ -117,3 +118,16 @@ def test_accelerates_own_file_is_read() -> None:
     assert result.config["zero_optimization"]["stage"] == 2
     assert result.recipe["optimizer"]["clip"] == 0.5
     assert yaml.safe_load((Path("out") / RECIPE).read_text())["ds_config"] == CONFIG
+
+
+def test_deepspeed_accepts_everything_that_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in one process; the ranks would die at what it refuses."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    finals = []
+    for name, content in CONFIGS.items():
+        for machine in (MACHINE, V100S, A100S):
+            result = adopted(content, machine)
+            recipe = recipe_from({**copy.deepcopy(result.recipe), "ds_config": result.config}, Path("recipe.yaml"))
+            stage = make_plan(recipe, None, None, machine).stages[-1]
+            finals.append(Final(f"{name} on {machine.device.name}", stage.name, stage.ds_config, stage.ranks))
+    check_finals(finals)

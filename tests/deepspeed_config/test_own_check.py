@@ -33,11 +33,17 @@ def test_every_complaint_names_key_and_value() -> None:
         final({"data_types": {"grad_accum_dtype": "bf16"}, "zero_optimization": {"stage": 0}}),
         final({"zero_optimization": {"stage": 0, "compute_grad_norm": False}}),
         final({}, train_batch_size=7),
+        final({}, prescale_gradients=True),
+        final({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}}),
+        final(
+            {"zero_optimization": {"stage": 1, "compute_grad_norm": False}, "gradient_clipping": 0.0},
+            gradient_clipping=1.0,
+        ),
     ]
     with pytest.raises(UserError) as caught:
         check_finals([*refused, final({})])
     lines = str(caught.value).splitlines()
-    assert lines[0] == "ds.json: 5 things do not fit"
+    assert lines[0] == "ds.json: 8 things do not fit"
     assert caught.value.exit_code == 2
     for line, key, words in zip(
         lines[1:],
@@ -47,8 +53,11 @@ def test_every_complaint_names_key_and_value() -> None:
             "data_types.grad_accum_dtype",
             "zero_optimization.compute_grad_norm",
             "train_batch_size",
+            "prescale_gradients",
+            "zero_optimization.offload_optimizer.ratio",
+            "zero_optimization.compute_grad_norm",
         ),
-        ('is "sum": ', 'is "all": ', 'is "bf16": ', "is false: ", "is 7: "),
+        ('is "sum": ', 'is "all": ', 'is "bf16": ', "is false: ", "is 7: ", "is true: ", "is 0.5: ", "is false: "),
         strict=True,
     ):
         assert line.split()[0] == key

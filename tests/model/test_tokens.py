@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stacking.data.unpad import Unpadded, pad, positions_in
@@ -77,6 +77,14 @@ def test_the_needed_rows_are_first_and_masked_tokens_by_sequence(lengths: list[i
     assert [(rows[0], rows[-1] < end) for rows, end in zip(by_sequence, ends, strict=True)] == [
         (start, True) for start in starts
     ]
+
+
+@given(lengths=LENGTHS)
+@example(lengths=[1, 2, 1, 2])  # as many needed rows in each sequence, whose lengths differ
+def test_needed_rows_and_their_sequences_stand_in_the_same_order(lengths: list[int]) -> None:
+    tokens = unpadded_tokens(batch(lengths))
+    pairs = zip(sequences(tokens.needed_layout), sequences(tokens.layout), strict=True)
+    assert all({int(row) for row in tokens.needed[needed]} <= set(rows) for needed, rows in pairs)
 
 
 @given(lengths=LENGTHS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import example, given
@@ -79,12 +81,14 @@ def test_the_needed_rows_are_first_and_masked_tokens_by_sequence(lengths: list[i
     ]
 
 
-@given(lengths=LENGTHS)
-@example(lengths=[1, 2, 1, 2])  # as many needed rows in each sequence, whose lengths differ
-def test_needed_rows_and_their_sequences_stand_in_the_same_order(lengths: list[int]) -> None:
-    tokens = unpadded_tokens(batch(lengths))
+@given(lengths=LENGTHS, masked=st.booleans())
+@example(lengths=[7, 8], masked=False)  # each needs its first row alone, and the group has the longer one first
+def test_needed_rows_and_their_sequences_stand_in_the_same_order(lengths: list[int], masked: bool) -> None:
+    drawn = batch(lengths)
+    nothing = np.empty(0, dtype=np.int64)
+    tokens = unpadded_tokens(drawn if masked else replace(drawn, mlm_positions=nothing, mlm_labels=nothing))
     pairs = zip(sequences(tokens.needed_layout), sequences(tokens.layout), strict=True)
-    assert all({int(row) for row in tokens.needed[needed]} <= set(rows) for needed, rows in pairs)
+    assert all({int(tokens.needed[row]) for row in needed} <= set(rows) for needed, rows in pairs)
 
 
 @given(lengths=LENGTHS)

@@ -162,7 +162,8 @@ def _layout(lengths: I64, groups: list[np.ndarray], masked: bool) -> Layout:
     ends = np.cumsum(lengths)
     offsets = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
     longest = int(lengths.max())
-    if len(groups) == 1 and longest * len(lengths) == ends[-1]:
+    is_in_order = len(groups) == 1 and np.array_equal(groups[0], np.arange(len(lengths)))
+    if is_in_order and longest * len(lengths) == ends[-1]:
         return Layout((Group(len(lengths), longest, None),), None, None, offsets, longest)
     places = np.empty(int(ends[-1]), dtype=np.int64)
     rectangles, rows, taken = [], [], 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stacking.data.unpad import Unpadded, pad, positions_in
@@ -77,6 +79,16 @@ def test_the_needed_rows_are_first_and_masked_tokens_by_sequence(lengths: list[i
     assert [(rows[0], rows[-1] < end) for rows, end in zip(by_sequence, ends, strict=True)] == [
         (start, True) for start in starts
     ]
+
+
+@given(lengths=LENGTHS, masked=st.booleans())
+@example(lengths=[7, 8], masked=False)  # each needs its first row alone, and the group has the longer one first
+def test_needed_rows_and_their_sequences_stand_in_the_same_order(lengths: list[int], masked: bool) -> None:
+    drawn = batch(lengths)
+    nothing = np.empty(0, dtype=np.int64)
+    tokens = unpadded_tokens(drawn if masked else replace(drawn, mlm_positions=nothing, mlm_labels=nothing))
+    pairs = zip(sequences(tokens.needed_layout), sequences(tokens.layout), strict=True)
+    assert all({int(tokens.needed[row]) for row in needed} <= set(rows) for needed, rows in pairs)
 
 
 @given(lengths=LENGTHS)

@@ -32,7 +32,7 @@ CONTROL_HALF = [
     "stacking.run.phases",
     "stacking.cli.plan_report",
     "stacking.estimate.check",
-    "stacking.cli.plan",
+    "stacking.cli.plan_text",
     "stacking.run.progress",
     "stacking.report.html",
     "stacking.state.consolidate",

@@ -21,3 +21,12 @@ class _Folder(click.Path):
 
 
 FOLDER = _Folder()
+
+COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+LAUNCHER = click.option(
+    "--launcher",
+    type=click.Choice(["local", "slurm", "mpi"]),
+    help="How to start the ranks. Default: the recipe's.",
+)
+ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity as they are.")
+HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")

@@ -20,6 +20,7 @@ from tests.data.conftest import write_corpus
 
 COMMANDS = [
     "adopt",
+    "baseline",
     "bench",
     "cancel",
     "consolidate",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacking.cli import plan as plan_command
+from stacking.cli import plan_text as plan_command
 from stacking.cli.plan_report import explain_text
 from stacking.config.recipe import RECIPES, load_recipe
 from stacking.errors import UserError

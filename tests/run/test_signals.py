@@ -30,7 +30,7 @@ runpy.run_module("stacking", run_name="__main__")
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize("module", ["stacking.cli.main", "stacking.cli.plan"])
+@pytest.mark.parametrize("module", ["stacking.cli.main", "stacking.cli.plan_text"])
 def test_while_modules_are_imported(module: str, number: int, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", AT_IMPORT, module, str(int(number))], capture_output=True, text=True)
     assert done.returncode == code, done.stderr

@@ -1,0 +1,166 @@
+"""Commands that make runs and tell of them: `run`, `resume`, `baseline`, `status`, `report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
+from stacking.errors import UserError
+from stacking.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from stacking.launch.job import Launcher
+    from stacking.planning.plan import Plan
+    from stacking.run.lease import Lease
+
+
+@click.command(**COMMAND)
+@click.argument("recipe")
+@click.option("--run-dir", type=FOLDER, required=True, help="A new folder for everything that the run makes.")
+@click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
+@LAUNCHER
+@HOSTFILE
+def run(
+    recipe: str,
+    run_dir: Path,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    launcher: str | None,
+    hostfile: Path | None,
+) -> None:
+    """Train all stages of a recipe, export, report.
+
+    RECIPE is a file, or the name of a shipped recipe.
+    """
+    from stacking.cli.plan_report import explain_text
+    from stacking.cli.plan_text import expected, precision_notes
+    from stacking.launch.registry import open_launcher
+    from stacking.run.create import design_run, holding_new, require_idle, write_run
+
+    folder = RunFolder(run_dir)
+    require_idle(folder)
+    design = design_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
+    chosen = open_launcher(launcher or design.plan.launch.launcher, hostfile)
+    with holding_new(folder) as lease:
+        write_run(design, folder)
+        click.echo(explain_text(design.plan, expected(design.plan), precision_notes(design.plan)))
+        _control(folder, design.plan, lease, chosen)
+
+
+@click.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+@click.option("--only", metavar="PHASE:STAGE,...", help="Run only these phases: train:0 or consolidate:0,grow:1.")
+@click.option(
+    "--from-step",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Go back to the checkpoint after update N of the stage at work; 0: to its beginning.",
+)
+@LAUNCHER
+@HOSTFILE
+def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str | None, hostfile: Path | None) -> None:
+    """Resume a run from what is on disk.
+
+    With --from-step, from an earlier checkpoint of the stage at work.
+    """
+    from stacking.launch.registry import open_launcher
+    from stacking.run.create import open_run, require_run
+    from stacking.run.rewind import refuse_repetition, rewind
+
+    folder = RunFolder(run_dir)
+    require_run(folder)
+    # A scheduler may have started this job before a dead node's lock has run out.
+    with folder.locked(patience=120 if launcher == "slurm" else 10) as lease:
+        plan = open_run(folder, note=lambda text: click.echo(text, err=True))
+        chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
+        if from_step is None:
+            refuse_repetition(folder)
+        else:
+            stage = rewind(folder, plan, from_step)
+            click.echo(f"{stage}: back at step {from_step}; what came later is kept as *.superseded", err=True)
+        folder.journal.append("resumed")
+        _control(folder, plan, lease, chosen, only)
+
+
+def _control(folder: RunFolder, plan: Plan, lease: Lease, launcher: Launcher, only: str | None = None) -> None:
+    """Run what is unfinished, with progress on stderr and the table of stages at the end."""
+    from stacking.report.run import read_run
+    from stacking.report.tables import stage_table
+    from stacking.run.controller import Controller
+    from stacking.run.phases import parse_labels, phases
+    from stacking.run.progress import Progress
+
+    labels = parse_labels(only, phases(plan, folder)) if only is not None else ()
+    with Progress(plan) as progress:
+        Controller(folder, plan, launcher, progress, lease, labels).run()
+    click.echo(stage_table(read_run(folder.path)).as_text())
+
+
+@click.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+@click.option("--run-dir", "baseline_dir", type=FOLDER, required=True, help="A new folder for the baseline.")
+@LAUNCHER
+@HOSTFILE
+def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: Path | None) -> None:
+    """Train a run's deepest model from the start.
+
+    It trains for the same wall-clock as the whole run in RUN_DIR, and RUN_DIR/report.html compares the two. To continue
+    an interrupted baseline: `stacking resume` with its folder, then `stacking report RUN_DIR --beside` it.
+    """
+    from stacking.launch.registry import open_launcher
+    from stacking.report.baseline import baseline_recipe
+    from stacking.report.comparison import comparison_table
+    from stacking.report.html import write_report
+    from stacking.report.run import read_run
+    from stacking.run.create import design_of, holding_new, require_idle, write_run
+
+    recipe, folder = baseline_recipe(read_run(run_dir)), RunFolder(baseline_dir)
+    require_idle(folder)
+    design = design_of(recipe, folder, elsewhere=launcher in ("slurm", "mpi"))
+    plan, chosen = design.plan, open_launcher(launcher or design.plan.launch.launcher, hostfile)
+    with holding_new(folder) as lease:
+        write_run(design, folder)
+        (stage,) = plan.stages
+        click.echo(f"{stage.layers} layers from the start: {stage.steps:,} steps fit into the same wall-clock")
+        _control(folder, plan, lease, chosen)
+    write_report(run_dir, [baseline_dir])
+    click.echo(f"\n{comparison_table([read_run(run_dir), read_run(baseline_dir)]).as_text()}")
+
+
+@click.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+@click.option("--watch", is_flag=True, help="Keep showing it until the run ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(run_dir: Path, watch: bool, as_json: bool) -> None:
+    """Show how far the run in RUN_DIR is."""
+    from stacking.report.status import status as status_of
+    from stacking.report.status import watch as watch_run
+
+    if watch:
+        if as_json:
+            raise UserError("--json", "has no effect with --watch", "leave one of the two out")
+        for now in watch_run(run_dir):
+            click.clear()
+            click.echo(now.as_text())
+        return
+    now = status_of(run_dir)
+    click.echo(json.dumps(now.as_dict(), indent=2) if as_json else now.as_text())
+
+
+@click.command(**COMMAND)
+@click.argument("run_dir", type=FOLDER)
+@click.option("--beside", type=FOLDER, multiple=True, metavar="RUN_DIR", help="Compare with this run; may be repeated.")
+def report(run_dir: Path, beside: tuple[Path, ...]) -> None:
+    """Write report.html for a run, finished or not."""
+    from stacking.report.comparison import comparison_table
+    from stacking.report.html import write_report
+    from stacking.report.run import read_run
+
+    click.echo(write_report(run_dir, beside))
+    if beside:
+        click.echo(f"\n{comparison_table([read_run(path) for path in (run_dir, *beside)]).as_text()}")

@@ -1,0 +1,115 @@
+"""Commands on parts of the chain: `consolidate`, `grow`, `export`, `import`, `evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stacking.cli.options import ALLOW_NON_FINITE, COMMAND, FOLDER
+from stacking.errors import printable
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command(**COMMAND)
+@click.argument("checkpoint", type=FOLDER)
+@click.option("--config", type=FOLDER, help="A checkpoint of another program: its Hugging Face config, or a recipe.")
+@click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
+@ALLOW_NON_FINITE
+def consolidate(checkpoint: Path, config: Path | None, out: Path, allow_non_finite: bool) -> None:
+    """Merge a ZeRO checkpoint into one unsharded state.
+
+    CHECKPOINT may be of any ZeRO stage and world size. No GPU is needed.
+    """
+    from functools import partial
+
+    from stacking.planning.describe import described
+    from stacking.state.consolidate import consolidate as consolidate_checkpoint
+    from stacking.storage.files import require_absent
+    from stacking.terminal.progress_bar import bar
+
+    require_absent(out)
+    with bar("consolidating") as update:
+        describe = partial(described, config) if config else None
+        consolidate_checkpoint(checkpoint, out, update, describe, allow_non_finite)
+
+
+@click.command(**COMMAND)
+@click.argument("state", type=FOLDER)
+@click.option("--layers", type=click.IntRange(min=1), required=True, help="How deep the grown model is.")
+@click.option("--operator", default="stack", show_default=True, help="stack, interleave or identity.")
+@click.option("--optimizer-state", default="reset", show_default=True, help="What happens to Adam's moments and step.")
+@click.option("--share", is_flag=True, help="Link the files of STATE instead of copying them: no time, no space.")
+@click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
+@ALLOW_NON_FINITE
+def grow(
+    state: Path, layers: int, operator: str, optimizer_state: str, share: bool, out: Path, allow_non_finite: bool
+) -> None:
+    """Grow a shallow state into a deeper one.
+
+    STATE itself is not changed.
+    """
+    from stacking.growth.apply import grow as grow_state
+    from stacking.storage.files import require_absent
+    from stacking.terminal.progress_bar import bar
+
+    require_absent(out)
+    with bar("growing") as update:
+        grow_state(state, out, layers, operator, optimizer_state, update, share, allow_non_finite)
+
+
+@click.command(**COMMAND)
+@click.argument("state", type=FOLDER)
+@click.option("--data", type=FOLDER, help="The prepared data, for its tokenizer.")
+@click.option("--out", type=FOLDER, required=True, help="The Hugging Face folder to write.")
+@ALLOW_NON_FINITE
+def export(state: Path, data: Path | None, out: Path, allow_non_finite: bool) -> None:
+    """Export a state as a Hugging Face model.
+
+    Writes config, safetensors, tokenizer and model card.
+    """
+    from stacking.huggingface.export import export as export_state
+    from stacking.storage.files import require_absent
+
+    require_absent(out)
+    export_state(state, out, data, allow_non_finite)
+
+
+@click.command("import", **COMMAND)
+@click.argument("model", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
+def import_model(model: Path, out: Path) -> None:
+    """Import a Hugging Face BERT as a state.
+
+    The state can be grown, or trained further.
+    """
+    from stacking.huggingface.importing import import_hugging_face
+    from stacking.storage.files import require_absent
+
+    require_absent(out)
+    report = import_hugging_face(model, out)
+    for note in report.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    for what, names in (("initialised", report.initialised), ("ignored", report.ignored)):
+        if names:
+            click.echo(f"{what}: {printable(', '.join(names))}", err=True)
+
+
+@click.command(**COMMAND)
+@click.argument("state", type=FOLDER)
+@click.option("--data", type=FOLDER, required=True, help="The prepared data.")
+@click.option("--samples", type=click.IntRange(min=1), default=2048, show_default=True)
+@click.option("--kind", default="segment-pair", show_default=True, help="sentence-pair, segment-pair or packed.")
+@click.option("--sequence-length", type=click.IntRange(min=8), default=128, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+def evaluate(state: Path, data: Path, samples: int, kind: str, sequence_length: int, seed: int, as_json: bool) -> None:
+    """Score a state on held-out data."""
+    from stacking.evaluate.mlm import evaluate_state
+
+    scores = evaluate_state(state, data, samples, seed, kind, sequence_length)._asdict()
+    click.echo(json.dumps(scores) if as_json else "\n".join(f"{name:14} {value:.4f}" for name, value in scores.items()))

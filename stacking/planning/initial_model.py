@@ -39,8 +39,11 @@ def read_start(recipe: Recipe) -> Start | None:
     folder, where = Path(recipe.start).absolute(), recipe.key("start")
     if not folder.is_dir():
         raise UserError(where, f"{recipe.start} is not a folder", "give a state folder or a Hugging Face folder")
-    if (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("kind") == "state":
-        return Start(folder, "state", _state_model(where, read_json(folder / MANIFEST).get("model")))
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    if not isinstance(manifest, dict):
+        raise UserError(folder / MANIFEST, "is not a JSON object", "give a state folder or a Hugging Face folder")
+    if manifest.get("kind") == "state":
+        return Start(folder, "state", _state_model(where, manifest.get("model")))
     if (folder / "config.json").is_file():
         config = folder / "config.json"
         return Start(folder, "huggingface", from_hugging_face(read_json(config), config))

@@ -88,7 +88,8 @@ def _placeholder(value: Any) -> str:
     elif isinstance(value, list):
         parts = value
     else:
-        return value if (isinstance(value, str) and value[:1] in "$<" and len(value) > 1) or "{{" in str(value) else ""
+        match = _TEMPLATE.match(value) if isinstance(value, str) else None
+        return match[0] if match else ""
     return next((found for found in map(_placeholder, parts) if found), "")
 
 

@@ -14,7 +14,7 @@ from stacking.errors import UserError
 _LARGEST = 16 << 20
 """Bytes; a configuration is never that large."""
 _DEEPEST = 64
-_TEMPLATE = re.compile(r"\{\{ *\w+ *\}\}|\$\{?[A-Za-z_]\w*\}?|<[A-Za-z_]\w*>")
+_TEMPLATE = re.compile(r"\{\{ *\w+ *\}\}|\$\{[A-Za-z_]\w*\}|\$[A-Za-z_]\w*|<[A-Za-z_]\w*>")
 """What template engines and shell scripts replace."""
 
 

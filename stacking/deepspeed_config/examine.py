@@ -41,6 +41,8 @@ _EXAMPLES = {
     "optimizer": '{"type": "AdamW"}',
     "scheduler": '{"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}',
     "zero_optimization": '{"stage": 2}',
+    "zero_optimization.offload_optimizer": '{"device": "cpu"}',
+    "zero_optimization.offload_param": '{"device": "cpu"}',
 }
 _TRACKERS = {"wandb": "wandb", "comet": "comet_ml", "tensorboard": "tensorboard"}
 """Section: the package that it needs."""
@@ -75,6 +77,24 @@ def effect(path: str) -> str:
         if prefix in EFFECTS:
             return EFFECTS[prefix]
     return ""
+
+
+def _odd_names(found: Examination) -> None:
+    """Names that no key has, and that would be taken for a path here."""
+    waiting: list[tuple[str, dict[str, Any]]] = [("", found.content)]
+    while waiting:
+        above, section = waiting.pop()
+        for key in list(section):
+            place = f"{above}.{key}" if above else key
+            if not key or "." in key:
+                remedy = "give a section and a key in it" if key in _PATHS else "remove it"
+                problem = f"is not a key of {above or 'DeepSpeed'}"
+                found.rows.append(Row(place, shown(section.pop(key)), "impossible", problem, remedy, True))
+            elif isinstance(section[key], dict) and place != "stacking":
+                waiting.append((place, section[key]))
+
+
+_PATHS = frozenset(f"{section}.{key}" for section, keys in SECTION_KEYS.items() for key in keys)
 
 
 def _comments(found: Examination) -> None:
@@ -285,6 +305,7 @@ def _without_effect(found: Examination) -> None:
 
 STEPS: tuple[Callable[[Examination], None], ...] = (
     _comments,
+    _odd_names,
     _printing,
     _removed,
     _old_names,

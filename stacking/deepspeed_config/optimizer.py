@@ -118,7 +118,7 @@ def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) ->
     elif key == "betas":
         _betas(found, path, value)
     elif key in ("lr", "eps", "weight_decay"):
-        _number(found, path, value, positive=key == "eps")
+        _number(found, path, value, positive=key in ("lr", "eps"))
     elif key in ("adam_w_mode", "adamw_mode"):
         _decoupled(found, path, value)
 

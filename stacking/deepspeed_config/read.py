@@ -14,6 +14,8 @@ from stacking.errors import UserError
 _LARGEST = 16 << 20
 """Bytes; a configuration is never that large."""
 _DEEPEST = 64
+_TEMPLATE = re.compile(r"\{\{ *\w+ *\}\}|\$\{[A-Za-z_]\w*\}|\$[A-Za-z_]\w*|<[A-Za-z_]\w*>")
+"""What template engines and shell scripts replace."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -59,6 +61,9 @@ def _hjson(path: Path, text: str, unique: Any, strict: json.JSONDecodeError) -> 
     try:
         value = hjson.loads(text, object_pairs_hook=unique)
     except hjson.HjsonDecodeError as error:
+        template = _TEMPLATE.search(text)
+        if template:
+            raise _unfilled(path, text[: template.start()].count("\n") + 1, template[0]) from None
         plain = not re.search(r"//|#|/\*", text)
         line, message = (strict.lineno, strict.msg) if plain else (error.lineno or strict.lineno, error.msg)
         place, problem = f"{path}: line {line}", f"is neither JSON nor HJSON ({message})"
@@ -67,9 +72,13 @@ def _hjson(path: Path, text: str, unique: Any, strict: json.JSONDecodeError) -> 
         raise UserError(path, "is nested too deeply", "check its brackets") from None
     placeholder = _placeholder(value)
     if placeholder:
-        problem = f"holds the placeholder {placeholder!r}: it is a template, not a configuration"
-        raise UserError(f"{path}: line {strict.lineno}", problem, "fill it in")
+        raise _unfilled(path, strict.lineno, placeholder)
     return value
+
+
+def _unfilled(path: Path, line: int, placeholder: str) -> UserError:
+    problem = f"holds the placeholder {placeholder!r}: it is a template, not a configuration"
+    return UserError(f"{path}: line {line}", problem, "fill it in")
 
 
 def _placeholder(value: Any) -> str:
@@ -79,7 +88,8 @@ def _placeholder(value: Any) -> str:
     elif isinstance(value, list):
         parts = value
     else:
-        return value if (isinstance(value, str) and value[:1] in "$<" and len(value) > 1) or "{{" in str(value) else ""
+        match = _TEMPLATE.match(value) if isinstance(value, str) else None
+        return match[0] if match else ""
     return next((found for found in map(_placeholder, parts) if found), "")
 
 

@@ -56,7 +56,19 @@ def test_what_people_have_is_planned_after_one_adopt_with_a_row_for_every_key(na
 VALUES = st.sampled_from(
     [True, False, None, "auto", 0, 1, 2, 4.0, "2", "true", "cpu", "fp16", [], {}, -1, float("inf")]
 )
-KEYS = sorted({*TOP, *(key for section in SECTIONS.values() for key in section), "stge", "_c", "amp", "bfloat16"})
+KEYS = sorted(
+    {
+        *TOP,
+        *(key for section in SECTIONS.values() for key in section),
+        "stge",
+        "_c",
+        "amp",
+        "bfloat16",
+        "",
+        "a.b",
+        "fp16.enabled",
+    }
+)
 ANY_CONFIG = st.recursive(
     st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4),
     lambda inner: st.dictionaries(st.sampled_from(KEYS), VALUES | inner, max_size=5),

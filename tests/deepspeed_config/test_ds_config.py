@@ -136,6 +136,14 @@ WRONG = {
         '{"train_batch_size": <size>\n}',
         "ds.json: line 1: holds the placeholder '<size>': it is a template, not a configuration; fill it in",
     ),
+    "a template of another kind": (
+        '{"fp16": {},\n"train_batch_size": {{ size }}}',
+        "ds.json: line 2: holds the placeholder '{{ size }}': it is a template, not a configuration; fill it in",
+    ),
+    "a shell script's template": (
+        '{"train_batch_size": $BATCH}',
+        "ds.json: line 1: holds the placeholder '$BATCH': it is a template, not a configuration; fill it in",
+    ),
     "key twice": (
         '{"bf16": {}, "bf16": {}}',
         "ds.json: bf16: is given twice; keep one of them",

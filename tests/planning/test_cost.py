@@ -38,3 +38,8 @@ def test_a_larger_micro_batch_needs_more_and_more_sharding_less(micro_batch: int
     assert needed(micro_batch + 1, stage) > needed(micro_batch, stage)
     if stage > 1:
         assert needed(micro_batch, stage) <= needed(micro_batch, stage - 1)
+
+
+def test_the_heads_activations_follow_the_mask_probability() -> None:
+    few, many = (activation_bytes(MODEL, 4, 16, 4, fused=True, mask_probability=p) for p in (0.125, 0.25))
+    assert many - few == 4 * 16 // 8 * MODEL.vocabulary * (4 + 8)

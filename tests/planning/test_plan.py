@@ -373,3 +373,15 @@ def test_planning_never_loads_torch() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json"])
+@pytest.mark.parametrize("content", ["[1]", '"text"', "3"])
+def test_a_start_of_another_json_type_is_one_line(
+    name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name}: is not a JSON object"):
+        plan_of(SMALL + "start: state\n")

@@ -124,9 +124,9 @@ class Corpus:
             problem = f"has token id {highest:,} where the vocabulary ends at {self.vocabulary - 1:,}"
             raise DamagedFile(where, problem, "prepare the data again with this vocabulary")
 
-    def head(self, most: int) -> npt.NDArray[Any]:
-        """The first ``most`` tokens of the first shard, or all that it has."""
-        return self._tokens[0][:most]
+    def head(self, most: int) -> I64:
+        """The first ``most`` tokens, or all of them, int64."""
+        return self.read(np.zeros(1, dtype=np.int64), np.array([min(most, int(self._token_base[-1]))]))
 
     def take(self, positions: I64) -> I64:
         """The tokens at global ``positions`` [N], int64."""

@@ -63,6 +63,6 @@ def test_versions_are_compared_as_numbers() -> None:
 
 @pytest.mark.parametrize("name", TESTED)
 def test_what_is_asked_for_is_what_setup_py_asks_for(name: str) -> None:
-    (least,) = re.findall(rf'"{name}>=([\d.]+)"', SETUP)
+    (least,) = re.findall(rf'"{name}>=([\d.]+)[,"]', SETUP)
     assert TESTED[name].least == least
     assert version(TESTED[name].newest) > version(least)

@@ -220,7 +220,10 @@ def dotted(location: Sequence[int | str]) -> str:
 
 def user_error(error: ValidationError, model: type[BaseModel], where: str | Path) -> UserError:
     """The first of pydantic's complaints about ``model`` as one line, with the number of the others."""
-    details = error.errors(include_url=False)
+    try:
+        details = error.errors(include_url=False)
+    except UnicodeEncodeError:
+        return UserError(where, "holds half of a surrogate pair", "write the character itself")
     first = details[0]
     location, holder = _walk(model, first["loc"])
     problem, remedy = _words(first, str(location[-1]) if location else "", holder)

@@ -50,6 +50,8 @@ def _parsed(path: Path, text: str) -> Any:
         strict = error
     except RecursionError:
         raise UserError(path, "is nested too deeply", "check its brackets") from None
+    except ValueError:  # Python refuses integers of more than 4,300 digits
+        raise UserError(path, "holds a number of thousands of digits", "correct it") from None
     if not text.lstrip().startswith("{") and (decoded := _base64(text)):
         return _parsed(path, decoded)
     return _hjson(path, text, unique, strict)

@@ -13,6 +13,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from stacking.storage.seal import sealed
+
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Mutation = Callable[[Draw, bytes], bytes]
 
@@ -60,6 +62,15 @@ def json_values(draw: Draw, valid: bytes) -> bytes:
     if draw(st.integers(0, 5)) == 0:
         return bytes_anywhere(draw, valid)
     return _encoded(_mutated(draw, json.loads(valid)))
+
+
+def sealed_values(draw: Draw, valid: bytes) -> bytes:
+    """As `json_values`, under a seal that fits: what somebody made on purpose."""
+    content = json_values(draw, valid)
+    try:
+        return _encoded(sealed(json.loads(content)))
+    except (ValueError, AttributeError, RecursionError):
+        return content
 
 
 def json_lines(draw: Draw, valid: bytes) -> bytes:

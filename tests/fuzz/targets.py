@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stacking.storage.seal import sealed
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Mutation
 
@@ -98,7 +99,7 @@ def _plan() -> bytes:
         path = Path(folder) / "recipe.yaml"
         path.write_bytes(_recipe())
         plan = make_plan(load_recipe(path), MANIFEST, SAMPLES, MACHINE)
-    return plan.model_dump_json().encode()
+    return json.dumps(sealed(plan.model_dump(mode="json"))).encode()
 
 
 def _weights() -> dict[str, Any]:
@@ -313,7 +314,7 @@ TARGETS: Mapping[str, Target] = {
     "recipe": Target(_file("recipe.yaml", _recipe), mutations.yaml_text, _read_recipe),
     "site": Target(_file("site.yaml", _site), mutations.yaml_text, _read_site),
     "ds_config": Target(_file("ds.json", _ds_config), mutations.json_values, _read_ds_config),
-    "plan": Target(_file("plan.json", _plan), mutations.json_values, _read_plan),
+    "plan": Target(_file("plan.json", _plan), mutations.sealed_values, _read_plan),
     "safetensors": Target(_file("a.safetensors", _safetensors), mutations.safetensors_header, _read_safetensors),
     "state manifest": Target(_in_state("manifest.json"), mutations.json_values, _read_state),
     "state weights": Target(_in_state("weights.safetensors"), mutations.safetensors_header, _read_state),

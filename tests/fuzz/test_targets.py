@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -49,27 +47,20 @@ FOUND: dict[str, tuple[str, bytes]] = {
     "an array whose header does not end": ("data shard", b"\x93NUMPY\x01\x00\x76\x00{'descr': '<i8', ('shape': (9,"),
 }
 """Files that once led to a traceback, a hang or to memory without bounds."""
-PENDING = {"data manifest", *FOUND.keys() - {"an array whose header does not end"}}
-"""What is known to fail still; a case that passes must leave this set."""
-
-
-def _cases(names: Iterable[str]) -> list[Any]:
-    pending = pytest.mark.xfail(strict=True, reason="this reader is not mended yet")
-    return [pytest.param(name, marks=pending if name in PENDING else ()) for name in names]
 
 
 def _complaint(findings: Findings) -> str:
     return "\n".join(f"{fault} ({len(content):,} bytes)" for fault, content in findings.faults.items())
 
 
-@pytest.mark.parametrize("target", _cases(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_mutated_files_are_read_or_refused(target: str, tmp_path: Path) -> None:
     findings = fuzz(target, tmp_path, of_seed=0, go_on=lambda examples: examples < EXAMPLES)
     assert findings.counts.total() == EXAMPLES
     assert not findings.faults, _complaint(findings)
 
 
-@pytest.mark.parametrize("name", _cases(FOUND))
+@pytest.mark.parametrize("name", FOUND)
 def test_what_fuzzing_found_is_refused(name: str, tmp_path: Path) -> None:
     target, content = FOUND[name]
     with Worker(target, tmp_path) as worker:

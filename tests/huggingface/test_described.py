@@ -20,6 +20,7 @@ from stacking.state.consolidate import consolidate
 from stacking.state.format import State
 
 torch = pytest.importorskip("torch")
+from stacking.storage.files import write_sealed
 from tests.state.checkpoints import Groups, write_checkpoint  # noqa: E402
 
 MODEL = ModelConfig(layers=2, hidden=4, heads=2, intermediate=6, vocabulary=7, max_positions=8)
@@ -127,12 +128,10 @@ def test_a_decoder_of_its_own_is_refused(tmp_path: Path, config: Path) -> None:
 
 def test_a_checkpoint_that_records_its_model_needs_no_other(tmp_path: Path, config: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "c", ours())
-    (checkpoint / "progress.json").write_text(json.dumps({"model": MODEL.model_dump(), "step": 7}))
+    write_sealed(checkpoint / "progress.json", {"model": MODEL.model_dump(), "step": 7})
     describe = partial(described, config)
     assert consolidate(checkpoint, tmp_path / "state", describe=describe).model == MODEL
-    (checkpoint / "progress.json").write_text(
-        json.dumps({"model": MODEL.model_copy(update={"dropout": 0.3}).model_dump()})
-    )
+    write_sealed(checkpoint / "progress.json", {"model": MODEL.model_copy(update={"dropout": 0.3}).model_dump()})
     with pytest.raises(UserError, match="--config: describes another model than the checkpoint itself"):
         consolidate(checkpoint, tmp_path / "other", describe=describe)
 

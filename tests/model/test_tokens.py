@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from hypothesis import example, given
@@ -86,7 +84,7 @@ def test_the_needed_rows_are_first_and_masked_tokens_by_sequence(lengths: list[i
 def test_needed_rows_and_their_sequences_stand_in_the_same_order(lengths: list[int], masked: bool) -> None:
     drawn = batch(lengths)
     nothing = np.empty(0, dtype=np.int64)
-    tokens = unpadded_tokens(drawn if masked else replace(drawn, mlm_positions=nothing, mlm_labels=nothing))
+    tokens = unpadded_tokens(drawn if masked else drawn._replace(mlm_positions=nothing, mlm_labels=nothing))
     pairs = zip(sequences(tokens.needed_layout), sequences(tokens.layout), strict=True)
     assert all({int(tokens.needed[row]) for row in needed} <= set(rows) for needed, rows in pairs)
 

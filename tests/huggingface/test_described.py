@@ -18,9 +18,9 @@ from stacking.model.size import parameter_shapes
 from stacking.planning.describe import described
 from stacking.state.consolidate import consolidate
 from stacking.state.format import State
+from stacking.storage.files import write_sealed
 
 torch = pytest.importorskip("torch")
-from stacking.storage.files import write_sealed
 from tests.state.checkpoints import Groups, write_checkpoint  # noqa: E402
 
 MODEL = ModelConfig(layers=2, hidden=4, heads=2, intermediate=6, vocabulary=7, max_positions=8)

@@ -368,13 +368,13 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, kind: str, name: 
 
 
 def test_a_manifest_that_omits_a_shard_is_named(tmp_path: Path) -> None:
-    from stacking.storage.files import read_json, seal_folder, write_json
+    from stacking.storage.files import read_json, seal_folder, write_sealed
 
     folder = write_checkpoint(tmp_path / "c")
     seal_folder(folder, {})
     manifest = read_json(folder / "manifest.json")
     del manifest["files"][shard_file(folder, 1).name]
-    write_json(folder / "manifest.json", manifest)
+    write_sealed(folder / "manifest.json", manifest)
 
     with pytest.raises(DamagedFile, match=rf"manifest\.json: does not list {shard_file(folder, 1).name}"):
         consolidate(folder, tmp_path / "state")

@@ -16,14 +16,14 @@ from stacking.growth.apply import grow
 from stacking.huggingface.export import export
 from stacking.state.format import State
 from stacking.storage.blocks import hash_files
-from stacking.storage.files import MANIFEST, write_json
+from stacking.storage.files import MANIFEST, write_sealed
 from stacking.storage.safetensors_file import SafetensorsFile
 from tests.growth.test_apply import write
 
 
 def change(state: Path, **values: Any) -> None:
     manifest = json.loads((state / MANIFEST).read_text())
-    write_json(state / MANIFEST, {**manifest, **values})
+    write_sealed(state / MANIFEST, {**manifest, **values})
 
 
 def list_file(state: Path, name: str, file: Path) -> None:

@@ -75,7 +75,7 @@ def test_writing_and_reading_survive_a_disturbance(tmp_path: Path, monkeypatch: 
 
 def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sealed(tmp_path / "f", {"a": 1})
-    monkeypatch.setattr(Path, "read_bytes", Failing(errno.EIO, 100))
+    monkeypatch.setattr(files, "open_file", Failing(errno.EIO, 100))
     with pytest.raises(StorageFailure, match="f: "):
         read_sealed(tmp_path / "f")
     monkeypatch.undo()
@@ -164,5 +164,6 @@ def test_a_full_disk_is_named_by_the_command_line(tmp_path: Path, full_disk: Pat
     write_corpus(tmp_path / "text", documents=4)
     argv = [sys.executable, "-m", "stacking", "prepare", str(tmp_path / "text"), "--out", str(full_disk / "data")]
     done = subprocess.run(argv, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert f"(file system {full_disk}, " in done.stderr and "standard output" not in done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and done.stderr.count("stacking: ") == 1, done.stderr
+    assert error.startswith("stacking: ") and f"(file system {full_disk}, " in error and "standard output" not in error

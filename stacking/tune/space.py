@@ -102,7 +102,7 @@ _OFFLOADS: Mapping[tuple[str, ...], Offload] = {
 
 
 def _one_rank(value: int, facts: Facts) -> str:
-    return "a single rank cannot shard its state" if facts.ranks == 1 and value > 1 else ""
+    return "one rank cannot shard its state" if facts.ranks == 1 and value > 1 else ""
 
 
 def _cpu_offload(value: str, facts: Facts) -> str:

@@ -1,4 +1,4 @@
-"""The only place that calls Slurm's client programs: sbatch, squeue, sacct, scancel, scontrol."""
+"""The only place that calls SLURM's client programs: sbatch, squeue, sacct, scancel, scontrol."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _SACCT = "JobIDRaw,State,Partition,NodeList,Elapsed,Start,Reason,JobName,WorkDir
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmJob:
-    """What Slurm says about one job."""
+    """What SLURM says about one job."""
 
     id: int
     state: str
-    """Slurm's long name: PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, …"""
+    """SLURM's long name: PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, …"""
     partition: str = ""
     nodes: str = ""
     """Compressed, as in ``n[1-2]``; empty while it waits."""
     elapsed: str = ""
     start: str | None = None
-    """When it began or, as far as Slurm can tell, will begin; ISO 8601."""
+    """When it began or, as far as SLURM can tell, will begin; ISO 8601."""
     reason: str | None = None
     """Why it waits, or what ended it."""
     name: str = ""
@@ -63,7 +63,7 @@ def require() -> None:
     """Make sure that this machine can submit.
 
     Raises:
-        UserError: Slurm's programs are not here.
+        UserError: SLURM's programs are not here.
     """
     if shutil.which("sbatch") is None:
         raise UserError("sbatch", "is not on this machine", "do this on a login node, or look with --dry-run")
@@ -82,8 +82,8 @@ def submit(script: Path, folder: Path, after: int | None = None) -> int:
     """Submit a script, held; returns the job's id.
 
     Raises:
-        UserError: Slurm refuses it; says why.
-        StackingError: Slurm does not answer.
+        UserError: SLURM refuses it; says why.
+        StackingError: SLURM does not answer.
     """
     answer = _run(submit_argv(script, folder, after), refused=str(script))
     number = answer.strip().rpartition("\n")[2].split(";")[0]
@@ -126,10 +126,10 @@ def requeue(job: int) -> None:
 
 
 def jobs(ids: Sequence[int]) -> dict[int, SlurmJob]:
-    """What Slurm knows of these jobs: from the queue, and of those that left it from the accounting, if there is any.
+    """What SLURM knows of these jobs: from the queue, and of those that left it from the accounting, if there is any.
 
     Raises:
-        StackingError: Slurm does not answer.
+        StackingError: SLURM does not answer.
     """
     if not ids:
         return {}
@@ -186,7 +186,7 @@ def _run(argv: Sequence[str], refused: str, errors: bool = False) -> str:
 
     Raises:
         UserError: the program is not there, or says no to ``refused``.
-        StackingError: Slurm does not answer.
+        StackingError: SLURM does not answer.
     """
     program = argv[0]
     try:

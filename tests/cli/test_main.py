@@ -138,7 +138,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 REFUSALS = {
     "the slurm launcher outside of slurm": (
         ["--launcher", "slurm"],
-        "--launcher slurm: works inside a SLURM job alone",
+        "--launcher slurm: works only inside a SLURM job",
     ),
     "a hostfile that is not there": (["--launcher", "mpi", "--hostfile", "no-hosts"], "no-hosts is not a file"),
     "a hostfile without mpi": (["--hostfile", "no-hosts"], "--hostfile: is for mpirun"),

@@ -1,13 +1,13 @@
-"""The exceptions that a user can meet, and the exit code that each one means.
+"""Defines the exceptions shown to users and their exit codes.
 
-StackingError          1   a failure; its message says what to look at
-├── StorageFailure     1   a disk or file server failed, perhaps for a moment; resume tries again
-├── LostLock           1   another controller has taken the run over; this one has stopped
-├── UserError          2   the input is wrong: where, what is wrong, what would be right
-│   ├── DamagedFile    2   a file is torn or altered; carries the path
+StackingError          1   a failure; the message says where to look
+├── StorageFailure     1   a disk or file server failed, possibly transiently; resuming retries
+├── LostLock           1   another controller has taken over the run; this one stops
+├── UserError          2   the input is invalid: where, what is wrong, how to fix it
+│   ├── DamagedFile    2   a file is truncated or altered; carries the path
 │   └── NoSpace        2   the disk is full; the last good state is untouched
-├── Diverged           3   training left the finite numbers; the same samples would do it again
-└── Preempted         75   stopped at a step boundary with a checkpoint; resume goes on
+├── Diverged           3   training produced NaN or infinity; repeating it would too
+└── Preempted         75   stopped at a step boundary after a checkpoint; can be resumed
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import shutil
 from pathlib import Path
 
 _LONGEST = 2_000
-"""Characters that a line shows of a text which a file may have chosen."""
+"""Maximum number of characters shown of a text that may come from a file."""
 
 
 def printable(text: str) -> str:
-    """``text`` in one line; control characters are escaped, so that no terminal obeys them."""
+    """Returns ``text`` as one line, with control characters escaped so that terminals do not interpret them."""
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*[\r\n]\s*", " ", text.strip()))
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]} … {shown[-_LONGEST // 2 :]}"
 
 
 class StackingError(Exception):
-    """Anything that this program reports in one line instead of a traceback."""
+    """Base class of errors that are reported in one line, without a traceback."""
 
     exit_code = 1
 
 
 class UserError(StackingError):
-    """The user's input is wrong.
+    """Reports invalid user input.
 
     Args:
         where: the file and, after a colon, the key or line: ``recipe.yaml: stages[1].layers``.
         problem: what is wrong with it.
-        remedy: what would be right.
+        remedy: how to fix it.
     """
 
     exit_code = 2
@@ -49,7 +49,7 @@ class UserError(StackingError):
 
 
 class DamagedFile(UserError):
-    """A file that was complete once is torn, missing or altered."""
+    """Reports that a file which was once complete is truncated, missing or altered."""
 
     def __init__(self, path: Path, problem: str, remedy: str = "restore it or remove what it belongs to") -> None:
         self.path = path
@@ -57,7 +57,7 @@ class DamagedFile(UserError):
 
 
 class NoSpace(UserError):
-    """The disk under ``path`` is full; names the file system and what is left of it."""
+    """Reports that the disk holding ``path`` is full; names the file system and its free space."""
 
     def __init__(self, path: Path) -> None:
         problem = f"no space left on the device{_file_system(path)}"
@@ -65,7 +65,7 @@ class NoSpace(UserError):
 
 
 def _file_system(path: Path) -> str:
-    """Where the file system that holds ``path`` is mounted, and how much of it is free."""
+    """Returns the mount point and free space of the file system that holds ``path``."""
     place = path.absolute()
     try:
         while not place.exists():
@@ -79,14 +79,14 @@ def _file_system(path: Path) -> str:
 
 
 class StorageFailure(StackingError):
-    """A file could not be read or written for a reason that is not the user's and may pass."""
+    """Reports that a file could not be read or written, for a reason that may be transient."""
 
     def __init__(self, path: str | Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}; the file system failed, perhaps for a moment: try it again")
 
 
 class LostLock(StackingError):
-    """Another controller has taken the run over."""
+    """Reports that another controller has taken over the run."""
 
     def __init__(self, lock: Path | None = None) -> None:
         where = "the run's lock" if lock is None else str(lock)
@@ -94,12 +94,12 @@ class LostLock(StackingError):
 
 
 class Diverged(StackingError):
-    """Training produced NaN or infinity, or can make no further update. Repeating it gives the same result."""
+    """Reports that training produced NaN or infinity, or cannot make another update; repeating it fails again."""
 
     exit_code = 3
 
 
 class Preempted(StackingError):
-    """Training stopped on request at a step boundary, after a checkpoint."""
+    """Reports that training stopped on request at a step boundary, after writing a checkpoint."""
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""A benchmark as text: one block a stage, one column a contender."""
+"""Renders a benchmark as text: one block per stage, one column per contender."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ ROWS: Mapping[str, Row] = {
     "start-up + warm-up": lambda m, d: f"{m.startup_seconds:.1f} + {m.warmup_seconds:.1f} s",
     "loss-scale skips": lambda m, d: str(m.skipped_steps),
 }
-"""What the table shows of every contender."""
+"""The rows shown for every contender."""
 
 
 def footer(stages: Sequence[StageResult]) -> str:
-    """What the stages ran on, and how to read their numbers."""
+    """Describe the hardware, and how to read the numbers."""
     hardware: dict[str, Any] = next((s.result.hardware for s in stages if s.result.hardware), {})
     return "\n".join([*_hardware_lines(hardware), *_notes(stages, hardware)])
 
 
 def block(stage: StageResult) -> str:
-    """One stage: its contenders side by side, what each has chosen, and the ratios."""
+    """Render one stage: contenders side by side, their implementation choices and the ratios."""
     measured, derived = stage.result.measurements, stage.derived
     if not derived:
         return f"{_title(stage.trial)}\n{stage.result.outcome}: {stage.result.message}\n"
@@ -97,8 +97,8 @@ def _notes(stages: Sequence[StageResult], hardware: Mapping[str, Any]) -> list[s
     on_cpu = hardware["device"] == "cpu"
     memory = "resident memory beyond that of the libraries" if on_cpu else "most that torch had allocated"
     return [
-        f"Medians of {trial.repeats} repeats that took turns, after {trial.warmup} warm-up steps.",
-        "The parts of a step are from separate steps that overlap nothing.",
+        f"Medians of {trial.repeats} alternating repeats, after {trial.warmup} warm-up steps.",
+        "The parts of a step are timed in separate steps without overlap.",
         "Model FLOPs count real tokens and masked positions, whatever a contender computes.",
         f"Memory is the {memory}.",
     ]

@@ -1,4 +1,4 @@
-"""What takes part in a benchmark: a DeepSpeed engine, and how it gets from a batch to an update."""
+"""A contender in a benchmark: a DeepSpeed engine and the path from a batch to an update."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Sections = Callable[[Section], AbstractContextManager[None]]
 
 
 def unmeasured(section: Section) -> AbstractContextManager[None]:
-    """For throughput: nothing waits between the parts of a step."""
+    """For throughput: no synchronisation between the parts of a step."""
     return nullcontext()
 
 
 class Contender(ABC):
-    """One way to do the work of a stage. All ranks make the same ones in the same order.
+    """One implementation of a stage's training step. All ranks create the same contenders in the same order.
 
-    A subclass makes ``self.engine`` when it is constructed, and takes nothing from another contender.
+    A subclass creates ``self.engine`` in its constructor and shares nothing with another contender.
     """
 
     engine: DeepSpeedEngine
@@ -35,28 +35,28 @@ class Contender(ABC):
         self.plan, self.stage = trial.plan, trial.planned
 
     def begin_turn(self) -> None:
-        """Called before this contender's steps: what its process would be like if it were alone."""
+        """Prepare the process before this contender's steps, as if it were alone in it."""
         return_freed_memory()
 
     @abstractmethod
     def prepare(self, batch: Unpadded) -> Any:
-        """A micro-batch on the device, as this contender wants it."""
+        """Return a micro-batch on the device, in the form that this contender needs."""
 
     @abstractmethod
     def update(self, micro_batches: Sequence[Any], step: int, sections: Sections = unmeasured) -> None:
-        """One optimizer step: what the contender's user has in the training loop, and nothing else."""
+        """Take one optimizer step: exactly what the contender's user has in the training loop."""
 
     @abstractmethod
     def chosen(self) -> dict[str, str]:
-        """Which implementation does what, as far as the contender knows."""
+        """Return the implementations in use, as far as the contender knows them."""
 
     def padded(self, batch: Unpadded) -> Batch:
-        """``batch`` as rows of the full sequence length."""
+        """Return ``batch`` as rows of the full sequence length."""
         numbers = np.arange(len(batch.lengths))
         return pad(batch, self.plan.data.sequence_length, self.plan.model.padding_id, numbers)
 
     def optimizer_name(self) -> str:
-        """DeepSpeed's wrapper and what is inside: ``DeepSpeedZeroOptimizer(AdamW)``."""
+        """Name DeepSpeed's wrapper and the optimizer inside: ``DeepSpeedZeroOptimizer(AdamW)``."""
         names, optimizer = [], self.engine.optimizer
         while optimizer is not None:
             names.append(_with_kernel(optimizer))
@@ -65,7 +65,7 @@ class Contender(ABC):
 
 
 def _with_kernel(optimizer: Any) -> str:
-    """``AdamW fused``: torch's optimizers have three implementations under one name."""
+    """Name the variant, as in ``AdamW fused``: torch's optimizers have three implementations under one name."""
     defaults = getattr(optimizer, "defaults", None) or {}
     kernel = next((name for name in ("fused", "foreach") if defaults.get(name)), "")
     return f"{type(optimizer).__name__} {kernel}".rstrip()

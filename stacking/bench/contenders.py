@@ -1,4 +1,4 @@
-"""The contenders that a trial can name."""
+"""The registry of contenders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Factory = Callable[[Trial], Contender]
 
 
 def _hugging_face(compiled: bool) -> Factory:
-    from stacking.bench.hugging_face import HuggingFace  # transformers, which the others do without
+    from stacking.bench.hugging_face import HuggingFace  # needs transformers, which the others do not
 
     return partial(HuggingFace, compiled=compiled)
 
@@ -24,4 +24,4 @@ CONTENDERS: dict[str, Callable[[], Factory]] = {
     "hugging-face": lambda: _hugging_face(compiled=False),
     "hugging-face-compiled": lambda: _hugging_face(compiled=True),
 }
-"""What imports a contender's libraries and returns what makes one."""
+"""By name: a function that imports a contender's libraries and returns its constructor."""

@@ -1,4 +1,4 @@
-"""How much work lies in a batch: the numerators of every rate that a benchmark prints."""
+"""Counts the work in a batch: the numerators of every rate that a benchmark prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stacking.model.size import training_flops
 
 @dataclass(frozen=True)
 class Counts:
-    """Of some batches."""
+    """Counts of some batches."""
 
     sequences: float = 0
     tokens: float = 0
@@ -31,10 +31,10 @@ class Counts:
 class Counter:
     """Counts batches for one model.
 
-    Model FLOPs are what the definition of MFU wants (Chowdhery et al., 2022, PaLM, appendix B): every matrix of every
-    layer at every real token, attention over real lengths, the MLM head at the masked positions. Padding, recomputation
-    and a head over all positions are not in it; nor is taken off what an implementation manages to leave out, such as
-    the part of the last layer that no loss looks at. So the same batch is the same FLOPs for every contender.
+    Model FLOPs follow the definition of MFU (Chowdhery et al., 2022, PaLM, appendix B): every matrix of every layer at
+    every real token, attention over real lengths, the MLM head at the masked positions. They exclude padding,
+    recomputation and a head over all positions, and are not reduced by work that an implementation skips, such as
+    unused outputs of the last layer. So the same batch has the same FLOPs for every contender.
     """
 
     def __init__(self, model: ModelConfig, sequence_length: int) -> None:
@@ -43,7 +43,7 @@ class Counter:
         self._prediction = training_flops(model, 0, 1)
 
     def __call__(self, batch: Unpadded) -> Counts:
-        """The work in ``batch``."""
+        """Count the work in ``batch``."""
         lengths, predictions = batch.lengths, len(batch.mlm_positions)
         return Counts(
             sequences=len(lengths),

@@ -1,4 +1,4 @@
-"""What a benchmark ran on: device, clocks, threads, versions, and how fast it multiplies matrices."""
+"""Records what a benchmark ran on: device, clocks, threads, versions and matrix-multiplication speed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.lim
 
 
 def hardware(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
-    """What this rank knows of the machine, once the engines have set it up as they want it.
+    """Describe the machine, after the engines have configured it.
 
-    ``peak_tflops`` is that of all ranks' devices in the stage's precision: from `stacking.hardware.peaks`, or, on a
-    CPU and on a card without a row, ``gemm``.
+    ``peak_tflops`` covers the devices of all ranks in the stage's precision: from `stacking.hardware.peaks`, or, on a
+    CPU or a card without a row, ``gemm``.
 
     Args:
-        gemm: what `gemm_tflops` returned.
+        gemm: the result of `gemm_tflops`.
     """
     found = {
         "device": device.type,
@@ -46,7 +46,7 @@ def hardware(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
 
 
 def gemm_tflops(device: torch.device, precision: Precision) -> float:
-    """TFLOPS of all ranks' devices together, each in a square matrix product at the same time; the best of several."""
+    """Measure the TFLOPS of all ranks' devices multiplying square matrices simultaneously; the best of several."""
     size = _GEMM_SIZE[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=_DTYPES[precision]) for _ in range(2))
     best = float("inf")
@@ -103,7 +103,7 @@ def _versions() -> dict[str, str]:
 
 
 def _from_smi(index: int) -> dict[str, str]:
-    """Driver, clocks and power limit, as nvidia-smi prints them; nothing where it cannot be asked."""
+    """Return driver, clocks and power limit as printed by nvidia-smi; empty if it is unavailable."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     wanted = visible[index] if index < len(visible) and visible[index] else str(index)
     argv = ["nvidia-smi", "-i", wanted, f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader"]

@@ -1,8 +1,8 @@
-"""The same work as users of `transformers` and DeepSpeed write it.
+"""The same training step written with `transformers` and DeepSpeed.
 
 BertForPreTraining of the same shape and vocabulary with its default attention (SDPA), labels at every position with
--100 where nothing is predicted, padded inputs with an attention mask, the loss that the model returns, and the very
-DeepSpeed configuration of the stage.
+-100 where nothing is predicted, padded inputs with an attention mask, the model's own loss, and the stage's exact
+DeepSpeed configuration.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class HuggingFace(Contender):
             "token_type_ids": batch.segment_ids,
             "labels": labels.reshape(batch.input_ids.shape),
         }
-        if not batch.attention_mask.all():  # without one the model is at its fastest
+        if not batch.attention_mask.all():  # the model is fastest without a mask
             arrays["attention_mask"] = batch.attention_mask.astype(np.int64)
         if batch.nsp_labels is not None:
             arrays["next_sentence_label"] = batch.nsp_labels

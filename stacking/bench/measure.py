@@ -1,4 +1,4 @@
-"""Windows of steps: contenders take turns on the same samples, and nothing waits inside a window."""
+"""Measures windows of steps: contenders alternate on the same samples, without synchronisation inside a window."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from stacking.data.unpad import Unpadded
 from stacking.train.loader import sample_numbers
 
 _SPLIT_STEPS = 3
-"""To take apart; a median wants more than one."""
+"""Steps timed part by part; a median needs several."""
 Batches = Callable[[np.ndarray], Unpadded]
 
 
 class Timed(NamedTuple):
-    """A window of one contender."""
+    """The measurement of one window of a contender."""
 
     seconds: list[float]
-    """Of each step."""
+    """Per step."""
     counts: list[Counts]
-    """Of each step, this rank's share."""
+    """Per step, this rank's share."""
 
 
 class Entrant:
-    """A contender on its way through a trial."""
+    """A contender during a trial."""
 
     def __init__(self, name: str, make: Factory, trial: Trial, device: torch.device) -> None:
         self.name, self.trial, self.device = name, trial, device
@@ -55,19 +55,19 @@ class Entrant:
 
     @property
     def skipped(self) -> int:
-        """Steps so far that a loss scale made void."""
+        """Number of steps so far that the loss scaler skipped."""
         return int(getattr(self.contender.engine, "skipped_steps", 0))
 
 
 class Course:
-    """What the contenders of one trial have in common: the samples, and how they are gone through."""
+    """What the contenders of one trial share: the samples and the way of stepping through them."""
 
     def __init__(self, trial: Trial, batches: Batches, device: torch.device, rank: int) -> None:
         self._trial, self._batches, self._device, self._rank = trial, batches, device, rank
         self._counter = Counter(trial.plan.model.with_layers(trial.planned.layers), trial.plan.data.sequence_length)
 
     def warm_up(self, entrant: Entrant) -> float:
-        """The untimed steps; the seconds of the last one."""
+        """Run the untimed steps and return the seconds of the last one."""
         started = time.perf_counter()
         seconds = self.window(entrant, 0, self._trial.warmup).seconds
         entrant.warmup_seconds = time.perf_counter() - started
@@ -76,7 +76,7 @@ class Course:
         return seconds[-1]
 
     def window(self, entrant: Entrant, first_step: int, steps: int) -> Timed:
-        """Consecutive updates as in training: the next one is prepared while this one computes."""
+        """Run consecutive updates as in training: the next batch is prepared while this one computes."""
         contender, seconds, counts = entrant.contender, [], []
         contender.begin_turn()
         updates = self._ahead(contender, first_step, steps)
@@ -94,7 +94,7 @@ class Course:
         return Timed(seconds, counts)
 
     def _ahead(self, contender: Contender, first_step: int, steps: int) -> Iterator[tuple[list[Any], Counts]]:
-        """``steps`` updates and one more, so that every step has one to prepare."""
+        """Yield ``steps`` updates and one more, so that every step has one to prepare."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
             ahead = pool.submit(self._prepare, contender, first_step)
             for step in range(first_step + 1, first_step + steps + 1):
@@ -109,7 +109,7 @@ class Course:
         return [contender.prepare(batch) for batch in batches], sum(map(self._counter, batches), Counts())
 
     def split(self, entrant: Entrant, first_step: int) -> None:
-        """Take a few steps apart, and see what memory they take."""
+        """Time a few steps part by part, and measure their memory."""
         taken: list[dict[Section, float]] = []
         entrant.contender.begin_turn()
         entrant.memory.start(exact=True)
@@ -125,14 +125,14 @@ class Course:
         entrant.split = {name: median(step[name] for step in taken) for name in SECTIONS}
 
     def look(self, entrant: Entrant, step: int) -> None:
-        """See which operators one step uses."""
+        """Record which operators one step uses."""
         micro_batches, _ = self._prepare(entrant.contender, step)
         names, entrant.profile = operators_of(lambda: entrant.contender.update(micro_batches, step), self._device)
         entrant.observed = observed(names)
 
 
 class Marks:
-    """Points in time on the device: events in its stream on a GPU, so that marking does not wait."""
+    """Time stamps on the device: on a GPU, events in its stream, so that recording does not synchronise."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -142,7 +142,7 @@ class Marks:
         self.mark()
 
     def mark(self) -> None:
-        """Now, once all work until here is done."""
+        """Record a time stamp after all work so far."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -151,7 +151,7 @@ class Marks:
             self._times.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Between each mark and the next; waits for the last one."""
+        """Return the seconds between consecutive time stamps; waits for the last one."""
         synchronise(self._device)
         if self._device.type == "cuda":
             events = zip(self._events, self._events[1:], strict=False)
@@ -160,17 +160,17 @@ class Marks:
 
 
 def steps_for(trial: Trial, step_seconds: float) -> int:
-    """Steps of a window: as many as were asked for, and enough to last ``least_seconds``; rank 0's word counts."""
+    """Return the number of steps in a window: those requested, and enough for ``least_seconds``; rank 0 decides."""
     steps = [max(trial.steps, -int(-trial.least_seconds // step_seconds))]
     dist.broadcast_object_list(steps)
     return steps[0]
 
 
 def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, tuple[Measurement, str]]:
-    """Run the whole trial; all ranks together.
+    """Run the whole trial; all ranks call it together.
 
     Returns:
-        By contender what it did, and the profiler's table of one of its steps.
+        Measurements by contender, and the profiler's table of one step of each.
     """
     course = Course(trial, batches, device, dist.get_rank())
     entrants, fastest = [], float("inf")
@@ -182,10 +182,10 @@ def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, t
         entrants.append(entrant)
     steps, first = steps_for(trial, fastest), trial.warmup
     for entrant in entrants:
-        course.window(entrant, first, 1)  # looking at the memory has made the next step slow
+        course.window(entrant, first, 1)  # measuring the memory slowed down the next step
     first += 1
     for repeat in range(trial.repeats):
-        # In alternating order, so that neither is always the one that runs after the other.
+        # In alternating order, so that no contender always runs after the other.
         for entrant in entrants if repeat % 2 == 0 else reversed(entrants):
             entrant.windows.append(course.window(entrant, first, steps))
         first += steps
@@ -197,7 +197,7 @@ def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, t
 
 
 def _import_everything() -> None:
-    """What DeepSpeed imports when its first engine is made, so that the first contender does not pay for it."""
+    """Import what DeepSpeed imports for its first engine, so that the first contender does not pay for it."""
     import torch._dynamo
     import torch._functorch.aot_autograd
     import torch._inductor.lowering  # noqa: F401

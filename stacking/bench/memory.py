@@ -1,4 +1,4 @@
-"""How much memory a contender takes beside whatever else lives in the process."""
+"""Measures the memory of a contender, apart from everything else in the process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class MemoryMeter:
-    """The most bytes of one contender on this rank: what it keeps, and what a window adds to that at its worst.
+    """Peak bytes of one contender on this rank: what it keeps, plus the largest increase within a window.
 
-    On a GPU it is what torch has allocated there, on a CPU the resident memory of the process beyond what it was
-    before the contender was made, so libraries and the other contenders are not in it.
+    On a GPU this is what torch has allocated; on a CPU it is the resident memory beyond that before the contender was
+    created, so libraries and other contenders do not count.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,17 +26,17 @@ class MemoryMeter:
         self._at_start = 0
 
     def ready(self) -> None:
-        """The contender is warm: what it has now it keeps."""
+        """Mark the contender as warm: what it holds now is permanent."""
         self._return_free_memory()
         self._kept = max(0, self._now() - self._before)
         self._most = max(self._most, self._kept)
 
     def start(self, exact: bool) -> None:
-        """A window begins.
+        """Begin a window.
 
         Args:
-            exact: give what the allocator holds for later use back first, so that the window is seen to take it. That
-                makes the next step slower.
+            exact: first release the allocator's cached memory, so that the window's own allocations show. That slows
+                down the next step.
         """
         if exact:
             self._return_free_memory()
@@ -44,7 +44,7 @@ class MemoryMeter:
         self._at_start = self._now()
 
     def stop(self) -> None:
-        """The window is over."""
+        """End the window."""
         self._most = max(self._most, self._kept + self._peak() - self._at_start)
 
     @property
@@ -58,7 +58,7 @@ class MemoryMeter:
         return torch.cuda.max_memory_allocated(self._device) if self._on_gpu else _status("VmHWM")
 
     def _return_free_memory(self) -> None:
-        """On a CPU: torch's tensors come from the C library, which keeps freed ones resident."""
+        """Return freed memory to the system: on a CPU, the C library keeps freed tensors resident."""
         if not self._on_gpu and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
             trim(0)
 
@@ -67,9 +67,9 @@ class MemoryMeter:
             torch.cuda.reset_peak_memory_stats(self._device)
             return
         try:
-            _RESET.write_text("5")  # VmHWM starts again at VmRSS
+            _RESET.write_text("5")  # resets VmHWM to VmRSS
         except OSError:
-            return  # then the peak of the whole process stands for that of the window
+            return  # the peak of the whole process is used for the window
 
     @property
     def _on_gpu(self) -> bool:
@@ -77,7 +77,7 @@ class MemoryMeter:
 
 
 def _status(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """Read a line of /proc/self/status, in bytes."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What really ran: the operators of one step, as torch's profiler sees them."""
+"""Detects which implementations really ran: the operators of one step, as torch's profiler sees them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ATTENTION: Mapping[str, str] = {
     "aten::_efficient_attention_forward": "memory-efficient",
     "flash_attn::_flash_attn_varlen_forward": "flash-attn varlen",
 }
-"""Operators of `scaled_dot_product_attention` and the like: the first that ran is what was chosen."""
+"""Operators of `scaled_dot_product_attention` and the like; the first one found in a step is the one in use."""
 NORM: Mapping[str, str] = {"aten::native_layer_norm": "torch", "aten::_fused_rms_norm": "torch"}
 
 
 def operators_of(step: Callable[[], object], device: torch.device, rows: int = 25) -> tuple[set[str], str]:
-    """Run ``step`` under the profiler; the names of its operators, and the table of the ``rows`` slowest."""
+    """Run ``step`` under the profiler; return the names of its operators and a table of the ``rows`` slowest."""
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiler:
@@ -35,7 +35,7 @@ def operators_of(step: Callable[[], object], device: torch.device, rows: int = 2
 
 
 def observed(operators: Collection[str]) -> dict[str, str]:
-    """Which attention and which LayerNorm ``operators`` show; nothing where they show none."""
+    """Return which attention and LayerNorm ``operators`` show; empty if they show none."""
     found = {}
     for name, table in (("attention", ATTENTION), ("layer norm", NORM)):
         kernel = next((kernel for operator, kernel in table.items() if operator in operators), None)

@@ -1,4 +1,4 @@
-"""This program's own step, as `stacking.train.loop` takes it."""
+"""This program's own training step, as in `stacking.train.loop`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stacking.train.rank_sync import Agreement
 
 
 class Stacking(Contender):
-    """What `stacking run` does for an update, without logging and checkpoints."""
+    """What `stacking run` does per update, without logging and checkpoints."""
 
     def __init__(self, trial: Trial) -> None:
         super().__init__(trial)
@@ -47,7 +47,7 @@ class Stacking(Contender):
 
 
 class Padded(Stacking):
-    """The same, except that the model sees padding."""
+    """The same, but the model computes the padding."""
 
     def prepare(self, batch: Unpadded) -> MicroBatch:
         return with_padding(self.padded(batch), self.engine.device)

@@ -1,4 +1,4 @@
-"""From what was measured to what is printed: rates, shares of the peak, ratios."""
+"""Derives the printed numbers from measurements: rates, shares of the peak, ratios."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stacking.bench.trial import Measurement, Trial, TrialResult
 
 @dataclass(frozen=True)
 class Derived:
-    """What follows from a measurement."""
+    """Numbers derived from a measurement."""
 
     seconds_per_step: float
-    """Median of the repeats' means."""
+    """Median over repeats of the mean per repeat."""
     sequences_per_second: float
     tokens_per_second: float
-    """Padding included; median over the repeats, as all rates."""
+    """Including padding; median over the repeats, like all rates."""
     real_tokens_per_second: float
     spread: tuple[float, float]
     """Lowest and highest ``real_tokens_per_second`` of a repeat."""
@@ -25,14 +25,14 @@ class Derived:
     tflops: float
     """Model FLOPs per second, in 10¹²."""
     mfu: float | None
-    """Share of the peak of all devices; None where no peak is known."""
+    """Share of the peak of all devices; None if the peak is unknown."""
 
 
 def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
-    """The rates of one contender.
+    """Compute the rates of one contender.
 
-    All are steps per second times what a step holds on average: repeats hold different samples, and what the lengths
-    happened to be in one of them is not speed.
+    Each rate is steps per second times the average content of a step: repeats hold different samples, and sequence
+    lengths that vary between them must not look like speed.
     """
     steps = len(measurement.step_seconds) // measurement.repeats
     rates = [steps / seconds for seconds in _by_repeat(measurement.step_seconds, measurement.repeats)]
@@ -51,7 +51,7 @@ def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
 
 
 def ratios(derived: dict[str, Derived]) -> dict[str, float]:
-    """How many times the real tokens/s of every other contender the first one has: quotients of medians."""
+    """Return the first contender's real tokens/s relative to every other's: ratios of medians."""
     first, *others = derived
     return {other: derived[first].real_tokens_per_second / derived[other].real_tokens_per_second for other in others}
 
@@ -65,13 +65,13 @@ class StageResult:
 
     @property
     def derived(self) -> dict[str, Derived]:
-        """By contender, in the trial's order."""
+        """Return the derived numbers by contender, in the trial's order."""
         peak = self.result.hardware.get("peak_tflops")
         measured = self.result.measurements
         return {name: derive(measured[name], peak) for name in self.trial.contenders if name in measured}
 
     def as_dict(self) -> dict[str, Any]:
-        """The stage's part of ``--json``."""
+        """Return the stage's part of ``--json``."""
         plan, stage, derived = self.trial.plan, self.trial.planned, self.derived
         return {
             "name": stage.name,
@@ -107,7 +107,7 @@ class StageResult:
 
 
 def as_json(stages: list[StageResult], name: str) -> dict[str, Any]:
-    """What ``--json`` prints."""
+    """Return the content of ``--json``."""
     hardware = next((stage.result.hardware for stage in stages if stage.result.hardware), {})
     return {
         "format": 1,
@@ -119,6 +119,6 @@ def as_json(stages: list[StageResult], name: str) -> dict[str, Any]:
 
 
 def _by_repeat(values: tuple[float, ...], repeats: int) -> list[float]:
-    """Sums of ``repeats`` equal parts."""
+    """Return the sums of ``repeats`` equal parts."""
     size = len(values) // repeats
     return [sum(values[at : at + size]) for at in range(0, size * repeats, size)]

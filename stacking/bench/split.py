@@ -1,4 +1,4 @@
-"""Where the time of a step goes, measured in steps that wait after every part."""
+"""Splits the time of a step into parts, with a synchronisation after every part."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SECTIONS: tuple[Section, ...] = ("data", "forward", "backward", "communication",
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for everything that was started on ``device``."""
+    """Wait for all work started on ``device``."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Stopwatch:
-    """Seconds per section of one step. What DeepSpeed communicates within a section counts as communication."""
+    """Seconds per section of one step; DeepSpeed's communication within a section counts as communication."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -40,7 +40,7 @@ class Stopwatch:
 
     @contextmanager
     def section(self, name: Section) -> Iterator[None]:
-        """Count what happens inside as ``name``."""
+        """Time the body as section ``name``."""
         synchronise(self._device)
         started, communicated = time.perf_counter(), self.seconds["communication"]
         yield
@@ -50,10 +50,10 @@ class Stopwatch:
 
     @contextmanager
     def watching_collectives(self) -> Iterator[None]:
-        """Make every collective of DeepSpeed wait for its end, and time it.
+        """Make every DeepSpeed collective synchronous, and time it.
 
-        It sits in front of DeepSpeed's backend object, through which all of its collectives pass. A rank that waits
-        for a slower one is communicating too.
+        This wraps DeepSpeed's backend object, through which all of its collectives pass. Waiting for a slower rank
+        counts as communication too.
         """
         backend = getattr(deepspeed_comm.comm, "cdb", None)
         names = [name for name in _COLLECTIVES if callable(getattr(backend, name, None))]

@@ -1,4 +1,4 @@
-"""Samples that were never written: random tokens in the form of `stacking.data.sampler`, where there are no data."""
+"""Synthetic samples for runs without data: random tokens in the form of `stacking.data.sampler`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPECIAL = special_ids(padding_id=0)
 SHORTEST_SHARE = 16
 """Ragged lengths are drawn uniformly from [S / 16, S]: 47 % of a padded batch is padding.
 
-That is about what single documents leave of 512 positions: Krell et al., 2021 (arXiv 2107.02027) count over 50 % for
+That is close to what single documents leave of 512 positions: Krell et al., 2021 (arXiv 2107.02027) count over 50 % for
 Wikipedia.
 """
 _LENGTH, _TOKEN, _NSP = 1, 2, 3
@@ -30,7 +30,7 @@ class SyntheticSampler:
     """Pairs of two segments of random tokens; a pure function of (seed, sample number), as with real data.
 
     Args:
-        padding_id: stands for padding, and is never drawn.
+        padding_id: the padding token, which is never drawn.
         ragged: draw the lengths (`SHORTEST_SHARE`) instead of filling every sequence.
         pairs: whether there is a next-sentence task.
     """
@@ -51,7 +51,7 @@ class SyntheticSampler:
         self._masking = Masking(seed, mask_probability, vocabulary, self.special)
 
     def unpadded(self, sample_ids: I64) -> Unpadded:
-        """The samples with these numbers, int64 [B]."""
+        """Return the samples with these numbers, int64 [B]."""
         lengths = self._lengths(sample_ids)
         position_ids, first = positions_in(lengths), np.cumsum(lengths) - lengths
         tokens = hash64(self.seed, _TOKEN, np.repeat(sample_ids, lengths), position_ids)
@@ -66,7 +66,7 @@ class SyntheticSampler:
         return Unpadded(input_ids, segment_ids, position_ids, lengths, positions, labels, nsp_labels)
 
     def batch(self, sample_ids: I64) -> Batch:
-        """The same samples, each padded to ``sequence_length``."""
+        """Return the same samples, each padded to ``sequence_length``."""
         return pad(self.unpadded(sample_ids), self.sequence_length, self.special["pad"], sample_ids)
 
     def _lengths(self, sample_ids: I64) -> I64:

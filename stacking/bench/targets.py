@@ -1,4 +1,4 @@
-"""What `stacking bench` is asked to measure: the stages of a recipe, or a named model at several depths."""
+"""What `stacking bench` measures: the stages of a recipe, or a named model at several depths."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from stacking.planning.plan import Plan
 from stacking.run.create import plan_recipe
 
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
-"""Tokens of a rank's batch for a named model, where none is given."""
+"""Default tokens per rank and batch for a named model."""
 _LONGEST = 512
 """Positions of a published BERT."""
 _DEPTHS = (3, 12)
-"""Of a model that is known by its width alone."""
+"""For a model that is given by its width alone."""
 OPPONENTS: dict[str, Contender] = {
     "hf": "hugging-face",
     "hf-compiled": "hugging-face-compiled",
     "padded": "padded",
 }
-"""What ``--against`` takes."""
+"""The values of ``--against``."""
 
 
 _KEYS = {
@@ -42,12 +42,12 @@ _KEYS = {
     "batch": ".batch_sequences",
     "micro_batch": ".micro_batch",
 }
-"""The options that stand for keys of a recipe."""
+"""The options that correspond to keys of a recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The command line's view of a benchmark; None: as the recipe, or the default of a named model, has it."""
+    """The command line's options; None: the recipe's value, or the default of a named model."""
 
     target: str | None = None
     """A recipe's file or name, or a named model; None: a model of this ``hidden``."""
@@ -55,7 +55,7 @@ class Wanted:
     layers: Sequence[int] = ()
     """Depths of a named model."""
     stages: Sequence[str] = ()
-    """Stages of a recipe, by number from 0 or by name; empty: all."""
+    """Stages of a recipe, by index or by name; empty: all."""
     sequence_length: int | None = None
     vocabulary: int | None = None
     micro_batch: int | None = None
@@ -70,7 +70,7 @@ class Wanted:
 
     @property
     def is_named(self) -> bool:
-        """Whether this is a model rather than a recipe."""
+        """Whether the target is a model rather than a recipe."""
         return self.target is None or self.target in SHAPES
 
 
@@ -81,11 +81,11 @@ class Target:
     plan: Plan
     stage: int
     rows: SampleIndex | None
-    """The sample index, where the plan has data."""
+    """The sample index, if the plan has data."""
 
 
 def targets(wanted: Wanted) -> list[Target]:
-    """Everything to measure, in order.
+    """Return everything to measure, in order.
 
     Raises:
         UserError: there is no such recipe, model or stage, or it cannot be planned.
@@ -97,7 +97,7 @@ def targets(wanted: Wanted) -> list[Target]:
 
 
 def _in_options(error: UserError, wanted: Wanted) -> UserError:
-    """``error`` in the words of the command line, where an option that was given stands for a recipe's key."""
+    """Rephrase ``error`` for the command line if an option was given for the recipe's key."""
     options = {key: name for name, key in _KEYS.items() if getattr(wanted, name) is not None}
     named = next((name for key, name in options.items() if error.where.endswith(key)), None)
     if named is None:
@@ -116,7 +116,7 @@ def _option(name: str) -> str:
 def trial_of(
     target: Target, wanted: Wanted, contenders: Sequence[Contender], samples: Path | None, **how: Any
 ) -> Trial:
-    """The trial for ``target``; ``how`` are `Trial`'s own numbers."""
+    """Create the trial for ``target``; ``how`` holds `Trial`'s own numbers."""
     return Trial(
         plan=target.plan,
         stage=target.stage,
@@ -128,7 +128,7 @@ def trial_of(
 
 
 def save_rows(rows: SampleIndex | None, path: Path) -> Path | None:
-    """Write a sample index for the ranks; None where there is none."""
+    """Write a sample index for the ranks; None if there is none."""
     if rows is None:
         return None
     rows.write(path)
@@ -136,7 +136,7 @@ def save_rows(rows: SampleIndex | None, path: Path) -> Path | None:
 
 
 def _named(wanted: Wanted, machine: Machine) -> Iterator[Target]:
-    """A plan of one stage per depth: no depth needs to grow out of another."""
+    """Plan one stage per depth, each on its own, since no depth grows from another."""
     if wanted.target is None and wanted.hidden is None:
         raise UserError("TARGET", "is missing", f"give a recipe, one of {', '.join(SHAPES)}, or --hidden")
     if wanted.stages:
@@ -154,7 +154,7 @@ def _raw_recipe(wanted: Wanted, layers: int, machine: Machine) -> dict[str, Any]
     model |= {"vocabulary": wanted.vocabulary} if wanted.vocabulary else {}
     if wanted.dropout is not None:
         model |= {"dropout": wanted.dropout, "attention_dropout": wanted.dropout}
-    ranks = wanted.ranks or machine.accelerators or 1  # one rank of a CPU has all of its cores
+    ranks = wanted.ranks or machine.accelerators or 1  # a single CPU rank uses all cores
     tokens = GPU_TOKENS if machine.accelerators else CPU_TOKENS
     stage: dict[str, Any] = {"layers": layers, "steps": 1_000_000, "learning_rate": {"peak": 1e-4}}
     if wanted.micro_batch:
@@ -190,7 +190,7 @@ def _recipe_file(name: str) -> Path:
 
 
 def _overrides(wanted: Wanted, raw: dict[str, Any]) -> Iterator[str]:
-    """The options as changes of a recipe's keys."""
+    """Return the options as changes of the recipe's keys."""
     keys = {
         "model.hidden": wanted.hidden,
         "model.vocabulary": wanted.vocabulary,

@@ -1,6 +1,6 @@
-"""One measured trial: what to measure and how long, how it is started, and what comes back. No torch here.
+"""A trial: what to measure and for how long, how it is started, and its results. Does not import torch.
 
-A trial runs in processes of its own, so that one which takes all memory, or crashes, is a result like any other.
+A trial runs in processes of its own, so that one that runs out of memory or crashes is a result like any other.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from stacking.storage.files import disk_errors, read_json, write_atomically
 
 TRIAL, RESULT, SAMPLES, PROFILE = "trial.json", "result.json", "samples.npy", "profile.txt"
 OUT_OF_MEMORY = 77
-"""The exit code of a rank whose device or host had no memory left."""
+"""The exit code of a rank whose device or host is out of memory."""
 _POLL_SECONDS = 0.05
 _KILLED = -9
-"""What the kernel does to a process when the host has no memory left."""
+"""The signal with which the kernel kills a process when the host is out of memory."""
 
 Contender = Literal["stacking", "padded", "hugging-face", "hugging-face-compiled"]
 Section = Literal["data", "forward", "backward", "communication", "optimizer"]
@@ -37,15 +37,15 @@ class _Part(BaseModel):
 
 
 class Trial(_Part):
-    """What to measure: one stage of a plan, by one contender or by several that take turns."""
+    """What to measure: one stage of a plan, by one contender or by several alternating ones."""
 
     plan: Plan
     stage: int = 0
     contenders: tuple[Contender, ...] = ("stacking",)
     warmup: int = Field(default=2, ge=1)
-    """Optimizer steps that are not timed; compilation and first allocations fall into them."""
+    """Untimed optimizer steps, which absorb compilation and first allocations."""
     steps: int = Field(default=5, ge=1)
-    """Optimizer steps in one repeat, at least."""
+    """Minimum number of optimizer steps per repeat."""
     repeats: int = Field(default=1, ge=1)
     """Contenders alternate between repeats; all of them see the same samples in the same repeat."""
     least_seconds: float = Field(default=0.0, ge=0)
@@ -53,9 +53,9 @@ class Trial(_Part):
     ragged: bool = False
     """Without data: draw the lengths instead of filling every sequence; see `stacking.bench.synthetic`."""
     samples: str | None = None
-    """Absolute path of a sample index made before; null: it is made in the trial's folder where the plan has data."""
+    """Absolute path of an existing sample index; null: created in the trial's folder if the plan has data."""
     profile: bool = False
-    """Also write the operators that take longest, per contender."""
+    """Also write the slowest operators, per contender."""
 
     @property
     def planned(self) -> Stage:
@@ -64,35 +64,35 @@ class Trial(_Part):
 
 
 class Measurement(_Part):
-    """What one contender did. Numbers are sums over all ranks unless they say otherwise."""
+    """The measurements of one contender, summed over all ranks unless stated otherwise."""
 
     step_seconds: tuple[float, ...]
-    """One optimizer step each, repeat after repeat, on rank 0's clock."""
+    """Seconds per optimizer step, repeat after repeat, on rank 0's clock."""
     step_real_tokens: tuple[int, ...]
     """Tokens of those steps, without padding."""
     repeats: int
-    """How many equal parts ``step_seconds`` falls into."""
+    """The number of equal parts of ``step_seconds``."""
     sequences_per_step: int
     tokens_per_step: int
     """Padding included."""
     real_tokens_per_step: float
     """Mean."""
     predictions_per_step: float
-    """Masked positions, mean."""
+    """Mean number of masked positions."""
     flops_per_step: float
     """Model FLOPs of real tokens and masked positions (`stacking.model.size.training_flops`), mean."""
     split: dict[Section, float]
-    """Seconds per step, from separate steps that wait after every part and so do not overlap anything; medians."""
+    """Median seconds per step, from separate steps that synchronise after every part, so nothing overlaps."""
     memory_bytes: int
-    """Most that one rank had for this contender: allocated by torch on a GPU, resident on a CPU."""
+    """Peak of one rank for this contender: allocated by torch on a GPU, resident on a CPU."""
     chosen: dict[str, str]
-    """Which implementation of what was used: attention, optimizer and so on."""
+    """The implementation in use by kind: attention, optimizer and so on."""
     startup_seconds: float
-    """From nothing to a ready engine, without imports."""
+    """From the start to a ready engine, excluding imports."""
     warmup_seconds: float
-    """All warm-up steps, compilation included."""
+    """All warm-up steps, including compilation."""
     skipped_steps: int
-    """Measured steps without an update, because the loss scale was too high."""
+    """Measured steps without an update, skipped by the loss scaler."""
 
 
 class TrialResult(_Part):
@@ -103,15 +103,15 @@ class TrialResult(_Part):
     """One line on what went wrong."""
     measurements: dict[str, Measurement] = {}
     hardware: dict[str, Any] = {}
-    """Device, peak, threads and versions as the ranks found them; see `stacking.bench.hardware`."""
+    """Device, peak, threads and versions as seen by the ranks; see `stacking.bench.hardware`."""
 
 
 def run_trial(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: float | None = None) -> TrialResult:
-    """Measure in processes of their own, with their files in ``folder``; waits for the end.
+    """Measure in separate processes, with their files in ``folder``, and wait for the end.
 
     Args:
-        folder: made if it is not there; gets ``trial.json``, ``result.json`` and ``logs/``.
-        limit_seconds: end a trial that takes longer, as failed; None: wait.
+        folder: created if missing; receives ``trial.json``, ``result.json`` and ``logs/``.
+        limit_seconds: stop a trial that takes longer, and count it as failed; None: no limit.
 
     Raises:
         UserError: the data cannot be read, or the folder cannot be written.
@@ -143,7 +143,7 @@ def run_trial(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: flo
 
 
 def read_trial(folder: Path) -> Trial:
-    """What `run_trial` was asked for.
+    """Read the trial that `run_trial` wrote.
 
     Raises:
         DamagedFile: it cannot be read.
@@ -155,7 +155,7 @@ def read_trial(folder: Path) -> Trial:
 
 
 def read_result(folder: Path) -> TrialResult:
-    """What the ranks measured.
+    """Read the measurements that the ranks wrote.
 
     Raises:
         DamagedFile: it cannot be read.
@@ -172,7 +172,7 @@ def _sample_index(plan: Plan) -> np.ndarray:
 
 
 def _wait(launcher: Launcher, job: Job, limit_seconds: float | None) -> Outcome | None:
-    """The job's end; None: it took too long and was ended. Nothing is left running, whatever happens here."""
+    """Wait for the job to end; None: it took too long and was stopped. No process is left running in any case."""
     job.logs.mkdir(parents=True, exist_ok=True)
     for old in job.logs.glob(f"{job.name}.*"):
         old.unlink()

@@ -1,6 +1,6 @@
-"""The process that a launcher starts on every rank: measure one trial.
+"""The process that a launcher starts on every rank to measure one trial.
 
-python -m stacking.bench.worker FOLDER, by `stacking.bench.trial.run_trial`
+Started as `python -m stacking.bench.worker FOLDER` by `stacking.bench.trial.run_trial`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from stacking.storage.files import write_atomically
 from stacking.train.engine import connect
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC")
-"""What torch, CUDA and the C library say about it in errors of other types."""
+"""How torch, CUDA and the C library report it in errors of other types."""
 
 
 def source(trial: Trial, folder: Path) -> Batches:
-    """Where the samples come from: the plan's data, or nowhere."""
+    """Return the source of samples: the plan's data, or synthetic samples."""
     plan = trial.plan
     data = plan.data
     if data.path is None:
@@ -69,14 +69,14 @@ def run(folder: Path, trial: Trial) -> None:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a device or the host had no memory left."""
+    """Whether ``error`` says that a device or the host is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def failure(error: Exception) -> int:
-    """The exit code for an error of a library."""
+    """Return the exit code for a library's error."""
     return OUT_OF_MEMORY if ran_out_of_memory(error) else 1
 
 

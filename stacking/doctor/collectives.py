@@ -1,6 +1,6 @@
-"""What each rank runs to measure its collectives: `python -m stacking.doctor.collectives FOLDER`, by a launcher.
+"""The program each rank runs to time collectives: `python -m stacking.doctor.collectives FOLDER`, via a launcher.
 
-FOLDER holds ask.json (`ranks.Ask`); rank 0 writes the fields of `facts.Collectives` into FOLDER/found.json.
+FOLDER holds ask.json (`ranks.Ask`); rank 0 writes the fields of `facts.Collectives` to FOLDER/found.json.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from stacking.storage.files import write_json
 
 _PATIENCE = timedelta(seconds=60)
 _BATCHES = 5
-"""Each is timed as a whole; the median counts."""
+"""Each operation is timed several times; the median counts."""
 _BATCH_SECONDS = 0.04
 _TOO_LONG = 2.0
-"""Seconds after which an operation is not measured with larger buffers."""
+"""An operation that takes longer than this many seconds is not measured with larger buffers."""
 _PERIOD = 251
-"""Of the pattern that is sent: sums over ranks stay exact in fp32."""
+"""Modulus of the test pattern: small enough for sums over ranks to be exact in fp32."""
 _EXCHANGES = 30
 
 
 class Operation(NamedTuple):
-    """A collective operation; ``whole`` is all ranks' parts, ``part`` one rank's."""
+    """A collective operation; ``whole`` is the buffer of all ranks together, ``part`` that of one rank."""
 
     run: Callable[[Tensor, Tensor], Any]
-    """Of (whole, part)."""
+    """Called with (whole, part)."""
     passes: int
     """How often each byte crosses a link of a ring, in units of (ranks - 1) / ranks."""
     reduces: bool
@@ -66,7 +66,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 class Bench:
-    """Measures on one device, in step with all other ranks."""
+    """Measures on one device, in lockstep with all other ranks."""
 
     def __init__(self, device: torch.device, control: dist.ProcessGroup | None, nodes: int) -> None:
         self.device, self._control, self._nodes = device, control, nodes
@@ -75,7 +75,7 @@ class Bench:
         self.refused: list[str] = []
 
     def measure(self, sizes: Sequence[int]) -> list[dict[str, Any]]:
-        """Every operation at every size in bytes; all ranks return the same."""
+        """Measure every operation at every size (bytes); all ranks return the same rows."""
         found = []
         for name, operation in OPERATIONS.items():
             for size in sizes:
@@ -92,7 +92,7 @@ class Bench:
         return found
 
     def latency(self) -> float:
-        """Seconds of an all-reduce of one number."""
+        """Return the seconds that an all-reduce of one number takes."""
         one = torch.zeros(1, device=self.device)
         return self._time(lambda: dist.all_reduce(one))
 
@@ -103,7 +103,7 @@ class Bench:
         operation.run(whole, part)
         if self._slowest(float(not self._is_right(operation, whole, part))):
             self.wrong.append(f"{name} of {size:,} bytes")
-        whole.zero_()  # many sums in a row would overflow
+        whole.zero_()  # repeated sums would overflow
         return self._time(lambda: operation.run(whole, part))
 
     def _record(self, name: str, operation: Operation, size: int, seconds: float) -> dict[str, Any]:
@@ -113,8 +113,8 @@ class Bench:
         return {**facts, "seconds": seconds, "bandwidth": carried / seconds}
 
     def _time(self, run: Callable[[], Any]) -> float:
-        """Seconds of one run on the slowest rank."""
-        self._batch(run, 1)  # connections are made, and NCCL plans, at the first use
+        """Return the seconds of one run on the slowest rank."""
+        self._batch(run, 1)  # warm-up: the first use opens connections and lets NCCL plan
         often = max(1, min(200, int(_BATCH_SECONDS / max(self._batch(run, 1), 1e-9))))
         return median(self._batch(run, often) for _ in range(_BATCHES if often > 1 else 3))
 
@@ -132,7 +132,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def _slowest(self, value: float) -> float:
-        """The largest ``value`` of all ranks, so that all decide alike."""
+        """Return the largest ``value`` of all ranks, so that all ranks decide alike."""
         largest = torch.tensor([value], dtype=torch.float64)
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._control)
         return float(largest)
@@ -141,7 +141,7 @@ class Bench:
         return (torch.arange(start, start + count, device=self.device) % _PERIOD).float()
 
     def _fill(self, operation: Operation, whole: Tensor, part: Tensor) -> None:
-        """What this rank gives: position and, where sums are made, its own number added."""
+        """Fill this rank's input: the position, plus the rank's number where the operation sums."""
         part.copy_(self._pattern(self.rank * len(part), len(part)))
         whole.copy_(self._pattern(0, len(whole)) + self.rank if operation.reduces else torch.zeros_like(whole))
 
@@ -155,19 +155,20 @@ class Bench:
 
     @staticmethod
     def _refuses(error: Exception) -> bool:
-        """Whether the backend says that it does not know the operation: all ranks get the same answer at once."""
+        """Whether the backend does not support the operation; every rank gets this answer at once."""
         return any(word in str(error).lower() for word in ("not support", "not implement", "does not", "unsupported"))
 
 
 def clock_offset(
     exchange: Callable[[], tuple[float, float, float, float]], times: int = _EXCHANGES
 ) -> tuple[float, float]:
-    """How far the other clock is ahead in seconds, and to within what: as NTP estimates it.
+    """Estimate, as NTP does, how many seconds the other clock is ahead, and the uncertainty.
 
-    Only the quickest of some exchanges counts.
+    Only the fastest of several exchanges counts.
 
     Args:
-        exchange: asks once; when it was asked by our clock, was heard and was answered by the other, and reached us.
+        exchange: makes one round trip and returns four times: sent (our clock), received and answered (the other
+            clock), returned (our clock).
     """
 
     def trip(asked: float, heard: float, answered: float, got: float) -> tuple[float, float]:
@@ -178,7 +179,7 @@ def clock_offset(
 
 
 def _skews(hosts: Sequence[str], control: dist.ProcessGroup | None) -> list[dict[str, Any]]:
-    """Rank 0's exchange with the first rank of every other host; the other ranks return nothing."""
+    """Exchange times between rank 0 and the first rank of every other host; the other ranks return nothing."""
     rank, found = dist.get_rank(), []
     for host in dict.fromkeys(hosts):
         other = hosts.index(host)
@@ -220,7 +221,7 @@ def _member(folder: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _connect() -> tuple[torch.device, dist.ProcessGroup | None]:
-    """Join the other ranks; the device to measure, and a group that speaks for the CPUs."""
+    """Join the other ranks and return the device to measure and a process group for CPU tensors."""
     if os.environ.get("DS_ACCELERATOR") != "cuda":
         dist.init_process_group("gloo", timeout=_PATIENCE)
         return torch.device("cpu"), None
@@ -231,7 +232,7 @@ def _connect() -> tuple[torch.device, dist.ProcessGroup | None]:
 
 
 def run(folder: Path, sizes: Sequence[int]) -> None:
-    """Measure everything; rank 0 writes it down."""
+    """Measure everything; rank 0 writes the results."""
     device, control = _connect()
     members: list[dict[str, Any]] = [{}] * dist.get_world_size()
     dist.all_gather_object(members, _member(folder, device), group=control)
@@ -258,6 +259,6 @@ def main(folder: Path, sizes: str) -> None:
 
 
 if __name__ == "__main__":
-    if Path(sys.argv[1]).is_dir():  # else this node does not see it, which is one of the things to find out
+    if Path(sys.argv[1]).is_dir():  # otherwise this node does not see the folder, which the caller reports
         log_to_file(os.environ)
     run_rank(partial(main, Path(sys.argv[1]), sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What is known about software and hardware in general: tables, each with its source."""
+"""Tables of known software and hardware compatibility, each with its source."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Version = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Tested:
-    """Versions of a package between which everything here was run."""
+    """The range of versions of a package that has been tested."""
 
     least: str
-    """As setup.py asks for."""
+    """The lower bound that setup.py requires."""
     newest: str
     needed_to_train: bool = True
 
@@ -47,29 +47,29 @@ BUILDS: Mapping[str, tuple[Capability, Capability, str]] = {
         " no build for CUDA 13 and no torch from 2.15 on has any",
     ),
 }
-"""GPU generations that have lost PyTorch's default wheels: first and last compute capability, and what still works.
+"""GPU generations dropped from PyTorch's default wheels: first and last compute capability, and what still works.
 
 Sources: ``PYTORCH_RELEASES_CODE_CC`` in torch 2.13 ({50, 60, 70, 75, 80, 86, 90} for CUDA 12.6), pytorch issues 157517,
 172352 and 190385, requirements of torch 2.10, 2.11, 2.14 and 2.15 as published.
 """
 
 DRIVERS: Mapping[int, str] = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
-"""The oldest Linux driver for each major version of CUDA. Source: NVIDIA, CUDA Compatibility, minor version table."""
+"""The oldest Linux driver for each major CUDA version. Source: NVIDIA, CUDA Compatibility, minor version table."""
 
 LAST_DRIVER = 580
-"""The last branch of drivers for Maxwell, Pascal and Volta. Source: NVIDIA's announcement of branch R580."""
+"""The last driver branch for Maxwell, Pascal and Volta. Source: NVIDIA's announcement of branch R580."""
 
 LAST_CUDA = 12
-"""The last CUDA whose compiler makes code for them; 13 dropped all before Turing (7.5)."""
+"""The last CUDA whose compiler supports them; CUDA 13 dropped everything before Turing (7.5)."""
 
 CUDA_MINORS_MATTER_FROM = 13
-"""From this CUDA on, DeepSpeed builds kernels only with a toolkit of torch's own minor version.
+"""From this CUDA version on, DeepSpeed builds kernels only with a toolkit of torch's own minor version.
 
 Source: ``cuda_minor_mismatch_ok`` in op_builder/builder.py of the version that `ds_facts` was read from.
 """
 
 TRITON_LEAST: Capability = (7, 0)
-"""Below it, torch.compile refuses with GPUTooOldForTriton. Source: torch 2.13, _inductor/scheduler.py."""
+"""Below it, torch.compile raises GPUTooOldForTriton. Source: torch 2.13, _inductor/scheduler.py."""
 TRITON_FULL: Capability = (8, 0)
 """Below it, Triton's matrix products do not use tensor cores. Source: Triton's README."""
 
@@ -80,21 +80,21 @@ NETWORK_FILESYSTEMS = (
 
 
 def builds_for(capability: Capability) -> str | None:
-    """Which builds of torch carry code for ``capability``; None: the default one does."""
+    """Return which torch builds carry code for ``capability``; None: the default one does."""
     return next((text for first, last, text in BUILDS.values() if first <= capability <= last), None)
 
 
 def version(text: str) -> Version:
-    """The leading numbers of a version: ``2.13.0+cu126`` is (2, 13, 0)."""
+    """Parse the leading numbers of a version: ``2.13.0+cu126`` is (2, 13, 0)."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
 def runs_on(architectures: tuple[str, ...], capability: Capability) -> str | None:
-    """The entry of torch's list that works on a GPU of ``capability``; None: there is no code for it.
+    """Return the entry of torch's architecture list that runs on a GPU of ``capability``; None: there is none.
 
-    Machine code, ``sm_60``, runs on the same major generation from its minor version on; of ``compute_90`` the driver
-    can make code for anything later. ``sm_90a`` is for exactly one.
+    Machine code (``sm_60``) runs on the same major generation from its minor version on; the driver can translate
+    PTX (``compute_90``) for any later GPU. ``sm_90a`` runs on exactly one generation.
     """
     for kind in ("sm", "compute"):
         for entry in architectures:

@@ -1,6 +1,6 @@
-"""How fast the folder of a run is, and whether it can do what runs ask of it: `python -m stacking.doctor.disk FOLDER`
+"""Measures the run folder's speed and checks what runs need of it: `python -m stacking.doctor.disk FOLDER`
 
-A process of its own, because a dead file server stops whoever asks it, and no signal ends that.
+It is a separate process because a dead file server blocks its caller, and no signal interrupts that.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 _BLOCK = 4 << 20
 _MOST = 256 << 20
-"""Bytes that are written; they are removed at once."""
+"""Bytes to write; they are removed at once."""
 _LONGEST = 4.0
-"""Seconds after which no more is written."""
+"""Seconds after which writing stops."""
 _SPARE = 1 << 30
-"""Bytes that stay free whatever happens."""
+"""Bytes that always stay free."""
 
 
 def folder(path: Path) -> dict[str, Any]:
-    """The fields of `facts.Folder`. ``path`` need not be there yet: what will hold it is looked at."""
+    """Return the fields of `facts.Folder`; if ``path`` does not exist, its nearest existing parent is examined."""
     there = next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
     found = os.statvfs(there)
     free = found.f_frsize * found.f_bavail
@@ -38,7 +38,7 @@ def folder(path: Path) -> dict[str, Any]:
 
 
 def filesystem(path: Path, mounts: str) -> str:
-    """The type of the file system that holds ``path``, by the text of /proc/self/mountinfo; the last mount counts."""
+    """Return the type of the file system that holds ``path``, from /proc/self/mountinfo; the last mount wins."""
     best, kind = -1, "unknown"
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
@@ -53,10 +53,10 @@ def filesystem(path: Path, mounts: str) -> str:
 
 
 def _measure(there: Path, most: int) -> dict[str, Any]:
-    """Rates of writing and reading a temporary file that nobody sees, and whether it can be locked."""
+    """Measure write and read rates with an unlinked temporary file, and whether it can be locked."""
     name = there / f".stacking-doctor.{os.getpid()}"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    os.unlink(name)  # at once, so that it is gone however this process ends
+    os.unlink(name)  # at once, so that it is removed however this process ends
     try:
         lock_error = _lock(descriptor)
         if most < _BLOCK:
@@ -83,8 +83,8 @@ def _lock(descriptor: int) -> str:
 
 
 def _write(descriptor: int, most: int) -> tuple[int, float]:
-    """Bytes and seconds until they are on the disk."""
-    block = os.urandom(_BLOCK)  # a file system that compresses must not look faster than it is
+    """Return bytes written and seconds until they are on the disk."""
+    block = os.urandom(_BLOCK)  # random, so that a compressing file system does not look faster than it is
     written, started = 0, time.perf_counter()
     while written < most and time.perf_counter() - started < _LONGEST:
         written += os.write(descriptor, block)
@@ -93,7 +93,7 @@ def _write(descriptor: int, most: int) -> tuple[int, float]:
 
 
 def _forget(descriptor: int) -> bool:
-    """Ask the kernel to drop the file from memory; whether it may still be there."""
+    """Ask the kernel to drop the file from the page cache; return whether it may still be cached."""
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError:
@@ -110,13 +110,13 @@ def _read(descriptor: int) -> float:
 
 
 def _used(path: Path) -> int:
-    """Bytes that a run in ``path`` takes already."""
+    """Return the bytes that a run in ``path`` already uses."""
     total = 0
     for root, _, names in os.walk(path):
         for name in names:
             try:
                 total += os.lstat(os.path.join(root, name)).st_size
-            except OSError:  # a live run removes its old checkpoints
+            except OSError:  # a live run removes old checkpoints meanwhile
                 continue
     return total
 

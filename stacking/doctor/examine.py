@@ -1,4 +1,4 @@
-"""One look at a machine: what is gathered, what ranks measure between each other, and what the checks say."""
+"""Examines a machine: gathers facts, measures collectives between ranks and runs the checks."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from stacking.launch.registry import open_launcher
 from stacking.planning.plan import Plan
 
 _PATIENCE = 240.0
-"""Seconds that the measuring ranks get, from their start."""
+"""Seconds that the measuring ranks may take, from their start."""
 _QUICK_PATIENCE = 120.0
 _CPU_RANKS = 2
-"""How many measure on a machine without GPUs, where nobody says how many there will be."""
+"""How many ranks measure on a machine without GPUs when no plan says."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be looked at."""
+    """What to examine."""
 
     folder: Path
-    """Of the run; it need not be there yet."""
+    """The run's folder; it need not exist."""
     plan: Plan | None = None
     launcher: str = "local"
     hostfile: Path | None = None
     ranks: int | None = None
-    """None: those of the plan, as far as there is room; else one for each GPU, or two."""
+    """None: the plan's ranks, as far as there are slots; without a plan one per GPU, or two."""
     collectives: bool = True
     quick: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -52,16 +52,16 @@ class Visit:
 
 
 def visit(request: Request) -> Visit:
-    """Look at everything that ``request`` asks for.
+    """Examine everything that ``request`` asks for.
 
     Raises:
-        UserError: ranks are to be started, and the launcher cannot do that here.
+        UserError: ranks are to be started and the launcher cannot do that here.
     """
     launcher = open_launcher(request.launcher, request.hostfile) if request.collectives else None
     container = request.environment.get("STACKING_CONTAINER", "") if request.launcher == "slurm" else ""
     found = gather(request.folder, shlex.split(container))
     facts = as_facts({**found, "plan": request.plan, "launcher": request.launcher})
-    # A plan for GPUs stays one where there are none; without a plan it depends on what torch can use.
+    # A plan for GPUs remains one even where there are none; without a plan, what torch can use decides.
     accelerator = request.plan.launch.accelerator if request.plan else "cuda" if _usable_gpus(facts) else "cpu"
     ranks = _ranks(request, facts, accelerator)
     facts = facts.model_copy(update={"ranks": max(1, -(-ranks // _nodes(request)))})
@@ -71,7 +71,7 @@ def visit(request: Request) -> Visit:
 
 
 def as_facts(found: Mapping[str, Any]) -> Facts:
-    """``found`` as facts; a part that is not what it should be becomes a failure, and the rest stays."""
+    """Validate ``found`` as facts; a malformed part becomes a failure and the rest is kept."""
     try:
         return Facts.model_validate(found)
     except ValidationError as error:
@@ -109,7 +109,7 @@ def _ranks(request: Request, facts: Facts, accelerator: Accelerator) -> int:
 
 
 def _room(request: Request, facts: Facts, accelerator: Accelerator) -> int | None:
-    """How many ranks there are slots for; None: nobody says."""
+    """Return how many ranks there are slots for; None: unknown."""
     if request.launcher == "slurm":
         return open_launcher("slurm").capacity(accelerator) or _nodes(request)
     return len(known_gpus(facts)) if accelerator == "cuda" and request.launcher == "local" else None

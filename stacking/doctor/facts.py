@@ -1,6 +1,6 @@
-"""What is known about a machine before anything is said about it: gathered by `gather`, or made up by a test.
+"""The facts about a machine that the checks judge: gathered by `gather`, or constructed by a test.
 
-None, or an empty collection, means that it could not be found out; ``failures`` says why.
+None, or an empty collection, means unknown; ``failures`` says why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Capability = tuple[int, int]
 
 
 NO_ANSWER = "no answer"
-"""How a failure begins that says nothing but that a time limit was over: a slow file server, perhaps."""
+"""How a failure begins that only reports a timeout, possibly of a slow file server."""
 
 
 class _Facts(BaseModel):
@@ -32,43 +32,43 @@ class Gpu(_Facts):
 
 
 class Host(_Facts):
-    """What the operating system gives to a rank."""
+    """What the operating system gives a rank."""
 
     name: str = ""
     python: str = ""
     system: str = ""
     cores: int = 0
-    """Of the whole machine."""
+    """Cores of the whole machine."""
     affinity: int = 0
     """Cores that this process may use."""
     quota: float | None = None
-    """Cores' worth of time that its control group allows."""
+    """CPU time that the control group allows, in cores."""
     cpu_flags: tuple[str, ...] = ()
-    """Those of `CPU_FLAGS` that it has."""
+    """Those of `CPU_FLAGS` that the processor has."""
     memory: int = 0
-    """Bytes, those of the control group where it allows less."""
+    """Bytes; the control group's limit where that is lower."""
     available: int = 0
-    """Bytes of it that are free."""
+    """Free bytes."""
     shared_memory: int | None = None
-    """Bytes that /dev/shm may hold."""
+    """Capacity of /dev/shm in bytes."""
     locked_memory: int | None = None
-    """Bytes that a process may lock; None: as many as it likes."""
+    """Bytes that a process may lock; None: unlimited."""
     open_files: int | None = None
-    """The most that a process may ask for; None: as many as it likes."""
+    """The hard limit of a process; None: unlimited."""
     infiniband: tuple[str, ...] = ()
-    """Adapters that can read memory by themselves (RDMA)."""
+    """RDMA adapters."""
     environment: Mapping[str, str] = Field(default_factory=dict)
-    """Variables that change what is found here."""
+    """Environment variables that affect the results."""
 
 
 CPU_FLAGS = ("avx2", "avx512f", *sorted(BF16_FLAGS))
 
 
 class Tools(_Facts):
-    """Versions of programs; None: not there."""
+    """Versions of programs; None: not installed."""
 
     nvcc: str | None = None
-    """Of the CUDA toolkit, as in 12.6."""
+    """Version of the CUDA toolkit, such as 12.6."""
     compiler: str | None = None
     ninja: str | None = None
     mpirun: str | None = None
@@ -78,66 +78,66 @@ class Tools(_Facts):
 
 
 class Torch(_Facts):
-    """What `import torch` gives."""
+    """What `import torch` reports."""
 
     version: str
     cuda: str | None = None
-    """The CUDA that it was built for; None: for CPUs alone."""
+    """The CUDA version it was built for; None: a CPU-only build."""
     architectures: tuple[str, ...] = ()
-    """``torch.cuda.get_arch_list()``: sm_70 is code for one generation, compute_90 what later ones can translate."""
+    """``torch.cuda.get_arch_list()``: sm_70 is machine code for one generation, compute_90 is PTX for later ones."""
     gpus: tuple[Gpu, ...] = ()
-    """Those that torch can see."""
+    """The GPUs visible to torch."""
     cuda_error: str = ""
-    """Why it sees none, in its own words."""
+    """Why torch sees no GPU, in its own words."""
     backends: tuple[str, ...] = ()
     """Of torch.distributed."""
     nccl: str | None = None
     triton: str | None = None
     threads: int = 0
     bf16_slowdown: float | None = None
-    """How many times as long as in fp32 a matrix product on the CPU takes in bf16."""
+    """Time of a bf16 matrix product on the CPU relative to fp32."""
     attention: tuple[str, ...] = ()
-    """Fused attention kernels that are enabled."""
+    """The enabled fused attention kernels."""
 
 
 class DeepSpeed(_Facts):
     version: str
     accelerator: str
     fp16: bool
-    """Whether it accepts the precision, emulated or not."""
+    """Whether DeepSpeed accepts the precision, emulated or not."""
     bf16: bool
     ops: Mapping[str, bool] = Field(default_factory=dict)
-    """Kernels that it would compile here when they are needed, and whether it thinks that it could."""
+    """Kernels that DeepSpeed compiles on demand, and whether it considers them compatible."""
     built: tuple[str, ...] = ()
-    """Kernels that were compiled when it was installed."""
+    """Kernels that were compiled at installation."""
 
 
 class Module(_Facts):
-    """An optional package that was imported."""
+    """An optional package that can be imported."""
 
     version: str | None = None
     path: str = ""
     missing: tuple[str, ...] = ()
-    """Names that the package of this name should have, and has not."""
+    """Names that the genuine package has and this one lacks."""
 
 
 class Folder(_Facts):
-    """Where a run is to be kept."""
+    """The folder that will hold the run."""
 
     path: str
     filesystem: str
     free: int
     """Bytes."""
     write: float | None = None
-    """Bytes per second, until they are on the disk."""
+    """Bytes per second, until the data is on the disk."""
     read: float | None = None
-    """Bytes per second, not from memory where the file system can forget."""
+    """Bytes per second, bypassing the page cache where the file system allows."""
     cached: bool = False
-    """Whether the reading may have been from memory after all."""
+    """Whether the file may have been read from the page cache after all."""
     lock_error: str = ""
-    """Why files cannot be locked; empty: they can."""
+    """Why files cannot be locked; empty if they can."""
     used: int = 0
-    """Bytes that the run takes already."""
+    """Bytes that the run already uses."""
 
 
 class Member(_Facts):
@@ -157,27 +157,27 @@ class Transfer(_Facts):
     operation: str
     """``all-reduce``, ``reduce-scatter`` or ``all-gather``."""
     bytes: int
-    """Of the whole buffer: all ranks' parts together, where each has one."""
+    """Size of the whole buffer: the parts of all ranks together."""
     ranks: int
     nodes: int
     seconds: float
-    """Of the slowest rank; median."""
+    """Seconds on the slowest rank; median."""
     bandwidth: float
-    """Bus bandwidth in bytes/s: what each link must carry, whatever the number of ranks."""
+    """Bus bandwidth in bytes/s: the load on each link, independent of the number of ranks."""
 
 
 class Skew(_Facts):
-    """A host's clock beside that of rank 0."""
+    """Offset of a host's clock from rank 0's."""
 
     host: str
     seconds: float
     """Positive: ahead."""
     uncertainty: float
-    """Half of the quickest round trip."""
+    """Half of the fastest round trip."""
 
 
 class Collectives(_Facts):
-    """What ranks measured between each other."""
+    """What the ranks measured between each other."""
 
     backend: str
     ranks: int
@@ -185,12 +185,12 @@ class Collectives(_Facts):
     members: tuple[Member, ...]
     transfers: tuple[Transfer, ...] = ()
     wrong: tuple[str, ...] = ()
-    """Operations whose results were not right."""
+    """Operations that gave wrong results."""
     refused: tuple[str, ...] = ()
-    """Operations that the backend does not do, and its words."""
+    """Operations that the backend does not support, with its message."""
     skews: tuple[Skew, ...] = ()
     latency_seconds: float | None = None
-    """Of an all-reduce of one number."""
+    """Seconds of an all-reduce of one number."""
 
 
 class Facts(_Facts):
@@ -199,9 +199,9 @@ class Facts(_Facts):
     host: Host = Host()
     tools: Tools = Tools()
     packages: Mapping[str, str] = Field(default_factory=dict)
-    """Versions of installed distributions."""
+    """Versions of the installed distributions."""
     gpus: tuple[Gpu, ...] = ()
-    """Those that nvidia-smi lists."""
+    """The GPUs that nvidia-smi lists."""
     torch: Torch | None = None
     deepspeed: DeepSpeed | None = None
     apex: Module | None = None
@@ -210,8 +210,8 @@ class Facts(_Facts):
     folder: Folder | None = None
     collectives: Collectives | None = None
     ranks: int = 1
-    """That are to run on this machine."""
+    """Ranks that will run on this machine."""
     launcher: str = "local"
     plan: Plan | None = None
     failures: Mapping[str, str] = Field(default_factory=dict)
-    """What could not be found out, and why."""
+    """What could not be determined, and why."""

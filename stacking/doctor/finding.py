@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One result of a check."""
 
     level: Level
-    """``error``: training cannot work, or will end badly. ``warning``: it works, and costs more than it should.
+    """``error``: training fails or ends badly. ``warning``: it works but costs more than it should.
     ``note``: worth knowing. ``ok``: as it should be."""
     what: str
     found: str
     advice: str = ""
-    """What to do, in one line; empty where nothing is to be done."""
+    """What to do, in one line; empty if nothing."""
 
 
 def worst(findings: list[Finding]) -> Level:

@@ -1,4 +1,4 @@
-"""Gathers the facts: from processes of its own, each with a time limit, because any of them may crash or hang."""
+"""Gathers the facts in separate processes, each with a time limit, because any of them may crash or hang."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Found = dict[str, Any]
 Failures = dict[str, str]
 
 ALWAYS = ("host", "tools", "gpus", "packages", "torch", "deepspeed")
-"""Sections of `probe`, quick ones first."""
+"""Sections of `probe`, fast ones first."""
 OPTIONAL = {"apex": "apex", "flash_attn": "flash-attn", "mpi4py": "mpi4py"}
-"""Sections that are asked for only where a package of that name is installed."""
+"""Sections that run only if a package of that name is installed."""
 _PATIENCE = 90.0
-"""Seconds for each section: torch and DeepSpeed may come from a slow file server."""
+"""Time limit of a section in seconds: torch and DeepSpeed may load from a slow file server."""
 _DISK_PATIENCE = 45.0
 
 
 def gather(folder: Path, container: Sequence[str] = ()) -> Found:
-    """What can be found out here: fields of `Facts`, what could not under ``failures``.
+    """Gather the fields of `Facts`; what cannot be determined is listed under ``failures``.
 
     Args:
-        folder: where a run is to be kept; it need not be there yet.
-        container: the words before each rank's command, so that it is the ranks' environment that is looked at.
+        folder: the run's folder; it need not exist.
+        container: the words before each rank's command, so that the ranks' own environment is examined.
     """
     found, failures = probe(ALWAYS, container)
     wanted = [section for section, package in OPTIONAL.items() if package in found.get("packages", {})]
@@ -50,7 +50,7 @@ def gather(folder: Path, container: Sequence[str] = ()) -> Found:
 def probe(
     sections: Sequence[str], container: Sequence[str] = (), patience: float = _PATIENCE
 ) -> tuple[Found, Failures]:
-    """What `stacking.doctor.probe` finds; after a section that kills it, or hangs, it goes on with the next one."""
+    """Run `stacking.doctor.probe`; if a section kills it or hangs, continue with the next section."""
     found: Found = {}
     failures: Failures = {}
     left = list(sections)
@@ -65,7 +65,7 @@ def probe(
             else:
                 failures[given["section"]] = given["failure"]
             left.remove(given["section"])
-        if len(answers[-1]) == 1:  # asked for, and never answered
+        if len(answers[-1]) == 1:  # asked, but never answered
             failures[answers[-1]["section"]] = ended.reason or "it ended without an answer"
             left.remove(answers[-1]["section"])
     return found, failures
@@ -74,11 +74,11 @@ def probe(
 class _Ended(NamedTuple):
     lines: list[str]
     reason: str
-    """Why it did not end well; empty: it did."""
+    """Why it failed; empty if it succeeded."""
 
 
 def _run(argv: Sequence[str], patience: float) -> _Ended:
-    """Run a program to its end, or until it has written nothing for ``patience`` seconds."""
+    """Run a program until it ends or has written nothing for ``patience`` seconds."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         die = die_with_parent(signal.SIGKILL)
         try:
@@ -91,7 +91,7 @@ def _run(argv: Sequence[str], patience: float) -> _Ended:
             if (size := os.fstat(output.fileno()).st_size) > seen:
                 seen, since = size, time.monotonic()
         if code is None:
-            process.kill()  # and not waited for: one that waits for a dead file server does not end
+            process.kill()  # without waiting: a process blocked on a dead file server does not end
             reason = f"{NO_ANSWER} for {patience:.0f} s"
         elif code < 0:
             reason = f"it was killed by {signal.Signals(-code).name}"

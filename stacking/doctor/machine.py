@@ -1,4 +1,4 @@
-"""What the operating system says about the machine, in the environment of the ranks. No torch here."""
+"""What the operating system reports in the environment of the ranks, without importing torch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _PACKAGES = (
 )
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "DS_ACCELERATOR", "CUDA_HOME", "DS_SKIP_CUDA_CHECK")
 _NO_LIMIT = 1 << 62
-"""Control groups and the kernel write "as much as you like" as a number about as large as there are."""
+"""Control groups and the kernel write "unlimited" as a number close to the largest possible one."""
 
 
 def host() -> dict[str, Any]:
-    """The fields of `facts.Host`."""
+    """Return the fields of `facts.Host`."""
     memory, available = _memory()
     return {
         "name": socket.gethostname(),
@@ -49,7 +49,7 @@ def host() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """The installed version of each package that matters; nothing is imported."""
+    """Return the installed version of each relevant package, without importing any."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -61,7 +61,7 @@ def packages() -> dict[str, str]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Every GPU that nvidia-smi lists, visible to ranks or not: fields of `facts.Gpu`."""
+    """Return every GPU that nvidia-smi lists, visible to ranks or not, as fields of `facts.Gpu`."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     rows = [[part.strip() for part in line.split(",")] for line in _output(query).splitlines()]
     return [
@@ -75,7 +75,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def tools() -> dict[str, Any]:
-    """The fields of `facts.Tools`."""
+    """Return the fields of `facts.Tools`."""
     return {
         "nvcc": _said([_nvcc(), "--version"], r"release (\d+\.\d+)"),
         "compiler": _said([os.environ.get("CXX", "g++"), "--version"], r"(\d+\.\d+(?:\.\d+)?)\s*$"),
@@ -87,7 +87,7 @@ def tools() -> dict[str, Any]:
 
 
 def _nvcc() -> str:
-    """Where torch looks for the toolkit: CUDA_HOME, then the PATH, then the usual place."""
+    """Find nvcc as torch does: CUDA_HOME, then the PATH, then the default location."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if home is None and (found := shutil.which("nvcc")):
         return found
@@ -95,7 +95,7 @@ def _nvcc() -> str:
 
 
 def _said(argv: list[str], pattern: str) -> str | None:
-    """The version in the first lines that a program prints; None: it is not there, or does not answer."""
+    """Return the version in the first lines that a program prints; None: it is missing or does not answer."""
     found = re.search(pattern, _output(argv), re.MULTILINE)
     return found.group(1) if found else None
 
@@ -109,7 +109,7 @@ def _output(argv: list[str]) -> str:
 
 
 def _memory() -> tuple[int, int]:
-    """Bytes of memory, and bytes of it that are free, for this control group."""
+    """Return total and free bytes of memory for this control group."""
     facts = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(Path("/proc/meminfo")), re.MULTILINE))
     total, free = (int(facts.get(name, 0)) << 10 for name in ("MemTotal", "MemAvailable"))
     limit = _number(Path("/sys/fs/cgroup/memory.max")) or _number(Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -120,7 +120,7 @@ def _memory() -> tuple[int, int]:
 
 
 def _quota() -> float | None:
-    """Of a control group: microseconds of processor time in each period, as a number of cores."""
+    """Return the CPU quota of the control group in cores; None: unlimited."""
     allowed, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).strip().partition(" ")
     return int(allowed) / int(period) if allowed.isdigit() and period.isdigit() else None
 

@@ -1,4 +1,4 @@
-"""What a job's script runs before the controller: a short look at its nodes, which ends a job that cannot work."""
+"""The short check a job's script runs before the controller; it ends a job that cannot work."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from stacking.storage.files import read_json, write_json
 
 NAME = "doctor.json"
 _PATIENCE = 300.0
-"""Seconds after which the job goes on, whatever was found until then."""
+"""Seconds after which the job starts, whatever has been found by then."""
 _VALID = 24 * 3600.0
-"""Seconds for which a look at the same nodes is good enough: a requeued job does not need another."""
+"""Seconds for which a check of the same nodes stays valid, so that a requeued job does not repeat it."""
 
 
 def before_job(run: RunFolder, environment: Mapping[str, str]) -> int:
-    """Look at the nodes of this SLURM job, unless that was done already; the exit code that the script should give.
+    """Check the nodes of this SLURM job, unless that was done recently, and return the script's exit code.
 
-    Writes ``RUN/doctor.json``. Only what makes training impossible ends the job, with one line and an event in the
-    run's journal. A look that fails or does not end proves nothing, so the job goes on.
+    Writes ``RUN/doctor.json``. Only findings that make training impossible end the job, with one line on stderr and an
+    event in the run's journal. If the check itself fails or hangs, the job starts anyway.
     """
     about = _about(environment)
     if _is_known(run.path / NAME, about):
@@ -42,7 +42,7 @@ def before_job(run: RunFolder, environment: Mapping[str, str]) -> int:
             found = visit(request)
             write_json(run.path / NAME, {"job": about, **as_json(found)})
     except Exception as error:
-        _say(f"the look at this node failed, going on without it: {type(error).__name__}: {error}")
+        _say(f"the check of this node failed, continuing without it: {type(error).__name__}: {error}")
         return 0
     return _verdict(run, plan, found)
 
@@ -57,13 +57,13 @@ def _verdict(run: RunFolder, plan: Plan, found: Visit) -> int:
     first, more = errors[0], f" (and {len(errors) - 1} more in {run.path / NAME})" if errors[1:] else ""
     message = f"{found.facts.host.name}: {first.what}: {first.found}; {first.advice}{more}"
     _say(message)
-    run.journal.append("resumed")  # what was at work before has ended
+    run.journal.append("resumed")  # whatever ran before has ended
     run.journal.append("failed", phase="doctor", stage=_stage(run, plan), message=message)
     return StackingError.exit_code
 
 
 def _about(environment: Mapping[str, str]) -> dict[str, Any]:
-    """What a look is good for: these nodes, this software."""
+    """Return what a check is valid for: these nodes and this software."""
     return {
         "nodes": environment.get("SLURM_JOB_NODELIST", ""),
         "python": sys.executable,
@@ -72,7 +72,7 @@ def _about(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _is_known(path: Path, about: Mapping[str, Any]) -> bool:
-    """Whether nothing was wrong with the same nodes a short time ago."""
+    """Whether a recent check of the same nodes found no error."""
     try:
         known = read_json(path)
         fresh = 0 <= time.time() - known["time"] < _VALID
@@ -83,7 +83,7 @@ def _is_known(path: Path, about: Mapping[str, Any]) -> bool:
 
 
 def _stage(run: RunFolder, plan: Plan) -> int:
-    """The first stage that is not trained."""
+    """Return the index of the first untrained stage."""
     done = {event["stage"] for event in run.journal.events() if (event["event"], event.get("phase")) == _TRAINED}
     return next((stage.index for stage in plan.stages if stage.index not in done), 0)
 
@@ -93,10 +93,10 @@ _TRAINED = ("finished", "train")
 
 @contextmanager
 def _watchdog(seconds: float) -> Iterator[None]:
-    """End this process, and with it all that it started, if the block takes longer: a dead file server stops it."""
+    """End this process and its children if the block takes longer, for example on a dead file server."""
 
     def end() -> None:
-        _say(f"the look at this node took more than {seconds:g} s, going on without it")
+        _say(f"the check of this node took more than {seconds:g} s, continuing without it")
         os._exit(0)
 
     timer = threading.Timer(seconds, end)

@@ -1,8 +1,8 @@
-"""The process that looks at the environment of the ranks: `python -m stacking.doctor.probe SECTION...`
+"""The process that examines the environment of the ranks: `python -m stacking.doctor.probe SECTION...`
 
-The control half never imports torch, and what it wants to know may crash or hang whoever asks: a broken driver, an
-`apex` that is something else. So each section is asked for here and answered by one line of JSON before the next one
-begins; whoever reads knows at every moment which section did not come back.
+The control half never imports torch, and a broken driver or a foreign `apex` may crash or hang the process that imports
+it. So this process announces each section and answers it with one line of JSON before the next one starts; the reader
+always knows which section did not return.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _built_for(torch: ModuleType) -> list[str]:
-    """The list of architectures, which torch does not tell where it sees no GPU."""
+    """Return the list of architectures, which torch hides if it sees no GPU."""
     flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()
     return flags.split() if flags else []
 
@@ -89,20 +89,20 @@ def _deepspeed() -> dict[str, Any]:
 
 
 def _ops() -> dict[str, bool]:
-    """What `ds_report` lists as compatible; nothing is compiled."""
+    """Return what `ds_report` lists as compatible, without compiling anything."""
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     def compatible(builder: Any) -> bool:
         try:
             return bool(builder.is_compatible(False))
-        except Exception:  # a builder that cannot even tell will not build
+        except Exception:  # a builder that cannot even answer will not build
             return False
 
     return {name: compatible(builder) for name, builder in sorted(ALL_OPS.items())}
 
 
 def _apex() -> dict[str, Any]:
-    """NVIDIA's apex has these; the one of that name in the package index is something else."""
+    """Check for modules of NVIDIA's apex; the package index has an unrelated package of that name."""
     missing = [f"{module}.{name}" for module, name in APEX_HAS.items() if not _has(f"apex.{module}", name)]
     return _module("apex", missing)
 
@@ -136,7 +136,7 @@ def _module(name: str, missing: list[str]) -> dict[str, Any]:
 def _version_of(name: str) -> str | None:
     try:
         return str(getattr(importlib.import_module(name), "__version__", "unknown"))
-    except Exception:  # it is there and does not work, which is as good as not there
+    except Exception:  # installed but broken, which is as good as missing
         return None
 
 
@@ -151,11 +151,11 @@ SECTIONS: dict[str, Section] = {
     "flash_attn": _flash_attn,
     "mpi4py": _mpi4py,
 }
-"""What can be asked for. The names are those of the fields of `Facts`."""
+"""The available sections, named after the fields of `Facts`."""
 
 
 def answer(name: str) -> dict[str, Any]:
-    """One section: ``{"section", "found"}``, or ``{"section", "failure"}`` in one line."""
+    """Answer one section: ``{"section", "found"}``, or ``{"section", "failure"}`` with a one-line message."""
     try:
         with redirect_stdout(io.StringIO()):
             return {"section": name, "found": SECTIONS[name]()}
@@ -168,7 +168,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def main(sections: Sequence[str]) -> None:
-    # Libraries print to the standard output as they like, also from C: the answers get a way out of their own.
+    # Libraries print to standard output, even from C, so the answers use a descriptor of their own.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for name in sections:
@@ -179,4 +179,4 @@ def main(sections: Sequence[str]) -> None:
 if __name__ == "__main__":
     main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(0)  # some libraries hang or crash in their destructors
+    os._exit(0)  # destructors of some libraries hang or crash

@@ -1,4 +1,4 @@
-"""Starts the ranks that measure collectives, with the launcher that training uses, and waits only so long for them."""
+"""Starts the ranks that measure collectives, with the run's own launcher and a time limit."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ SIZES: dict[Accelerator, Sequence[int]] = {
     "cpu": [_KiB * 4**power for power in range(9)],
     "cuda": [_KiB * 4**power for power in range(11)],
 }
-"""Bytes of the buffers: to 64 MiB on CPUs, to 1 GiB on GPUs."""
+"""Buffer sizes in bytes: up to 64 MiB on CPUs, up to 1 GiB on GPUs."""
 _ATTEMPTS = 2
-"""A step that a scheduler could not start proves nothing by itself."""
+"""Tries: a step that a scheduler fails to start once proves nothing."""
 QUICK: dict[Accelerator, Sequence[int]] = {"cpu": [_KiB, _MiB], "cuda": [_KiB, _MiB, 64 * _MiB]}
 
 
 class TimeIsUp(StackingError):
-    """The ranks did not end in the time that they had, which may be the fault of a slow file server."""
+    """The ranks did not end in time, possibly because of a slow file server."""
 
 
 def measure(
     launcher: Launcher, ranks: int, accelerator: Accelerator, folder: Path, sizes: Sequence[int], patience: float
 ) -> dict[str, Any]:
-    """What ``ranks`` measure: the fields of `facts.Collectives`.
+    """Measure collectives with ``ranks`` and return the fields of `facts.Collectives`.
 
     Args:
-        folder: of the run; all nodes must see it. A folder in it, or in what will hold it, is used and removed.
-        patience: seconds after which all ranks are ended.
+        folder: the run's folder, visible to all nodes. A temporary folder in it, or in its nearest existing parent, is
+            used and removed.
+        patience: seconds after which all ranks are stopped.
 
     Raises:
-        TimeIsUp: they did not end.
-        StackingError: they failed twice; names the first rank that failed and its last words.
+        TimeIsUp: the ranks did not end in time.
+        StackingError: they failed twice; names the first failed rank and its last words.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     work = there / f".stacking-doctor.{time.time_ns():x}"

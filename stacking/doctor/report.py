@@ -1,4 +1,4 @@
-"""What a visit found, for people and for programs."""
+"""Renders the results of an examination as text and JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stacking.doctor.facts import Collectives, Facts
 from stacking.doctor.finding import LEVELS, Finding
 
 _WIDTH = 120
-"""Columns that a line has at most."""
+"""Maximum width of a line."""
 _MARK = {"error": "ERROR", "warning": "warning", "note": "note", "ok": "ok"}
 
 
 def as_text(visit: Visit) -> str:
-    """Findings, the worst first, each with its advice; then the measured collectives; then a count."""
+    """Render the findings, worst first, each with its advice; then the measured collectives and a count."""
     ordered = sorted(visit.findings, key=lambda finding: LEVELS.index(finding.level))
     width = max(60, min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns))
     lines = [line for finding in ordered for line in _lines(finding, width)]
@@ -30,14 +30,14 @@ def as_text(visit: Visit) -> str:
 
 
 def summary(visit: Visit) -> str:
-    """One line: ``gpu7: 1 error, 2 warnings, 3 notes``."""
+    """Return one line, such as ``gpu7: 1 error, 2 warnings, 3 notes``."""
     counts = [(level, sum(finding.level == level for finding in visit.findings)) for level in LEVELS[:3]]
     said = ", ".join(f"{count} {level}{'s' if count > 1 else ''}" for level, count in counts if count)
     return f"{visit.facts.host.name or 'this machine'}: {said or 'nothing to say against it'}"
 
 
 def as_json(visit: Visit) -> dict[str, Any]:
-    """For ``--json``: format 1. Bytes, seconds, bytes/s."""
+    """Return the content of ``--json``, format 1, in bytes, seconds and bytes/s."""
     facts = visit.facts
     collectives = facts.collectives
     return {
@@ -61,7 +61,7 @@ def as_json(visit: Visit) -> dict[str, Any]:
 
 
 def _devices(facts: Facts) -> list[dict[str, Any]]:
-    """The GPUs, or else the CPU as one device."""
+    """Return the GPUs, or the CPU as one device."""
     if gpus := known_gpus(facts):
         return [
             {"name": g.name, "class": class_of(g).name, "memory": g.memory, "capability": dotted(g.capability)}
@@ -80,7 +80,7 @@ def _lines(finding: Finding, width: int) -> list[str]:
 
 
 def _table(found: Collectives) -> list[str]:
-    """Sizes down, operations across: time and bus bandwidth."""
+    """Tabulate time and bus bandwidth: sizes down, operations across."""
     operations = list(dict.fromkeys(transfer.operation for transfer in found.transfers))
     by_size: dict[str, dict[str, str]] = {}
     for transfer in found.transfers:

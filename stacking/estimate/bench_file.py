@@ -1,4 +1,4 @@
-"""What `stacking bench --json` wrote, read for a prediction."""
+"""Reads the output of `stacking bench --json` for a prediction."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from stacking.errors import UserError
 
 _OURS = "stacking"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_REMEDY = "give what `stacking bench RECIPE --json` printed"
+_REMEDY = "give the output of `stacking bench RECIPE --json`"
 
 
 class _Part(BaseModel):
-    """Takes what is needed; a benchmark tells much more."""
+    """Ignores unknown keys: a benchmark holds much more than a prediction needs."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Split(_Part):
-    """Seconds of an update's parts, each waited for."""
+    """Seconds of an update's parts, each timed with a synchronisation after it."""
 
     data: Seconds
     forward: Seconds
@@ -33,23 +33,23 @@ class Split(_Part):
 
 
 class Measured(_Part):
-    """One contender's work at one stage."""
+    """One contender's result for one stage."""
 
     step_seconds: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(min_length=1)
     split: Split
     startup_seconds: Seconds
     warmup_seconds: Seconds = 0.0
     seconds_per_step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Median of the repeats' means."""
+    """Median over repeats of the mean per repeat."""
 
     @property
     def seconds(self) -> float:
-        """One update. A run takes as long as its mean; the median over repeats leaves out what disturbed one."""
+        """Seconds of one update: the mean, because a run adds up means; the median over repeats drops outliers."""
         return self.seconds_per_step or median(self.step_seconds)
 
 
 class MeasuredStage(_Part):
-    """One stage, as it was measured."""
+    """One measured stage."""
 
     layers: int = Field(gt=0)
     hidden: int
@@ -63,7 +63,7 @@ class MeasuredStage(_Part):
     data: str = ""
     """The kind of samples, or ``synthetic``."""
     warmup_steps: int = 0
-    """Updates of ``warmup_seconds``."""
+    """Number of updates in ``warmup_seconds``."""
     measurements: dict[str, Measured]
 
     @property
@@ -72,7 +72,7 @@ class MeasuredStage(_Part):
 
     @property
     def warm_up(self) -> float:
-        """Seconds that the first updates took beyond the others."""
+        """Seconds that the first updates took in excess of the others."""
         usual = self.warmup_steps * self.ours.seconds
         return max(self.ours.warmup_seconds - usual, 0.0) if self.warmup_steps else 0.0
 
@@ -86,10 +86,10 @@ class BenchFile(_Part):
 
 
 def read_bench(path: Path) -> BenchFile:
-    """The stages that were measured with this program's own step.
+    """Return the stages that were measured with this program's own step.
 
     Raises:
-        UserError: it is not such a file, or nothing in it was measured.
+        UserError: it is not a benchmark file, or holds no such stage.
     """
     content = read_json_mapping(path)
     if (content.get("format"), content.get("kind")) != (1, "bench"):
@@ -106,7 +106,7 @@ def read_bench(path: Path) -> BenchFile:
 
 
 def _with_ours(stages: Any) -> Any:
-    """Leave out stages that ran out of memory, and contenders other than this program's step."""
+    """Drop stages that ran out of memory and contenders other than this program's step."""
     if not isinstance(stages, list):
         return stages
     kept = []

@@ -1,4 +1,4 @@
-"""A prediction beside what a finished run took."""
+"""Compares a prediction with the time that a finished run took."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from stacking.report.timeline import account, attempts, evaluation_seconds, trai
 
 @dataclass(frozen=True)
 class Row:
-    """One span of time."""
+    """One time span."""
 
     what: str
     predicted: float
     actual: float
     counts: bool
-    """Whether it is one of the times that the prediction stands for, and not a small part of one."""
+    """Whether the span matters for the accuracy of the prediction, rather than being a small part of one that does."""
 
     @property
     def error(self) -> float:
-        """Relative: 0.1 is predicted 10 % too long."""
+        """Relative error: 0.1 means predicted 10 % too long."""
         return self.predicted / self.actual - 1 if self.actual else float("inf")
 
 
 def check(run: Run, setting: Setting) -> list[Row]:
-    """The training of every stage, what was around it, and the whole run.
+    """Compare the training of every stage, the overhead, and the whole run.
 
     Raises:
-        UserError: the run is not finished, or was interrupted, so that its time is not that of one run.
+        UserError: the run is unfinished, or was interrupted, so that its time is not that of a single run.
     """
     ended = [(attempt.phase, attempt.ending) for attempt in attempts(run)]
     if ("report", "finished") not in ended:
         raise UserError(run.folder.path, "is not finished", "finish it with `stacking resume`")
     if any(ending != "finished" for _, ending in ended):
-        raise UserError(run.folder.path, "was interrupted", "give a run that went through at once")
+        raise UserError(run.folder.path, "was interrupted", "give a run that finished without interruption")
     prediction = predict(run.plan, setting)
     rows = [row for index, stage in enumerate(prediction.stages) for row in _stage(run, index, stage)]
     return [*rows, _training(run, prediction), Row("whole run", prediction.seconds, account(run).total, True)]
 
 
 def as_text(rows: list[Row]) -> str:
-    """A table: seconds predicted and taken, and the relative error."""
+    """Tabulate predicted and actual seconds and the relative error."""
     width = max(len(row.what) for row in rows)
     lines = [f"{'seconds':{width}} {'predicted':>10} {'actual':>10} {'error':>8}"]
     lines += [f"{row.what:{width}} {row.predicted:10.2f} {row.actual:10.2f} {row.error:+8.1%}" for row in rows]
@@ -51,7 +51,7 @@ def as_text(rows: list[Row]) -> str:
 
 
 def worst(rows: list[Row]) -> Row:
-    """The largest error of what counts."""
+    """Return the largest error of the rows that matter."""
     return max((row for row in rows if row.counts), key=lambda row: abs(row.error))
 
 

@@ -1,6 +1,6 @@
-"""What the ranks send each other at one update, by ZeRO stage, as DeepSpeed 0.19.8 does it.
+"""The communication of one update by ZeRO stage, as DeepSpeed 0.19.8 implements it.
 
-In units of the model's bytes Ψ and for N ranks, a rank sends and receives, per update with A micro-batches:
+With Ψ the model's size in bytes, N ranks and A micro-batches per update, a rank sends and receives per update:
 
     ZeRO 0   all-reduce of the gradients, once                        2 (N-1)/N Ψ
     ZeRO 1   the gradients once, then an all-gather of the weights    2 (N-1)/N Ψ + (N-1)/N Ψ
@@ -8,9 +8,9 @@ In units of the model's bytes Ψ and for N ranks, a rank sends and receives, per
     ZeRO 3   weights gathered for forward and again for backward,
              gradients reduce-scattered, at every micro-batch         A 3 (N-1)/N Ψ
 
-Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 7, have a reduce-scatter in stages 1 and 2, which makes
-2 Ψ in all. DeepSpeed sends whole buckets through an all-reduce there unless ``use_multi_rank_bucket_allreduce`` is
-false (``runtime/zero/stage_1_and_2.py``, ``average_tensor``).
+Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 7, use a reduce-scatter in stages 1 and 2, for a total of
+2 Ψ. DeepSpeed all-reduces whole buckets there unless ``use_multi_rank_bucket_allreduce`` is false
+(``runtime/zero/stage_1_and_2.py``, ``average_tensor``).
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _SIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
 _BUCKET, _PREFETCH = 5e8, 5e7
 """DeepSpeed's defaults, in elements."""
 _MATRICES = 4
-"""Weights of a layer that ZeRO-3 gathers by themselves: the larger ones, each when its module runs."""
+"""The larger weights of a layer, each of which ZeRO-3 gathers separately when its module runs."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """One collective over all ranks, as one update has it."""
+    """One kind of collective over all ranks within an update."""
 
     operation: Operation
     bytes: float
-    """What is reduced or gathered, unsharded."""
+    """Size of the unsharded buffer in bytes."""
     times: int
-    """How often at one update."""
+    """Occurrences per update."""
     calls: int
-    """Buckets that it comes in."""
+    """Number of buckets."""
     behind: Behind
-    """Computation of the same micro-batch that it may run behind."""
+    """The computation of the same micro-batch that can hide it."""
 
 
 def transfers(stage: Stage) -> list[Transfer]:
-    """The collectives of one update of ``stage``; none for one rank."""
+    """Return the collectives of one update of ``stage``; none for a single rank."""
     if stage.ranks == 1:
         return []
     zero = stage.ds_config.get("zero_optimization", {})
@@ -83,13 +83,13 @@ def transfers(stage: Stage) -> list[Transfer]:
 
 
 def bytes_per_update(stage: Stage) -> float:
-    """What one rank sends at one update, in bytes: 2 (N-1)/N of an all-reduce, (N-1)/N of the others."""
+    """Return the bytes that one rank sends per update: 2 (N-1)/N for an all-reduce, (N-1)/N for the others."""
     share = (stage.ranks - 1) / stage.ranks
     return sum((2 if t.operation == "all-reduce" else 1) * share * t.bytes * t.times for t in transfers(stage))
 
 
 def _communicated(stage: Stage) -> str:
-    """The type that gradients travel in."""
+    """Return the type in which gradients are communicated."""
     return str(stage.ds_config.get("communication_data_type") or ds_config.precision(stage.ds_config))
 
 

@@ -1,9 +1,9 @@
-"""What one rank computes at one update, from the device class's table: no communication.
+"""Computation time of one rank per update, from the device class's table, without communication.
 
-    micro-batch   FLOPs / (peak x utilisation) + layers x seconds per layer; a third of it forward, the rest backward
-    optimizer     bytes that Adam touches / memory bandwidth, of the parameters that ZeRO leaves to the rank
+    micro-batch   FLOPs / (peak x utilisation) + layers x seconds per layer; a third is forward, the rest backward
+    optimizer     bytes that Adam reads and writes / memory bandwidth, for the rank's shard of the parameters
 
-The ranks on a CPU share its cores.
+Ranks on a CPU share its cores.
 """
 
 from __future__ import annotations
@@ -19,57 +19,57 @@ _ADAM_BYTES = {"fp32": 32, "fp16": 40, "bf16": 40}
 """Per parameter: weight, moment and second moment read and written in fp32 (24), the gradient read by the norm and by
 the update (8); in 16 bits also its conversion (6) and the new weight (2)."""
 _HOST_SECONDS = 2e-4
-"""Assumed time of Python and of the ranks' agreement at an update."""
+"""Assumed seconds per update for Python and the agreement between ranks."""
 _HOST_LINK, _HOST_MEMORY = 12e9, 50e9
-"""Assumed bytes per second between a GPU and its host, and of a host's memory for Adam, for one rank's share."""
+"""Assumed bytes per second between a GPU and its host, and of host memory for Adam, for one rank's share."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Seconds of one rank at one update."""
+    """Seconds of one rank per update."""
 
     forward: float
     backward: float
-    """Both of all micro-batches of the update."""
+    """For all micro-batches of the update."""
     optimizer: float
     data: float
     """Waiting for samples."""
     other: float
-    """Python, and whatever else is not named."""
+    """Python, and whatever is not listed."""
     source: str
     """``tabled`` or ``measured``."""
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Seconds at the beginning of a stage, without imports."""
+    """Seconds at the start of a stage, excluding imports."""
 
     engine: float
     """Until the engine is ready."""
     warm_up: float
-    """What the first updates take beyond the others."""
+    """Excess of the first updates over the others."""
 
 
 class Pace(Protocol):
-    """Knows how fast one rank computes."""
+    """A model of how fast one rank computes."""
 
     assumptions: tuple[str, ...]
 
     def work(self, stage: Stage) -> Work:
-        """One update of ``stage``; its ranks, micro-batch and depth may be others than the plan's."""
+        """Return the time of one update of ``stage``, whose ranks, micro-batch and depth may differ from the plan's."""
 
     def communication(self, stage: Stage) -> float | None:
-        """Measured seconds of communication at an update of exactly this stage; None: not known."""
+        """Return the measured communication seconds of an update of exactly this stage; None: unknown."""
 
     def beginning(self, stage: Stage) -> Beginning | None:
-        """Measured seconds before the pace of ``work`` is reached; None: not known."""
+        """Return the measured seconds until steady state; None: unknown."""
 
 
 class Tabled:
-    """The pace of a device class; see `stacking.hardware.presets`.
+    """Computation speed by device class; see `stacking.hardware.presets`.
 
     Args:
-        cores: of this computer; the planned ranks share them where they are CPU ranks.
+        cores: cores of this computer, which the planned CPU ranks share.
     """
 
     def __init__(self, plan: Plan, device: DeviceClass, cores: int) -> None:
@@ -103,12 +103,12 @@ class Tabled:
     def _assumptions(self, plan: Plan, planned: int, cores: int) -> list[str]:
         device, precision = self._device, plan.stages[-1].precision
         each = f"{device.utilisation:.0%} of {device.peak[precision]:g} TFLOPS ({precision})"
-        full = f"every sample is {plan.data.sequence_length} tokens long; padding, which is left out, makes it faster"
+        full = f"every sample is {plan.data.sequence_length} tokens long; skipping padding makes it faster"
         if device.name == "cpu":
             return [
-                f"each of {cores} cores reaches {each}, {device.source}; {cores / planned:.3g} of them a rank",
+                f"each of {cores} cores reaches {each}, {device.source}; {cores / planned:.3g} of them per rank",
                 full,
             ]
-        fixed = f"{device.layer_seconds * 1e3:g} ms a layer and micro-batch beside it"
+        fixed = f"plus {device.layer_seconds * 1e3:g} ms per layer and micro-batch"
         memory = f"memory {device.memory_bandwidth / 1e9:,.0f} GB/s ({device.memory_source})"
         return [f"each {device.name} reaches {each}, {device.source}; {fixed}; {memory}", full]

@@ -1,4 +1,4 @@
-"""What `stacking doctor --json` wrote, read for a prediction: how fast ranks reach each other, and the disk."""
+"""Reads the output of `stacking doctor --json` for a prediction: speed of the network and of the disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stacking.estimate.overhead import Host
 from stacking.hardware.presets import Link
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_REMEDY = "give what `stacking doctor --json` printed"
+_REMEDY = "give the output of `stacking doctor --json`"
 
 
 class _Part(BaseModel):
-    """Takes what is needed; a doctor tells much more."""
+    """Ignores unknown keys: the doctor's output holds much more than a prediction needs."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,7 +37,7 @@ class Collective(_Part):
 
 
 class Folder(_Part):
-    """The disk of a run."""
+    """The disk that holds the run."""
 
     write: Positive | None = None
     read: Positive | None = None
@@ -52,10 +52,10 @@ class DoctorFile(_Part):
 
 
 def read_doctor(path: Path) -> DoctorFile:
-    """The collectives of the file.
+    """Return the collectives of the file.
 
     Raises:
-        UserError: it is not such a file, or no collective of two ranks was measured.
+        UserError: it is not a doctor file, or has no collective of two or more ranks.
     """
     content = read_json_mapping(path)
     if (content.get("format"), content.get("kind")) != (1, "doctor"):
@@ -67,12 +67,12 @@ def read_doctor(path: Path) -> DoctorFile:
         place = ".".join(map(str, first["loc"]))
         raise UserError(path, f"is not the JSON of a doctor ({place}: {first['msg']})", _REMEDY) from None
     if not any(c.ranks > 1 and c.operation in get_args(Operation) for c in found.collectives):
-        raise UserError(path, "holds no collective between ranks", "run `stacking doctor` where there are several")
+        raise UserError(path, "holds no collective between ranks", "run `stacking doctor` with several ranks")
     return found
 
 
 def measured_links(network: Network, file: DoctorFile) -> Network:
-    """``network`` with the links that were measured in place of the table's."""
+    """Return ``network`` with the measured links in place of the table's."""
     fits: dict[Operation, Link] = {}
     for operation in get_args(Operation):
         inside = [c for c in file.collectives if (c.operation, c.nodes) == (operation, 1) and c.ranks > 1]
@@ -82,22 +82,22 @@ def measured_links(network: Network, file: DoctorFile) -> Network:
         network = replace(network, inside=fits.get("all-reduce", next(iter(fits.values()))), measured=fits)
     far = [c for c in file.collectives if c.operation == "all-reduce" and c.nodes > 1]
     if far:
-        # What crosses the nodes' adapters is what the ring over the nodes would have to take.
+        # The adapters carry what the ring over the nodes would send.
         over_nodes = [c.model_copy(update={"ranks": c.nodes}) for c in far]
         network = replace(network, between=fit("all-reduce", over_nodes, f"measured: {file.path}"))
     return network
 
 
 def measured_disk(host: Host, file: DoctorFile) -> Host:
-    """``host`` with the slower of the disk's two measured speeds, if they are there."""
+    """Return ``host`` with the slower of the disk's two measured speeds, if measured."""
     speeds = [speed for speed in (file.folder.write, file.folder.read) if speed] if file.folder else []
     return replace(host, disk=min(speeds), source=f"{host.source}; disk: {file.path}") if speeds else host
 
 
 def fit(operation: Operation, found: Sequence[Collective], source: str) -> Link:
-    """The latency and the bandwidth that explain the measured seconds of a ring best.
+    """Fit the latency and bandwidth of a ring to the measured seconds.
 
-    Least squares of the relative errors of ``steps x latency + bytes / bandwidth``, neither of them negative.
+    Non-negative least squares of the relative errors of ``steps x latency + bytes / bandwidth``.
     """
     rows = [
         (ring_steps(operation, c.ranks) / c.seconds, ring_bytes(operation, c.ranks, c.bytes) / c.seconds) for c in found
@@ -110,7 +110,7 @@ def fit(operation: Operation, found: Sequence[Collective], source: str) -> Link:
         if determinant > 1e-9 * aa * bb
         else (0.0, b / bb)
     )
-    if slope <= 0:  # too small messages to tell the bandwidth: it is at least what the largest one reached
+    if slope <= 0:  # messages too small to show the bandwidth: it is at least what the largest one reached
         slope = min(1 / x[1] for x in rows)
         latency = max((a - slope * ab) / aa, 0.0)
     if latency < 0:

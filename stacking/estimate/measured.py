@@ -1,10 +1,10 @@
-"""What one rank computes at one update, from a benchmark.
+"""Computation time of one rank per update, from a benchmark.
 
-A stage that was measured as it is planned takes what it took. From there
+A stage measured as planned takes the measured time. For other stages:
 
-    other micro-batches   a straight line through two that were measured; else in proportion, but for a time a layer
-    other depths          a straight line through two depths that were measured; else by the ratio of their FLOPs
-    other ranks           the computation of a micro-batch stays; ZeRO divides Adam's work; the network's model counts
+    micro-batch   linear through two measured ones; else proportional, plus a fixed time per layer
+    depth         linear through two measured depths; else by the ratio of their FLOPs
+    ranks         the computation of a micro-batch is unchanged; ZeRO divides Adam's work; the network model applies
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from stacking.planning.cost import stage_flops
 from stacking.planning.plan import Plan, Stage
 
 _UNEXPLAINED = 0.2
-"""Share of an update beyond its parts, which are slower alone, that only a disturbed measurement has."""
+"""If an update exceeds the sum of its parts, which are slower alone, by this share, the measurement was disturbed."""
 
 
 class Benchmark:
-    """The pace that `stacking bench` measured.
+    """Computation speed as measured by `stacking bench`.
 
     Args:
-        device: of the plan; the table's fixed time a layer counts where one micro-batch alone was measured.
+        device: the planned device class; its fixed time per layer applies if only one micro-batch was measured.
 
     Raises:
         UserError: nothing in the files fits the plan's model; names what differs.
@@ -67,7 +67,7 @@ class Benchmark:
         return Beginning(entry.ours.startup_seconds, entry.warm_up)
 
     def _nearest(self, stage: Stage) -> MeasuredStage:
-        """What was measured most like ``stage``; the later one of two measurements of the same."""
+        """Return the measurement most similar to ``stage``; the later one of two equal ones."""
 
         def distance(entry: MeasuredStage) -> tuple[float, ...]:
             return (
@@ -81,7 +81,7 @@ class Benchmark:
         return min(reversed(self._entries), key=distance)
 
     def _micro_batch(self, stage: Stage) -> float:
-        """Seconds of forward and backward for one micro-batch of ``stage``."""
+        """Return the seconds of forward and backward for one micro-batch of ``stage``."""
         depths = sorted({entry.layers for entry in self._entries}, key=lambda layers: abs(layers - stage.layers))
         if depths[0] == stage.layers:
             return self._at_depth(stage.layers, stage.micro_batch)
@@ -90,7 +90,7 @@ class Benchmark:
         return self._at_depth(depths[0], stage.micro_batch) * self._flops(stage.layers) / self._flops(depths[0])
 
     def _at_depth(self, layers: int, micro_batch: int) -> float:
-        """The same for a depth that was measured."""
+        """Return the same for a measured depth."""
         seconds = {}
         for entry in self._entries:
             if entry.layers == layers:
@@ -111,7 +111,7 @@ class Benchmark:
         return stage_flops(self._plan.model.with_layers(layers), 1, data.sequence_length, data.mask_probability)
 
     def _as_measured(self, stage: Stage, entry: MeasuredStage) -> Stage:
-        """``stage`` with the depth and the batch of ``entry``."""
+        """Return ``stage`` with the depth and the batch of ``entry``."""
         changes = entry.model_dump(include={"layers", "micro_batch", "accumulation", "ranks", "zero_stage"})
         if entry.layers != stage.layers:
             changes["parameters"] = count_parameters(self._plan.model.with_layers(entry.layers))
@@ -122,26 +122,26 @@ class Benchmark:
         ranks = ", ".join(str(ranks) for ranks in sorted({entry.ranks for entry in self._entries}))
         found = [f"measured: {', '.join(str(file.path) for file in files)} ({depths} layers, {ranks} ranks)"]
         if synthetic := {entry.data for entry in self._entries if entry.data.startswith("synthetic")}:
-            found.append(f"the samples of the measurement were {' and '.join(sorted(synthetic))}")
+            found.append(f"the measured samples were {' and '.join(sorted(synthetic))}")
         if self._device.name == "cpu":
-            found.append("a rank keeps the cores that it was measured with, however many ranks there are")
+            found.append("each rank keeps the number of cores it was measured with, for any number of ranks")
         for stage in self._plan.stages:
             entry = self._nearest(stage)
             same = ("layers", "ranks", "micro_batch", "accumulation", "zero_stage")
             other = [name for name in same if getattr(entry, name) != getattr(stage, name)]
             if _Parts(entry).other > _UNEXPLAINED * entry.ours.seconds:
-                found.append(f"{stage.name}: the parts of the measured update explain too little of it; measure again")
+                found.append(f"{stage.name}: the parts explain too little of the measured update; measure again")
             if other:
                 there = ", ".join(f"{name.replace('_', ' ')} {getattr(entry, name)}" for name in other)
-                found.append(f"{stage.name} from what was measured with {there}")
+                found.append(f"{stage.name} is derived from a measurement with {there}")
         return found
 
 
 class _Parts:
-    """Seconds of one update that was measured; the parts add up to the median of whole updates.
+    """Seconds of one measured update; the parts add up to the median of whole updates.
 
-    The parts were timed one after the other. What they take together beyond an update without waits is communication
-    that ran behind the computation; if the computation alone takes longer than the update, all parts shrink to it.
+    The parts were timed one after the other. Their excess over an update without synchronisation is communication that
+    was hidden by computation; if the computation alone exceeds the update, all parts are scaled down to it.
     """
 
     def __init__(self, entry: MeasuredStage) -> None:
@@ -160,10 +160,10 @@ class _Parts:
 
 
 def _fitting(plan: Plan, file: BenchFile) -> list[MeasuredStage]:
-    """The stages of ``file`` that are of the plan's width, sequences and precision.
+    """Return the stages of ``file`` with the plan's width, sequence length and precision.
 
     Raises:
-        UserError: none is.
+        UserError: there is none.
     """
     precisions = {stage.precision for stage in plan.stages}
     wanted: dict[str, set[Any]] = {
@@ -185,11 +185,11 @@ def _fitting(plan: Plan, file: BenchFile) -> list[MeasuredStage]:
 
 
 def _shard(stage: Stage) -> float:
-    """Parameters that one rank's optimizer updates."""
+    """Return the number of parameters that one rank's optimizer updates."""
     return stage.parameters / (stage.ranks if stage.zero_stage else 1)
 
 
 def _line(at: float, points: Sequence[int], value: Callable[[int], float]) -> float:
-    """The straight line through two points; never less than half the lower of them, where it is drawn out too far."""
+    """Return the line through two points; when extrapolated, it never drops below half of the lower point."""
     (x0, x1), (y0, y1) = points, (value(points[0]), value(points[1]))
     return max(y0 + (y1 - y0) * (at - x0) / (x1 - x0), min(y0, y1) * min(1.0, at / min(x0, x1)) / 2)

@@ -1,14 +1,14 @@
-"""How long collectives take: the alpha-beta model of rings inside nodes and between nodes.
+"""Time of collectives: the alpha-beta model of rings inside and between nodes.
 
-Every step of a ring costs its latency and its share of the bytes, so that N ranks take
+Each step of a ring costs its latency and its share of the bytes, so N ranks take
 
     all-reduce                   2 (N-1) α + 2 (N-1)/N bytes / B
     reduce-scatter, all-gather     (N-1) α +   (N-1)/N bytes / B
 
-(Thakur, Rabenseifner and Gropp, 2005, section 2 and 4; Patarasuk and Yuan, 2009). Over several nodes a collective runs
-inside every node first and between the nodes with what each rank then has, over all network adapters of the node
-together. Between nodes an all-reduce may also go through a tree, ``2 ⌈log2 n⌉ α + 2 bytes / B``, as NCCL chooses where
-rings grow long (Sanders, Speck and Träff, 2009); the quicker one counts.
+(Thakur, Rabenseifner and Gropp, 2005, section 2 and 4; Patarasuk and Yuan, 2009). Over several nodes, a collective
+first runs inside each node and then between the nodes on each rank's part, over all network adapters of the node
+together. Between nodes an all-reduce may also use a tree, ``2 ⌈log2 n⌉ α + 2 bytes / B``, as NCCL does where rings get
+long (Sanders, Speck and Träff, 2009); the faster one counts.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from stacking.estimate.communication import Operation, Transfer
 from stacking.hardware.presets import DeviceClass, Link
 
 _TRIPS: Mapping[Operation, int] = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1}
-"""How often the bytes go around the ring."""
+"""How often the bytes travel around the ring."""
 
 
 def ring_steps(operation: Operation, ranks: int) -> int:
-    """Messages that follow each other."""
+    """Number of sequential messages."""
     return _TRIPS[operation] * (ranks - 1)
 
 
 def ring_bytes(operation: Operation, ranks: int, size: float) -> float:
-    """Bytes through every rank's link, each way."""
+    """Bytes through each rank's link, per direction."""
     return _TRIPS[operation] * (ranks - 1) / ranks * size
 
 
 @dataclass(frozen=True)
 class Network:
-    """What ranks are connected by."""
+    """The connections between ranks."""
 
     per_node: int
     inside: Link
     between: Link
     measured: Mapping[Operation, Link] = field(default_factory=dict)
-    """Inside a node, where one operation was measured by itself."""
+    """Links inside a node for individually measured operations."""
 
     def nodes(self, ranks: int) -> int:
         return ceil(ranks / self.per_node)
 
     def assumption(self, ranks: int) -> str:
-        """What collectives over ``ranks`` rest on."""
+        """Describe the assumptions for collectives over ``ranks``."""
         inside = f"inside a node of {self.per_node}: {_words(self.inside)}"
         return f"{inside}; between nodes: {_words(self.between)}" if self.nodes(ranks) > 1 else inside
 
     def seconds(self, operation: Operation, size: float, ranks: int) -> float:
-        """One collective of ``size`` bytes, alone on the network."""
+        """Return the seconds of one collective of ``size`` bytes, alone on the network."""
         inner, nodes = min(ranks, self.per_node), self.nodes(ranks)
         near = _ring(self.measured.get(operation, self.inside), operation, inner, size)
         far = _ring(self.between, operation, nodes, size)
@@ -63,12 +63,12 @@ class Network:
         return near + far
 
     def transfer_seconds(self, transfer: Transfer, ranks: int) -> float:
-        """One occurrence of ``transfer``, in its buckets."""
+        """Return the seconds of one occurrence of ``transfer``, in its buckets."""
         return transfer.calls * self.seconds(transfer.operation, transfer.bytes / transfer.calls, ranks)
 
 
 def tabled(device: DeviceClass, ranks: int, per_node: int | None = None) -> Network:
-    """The usual network of a device class; on a CPU a node is what runs the planned ``ranks``."""
+    """Return the typical network of a device class; on a CPU, one node runs all planned ``ranks``."""
     return Network(per_node or device.per_node or ranks, device.inside, device.between)
 
 
@@ -81,4 +81,4 @@ def _ring(link: Link, operation: Operation, ranks: int, size: float) -> float:
 
 
 def _words(link: Link) -> str:
-    return f"{link.bandwidth / 1e9:.3g} GB/s and {link.latency * 1e6:.3g} µs a step, {link.source}"
+    return f"{link.bandwidth / 1e9:.3g} GB/s and {link.latency * 1e6:.3g} µs per step, {link.source}"

@@ -1,13 +1,13 @@
-"""What a run does beside updates: processes that start, evaluations, checkpoints, and the way from stage to stage.
+"""Time of a run outside of updates: process start-up, evaluations, checkpoints and transitions between stages.
 
-    start-up       the ranks' imports and their engine, plus the state that they begin from / reading speed
-    warm-up        what the first updates take beyond the others: compilation, first allocations
-    evaluations    forward passes over the held-out samples, and as many as the recipe asks for
-    checkpoints    their bytes / writing speed, and as many as the recipe asks for
+    start-up       imports and engine of the ranks, plus the initial state / reading speed
+    warm-up        excess of the first updates over the others: compilation, first allocations
+    evaluations    forward passes over the held-out samples, as often as the recipe asks for
+    checkpoints    their bytes / writing speed, as often as the recipe asks for
     transitions    consolidate reads a checkpoint and writes a state; grow reads a state and writes a larger one
-    ending         of the last stage: the export writes the weights; the report
+    ending         of the last stage: export of the weights, and the report
 
-What happens once for the run belongs to the last stage, so that the stages add up to the run.
+What happens once per run counts for the last stage, so that the stages add up to the run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Outside(BaseModel):
     evaluations: float
     checkpoints: float
     transitions: float
-    """Growing before it and consolidating after it."""
+    """Growing before the stage and consolidating after it."""
     ending: float
     """Export and report."""
 
@@ -46,21 +46,21 @@ class Outside(BaseModel):
 
 @dataclass(frozen=True)
 class Host:
-    """What runs on the host, whatever the devices."""
+    """Costs on the host, independent of the devices."""
 
     disk: float
     """Bytes per second, reading or writing."""
     process: float
-    """Seconds of a phase that starts, reads and writes, beside its bytes."""
+    """Seconds of a phase that starts, reads and writes, excluding its bytes."""
     report: float
     imports: float
-    """Seconds from starting the ranks to the engine's beginning."""
+    """Seconds from the start of the ranks until engine creation begins."""
     engine: float
-    """Seconds until the engine is ready, where that was not measured."""
+    """Seconds until the engine is ready, unless measured."""
     checkpoint: float
-    """Seconds of a checkpoint beside its bytes."""
+    """Seconds of a checkpoint, excluding its bytes."""
     held_out: int | None
-    """Samples of the held-out split; None where there are no data yet."""
+    """Samples of the held-out split; None if there is no data yet."""
     source: str
 
     @property
@@ -74,13 +74,13 @@ class Host:
 
 def assumed_host(cuda: bool, held_out: int | None) -> Host:
     """Without measurements."""
-    # A GPU needs its context and NCCL its rings.
+    # A GPU needs a CUDA context, and NCCL sets up its rings.
     imports, engine = (10.0, 10.0) if cuda else (2.0, 1.0)
     return Host(5e8, 0.3, 1.5, imports, engine, 0.04, held_out, "assumed")
 
 
 def outside(plan: Plan, stage: Stage, work: Work, host: Host, beginning: Beginning | None) -> Outside:
-    """What ``stage`` spends beside its updates; ``beginning`` where it was measured."""
+    """Return the overhead of ``stage``; ``beginning`` is used where it was measured."""
     state = _STATE_BYTES * stage.parameters
     checkpoint = _checkpoint_bytes(stage)
     loaded = state if stage.index or plan.start else 0
@@ -97,18 +97,18 @@ def outside(plan: Plan, stage: Stage, work: Work, host: Host, beginning: Beginni
 
 
 def _times(stage: Stage, every: int) -> int:
-    """How often something happens that is due every so many updates and at the end."""
+    """Count the occurrences of something due every so many updates and at the end."""
     return ceil(stage.steps / every)
 
 
 def _checkpoint_bytes(stage: Stage) -> int:
-    """The module's weights, and the optimizer's fp32 state; without ZeRO in fp32 its weights are the module's."""
+    """Return the bytes of the module's weights and the fp32 optimizer state; ZeRO 0 in fp32 shares the weights."""
     alone = stage.zero_stage == 0 and stage.precision == "fp32"
     return stage.parameters * (_MODULE_BYTES[stage.precision] + (8 if alone else _STATE_BYTES))
 
 
 def _evaluation(plan: Plan, stage: Stage, work: Work, host: Host) -> float:
-    """One evaluation: the held-out samples are divided over the ranks, and go forward in the stage's micro-batches."""
+    """Return the seconds of one evaluation: held-out samples are split over the ranks, in the stage's micro-batches."""
     samples = min(plan.evaluation.samples, host.held_out or plan.evaluation.samples)
     passes = ceil(max(samples // stage.ranks, 1) / stage.micro_batch)
     return passes * work.forward / stage.accumulation

@@ -1,8 +1,8 @@
-"""How long a run takes and what it costs: every stage, and their sum.
+"""Predicts the time and cost of a run: every stage and their sum.
 
-An update takes what a rank computes plus the communication that nothing hides. A collective that DeepSpeed overlaps
-runs behind the computation that the ZeRO stage allows (`stacking.estimate.communication`); a stated share of that
-time can hide it, but never its last bucket.
+An update takes the computation of a rank plus the communication that is not hidden. A collective that DeepSpeed
+overlaps runs concurrently with the computation that the ZeRO stage allows (`stacking.estimate.communication`); a stated
+share of that time can hide it, except its last bucket.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stacking.planning.cost import stage_flops
 from stacking.planning.plan import Plan, Stage
 
 OVERLAP = 0.8
-"""Assumed share of the computation behind which communication runs freely."""
+"""Assumed share of the computation that can hide communication."""
 
 
 class _Part(BaseModel):
@@ -37,7 +37,7 @@ class Update(_Part):
     data: float
     other: float
     communication: float
-    """What is not hidden."""
+    """Communication that is not hidden."""
 
     @property
     def seconds(self) -> float:
@@ -45,7 +45,7 @@ class Update(_Part):
 
 
 class StagePrediction(_Part):
-    """One stage: its training and all that belongs to it."""
+    """One stage: its training and its overhead."""
 
     name: str
     layers: int
@@ -55,12 +55,12 @@ class StagePrediction(_Part):
     accumulation: int
     update: Update
     bytes_per_update: float
-    """What one rank sends."""
+    """Bytes that one rank sends."""
     training_seconds: float
     """All updates."""
     outside: Outside
     seconds: float
-    """Training and what is outside of it."""
+    """Training and overhead."""
     gpu_hours: float
     """Ranks x hours."""
     cost: float | None
@@ -72,22 +72,22 @@ class Prediction(_Part):
 
     device: str
     price: float | None
-    """Per GPU hour."""
+    """Price per GPU hour."""
     stages: tuple[StagePrediction, ...]
     seconds: float
     training_seconds: float
     baseline_seconds: float
-    """Training the deepest model for the same steps with the same batches."""
+    """Seconds to train the deepest model for the same steps with the same batches."""
     gpu_hours: float
     cost: float | None
     communication_share: float
-    """Of the training seconds."""
+    """Share of the training seconds."""
     assumptions: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a prediction is made from, beside the plan."""
+    """What a prediction is based on, in addition to the plan."""
 
     pace: Pace
     network: Network
@@ -117,7 +117,7 @@ def predict(plan: Plan, setting: Setting) -> Prediction:
 
 
 def from_the_start(plan: Plan) -> Plan:
-    """The same steps with the same batches, all at the depth of the deepest stage: what stacking is compared with."""
+    """Return a plan with all steps at full depth and the same batches: the baseline for stacking."""
     deepest = plan.model.with_layers(max(stage.layers for stage in plan.stages))
     length, masked = plan.data.sequence_length, plan.data.mask_probability
     changed = {"layers": deepest.layers, "parameters": count_parameters(deepest), "growth": None}
@@ -165,7 +165,7 @@ def _stage(plan: Plan, stage: Stage, setting: Setting) -> StagePrediction:
 
 
 def _exposed(stage: Stage, work: Work, network: Network) -> float:
-    """Seconds of communication at an update that no computation hides."""
+    """Return the seconds of communication per update that no computation hides."""
     return sum(_exposed_transfer(stage, work, network, transfer) for transfer in transfers(stage))
 
 

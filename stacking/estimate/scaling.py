@@ -1,4 +1,4 @@
-"""The same recipe on 1 to 1,024 ranks: strong scaling, because the updates and so the learning stay the same."""
+"""Predicts the same recipe on 1 to 1,024 ranks: strong scaling, because updates and thus learning stay the same."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ class Row(BaseModel):
 
     ranks: int
     used: tuple[int, ...]
-    """Ranks that work, per stage: no more than divide the global batch."""
+    """Active ranks per stage: at most as many as divide the global batch."""
     stage_seconds: tuple[float, ...]
     seconds: float
     gpu_hours: float
-    """Idle ranks included."""
+    """Including idle ranks."""
     cost: float | None
     efficiency: float
     """Seconds on one rank / (ranks x seconds)."""
     communication_share: float
-    """Of the seconds of training."""
+    """Share of the training seconds."""
     memory_per_rank: int
-    """Bytes of the stage that needs most."""
+    """Bytes of the stage that needs the most."""
 
     @property
     def idle(self) -> int:
-        """Most ranks that wait in any stage."""
+        """The largest number of idle ranks in any stage."""
         return self.ranks - min(self.used)
 
 
 class Scaling(BaseModel):
-    """One row per number of ranks, and what they rest on."""
+    """One row per number of ranks, and their assumptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,21 +55,21 @@ def scaling(plan: Plan, setting: Setting, counts: Sequence[int] = RANKS) -> Scal
     one = predict(on_ranks(plan, 1), setting).seconds
     predictions = {ranks: predict(on_ranks(plan, ranks), setting) for ranks in counts}
     found = (
-        "simulated: the recipe's global batch whatever the ranks, micro-batches of at most the planned size, "
-        f"nodes of {setting.network.per_node}; ranks that do not divide the batch are idle and cost as much"
+        "simulated: the recipe's global batch for any number of ranks, micro-batches of at most the planned size, "
+        f"nodes of {setting.network.per_node}; ranks that do not divide the batch are idle but cost the same"
     )
     rows = tuple(_row(plan, ranks, prediction, setting, one) for ranks, prediction in predictions.items())
     return Scaling(rows=rows, assumptions=(found, *predictions[max(predictions)].assumptions))
 
 
 def on_ranks(plan: Plan, ranks: int) -> Plan:
-    """``plan`` with every stage on the most ranks, up to ``ranks``, that divide its global batch."""
+    """Return ``plan`` with every stage on the largest number of ranks, up to ``ranks``, that divides its batch."""
     stages = tuple(_stage(stage, divides(stage.global_batch, ranks)) for stage in plan.stages)
     return plan.model_copy(update={"stages": stages})
 
 
 def divides(global_batch: int, ranks: int) -> int:
-    """The largest divisor of ``global_batch`` that is no more than ``ranks``."""
+    """Return the largest divisor of ``global_batch`` that is at most ``ranks``."""
     return next(n for n in range(min(ranks, global_batch), 0, -1) if global_batch % n == 0)
 
 

@@ -1,4 +1,4 @@
-"""What a prediction is made from: the files that were measured, and tables for what was not."""
+"""Collects what a prediction is based on: measured files, and tables for everything else."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def open_setting(
     per_node: int | None = None,
     held_out: int | None = None,
 ) -> Setting | None:
-    """What is known of the planned devices.
+    """Collect what is known about the planned devices.
 
     Args:
-        machine: where the plan was made; its cores count for CPU ranks, its GPU for a class without a row.
-        measured: files of `stacking bench --json`.
-        network_file: of `stacking doctor --json`.
-        price: per GPU hour.
-        per_node: ranks of a node; None: what is usual for the class.
-        held_out: samples of the held-out split, if there are data.
+        machine: the machine that made the plan; its cores count for CPU ranks, its GPU for a class without a row.
+        measured: files written by `stacking bench --json`.
+        network_file: a file written by `stacking doctor --json`.
+        price: price per GPU hour.
+        per_node: ranks per node; None: the usual number for the class.
+        held_out: number of held-out samples, if there is data.
 
     Returns:
-        None where nothing was measured and the class has no known peak.
+        None if nothing was measured and the class has no known peak.
 
     Raises:
-        UserError: a file is not what it should be, or fits neither the model nor the devices; or a wrong price.
+        UserError: a file is invalid or fits neither the model nor the devices, or the price is wrong.
     """
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise UserError("--price", f"is {price:g}", "give the price of one GPU hour, such as 2.5")
@@ -71,13 +71,13 @@ def _pace(plan: Plan, device: DeviceClass, cores: int, files: list[BenchFile]) -
 
 
 def _check_device(plan: Plan, file: BenchFile) -> None:
-    """Refuse what was measured on other devices than those that are planned for.
+    """Reject measurements from devices other than the planned ones.
 
     Raises:
-        UserError: the kinds differ, or the classes.
+        UserError: the kinds of device or their classes differ.
     """
     accelerator = file.hardware.get("device", plan.launch.accelerator)
     measured = file.hardware.get("class", accelerator if accelerator == "cpu" else plan.launch.device)
     if measured != plan.launch.device:
         remedy = f"measure there, or plan for it: --set launch.device={measured}"
-        raise UserError(file.path, f"was measured on {measured}, and the plan is for {plan.launch.device}", remedy)
+        raise UserError(file.path, f"was measured on {measured}, but the plan is for {plan.launch.device}", remedy)

@@ -1,4 +1,4 @@
-"""What a launcher is asked to start, and what it answers."""
+"""Defines launchers, the jobs that they start and how those end."""
 
 from __future__ import annotations
 
@@ -20,57 +20,57 @@ class Job:
     ranks: int
     logs: Path
     accelerator: Accelerator = "cpu"
-    """DeepSpeed's name of the device."""
+    """DeepSpeed's name for the device type."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def log(self, rank: int | str) -> Path:
-        """The log of ``rank``, which may be a launcher's placeholder for it."""
+        """Returns the log file of ``rank``, which may be a launcher's placeholder."""
         return self.logs / f"{self.name}.rank{rank}.log"
 
     @property
     def launcher_log(self) -> Path:
-        """What srun or mpirun says."""
+        """The output of srun or mpirun."""
         return self.logs / f"{self.name}.launcher.log"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended."""
+    """Describes how a job ended."""
 
     exit_code: int
-    """0; or the code of the rank that ended the job (negative: the signal that killed it)."""
+    """0, or the exit code of the rank that ended the job; negative: the signal that killed it."""
     rank: int | None = 0
-    """The first rank that ended the job; None: the launcher itself did."""
+    """The first rank that failed; None: the launcher itself failed."""
     host: str = ""
-    """Where that rank ran, if it is known."""
+    """The host of that rank, if known."""
     log: Path | None = None
-    """That rank's log, or the launcher's."""
+    """The log of that rank or of the launcher."""
 
 
 class RunningJob(Protocol):
-    """A job that was started."""
+    """A running job."""
 
     def poll(self) -> Outcome | None:
-        """``None`` while it runs."""
+        """Returns how the job ended; None while it runs."""
 
     def stop(self) -> None:
-        """Ask every rank to checkpoint and leave (SIGTERM)."""
+        """Asks every rank to write a checkpoint and exit (SIGTERM)."""
 
     def kill(self) -> None:
-        """End every rank now (SIGKILL)."""
+        """Kills every rank immediately (SIGKILL)."""
 
 
 class Launcher(Protocol):
-    """A way to start jobs."""
+    """Starts jobs."""
 
     unattended: bool
-    """Whether a scheduler runs the controller, so that nobody is there to try again by hand."""
+    """Whether a scheduler runs the controller, so that no user is present to retry."""
 
     def capacity(self, accelerator: Accelerator) -> int | None:
-        """How many ranks a job may have now; None: as many as it likes."""
+        """Returns the maximum number of ranks for a job now; None: unlimited."""
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> RunningJob:
-        """Start ``job``; its processes keep the file descriptors ``inherited`` open."""
+        """Starts ``job``; its processes inherit the open file descriptors ``inherited``."""
 
     def requeue(self) -> str:
-        """Let the scheduler start the controller again later; says what will happen, or nothing without a scheduler."""
+        """Requeues the controller; returns a message for the user, empty without a scheduler."""

@@ -1,4 +1,4 @@
-"""Ranks as child processes on this machine."""
+"""Starts ranks as child processes on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stacking.storage.files import disk_errors
 
 
 class Local:
-    """One process a rank, one log file a rank; the first rank that fails ends the others."""
+    """Starts one process per rank with its own log file; the first rank that fails ends the others."""
 
     unattended = False
 
@@ -40,7 +40,7 @@ class Local:
 
 
 def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
-    """The environment by which ``torch.distributed`` and DeepSpeed find the other ranks of ``job`` on this machine."""
+    """Returns the variables with which ``torch.distributed`` and DeepSpeed find the ranks of ``job`` locally."""
     cores = len(os.sched_getaffinity(0))
     return {
         "RANK": str(rank),
@@ -49,7 +49,7 @@ def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
         "LOCAL_SIZE": str(job.ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        # Otherwise gloo looks the host's own name up, which many containers cannot.
+        # Otherwise gloo resolves the host's own name, which fails in many containers.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // job.ranks))),
         "DS_ACCELERATOR": job.accelerator,
@@ -58,7 +58,7 @@ def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
 
 
 class LocalJob:
-    """The processes of one job."""
+    """Manages the processes of one job."""
 
     def __init__(self, job: Job, processes: list[subprocess.Popen[bytes]]) -> None:
         self.job, self.processes = job, processes
@@ -73,7 +73,10 @@ class LocalJob:
         return Outcome(exit_code=0) if all(code == 0 for code in codes) else None
 
     def _culprit(self, failed: list[int]) -> int:
-        """Of ranks that failed between two polls, the one that was killed or says why; the others lost their peer."""
+        """Picks, of the ranks that failed between two polls, one that was killed or reported an error of its own.
+
+        The others usually failed because they lost a peer.
+        """
         codes = {rank: self.processes[rank].returncode for rank in failed}
         return min(failed, key=lambda rank: (codes[rank] >= 0, codes[rank] == StackingError.exit_code, rank))
 

@@ -1,4 +1,4 @@
-"""What a rank's log says about its end: the exception and what it is about, not the last line that was printed."""
+"""Explains a rank's failure from its log: by the exception and its subject, not by the last line printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RANK = re.compile(r"^\[rank\d+\]: ?")
 
 
 def meaning(lines: Sequence[str]) -> str:
-    """One line about the last exception in a log, with a remedy where its kind is known; empty if there is none."""
+    """Describes the last exception in a log in one line, with a remedy if its kind is known; empty without one."""
     found = _last_exception(lines)
     if found is None:
         return ""
@@ -33,7 +33,7 @@ def _short(text: str) -> str:
 
 
 def _last_exception(lines: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Class and message, line by line, of the exception after the last traceback."""
+    """Returns the class and message lines of the exception after the last traceback."""
     plain = [_RANK.sub("", line) for line in lines]
     starts = [i for i, line in enumerate(plain) if line.strip() == _TRACEBACK]
     for start in reversed(starts):
@@ -46,35 +46,33 @@ def _last_exception(lines: Sequence[str]) -> tuple[str, list[str]] | None:
 
 
 def _is_other(line: str) -> bool:
-    """Whether a line belongs to something else than the message before it."""
+    """Returns whether a line does not continue the message before it."""
     return line.strip() == _TRACEBACK or bool(
         re.match(r"^\[(W|E|I|\d{4}-)|^W\d{4} |^E\d{4} |^The above exception", line)
     )
 
 
 def _configuration(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    """pydantic's answer: ``1 validation error for X``, then a key, then what is wrong with it."""
+    """Parses pydantic's message: ``1 validation error for X``, then a key, then the problem."""
     parts = [line.strip() for line in message[1:] if line.strip()]
     key = parts[1] if len(parts) > 2 else match[1]
     wrong = re.sub(r"\s*\[type=.*", "", parts[2] if len(parts) > 2 else parts[-1])
-    return f"DeepSpeed refuses the ds_config: {match[1]}: {key}: {wrong.removeprefix('Value error, ')}"
+    return f"DeepSpeed rejects the ds_config: {match[1]}: {key}: {wrong.removeprefix('Value error, ')}"
 
 
 def _memory(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", " ".join(message))
-    size = f" ({wanted[1]} more were wanted)" if wanted else ""
-    return f"out of memory{size}; give a smaller micro_batch, activation checkpointing or a higher ZeRO stage"
+    size = f" ({wanted[1]} more requested)" if wanted else ""
+    return f"out of memory{size}; use a smaller micro_batch, activation checkpointing or a higher ZeRO stage"
 
 
 def _package(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return f"the package {match[1]} is not installed; install it, or switch off what needs it"
+    return f"the package {match[1]} is not installed; install it, or disable the feature that needs it"
 
 
 def _collective(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
     said = next((line.strip() for line in message[1:] if line.strip()), "")
-    return (
-        f"the ranks lost each other ({said}); the log of the rank that ended first says why; NCCL_DEBUG=INFO says more"
-    )
+    return f"the ranks lost contact ({said}); see the log of the rank that failed first; NCCL_DEBUG=INFO gives details"
 
 
 def _kernel(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
@@ -85,7 +83,7 @@ def _kernel(match: re.Match[str], message: list[str], lines: Sequence[str]) -> s
 
 
 def _toolkit(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return "a kernel is to be compiled, and there is no CUDA toolkit; install it, or set CUDA_HOME to where it is"
+    return "a kernel must be compiled and no CUDA toolkit was found; install it, or set CUDA_HOME to its path"
 
 
 _Tell = Callable[[re.Match[str], list[str], Sequence[str]], str]
@@ -100,4 +98,4 @@ _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
         _collective,
     ),
 )
-"""Kinds of ends, the first that fits counts."""
+"""Kinds of failures; the first match wins."""

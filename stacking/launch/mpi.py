@@ -1,4 +1,4 @@
-"""Ranks that OpenMPI's `mpirun` starts, on this machine or on those of a hostfile."""
+"""Starts ranks with OpenMPI's `mpirun`, on this machine or on the hosts of a hostfile."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ _EXPORTED_PREFIXES = ("STACKING_", "NCCL_", "GLOO_", "MASTER_", "OMP_", "DS_", "
 
 
 class Mpi:
-    """One mpirun a training; a phase that needs one process alone runs here, without it."""
+    """Starts one mpirun per training phase; a phase with a single process runs on this machine without mpirun."""
 
     unattended = False
 
     def __init__(self, hostfile: Path | None = None) -> None:
-        """
+        """Checks that mpirun and the hostfile exist.
+
         Raises:
-            UserError: there is no mpirun, or no such hostfile.
+            UserError: mpirun or the hostfile is missing.
         """
         if shutil.which("mpirun") is None:
             raise UserError("mpirun", "is not on this machine", "install OpenMPI, or use --launcher local")
@@ -56,13 +57,13 @@ class Mpi:
 
 
 def mpirun(job: Job, hostfile: Path | None, names: Iterable[str]) -> list[str]:
-    """The command that starts ``job``; of the variables ``names``, those that matter reach the other hosts too."""
+    """Returns the command that starts ``job`` and exports the relevant variables among ``names`` to all hosts."""
     exported = [name for name in names if name in _EXPORTED or name.startswith(_EXPORTED_PREFIXES)]
     return [
         "mpirun",
         *("-np", str(job.ranks)),
         *(["--hostfile", str(hostfile)] if hostfile else []),
-        *("--bind-to", "none"),  # OMP_NUM_THREADS says how many cores a rank uses; binding to one would waste them
+        *("--bind-to", "none"),  # OMP_NUM_THREADS sets the cores per rank; binding to one core would waste the others
         *(word for name in sorted(exported) for word in ("-x", name)),
         *job.argv,
     ]
@@ -79,7 +80,7 @@ def _variables(job: Job) -> dict[str, str]:
 
 
 def log_to_file(environment: Mapping[str, str]) -> None:
-    """In a rank of ours: write to the rank's own log from now on, as mpirun would mix the ranks' outputs."""
+    """Redirects a rank's output to its own log, because mpirun would interleave the ranks' output."""
     if "STACKING_RANK_LOG" in environment and "OMPI_COMM_WORLD_RANK" in environment:
         path = environment["STACKING_RANK_LOG"].replace(_RANK, environment["OMPI_COMM_WORLD_RANK"])
         with open(path, "ab") as log:
@@ -88,7 +89,7 @@ def log_to_file(environment: Mapping[str, str]) -> None:
 
 
 class MpiJob(RankStarter):
-    """The ranks of one mpirun."""
+    """Manages the ranks of one mpirun."""
 
     def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         super().__init__(process, patience=30)
@@ -106,7 +107,7 @@ _KILLED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on s
 
 
 def failure(job: Job, code: int, said: str) -> Outcome:
-    """How a job ended whose mpirun ended with ``code``, by what mpirun ``said``."""
+    """Returns how a job ended, given mpirun's exit code and its output ``said``."""
     if killed := _KILLED.search(said):
         rank = int(killed.group(1))
         return Outcome(exit_code=-int(killed.group(3)), rank=rank, host=killed.group(2), log=job.log(rank))

@@ -1,4 +1,4 @@
-"""What to tell a person about a job that failed."""
+"""Describes failed jobs to users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SILENCE = "no output"
 
 
 def diagnosed(outcome: Outcome) -> Outcome:
-    """``outcome``, with the exit code of a full disk where a rank failed and not even its log could be written."""
+    """Sets the exit code of a full disk if a rank failed and could not even write its log."""
     failed = outcome.exit_code not in (0, UserError.exit_code, Preempted.exit_code)
     if failed and outcome.exit_code > 0 and _silenced(outcome.log):
         return replace(outcome, exit_code=NoSpace.exit_code)
@@ -27,11 +27,11 @@ def _silenced(log: Path | None) -> bool:
 
 
 _IN_OWN_WORDS = (UserError.exit_code, Diverged.exit_code)
-"""Failures that every rank explains in one line of its own."""
+"""Exit codes of failures that the rank itself explains in one line."""
 
 
 def last_error(log: Path | None) -> str:
-    """What a person is shown of a failed rank: its last line that says something, or why it could not write one."""
+    """Returns the last meaningful line of a failed rank, or the reason why it could not write one."""
     if log is not None and _silenced(log):
         return str(NoSpace(log))
     return _SILENCE if log is None else _last_line(log)
@@ -45,16 +45,16 @@ def _last_line(log: Path) -> str:
 
 
 def last_words(log: Path | None) -> str:
-    """What ``log`` says about a rank's end: its last exception's meaning, else the last line that says something."""
+    """Returns the meaning of the last exception in ``log``, otherwise the last meaningful line."""
     if log is None or not log.exists():
         return "no output"
     return meaning(log.read_text(encoding="utf-8", errors="replace").splitlines()) or last_error(log)
 
 
 def describe(outcome: Outcome) -> str:
-    """One line that names the rank and its host, how it ended, its last words and its log.
+    """Returns one line with the rank, its host, how it ended, its last error and its log.
 
-    What a rank that got SIGKILL wrote last has nothing to do with its end.
+    The last output of a rank that got SIGKILL is unrelated to its end and left out.
     """
     if outcome.exit_code < 0:
         ending = f"was killed by {signal.Signals(-outcome.exit_code).name}"
@@ -67,7 +67,7 @@ def describe(outcome: Outcome) -> str:
 
 
 def raise_for(outcome: Outcome) -> None:
-    """Raise a failed job's error; a user's mistake or a divergence keeps its exit code and its one line."""
+    """Raises a failed job's error; a user error or a divergence keeps its exit code and message."""
     if outcome.exit_code != 0:
         error = StackingError(explain(outcome))
         if outcome.exit_code in (*_IN_OWN_WORDS, Preempted.exit_code):
@@ -76,7 +76,7 @@ def raise_for(outcome: Outcome) -> None:
 
 
 def explain(outcome: Outcome) -> str:
-    """The rank's own line where it explains the failure, otherwise what `describe` says."""
+    """Returns the rank's own line if it explains the failure, otherwise that of `describe`."""
     if outcome.exit_code in _IN_OWN_WORDS:
         return last_error(outcome.log).removeprefix("stacking: ")
     return describe(outcome)

@@ -1,4 +1,4 @@
-"""Child processes of a controller: started so that none outlives it, and ended with all that they started."""
+"""Starts child processes that do not outlive the controller, and ends them with all of their descendants."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def start_process(
     inherited: Sequence[int],
     on_parent_death: signal.Signals,
 ) -> subprocess.Popen[bytes]:
-    """Start a program that writes to ``log``, keeps the descriptors ``inherited`` open and dies with the controller.
+    """Starts a program that writes to ``log``, inherits the descriptors ``inherited`` and dies with the controller.
 
     Args:
-        on_parent_death: the signal that it gets when the controller dies, however that dies.
+        on_parent_death: the signal that the program gets when the controller dies for any reason.
     """
     with open(log, "ab") as file:
         return subprocess.Popen(
@@ -32,25 +32,25 @@ def start_process(
             stdout=file,
             stderr=file,
             pass_fds=inherited,
-            # A session of its own, so that Ctrl-C reaches the controller alone, which then asks for a checkpoint.
+            # A separate session, so that Ctrl-C reaches only the controller, which then requests a checkpoint.
             start_new_session=True,
             preexec_fn=die_with_parent(on_parent_death),
         )
 
 
 class RankStarter:
-    """A program such as srun or mpirun that has started the ranks of a job and ends when they have."""
+    """Manages a program such as srun or mpirun that starts a job's ranks and ends after them."""
 
     def __init__(self, process: subprocess.Popen[bytes], patience: float) -> None:
         self.process, self._patience = process, patience
 
     def stop(self) -> None:
-        """SIGUSR1, which it hands to every rank; SIGTERM would make it end them."""
+        """Sends SIGUSR1, which the program forwards to every rank; SIGTERM would make it end them."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
-        """SIGTERM makes it end all ranks and wait for them; after ``patience`` seconds it is killed itself."""
+        """Sends SIGTERM, which ends all ranks, and kills the program after ``patience`` seconds."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -61,7 +61,7 @@ class RankStarter:
 
 
 def die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """What a child does before exec, so that it gets the signal ``number`` when this process dies, however."""
+    """Returns a preexec function that makes the child receive ``number`` when this process dies for any reason."""
 
     def ask() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, number)

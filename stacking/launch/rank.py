@@ -1,4 +1,4 @@
-"""What every process that a launcher starts on a rank does around its work."""
+"""Wraps the work of every process that a launcher starts on a rank."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stacking.storage.os_errors import storage_error
 
 
 def run_rank(work: Callable[[], None], failure: Callable[[Exception], int] = lambda error: 1) -> NoReturn:
-    """Find the other ranks, do ``work``, and end the process with the exit code that tells how it went.
+    """Finds the other ranks, does ``work`` and ends the process with the matching exit code.
 
     Args:
-        failure: the exit code for an error that is not one of ours, whose traceback goes to the log.
+        failure: returns the exit code for an unexpected error, whose traceback goes to the log.
     """
     code = _code_of(work, failure)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # where the log cannot be written the exit code still tells
+        with suppress(OSError):  # if the log cannot be written, the exit code still reports the failure
             stream.flush()
-    # Collective libraries may hang in their destructors when a peer is gone already; everything is on disk here.
+    # Collective libraries may hang in their destructors when a peer is gone; everything is on disk by now.
     os._exit(code)
 
 
@@ -40,7 +40,7 @@ def _code_of(work: Callable[[], None], failure: Callable[[Exception], int]) -> i
         work()
     except StackingError as error:
         return _told(error)
-    except Exception as error:  # a bug, a lost peer or no network: no destructor may keep this rank from ending
+    except Exception as error:  # a bug, a lost peer or no network: no destructor may keep this rank alive
         if (ours := storage_error(error)) is not None:
             return _told(ours)
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The launchers that a recipe, or `--launcher`, can name."""
+"""Registers the launchers that a recipe or `--launcher` can name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LAUNCHERS: dict[str, type[Local] | type[Mpi] | type[Slurm]] = {"local": Local, "
 
 
 def open_launcher(name: str, hostfile: Path | None = None) -> Launcher:
-    """The launcher of this name.
+    """Returns the launcher called ``name``.
 
     Raises:
-        UserError: it cannot work here, or takes no hostfile.
+        UserError: the launcher does not work here, or takes no hostfile.
     """
     if hostfile is None:
         return LAUNCHERS[name]()

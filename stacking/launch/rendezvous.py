@@ -1,7 +1,7 @@
-"""How ranks that a scheduler started find each other: its variables as those that torch.distributed reads.
+"""Translates a scheduler's variables into those with which torch.distributed finds the other ranks.
 
-Nothing stands between ``srun`` or ``mpirun`` and the ranks. A rank calls `rendezvous` before torch or DeepSpeed start;
-one that has RANK already, from the local launcher or from torchrun, is left alone.
+``srun`` and ``mpirun`` start the ranks directly. A rank calls `rendezvous` before torch or DeepSpeed start; if the
+local launcher or torchrun has set RANK already, nothing changes.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from stacking.errors import UserError
 Variables = dict[str, str]
 
 _FIRST_PORT, _PORTS = 12_000, 18_000
-"""Below the ports that the kernel hands out by itself, above those of services."""
+"""Below the kernel's ephemeral ports, above those of services."""
 _INTERFACE_KEYS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def rendezvous(environment: Mapping[str, str]) -> Variables:
-    """What to add to ``environment``: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_SIZE, MASTER_ADDR, MASTER_PORT, interfaces.
+    """Returns what to add to ``environment``: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_SIZE, MASTER_ADDR, MASTER_PORT, …
 
     Raises:
-        UserError: no launcher's variables are there, or the first host has no address.
+        UserError: no launcher has set its variables, or the first host has no address.
     """
     if "RANK" in environment:
         return interfaces(environment)
     for mark, found in _SCHEDULERS.items():
         if mark in environment:
             return found(environment) | interfaces(environment)
-    raise UserError("RANK", "is not set, so this rank has no others", "start it with srun, mpirun or `stacking run`")
+    raise UserError("RANK", "is not set: no launcher started this rank", "use srun, mpirun or `stacking run`")
 
 
 def interfaces(environment: Mapping[str, str]) -> Variables:
-    """What makes gloo and NCCL use the interface of STACKING_INTERFACE, unless they are told another one."""
+    """Returns variables that make gloo and NCCL use STACKING_INTERFACE, unless they already name an interface."""
     name = environment.get("STACKING_INTERFACE")
     return {key: name for key in _INTERFACE_KEYS if name and key not in environment}
 
 
 def first_host(nodes: str) -> str:
-    """The first host of a SLURM node list, ``gpu[07-09,12]-ib,login1``: ``gpu07-ib``."""
+    """Returns the first host of a SLURM node list: of ``gpu[07-09,12]-ib,login1``, ``gpu07-ib``."""
     depth, end = 0, len(nodes)
     for position, character in enumerate(nodes):
         depth += (character == "[") - (character == "]")
@@ -52,7 +52,7 @@ def first_host(nodes: str) -> str:
 
 
 def port(*numbers: int) -> int:
-    """A port for the job that ``numbers`` name: the same on all of its ranks, another one for other jobs."""
+    """Returns a port for the job identified by ``numbers``: equal on all of its ranks, different for other jobs."""
     mixed = 0
     for number in numbers:
         mixed = mixed * 31 + number
@@ -60,10 +60,10 @@ def port(*numbers: int) -> int:
 
 
 def address(host: str, ipv6: bool) -> str:
-    """An address of ``host``; SLURM is asked where the resolver does not know its name for the node.
+    """Returns an address of ``host``, asking SLURM if the resolver does not know the node's name.
 
     Raises:
-        UserError: nobody knows it.
+        UserError: no address was found.
     """
     for name in (host, _node_address(host)) if not _resolves(host) else (host,):
         if name and (found := _resolves(name, socket.AF_INET6 if ipv6 else socket.AF_UNSPEC)):
@@ -74,7 +74,7 @@ def address(host: str, ipv6: bool) -> str:
 
 def _from_slurm(environment: Mapping[str, str]) -> Variables:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
-    # Tasks may lie unevenly, "2(x3),1"; SLURM says how many of them are here.
+    # Tasks may be distributed unevenly, "2(x3),1"; SLURM sets the number on this node.
     here = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", "1"))
     found = {
         "RANK": environment["SLURM_PROCID"],
@@ -85,7 +85,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Variables:
     if "MASTER_ADDR" not in environment:
         found["MASTER_ADDR"] = address(first_host(nodes), bool(environment.get("STACKING_IPV6")))
     if "MASTER_PORT" not in environment:
-        # srun's own port tells apart what the others cannot: jobs of two SLURMs on one host.
+        # srun's own port distinguishes jobs of two SLURM clusters on one host.
         names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURM_SRUN_COMM_PORT")
         found["MASTER_PORT"] = str(port(*(int(environment.get(name, 0)) for name in names)))
     return found
@@ -107,11 +107,11 @@ _SCHEDULERS: dict[str, Callable[[Mapping[str, str]], Variables]] = {
     "SLURM_PROCID": _from_slurm,
     "OMPI_COMM_WORLD_RANK": _from_openmpi,
 }
-"""By the variable that tells who started a rank. ``srun --mpi=pmix`` sets both."""
+"""Keyed by the variable that identifies the launcher. ``srun --mpi=pmix`` sets both."""
 
 
 def expand_counts(text: str) -> list[int]:
-    """SLURM's counts per node as a list: ``2(x3),1`` is ``[2, 2, 2, 1]``."""
+    """Expands SLURM's counts per node: ``2(x3),1`` is ``[2, 2, 2, 1]``."""
     counts = []
     for part in text.split(","):
         count, _, times = part.partition("(x")
@@ -120,7 +120,7 @@ def expand_counts(text: str) -> list[int]:
 
 
 def _from_rank_0(host: str) -> tuple[str, int]:
-    """Rank 0's ``host`` and a free port there, told to all ranks over MPI, which is left again at once."""
+    """Broadcasts rank 0's ``host`` and a free port there to all ranks over MPI, then finalises MPI."""
     try:
         from mpi4py import MPI
     except ImportError as error:
@@ -141,7 +141,7 @@ def _resolves(host: str, family: int = socket.AF_UNSPEC) -> str | None:
 
 
 def _node_address(node: str) -> str | None:
-    """The address that SLURM itself uses for a node."""
+    """Returns the address that SLURM itself uses for a node."""
     argv = ["scontrol", "--oneliner", "show", "node", node]
     try:
         shown = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout

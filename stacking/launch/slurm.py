@@ -1,4 +1,4 @@
-"""Ranks as the tasks of a SLURM job step: `srun` starts them on the nodes of the job that the controller runs in."""
+"""Starts ranks with `srun`, as the tasks of a job step on the nodes of the controller's SLURM job."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from stacking.launch.rendezvous import expand_counts
 from stacking.storage.files import disk_errors
 
 _GRACE = 10.0
-"""Seconds that the others get after a rank has failed, to leave their last words."""
+"""Seconds that the other ranks get to log their errors after a rank has failed."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What SLURM has given to the job that the controller runs in."""
+    """Describes the allocation of the SLURM job that the controller runs in."""
 
     job: int
     nodes: int
     cores: int
-    """Of the node with the fewest."""
+    """Cores of the node with the fewest."""
     gpus: int
-    """Of the first node; the others are taken to have as many."""
+    """GPUs of the first node; the others are assumed to have as many."""
     tasks: int | None
-    """Per node, as the job's script asks; None: it does not."""
+    """Tasks per node as requested by the job's script; None: not requested."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Allocation:
-        """The allocation that the variables of a batch script describe.
+        """Reads the allocation from the variables of a batch script.
 
         Raises:
-            UserError: this is no SLURM job.
+            UserError: this process does not run in a SLURM job.
         """
         if "SLURM_JOB_ID" not in environment:
-            raise UserError("--launcher slurm", "works inside a SLURM job alone", "use `stacking submit`, or salloc")
+            raise UserError("--launcher slurm", "works only inside a SLURM job", "use `stacking submit`, or salloc")
         tasks = environment.get("STACKING_RANKS_PER_NODE") or environment.get("SLURM_NTASKS_PER_NODE")
         return cls(
             job=int(environment["SLURM_JOB_ID"]),
@@ -54,13 +54,13 @@ class Allocation:
         )
 
     def tasks_per_node(self, ranks: int, accelerator: Accelerator) -> int:
-        """One for each GPU, or for each task that the script asks for, else as evenly as it goes."""
+        """Returns one task per GPU or per task that the script requests, otherwise distributes ``ranks`` evenly."""
         slots = self.gpus if accelerator == "cuda" else self.tasks
         return min(ranks, slots or -(-ranks // self.nodes))
 
 
 class Slurm:
-    """One job step a phase; one task a rank, with nothing between srun and it."""
+    """Starts one job step per phase, with one task per rank that srun starts directly."""
 
     unattended = True
 
@@ -80,7 +80,7 @@ class Slurm:
         return Step(job, process)
 
     def requeue(self) -> str:
-        """Put this job back into the queue, under its own id, unless SLURM does so already or a user ended it."""
+        """Requeues this job under its own id, unless SLURM is doing so already or a user cancelled it."""
         job = self._allocation.job
         try:
             found = slurm_client.jobs([job]).get(job)
@@ -102,12 +102,12 @@ class Slurm:
 
 
 def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> list[str]:
-    """The command that starts ``job`` in ``allocation``; a site's options and container come from its variables."""
+    """Returns the command that starts ``job``; the site's options and container come from ``environment``."""
     per_node = allocation.tasks_per_node(job.ranks, job.accelerator)
     nodes = -(-job.ranks // per_node)
     return [
         "srun",
-        "--export=ALL",  # a job submitted with --export=NONE would else start its ranks without a PATH
+        "--export=ALL",  # otherwise a job submitted with --export=NONE would start its ranks without a PATH
         f"--job-name={job.name}",
         f"--nodes={nodes}",
         f"--ntasks={job.ranks}",
@@ -127,7 +127,7 @@ def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> li
 
 
 class Step(RankStarter):
-    """A job step, seen through its srun."""
+    """Manages a job step through its srun."""
 
     def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         super().__init__(process, patience=60)
@@ -158,7 +158,7 @@ class Step(RankStarter):
 
 @dataclass(frozen=True)
 class Failure:
-    """What srun says about a task that ended badly."""
+    """Describes a failed task as reported by srun."""
 
     rank: int
     host: str
@@ -172,7 +172,7 @@ _SIGNALS = {signal.strsignal(number): number for number in signal.valid_signals(
 
 
 def first_failure(said: str) -> Failure | None:
-    """The first bad end that srun reports: ``srun: error: n2: task 1: Exited with exit code 3``."""
+    """Returns the first failure that srun reports, such as ``srun: error: n2: task 1: Exited with exit code 3``."""
     found = _FAILED.search(said)
     if found is None:
         return None
@@ -185,7 +185,7 @@ def first_failure(said: str) -> Failure | None:
 
 
 def _as_signal(code: int) -> int:
-    """A shell's ``128 + signal`` as ``-signal``."""
+    """Converts a shell's ``128 + signal`` to ``-signal``."""
     return 128 - code if 128 < code < 128 + signal.NSIG else code
 
 

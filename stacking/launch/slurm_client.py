@@ -1,4 +1,4 @@
-"""The only place that calls Slurm's client programs: sbatch, squeue, sacct, scancel, scontrol."""
+"""Calls SLURM's client programs: sbatch, squeue, sacct, scancel, scontrol. No other module does."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"
 _AT_WORK = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 LIVE = (*_WAITING, *_AT_WORK)
 HELD = "JobHeldUser"
-"""The reason of a job that `submit` has not released yet, or that a user holds."""
+"""Pending reason of a job that `submit` has not released yet, or that a user holds."""
 NEVER = "DependencyNeverSatisfied"
-"""The reason of a job whose predecessor failed."""
+"""Pending reason of a job whose predecessor failed."""
 # The working directory comes last because only it may hold a bar.
 _START = re.compile(r"to start at (\S+)")
 _SQUEUE = "%A|%T|%P|%N|%M|%S|%r|%j|%Z"
@@ -32,26 +32,26 @@ _SACCT = "JobIDRaw,State,Partition,NodeList,Elapsed,Start,Reason,JobName,WorkDir
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmJob:
-    """What Slurm says about one job."""
+    """Describes one job as reported by SLURM."""
 
     id: int
     state: str
-    """Slurm's long name: PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, …"""
+    """SLURM's long name: PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, …"""
     partition: str = ""
     nodes: str = ""
     """Compressed, as in ``n[1-2]``; empty while it waits."""
     elapsed: str = ""
     start: str | None = None
-    """When it began or, as far as Slurm can tell, will begin; ISO 8601."""
+    """Actual or expected start time, ISO 8601."""
     reason: str | None = None
-    """Why it waits, or what ended it."""
+    """Why the job is pending, or why it ended."""
     name: str = ""
     folder: Path | None = None
-    """Where it works."""
+    """The job's working directory."""
 
     @property
     def is_live(self) -> bool:
-        """Whether it waits or works: it may still run without anybody's doing."""
+        """Whether the job is pending or running, so that it may still run without intervention."""
         return self.state in LIVE
 
     @property
@@ -60,30 +60,30 @@ class SlurmJob:
 
 
 def require() -> None:
-    """Make sure that this machine can submit.
+    """Checks that this machine can submit jobs.
 
     Raises:
-        UserError: Slurm's programs are not here.
+        UserError: SLURM's client programs are not installed here.
     """
     if shutil.which("sbatch") is None:
-        raise UserError("sbatch", "is not on this machine", "do this on a login node, or look with --dry-run")
+        raise UserError("sbatch", "is not on this machine", "run this on a login node, or preview with --dry-run")
 
 
 def submit_argv(script: Path, folder: Path, after: object = None) -> list[str]:
-    """The command that submits ``script`` to work in ``folder`` once job ``after`` has succeeded.
+    """Returns the command that submits ``script`` to run in ``folder`` once job ``after`` has succeeded.
 
-    It is submitted held, so that it cannot start before the run's journal knows its id.
+    The job is submitted on hold, so that it cannot start before the run's journal records its id.
     """
     dependency = [] if after is None else [f"--dependency=afterok:{after}"]
     return ["sbatch", "--parsable", "--hold", f"--chdir={folder}", *dependency, str(script)]
 
 
 def submit(script: Path, folder: Path, after: int | None = None) -> int:
-    """Submit a script, held; returns the job's id.
+    """Submits a script on hold and returns the job's id.
 
     Raises:
-        UserError: Slurm refuses it; says why.
-        StackingError: Slurm does not answer.
+        UserError: SLURM rejects the job; the message says why.
+        StackingError: SLURM does not answer.
     """
     answer = _run(submit_argv(script, folder, after), refused=str(script))
     number = answer.strip().rpartition("\n")[2].split(";")[0]
@@ -93,12 +93,12 @@ def submit(script: Path, folder: Path, after: int | None = None) -> int:
 
 
 def check(script: Path, folder: Path) -> str | None:
-    """Ask SLURM whether it would take ``script``; returns when it would start, as ISO 8601, if SLURM can tell.
+    """Validates ``script`` with SLURM; returns its expected start time in ISO 8601, if SLURM reports one.
 
-    ``sbatch --hold`` checks neither cores nor memory nor nodes: a job that no node can run would wait for ever.
+    ``sbatch --hold`` checks neither cores nor memory nor nodes, so a job that no node can run would stay pending.
 
     Raises:
-        UserError: SLURM refuses it; says why.
+        UserError: SLURM rejects the job; the message says why.
         StackingError: SLURM does not answer.
     """
     said = _run(["sbatch", "--test-only", f"--chdir={folder}", str(script)], refused=str(script), errors=True)
@@ -107,29 +107,29 @@ def check(script: Path, folder: Path) -> str | None:
 
 
 def release(ids: Iterable[int]) -> None:
-    """Let held jobs start."""
+    """Releases held jobs."""
     listed = ",".join(map(str, ids))
     if listed:
         _run(["scontrol", "release", listed], refused=f"jobs {listed}")
 
 
 def cancel(ids: Iterable[int]) -> None:
-    """End jobs: running ones get SIGTERM first, and KillWait later SIGKILL."""
+    """Cancels jobs: running ones get SIGTERM first, and SIGKILL after KillWait."""
     listed = [str(job) for job in ids]
     if listed:
         _run(["scancel", "--quiet", *listed], refused=f"jobs {', '.join(listed)}")
 
 
 def requeue(job: int) -> None:
-    """Put a job of ours back into the queue under its own id; one that is at work is ended."""
+    """Requeues a job under its own id; a running job is ended first."""
     _run(["scontrol", "requeue", str(job)], refused=f"job {job}")
 
 
 def jobs(ids: Sequence[int]) -> dict[int, SlurmJob]:
-    """What Slurm knows of these jobs: from the queue, and of those that left it from the accounting, if there is any.
+    """Returns what SLURM knows of these jobs: from the queue, and for jobs that left it from accounting, if available.
 
     Raises:
-        StackingError: Slurm does not answer.
+        StackingError: SLURM does not answer.
     """
     if not ids:
         return {}
@@ -139,7 +139,7 @@ def jobs(ids: Sequence[int]) -> dict[int, SlurmJob]:
 
 
 def jobs_in(folder: Path) -> dict[int, SlurmJob]:
-    """This user's jobs in the queue that work in ``folder``."""
+    """Returns this user's live jobs whose working directory is ``folder``."""
     found = _queue(["--user", str(os.getuid())])
     return {job.id: job for job in found.values() if job.folder == folder and job.is_live}
 
@@ -149,7 +149,7 @@ def _queue(selection: Sequence[str]) -> dict[int, SlurmJob]:
     try:
         return _parse(_run(argv, refused="squeue"))
     except UserError as error:
-        if "Invalid job id" in error.problem:  # none of them is in the queue any more
+        if "Invalid job id" in error.problem:  # none of them is in the queue anymore
             return {}
         raise
 
@@ -159,7 +159,7 @@ def _accounting(ids: Sequence[int]) -> dict[int, SlurmJob]:
     argv = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={_SACCT}", "--jobs", listed]
     try:
         return _parse(_run(argv, refused="sacct"))
-    except StackingError:  # many a site keeps no accounting, or not for everybody
+    except StackingError:  # some sites keep no accounting, or restrict access to it
         return {}
 
 
@@ -182,17 +182,17 @@ def _parse(text: str) -> dict[int, SlurmJob]:
 
 
 def _run(argv: Sequence[str], refused: str, errors: bool = False) -> str:
-    """The program's standard output; with ``errors`` its standard error, where `sbatch --test-only` answers.
+    """Runs a program and returns its standard output, or with ``errors`` its standard error (`sbatch --test-only`).
 
     Raises:
-        UserError: the program is not there, or says no to ``refused``.
-        StackingError: Slurm does not answer.
+        UserError: the program is missing, or rejects ``refused``.
+        StackingError: SLURM does not answer.
     """
     program = argv[0]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT, env=_environment(os.environ))
     except FileNotFoundError:
-        raise UserError(program, "is not on this machine", "do this on a login node of the cluster") from None
+        raise UserError(program, "is not on this machine", "run this on a login node of the cluster") from None
     except subprocess.TimeoutExpired:
         raise StackingError(f"{program} did not answer for {_TIMEOUT} s") from None
     if done.returncode == 0:
@@ -205,8 +205,8 @@ def _run(argv: Sequence[str], refused: str, errors: bool = False) -> str:
 
 
 def _environment(submitter: Mapping[str, str]) -> dict[str, str]:
-    """The submitter's environment without what a job around it, or around its shell, has left there.
+    """Removes variables that a surrounding SLURM or MPI job has set from the submitter's environment.
 
-    A job takes its environment from here, and sbatch takes ``SBATCH_*`` and ``SLURM_MEM_PER_CPU`` for options.
+    Jobs inherit this environment, and sbatch reads ``SBATCH_*`` and ``SLURM_MEM_PER_CPU`` as options.
     """
     return {name: value for name, value in submitter.items() if name in _KEPT or not name.startswith(_FOREIGN)}

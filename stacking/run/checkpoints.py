@@ -1,4 +1,4 @@
-"""The checkpoints of a stage as files: which there are, which is whole, which is the one to go on from."""
+"""Lists and verifies the checkpoint folders of a stage, and selects the one to resume from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = "global_step"
 
 
 def tag(step: int) -> str:
-    """DeepSpeed's name for the checkpoint after ``step`` updates of the stage."""
+    """Returns DeepSpeed's name for the checkpoint after ``step`` updates of the stage."""
     return f"{_PREFIX}{step}"
 
 
@@ -24,13 +24,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in ``folder``, oldest first; whether they are undamaged is not looked at."""
+    """Returns the complete checkpoints in ``folder``, oldest first, without verifying their content."""
     found = [p for p in folder.glob(f"{_PREFIX}*") if p.is_dir() and p.name.removeprefix(_PREFIX).isdigit()]
     return sorted(found, key=step_of)
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint that ``folder/latest`` names; None where there is no such file or it names none."""
+    """Returns the checkpoint that ``folder/latest`` names; None if there is no such file or checkpoint."""
     try:
         name = (folder / "latest").read_text(encoding="utf-8").strip()
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
@@ -39,7 +39,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def point_latest(folder: Path, checkpoint: Path | None) -> None:
-    """Let ``folder/latest`` name ``checkpoint``, atomically; ``None`` removes it."""
+    """Points ``folder/latest`` to ``checkpoint`` atomically; None removes it."""
     if checkpoint is not None:
         write_atomically(folder / "latest", checkpoint.name)
     elif (folder / "latest").is_file():
@@ -47,10 +47,10 @@ def point_latest(folder: Path, checkpoint: Path | None) -> None:
 
 
 def newest_good(folder: Path, on_damage: Callable[[DamagedFile], None]) -> Path | None:
-    """The newest checkpoint whose every byte is as it was written; ``latest`` names it from now on.
+    """Returns the newest checkpoint that is undamaged, and points ``latest`` to it.
 
-    A damaged one is reported through ``on_damage`` and set aside as ``*.damaged``, so that nothing uses it and
-    nothing is lost. What a killed process left unfinished is removed; to be called while nobody trains.
+    A damaged checkpoint is reported through ``on_damage`` and set aside as ``*.damaged``, so that nothing uses it and
+    nothing is lost. An unfinished checkpoint is removed. Must not be called while the stage trains.
     """
     if folder.exists() and not folder.is_dir():
         on_damage(DamagedFile(folder, "is not a folder"))

@@ -1,4 +1,4 @@
-"""Runs the phases that a run has not finished yet, one after the other, and records what happened."""
+"""Runs the unfinished phases of a run in order and records them in the journal."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from stacking.run.signals import asking, received
 
 _POLL_SECONDS = 0.1
 _RETRIES = 3
-"""Where nobody is there to try again by hand."""
+"""Default number of retries if no user is present to resume the run."""
 _ASK_RANKS = (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP)
-"""Exit codes of ranks that were asked to end before they could listen."""
+"""Exit codes of ranks that were asked to stop before their signal handlers were installed."""
 
 
 class Controller:
-    """Takes a run to its end from whatever is on disk.
+    """Completes a run from the files on disk.
 
-    Nothing but the journal and the verified files says where the run stands, so that a controller may be killed at
-    any moment and another one goes on.
+    The journal and the verified files are the only state, so a controller can be killed at any moment and another one
+    resumes the run.
 
     Args:
-        lease: of the run's lock; whatever is started keeps it open, and without it nothing is written.
-        only: ``train:1`` and the like; nothing else is run. Empty: everything.
+        lease: the lease of the run's lock; child processes inherit it, and nothing is written without it.
+        only: labels such as ``train:1`` of the phases to run. Empty: all.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Controller:
         self._stops: list[signal.Signals] = list(received)
 
     def run(self) -> None:
-        """Run every unfinished phase.
+        """Runs every unfinished phase.
 
         Raises:
-            Preempted: a signal asked for the end; training has left a checkpoint, a scheduler's job is requeued.
-            UserError: a phase found the user's input wrong.
-            LostLock: another controller has taken the run over; nothing of this one is left running.
-            StackingError: a phase failed; names the first rank that did, its last words and its log.
+            Preempted: a signal stopped the run after a checkpoint; a scheduler's job is requeued.
+            UserError: a phase rejected the user's input.
+            LostLock: another controller has taken over the run; all processes of this one have ended.
+            StackingError: a phase failed; the message names the first failed rank, its last error and its log.
         """
         with self._signals():
             try:
@@ -73,20 +73,22 @@ class Controller:
                 raise Preempted(f"{preempted}; {self._what_goes_on()}") from None
 
     def unfinished(self) -> Sequence[Phase]:
-        """The phases after the last one whose output is there and undamaged, of those that are wanted.
+        """Returns the requested phases after the last one with an undamaged output.
 
         Raises:
-            UserError: something that comes before a wanted phase is not done.
+            UserError: a phase before a requested one is not done.
         """
         left = unfinished(phases(self._plan, self._run), self._damaged)
         wanted = [phase for phase in left if not self._only or phase.label in self._only]
         if wanted and wanted[0] is not left[0]:
             problem = f"comes after {left[0].label}, which is not done"
-            raise UserError(f"--only {wanted[0].label}", problem, f"`{command('resume', self._run.path)}` does both")
+            raise UserError(
+                f"--only {wanted[0].label}", problem, f"run `{command('resume', self._run.path)}` to do both"
+            )
         return wanted
 
     def _complete(self, phase: Phase) -> None:
-        """Run ``phase``, again after crashes, until it is done."""
+        """Runs ``phase``, retrying after crashes, until it is done."""
         settings = self._plan.launch
         default = _RETRIES if self._launcher.unattended else 0
         retries = Retries(default if settings.retries is None else settings.retries, settings.retry_seconds)
@@ -101,7 +103,7 @@ class Controller:
                 return
 
     def _attempt(self, phase: Phase) -> Outcome:
-        """Run ``phase`` once; its failure is in the journal."""
+        """Runs ``phase`` once and records the result in the journal."""
         if self._stops:
             raise Preempted(f"stopped before {phase.name}")
         ranks = self._ranks(phase)
@@ -117,7 +119,7 @@ class Controller:
         if outcome.exit_code == 0:
             self._record("finished", **facts)
             phase.forget_damage()
-        elif outcome.exit_code == Diverged.exit_code:  # also after a signal: a requeued job would only repeat it
+        elif outcome.exit_code == Diverged.exit_code:  # even after a signal: a requeued job would only repeat it
             self._record("failed", **facts, message=explain(outcome), diverged=True)
         elif self._stops or self._was_stopped(outcome):
             who = self._stops[0].name if self._stops else "a signal to its ranks"
@@ -129,7 +131,7 @@ class Controller:
         return outcome
 
     def _next_attempt(self, phase: Phase) -> int:
-        """Its number: after those in the journal and, as lines of that may have been lost, those that left logs."""
+        """Returns the next attempt's number, counting the journal and, in case it lost lines, existing logs."""
         logs = self._run.stage(self._plan.stages[phase.stage].name).logs
         attempt = self._run.journal.attempts(phase.name, phase.stage) + 1
         while any(logs.glob(f"{phase.name}-{attempt}.*.log")):
@@ -137,11 +139,11 @@ class Controller:
         return attempt
 
     def _was_stopped(self, outcome: Outcome) -> bool:
-        """Whether the ranks alone were asked to end, as SLURM does where a partition has a grace time."""
+        """Returns whether only the ranks were asked to stop, as SLURM does in a partition with a grace time."""
         return outcome.exit_code in (Preempted.exit_code, *_ASK_RANKS)
 
     def _ranks(self, phase: Phase) -> int:
-        """How many ranks ``phase`` gets: the planned ones or, if the recipe allows, as many as there is room for."""
+        """Returns the number of ranks of ``phase``: the planned one or, if the recipe is elastic, as many as fit."""
         if phase.name != "train":
             return phase.ranks
         room = self._launcher.capacity(self._plan.launch.accelerator)
@@ -149,9 +151,9 @@ class Controller:
             return phase.ranks
         stage = self._plan.stages[phase.stage]
         if not self._plan.launch.elastic:
-            problem = f"is false: {stage.name} is planned for {phase.ranks} ranks and there is room for {room}"
-            raise UserError(f"{self._plan.recipe}: launch.elastic", problem, "ask for more nodes, or set it to true")
-        self._progress.note(f"{stage.name}: room for {room} of {phase.ranks} ranks, going on with the same updates")
+            problem = f"is false: {stage.name} is planned for {phase.ranks} ranks, but only {room} are available"
+            raise UserError(f"{self._plan.recipe}: launch.elastic", problem, "request more nodes, or set it to true")
+        self._progress.note(f"{stage.name}: {room} of {phase.ranks} ranks available, continuing with the same updates")
         return most_ranks(stage, room)
 
     def _job(self, phase: Phase, attempt: int, ranks: int) -> Job:
@@ -166,7 +168,7 @@ class Controller:
         )
 
     def _wait(self, phase: Phase, running: RunningJob) -> Outcome:
-        """Show what the phase measures until it has ended; nothing of it is left running, whatever happens here."""
+        """Shows the phase's progress until it ends; kills its processes if anything fails here."""
         self._running = running
         if self._stops:
             running.stop()
@@ -191,22 +193,22 @@ class Controller:
             time.sleep(_POLL_SECONDS)
 
     def _what_goes_on(self) -> str:
-        """After a stop: what will take the run further. Ctrl-C is a person's, who wants it to end."""
+        """Requeues the job after a stop, unless Ctrl-C asked for it; returns how the run continues."""
         requeued = "" if signal.SIGINT in self._stops else self._launcher.requeue()
-        return requeued or f"`{command('resume', self._run.path)}` goes on"
+        return requeued or f"run `{command('resume', self._run.path)}` to continue"
 
     def _record(self, event: Event, **facts: Any) -> None:
-        """Write into the journal, unless another controller does so now."""
+        """Appends to the journal, after checking that this controller still holds the run."""
         self._lease.renew()
         self._run.journal.append(event, **facts)
 
     def _damaged(self, damage: DamagedFile) -> None:
         self._record("damaged", phase="verify", stage=-1, message=str(damage))
-        self._progress.note(f"{damage.path}: {damage.problem}; set aside, resuming from what is good before it")
+        self._progress.note(f"{damage.path}: {damage.problem}; set aside, resuming from the last good state before it")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first signal asks the ranks for a checkpoint; a second SIGINT ends them at once."""
+        """Installs handlers: the first signal requests a checkpoint, a second SIGINT kills the ranks."""
         before = {number: signal.signal(number, self._stop) for number in asking()}
         try:
             yield
@@ -226,6 +228,6 @@ class Controller:
 
 
 def _progress_of(phase: Phase) -> int:
-    """The step of the newest checkpoint; 0 for a phase that has none."""
+    """Returns the step of the newest checkpoint; 0 without one."""
     found = checkpoints(phase.output) if phase.name == "train" else []
     return step_of(found[-1]) if found else 0

@@ -1,4 +1,4 @@
-"""From a recipe to a run folder that a controller can work on."""
+"""Creates and opens run folders."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SPLITS = ("train", "held_out")
 
 
 def plan_recipe(recipe: Recipe, fast: bool = False) -> tuple[Plan, dict[str, SampleIndex]]:
-    """The plan of ``recipe`` on this machine, and the sample index of each split; without data, a plan alone.
+    """Returns the plan of ``recipe`` on this machine, and the sample index of each split if there is data.
 
     Args:
-        fast: leave out what DeepSpeed itself says about the stages' configurations, which takes seconds.
+        fast: skip DeepSpeed's own check of the stages' configurations, which takes seconds.
 
     Raises:
-        UserError: the recipe or the data is wrong, or DeepSpeed refuses a configuration.
+        UserError: the recipe or the data is invalid, or DeepSpeed rejects a configuration.
     """
     plan, samples = _plan_and_samples(recipe)
     if not fast:
@@ -55,7 +55,7 @@ def _plan_and_samples(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
 
 @dataclass(frozen=True)
 class Design:
-    """A run that can be made."""
+    """Holds everything needed to create a run."""
 
     recipe: Recipe
     plan: Plan
@@ -65,18 +65,18 @@ class Design:
 def design_run(
     name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
 ) -> Design:
-    """Resolve the recipe called ``name``; see `design_of`."""
+    """Resolves the recipe called ``name``; see `design_of`."""
     return design_of(load_recipe(name, list(overrides), data), run, elsewhere)
 
 
 def design_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Design:
-    """Resolve a recipe into a plan, with everything checked and nothing written.
+    """Resolves a recipe into a plan and checks everything; writes nothing.
 
     Args:
-        elsewhere: the ranks will run on other machines than this one.
+        elsewhere: the ranks will run on other machines.
 
     Raises:
-        UserError: the recipe or the data is wrong, or the folder holds a run or something else already.
+        UserError: the recipe or the data is invalid, or the folder is not empty.
     """
     _refuse_foreign_folder(run)
     plan, samples = plan_recipe(recipe)
@@ -86,10 +86,10 @@ def design_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Design
 
 
 def require_idle(run: RunFolder) -> None:
-    """Wait until the ranks of a killed controller are gone.
+    """Waits until the ranks of a killed controller have ended.
 
     Raises:
-        UserError: a controller is at work on the run.
+        UserError: a controller is running.
     """
     if is_locked(run.lock):
         with run.locked():
@@ -98,9 +98,9 @@ def require_idle(run: RunFolder) -> None:
 
 @contextmanager
 def holding_new(run: RunFolder) -> Iterator[Lease]:
-    """The lock of a run that is about to be made, in a folder that is made for it.
+    """Creates the folder of a new run and holds its lock.
 
-    A block that raises before anything was written leaves no folder behind.
+    If the block raises before it has written anything, the folder is removed.
     """
     is_new = not run.path.exists()
     try:
@@ -115,12 +115,12 @@ def holding_new(run: RunFolder) -> Iterator[Lease]:
 
 
 def write_run(design: Design, run: RunFolder) -> None:
-    """Write the plan, the recipe and the sample indices of a new run; whoever calls holds its lock.
+    """Writes the plan, the recipe and the sample indices of a new run; the caller must hold its lock.
 
-    The journal's first event is written last: a folder without it is not a run yet, and is made again.
+    The journal's first event is written last: a folder without it is not a run yet, and is written again.
 
     Raises:
-        UserError: the folder holds a run or something else by now.
+        UserError: the folder is no longer empty.
     """
     _refuse_foreign_folder(run)
     with disk_errors(run.path):
@@ -135,10 +135,10 @@ def write_run(design: Design, run: RunFolder) -> None:
 def create_run(
     name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
 ) -> Plan:
-    """`design_run` and `write_run`; returns the plan.
+    """Creates a run with `design_run` and `write_run`; returns its plan.
 
     Raises:
-        UserError: the recipe or the data is wrong, or the folder holds a run or something else already.
+        UserError: the recipe or the data is invalid, or the folder is not empty.
     """
     design = design_run(name, run, overrides, data, elsewhere)
     write_run(design, run)
@@ -146,15 +146,15 @@ def create_run(
 
 
 def open_run(run: RunFolder, note: Callable[[str], None] = lambda text: None) -> Plan:
-    """The plan of a run, after making sure that it and its data are what they were; to be called by who holds the run.
+    """Verifies a run's plan and data and returns the plan; the caller must hold the run's lock.
 
-    What can be made again is: a journal from the plan, sample indices from the data.
+    A damaged journal is restored from the plan, damaged sample indices from the data.
 
     Args:
-        note: told of what was damaged and made again.
+        note: called with a message for each file that was restored.
 
     Raises:
-        UserError: there is no run, or its plan or its data were changed since.
+        UserError: there is no run, or its plan or data were changed since it was created.
     """
     require_run(run)
     run.remove_unfinished()
@@ -162,22 +162,23 @@ def open_run(run: RunFolder, note: Callable[[str], None] = lambda text: None) ->
     plan = _own_plan(run)
     data = Path(str(plan.data.path))
     if load_manifest(data)["digest"] != plan.data.digest:
-        raise UserError(data, "holds other data than when the run was created", "restore it, or start anew")
+        raise UserError(data, "holds other data than when the run was created", "restore it, or start a new run")
     verify_folder(data)
     created = _created(run)
     for problem in ([damage] if damage else []) + _mend_samples(run, plan, created):
         run.journal.append("damaged", phase="verify", stage=-1, message=problem)
         note(problem)
     if created is None:
-        note(f"{run.journal.path}: does not tell of the run's creation; begun again from plan.json and verified files")
+        note(f"{run.journal.path}: lacks the run's creation; rebuilt from plan.json and verified files")
         _record_creation(run, plan)
     return plan
 
 
 def require_run(run: RunFolder) -> None:
-    """
+    """Checks that ``run`` is a run folder.
+
     Raises:
-        UserError: there is no run, or nothing is left by which it could be known.
+        UserError: there is no run, or its identifying files are lost.
     """
     if not run.plan.is_file():
         if run.journal.events():
@@ -195,7 +196,7 @@ def _record_creation(run: RunFolder, plan: Plan) -> None:
 
 
 def _own_plan(run: RunFolder) -> Plan:
-    """The plan, which must be the one that the run was created with."""
+    """Returns the plan, which must be the one that the run was created with."""
     created = _created(run)
     try:
         plan = load_plan(run.plan)
@@ -207,10 +208,10 @@ def _own_plan(run: RunFolder) -> Plan:
 
 
 def _mend_samples(run: RunFolder, plan: Plan, created: dict[str, Any] | None) -> list[str]:
-    """Make sample indices that are damaged again from the data; returns what was wrong.
+    """Recreates damaged sample indices from the data; returns a description of each.
 
     Raises:
-        UserError: the data give other samples now.
+        UserError: the data now yield other samples.
     """
     expected, mended = (created or {}).get("samples", {}), []
     for split in SPLITS:
@@ -223,22 +224,22 @@ def _mend_samples(run: RunFolder, plan: Plan, created: dict[str, Any] | None) ->
         data = plan.data
         SampleIndex(Corpus(Path(str(data.path)), split=split), data.samples, data.sequence_length).write(path)
         if split in expected and checksum(path) != expected[split]:
-            problem = "cannot be made again: this version draws other samples from the data"
+            problem = "cannot be recreated: this version draws other samples from the data"
             raise DamagedFile(path, problem, "restore it from a copy, or start another run")
         if split in expected:
-            mended.append(f"{path}: was {'altered' if was_there else 'missing'}; made again from the data")
+            mended.append(f"{path}: was {'altered' if was_there else 'missing'}; recreated from the data")
     return mended
 
 
 def _refuse_foreign_folder(run: RunFolder) -> None:
     if not next(place for place in (run.path, *run.path.parents) if place.exists()).is_dir():
-        raise UserError(run.path, "is a file, or lies below one", "choose a folder")
+        raise UserError(run.path, "is a file, or is inside one", "choose a folder")
     names = os.listdir(run.path) if run.path.is_dir() else []
     samples = [run.samples(split) for split in SPLITS]
     ours = {path.name for path in (run.recipe, run.plan, run.lock, run.scripts, *samples)}
     foreign = [name for name in names if name not in ours and not name.startswith(".")]
     if run.journal.events() or (run.plan.is_file() and foreign):
-        remedy = f"`{command('resume', run.path)}` goes on with it, or choose another folder"
+        remedy = f"run `{command('resume', run.path)}` to continue it, or choose another folder"
         raise UserError(run.path, "holds a run already", remedy)
     if foreign:
-        raise UserError(run.path, f"is not empty (it holds {foreign[0]!r})", "choose a folder that is new or empty")
+        raise UserError(run.path, f"is not empty (it holds {foreign[0]!r})", "choose a new or empty folder")

@@ -1,4 +1,4 @@
-"""The folder of one run: where each thing lies, and the lock that keeps a second controller out."""
+"""Defines the layout of a run's folder, and the lock that admits one controller."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stacking.run.lease import Lease
 
 
 class RunFolder:
-    """Paths inside ``RUN/``; see the README for the layout."""
+    """Names the paths inside ``RUN/``; see the README for the layout."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -30,16 +30,16 @@ class RunFolder:
         self.journal = Journal(self.path / "journal.jsonl")
 
     def samples(self, split: str) -> Path:
-        """The sample index of ``split``: int64 rows that the samplers map into memory."""
+        """Returns the path of the sample index of ``split``, an int64 array that the samplers memory-map."""
         return self.path / f"samples.{split}.npy"
 
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.path / name)
 
     def remove_unfinished(self) -> None:
-        """Remove what killed processes have left half-written; to be called by who holds the run, before anything runs.
+        """Removes partial files of killed processes; the caller must hold the run's lock and call it before any phase.
 
-        That of a checkpoint goes when the checkpoints are looked through (`checkpoints.newest_good`).
+        Partial checkpoints are removed by `checkpoints.newest_good`.
         """
         for pattern in (".*.partial", "*/.*.partial", "*/checkpoints/.*.partial"):
             for path in self.path.glob(pattern):
@@ -50,11 +50,11 @@ class RunFolder:
 
     @contextmanager
     def locked(self, patience: float = 10.0) -> Iterator[Lease]:
-        """Hold the run for one controller.
+        """Locks the run for one controller.
 
-        Children inherit the lease's descriptor, so that the lock outlives a killed controller until its last rank is
-        gone. Such a lock is waited for, ``patience`` seconds at most; so is one that another host holds, as a file
-        server may notice only later that the host is dead.
+        Children inherit the lease's descriptor, so the lock outlives a killed controller until its last rank has
+        ended. This method waits up to ``patience`` seconds for such a lock, and for one that another host holds,
+        because a file server may detect a dead host late.
 
         Raises:
             UserError: another controller holds the run.
@@ -67,7 +67,7 @@ class RunFolder:
 
 
 class StageFolder:
-    """Paths inside ``RUN/0-L3/`` and its like."""
+    """Names the paths inside a stage's folder, such as ``RUN/0-L3/``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,15 +79,15 @@ class StageFolder:
 
 
 def command(name: str, run_dir: Path) -> str:
-    """``stacking NAME RUN_DIR`` as it can be typed into a shell."""
+    """Formats ``stacking NAME RUN_DIR``, quoted for a shell."""
     return f"stacking {name} {shlex.quote(str(run_dir))}"
 
 
 def is_locked(lock: Path) -> bool:
-    """Whether a live controller, or a rank that outlived it, holds the lock file."""
+    """Returns whether a live controller, or a rank that outlived it, holds the lock file."""
     try:
         with open(lock, "rb") as file:
-            # Shared, so that two who look do not see each other.
+            # Shared, so that concurrent tests do not block each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False

@@ -1,4 +1,4 @@
-"""What has happened in a run: an append-only file of phase events, one sealed JSON object a line."""
+"""Implements a run's journal: an append-only file of events, one checksummed JSON object per line."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Event = Literal[
 ]
 
 _OF_A_RUN = ("created", "resumed", "submitted", "cancelled")
-"""Events that concern no single phase."""
+"""Events that do not belong to a phase."""
 
 
 class Journal:
-    """The journal of one run.
+    """Reads and appends the journal of one run.
 
-    The controller that holds the run's lock appends, and so does who submits or cancels jobs meanwhile: one line at
-    a time. A line that a crash cut short is dropped when the next one is written. A line that was altered since counts
-    for nothing: the verified files say what is done, and `mend` takes it out.
+    The controller appends, and so do commands that submit or cancel jobs in the meantime, one line at a time. A line
+    truncated by a crash is dropped before the next one is written. An altered line is ignored, since the verified
+    files show what is done, and `mend` removes it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, event: Event, **facts: Any) -> dict[str, Any]:
-        """Write one event durably and return it."""
+        """Writes one event durably and returns it."""
         record = {"time": time.time(), "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
         with disk_errors(self.path), self._locked() as file:
             self._drop_torn_line(file.fileno())
@@ -47,18 +47,18 @@ class Journal:
         return record
 
     def events(self) -> list[dict[str, Any]]:
-        """All events so far, oldest first, without those whose line was altered."""
+        """Returns all events, oldest first, except altered lines."""
         return [event for event in map(_event, self._lines()) if event is not None]
 
     def damaged_lines(self) -> list[int]:
-        """The numbers, from 1, of the lines that are not what was written."""
+        """Returns the numbers of altered lines, from 1."""
         return [number for number, line in enumerate(self._lines(), start=1) if _event(line) is None]
 
     def mend(self) -> str | None:
-        """Take altered lines out; to be called by whoever holds the run.
+        """Removes altered lines; the caller must hold the run's lock.
 
         Returns:
-            What was wrong, for people; None: nothing was.
+            A message that describes the damage; None without damage.
         """
         if self.path.exists() and not self.path.is_file():
             return f"{self.path}: is not a file; set aside as {set_aside(self.path).name}"
@@ -73,17 +73,17 @@ class Journal:
         return f"{self.path}: {which} altered and removed"
 
     def attempts(self, phase: str, stage: int) -> int:
-        """How often this phase of this stage was started."""
+        """Returns how often this phase of this stage was started."""
         return sum(e["event"] == "started" and e["phase"] == phase and e["stage"] == stage for e in self.events())
 
     def _lines(self) -> list[bytes]:
-        """All whole lines."""
+        """Returns all complete lines."""
         with disk_errors(self.path):
             return patiently(self.path.read_bytes).split(b"\n")[:-1] if self.path.is_file() else []
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
-        """The file, open for appending, while nobody else appends or mends."""
+        """Opens the file for appending and locks it against other writers."""
         while True:
             with open(self.path, "ab") as file:
                 patiently(partial(fcntl.flock, file, fcntl.LOCK_EX))
@@ -98,7 +98,7 @@ class Journal:
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
-    """The event in a line; None: it is not as it was written."""
+    """Returns the event in a line; None if the line was altered."""
     try:
         event = unsealed(json.loads(line))
     except (BrokenSeal, ValueError, RecursionError):
@@ -107,7 +107,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_event(value: Any) -> bool:
-    """Whether a line says when something happened, and to which phase of which stage where one is concerned."""
+    """Returns whether a line has a time and, for an event of a phase, the phase and its stage."""
     if not isinstance(value, dict) or value.get("event") not in get_args(Event):
         return False
     where = (value.get("phase", "run"), value.get("stage", 0))

@@ -1,7 +1,7 @@
-"""The lock of a run: a file lock that one controller holds, and a token in the file by which everybody can tell whose.
+"""Implements a run's lock: a file lock held by one controller, with a token in the file that identifies the holder.
 
-The file lock alone cannot tell that its file was removed and another controller locked a new one under the same name.
-So the controller compares token and inode again and again (`Lease.renew`), and so does rank 0 (`Watch`).
+The file lock alone does not detect that its file was removed and another controller locked a new file of the same
+name. Therefore the controller (`Lease.renew`) and rank 0 (`Watch`) compare token and inode regularly.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from stacking.storage.files import disk_errors
 from stacking.storage.os_errors import patiently
 
 TOKEN_VARIABLE = "STACKING_LOCK_TOKEN"
-"""Tells ranks the token of the controller that started them."""
+"""Environment variable that passes the controller's token to its ranks."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who wrote a lock file last."""
+    """Identifies the last writer of a lock file."""
 
     pid: int
     host: str
@@ -36,12 +36,12 @@ class Holder:
 
     @property
     def is_alive_here(self) -> bool:
-        """Whether it is a process of this host that still exists."""
+        """Returns whether the holder is a process of this host that still exists."""
         return self.host == socket.gethostname() and Path(f"/proc/{self.pid}").exists()
 
 
 def read_holder(lock: Path) -> Holder | None:
-    """Whom ``lock`` names; None where it does not exist, or does not hold what a controller writes."""
+    """Returns the holder that ``lock`` names; None if the file is missing or malformed."""
     try:
         content = json.loads(lock.read_bytes())
         holder = Holder(content["pid"], content["host"], content["token"])
@@ -52,7 +52,7 @@ def read_holder(lock: Path) -> Holder | None:
 
 
 class Lease:
-    """A run's lock, held until `close`; children that inherit ``descriptor`` keep it beyond.
+    """Holds a run's lock until `close`; children that inherit ``descriptor`` hold it until they end.
 
     Args:
         patience: seconds to wait for a lock whose holder is not alive on this host.
@@ -69,14 +69,14 @@ class Lease:
             holder = read_holder(path)
             if time.monotonic() > deadline or (holder and holder.is_alive_here):
                 who = f"process {holder.pid} on {holder.host}" if holder else "another process"
-                remedy = "wait for it, stop it, or choose another folder"
+                remedy = "wait until it ends, stop it, or choose another folder"
                 raise UserError(path.parent, f"is in use by {who}", remedy)
             time.sleep(0.1)
         self.descriptor = descriptor
         self._sign()
 
     def renew(self) -> None:
-        """Make sure that the lock is still held; a file that was removed or overwritten is restored.
+        """Checks that the lock is still held; restores a file that was removed or overwritten.
 
         Raises:
             LostLock: another controller has locked a new file in its place.
@@ -87,11 +87,11 @@ class Lease:
             return
         if not same_file:
             self._take_again()
-        with suppress(StackingError):  # a full disk does not make it less ours
+        with suppress(StackingError):  # the lock is held even if a full disk prevents writing the token
             self._sign()
 
     def renew_now_and_then(self) -> None:
-        """`renew`, once a second at most."""
+        """Calls `renew` at most once a second."""
         if time.monotonic() - self._seen >= _SECONDS_BETWEEN_LOOKS:
             self.renew()
 
@@ -99,11 +99,11 @@ class Lease:
         os.close(self.descriptor)
 
     def _take_again(self) -> None:
-        """Lock the file that is under the name now, unless another controller has."""
+        """Locks the file that now has the name, unless another controller holds it."""
         descriptor = None if self._is_foreign() else self._taken()
         if descriptor is None:
             raise LostLock(self.path)
-        if self._is_foreign():  # it was locked, signed and left meanwhile
+        if self._is_foreign():  # it was locked, signed and released in the meantime
             os.close(descriptor)
             raise LostLock(self.path)
         os.close(self.descriptor)
@@ -114,7 +114,7 @@ class Lease:
         return holder is not None and holder.token != self.token
 
     def _taken(self) -> int | None:
-        """A descriptor of the locked file; None: another process has it locked."""
+        """Returns a descriptor of the locked file; None if another process holds the lock."""
         with disk_errors(self.path):
             while True:
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
@@ -151,16 +151,16 @@ def _try_lock(descriptor: int) -> bool:
 
 
 class Watch:
-    """What rank 0 looks at: whether the lock still belongs to the controller that started it."""
+    """Checks on rank 0 whether the lock still belongs to the controller that started the rank."""
 
     def __init__(self, lock: Path, environment: Mapping[str, str]) -> None:
         self.path, self._token = lock, environment.get(TOKEN_VARIABLE)
         self._seen = time.monotonic()
 
     def is_lost(self) -> bool:
-        """Whether another controller has signed the lock; looks once a second at most.
+        """Returns whether another controller has signed the lock; checks at most once a second.
 
-        A lock that is missing or unreadable is not lost: its controller restores it, or is no longer there.
+        A missing or unreadable lock does not count as lost: its controller restores it, or has ended.
         """
         if self._token is None or time.monotonic() - self._seen < _SECONDS_BETWEEN_LOOKS:
             return False

@@ -1,8 +1,8 @@
-"""What training measures: one JSON line a record, appended by the worker, read by whoever watches.
+"""Writes and reads a stage's metrics: one JSON record per line, appended by rank 0 while others read.
 
-Every line ends with ``"check"``, the XXH3-64 of the record without it, so that an altered digit is noticed. A process
-that is killed can leave the last line torn: readers ignore it and the next writer removes it. A line that is damaged
-anywhere else is named by those who ask for it, and stops nobody. A loss that is not a number is written as ``NaN``.
+Every line ends with ``"check"``, the XXH3-64 of the record without it, so that alterations are detected. A killed
+process can leave a truncated last line, which readers ignore and the next writer removes. Other damaged lines are
+skipped, and reported to readers that ask for them. A loss that is not a number is written as ``NaN``.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ _CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}$')
 
 
 class Reading(NamedTuple):
-    """What a metrics file holds."""
+    """Holds the content of a metrics file."""
 
     records: list[Record]
     """Oldest first."""
     damage: list[str]
-    """What is wrong with other lines: ``line 3 was altered``."""
+    """Descriptions of damaged lines: ``line 3 was altered``."""
 
 
 class _NotARecord(Exception):
-    """What is wrong with a line."""
+    """Describes why a line is not a valid record."""
 
 
 def _sealed(record: Mapping[str, Any]) -> bytes:
-    """The record as a line."""
+    """Serialises the record as a checksummed line."""
     content = json.dumps(record, ensure_ascii=False).encode()
     return content[:-1] + b', "check": "%s"}\n' % xxhash.xxh3_64_hexdigest(content).encode()
 
 
 def _opened(line: bytes) -> Record:
-    """The record in a line.
+    """Parses a line.
 
     Raises:
-        _NotARecord: it is damaged, or was not written here.
+        _NotARecord: the line is damaged, or is not a metrics record.
     """
     check = _CHECK.search(line)
     if check is None:
@@ -65,10 +65,10 @@ def _opened(line: bytes) -> Record:
 
 
 class MetricsWriter:
-    """Appends records to one file; a record is in the file, whole, when ``append`` returns.
+    """Appends records to one file; each is complete in the file when ``append`` returns.
 
     Raises:
-        NoSpace: the disk is full; the records so far stay whole.
+        NoSpace: the disk is full; earlier records stay intact.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,27 +106,27 @@ class MetricsWriter:
 class Follower:
     """Reads a metrics file while another process writes it.
 
-    ``poll`` returns the records that are new since the last call. The file may not exist yet, and it may be replaced
-    by a shorter one (training went back to a checkpoint): records that were returned before do not come again.
-    ``damage`` says which lines were passed over because they are damaged.
+    ``poll`` returns the records added since the last call. The file may not exist yet, and may be replaced by a
+    shorter one when training goes back to a checkpoint; no record is returned twice. ``damage`` lists the damaged lines
+    that were skipped.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
         self._line = 0
-        """Whole lines read of the open file."""
+        """Number of complete lines read from the open file."""
         self.damage: list[str] = []
         self._returned: list[int] = []
-        """Hashes of the lines that were returned."""
+        """Hashes of the lines already returned."""
 
     def poll(self) -> list[Record]:
-        """The records that were added since the last call."""
+        """Returns the records that were added since the last call."""
         if self._file is None or self._replaced(self._file):
             self.close()
             if not self.path.exists():
                 return []
-            self._file = open(self.path, "rb")  # noqa: SIM115 (kept open, so that its inode is not given away)
+            self._file = open(self.path, "rb")  # noqa: SIM115 (kept open, so that its inode is not reused)
             self._line = 0
         return [record for line in self._new_lines(self._file) if (record := self._parse(line)) is not None]
 
@@ -162,7 +162,7 @@ class Follower:
 
 
 def inspect_metrics(path: Path) -> Reading:
-    """All records in ``path`` and what is wrong with it; nothing when it does not exist: its stage has not begun."""
+    """Returns the records in ``path`` and its damage; both are empty if the file does not exist yet."""
     follower = Follower(path)
     try:
         return Reading(follower.poll(), follower.damage)
@@ -171,18 +171,18 @@ def inspect_metrics(path: Path) -> Reading:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All records in ``path`` that are as they were written, oldest first."""
+    """Returns the undamaged records in ``path``, oldest first."""
     return inspect_metrics(path).records
 
 
 def truncate_after(path: Path, step: int) -> int:
-    """Drop every record after update ``step`` of the stage, atomically; returns how many lines.
+    """Drops every record after update ``step`` of the stage, atomically; returns the number of lines dropped.
 
-    A damaged line stays, so that reports name it, unless a record before it is dropped. To be called before the file is
-    opened for writing: what was open stays with the old file.
+    A damaged line stays, so that reports mention it, unless a record before it is dropped. Must be called before the
+    file is opened for writing, because an open file keeps the old content.
 
     Raises:
-        NoSpace: the disk is full; the old content stays.
+        NoSpace: the disk is full; the file is unchanged.
     """
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     kept: list[bytes] = []
@@ -199,5 +199,5 @@ def truncate_after(path: Path, step: int) -> int:
 
 
 def _whole_lines_end(path: Path) -> int:
-    """Bytes up to the end of the last whole line."""
+    """Returns the number of bytes up to the end of the last complete line."""
     return path.read_bytes().rfind(b"\n") + 1

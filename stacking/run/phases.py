@@ -1,8 +1,8 @@
-"""The phases of a run in their order: what each one starts and the output by which it is known to be done.
+"""Defines the phases of a run in order, with the command of each and the output that proves it done.
 
     [import] → [grow] → train → consolidate → grow → train → consolidate → … → [export] → report
 
-A phase is a process of its own and safe to run again: its output appears under its name only when it is complete.
+Each phase is a separate process that can safely be repeated: its output gets its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Phase:
     name: PhaseName
     stage: int
     arguments: Sequence[str]
-    """What follows ``python -m``."""
+    """The module to run with ``python -m``."""
     output: Path
     ranks: int = 1
     last_step: int = 0
-    """Training only: the checkpoint after this update ends the phase."""
+    """Training only: the update whose checkpoint completes the phase."""
 
     @property
     def label(self) -> str:
-        """``train:1``: the phase and its stage, as `--only` takes them."""
+        """The phase and its stage in the format of `--only`: ``train:1``."""
         return f"{self.name}:{self.stage}"
 
     @property
@@ -49,9 +49,9 @@ class Phase:
         return [sys.executable, "-m", *self.arguments]
 
     def is_done(self, on_damage: OnDamage) -> bool:
-        """Whether the output is there and every byte of it is as it was written.
+        """Returns whether the output exists and is undamaged.
 
-        A damaged output is reported and set aside.
+        A damaged output is reported through ``on_damage`` and set aside.
         """
         if self.name == "train":
             newest = checkpoints.newest_good(self.output, on_damage)
@@ -69,7 +69,7 @@ class Phase:
         return True
 
     def forget_damage(self) -> None:
-        """Remove what was set aside as damaged: the output is there again, and the journal says what was wrong."""
+        """Removes outputs set aside as damaged, once the output was recreated and the journal describes the damage."""
         inside = self.output.glob("*.damaged*") if self.name == "train" else ()
         for aside in [*inside, *self.output.parent.glob(f"{self.output.name}.damaged*")]:
             if aside.is_dir() and not aside.is_symlink():
@@ -79,7 +79,7 @@ class Phase:
 
 
 def phases(plan: Plan, run: RunFolder) -> list[Phase]:
-    """All phases of ``plan``, first to last."""
+    """Returns all phases of ``plan``, first to last."""
     chain = _beginning(plan, run)
     for stage in plan.stages:
         folder = run.stage(stage.name)
@@ -114,7 +114,7 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
 
 
 def parse_labels(text: str, chain: Sequence[Phase]) -> list[str]:
-    """The phases that ``train:0,consolidate:0`` names.
+    """Parses a list of phases such as ``train:0,consolidate:0``.
 
     Raises:
         UserError: the run has no such phase.
@@ -127,9 +127,9 @@ def parse_labels(text: str, chain: Sequence[Phase]) -> list[str]:
 
 
 def unfinished(chain: Sequence[Phase], on_damage: OnDamage) -> Sequence[Phase]:
-    """The phases after the last one whose output is there and undamaged.
+    """Returns the phases after the last one with an undamaged output.
 
-    A report may be written at any time, so it proves nothing, and it is written again at the end.
+    A report can be written at any time, so it proves nothing and is always written again at the end.
     """
     for position, phase in reversed(list(enumerate(chain))):
         if phase.name != "report" and phase.is_done(on_damage):
@@ -138,21 +138,21 @@ def unfinished(chain: Sequence[Phase], on_damage: OnDamage) -> Sequence[Phase]:
 
 
 def starting_state(plan: Plan, run: RunFolder, stage: Stage) -> Path | None:
-    """The state that ``stage`` begins from; ``None``: random weights."""
+    """Returns the state that ``stage`` starts from; None: random weights."""
     if stage.growth is not None:
         return run.stage(stage.name).start
     return _initial_state(plan, run)
 
 
 def _initial_state(plan: Plan, run: RunFolder) -> Path | None:
-    """Where the model that the recipe starts from lies as a state."""
+    """Returns the state folder of the model that the recipe starts from; None: random weights."""
     if plan.start is None:
         return None
     return run.start if plan.start_format == "huggingface" else Path(plan.start)
 
 
 def _beginning(plan: Plan, run: RunFolder) -> list[Phase]:
-    """From the model that the recipe starts from to the first stage's depth."""
+    """Returns the phases that turn the recipe's initial model into the first stage's initial state."""
     first, chain = plan.stages[0], []
     if plan.start_format == "huggingface":
         chain.append(_command("import", first, run.start, [str(plan.start)]))

@@ -1,7 +1,6 @@
-"""What a person sees while a run goes on: bars on a terminal, a line now and then elsewhere.
+"""Shows a run's progress: bars on a terminal, a periodic line elsewhere.
 
-Driven by the plan and by what the workers append to the stage's ``metrics.jsonl`` alone, so that whoever runs the
-workers need not hear from them.
+Reads only the plan and the stages' ``metrics.jsonl``, so it needs no connection to the workers.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from stacking.terminal.lenient import lenient
 from stacking.terminal.units import count, duration, loss
 
 _WINDOW = 20
-"""Records over which the speed is measured."""
+"""Number of records over which the speed is measured."""
 _DOING = {
     "import": "importing the model",
     "grow": "growing",
@@ -40,17 +39,17 @@ _DOING = {
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds of training still to come, evaluations and transitions not included."""
+    """Remaining seconds of training, excluding evaluations and transitions."""
 
     stage: float
     run: float
 
 
 class Speedometer:
-    """How fast training goes, and from that how long it still takes.
+    """Measures the training speed and estimates the remaining time.
 
-    Stages that have not begun are taken to run at the FLOPs per second that the current one reaches; a deeper stage
-    usually reaches a little more, so the estimate errs on the long side.
+    Future stages are assumed to reach the current stage's FLOPs per second. Deeper stages are usually slightly faster,
+    so the estimate is on the high side.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -59,14 +58,14 @@ class Speedometer:
         self._stage = -1
 
     def update(self, record: Record) -> None:
-        """Take in a ``train`` record; one that goes back, or belongs to another stage, starts a new measurement."""
+        """Adds a ``train`` record; an earlier step or another stage restarts the measurement."""
         if record["stage"] != self._stage or (self._points and record["step"] <= self._points[-1][0]):
             self._points.clear()
             self._stage = record["stage"]
         self._points.append((record["step"], record["seconds"]))
 
     def time_left(self) -> TimeLeft | None:
-        """``None`` before the first record."""
+        """Returns the remaining time; None before the first record."""
         if not self._points:
             return None
         stage = self.plan.stages[self._stage]
@@ -78,11 +77,11 @@ class Speedometer:
 
 
 class Progress:
-    """Shows a run's progress; to be used as a context manager.
+    """Shows a run's progress; use it as a context manager.
 
     Args:
         plan: the run's plan.
-        stream: bars where it is a terminal, plain lines otherwise; stderr by default.
+        stream: where to write, by default stderr: bars on a terminal, plain lines otherwise.
         every: seconds between two plain lines of training.
     """
 
@@ -96,7 +95,7 @@ class Progress:
         self._warned = False
 
     def update(self, record: Record) -> None:
-        """Show one record of ``metrics.jsonl``; one from before this display began only counts for the speed."""
+        """Shows one record of ``metrics.jsonl``; a record older than this display only counts towards the speed."""
         training = record["kind"] == "train"
         if training:
             self._speed.update(record)
@@ -110,7 +109,7 @@ class Progress:
             self.note(f"{where}, held-out loss {loss(record['loss'])}")
 
     def _warn(self, record: Record) -> None:
-        """Show a record's warning, once as long as it stays the same kind."""
+        """Shows a record's warning, once for consecutive records with warnings."""
         warning = record.get("warning")
         if warning and not self._warned:
             self.note(f"{_layers(self._plan, record['stage'])}: step {record['step']:,}, {warning}")
@@ -118,7 +117,7 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str, stage: int) -> Iterator[None]:
-        """Show that a phase is at work, and when it has ended what it took."""
+        """Shows that a phase is running, and its duration when it has ended."""
         begun = time.monotonic()
         what = f"{_layers(self._plan, stage)}: {_DOING.get(name, name)}"
         self._display.phase_started(what)
@@ -128,7 +127,7 @@ class Progress:
             self._display.phase_ended(what, time.monotonic() - begun)
 
     def note(self, text: str) -> None:
-        """Show one line that stays: a restart, a damaged checkpoint."""
+        """Shows one permanent line, such as a restart or a damaged checkpoint."""
         self._display.note(text)
 
     def close(self) -> None:
@@ -144,7 +143,7 @@ class Progress:
 
 
 class _Lines:
-    """Plain lines: one every few seconds while training, one for everything else."""
+    """Prints plain lines: one every few seconds of training, and one for each other event."""
 
     def __init__(self, plan: Plan, stream: TextIO, every: float) -> None:
         self.plan, self.stream, self.every = plan, stream, every
@@ -175,7 +174,7 @@ class _Lines:
 
 
 class _Bars:
-    """A bar for the run, in FLOPs, and one a stage, in updates; above the bars a line for everything else."""
+    """Shows one bar for the run, in FLOPs, one per stage, in updates, and a line above them for each other event."""
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         self.plan = plan

@@ -1,21 +1,21 @@
-"""Whether a phase that crashed is tried again, and when."""
+"""Decides whether and when a crashed phase is retried."""
 
 from __future__ import annotations
 
 from stacking.errors import Diverged, UserError
 
 FINAL = frozenset({UserError.exit_code, Diverged.exit_code})
-"""Exit codes of failures that another try would only repeat."""
+"""Exit codes of failures that a retry would only repeat."""
 _LONGEST = 600.0
-"""Seconds that no pause exceeds."""
+"""Maximum pause, in seconds."""
 
 
 class Retries:
-    """Counts the crashes of one phase; getting further in between starts the count anew.
+    """Counts the crashes of one phase; progress between crashes resets the count.
 
     Args:
-        limit: how many crashes in a row, at the same checkpoint, are followed by another try.
-        seconds: the first pause; each further one is twice as long.
+        limit: the maximum number of retries from the same checkpoint.
+        seconds: the first pause; each following pause is twice as long.
     """
 
     def __init__(self, limit: int, seconds: float) -> None:
@@ -23,7 +23,7 @@ class Retries:
         self._count, self._step = 0, -1
 
     def pause(self, step: int) -> float | None:
-        """Seconds to wait after a crash with ``step`` as the latest checkpoint; None: give up."""
+        """Returns the seconds to wait after a crash whose latest checkpoint is ``step``; None: give up."""
         if step > self._step:
             self._count, self._step = 0, step
         self._count += 1

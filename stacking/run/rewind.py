@@ -1,4 +1,4 @@
-"""Goes back to an earlier checkpoint of a run, when somebody asks for it."""
+"""Rewinds a run to an earlier checkpoint at the user's request."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _OF_A_PHASE = ("started", "finished", "failed", "preempted", "rewound")
 
 
 def refuse_repetition(run: RunFolder) -> None:
-    """Make sure that a run whose training diverged is not resumed from where it would diverge again.
+    """Refuses to resume a run from where its training diverged, since it would diverge again.
 
     Raises:
-        Diverged: it diverged, and nobody has gone back since; the message is that of the divergence.
+        Diverged: the run diverged and was not rewound since; the message is that of the divergence.
     """
     last: dict[str, Any] = next((e for e in reversed(run.journal.events()) if e["event"] in _OF_A_PHASE), {})
     if last.get("diverged"):
@@ -27,10 +27,10 @@ def refuse_repetition(run: RunFolder) -> None:
 
 
 def rewind(run: RunFolder, plan: Plan, step: int) -> str:
-    """Let the stage at work go on from its checkpoint after update ``step``; 0 is the beginning of the stage.
+    """Rewinds the current stage to its checkpoint after update ``step``; 0 is the beginning of the stage.
 
-    Later checkpoints and everything made of them are set aside as ``*.superseded``, and the metrics after ``step`` are
-    dropped. The journal says so last: killed before that, the same call completes the work.
+    Later checkpoints and everything derived from them are set aside as ``*.superseded``, and the metrics after ``step``
+    are dropped. The journal entry is written last: after an interruption, repeating the call completes the work.
 
     Returns:
         The name of the stage.
@@ -61,12 +61,12 @@ def rewind(run: RunFolder, plan: Plan, step: int) -> str:
 
 
 def _stage_at_work(run: RunFolder, plan: Plan) -> Stage:
-    """The last stage that has begun to train."""
+    """Returns the last stage that has started training."""
     for stage in reversed(plan.stages):
         folder = run.stage(stage.name)
         if folder.metrics.exists() or checkpoints(folder.checkpoints):
             return stage
-    raise UserError("--from-step", "the run has not begun to train", "resume it without this option")
+    raise UserError("--from-step", "the run has not started training", "resume it without this option")
 
 
 def _require(folder: StageFolder, stage: Stage, step: int) -> None:

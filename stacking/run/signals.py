@@ -1,9 +1,9 @@
-"""Signals that ask a command to end, from its first instruction to its last.
+"""Handles signals that stop a command, from its first instruction to its last.
 
-While modules are imported there is nothing to put in order: a signal ends the process at once, with a line. Then it
-raises, so that files are left complete or absent. The controller of a run has handlers of its own besides.
+While modules are being imported there is nothing to clean up, and a signal ends the process at once with one line.
+Later it raises, so that files are left complete or absent. A run's controller installs handlers of its own.
 
-Imports nothing that takes time.
+Imports only fast modules.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import signal
 from types import FrameType
 
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Ctrl-C; a scheduler or `kill`; a terminal that is closed; SLURM's warning before a time limit."""
+"""Ctrl-C; a scheduler or `kill`; a closed terminal; SLURM's warning before a time limit."""
 
 received: list[signal.Signals] = []
-"""Those that came and raised, oldest first: a library may have swallowed what they raised."""
+"""Signals that raised, oldest first; kept because a library may swallow the exception."""
 
 _INTERRUPTED, _STOPPED = 130, 75
 
 
 class Stopped(BaseException):
-    """A signal asked for the end."""
+    """Raised when a signal stops the command."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
@@ -30,24 +30,24 @@ class Stopped(BaseException):
 
 
 def asking() -> tuple[signal.Signals, ...]:
-    """The signals to handle: all of `ASKING`, but for SIGHUP under nohup."""
+    """Returns the signals to handle: all of `ASKING`, except SIGHUP under nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return tuple(number for number in ASKING if number is not signal.SIGHUP or not ignored)
 
 
 def exit_code(number: int) -> int:
-    """130 for Ctrl-C, as shells have it; 75 for the others, after which the command can be repeated."""
+    """Returns 130 for Ctrl-C, as in shells, and 75 for the others, after which the command can be repeated."""
     return _INTERRUPTED if number == signal.SIGINT else _STOPPED
 
 
 def exit_on_signals() -> None:
-    """From now on a signal ends the process at once, with a line and its exit code."""
+    """Makes signals end the process at once, with one line and their exit code."""
     for number in asking():
         signal.signal(number, _exit)
 
 
 def raise_on_signals() -> None:
-    """From now on a signal raises `Stopped`."""
+    """Makes signals raise `Stopped`."""
     for number in asking():
         signal.signal(number, _raise)
 

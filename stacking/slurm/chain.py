@@ -1,7 +1,7 @@
-"""The jobs of a run and their order.
+"""Lays out the jobs of a run in order.
 
 one-allocation   one job, in which the controller starts every phase
-per-stage        [begin] → 0-L3 → 0-L3-to-1-L6 → 1-L6 → … → finish: a job trains, or does what lies between
+per-stage        [begin] → 0-L3 → 0-L3-to-1-L6 → 1-L6 → … → finish: training jobs alternate with transitions
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 @dataclass(frozen=True)
 class Shape:
-    """How a job's ranks lie on nodes."""
+    """How a job's ranks are distributed over nodes."""
 
     nodes: int
     ranks_per_node: int
@@ -31,7 +31,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainJob:
-    """One job, which depends on the one before it."""
+    """One job of the chain; it depends on the job before it."""
 
     name: str
     phases: tuple[Phase, ...]
@@ -41,12 +41,12 @@ class ChainJob:
 
     @property
     def nodes(self) -> str:
-        """As sbatch takes it: ``4``, or ``2-4`` where fewer will do."""
+        """The value of ``sbatch --nodes``: ``4``, or ``2-4`` if the job may run on fewer."""
         return f"{self._least}-{self.shape.nodes}" if self.is_elastic else str(self.shape.nodes)
 
     @property
     def is_elastic(self) -> bool:
-        """Whether it may start on fewer nodes than its shape has."""
+        """Whether the job may start on fewer nodes than its shape has."""
         return self._least < self.shape.nodes
 
     @property
@@ -55,15 +55,15 @@ class ChainJob:
 
     @property
     def only(self) -> str:
-        """Its phases, as ``stacking resume --only`` takes them."""
+        """The job's phases in the format of ``stacking resume --only``."""
         return ",".join(f"{phase.name}:{phase.stage}" for phase in self.phases)
 
 
 def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
-    """All jobs of a run, first to last.
+    """Returns all jobs of a run, first to last.
 
     Raises:
-        UserError: a stage wants more ranks on a node than a node takes.
+        UserError: a stage needs more ranks per node than the site allows.
     """
     shapes = [_shape(plan, stage, site) for stage in plan.stages]
     steps = phases(plan, run)
@@ -99,14 +99,14 @@ def _transition_name(plan: Plan, group: list[Phase]) -> str:
 
 
 def _shape(plan: Plan, stage: Stage, site: Site) -> Shape:
-    """As few nodes as the ranks need, the same number of ranks on each."""
+    """Uses as few nodes as the ranks need, with the same number of ranks on each."""
     nodes = stage.resources.nodes
     if nodes is None:
         least = -(-stage.ranks // site.ranks_per_node)
         nodes = next(n for n in range(least, stage.ranks + 1) if stage.ranks % n == 0)
     shape = Shape(nodes, stage.ranks // nodes)
     if shape.ranks_per_node > site.ranks_per_node:
-        problem = f"is {nodes}: {shape.ranks_per_node} ranks on each, and the site's nodes take {site.ranks_per_node}"
+        problem = f"is {nodes}: {shape.ranks_per_node} ranks per node, but the site allows {site.ranks_per_node}"
         where = f"{plan.recipe}: stages[{stage.index}].resources.nodes"
-        raise UserError(where, problem, "give more nodes, or correct ranks_per_node in the site file")
+        raise UserError(where, problem, "use more nodes, or correct ranks_per_node in the site file")
     return shape

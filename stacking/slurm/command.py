@@ -1,4 +1,4 @@
-"""What `stacking submit` and `stacking cancel` do, from a user's request to the lines that answer it."""
+"""Implements `stacking submit` and `stacking cancel`."""
 
 from __future__ import annotations
 
@@ -33,44 +33,47 @@ from stacking.slurm.submission import (
 )
 
 _END_PATIENCE = 90.0
-"""Seconds that cancelled jobs are waited for: Slurm's KillWait is 30 by default."""
+"""Seconds to wait for cancelled jobs to end; SLURM's KillWait is 30 by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asks for."""
+    """Holds the arguments of `stacking submit`."""
 
     run: RunFolder
     recipe: str | None
-    """Null: go on with the run that is there."""
+    """None: continue the existing run."""
     mode: Mode | None
-    """Null: as before, or per-stage."""
+    """None: the mode used before, or per-stage."""
     site: Path | None
-    """Null: as before, or the defaults."""
+    """None: the site used before, or the defaults."""
     overrides: Sequence[str] = ()
     data: Path | None = None
 
 
 def submit(request: Request) -> Iterator[str]:
-    """Submit the chain of a new run, or what is missing of one that is there; yields lines to show.
+    """Submits the chain of a new run, or the missing jobs of an existing one.
+
+    Yields:
+        The lines to print.
 
     Raises:
-        UserError: the recipe, the site file or the run is wrong, or Slurm refuses a job.
-        StackingError: Slurm does not answer.
+        UserError: the recipe, the site file or the run is invalid, or SLURM rejects a job.
+        StackingError: SLURM does not answer.
     """
     run = request.run
     slurm_client.require()
     exists = _exists(request)
     if exists and not _changes_anything(request) and (there := standing(run)):
         yield from (f"{name:<18} job {job.id} is {job.state.lower()}" for name, job in there.items())
-        yield "nothing to submit: the whole chain is in the queue or at work"
+        yield "nothing to submit: the whole chain is queued or running"
         return
     site, mode = _site(request), _mode(request)
     if not exists:
         _check_new(request, site, mode)
     with submitting(run):
         if any(job.reason != slurm_client.HELD for job in live_jobs(run.journal.events()).values()):
-            # One of them may start at any moment: the run's lock belongs to it.
+            # A job may start at any moment and needs the run's lock, so this must not take it.
             plan = load_plan(run.plan)
             left = reported_left(run, plan)
         else:
@@ -85,7 +88,7 @@ def submit(request: Request) -> Iterator[str]:
 
 
 def dry_run(request: Request) -> Iterator[str]:
-    """The commands and scripts that `submit` would submit now, as far as the journal knows; nothing is written."""
+    """Yields the commands and scripts that `submit` would submit now, going by the journal; writes nothing."""
     run, site, mode = request.run, _site(request), _mode(request)
     if _exists(request):
         plan, live = load_plan(run.plan), live_jobs(run.journal.events())
@@ -103,18 +106,21 @@ def dry_run(request: Request) -> Iterator[str]:
 
 
 def cancel(run: RunFolder) -> Iterator[str]:
-    """End every job of the run, the waiting ones first so that none starts meanwhile; yields lines to show.
+    """Cancels every job of the run, pending ones first so that none of them starts in the meantime.
+
+    Yields:
+        The lines to print.
 
     Raises:
         UserError: there is no run.
-        StackingError: Slurm does not answer, or the jobs do not end.
+        StackingError: SLURM does not answer, or the jobs do not end.
     """
     _require_run(run)
     live = sorted(live_jobs(run.journal.events()).values(), key=lambda job: (not job.is_waiting, -job.id))
     if not live:
-        yield "nothing to cancel: no job of this run is in the queue or at work"
+        yield "nothing to cancel: no job of this run is queued or running"
         return
-    # First, so that a controller that is told to stop knows that it must not go back into the queue.
+    # Recorded first, so that a controller that receives the signal knows not to requeue its job.
     run.journal.append("cancelled", jobs=[job.id for job in live])
     slurm_client.cancel([job.id for job in live])
     for job in live:
@@ -124,14 +130,14 @@ def cancel(run: RunFolder) -> Iterator[str]:
         if time.monotonic() > deadline:
             raise StackingError(f"{run.path}: jobs did not end in {_END_PATIENCE:.0f} s; `stacking status` shows them")
         time.sleep(0.5)
-    yield f"`{command('submit --resume', run.path)}` goes on"
+    yield f"run `{command('submit --resume', run.path)}` to continue"
 
 
 def _exists(request: Request) -> bool:
-    """Whether the run is there.
+    """Returns whether the run exists already.
 
     Raises:
-        UserError: it should be and is not, or it is one of another recipe.
+        UserError: it must exist and does not, or it was created from another recipe.
     """
     run = request.run
     if request.recipe is None:
@@ -141,8 +147,8 @@ def _exists(request: Request) -> bool:
     if request.recipe is None or not run.recipe.is_file():
         return True
     if run.recipe.read_bytes() != _recipe(request).to_yaml().encode():
-        remedy = f"`{command('submit --resume', run.path)}` goes on with it, or choose another folder"
-        raise UserError(run.recipe, "is another recipe, or one with other data or settings", remedy)
+        remedy = f"run `{command('submit --resume', run.path)}` to continue it, or choose another folder"
+        raise UserError(run.recipe, "belongs to another recipe, or one with other data or settings", remedy)
     return True
 
 
@@ -156,7 +162,7 @@ def _recipe(request: Request) -> Recipe:
 
 
 def _check_new(request: Request, site: Site, mode: Mode) -> Plan:
-    """The plan of a run that can be submitted: made, and every script of it rendered, before anything is written."""
+    """Returns the plan of a new run, after rendering all of its scripts; writes nothing."""
     recipe = _recipe(request)
     plan, _ = plan_recipe(recipe)
     check_machine(plan, None)
@@ -169,7 +175,7 @@ def _check_new(request: Request, site: Site, mode: Mode) -> Plan:
 
 
 def _check_scripts(scripts: Mapping[str, str]) -> None:
-    """Let SLURM look at every job before anything is written."""
+    """Has SLURM validate every job before anything is written."""
     with tempfile.TemporaryDirectory(prefix="stacking-submit-") as folder:
         for name, text in scripts.items():
             path = Path(folder) / f"{name}.sbatch"
@@ -178,7 +184,7 @@ def _check_scripts(scripts: Mapping[str, str]) -> None:
 
 
 def _changes_anything(request: Request) -> bool:
-    """Whether the site or the mode that is asked for differs from what the jobs in the queue were made with."""
+    """Returns whether the requested site or mode differs from that of the jobs in the queue."""
     kept = request.run.site
     site = request.site is not None and (not kept.is_file() or load_site(kept) != load_site(request.site))
     return site or (request.mode is not None and request.mode != _mode_before(request.run))
@@ -206,6 +212,6 @@ def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:
     for link in found:
         after = f" after {before}" if before and link.is_new else ""
         start = f", expected to start at {link.start.replace('T', ' ')}" if link.start else ""
-        yield f"{link.job.name:<18} job {link.id} {'submitted' if link.is_new else 'is there already'}{after}{start}"
+        yield f"{link.job.name:<18} job {link.id} {'submitted' if link.is_new else 'already queued'}{after}{start}"
         before = link.id
-    yield f"`{command('status', run.path)}` shows them, `{command('cancel', run.path)}` ends them"
+    yield f"`{command('status', run.path)}` shows these jobs, `{command('cancel', run.path)}` ends them"

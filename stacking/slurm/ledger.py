@@ -1,4 +1,4 @@
-"""The jobs of a run: what the journal says was submitted, joined with what Slurm says has become of it."""
+"""Joins the jobs that the journal records as submitted with their states in SLURM."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Event = Mapping[str, Any]
 
 
 def known_jobs(events: Iterable[Event]) -> dict[str, Event]:
-    """The newest ``submitted`` event under each job's name, of the way of submitting that was used last."""
+    """Returns the newest ``submitted`` event of each job name, for the most recent submission mode."""
     submitted = [event for event in events if event["event"] == "submitted"]
     return {event["name"]: event for event in submitted if event["mode"] == submitted[-1]["mode"]}
 
 
 def slurm_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
-    """What Slurm still knows of the run's jobs, by name.
+    """Returns the run's jobs that SLURM still knows, by name.
 
     Raises:
-        StackingError: Slurm does not answer.
+        StackingError: SLURM does not answer.
     """
     ids = {name: int(event["job"]) for name, event in known_jobs(events).items()}
     found = slurm_client.jobs(list(ids.values()))
@@ -29,15 +29,15 @@ def slurm_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
 
 
 def live_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
-    """The run's jobs that wait or work, by name; without those that wait for what will never happen.
+    """Returns the run's pending and running jobs by name, except those whose dependency can never be satisfied.
 
     Raises:
-        StackingError: Slurm does not answer.
+        StackingError: SLURM does not answer.
     """
     return {name: job for name, job in slurm_jobs(events).items() if job.is_live and job.reason != slurm_client.NEVER}
 
 
 def is_done(submitted: Event, events: Iterable[Event]) -> bool:
-    """Whether every phase of a job is finished, as far as the journal knows."""
+    """Returns whether every phase of a job is finished, according to the journal."""
     finished = {f"{event['phase']}:{event['stage']}" for event in events if event["event"] == "finished"}
     return set(str(submitted["phases"]).split(",")) <= finished

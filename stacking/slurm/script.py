@@ -1,4 +1,4 @@
-"""From a job to the text of its script: every placeholder of the templates gets its value here."""
+"""Renders a job's script by filling every placeholder of its template."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stacking.slurm.templates import find_template, render
 
 
 def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> str:
-    """The sbatch script of ``job``.
+    """Returns the sbatch script of ``job``.
 
     Raises:
-        UserError: the template or the run's path cannot be used.
+        UserError: the template or the run's path is unusable.
     """
     hours = site.transition.hours if job.template == "transition" else job.resources.hours or site.hours
     check_warning(site, hours, f"job {job.name}")
@@ -30,16 +30,16 @@ def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> str:
 
 
 def title(plan: Plan, job: ChainJob) -> str:
-    """The job's name in the queue: the run's and its own, as one plain word."""
+    """Returns the job's name in the queue: the names of the run and the job, as one plain word."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', plan.name) or 'stacking'}-{job.name}"
 
 
 def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
-    """What a template may use. Values for the shell are quoted already; the others are single plain words."""
+    """Returns the values that a template may use: quoted where the shell reads them, plain words elsewhere."""
     common = {
         "name": title(plan, job),
         "job": job.name,
-        # Relative to the job's folder, so that no character of the run's path means anything to Slurm.
+        # Relative to the job's folder, so that SLURM does not interpret characters of the run's path.
         "log": f"slurm/{job.name}.%j.log",
         "warning_seconds": site.warning_seconds,
         "mends": site.mends,
@@ -61,7 +61,7 @@ def _training(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[str
     cuda = plan.launch.accelerator == "cuda"
     return {
         "nodes": job.nodes,
-        # With --ntasks-per-node Slurm takes as few nodes as a range allows, without it as many as there are.
+        # With --ntasks-per-node, SLURM picks the fewest nodes of a range; without it, as many as are available.
         "tasks_per_node": None if job.is_elastic else job.shape.ranks_per_node,
         "cores_per_task": site.cores_per_rank * (job.shape.ranks_per_node if job.is_elastic else 1),
         "gpus": site.gpu_option.format(gpus=job.shape.ranks_per_node) if cuda else None,
@@ -88,7 +88,7 @@ def _transition(site: Site) -> dict[str, Any]:
 
 def _command(job: ChainJob, run: RunFolder, site: Site) -> list[str]:
     if found := re.search(r"[\x00-\x1f\x7f%\\]", str(run.path)):
-        problem = f"has the character {found.group()!r}, which Slurm replaces in the paths of logs"
+        problem = f"contains {found.group()!r}, which SLURM replaces in log paths"
         raise UserError(repr(str(run.path)), problem, "choose another --run-dir")
     only = [] if job.name == "run" else ["--only", job.only]
     return _program("resume", str(run.path), "--launcher", "slurm", *only, site=site)
@@ -103,18 +103,18 @@ def _program(*arguments: str, site: Site) -> list[str]:
 
 
 def _option(option: str) -> str:
-    """An option as a ``#SBATCH`` line takes it, its value quoted where it has blanks."""
+    """Formats an option for a ``#SBATCH`` line, quoting a value that contains spaces."""
     name, equals, value = option.partition("=")
     return f"{name}={shlex.quote(value)}" if equals else option
 
 
 def _in_quotes(value: str) -> str:
-    """A value in double quotes in which the job's shell expands ``$NAMES`` and nothing else."""
+    """Quotes a value so that the job's shell expands ``$NAMES`` and nothing else."""
     return '"' + re.sub(r'["\\`]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})', r"\\\g<0>", value) + '"'
 
 
 def _launcher(job: ChainJob, site: Site) -> dict[str, str]:
-    """What the SLURM launcher reads."""
+    """Returns the environment variables that the SLURM launcher reads."""
     launcher = {
         "STACKING_SRUN": shlex.join(site.srun),
         "STACKING_CONTAINER": shlex.join(site.container),
@@ -126,7 +126,7 @@ def _launcher(job: ChainJob, site: Site) -> dict[str, str]:
 
 
 def _time(hours: float | None) -> str | None:
-    """Slurm's ``days-hours:minutes:seconds``."""
+    """Formats a duration as SLURM's ``days-hours:minutes:seconds``."""
     if hours is None:
         return None
     seconds = math.ceil(hours * 3600)

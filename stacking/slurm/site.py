@@ -1,4 +1,4 @@
-"""What is particular to a cluster: one YAML file, written once by somebody who knows it."""
+"""Reads the site file: one YAML file per cluster with its accounts, partitions and options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OWNED = (
     *("--ntasks", "--ntasks-per-node", "--open-mode", "--output", "--parsable", "--requeue", "--signal", "--test-only"),
     *("--time", "--wait", "--wrap", "-a", "-b", "-D", "-d", "-e", "-H", "-J", "-N", "-n", "-o", "-t", "-W"),
 )
-"""Options that the scripts set themselves: last on the line, a site's would win without a word."""
+"""Options that the scripts set themselves; a site's option would silently override them."""
 
 
 def _gpu_option(value: str) -> str:
@@ -44,12 +44,12 @@ def _sbatch_option(value: str) -> str:
 
 
 def _text(value: Any) -> Any:
-    """``account: 20231`` and ``memory: 0``: where YAML reads a number, the word is meant."""
+    """Converts numbers to text: in ``account: 20231`` and ``memory: 0`` YAML reads a number."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _expanded(value: str) -> str:
-    """``~`` and ``$VARIABLES`` as they are where the site file is read."""
+    """Expands ``~`` and ``$VARIABLES`` in the environment of the submitting process."""
     full = os.path.expandvars(os.path.expanduser(value))
     if found := re.search(r"\$\{?\w+", full):
         raise complaint(f"has {found.group()}, which is not set here", "set it, or write the path out")
@@ -71,7 +71,7 @@ def _expandable(value: str) -> str:
 def _variables(value: Any) -> Any:
     for name in value if isinstance(value, dict) else ():
         if not re.fullmatch(r"[A-Za-z_]\w*", str(name)):
-            raise complaint(f"has {shown(name)}, which is no name of a variable", "use letters, digits and _")
+            raise complaint(f"has {shown(name)}, which is not a valid variable name", "use letters, digits and _")
     return value
 
 
@@ -83,7 +83,7 @@ ExpandedLines = Annotated[tuple[Expanded, ...], Field(strict=False)]
 
 
 _EARLY = 60
-"""Seconds by which SLURM may send a signal before its time (sbatch --signal)."""
+"""Seconds by which SLURM may send a signal early (sbatch --signal)."""
 
 
 class _Section(BaseModel):
@@ -91,20 +91,20 @@ class _Section(BaseModel):
 
 
 class Transition(_Section):
-    """What the small jobs between the stages ask for: they read and write files, and need no GPU."""
+    """Defines the resources of the small jobs between stages, which read and write files and need no GPU."""
 
     partition: Name | None = None
-    """Null: the cluster's default, not that of the stages."""
+    """Null: the cluster's default, not the stages' partition."""
     qos: Name | None = None
     constraint: Name | None = None
     cores: Count = 2
     memory: Name | None = None
-    """Slurm's spelling, such as 16G; null: the partition's default."""
+    """In SLURM's format, such as 16G; null: the partition's default."""
     hours: Positive = 1.0
 
 
 class Site(_Section):
-    """A cluster's settings. Null, or an empty list: not written into the scripts at all."""
+    """Defines a cluster's settings. A null or an empty list is left out of the scripts."""
 
     account: Name | None = None
     partition: Name | None = None
@@ -113,55 +113,55 @@ class Site(_Section):
     constraint: Name | None = None
     reservation: Name | None = None
     options: Annotated[tuple[Annotated[Line, AfterValidator(_sbatch_option)], ...], Field(strict=False)] = ()
-    """More options of sbatch, as they are, for every job."""
+    """Additional sbatch options for every job, copied verbatim."""
     ranks_per_node: Count = 1
-    """The GPUs of a node, or how many CPU ranks one takes."""
+    """The number of GPUs per node, or of CPU ranks per node."""
     cores_per_rank: Count = 1
     gpu_option: Annotated[Word, AfterValidator(_gpu_option)] = "--gres=gpu:{gpus}"
-    """How this cluster is asked for the GPUs of each node: ``--gres=gpu:v100:{gpus}``, ``--gpus-per-node={gpus}``."""
+    """The sbatch option that requests GPUs per node: ``--gres=gpu:v100:{gpus}``, ``--gpus-per-node={gpus}``."""
     memory: Name | None = None
-    """Per node, in Slurm's spelling; 0 is the whole node's."""
+    """Memory per node in SLURM's format; 0: all of the node's memory."""
     hours: Positive | None = None
-    """Time limit of a training job; null: the partition's."""
+    """Time limit of a training job, in hours; null: the partition's."""
     warning_seconds: Count = 300
-    """How long before the time limit a job is told to leave a checkpoint: longer than an update and a checkpoint."""
+    """Seconds before the time limit at which a job is told to checkpoint; must exceed an update plus a checkpoint."""
     transition: Transition = Transition()
 
     modules: Lines = ()
-    """What ``module load`` gets."""
+    """The arguments of ``module load``."""
     environment: Annotated[dict[str, Line], BeforeValidator(_variables)] = Field(default_factory=dict)
-    """Variables that are set for the job and all of its ranks; ``$NAMES`` in them are expanded by the job."""
+    """Environment variables of the job and all of its ranks; the job expands ``$NAMES`` in their values."""
     prelude: Lines = ()
-    """Lines of bash that run first on the first node, as they are: ``source ~/venv/bin/activate``."""
+    """Lines of bash that run first, on the first node, verbatim: ``source ~/venv/bin/activate``."""
     scratch: Annotated[str, AfterValidator(_expandable)] | None = None
-    """A folder on each node's own disk for temporary files, made if it is not there: ``/scratch/$USER``."""
+    """A folder for temporary files on each node's local disk, created if missing: ``/scratch/$USER``."""
     python: Expanded | None = None
-    """The interpreter that has this program; null: the one that submits."""
+    """The Python interpreter that has this package; null: the submitting one."""
     container: ExpandedLines = ()
-    """Words before each rank's command: ``[apptainer, exec, --nv, /images/bert.sif]``. The controller runs outside."""
+    """Prefix of each rank's command: ``[apptainer, exec, --nv, /images/bert.sif]``. The controller runs outside it."""
     srun: Annotated[tuple[Annotated[Expanded, AfterValidator(_option)], ...], Field(strict=False)] = ()
-    """More options of the srun that starts the ranks, such as ``--mpi=none``."""
+    """Additional options of the srun that starts the ranks, such as ``--mpi=none``."""
     interface: Name | None = None
-    """The network interface that ranks talk over, where a host has several: ``ib0``."""
+    """The network interface between ranks, for hosts with several: ``ib0``."""
     ipv6: bool = False
-    """Whether ranks find each other by IPv6 addresses."""
+    """Whether ranks rendezvous over IPv6."""
     mends: Annotated[int, Field(ge=0)] = 3
-    """How often a job whose controller was killed goes back into the queue by itself; 0: never."""
+    """How often a job whose controller was killed is requeued automatically; 0: never."""
     doctor: bool = True
-    """Whether a job that trains looks at its nodes first, and ends at once where training is impossible."""
+    """Whether a training job checks its nodes first and ends at once if they cannot train."""
     templates: Line | None = None
-    """A folder with the site's own versions of the ``*.sbatch`` templates, relative to this file."""
+    """A folder with the site's own ``*.sbatch`` templates, relative to the site file."""
 
     def to_yaml(self) -> str:
-        """The settings with their defaults written out; reads back as the same settings."""
+        """Serialises the settings, including defaults, as YAML that reads back as the same settings."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def load_site(file: Path | None) -> Site:
-    """The settings in ``file``; without one, the defaults.
+    """Reads the settings in ``file``; returns the defaults without one.
 
     Raises:
-        UserError: one line: file, key, what is wrong, what would be right.
+        UserError: the file is invalid; the message names the file, the key, the problem and the remedy.
     """
     if file is None:
         return Site()
@@ -175,26 +175,26 @@ def load_site(file: Path | None) -> Site:
 
 
 def check_programs(site: Site, where: str) -> None:
-    """Make sure that what the jobs start is there, as far as this machine can tell.
+    """Checks that the programs the jobs start exist, as far as this machine can tell.
 
     Raises:
-        UserError: the interpreter, the container's program or its image does not exist here.
+        UserError: the interpreter, the container program or its image does not exist here.
     """
     for key, value in (("python", site.python), ("container[0]", next(iter(site.container), None))):
         if value and shutil.which(value) is None:
-            raise UserError(f"{where}: {key}", f"is {value}, which is no program here", "name one that all nodes see")
+            raise UserError(f"{where}: {key}", f"is {value}, which is not a program", "name one that all nodes see")
     for number, word in enumerate(site.container[1:], start=1):
         if word.endswith((".sif", ".sqsh")) and word.startswith("/") and not Path(word).is_file():
             raise UserError(f"{where}: container[{number}]", f"is {word}, which does not exist", "correct the path")
 
 
 def check_warning(site: Site, hours: float | None, where: str) -> None:
-    """Make sure that a job has time to work before it is warned of its time limit.
+    """Checks that a job has time to work before the warning of its time limit.
 
     Raises:
-        UserError: SLURM, which warns up to a minute early, would warn it at once.
+        UserError: SLURM, which sends signals up to a minute early, would send the warning at once.
     """
     if hours is None or site.warning_seconds + _EARLY < hours * 3600:
         return
-    problem = f"is {site.warning_seconds}, and {where} ends after {hours * 3600:.0f} s: it would be stopped at once"
-    raise UserError("site file: warning_seconds", problem, "give less, or raise the time limit")
+    problem = f"is {site.warning_seconds}, and {where} ends after {hours * 3600:.0f} s: it would be stopped immediately"
+    raise UserError("site file: warning_seconds", problem, "lower it, or raise the time limit")

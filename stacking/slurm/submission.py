@@ -1,8 +1,8 @@
-"""Submits what is missing of a run's chain, and never anything twice.
+"""Submits the missing jobs of a run's chain, each exactly once.
 
-A lock lets one process submit at a time; the journal knows every job that was ever submitted, Slurm which of them
-still live. Jobs are submitted held and released when all of them stand in the journal, so that one that was cut off
-here leaves nothing behind that could start.
+A lock serialises submissions. The journal lists every job ever submitted; SLURM knows which of them are still alive.
+Jobs are submitted on hold and released once the journal lists all of them, so that an interrupted submission leaves
+no job that could start.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Link:
 
     job: ChainJob
     id: int | None
-    """In Slurm; None: it is to be submitted."""
+    """The SLURM job id; None: not submitted yet."""
     is_new: bool = False
-    """Whether it was submitted just now."""
+    """Whether this call submitted it."""
     start: str | None = None
-    """When SLURM expects to start it, ISO 8601; of a job that waits for no other."""
+    """SLURM's expected start time, ISO 8601; only for a job without dependencies."""
 
 
 def links(jobs: Sequence[ChainJob], left: Iterable[Phase], live: Mapping[str, SlurmJob]) -> list[Link]:
-    """The jobs that have anything left to do. After the first that is to be submitted, all are: they depend on it."""
+    """Returns the jobs with unfinished phases; jobs after the first new one are new too, since they depend on it."""
     to_do = {(phase.name, phase.stage) for phase in left}
     needed = [job for job in jobs if any((phase.name, phase.stage) in to_do for phase in job.phases)]
     found: list[Link] = []
@@ -53,9 +53,9 @@ def links(jobs: Sequence[ChainJob], left: Iterable[Phase], live: Mapping[str, Sl
 
 
 def standing(run: RunFolder) -> dict[str, SlurmJob]:
-    """The run's jobs if everything that is left to do is in the queue or at work already, else nothing.
+    """Returns the run's jobs if they cover all remaining work, otherwise an empty mapping.
 
-    Nothing but the journal is read, so that this may be asked while a controller holds the run.
+    Reads only the journal, so it is safe to call while a controller holds the run's lock.
     """
     events = run.journal.events()
     live = live_jobs(events)
@@ -66,10 +66,10 @@ def standing(run: RunFolder) -> dict[str, SlurmJob]:
 
 @contextmanager
 def submitting(run: RunFolder) -> Iterator[None]:
-    """Keep everybody else from submitting jobs of this run.
+    """Prevents other processes from submitting jobs of this run.
 
     Raises:
-        UserError: somebody is submitting them at this moment.
+        UserError: another process is submitting jobs of this run.
     """
     with disk_errors(run.scripts):
         run.scripts.mkdir(parents=True, exist_ok=True)
@@ -78,13 +78,13 @@ def submitting(run: RunFolder) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise UserError(run.path, "is being submitted by another process", "wait for it") from None
+        raise UserError(run.path, "is being submitted by another process", "wait until that has finished") from None
     finally:
         os.close(descriptor)
 
 
 def verified_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
-    """The phases that are left, by the files themselves; whoever calls holds the run's lock."""
+    """Verifies the run's files and returns the unfinished phases; the caller must hold the run's lock."""
 
     def note(damage: DamagedFile) -> None:
         run.journal.append("damaged", phase="verify", stage=-1, message=str(damage))
@@ -93,16 +93,16 @@ def verified_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
 
 
 def reported_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
-    """The phases that are left, as far as the journal knows: for a run whose jobs may be at work."""
+    """Returns the unfinished phases according to the journal; safe while the run's jobs are running."""
     finished = {(event["phase"], event["stage"]) for event in run.journal.events() if event["event"] == "finished"}
     return [phase for phase in phases(plan, run) if (phase.name, phase.stage) not in finished]
 
 
 def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Sequence[Phase]) -> list[Link]:
-    """Submit the jobs that do what is ``left`` and are not in the queue; inside ``submitting``.
+    """Submits the jobs that cover the phases ``left`` and are not in the queue; call it inside ``submitting``.
 
     Raises:
-        UserError: Slurm refuses a job, or jobs of the other mode are in the queue; nothing was submitted then.
+        UserError: SLURM rejects a job, or jobs of the other mode are in the queue; no job is submitted.
     """
     live = live_jobs(run.journal.events())
     _refuse_other_mode(run, live, mode)
@@ -125,23 +125,23 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
 
 
 def check_recipe(recipe: Recipe, plan: Plan) -> None:
-    """Refuse what would be taken from the machine that submits, as it says nothing about the nodes.
+    """Rejects `auto` values that would be resolved from the submitting machine rather than the nodes.
 
     Raises:
-        UserError: names the key.
+        UserError: the recipe has such a value; the message names the key.
     """
     launch = recipe.launch
     if launch.accelerator == "auto" and launch.device == "auto":
-        problem = "is auto, which looks at this machine and not at the nodes"
+        problem = "is auto, which would be resolved on this machine, not on the nodes"
         raise UserError(recipe.key("launch", "accelerator"), problem, "give cpu, or name the nodes' launch.device")
     for stage in plan.stages:
         if launch.ranks is None and recipe.stages[stage.index].ranks is None:
-            problem = "is auto, which counts this machine's GPUs and not the nodes'"
-            raise UserError(recipe.key("launch", "ranks"), problem, "give the number of ranks of a job")
+            problem = "is auto, which counts this machine's GPUs, not the nodes'"
+            raise UserError(recipe.key("launch", "ranks"), problem, "give the number of ranks per job")
 
 
 def _is_outdated(job: SlurmJob, name: str, scripts: Mapping[str, str], run: RunFolder) -> bool:
-    """Whether a job still waits with a script that the site or the recipe's resources would write otherwise now."""
+    """Returns whether a pending job's script differs from the one that would be written now."""
     path = run.scripts / f"{name}.sbatch"
     return job.is_waiting and path.is_file() and path.read_text(encoding="utf-8") != scripts.get(name)
 
@@ -164,7 +164,7 @@ def _submit_missing(run: RunFolder, mode: Mode, found: Sequence[Link], scripts: 
     except StackingError:
         new = [link.id for link in done if link.is_new and link.id is not None]
         slurm_client.cancel(new)
-        run.journal.append("cancelled", jobs=new, message="the rest of the chain was refused")
+        run.journal.append("cancelled", jobs=new, message="SLURM rejected the rest of the chain")
         raise
     return done
 
@@ -174,7 +174,7 @@ def _path(run: RunFolder, job: ChainJob) -> Path:
 
 
 def _is_over(run: RunFolder) -> bool:
-    """Whether the last phase is finished, its output is there, and nothing was found damaged since."""
+    """Returns whether the last phase is finished, its output exists and no damage was found since."""
     last = next((e for e in reversed(run.journal.events()) if e["event"] in ("finished", "damaged", "started")), None)
     return last is not None and (last["event"], last["phase"]) == ("finished", "report") and run.report.is_file()
 
@@ -184,11 +184,11 @@ def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode)
     if live and (before := next(iter(known.values()))["mode"]) != mode:
         listed = ", ".join(f"{job.id} ({name})" for name, job in live.items())
         problem = f"has jobs in the queue that were submitted as {before}: {listed}"
-        raise UserError(run.path, problem, f"`{command('cancel', run.path)}` first")
+        raise UserError(run.path, problem, f"run `{command('cancel', run.path)}` first")
 
 
 def _orphans(run: RunFolder, jobs: Iterable[ChainJob], plan: Plan) -> list[SlurmJob]:
-    """Waiting jobs that the journal does not know: a submission was cut off, or its lines were lost."""
+    """Returns pending jobs missing from the journal, left by an interrupted submission or lost lines."""
     known = {int(event["job"]) for event in run.journal.events() if event["event"] == "submitted"}
     names = {title(plan, job) for job in jobs}
     found = slurm_client.jobs_in(run.path).values()

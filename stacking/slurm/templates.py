@@ -1,4 +1,4 @@
-"""Fills the ``*.sbatch`` templates; a placeholder that nobody fills is an error, not an empty string."""
+"""Renders the ``*.sbatch`` templates; an undefined placeholder is an error, not an empty string."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from stacking.errors import UserError
 
 
 def find_template(name: str, own: Path | None = None) -> Path:
-    """The template ``NAME.sbatch``: the site's own, if its folder has one, or the one that ships.
+    """Returns the path of ``NAME.sbatch``: the site's own template if there is one, otherwise the packaged one.
 
     Raises:
-        UserError: there is none; names the folders.
+        UserError: no folder has the template; the message lists the folders.
     """
     if own is not None and not own.is_dir():
-        raise UserError(own, "is not a folder of templates", "correct templates in the site file")
+        raise UserError(own, "is not a folder of templates", "correct `templates` in the site file")
     folders = (*((own,) if own else ()), SLURM_TEMPLATES)
     found = next((folder / f"{name}.sbatch" for folder in folders if (folder / f"{name}.sbatch").is_file()), None)
     if found is None:
         looked = " nor in ".join(map(str, folders))
-        raise UserError(f"{name}.sbatch", f"is not in {looked}", "install again, or set templates in site.yaml")
+        raise UserError(f"{name}.sbatch", f"is not in {looked}", "reinstall stacking, or set `templates` in site.yaml")
     return found
 
 
 def render(template: Path, values: Mapping[str, Any]) -> str:
-    """The script that ``template`` makes of ``values``.
+    """Renders ``template`` with ``values``.
 
     Raises:
-        UserError: the template's syntax is wrong, or it has a placeholder that is not among ``values``.
+        UserError: the template has a syntax error or a placeholder that is not among ``values``.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -47,13 +47,13 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
         return environment.from_string(text).render(values)
     except jinja2.TemplateSyntaxError as error:
         where = f"{template}: line {error.lineno}"
-        raise UserError(where, f"is not a template ({error.message})", "placeholders are written {{ name }}") from None
+        raise UserError(where, f"is not a template ({error.message})", "write placeholders as {{ name }}") from None
     except (jinja2.TemplateError, TypeError) as error:
-        raise UserError(template, f"cannot be filled ({error})", "compare it with the one that ships") from None
+        raise UserError(template, f"cannot be rendered ({error})", "compare it with the packaged template") from None
 
 
 def _check_placeholders(template: Path, tree: nodes.Template, values: Mapping[str, Any]) -> None:
-    """Every placeholder, also where a condition would leave it out."""
+    """Rejects unknown placeholders, including those in branches that are not rendered."""
     unknown = find_undeclared_variables(tree) - set(values)
     if unknown:
         first = min((n for n in tree.find_all(nodes.Name) if n.name in unknown), key=lambda n: n.lineno)

@@ -18,7 +18,7 @@ TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EAGAIN, errn
 """File servers and cables give these; the same call may succeed a moment later."""
 
 _UNWRITABLE = ("cannot be written", "choose a folder that you may write to")
-_NO_FOLDER = ("is a file, or lies below one", "choose a folder")
+_NO_FOLDER = ("is a file, or is inside one", "choose a folder")
 _BAD_NAME = ("cannot be made", "choose another name")
 _MISTAKES = {
     errno.EACCES: _UNWRITABLE,

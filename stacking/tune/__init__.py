@@ -1,6 +1,6 @@
-"""`stacking tune`: what runs each stage fastest at the recipe's global batch, found by measuring.
+"""`stacking tune`: find by measurement what runs each stage fastest at the recipe's global batch.
 
-Data flow: `candidate` says what can be chosen, `space` what a stage on this machine has of it, `memory` what cannot
-fit, `search` which of the rest to measure and in what order, `measure` measures, `store` remembers, `explain`,
-`write` and `picture` tell. Nothing that is tuned changes what an update computes.
+Data flow: `candidate` defines the dimensions, `space` restricts them to a stage on this machine, `memory` rules out
+what cannot fit, `search` chooses what to measure and in what order, `measure` runs the trials, `store` keeps their
+results, `explain`, `write` and `picture` report. Tuning never changes what an update computes.
 """

@@ -1,4 +1,4 @@
-"""How much a tuning may take."""
+"""Limits on the number and time of trials."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 
 _SEARCH = 0.75
-"""The search's part of a stage's time; the rest is the final's."""
+"""The share of a stage's time for the search; the rest is for the runoff."""
 
 
 class Budget:
     """A number of trials per stage, and a time that the stages share.
 
     Args:
-        trials: most trials of one stage's search; None: as many as it takes.
-        seconds: of the whole tuning, from now; None: as long as it takes.
-        stages: how many there are to tune.
+        trials: maximum number of trials in one stage's search; None: unlimited.
+        seconds: time for the whole tuning, from now; None: unlimited.
+        stages: number of stages to tune.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Budget:
         self._stage_end: float | None = None
 
     def next_stage(self) -> None:
-        """Give the next stage its part of the time that is left."""
+        """Assign the next stage its share of the remaining time."""
         if self._end is not None:
             now = self._clock()
             share = max(0.0, self._end - now) / max(self._left_stages, 1)
@@ -35,17 +35,17 @@ class Budget:
         self._left_stages -= 1
 
     def seconds_left(self) -> float | None:
-        """For this stage; None: no limit."""
+        """Return the seconds left for this stage; None: no limit."""
         return None if self._stage_end is None else max(0.0, self._stage_end - self._clock())
 
     def search_spent(self, measured: int) -> str:
-        """Why no further trial of the search may start after ``measured`` of them; nothing while one may."""
+        """Return why the search may start no further trial after ``measured`` of them; empty while it may."""
         if self._trials is not None and measured >= self._trials:
-            return f"it has had its {self._trials} trials"
+            return f"the limit of {self._trials} trials was reached"
         if self._search_end is not None and self._clock() >= self._search_end:
-            return "its time is over"
+            return "the time limit was reached"
         return ""
 
     def final_spent(self) -> str:
-        """Why no further trial of the final may start; nothing while one may."""
-        return "the time is over" if self.seconds_left() == 0 else ""
+        """Return why the runoff may start no further trial; empty while it may."""
+        return "the time limit was reached" if self.seconds_left() == 0 else ""

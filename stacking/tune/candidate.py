@@ -1,4 +1,4 @@
-"""What can be chosen for a stage: the table of dimensions, and one point in it."""
+"""The table of tunable dimensions, and a candidate: one point in it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DIMENSIONS: Mapping[str, tuple[Any, ...]] = {
     "activation_checkpointing": (False, True),
     "offload": ("none", "optimizer", "optimizer+param"),
 }
-"""Every dimension beside the micro-batch, and its values: the first costs no speed, each further one buys memory or,
-for ``compile``, speed. Precision, optimizer, learning rate and clipping are no dimensions: they are the recipe's."""
+"""Every dimension except the micro-batch, and its values: the first costs no speed, each further one saves memory or,
+for ``compile``, time. Precision, optimizer, learning rate and clipping are not tuned: the recipe sets them."""
 
 OFFLOAD_WORDS: Mapping[Offload, str] = {
     "none": "no offload",
@@ -24,11 +24,11 @@ OFFLOAD_WORDS: Mapping[Offload, str] = {
     "optimizer+param": "all offloaded",
 }
 _LEAST_ZERO: Mapping[Offload, int] = {"none": 0, "optimizer": 1, "optimizer+param": 3}
-"""The ZeRO stage that can offload so much."""
+"""The ZeRO stages that support each kind of offload."""
 
 
 class Setting(BaseModel):
-    """Everything that is chosen but the micro-batch."""
+    """Everything that is tuned except the micro-batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,11 +46,11 @@ class Setting(BaseModel):
 
     @property
     def possible(self) -> bool:
-        """Whether DeepSpeed has it, and the plan would take it: ZeRO 3 and compiled layers exclude each other."""
+        """Whether DeepSpeed and the plan support the combination: ZeRO 3 and compiled layers exclude each other."""
         return self.zero_stage >= _LEAST_ZERO[self.offload] and not (self.compile and self.zero_stage == 3)
 
     def changed(self, **values: Any) -> Setting:
-        """The same with other values, and with what these exclude changed as little as can be."""
+        """Return a copy with other values, adjusting as little as possible where they exclude existing ones."""
         setting = self.model_copy(update=values)
         if setting.compile and setting.zero_stage == 3:
             setting = setting.model_copy(update={"zero_stage": 2} if "compile" in values else {"compile": False})
@@ -61,19 +61,19 @@ class Setting(BaseModel):
 
     @property
     def switches(self) -> int:
-        """How many things are on that could be off: what is simple has few."""
+        """Count the features switched on; a simpler setting has fewer."""
         return self.compile + self.activation_checkpointing + DIMENSIONS["offload"].index(self.offload)
 
     @property
     def words(self) -> str:
-        """``ZeRO 2, compiled, checkpointing, optimizer offloaded``."""
+        """Describe the setting, such as ``ZeRO 2, compiled, checkpointing, optimizer offloaded``."""
         parts = [f"ZeRO {self.zero_stage}"]
         parts += ["compiled"] * self.compile + ["checkpointing"] * self.activation_checkpointing
         return ", ".join(parts + [OFFLOAD_WORDS[self.offload]] * (self.offload != "none"))
 
 
 class Candidate(BaseModel):
-    """A setting and a micro-batch: what a trial measures."""
+    """A setting and a micro-batch, measured by one trial."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,7 +83,7 @@ class Candidate(BaseModel):
 
     @property
     def label(self) -> str:
-        """A file's name: ``m8-z2-compile``."""
+        """Return a file name, such as ``m8-z2-compile``."""
         setting = self.setting
         parts = [f"m{self.micro_batch}", f"z{setting.zero_stage}"]
         parts += ["compile"] * setting.compile + ["checkpoint"] * setting.activation_checkpointing
@@ -97,5 +97,5 @@ class Candidate(BaseModel):
         return Candidate(micro_batch=micro_batch, setting=self.setting)
 
     def changed(self, **values: Any) -> Candidate:
-        """The same micro-batch in another setting."""
+        """Return the same micro-batch in another setting."""
         return Candidate(micro_batch=self.micro_batch, setting=self.setting.changed(**values))

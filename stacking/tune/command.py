@@ -1,4 +1,4 @@
-"""`stacking tune`, from a recipe to its files."""
+"""`stacking tune`, from a recipe to the files it writes."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Request:
     stages: Sequence[int] | None
     """Null: all."""
     launcher: str | None
-    """Null: the recipe's."""
+    """None: the recipe's launcher."""
     trials: int | None
     minutes: float | None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it."""
+    """The results of a tuning."""
 
     plan: Plan
     tuned: Sequence[Tuned]
@@ -66,7 +66,7 @@ class Report:
 
 
 def tune(request: Request, tell: Tell) -> Report:
-    """Find, measure and write; an interrupted tuning goes on from its trials.
+    """Search, measure and write the results; an interrupted tuning reuses its finished trials.
 
     Raises:
         UserError: the recipe, the folder or an option is wrong.
@@ -94,7 +94,7 @@ def tune(request: Request, tell: Tell) -> Report:
                 trials = StageTrials(variants, stage.index, records, launcher, budget, samples, under)
                 tuned.append(_tune_stage(variants, stage, trials, _ranks_on_host(stage, base, name)))
         except KeyboardInterrupt:
-            tell("interrupted; the same command goes on from here")
+            tell("interrupted; run the same command again to continue")
             raise
         return _write(folder, variants, tuned)
 
@@ -114,7 +114,7 @@ def _tune_stage(variants: Variants, stage: Stage, trials: StageTrials, ranks_on_
 def _write(folder: Path, variants: Variants, tuned: Sequence[Tuned]) -> Report:
     configs = tuned_configs(variants, tuned)
     if not configs:
-        last = next((tried.message for tried in reversed(tuned[-1].found.tried) if tried.message), "no trial was made")
+        last = next((tried.message for tried in reversed(tuned[-1].found.tried) if tried.message), "no trial was run")
         raise StackingError(f"{folder}: nothing could be measured: {last}")
     names = {index: f"{variants.base.stages[index].name}.json" for index in configs}
     for index, config in configs.items():
@@ -133,7 +133,7 @@ def _check(request: Request) -> None:
 
 
 def _chosen(plan: Plan, indices: Sequence[int] | None) -> list[Stage]:
-    """The stages of these numbers.
+    """Return the stages with these indices.
 
     Raises:
         UserError: there is no such stage.
@@ -147,7 +147,7 @@ def _chosen(plan: Plan, indices: Sequence[int] | None) -> list[Stage]:
 def _check_room(plan: Plan, stage: Stage, launcher: Launcher) -> None:
     room = launcher.capacity(plan.launch.accelerator)
     if room is not None and room < stage.ranks:
-        problem = f"{stage.name} is planned for {stage.ranks} ranks and there is room for {room}"
+        problem = f"{stage.name} is planned for {stage.ranks} ranks, but there is room for {room}"
         raise UserError(plan.recipe, problem, "tune where the stage will run, or set launch.ranks")
 
 
@@ -158,7 +158,7 @@ def _ranks_on_host(stage: Stage, plan: Plan, launcher: str) -> int:
 
 
 def _save_samples(folder: Path, rows: SampleIndex | None) -> Path | None:
-    """The sample index, made once for all trials."""
+    """Write the sample index, which all trials share."""
     if rows is None:
         return None
     path = (folder / _SAMPLES).absolute()
@@ -172,7 +172,7 @@ def _under(stage: Stage, tell: Tell) -> Tell:
 
 
 def as_table(report: Report) -> Table:
-    """One row a stage."""
+    """Tabulate the results, one row per stage."""
     head = ("stage", "micro-batch", "accumulation", "setting", "tokens/s", "× recipe", "trials", "configuration")
     rows = []
     for stage, found, final in report.tuned:

@@ -1,4 +1,4 @@
-"""Why each value is what it is, from what was measured."""
+"""Explains each tuned value by the measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS: Mapping[str, str] = {
     "compile": "stacking.compile",
     "activation_checkpointing": "stacking.activation_checkpointing",
 }
-"""Dimension: where it stands in the configuration."""
+"""Where each dimension is in the DeepSpeed configuration."""
 _ACROSS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 _VALUES: Mapping[str, Callable[[Any], str]] = {
     "zero_stage": lambda value: f"ZeRO {value}",
@@ -29,7 +29,7 @@ _VALUES: Mapping[str, Callable[[Any], str]] = {
 
 
 def reasons(stage: Stage, config: Json, found: Found, final: Final) -> dict[str, str]:
-    """A reason for every value of a tuned configuration."""
+    """Return a reason for every value of a tuned configuration, by key."""
     winner = final.winner.candidate
     accumulation = stage.global_batch // (winner.micro_batch * stage.ranks)
     why = {
@@ -51,7 +51,7 @@ def reasons(stage: Stage, config: Json, found: Found, final: Final) -> dict[str,
 
 
 def _micro_batch(found: Found, final: Final) -> str:
-    """How other micro-batches did, in the setting in which most of them were tried beside the winner's."""
+    """Compare with other micro-batches, in the winner's setting or the one in which most were tried."""
     own = final.winner.candidate
     alike = [tried for tried in found.measured if tried.candidate.micro_batch == own.micro_batch]
     where = max([final.winner, *alike], key=lambda tried: len(_rungs(found, tried)))
@@ -61,17 +61,17 @@ def _micro_batch(found: Found, final: Final) -> str:
 
 
 def _rungs(found: Found, tried: Tried) -> list[Tried]:
-    """The same setting with other micro-batches, as far as they were considered; ascending."""
+    """Return the same setting with every micro-batch considered, ascending."""
     own = tried.candidate
     others = [one for one in found.tried if one.candidate.setting == own.setting and one.candidate != own]
     return sorted(others, key=lambda one: one.candidate.micro_batch)
 
 
 def _dimension(name: str, found: Found, final: Final) -> str:
-    """How the winner did with other values of one dimension, else why there were no trials of them.
+    """Compare the winner with other values of one dimension, or say why they were not tried.
 
-    The comparison is made where most values were tried: in the winner's own setting, or in another one that has its
-    value of the dimension.
+    The comparison uses the setting in which most values were tried: the winner's own, or another one with its value of
+    the dimension.
     """
     winner = final.winner
     value = getattr(winner.candidate.setting, name)
@@ -89,7 +89,7 @@ def _dimension(name: str, found: Found, final: Final) -> str:
 
 
 def _elsewhere(others: list[Tried], final: Final) -> str:
-    """How candidates did that differ in more than the dimension."""
+    """Describe the fastest candidate that differs in more than the dimension."""
     fastest = max(others, key=lambda tried: tried.tokens_per_second)
     words = f"{fastest.candidate.words} {_against(fastest, final.winner, final)}"
     if fastest.result == "measured":
@@ -98,7 +98,7 @@ def _elsewhere(others: list[Tried], final: Final) -> str:
 
 
 def _twins(name: str, found: Found, tried: Tried) -> list[Tried]:
-    """The same candidate with other values of one dimension, as far as they were considered."""
+    """Return the same candidate with every value of one dimension considered."""
     own = getattr(tried.candidate.setting, name)
     changed = [tried.candidate.changed(**{name: value}) for value in found.space.values[name] if value != own]
     return [twin for candidate in changed if (twin := found.of(candidate)) is not None]
@@ -106,7 +106,7 @@ def _twins(name: str, found: Found, tried: Tried) -> list[Tried]:
 
 def _not_tried(name: str, found: Found) -> str:
     if name in ("offload", "activation_checkpointing") and not found.checked_memory:
-        return "it saves memory at the price of time, and memory did not stop the micro-batch from growing"
+        return "it saves memory at the cost of time, and memory did not limit the micro-batch"
     return f"not tried: {found.stopped}" if found.stopped else "the recipe's own; nothing else was tried"
 
 
@@ -116,17 +116,17 @@ def _sentence(winner: Tried, parts: list[str]) -> str:
 
 
 def _against(tried: Tried, reference: Tried, final: Final) -> str:
-    """What a candidate was beside another: in the final if both were in it, else in the search."""
+    """Return a candidate's speed relative to another: from the runoff if both were in it, else from the search."""
     if tried.result != "measured":
         return {"out-of-memory": "ran out of memory", "failed": "failed", "pruned": "cannot fit"}[tried.result]
     finalists = {final.winner.candidate, final.runner_up.candidate if final.runner_up else None}
     in_final = final.lead is not None and {tried.candidate, reference.candidate} == finalists
     ratio = 1 / final.lead if final.lead and in_final else tried.tokens_per_second / reference.tokens_per_second
-    return f"{100 * (ratio - 1):+.1f} %{' in the final' * in_final}"
+    return f"{100 * (ratio - 1):+.1f} %{' in the runoff' * in_final}"
 
 
 def gain(found: Found, final: Final) -> float | None:
-    """Tokens/s of the winner over those of the recipe's own setting; None where that one was not measured."""
+    """Return the winner's tokens/s relative to the recipe's own setting; None if that was not measured."""
     base, winner = found.of(found.space.base), final.winner
     if base is None or base.result != "measured":
         return None

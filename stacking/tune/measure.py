@@ -1,4 +1,4 @@
-"""Trials of one stage, each in processes of its own, remembered in files."""
+"""Runs the trials of one stage, each in processes of its own, and records the results in files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from stacking.tune.variant import Variants
 
 _WARMUP, _STEPS, _REPEATS, _LEAST_SECONDS = 2, 2, 3, 2.0
 _UPDATE_SECONDS = 2.0
-"""Updates that are estimated to take longer are measured with fewer micro-steps."""
+"""Updates estimated to take longer are measured with fewer micro-steps."""
 _PATIENCE = 6.0
-"""A trial may take so many times what the first one took: compilation included, hanging not."""
+"""A trial may take this many times as long as the first one: enough for compilation, not for a hang."""
 _LEAST_PATIENCE = 240.0
 _UNKNOWN_TFLOPS = 10.0
-"""Of a GPU without a row of its own; decides no more than how long a trial is."""
+"""Assumed for a GPU without a row of its own; it only affects the length of a trial."""
 
 Tell = Callable[[str], None]
 
@@ -63,7 +63,7 @@ class StageTrials:
         return self._run(candidate, candidate.label)
 
     def again(self, candidate: Candidate, number: int) -> Tried:
-        """Measure in a round of the final.
+        """Measure the candidate in a round of the runoff.
 
         Raises:
             Spent: the time is over.
@@ -94,7 +94,7 @@ class StageTrials:
         result = run_trial(trial, self._records.folder(label), self._launcher, limit)
         wall = time.monotonic() - started
         if result.outcome == "failed" and (reason := self._budget.final_spent()):
-            raise Spent(reason)  # ended by the budget, which says nothing about the candidate
+            raise Spent(reason)  # the budget ended it, which says nothing about the candidate
         self._patience = self._patience or max(_LEAST_PATIENCE, _PATIENCE * wall)
         stage = self._variants.base.stages[self._index]
         tried = judged(candidate, result, stage, plan.stages[self._index], wall)
@@ -109,7 +109,7 @@ class StageTrials:
 
 
 def trial_share(plan: Plan, stage: Stage, cores: int) -> int:
-    """Sequences per rank in an update of a trial: all, or fewer where an update takes too long to be repeated."""
+    """Return the sequences per rank in a trial's update: all, or fewer if an update takes too long to repeat."""
     device = DEVICE_CLASSES.get(plan.launch.device)
     known = device is not None and stage.precision in device.peak
     reached = device.peak[stage.precision] * device.utilisation if device and known else _UNKNOWN_TFLOPS
@@ -122,7 +122,7 @@ def trial_share(plan: Plan, stage: Stage, cores: int) -> int:
 
 
 def judged(candidate: Candidate, result: TrialResult, stage: Stage, run: Stage, wall: float) -> Tried:
-    """The record of a trial, for the whole update of ``stage`` where the trial's, ``run``, was shorter."""
+    """Return the record of a trial, scaled to the whole update of ``stage`` if the trial's (``run``) was shorter."""
     if result.outcome != "measured":
         return Tried(candidate=candidate, result=result.outcome, message=result.message, wall_seconds=wall)
     measurement = result.measurements["stacking"]
@@ -141,7 +141,7 @@ def judged(candidate: Candidate, result: TrialResult, stage: Stage, run: Stage, 
 
 
 def update_seconds(measurement: Measurement, times: float) -> float:
-    """Seconds of an update that has ``times`` as many micro-steps as the measured one: the optimizer steps once."""
+    """Scale a measured update to ``times`` as many micro-steps, with a single optimizer step, in seconds."""
     step = median(measurement.step_seconds)
     once = min(measurement.split.get("optimizer", 0.0), step) if times > 1 else 0.0
     return (step - once) * times + once

@@ -1,4 +1,4 @@
-"""A picture of the search: per stage the speeds over the micro-batch, and beneath it what became of every candidate."""
+"""Plots the search: speed over micro-batch per stage, and below it the outcome of every candidate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stacking.tune.candidate import Candidate, Setting
 from stacking.tune.record import Tried
 from stacking.tune.write import Tuned
 
-# The palette of Okabe and Ito (2008) without its vermilion, which marks what went wrong; then more for many settings.
+# The palette of Okabe and Ito (2008) without its vermilion, which marks failures; then more for many settings.
 _COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"),
     *("#5B4B8A", "#8C6D1F", "#33332F", "#7FA650", "#A0465F", "#2B7A78", "#B07CC6"),
@@ -40,11 +40,11 @@ _WORDS = {
 _STAR: dict[str, Any] = {"marker": "*", "markersize": 17, "markeredgecolor": INK, "markeredgewidth": 0.9}
 _RING: dict[str, Any] = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgecolor": INK}
 _ROW = 0.24
-"""Inches for a setting's row in the map."""
+"""Height of a setting's row in the map, in inches."""
 
 
 def draw(plan: Plan, tuned: Sequence[Tuned], path: Path) -> None:
-    """Write the picture (PNG)."""
+    """Write the picture as PNG."""
     rows = max(len(_settings([one])) + bool(_left_out(one)) for one in tuned)
     colours = {setting: _COLOURS[i % len(_COLOURS)] for i, setting in enumerate(_settings(tuned))}
     upper, lower = 3.0, _ROW * (rows + 1)
@@ -64,13 +64,13 @@ def draw(plan: Plan, tuned: Sequence[Tuned], path: Path) -> None:
 
 
 def _settings(tuned: Sequence[Tuned]) -> list[Setting]:
-    """Those with a trial, in the order in which they were considered."""
+    """Return the settings with a trial, in the order in which they were considered."""
     tried = [tried for one in tuned for tried in one.found.tried if tried.result != "pruned"]
     return list(dict.fromkeys(one.candidate.setting for one in tried))
 
 
 def _left_out(one: Tuned) -> list[Candidate]:
-    """Candidates of settings without any trial."""
+    """Return the candidates of settings without any trial."""
     there = _settings([one])
     return [tried.candidate for tried in one.found.tried if tried.candidate.setting not in there]
 
@@ -95,7 +95,7 @@ def _draw_speeds(axes: Axes, one: Tuned, colours: Mapping[Setting, str]) -> None
 
 
 def _mark_winner(axes: Axes, one: Tuned, winner: Tried, colour: str) -> None:
-    """A star, and its speed where no other point is."""
+    """Draw a star, and the speed where no other point is near."""
     micro, speed = winner.candidate.micro_batch, winner.tokens_per_second
     axes.plot(micro, speed, linestyle="", color=colour, **_STAR, zorder=5)
     tried = [other.candidate.micro_batch for other in one.found.measured]
@@ -108,7 +108,7 @@ def _mark_winner(axes: Axes, one: Tuned, winner: Tried, colour: str) -> None:
 
 
 def _draw_map(axes: Axes, one: Tuned, colours: Mapping[Setting, str], most_rows: int) -> None:
-    """A row a setting, a mark a candidate; rows are as high in every stage."""
+    """Draw a row per setting and a mark per candidate; rows have the same height in every stage."""
     rows = {setting: row for row, setting in enumerate(_settings([one]))}
     for tried in (tried for tried in one.found.tried if tried.candidate.setting in rows):
         own = tried.candidate
@@ -136,7 +136,7 @@ def _draw_map(axes: Axes, one: Tuned, colours: Mapping[Setting, str], most_rows:
 
 
 def _legend(tuned: Sequence[Tuned]) -> list[Line2D]:
-    """What the marks mean, of those that are there."""
+    """Explain the marks that are used."""
     there = {tried.result for one in tuned for tried in one.found.tried}
     marks = [(_WORDS[result], {"color": GREY, **mark}) for result, mark in _MARKS.items() if result in there]
     marks += [("the recipe's own", {"color": INK, **_RING}), ("chosen", {"color": GREY, **_STAR, "markersize": 12})]

@@ -1,4 +1,4 @@
-"""What became of one candidate."""
+"""The record of one candidate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = Literal["measured", "out-of-memory", "failed", "pruned"]
 
 
 class Tried(BaseModel):
-    """A candidate and how its trial ended, or why there was none."""
+    """A candidate and how its trial ended, or why it had none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,17 +20,17 @@ class Tried(BaseModel):
     result: Result
     """``pruned``: not measured, because it cannot fit."""
     tokens_per_second: float = 0.0
-    """Over all ranks, padding included; 0 where nothing was measured."""
+    """Tokens/s of all ranks, including padding; 0 if nothing was measured."""
     update_seconds: float | None = None
-    """Median of one update of the recipe's whole global batch."""
+    """Median seconds of an update of the recipe's whole global batch."""
     spread: float | None = None
-    """Distance of the quartiles of the steps, as a share of their median."""
+    """Interquartile range of the steps relative to their median."""
     memory_bytes: int | None = None
-    """Most that one rank had."""
+    """Peak bytes of one rank."""
     message: str = ""
     """One line on what went wrong or why it was left out."""
     wall_seconds: float = 0.0
-    """What the trial took, with the start of its processes."""
+    """Seconds of the whole trial, including the start of its processes."""
 
     @property
     def does_not_fit(self) -> bool:

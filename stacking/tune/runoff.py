@@ -1,4 +1,4 @@
-"""The end of a search: the two best take turns, so that a drift of the machine meets both alike."""
+"""The end of a search: the two best alternate, so that a drift of the machine affects both alike."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stacking.tune.search import Found, Spent
 
 ROUNDS = 3
 _NEAR = 0.95
-"""What comes within this of the fastest may be as fast."""
+"""Candidates within this ratio of the fastest may be as fast."""
 _CLEAR = 1.01
-"""Faster by this in every round is faster."""
+"""A candidate that leads by this ratio in every round is faster."""
 
 Again = Callable[[Candidate, int], Tried]
 """Measures a candidate once more, in a given round."""
@@ -22,21 +22,21 @@ Again = Callable[[Candidate, int], Tried]
 
 @dataclass(frozen=True)
 class Final:
-    """Who won, and why."""
+    """The winner and the reason."""
 
     winner: Tried
     runner_up: Tried | None
     ratios: tuple[float, ...]
-    """Tokens/s of the fastest in the search over those of its challenger, round by round."""
+    """Tokens/s of the search's fastest over those of its challenger, per round."""
     reason: str
     lead: float | None = None
     """Median of the winner's tokens/s over those of the runner-up."""
 
 
 def decide(found: Found, again: Again) -> Final:
-    """The winner of a search that measured something, after an alternating final of the two best.
+    """Return the winner of a search that measured something, after an alternating runoff of the two best.
 
-    A difference that is not there in every round is noise, and the simpler of the two wins.
+    A difference that does not appear in every round is noise, and the simpler of the two wins.
     """
     fastest, challenger = found.measured[0], _challenger(found)
     if challenger is None:
@@ -52,15 +52,15 @@ def decide(found: Found, again: Again) -> Final:
                 return _broken(fastest, challenger, mine, other)
             rounds.append((mine.tokens_per_second, other.tokens_per_second))
             if number == 1 and far_ahead and mine.tokens_per_second > _CLEAR * other.tokens_per_second:
-                break  # one round confirms what is far beyond noise
+                break  # one round is enough for a difference far beyond noise
     except Spent as spent:
         if not rounds:
-            return Final(fastest, challenger, (), f"fastest in the search; no final, as {spent}")
+            return Final(fastest, challenger, (), f"fastest in the search; no runoff: {spent}")
     return _judge(found, fastest, challenger, [mine / other for mine, other in rounds])
 
 
 def _challenger(found: Found) -> Tried | None:
-    """The simplest of those that may be as fast as the fastest, else the second."""
+    """Return the simplest candidate that may be as fast as the fastest, else the second fastest."""
     fastest, *others = found.measured
     near = [tried for tried in others if tried.tokens_per_second >= _NEAR * fastest.tokens_per_second]
     simplest = min(near, key=lambda tried: _complexity(found, tried), default=None)
@@ -70,17 +70,17 @@ def _challenger(found: Found) -> Tried | None:
 
 
 def _complexity(found: Found, tried: Tried) -> tuple[int, ...]:
-    """What is simpler comes first: less switched on, less changed from the recipe, a lower ZeRO stage."""
+    """Return a sort key, simplest first: fewest features, fewest changes from the recipe, lowest ZeRO stage."""
     base, own = found.space.base, tried.candidate
     changes = (base.micro_batch != own.micro_batch) + (base.setting.zero_stage != own.setting.zero_stage)
     return own.setting.switches, changes, own.setting.zero_stage, own.micro_batch
 
 
 def _broken(fastest: Tried, challenger: Tried, mine: Tried, other: Tried) -> Final:
-    """What ran once and then did not is not to be relied on."""
+    """Reject a candidate that ran once and then failed: it is unreliable."""
     winner, loser = (fastest, challenger) if mine.result == "measured" else (challenger, fastest)
     message = other.message if mine.result == "measured" else mine.message
-    return Final(winner, loser, (), f"{loser.candidate.words} did not get through the final: {message}")
+    return Final(winner, loser, (), f"{loser.candidate.words} failed in the runoff: {message}")
 
 
 def _judge(found: Found, fastest: Tried, challenger: Tried, ratios: list[float]) -> Final:
@@ -89,7 +89,7 @@ def _judge(found: Found, fastest: Tried, challenger: Tried, ratios: list[float])
         reason = f"faster than {challenger.candidate.words} by {words}"
         return Final(fastest, challenger, tuple(ratios), reason, lead)
     if max(ratios) < 1 / _CLEAR:
-        reason = f"the search had {fastest.candidate.words} ahead, the final has it behind: {words}"
+        reason = f"the search had {fastest.candidate.words} ahead, the runoff has it behind: {words}"
         return Final(challenger, fastest, tuple(ratios), reason, 1 / lead)
     simpler, other = sorted((fastest, challenger), key=lambda tried: _complexity(found, tried))
     ahead = "it led" if simpler is fastest else "that one led"
@@ -98,6 +98,6 @@ def _judge(found: Found, fastest: Tried, challenger: Tried, ratios: list[float])
 
 
 def _words(ratios: list[float]) -> str:
-    """``+3.1 to +4.0 %``."""
+    """Return a range such as ``+3.1 to +4.0 %``."""
     low, high = (100 * (ratio - 1) for ratio in (min(ratios), max(ratios)))
     return f"{low:+.1f} %" if f"{low:.1f}" == f"{high:.1f}" else f"{low:+.1f} to {high:+.1f} %"

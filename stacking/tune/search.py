@@ -1,9 +1,9 @@
-"""Which candidates to measure, and in what order: few, and the likeliest first.
+"""Decides which candidates to measure and in what order: few, the most promising first.
 
-One dimension at a time. The micro-batch climbs from the recipe's own for as long as that is faster; then ZeRO stages
-and compilation are switched at the best micro-batch; what only saves memory is tried where memory stopped the climb,
-cheapest first; then the best setting's own neighbours. A candidate that cannot fit, or that needs no less than one that
-ran out of memory, is not measured.
+One dimension at a time. The micro-batch grows from the recipe's own while that is faster; then ZeRO stages and
+compilation are varied at the best micro-batch; if memory stopped the growth, memory savers are tried, cheapest first;
+then the best setting's neighbours. A candidate is not measured if it cannot fit, or if it needs at least as much memory
+as one that ran out.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from stacking.tune.record import Tried
 from stacking.tune.space import Space
 
 _WORSE = 0.95
-"""A rung this much below the fastest ends a climb at once."""
+"""A rung slower than the fastest by this ratio ends a climb at once."""
 _PATIENCE = 2
-"""So many rungs in a row, or ways to save memory, may bring nothing."""
+"""This many rungs or memory savers in a row may bring no gain."""
 _FULL = 3
-"""So many ways to save memory in a row may not save enough."""
+"""This many memory savers in a row may not save enough."""
 _PRICE = {"zero_stage": 1.0, "activation_checkpointing": 4.0, "offload": 6.0}
-"""What saves memory, by what a step of it costs: some traffic; a third more arithmetic; the link to the host."""
+"""Memory savers by the cost of a step: some traffic; a third more arithmetic; traffic to the host."""
 
 
 class Trials(Protocol):
     """Who measures."""
 
     def known(self, candidate: Candidate) -> Tried | None:
-        """What an earlier call measured."""
+        """Return an earlier measurement, if there is one."""
 
     def measure(self, candidate: Candidate) -> Tried:
         """Measure now.
 
         Raises:
-            Spent: time ran out first.
+            Spent: the budget ran out first.
         """
 
     def spent(self, measured: int) -> str:
-        """Why no further trial may be started after so many; nothing while one may."""
+        """Return why no further trial may start after this many; empty while one may."""
 
 
 class Spent(Exception):
-    """No trial may be started any more; says why."""
+    """No further trial may start; says why."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found."""
+    """The result of a search."""
 
     space: Space
     tried: tuple[Tried, ...]
-    """In the order in which they were considered."""
+    """Candidates in the order in which they were considered."""
     stopped: str
-    """Why the search ended before its end; nothing where it did not."""
+    """Why the search ended early; empty if it did not."""
     checked_memory: bool
-    """Whether what only saves memory was tried, as memory was short."""
+    """Whether memory was short, so that memory savers were tried."""
 
     @property
     def measured(self) -> list[Tried]:
@@ -74,7 +74,7 @@ class Search:
 
     Args:
         needed: bytes per rank of a candidate.
-        limit: bytes that a rank may use; None: not known.
+        limit: bytes that a rank may use; None: unknown.
     """
 
     def __init__(self, space: Space, trials: Trials, needed: Callable[[Candidate], int], limit: int | None) -> None:
@@ -83,7 +83,7 @@ class Search:
         self._checked_memory = False
 
     def run(self) -> Found:
-        """Search to the end, or until nothing more may be started."""
+        """Search to the end, or until the budget is spent."""
         stopped = ""
         try:
             self._climb(self._space.base)
@@ -103,7 +103,7 @@ class Search:
         return max(measured, key=lambda tried: tried.tokens_per_second, default=None)
 
     def _here(self) -> Candidate:
-        """The fastest so far, or the recipe's own."""
+        """Return the fastest candidate so far, or the recipe's own."""
         best = self._best()
         return best.candidate if best else self._space.base
 
@@ -120,19 +120,19 @@ class Search:
         return self._trials.measure(candidate)
 
     def _pruned(self, candidate: Candidate) -> Tried | None:
-        """The record of a candidate that is not worth a trial."""
+        """Return the record of a candidate that is not worth a trial, else None."""
         needed = self._needed(candidate)
         if self._limit is not None and needed > self._limit:
-            message = f"needs about {needed / 2**30:.1f} GiB per rank, and {self._limit / 2**30:.1f} can be used"
+            message = f"needs about {needed / 2**30:.1f} GiB per rank, but only {self._limit / 2**30:.1f} can be used"
             return Tried(candidate=candidate, result="pruned", message=message)
         for tried in self._tried.values():
             if tried.result == "out-of-memory" and self._needs_no_less(candidate, tried.candidate):
-                message = f"needs no less than {tried.candidate.label}, which ran out of memory"
+                message = f"needs at least as much memory as {tried.candidate.label}, which ran out"
                 return Tried(candidate=candidate, result="pruned", message=message)
         return None
 
     def _needs_no_less(self, candidate: Candidate, other: Candidate) -> bool:
-        """Certain of micro-batches and checkpointing; the memory model says it of ZeRO stages and offload."""
+        """Whether it needs at least as much memory: certain for micro-batches and checkpointing, else estimated."""
         return (
             candidate.micro_batch >= other.micro_batch
             and candidate.setting.compile == other.setting.compile
@@ -141,7 +141,7 @@ class Search:
         )
 
     def _climb(self, start: Candidate) -> None:
-        """Go through micro-batches from ``start``: upwards while that is faster, else downwards."""
+        """Try micro-batches from ``start``: upwards while that is faster, else downwards."""
         if self._attempt(start).result == "failed":
             return
         rungs = self._space.micro_batches
@@ -149,7 +149,7 @@ class Search:
             self._walk(start, [rung for rung in reversed(rungs) if rung < start.micro_batch])
 
     def _walk(self, start: Candidate, rungs: Iterable[int]) -> bool:
-        """Whether a rung was faster than ``start``."""
+        """Try the rungs in order; return whether one was faster than ``start``."""
         fastest, found, misses = self._tried[start].tokens_per_second, False, 0
         for rung in rungs:
             tried = self._attempt(start.at(rung))
@@ -166,17 +166,17 @@ class Search:
         return found
 
     def _switch(self, dimension: str) -> None:
-        """Try every value of one dimension where the search stands."""
+        """Try every value of one dimension at the current best candidate."""
         here = self._here()
         for value in self._space.values[dimension]:
             if (changed := here.changed(**{dimension: value})) != here:
                 self._attempt(changed)
 
     def _save_memory(self) -> None:
-        """Where memory kept the micro-batch from growing: what it takes to get further, cheapest first."""
+        """Try memory savers, cheapest first, if memory kept the micro-batch from growing."""
         best = self._best()
         if best is None:
-            if self._attempt(self._space.base).does_not_fit:  # else it fails for another reason
+            if self._attempt(self._space.base).does_not_fit:  # otherwise it fails for another reason
                 self._fit_at_all()
             return
         if not self._stopped_by_memory(best.candidate):
@@ -187,7 +187,7 @@ class Search:
             first = Candidate(micro_batch=above[0], setting=setting)
             result = self._attempt(first).result
             if result != "measured":
-                full += result != "pruned"  # which costs nothing
+                full += result != "pruned"  # a pruned candidate costs no time
                 if full == _FULL:
                     return
                 continue
@@ -215,7 +215,7 @@ class Search:
         return bool(above) and self._attempt(candidate.at(above[0])).does_not_fit
 
     def _savers(self, setting: Setting) -> Iterator[Setting]:
-        """Settings that need less memory than ``setting`` and are otherwise alike, cheapest first."""
+        """Yield settings that differ from ``setting`` only in needing less memory, cheapest first."""
         now = self._needed(Candidate(micro_batch=self._space.base.micro_batch, setting=setting))
         values = [self._space.values[name] for name in _PRICE]
         settings = [setting.model_copy(update=dict(zip(_PRICE, chosen, strict=True))) for chosen in product(*values)]

@@ -1,4 +1,4 @@
-"""What a stage can be tuned over on this machine, and why the rest of the table is left out."""
+"""The values a stage can be tuned over on this machine, and why others are excluded."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 @dataclass(frozen=True)
 class Facts:
-    """What decides which values make sense."""
+    """The facts that decide which values make sense."""
 
     cuda: bool
     ranks: int
     device: str
-    """The class of device."""
+    """The device class."""
     has_compiler: bool = True
-    """Whether a C++ compiler is there, which torch.compile needs on a CPU."""
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
     compiled: Compiled = "possible"
-    """What torch.compile does on the device, as the plan has it."""
+    """How torch.compile works on the device, according to the plan."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The values that are open to one stage."""
+    """The values available to one stage."""
 
     base: Candidate
-    """What the recipe does untuned."""
+    """The recipe's own candidate, untuned."""
     micro_batches: tuple[int, ...]
-    """Ascending; each divides the next, and the last one is a rank's whole share of an update."""
+    """Ascending; each divides the next, and the last is a rank's whole share of an update."""
     values: Mapping[str, tuple[Any, ...]]
-    """Per dimension; the recipe's own value is always among them."""
+    """Values per dimension, always including the recipe's own."""
     left_out: Mapping[str, str]
-    """Dimension with values that are not open: why."""
+    """Reasons by dimension for values that are unavailable."""
 
 
 def facts_of(plan: Plan, stage: Stage) -> Facts:
-    """What this machine and the plan say."""
+    """Collect the facts from this machine and the plan."""
     compiler = any(shutil.which(name) for name in _COMPILERS)
     return Facts(plan.launch.accelerator == "cuda", stage.ranks, plan.launch.device, compiler, plan.launch.compiled)
 
 
 def space_of(stage: Stage, facts: Facts) -> Space:
-    """The values that are open to ``stage``."""
+    """Return the values available to ``stage``."""
     base = base_candidate(stage)
     values, left_out = {}, {}
     for name, all_values in DIMENSIONS.items():
@@ -63,7 +63,7 @@ def space_of(stage: Stage, facts: Facts) -> Space:
 
 
 def base_candidate(stage: Stage) -> Candidate:
-    """What a planned stage does."""
+    """Return the candidate that a planned stage uses."""
     return Candidate(
         micro_batch=stage.micro_batch,
         setting=Setting(
@@ -76,7 +76,7 @@ def base_candidate(stage: Stage) -> Candidate:
 
 
 def micro_batches(share: int, planned: int) -> tuple[int, ...]:
-    """A ladder of divisors of a rank's ``share`` of an update, through ``planned``, each about twice the one below.
+    """Return divisors of a rank's ``share`` of an update, including ``planned``, each about twice the previous one.
 
     Each divides the next, so that one number of sequences suits all of them.
     """
@@ -85,7 +85,7 @@ def micro_batches(share: int, planned: int) -> tuple[int, ...]:
 
 
 def _ladder(number: int) -> list[int]:
-    """Divisors of ``number`` from 1 to itself, each a divisor of the next, in steps as near to 2 as there are."""
+    """Return divisors of ``number`` from 1 to itself, each dividing the next, in steps as close to 2 as possible."""
     rungs = [1]
     while rungs[-1] < number:
         left = number // rungs[-1]
@@ -102,7 +102,7 @@ _OFFLOADS: Mapping[tuple[str, ...], Offload] = {
 
 
 def _one_rank(value: int, facts: Facts) -> str:
-    return "one rank has nobody to divide the state with" if facts.ranks == 1 and value > 1 else ""
+    return "one rank cannot shard its state" if facts.ranks == 1 and value > 1 else ""
 
 
 def _cpu_offload(value: str, facts: Facts) -> str:
@@ -111,7 +111,7 @@ def _cpu_offload(value: str, facts: Facts) -> str:
 
 def _compiles(value: bool, facts: Facts) -> str:
     if facts.compiled == "refused":
-        return "Triton, which torch.compile needs, takes compute capability 7.0 or more"
+        return "Triton, which torch.compile needs, requires compute capability 7.0 or later"
     return "" if facts.cuda or facts.has_compiler else f"torch.compile needs one of {', '.join(_COMPILERS)} here"
 
 
@@ -123,5 +123,5 @@ _REFUSALS: Mapping[str, Callable[[Any, Facts], str]] = {
 
 
 def _refusal(name: str, value: Any, facts: Facts) -> str:
-    """Why a value is not open; nothing where it is."""
+    """Return why a value is unavailable; empty if it is available."""
     return _REFUSALS[name](value, facts) if name in _REFUSALS and value != DIMENSIONS[name][0] else ""

@@ -1,4 +1,4 @@
-"""The folder of a tuning: what it is about, and the record of every trial. Running it again goes on from there."""
+"""The folder of a tuning: its subject and the record of every trial. Running the tuning again reuses the records."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SUBJECT = "tune.json"
 
 
 def open_folder(folder: Path, plan: Plan, machine: Machine, launcher: str) -> Path:
-    """Make ``folder`` the place of this tuning, or find it to be that already.
+    """Create ``folder`` for this tuning, or check that it belongs to it.
 
     Raises:
-        UserError: it holds trials of something else, which would be compared with these, or other things.
+        UserError: it holds trials of another subject, which must not be compared with these, or foreign files.
     """
     subject = _subject(plan, machine, launcher)
     path = folder / _SUBJECT
@@ -32,8 +32,8 @@ def open_folder(folder: Path, plan: Plan, machine: Machine, launcher: str) -> Pa
         folder.mkdir(parents=True, exist_ok=True)
         foreign = [] if path.exists() else [p.name for p in folder.iterdir() if not p.name.startswith(".")]
         if foreign:
-            problem = f"is not empty (it holds {min(foreign)!r}) and holds no tuning"
-            raise UserError(folder, problem, "choose a folder that is new or empty")
+            problem = f"is not empty (it holds {min(foreign)!r}) and is not the folder of a tuning"
+            raise UserError(folder, problem, "choose a new or empty folder")
         if not path.exists():
             write_json(path, {"kind": "tune", "format": 1, "subject": subject})
     found = read_json(path)
@@ -44,13 +44,13 @@ def open_folder(folder: Path, plan: Plan, machine: Machine, launcher: str) -> Pa
 
 
 class Records:
-    """The records of one stage's trials: ``DIR/trials/0-L3/m8-z2.json``, beside the trial's own folder."""
+    """The records of one stage's trials: ``DIR/trials/0-L3/m8-z2.json``, next to the trial's own folder."""
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._folder = folder / "trials" / stage
 
     def folder(self, label: str) -> Path:
-        """An empty place for the files of a trial; what an interrupted one left is removed."""
+        """Return an empty folder for the files of a trial; leftovers of an interrupted one are removed."""
         place = self._folder / label
         with disk_errors(place):
             shutil.rmtree(place, ignore_errors=True)
@@ -58,10 +58,10 @@ class Records:
         return place
 
     def read(self, label: str) -> Tried | None:
-        """The record of an earlier trial.
+        """Return the record of an earlier trial, if there is one.
 
         Raises:
-            DamagedFile: it is there and is none.
+            DamagedFile: the file is not a valid record.
         """
         path = self._folder / f"{label}.json"
         if not path.exists():
@@ -70,14 +70,14 @@ class Records:
             return Tried.model_validate(read_json(path))
         except ValidationError as error:
             problem = f"is not the record of a trial ({error.errors()[0]['msg']})"
-            raise DamagedFile(path, problem, "remove it, and the trial is made again") from None
+            raise DamagedFile(path, problem, "remove it to repeat the trial") from None
 
     def write(self, label: str, tried: Tried) -> None:
         write_atomically(self._folder / f"{label}.json", tried.model_dump_json(indent=2) + "\n")
 
 
 def _subject(plan: Plan, machine: Machine, launcher: str) -> dict[str, Any]:
-    """What trials must have in common to be compared, under names for people."""
+    """Return what trials must share to be comparable, under readable names."""
     data = plan.data
     facts: dict[str, Any] = {
         "version": stacking.__version__,
@@ -101,7 +101,7 @@ def _subject(plan: Plan, machine: Machine, launcher: str) -> dict[str, Any]:
 
 
 def _flat(place: str, value: Any) -> list[tuple[str, Any]]:
-    """``{"a": {"b": 1}}`` as ``a.b: 1``; values as JSON has them."""
+    """Flatten ``{"a": {"b": 1}}`` to ``a.b: 1``, with values as in JSON."""
     if not isinstance(value, Mapping):
         return [(place, json.loads(json.dumps(value)))]
     return [pair for key, inner in value.items() for pair in _flat(f"{place}.{key}" if place else key, inner)]

@@ -1,4 +1,4 @@
-"""A recipe with one stage's DeepSpeed configuration set to a candidate: the plan that a trial runs, and the files."""
+"""A recipe with one stage's DeepSpeed configuration set to a candidate: the plans of trials, and the tuned files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from stacking.tune.candidate import Candidate, Setting
 
 
 class Variants:
-    """Plans of one recipe that differ in what may be tuned alone.
+    """Plans of one recipe that differ only in tunable values.
 
     Args:
-        manifest: of the prepared data; None: planned without data.
+        manifest: manifest of the prepared data; None: planned without data.
         samples_per_epoch: rows of the sample index.
     """
 
@@ -34,7 +34,7 @@ class Variants:
         self.recipe = settle(recipe, users, Findings()).recipe
 
     def config(self, index: int, candidate: Candidate) -> Json:
-        """The stage's DeepSpeed configuration as a user would write it: the recipe's, with what is tuned set."""
+        """Return the stage's DeepSpeed configuration as a user would write it: the recipe's, with tuned values set."""
         stage = self.base.stages[index]
         content = without_rates(user_config(self.recipe, index).content)
         accumulation = stage.global_batch // (candidate.micro_batch * stage.ranks)
@@ -51,27 +51,27 @@ class Variants:
         return content
 
     def plan(self, index: int, candidate: Candidate) -> Plan:
-        """The whole run with one stage as ``candidate`` has it."""
+        """Plan the whole run with one stage set to ``candidate``."""
         stages = list(self.recipe.stages)
         stages[index] = self.tuned_stage(index, self.config(index, candidate))
         changed = self.recipe.model_copy(update={"stages": tuple(stages)})
         return make_plan(changed, self._manifest, self._samples, self.machine)
 
     def trial(self, index: int, candidate: Candidate, share: int) -> Plan:
-        """The plan of a trial, whose updates have ``share`` sequences per rank."""
+        """Plan a trial whose updates have ``share`` sequences per rank."""
         plan = self.plan(index, candidate)
         stages = list(plan.stages)
         stages[index] = _shortened(stages[index], share)
         return plan.model_copy(update={"stages": tuple(stages)})
 
     def tuned_stage(self, index: int, reference: str | Json) -> Any:
-        """The recipe's stage with a DeepSpeed configuration that says how its batch is split."""
+        """Return the recipe's stage with a DeepSpeed configuration that defines how its batch is split."""
         changes = {"micro_batch": None, "ranks": self.base.stages[index].ranks, "ds_config": reference}
         return self.recipe.stages[index].model_copy(update=changes)
 
 
 def _zero(section: Mapping[str, Any], setting: Setting) -> Json:
-    """The recipe's ZeRO section at another stage, with more or less of it offloaded."""
+    """Return the recipe's ZeRO section at another stage, with another offload."""
     kept = {key: value for key, value in section.items() if key not in ("stage", "offload_optimizer", "offload_param")}
     zero: Json = {"stage": setting.zero_stage, **kept}
     if setting.offload != "none":
@@ -82,7 +82,7 @@ def _zero(section: Mapping[str, Any], setting: Setting) -> Json:
 
 
 def _shortened(stage: Stage, share: int) -> Stage:
-    """The stage with fewer micro-steps in an update, so that a trial is short; never more than it has."""
+    """Return the stage with fewer micro-steps per update, never more, to shorten a trial."""
     accumulation = max(1, min(stage.accumulation, share // stage.micro_batch))
     total = accumulation * stage.micro_batch * stage.ranks
     config = ds_config.with_batch(stage.ds_config, total, stage.micro_batch, accumulation)

@@ -1,4 +1,4 @@
-"""The files that a tuning leaves: a DeepSpeed configuration a stage, a recipe that names them, and a page to read."""
+"""Writes the results of a tuning: a DeepSpeed configuration per stage, a recipe that names them, and a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGE, PICTURE = "tune.md", "search.png"
 
 
 class Tuned(NamedTuple):
-    """One stage, searched."""
+    """One stage and its search."""
 
     stage: Stage
     found: Found
@@ -34,7 +34,7 @@ class Tuned(NamedTuple):
 
 
 def tuned_configs(variants: Variants, tuned: Sequence[Tuned]) -> dict[int, Json]:
-    """Stage index: its DeepSpeed configuration with the reasons in it, for each stage that has a winner."""
+    """Return the tuned DeepSpeed configuration, including reasons, of each stage that has a winner, by index."""
     configs = {}
     for stage, found, final in tuned:
         if final is not None:
@@ -45,7 +45,7 @@ def tuned_configs(variants: Variants, tuned: Sequence[Tuned]) -> dict[int, Json]
 
 
 def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> Path:
-    """Write the recipe with the tuned stages' configurations named, and otherwise as it was."""
+    """Write the recipe with the tuned configurations' names, otherwise unchanged."""
     recipe = variants.recipe
     changes: dict[str, Any] = {
         "stages": tuple(
@@ -57,24 +57,24 @@ def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> 
         "start": _absolute(recipe.start),
     }
     path = folder / f"{recipe.file.stem}.tuned.yaml"
-    head = f"# Written by `stacking tune {recipe.file.name}`; why each value is what it is: {PAGE}\n"
+    head = f"# Written by `stacking tune {recipe.file.name}`; {PAGE} explains each value\n"
     write_atomically(path, head + recipe.model_copy(update=changes).to_yaml())
     return path
 
 
 def page(plan: Plan, tuned: Sequence[Tuned], names: Mapping[int, str], configs: Mapping[int, Json]) -> str:
-    """What was found, as Markdown."""
+    """Render the results as Markdown."""
     parts = [
         f"# {plan.name}, tuned",
         f"![the search]({PICTURE})",
-        "Tokens/s are those of all ranks, padding counted. The global batch, the precision, the optimizer and the "
-        "learning rates are the recipe's.",
+        "Tokens/s are summed over all ranks and include padding. The global batch, the precision, the optimizer and "
+        "the learning rates are the recipe's.",
     ]
     for one in tuned:
         parts += _section(one)
         if one.stage.index in names:
             name = names[one.stage.index]
-            parts += [f"Value by value ([{name}]({name})):", _why(configs[one.stage.index])]
+            parts += [f"Reason for each value ([{name}]({name})):", _why(configs[one.stage.index])]
         parts.append(_trials(one.found, one.final.winner if one.final else None))
     return "\n\n".join(parts) + "\n"
 
@@ -82,16 +82,16 @@ def page(plan: Plan, tuned: Sequence[Tuned], names: Mapping[int, str], configs: 
 def _section(one: Tuned) -> list[str]:
     stage, found, final = one
     ranks = f"{stage.ranks} rank{'s' * (stage.ranks > 1)}"
-    parts = [f"## {stage.name}: {stage.layers} layers, {stage.global_batch:,} sequences an update, {ranks}"]
+    parts = [f"## {stage.name}: {stage.layers} layers, {stage.global_batch:,} sequences per update, {ranks}"]
     if final is None:
-        parts.append("Nothing could be measured, so the recipe's own setting stays.")
+        parts.append("Nothing could be measured, so the recipe's own setting is kept.")
     else:
         speed = f"{final.winner.tokens_per_second:,.0f} tokens/s"
         parts.append(f"**{final.winner.candidate.words}**: {speed}{_gain(found, final)}. Chosen as {final.reason}.")
     noisiest = max((tried.spread or 0.0 for tried in found.measured), default=0.0)
     if noisiest > _NOISY:
         parts.append(
-            f"The quartiles of the steps lie up to {noisiest:.0%} apart: the machine was busy, or an update too short."
+            f"The quartiles of the steps are up to {noisiest:.0%} apart: the machine was busy or an update too short."
         )
     if found.stopped:
         parts.append(f"The search ended early: {found.stopped}.")
@@ -112,7 +112,7 @@ def _why(config: Json) -> str:
 
 
 def _value(config: Json, key: str) -> str:
-    """The value at a dotted key, for a cell; nothing for a section whose values have rows of their own."""
+    """Render the value at a dotted key for a table cell; empty for a section whose values have rows of their own."""
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -120,7 +120,7 @@ def _value(config: Json, key: str) -> str:
 
 
 def _trials(found: Found, winner: Tried | None) -> str:
-    rows = ["| micro-batch | setting | tokens/s | an update | spread | memory | |", "|--:|---|--:|--:|--:|--:|---|"]
+    rows = ["| micro-batch | setting | tokens/s | update | spread | memory | |", "|--:|---|--:|--:|--:|--:|---|"]
     for tried in found.tried:
         marks = ["**chosen**"] * bool(winner and tried.candidate == winner.candidate)
         marks += ["the recipe's own"] * (tried.candidate == found.space.base)
@@ -147,7 +147,7 @@ def _inlined_stage(recipe: Recipe, index: int) -> Any:
 
 
 def _inlined(recipe: Recipe, reference: Any, where: str) -> Any:
-    """A configuration's content in place of its path, which may be relative to the recipe."""
+    """Return a configuration's content in place of its path, which may be relative to the recipe."""
     if reference is None:
         return None
     return without_rates(ds_config.load(reference, where, recipe.file.parent).content)

@@ -39,7 +39,7 @@ def test_the_text_begins_with_the_worst_and_ends_with_a_count(tmp_path: Path) ->
 MISTAKES = {
     "a recipe that is not there": (["--recipe", "no.yaml"], "no.yaml: does not exist"),
     "a change without a recipe": (["--set", "seed=1"], "--set changes a recipe: add --recipe"),
-    "no slurm": (["--launcher", "slurm"], "works inside a SLURM job alone"),
+    "no slurm": (["--launcher", "slurm"], "works only inside a SLURM job"),
     "a hostfile for no mpirun": (["--hostfile", "hosts"], "add --launcher mpi"),
 }
 

@@ -73,7 +73,7 @@ MISTAKES = {
     "a run in a folder without a name": (["run", "demo", "--run-dir", ""], "'--run-dir': the name is empty"),
     "an output without a name": (["grow", "s", "--layers", "2", "--out", ""], "'--out': the name is empty"),
     "a run in a folder of other things": (["run", "demo", "--run-dir", "{full}"], "is not empty"),
-    "a run below a file": (["run", "demo", "--run-dir", "{file}/run"], "is a file, or lies below one"),
+    "a run below a file": (["run", "demo", "--run-dir", "{file}/run"], "is a file, or is inside one"),
     "resuming what is not a run": (["resume", "{tmp}"], "is not a run; start one with `stacking run"),
     "the status of what is not a run": (["status", "{tmp}"], "run"),
     "the report of what is not a run": (["report", "{tmp}"], "run"),
@@ -138,7 +138,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 REFUSALS = {
     "the slurm launcher outside of slurm": (
         ["--launcher", "slurm"],
-        "--launcher slurm: works inside a SLURM job alone",
+        "--launcher slurm: works only inside a SLURM job",
     ),
     "a hostfile that is not there": (["--launcher", "mpi", "--hostfile", "no-hosts"], "no-hosts is not a file"),
     "a hostfile without mpi": (["--hostfile", "no-hosts"], "--hostfile: is for mpirun"),

@@ -32,7 +32,7 @@ MISTAKES = {
     "a stage that is not there": (["{recipe}", "--out", "{out}", "--stages", "0,3"], "--stages: there is no stage 3"),
     "stages that are no numbers": (["{recipe}", "--out", "{out}", "--stages", "first"], "--stages: is 'first'; give"),
     "a folder of other things": (["{recipe}", "--out", "{full}"], "is not empty (it holds 'thesis.tex')"),
-    "a folder below a file": (["{recipe}", "--out", "{full}/thesis.tex/out"], "is a file, or lies below one"),
+    "a folder below a file": (["{recipe}", "--out", "{full}/thesis.tex/out"], "is a file, or is inside one"),
     "a place where nothing can be": (["{recipe}", "--out", "/proc/out"], "/proc/out"),
     "data that are not prepared": (["{recipe}", "--out", "{out}", "--data", "{full}"], "is not a prepared data"),
     "SLURM outside of a job": (["{recipe}", "--out", "{out}", "--launcher", "slurm"], "works inside a SLURM job"),

@@ -57,7 +57,7 @@ def test_a_gpu_that_no_rank_uses_does_not_matter() -> None:
 def test_fp16_on_a_p40_is_refused_by_deepspeed() -> None:
     fp16, bf16 = findings("precision", machine(P40))
     assert (fp16.level, fp16.found.count("DeepSpeed refuses it")) == ("note", 1)
-    assert (bf16.level, "emulated; DeepSpeed takes it all the same" in bf16.found) == ("note", True)
+    assert (bf16.level, "emulated; DeepSpeed accepts it all the same" in bf16.found) == ("note", True)
     fp16, _ = findings("precision", machine(P40, plan=plan_for("fp16", device="p40")))
     assert (fp16.level, fp16.advice) == ("error", "set precision to fp32 in the recipe")
 
@@ -65,7 +65,7 @@ def test_fp16_on_a_p40_is_refused_by_deepspeed() -> None:
 def test_bf16_on_a_v100_is_taken_by_deepspeed_and_nine_times_slower() -> None:
     fp16, bf16 = findings("precision", machine(V100))
     assert (fp16.level, bf16.level) == ("ok", "note")
-    assert "about 9 times slower" in bf16.found and "DeepSpeed takes it all the same" in bf16.found
+    assert "about 9 times slower" in bf16.found and "DeepSpeed accepts it all the same" in bf16.found
     _, planned = findings("precision", machine(V100, plan=plan_for("bf16")))
     assert (planned.level, planned.advice) == ("warning", "set precision to fp16 in the recipe")
 
@@ -134,7 +134,7 @@ def test_a_plan_for_gpus_needs_some_and_those_that_it_was_made_for() -> None:
     assert (found.level, found.found) == ("error", "none, and the plan is for v100")
     assert only("GPUs", machine(plan=plan_for(), torch=None)).level == "warning"
     _, other = findings("GPUs", machine(P40, plan=plan_for(device="v100")))
-    assert (other.level, other.found) == ("warning", "planned for v100, and this is p40")
+    assert (other.level, other.found) == ("warning", "planned for v100, but this is p40")
     assert only("GPUs", machine()).level == "note"
 
 
@@ -142,7 +142,7 @@ def test_a_stage_that_does_not_fit_on_the_gpu_is_told() -> None:
     plan = plan_for(device="p40")
     large = tuple(stage.model_copy(update={"memory_per_rank": 30 << 30}) for stage in plan.stages)
     _, found = findings("GPUs", machine(P40, plan=plan.model_copy(update={"stages": large})))
-    assert found.what == "GPU memory" and "24 GiB, and the plan's estimate is 30.0" in found.found
+    assert found.what == "GPU memory" and "24 GiB, but the plan's estimate is 30.0" in found.found
 
 
 def test_without_deepspeed_nothing_is_said_about_what_it_takes() -> None:

@@ -107,7 +107,7 @@ def test_a_run_takes_at_least_its_checkpoints(keep: int) -> None:
         ({}, "ok", "ext4, local"),
         ({"filesystem": "nfs4"}, "ok", "nfs4, over the network"),
         ({"filesystem": "lustre", "lock_error": "ENOSYS"}, "error", "lustre cannot lock files (ENOSYS)"),
-        ({"filesystem": "tmpfs"}, "warning", "gone when the machine restarts"),
+        ({"filesystem": "tmpfs"}, "warning", "lost when the machine restarts"),
     ],
 )
 def test_a_run_s_folder_must_be_lockable_and_last(changes: dict[str, str], level: str, words: str) -> None:

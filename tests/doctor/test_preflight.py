@@ -122,7 +122,7 @@ def test_a_look_that_fails_proves_nothing(
 
     monkeypatch.setattr(preflight, "visit", breaks)
     assert before_job(run, JOB) == 0
-    assert "going on without it: RuntimeError: a bug" in capsys.readouterr().err
+    assert "continuing without it: RuntimeError: a bug" in capsys.readouterr().err
     assert not (run.path / "doctor.json").exists()
 
 
@@ -135,4 +135,4 @@ def test_a_look_that_does_not_end_is_given_up(run: RunFolder) -> None:
         f"raise SystemExit(preflight.before_job(RunFolder(Path({str(run.path)!r})), {{}}))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0 and "took more than 0.5 s, going on without it" in done.stderr
+    assert done.returncode == 0 and "took more than 0.5 s, continuing without it" in done.stderr

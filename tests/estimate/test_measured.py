@@ -98,14 +98,14 @@ def test_stages_may_come_from_several_files(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_like_this_is_told(tmp_path: Path) -> None:
     told = "\n".join(predict(DEMO, measured(tmp_path, *all_stages()[:2])).assumptions)
-    assert "2-L12 from what was measured with layers 6" in told
+    assert "2-L12 is derived from a measurement with layers 6" in told
     assert "0-L3 from" not in told
 
 
 def test_synthetic_samples_are_told(tmp_path: Path) -> None:
     stages = [{**entry, "data": "synthetic, full length"} for entry in all_stages()]
     told = predict(DEMO, measured(tmp_path, *stages)).assumptions
-    assert "the samples of the measurement were synthetic, full length" in told
+    assert "the measured samples were synthetic, full length" in told
 
 
 def test_a_disturbed_measurement_is_told(tmp_path: Path) -> None:

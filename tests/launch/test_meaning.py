@@ -16,30 +16,30 @@ LOGS = {
         "enabled\n"
         "  Extra inputs are not permitted [type=extra_forbidden, input_value=True, input_type=bool]\n"
         "    For further information visit https://errors.pydantic.dev/2.14/v/extra_forbidden",
-        "DeepSpeed refuses the ds_config: CompileConfig: enabled: Extra inputs are not permitted",
+        "DeepSpeed rejects the ds_config: CompileConfig: enabled: Extra inputs are not permitted",
     ),
     "a GPU without memory": (
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
         "15.77 GiB of which 1.02 GiB is free. See https://pytorch.org/docs/stable/notes/cuda.html",
-        "out of memory (2.00 GiB more were wanted); give a smaller micro_batch, activation checkpointing or a higher "
+        "out of memory (2.00 GiB more requested); use a smaller micro_batch, activation checkpointing or a higher "
         "ZeRO stage",
     ),
     "a host without memory": (
         "RuntimeError: [enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you "
         "tried to allocate 64000000000 bytes. Error code 12 (Cannot allocate memory)",
-        "out of memory (64000000000 bytes more were wanted); give a smaller micro_batch, activation checkpointing or a "
+        "out of memory (64000000000 bytes more requested); use a smaller micro_batch, activation checkpointing or a "
         "higher ZeRO stage",
     ),
     "a package that is missing": (
         "ModuleNotFoundError: No module named 'wandb'",
-        "the package wandb is not installed; install it, or switch off what needs it",
+        "the package wandb is not installed; install it, or disable the feature that needs it",
     ),
     "NCCL": (
         "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled system error\n"
         "ncclSystemError: System call (e.g. socket, malloc) or external library call failed\n"
         "[W1126 12:00:00.123 ProcessGroupNCCL.cpp:1538] Warning: destroy_process_group() was not called",
-        "the ranks lost each other (NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled system error); the log of the "
-        "rank that ended first says why; NCCL_DEBUG=INFO says more",
+        "the ranks lost contact (NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled system error); see the log of the "
+        "rank that failed first; NCCL_DEBUG=INFO gives details",
     ),
     "a kernel that cannot be compiled": (
         "RuntimeError: Error building extension 'fused_adam': ninja: build stopped\n"
@@ -49,7 +49,7 @@ LOGS = {
     ),
     "no CUDA toolkit": (
         "deepspeed.ops.op_builder.builder.MissingCUDAException: CUDA_HOME does not exist, unable to compile CUDA op(s)",
-        "a kernel is to be compiled, and there is no CUDA toolkit; install it, or set CUDA_HOME to where it is",
+        "a kernel must be compiled and no CUDA toolkit was found; install it, or set CUDA_HOME to its path",
     ),
     "anything else": ("ValueError: the third is odd", "ValueError: the third is odd"),
     "nothing but a name": ("AssertionError", "AssertionError"),

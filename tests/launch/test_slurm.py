@@ -68,7 +68,7 @@ def test_more_ranks_than_cores_share_them() -> None:
 
 
 def test_outside_of_a_job_there_is_one_line() -> None:
-    with pytest.raises(UserError, match="works inside a SLURM job alone"):
+    with pytest.raises(UserError, match="works only inside a SLURM job"):
         Allocation.of({})
 
 

@@ -210,7 +210,7 @@ def test_an_elastic_stage_takes_the_ranks_that_there_is_room_for(folder: RunFold
 
 
 def test_another_stage_is_refused(folder: RunFolder) -> None:
-    with pytest.raises(UserError, match="planned for 4 ranks and there is room for 3"):
+    with pytest.raises(UserError, match="planned for 4 ranks, but only 3 are available"):
         control(folder, Pretender(room=3))
 
 

@@ -69,7 +69,7 @@ def test_nodes_that_a_stage_asks_for_are_taken_and_too_many_ranks_on_one_refused
     spread = plan_for_jobs(ranks=(4, 4, 4), resources=[Resources(nodes=4)] * 3)
     assert chain(spread, RUN, Site(ranks_per_node=4), "per-stage")[0].shape == Shape(4, 1)
     packed = plan_for_jobs(ranks=(4, 4, 4), resources=[Resources(nodes=1)] * 3)
-    with pytest.raises(UserError, match=r"stages\[0\]\.resources\.nodes: is 1: 4 ranks on each"):
+    with pytest.raises(UserError, match=r"stages\[0\]\.resources\.nodes: is 1: 4 ranks per node"):
         chain(packed, RUN, Site(ranks_per_node=2), "per-stage")
 
 

@@ -141,8 +141,8 @@ def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
         ("{{ cores }}", "line 1: {{ cores }} is not a placeholder"),
         ("a\n{{ account", "line 2: is not a template"),
         ("{% if account %}", "line 1: is not a template"),
-        ("{{ nodes.counts }}", "cannot be filled"),
-        ("{{ nodes + account }}", "cannot be filled"),
+        ("{{ nodes.counts }}", "cannot be rendered"),
+        ("{{ nodes + account }}", "cannot be rendered"),
     ],
 )
 def test_a_placeholder_that_nobody_fills_is_refused(tmp_path: Path, text: str, words: str) -> None:

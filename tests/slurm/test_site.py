@@ -31,7 +31,7 @@ MISTAKES = {
     "hours: -1": "hours: is -1",
     "transition: {core: 2}": "transition.core: is not a known key; did you mean 'cores'?",
     'prelude: ["a\\nb"]': "prelude[0]: is not one line of text",
-    "environment: {A-B: x}": 'environment: has "A-B", which is no name of a variable',
+    "environment: {A-B: x}": 'environment: has "A-B", which is not a valid variable name',
     "environment: {A: [1]}": "environment.A: is",
     "scratch: /scratch/$(date)": "scratch: is",
     "scratch: scratch": "write an absolute path of letters, digits and $VARIABLES",
@@ -78,7 +78,7 @@ def test_home_and_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.Mon
     file.write_text("python: ~/venv/bin/python\ncontainer: [apptainer, exec, $HOME/bert.sif]\n")
     site = load_site(file)
     assert (site.python, site.container[2]) == (f"{tmp_path}/venv/bin/python", f"{tmp_path}/bert.sif")
-    with pytest.raises(UserError, match=r"site.yaml: python: is .*/venv/bin/python, which is no program here"):
+    with pytest.raises(UserError, match=r"site.yaml: python: is .*/venv/bin/python, which is not a program"):
         check_programs(site, str(file))
 
 

@@ -93,7 +93,7 @@ def test_a_job_is_done_when_all_of_its_phases_are() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["launch.ranks=2"], "launch.accelerator: is auto, which looks at this machine and not at the nodes; give cpu"),
+        (["launch.ranks=2"], "launch.accelerator: is auto, which would be resolved on this machine, not on the nodes"),
         (["launch.accelerator=cpu"], "launch.ranks: is auto, which counts this machine's GPUs"),
         (["launch.accelerator=cpu", "stages[0].ranks=2"], "launch.ranks: is auto"),
     ],

@@ -89,7 +89,7 @@ def test_a_run_that_may_not_be_resized_says_so_in_one_line(lab: Lab, recipe: Pat
     job = submit(lab, run, "--nodes=1")
     assert lab.wait_for_end(job)["ExitCode"] == "2:0"
     said = lab.output(job).strip().splitlines()
-    assert "recipe.yaml: launch.elastic: is false: 0-L2 is planned for 2 ranks and there is room for 1" in said[-1]
+    assert "recipe.yaml: launch.elastic: is false: 0-L2 is planned for 2 ranks, but only 1 are available" in said[-1]
 
 
 def world_sizes(run: Path) -> list[int]:

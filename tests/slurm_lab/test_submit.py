@@ -150,7 +150,7 @@ def test_waiting_jobs_follow_a_changed_site_file(chain: Submitted) -> None:
     chain.lab.wait_for(before["0-L1"], "RUNNING")
     chain.site.write_text(chain.site.read_text() + "hours: 2\n")
     answer = chain.submit().stdout
-    assert "0-L1               job" in answer and "is there already" in answer
+    assert "0-L1               job" in answer and "already queued" in answer
     after = chain.jobs()
     assert after["0-L1"] == before["0-L1"] and after["1-L2"] != before["1-L2"]
     assert chain.lab.state(before["1-L2"]) == "CANCELLED"
@@ -174,7 +174,7 @@ def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
     chain.lab.wait_for(ids["0-L1"], "RUNNING")
     chain.lab.wait_until(lambda: chain.events("started") != [])
     for again in (chain.submit(), chain.resume()):
-        assert "nothing to submit: the whole chain is in the queue or at work" in again.stdout
+        assert "nothing to submit: the whole chain is queued or running" in again.stdout
     assert len(chain.lab.run("squeue", "-h", "-o", "%A").split()) == len(CHAIN)
     assert [(job["name"], job["state"]) for job in chain.status()["jobs"]][:2] == [
         ("0-L1", "RUNNING"),
@@ -215,7 +215,7 @@ def test_a_job_that_was_cancelled_by_hand_is_submitted_again_while_an_earlier_on
     chain.lab.run("scancel", str(first["1-L2"]))
     chain.lab.wait_until(lambda: chain.lab.state(first["finish"]) == "CANCELLED")
     answer = chain.resume().stdout.splitlines()
-    assert "is there already" in answer[0] and answer[2].endswith(f"submitted after {first['0-L1-to-1-L2']}")
+    assert "already queued" in answer[0] and answer[2].endswith(f"submitted after {first['0-L1-to-1-L2']}")
     assert [name for name in CHAIN if chain.jobs()[name] == first[name]] == CHAIN[:2]
     (chain.run.parent / "go").touch()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")

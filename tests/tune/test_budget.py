@@ -23,7 +23,7 @@ def test_trials_are_counted_per_search_and_leave_the_final_alone() -> None:
     budget = Budget(3, None, 1)
     budget.next_stage()
     assert not budget.search_spent(2)
-    assert budget.search_spent(3) == "it has had its 3 trials" and not budget.final_spent()
+    assert budget.search_spent(3) == "the limit of 3 trials was reached" and not budget.final_spent()
 
 
 def test_stages_share_the_time_and_a_stage_hands_on_what_it_leaves() -> None:
@@ -44,4 +44,4 @@ def test_the_search_ends_before_the_stages_time_so_that_a_final_fits() -> None:
     budget = Budget(None, 100, 1, clock)
     budget.next_stage()
     clock.now += 80
-    assert budget.search_spent(0) == "its time is over" and not budget.final_spent()
+    assert budget.search_spent(0) == "the time limit was reached" and not budget.final_spent()

@@ -62,12 +62,12 @@ def test_the_challenger_is_the_simplest_that_is_near_not_the_second() -> None:
 
 def test_without_time_for_a_final_the_search_decides_and_the_reason_says_so() -> None:
     decided, _ = final({BASE: 100, COMPILED: 104}, {BASE: [], COMPILED: []})
-    assert decided.winner.candidate == COMPILED and "no final, as the time is over" in decided.reason
+    assert decided.winner.candidate == COMPILED and "no runoff: the time is over" in decided.reason
 
 
 def test_what_breaks_in_the_final_loses_it() -> None:
     decided, again = final({BASE: 100, COMPILED: 104}, {COMPILED: [0, 0, 0], BASE: [100, 100, 100]})
-    assert decided.winner.candidate == BASE and "did not get through the final: broken" in decided.reason
+    assert decided.winner.candidate == BASE and "failed in the runoff: broken" in decided.reason
     assert len(again.order) == 2
 
 

@@ -1,4 +1,4 @@
-"""What ranks found out about each other: speeds, clocks, and whether their nodes are alike."""
+"""Checks between ranks: bandwidth, clocks, and whether the nodes are alike."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from stacking.doctor.facts import Facts, Transfer
 from stacking.doctor.finding import Finding, Level
 
 _MUCH_SKEW = 1.0
-"""Seconds: journals of several nodes then tell the events in a wrong order."""
+"""Seconds; beyond this, the journals of several nodes order events wrongly."""
 _SLOW_NETWORK = 1e9
 """Bytes/s between nodes: a link of 10 Gb/s."""
 
 
 def transfers(facts: Facts) -> Iterator[Finding]:
-    """Collective operations: right results, and how fast."""
+    """Check that collective operations are correct and fast enough."""
     found = facts.collectives
     if (failure := facts.failures.get("collectives")) is not None:
         advice = "look at the network between the nodes, and at NCCL_DEBUG=INFO or TORCH_DISTRIBUTED_DEBUG=DETAIL"
@@ -39,7 +39,7 @@ def transfers(facts: Facts) -> Iterator[Finding]:
 
 
 def clocks(facts: Facts) -> Iterator[Finding]:
-    """Clocks of the nodes, beside that of rank 0's."""
+    """Compare the clocks of the nodes with rank 0's."""
     skews = facts.collectives.skews if facts.collectives else ()
     if not skews:
         return
@@ -53,7 +53,7 @@ def clocks(facts: Facts) -> Iterator[Finding]:
 
 
 def nodes(facts: Facts) -> Iterator[Finding]:
-    """Whether all ranks have the same software and device, and see the folder of the run."""
+    """Check that all ranks have the same software and device and see the run's folder."""
     members = facts.collectives.members if facts.collectives else ()
     blind = sorted({member.host for member in members if not member.sees_folder})
     if blind:
@@ -69,7 +69,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
 
 
 def _largest(transfers: Sequence[Transfer]) -> list[Transfer]:
-    """The largest transfer of each operation."""
+    """Return the largest transfer of each operation."""
     found: dict[str, Transfer] = {}
     for transfer in transfers:
         known = found.setdefault(transfer.operation, transfer)

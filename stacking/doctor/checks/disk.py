@@ -1,4 +1,4 @@
-"""The folder of the run."""
+"""Checks of the run's folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from stacking.planning.plan import Plan, Stage
 
 GB = 1e9
 _SLOW = 100e6
-"""Bytes/s: less than one ordinary hard disk."""
+"""Bytes/s: slower than an ordinary hard disk."""
 _LONG = 60.0
-"""Seconds that a checkpoint should not take."""
+"""Seconds; a checkpoint should take less."""
 _STATE = 12
 """Bytes per parameter of a state: weights and two moments in fp32."""
 
 
 def speed(facts: Facts) -> Iterator[Finding]:
-    """How long a checkpoint takes."""
+    """Estimate how long a checkpoint takes."""
     folder = facts.folder
     if folder is None or folder.write is None:
         return
@@ -38,7 +38,7 @@ def speed(facts: Facts) -> Iterator[Finding]:
 
 
 def space(facts: Facts) -> Iterator[Finding]:
-    """Whether everything that the run keeps has room."""
+    """Check that there is room for everything the run keeps."""
     folder = facts.folder
     if folder is None:
         return
@@ -61,7 +61,7 @@ def space(facts: Facts) -> Iterator[Finding]:
 
 
 def filesystem(facts: Facts) -> Iterator[Finding]:
-    """Whether files can be locked there, and all nodes see it."""
+    """Check that files can be locked and all nodes see them."""
     folder = facts.folder
     if folder is None:
         return
@@ -70,7 +70,7 @@ def filesystem(facts: Facts) -> Iterator[Finding]:
         advice = "on Lustre: mount with -o flock; else choose another --run-dir"
         yield Finding("error", "file system", f"{folder.filesystem} cannot lock files ({folder.lock_error})", advice)
     elif folder.filesystem in ("tmpfs", "ramfs"):
-        problem = f"{folder.filesystem}: in memory, and gone when the machine restarts"
+        problem = f"{folder.filesystem}: in memory, lost when the machine restarts"
         yield Finding("warning", "file system", problem, "choose a folder on a disk for --run-dir")
     else:
         where = "over the network" if shared else "local"
@@ -78,13 +78,13 @@ def filesystem(facts: Facts) -> Iterator[Finding]:
 
 
 def checkpoint_bytes(stage: Stage) -> float:
-    """Of one checkpoint: fp32 master weights and moments, and the weights in the precision of training."""
+    """Return the size of one checkpoint: fp32 master weights and moments, and weights in the training precision."""
     weights = {"fp32": 4, "fp16": 2, "bf16": 2}[ds_config.precision(stage.ds_config)]
     return float(stage.parameters * (_STATE + weights))
 
 
 def run_bytes(plan: Plan) -> float:
-    """An upper bound of what a run keeps: checkpoints and one being written, states, grown states, the export."""
+    """Return an upper bound of what a run keeps: checkpoints, one more being written, states and the export."""
     total = 4.0 * plan.stages[-1].parameters
     for stage in plan.stages:
         total += (plan.checkpoint.keep + 1) * checkpoint_bytes(stage) + _STATE * stage.parameters

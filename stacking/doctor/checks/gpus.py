@@ -1,4 +1,4 @@
-"""What the GPUs are, and whether this torch has code for them."""
+"""Checks of the GPUs, and whether this torch has code for them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ GiB = 1 << 30
 
 
 def known_gpus(facts: Facts) -> tuple[Gpu, ...]:
-    """Those that torch sees, else those that nvidia-smi lists; none where training shall be on the CPU."""
+    """Return the GPUs that torch sees, else those that nvidia-smi lists; none if training is set to the CPU."""
     return () if _unwanted(facts) else (facts.torch.gpus if facts.torch else ()) or facts.gpus
 
 
 def _unwanted(facts: Facts) -> str:
-    """Who says that GPUs are not to be used; empty: nobody."""
+    """Return the setting that excludes GPUs; empty if none does."""
     if facts.plan is not None:
         return "the plan" if facts.plan.launch.accelerator == "cpu" else ""
     return "DS_ACCELERATOR" if facts.host.environment.get("DS_ACCELERATOR") == "cpu" else ""
@@ -43,12 +43,12 @@ def dotted(capability: Capability) -> str:
 
 
 def gpus(facts: Facts) -> Iterator[Finding]:
-    """Which GPUs there are, whether all are alike, and whether both torch and nvidia-smi see them."""
+    """Check which GPUs there are, whether all are alike, and whether both torch and nvidia-smi see them."""
     found = known_gpus(facts)
     if not found:
         if facts.plan and facts.plan.launch.accelerator == "cuda":
-            advice = "start it where there are GPUs, or set launch.accelerator to cpu"
-            level: Level = "error" if facts.torch else "warning"  # without torch's word they may be there all the same
+            advice = "run it where there are GPUs, or set launch.accelerator to cpu"
+            level: Level = "error" if facts.torch else "warning"  # without torch there may be GPUs all the same
             yield Finding(level, "GPUs", f"none, and the plan is for {facts.plan.launch.device}", advice)
         elif facts.gpus:
             yield Finding("note", "GPUs", f"{len(facts.gpus)}, not used: {_unwanted(facts)} says cpu")
@@ -65,27 +65,27 @@ def gpus(facts: Facts) -> Iterator[Finding]:
     )
     if facts.torch and facts.torch.gpus and not facts.gpus:
         advice = "make nvidia-smi available (in a container: the driver capability 'utility'), or set launch.device"
-        yield Finding("warning", "nvidia-smi", "not here, so `auto` in a recipe means the CPU", advice)
+        yield Finding("warning", "nvidia-smi", "not found, so `auto` in a recipe means the CPU", advice)
     yield from _as_planned(facts, found[0])
 
 
 def architectures(facts: Facts) -> Iterator[Finding]:
-    """Whether torch was built with code for the GPUs that ranks will use."""
+    """Check that torch was built with code for the GPUs that ranks will use."""
     torch, found = facts.torch, known_gpus(facts)[: max(1, facts.ranks)]
     if torch is None or not found:
         return
     if torch.cuda is None:
-        advice = f"install {builds_for(found[0].capability) or 'torch as pip offers it, which is built for CUDA'}"
-        yield Finding("error", "torch for CUDA", f"torch {torch.version} is built for CPUs alone", advice)
+        advice = f"install {builds_for(found[0].capability) or 'the default torch from pip, built for CUDA'}"
+        yield Finding("error", "torch for CUDA", f"torch {torch.version} is a CPU-only build", advice)
         return
     for capability in sorted({gpu.capability for gpu in found}):
         sm = f"sm_{capability[0]}{capability[1]}"
         entry = runs_on(torch.architectures, capability)
         built = f"torch {torch.version} (CUDA {torch.cuda})"
         if not torch.architectures:
-            yield Finding("warning", "compute capability", f"{built} does not say what it has code for", "try a demo")
+            yield Finding("warning", "compute capability", f"{built} does not list its architectures", "try a demo")
         elif entry is None:
-            advice = f"install {builds_for(capability) or 'a newer torch: these GPUs came after it'}"
+            advice = f"install {builds_for(capability) or 'a newer torch that supports these GPUs'}"
             has = " ".join(torch.architectures)
             yield Finding("error", "compute capability", f"{built} has no code for {sm}, only {has}", advice)
         else:
@@ -96,26 +96,26 @@ def architectures(facts: Facts) -> Iterator[Finding]:
 
 
 def driver(facts: Facts) -> Iterator[Finding]:
-    """Whether the driver is new enough for torch's CUDA, and works."""
+    """Check that the driver works and is new enough for torch's CUDA."""
     torch = facts.torch
     if torch is None or torch.cuda is None or not facts.gpus or not known_gpus(facts):
         return
     major = version(torch.cuda)[0]
     least = DRIVERS.get(major)
     if facts.tools.driver and least and version(facts.tools.driver) < version(least):
-        problem = f"{facts.tools.driver}, and CUDA {torch.cuda} needs {least} or newer"
+        problem = f"{facts.tools.driver}, but CUDA {torch.cuda} needs {least} or newer"
         yield Finding("error", "NVIDIA driver", problem, _driver_advice(facts.gpus[0].capability, major))
     elif not torch.gpus and facts.host.environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         yield Finding("warning", "NVIDIA driver", "CUDA_VISIBLE_DEVICES hides all GPUs", "unset it")
     elif not torch.gpus:
-        advice = "look at nvidia-smi and the kernel's log; in a container start it with its option for NVIDIA GPUs"
+        advice = "check nvidia-smi and the kernel log; start a container with its option for NVIDIA GPUs"
         yield Finding("error", "NVIDIA driver", f"torch sees no GPU: {torch.cuda_error}", advice)
     elif facts.tools.driver:
         yield Finding("ok", "NVIDIA driver", f"{facts.tools.driver}, for CUDA {torch.cuda}")
 
 
 def precision(facts: Facts) -> Iterator[Finding]:
-    """Which 16-bit precisions are real, which emulated and which DeepSpeed refuses."""
+    """Check which 16-bit precisions are native, which emulated and which DeepSpeed rejects."""
     found = known_gpus(facts)
     if not found and facts.plan and facts.plan.launch.accelerator == "cuda":
         return
@@ -130,14 +130,14 @@ def precision(facts: Facts) -> Iterator[Finding]:
             level: Level = "error" if needed else "note"
             yield Finding(level, kind, _refusal(why), advice)
         elif why:
-            takes = "; DeepSpeed takes it all the same" if accepted else ""
+            takes = "; DeepSpeed accepts it all the same" if accepted else ""
             yield Finding("warning" if needed else "note", kind, f"{why}{takes}", advice or f"use {row.precision}")
         else:
-            yield Finding("ok", kind, "computed by the hardware")
+            yield Finding("ok", kind, "native on this device")
 
 
 def triton(facts: Facts) -> Iterator[Finding]:
-    """Whether torch.compile can make kernels."""
+    """Check whether torch.compile can generate kernels."""
     found = known_gpus(facts)
     if not found or facts.torch is None or facts.torch.cuda is None:
         return
@@ -151,27 +151,27 @@ def triton(facts: Facts) -> Iterator[Finding]:
         )
     elif least < TRITON_FULL:
         problem = f"{facts.torch.triton}, without tensor cores on compute capability {dotted(least)}"
-        yield Finding("note", "Triton", problem, "expect torch.compile to fuse pointwise operations alone")
+        yield Finding("note", "Triton", problem, "expect torch.compile to fuse pointwise operations only")
     else:
         yield Finding("ok", "Triton", facts.torch.triton)
 
 
 def _as_planned(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
-    """What the plan took for granted about the GPUs."""
+    """Compare the GPUs with what the plan assumes."""
     if facts.plan is None or facts.plan.launch.accelerator != "cuda":
         return
     planned, row = facts.plan.launch.device, class_of(gpu)
     if planned in DEVICE_CLASSES and planned != row.name:
-        problem = f"planned for {planned}, and this is {row.name}"
+        problem = f"planned for {planned}, but this is {row.name}"
         yield Finding("warning", "device class", problem, f"set launch.device to {row.name} and plan again")
     need = max(stage.memory_per_rank for stage in facts.plan.stages)
     if need > gpu.memory:
-        problem = f"{gpu.memory / GiB:.0f} GiB, and the plan's estimate is {need / GiB:.1f}"
+        problem = f"{gpu.memory / GiB:.0f} GiB, but the plan's estimate is {need / GiB:.1f}"
         yield Finding("warning", "GPU memory", problem, "set a smaller micro_batch, or a higher ZeRO stage")
 
 
 def _computes_bf16(facts: Facts) -> bool:
-    """Whether the CPU has the instructions, and torch uses them as far as that was measured."""
+    """Whether the CPU has bf16 instructions and, where measured, torch uses them."""
     slowdown = facts.torch.bf16_slowdown if facts.torch else None
     return bool(BF16_FLAGS & set(facts.host.cpu_flags)) and (slowdown is None or slowdown < 1)
 
@@ -184,14 +184,14 @@ def _emulated_by_cpu(facts: Facts, row: DeviceClass) -> str:
 
 
 def _refusal(why: str | None) -> str:
-    words = "DeepSpeed refuses it here"
+    words = "DeepSpeed rejects it here"
     return words if why is None else why if "DeepSpeed refuses" in why else f"{why}; {words}"
 
 
 def _driver_advice(capability: Capability, major: int) -> str:
     old = any(first <= capability <= last for first, last, _ in BUILDS.values())
     branch = f"branch {LAST_DRIVER}, the last one for these GPUs" if old else "a newer one"
-    return f"install {branch}, or a torch that is built for a CUDA before {major}"
+    return f"install {branch}, or a torch built for a CUDA before {major}"
 
 
 def _described(gpu: Gpu) -> str:

@@ -1,4 +1,4 @@
-"""Every check, in the order in which their findings are shown."""
+"""The registry of checks, in the order in which their findings are shown."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ CHECKS: Mapping[str, Check] = {
     "nodes": cluster.nodes,
     "probes": software.probes,
 }
-"""Each looks at the facts and says what it finds; a new one is one function and one line here."""
+"""Each check reads the facts and yields findings; to add one, write a function and add a line here."""
 
 
 def examine(facts: Facts, checks: Mapping[str, Check] = CHECKS) -> list[Finding]:
-    """What all checks find. One that breaks is a finding too, and stops no other."""
+    """Run all checks; one that raises becomes a finding and stops no other."""
     found: list[Finding] = []
     for name, check in checks.items():
         try:

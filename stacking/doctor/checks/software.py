@@ -1,4 +1,4 @@
-"""Packages, compilers and launchers."""
+"""Checks of packages, compilers and launchers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from stacking.doctor.facts import NO_ANSWER, Facts
 from stacking.doctor.finding import Finding, Level
 
 _IMPORTED = {"torch": "torch", "deepspeed": "DeepSpeed"}
-"""What training cannot do without, by the section that imports it."""
+"""Packages that training requires, by the probe section that imports them."""
 
 
 def imports(facts: Facts) -> Iterator[Finding]:
-    """Whether torch and DeepSpeed can be imported at all."""
+    """Check that torch and DeepSpeed can be imported."""
     for name, title in _IMPORTED.items():
         failure = facts.failures.get(name)
         if failure is None:
@@ -42,7 +42,7 @@ def imports(facts: Facts) -> Iterator[Finding]:
 
 
 def versions(facts: Facts) -> Iterator[Finding]:
-    """Python and the packages, beside what this program was tested with."""
+    """Compare the versions of Python and the packages with the tested ones."""
     newer = []
     for name, tested in TESTED.items():
         has = facts.packages.get(name)
@@ -51,19 +51,19 @@ def versions(facts: Facts) -> Iterator[Finding]:
                 level: Level = "error" if tested.needed_to_train else "warning"
                 yield Finding(level, name, "not installed", f"pip install '{name}>={tested.least}'")
         elif version(has) and version(has) < version(tested.least):
-            problem = f"{has}, and at least {tested.least} is needed"
+            problem = f"{has}, but at least {tested.least} is needed"
             yield Finding("error", name, problem, f"pip install '{name}>={tested.least}'")
         elif version(has)[:2] > version(tested.newest)[:2]:
             newer.append(f"{name} {has} (tested up to {tested.newest})")
     if newer:
-        yield Finding("note", "versions", f"newer than tested: {', '.join(newer)}", "go back if something is odd")
+        yield Finding("note", "versions", f"newer than tested: {', '.join(newer)}", "downgrade if something misbehaves")
     shown = ", ".join(f"{name} {facts.packages[name]}" for name in ("torch", "deepspeed") if name in facts.packages)
     if shown:
         yield Finding("ok", "versions", f"Python {facts.host.python}, {shown}")
 
 
 def kernels(facts: Facts) -> Iterator[Finding]:
-    """Whether DeepSpeed could compile its kernels: a toolkit that fits torch's CUDA, a compiler, ninja."""
+    """Check that DeepSpeed can compile its kernels: a toolkit that matches torch's CUDA, a compiler, ninja."""
     if facts.deepspeed is None:
         return
     on_gpus = bool(facts.torch and facts.torch.cuda and known_gpus(facts))
@@ -80,7 +80,7 @@ def kernels(facts: Facts) -> Iterator[Finding]:
         found, advice = problems[0][0], problems[0][1]
         more = f" (and {', '.join(problem for problem, _ in problems[1:])})" if problems[1:] else ""
         if needed:
-            what = f"{found}{more}, and the plan needs {', '.join(sorted(needed))}"
+            what = f"{found}{more}, but the plan needs {', '.join(sorted(needed))}"
             yield Finding("error", "DeepSpeed kernels", what, f"{advice}, or plan again on this machine")
         else:
             yield Finding("note", "DeepSpeed kernels", f"cannot be compiled: {found}{more}", advice)
@@ -91,9 +91,9 @@ def kernels(facts: Facts) -> Iterator[Finding]:
 
 
 def apex(facts: Facts) -> Iterator[Finding]:
-    """Whether what is called apex is NVIDIA's: the package index has another one."""
+    """Check that apex is NVIDIA's: the package index has an unrelated one."""
     if (failure := facts.failures.get("apex")) is not None:
-        yield Finding("warning", "apex", f"cannot be imported: {failure}", "pip uninstall apex: nothing needs it")
+        yield Finding("warning", "apex", f"cannot be imported: {failure}", "pip uninstall apex: it is not needed")
     elif facts.apex is not None and facts.apex.missing:
         problem = f"{facts.apex.path} is not NVIDIA's: it has no {', '.join(facts.apex.missing)}"
         yield Finding("warning", "apex", problem, "pip uninstall apex; NVIDIA's is built from its own repository")
@@ -102,21 +102,21 @@ def apex(facts: Facts) -> Iterator[Finding]:
 
 
 def flash_attention(facts: Facts) -> Iterator[Finding]:
-    """Whether the package flash-attn is there and works on these GPUs."""
+    """Check whether flash-attn is installed and works on these GPUs."""
     found = known_gpus(facts)
     old = bool(found) and min(gpu.capability for gpu in found) < TRITON_FULL
     if (failure := facts.failures.get("flash_attn")) is not None:
         advice = "pip uninstall flash-attn, or build it against this torch"
         yield Finding("warning", "flash-attn", f"cannot be imported: {failure}", advice)
     elif facts.flash_attn is not None and old:
-        problem = f"{facts.flash_attn.version} is installed, and works from compute capability 8.0 on"
+        problem = f"{facts.flash_attn.version} is installed, but needs compute capability 8.0 or later"
         yield Finding("note", "flash-attn", problem, "nothing: PyTorch's memory-efficient attention is used")
     elif facts.flash_attn is not None:
         yield Finding("ok", "flash-attn", str(facts.flash_attn.version))
 
 
 def backends(facts: Facts) -> Iterator[Finding]:
-    """What ranks can talk through, and whether the chosen launcher can start them."""
+    """Check which backends ranks can use, and whether the chosen launcher can start them."""
     torch = facts.torch
     if torch is not None:
         gpus = known_gpus(facts)
@@ -135,7 +135,7 @@ def backends(facts: Facts) -> Iterator[Finding]:
         advice = "build it with the MPI of this machine: pip install --no-binary mpi4py mpi4py"
         yield Finding(level, "mpi4py", f"cannot be imported: {failure}", advice)
     elif facts.launcher == "mpi" and facts.mpi4py is None:
-        yield Finding("error", "mpi4py", "not installed, and ranks of mpirun need it", "pip install 'stacking[mpi]'")
+        yield Finding("error", "mpi4py", "not installed, but mpirun's ranks need it", "pip install 'stacking[mpi]'")
     if facts.launcher == "mpi" and facts.tools.mpirun is None:
         yield Finding("error", "mpirun", "not on this machine", "install OpenMPI, or use --launcher local")
     elif facts.tools.mpirun and facts.mpi4py is not None:
@@ -143,15 +143,15 @@ def backends(facts: Facts) -> Iterator[Finding]:
 
 
 def probes(facts: Facts) -> Iterator[Finding]:
-    """What could not be found out, unless another check speaks of it."""
+    """Report facts that could not be determined, unless another check covers them."""
     told = {*_IMPORTED, "apex", "flash_attn", "mpi4py", "collectives"}
     for name, failure in facts.failures.items():
         if name not in told:
-            yield Finding("warning", name, f"could not be looked at: {failure}", "repeat it; report it if it stays")
+            yield Finding("warning", name, f"could not be checked: {failure}", "try again; report it if it persists")
 
 
 def _toolkit(facts: Facts) -> Iterator[tuple[str, str]]:
-    """Why nvcc and this torch do not go together."""
+    """Yield why nvcc and this torch do not match, with advice."""
     assert facts.torch is not None and facts.torch.cuda is not None
     wanted = ".".join(facts.torch.cuda.split(".")[:2])
     if facts.tools.nvcc is None:
@@ -161,14 +161,14 @@ def _toolkit(facts: Facts) -> Iterator[tuple[str, str]]:
     skips = facts.host.environment.get("DS_SKIP_CUDA_CHECK") == "1"
     fits = has == want or (has[0] == want[0] and has[0] < CUDA_MINORS_MATTER_FROM)
     if not fits and not skips:
-        yield f"nvcc is {facts.tools.nvcc}, and torch is built for CUDA {wanted}", f"install CUDA toolkit {wanted}"
+        yield f"nvcc is {facts.tools.nvcc}, but torch is built for CUDA {wanted}", f"install CUDA toolkit {wanted}"
     if has[0] > LAST_CUDA and (old := next((g for g in known_gpus(facts) if builds_for(g.capability)), None)):
         sm = f"sm_{old.capability[0]}{old.capability[1]}"
         yield f"nvcc {facts.tools.nvcc} cannot compile for {sm}", "install the CUDA toolkit 12.6"
 
 
 def _needed(facts: Facts) -> set[str]:
-    """Kernels without which a stage of the plan does not start."""
+    """Return the kernels without which a stage of the plan cannot start."""
     needed = set()
     for stage in facts.plan.stages if facts.plan else ():
         optimizer = stage.ds_config.get("optimizer", {})

@@ -1,4 +1,4 @@
-"""Cores, memory and the limits of the operating system."""
+"""Checks of cores, memory and operating system limits."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stacking.doctor.finding import Finding
 
 GiB = 1 << 30
 _LEAST_SHARED = 1 << 30
-"""Bytes of /dev/shm: NCCL takes some tens of MB for each pair of ranks; containers get 64 MB by default."""
+"""Bytes of /dev/shm: NCCL takes tens of MB per pair of ranks; containers get 64 MB by default."""
 _LEAST_FILES = 1024
 _RESERVE = 1.2
-"""Beside what is calculated, a process has its libraries and buffers."""
+"""Bytes a process takes for libraries and buffers, in addition to the estimate."""
 
 
 def cores(facts: Facts) -> Iterator[Finding]:
-    """Whether the threads of all ranks have cores."""
+    """Check that there are cores for the threads of all ranks."""
     host, ranks = facts.host, max(1, facts.ranks)
     if not host.affinity:
         return
@@ -27,66 +27,66 @@ def cores(facts: Facts) -> Iterator[Finding]:
     found = f"{usable:g}{of} for {ranks} rank{'s' if ranks > 1 else ''} here"
     threads = host.environment.get("OMP_NUM_THREADS", "")
     if usable < ranks:
-        yield Finding("warning", "cores", found, "start fewer ranks, or ask for more cores: they take turns")
+        yield Finding("warning", "cores", found, "start fewer ranks, or request more cores: ranks share cores now")
     elif host.quota and host.quota < host.affinity:
-        problem = f"{host.affinity}{of}, and the control group allows the time of {host.quota:g}"
-        advice = f"set OMP_NUM_THREADS to {max(1, int(host.quota // ranks))}: more threads only take turns"
+        problem = f"{host.affinity}{of}, but the control group allows the time of {host.quota:g}"
+        advice = f"set OMP_NUM_THREADS to {max(1, int(host.quota // ranks))}: more threads only compete"
         yield Finding("warning", "cores", problem, advice)
     elif threads.isdigit() and int(threads) * ranks > usable and not known_gpus(facts):
         advice = f"set OMP_NUM_THREADS to {max(1, int(usable // ranks))}"
         yield Finding("warning", "cores", f"{found}, and OMP_NUM_THREADS={threads} for each", advice)
     elif known_gpus(facts) and usable < 2 * ranks:
-        advice = "give each rank 2 cores or more: one feeds the GPU, one reads the data"
+        advice = "give each rank 2 cores or more: one to feed the GPU, one to read data"
         yield Finding("warning", "cores", found, advice)
     else:
         yield Finding("ok", "cores", found)
 
 
 def memory(facts: Facts) -> Iterator[Finding]:
-    """Whether the host's memory holds what is kept there."""
+    """Check that the host's memory suffices."""
     if not facts.host.memory:
         return
     found = f"{facts.host.available / GiB:.1f} GiB free of {facts.host.memory / GiB:.1f}"
     need = _needed(facts)
     if need > facts.host.memory:
-        advice = "ask for more memory, set a smaller micro_batch, or offload less"
-        yield Finding("warning", "memory", f"{found}, and the plan's estimate is {need / GiB:.1f}", advice)
+        advice = "request more memory, set a smaller micro_batch, or offload less"
+        yield Finding("warning", "memory", f"{found}, but the plan's estimate is {need / GiB:.1f}", advice)
     elif facts.host.available < GiB:
-        yield Finding("warning", "memory", found, "end other programs: the next one may be killed")
+        yield Finding("warning", "memory", found, "close other programs: the next one may be killed")
     else:
         yield Finding("ok", "memory", found)
 
 
 def shared_memory(facts: Facts) -> Iterator[Finding]:
-    """Ranks on one machine talk through /dev/shm."""
+    """Check the size of /dev/shm, through which ranks on one machine communicate."""
     size = facts.host.shared_memory
     if size is None:
         if facts.host.name:
-            yield Finding("warning", "/dev/shm", "not there", "mount a tmpfs on it: NCCL needs it between ranks here")
+            yield Finding("warning", "/dev/shm", "not there", "mount a tmpfs on it: NCCL needs it between local ranks")
     elif size < _LEAST_SHARED and facts.ranks > 1:
-        advice = "in a container: --shm-size=8g, or --ipc=host; else remount it larger"
+        advice = "in a container: --shm-size=8g, or --ipc=host; otherwise remount it larger"
         yield Finding("warning", "/dev/shm", f"{size / 2**20:.0f} MiB for {facts.ranks} ranks", advice)
     else:
         yield Finding("ok", "/dev/shm", f"{size / GiB:.1f} GiB")
 
 
 def locked_memory(facts: Facts) -> Iterator[Finding]:
-    """RDMA locks the memory that it reads; where it cannot, NCCL fails or falls back to TCP."""
+    """Check the limit of locked memory: RDMA needs it; without it NCCL fails or falls back to TCP."""
     limit = facts.host.locked_memory
     if not facts.host.name:
         return
     if limit is None:
         yield Finding("ok", "locked memory", "unlimited")
     elif facts.host.infiniband:
-        problem = f"{limit >> 10:,} KiB, and there is InfiniBand ({', '.join(facts.host.infiniband)})"
+        problem = f"{limit >> 10:,} KiB, but there is InfiniBand ({', '.join(facts.host.infiniband)})"
         advice = "ulimit -l unlimited, in SLURM's unit file (LimitMEMLOCK=infinity) or limits.conf"
         yield Finding("warning" if known_gpus(facts) else "note", "locked memory", problem, advice)
     else:
-        yield Finding("ok", "locked memory", f"{limit >> 10:,} KiB; there is no InfiniBand that would need more")
+        yield Finding("ok", "locked memory", f"{limit >> 10:,} KiB; no InfiniBand needs more")
 
 
 def open_files(facts: Facts) -> Iterator[Finding]:
-    """Shards of data, sockets to every other rank and libraries all are open files."""
+    """Check the limit of open files: data shards, sockets to every other rank and libraries all count."""
     limit = facts.host.open_files
     if limit is not None and limit < _LEAST_FILES:
         yield Finding("warning", "open files", f"at most {limit:,}", f"ulimit -n {_LEAST_FILES * 4}")
@@ -95,7 +95,7 @@ def open_files(facts: Facts) -> Iterator[Finding]:
 
 
 def _needed(facts: Facts) -> float:
-    """Bytes of this host's memory that the ranks of the plan's largest stage take, by the plan's own estimates."""
+    """Return the bytes of host memory that the ranks of the plan's largest stage take, as the plan estimates."""
     if facts.plan is None:
         return 0
     need = 0.0
@@ -103,6 +103,6 @@ def _needed(facts: Facts) -> float:
         if facts.plan.launch.accelerator == "cpu":
             need = max(need, stage.memory_per_rank * min(facts.ranks, stage.ranks))
         elif "optimizer" in ds_config.offloads(stage.ds_config):
-            # Master weights, two moments and the gradients in transit, divided over all ranks.
+            # Master weights, two moments and the gradients in transit, sharded over all ranks.
             need = max(need, 16 * stage.parameters * min(facts.ranks, stage.ranks) / stage.ranks)
     return need * _RESERVE

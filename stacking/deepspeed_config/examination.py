@@ -60,12 +60,19 @@ class Examination:
         return get(self.content, path, default)
 
     def note(
-        self, path: str, verdict: Verdict, problem: str, remedy: str, refused: bool = False, said: Any = MISSING
+        self,
+        path: str,
+        verdict: Verdict,
+        problem: str,
+        remedy: str,
+        refused: bool = False,
+        said: Any = MISSING,
+        done: str = "",
     ) -> None:
         """Account for one key; it is told under the name that the user gave it."""
         name = self.user_name(path)
         value = get(self.original, name, self.get(path)) if said is MISSING else said
-        self.rows.append(Row(name, _said(value), verdict, problem, remedy, refused))
+        self.rows.append(Row(name, _said(value), verdict, problem, remedy, refused, done))
 
     def drop(self, path: str, problem: str, remedy: str = "remove it", *, refused: bool = False) -> None:
         """Take a key out: it means nothing here or, where that loses something, it is impossible."""
@@ -85,7 +92,7 @@ class Examination:
             self.drop(path, f"{problem}, and {new} is given too", f"{new} holds", refused=False)
             return
         remedy = f"did you mean {named(path, new)!r}?" if refused else f"read as {new}"
-        self.note(path, "translated", problem, remedy, refused)
+        self.note(path, "translated", problem, remedy, refused, done=f"read as {new}")
         self.remove(path)
         self.put(new, value)
         self._names[new] = self.user_name(path)

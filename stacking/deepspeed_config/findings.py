@@ -29,6 +29,8 @@ class Row:
     """What takes its place, or what to do."""
     refused: bool = False
     """Whether a plan stops at it; `stacking adopt` does as ``remedy`` says."""
+    done: str = ""
+    """What `stacking adopt` did, where ``remedy`` is a question."""
 
 
 class ConfigConflict(UserError):

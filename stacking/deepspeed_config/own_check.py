@@ -43,17 +43,33 @@ def check_finals(finals: Sequence[Final]) -> None:
         ConfigConflict: it refuses one; each complaint names key and value.
         StackingError: it cannot be asked.
     """
+    findings = Findings()
+    for refusal in refusals(finals):
+        findings.add(refusal.error)
+    findings.raise_if_any()
+
+
+class Refusal(NamedTuple):
+    """What DeepSpeed says against the configuration of one stage."""
+
+    key: str
+    """Dotted; empty where the complaint names none."""
+    error: UserError
+
+
+def refusals(finals: Sequence[Final]) -> list[Refusal]:
+    """What the installed DeepSpeed refuses, at most one key a stage; see `check_finals`."""
     new = [final for final in finals if not _accepted(final).exists()]
     if not new or find_spec("deepspeed") is None:
-        return
+        return []
     asked = json.dumps([{"config": final.config, "ranks": final.ranks} for final in new])
-    findings = Findings()
+    refused = []
     for final, complaint in zip(new, _ask(asked), strict=True):
         if complaint:
-            findings.add(_error(final, complaint))
+            refused.append(_refusal(final, complaint))
         else:
             _remember(final)
-    findings.raise_if_any()
+    return refused
 
 
 def _ask(asked: str) -> list[dict[str, str] | None]:
@@ -72,13 +88,13 @@ def _ask(asked: str) -> list[dict[str, str] | None]:
     return answers
 
 
-def _error(final: Final, complaint: dict[str, str]) -> UserError:
+def _refusal(final: Final, complaint: dict[str, str]) -> Refusal:
     key = ".".join(filter(None, (complaint["section"], complaint["key"])))
     value = get(final.config, key, MISSING) if key else MISSING
     said = f"is {shown(value)}: " if value is not MISSING and not isinstance(value, dict) else ""
     message = complaint["message"].rstrip(".")
     problem = f"{said}DeepSpeed {_version()} refuses it: {message}"
-    return UserError(f"{final.where}: {key or final.stage}", problem, "correct it, or remove it")
+    return Refusal(key, UserError(f"{final.where}: {key or final.stage}", problem, "correct it, or remove it"))
 
 
 def _version() -> str:

@@ -16,7 +16,10 @@ _FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "PMI_", "PMIX_", "OMPI_", "
 _KEPT = ("SLURM_CONF",)
 _TIMEOUT = 120
 """Seconds; a busy slurmctld answers late, a dead one never."""
-_UNREACHABLE = ("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were transmitted")
+_UNREACHABLE = (
+    *("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were transmitted"),
+    *("Could not establish a configuration source", "Unable to process configuration file"),
+)
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 _AT_WORK = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 LIVE = (*_WAITING, *_AT_WORK)

@@ -22,6 +22,7 @@ from stacking.deepspeed_config.examination import Examination, get, leaves
 from stacking.deepspeed_config.examine import examine, kept_rows
 from stacking.deepspeed_config.findings import Row, Verdict
 from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
+from stacking.deepspeed_config.own_check import Final, check_finals, refusals
 from stacking.deepspeed_config.read import read_config
 from stacking.deepspeed_config.schedulers import schedule_of
 from stacking.deepspeed_config.settle import OPTIMIZER_KEYS
@@ -46,6 +47,8 @@ class Adopted:
     """As it stands in the file."""
     rows: tuple[Row, ...]
     """One for every key, in the order of the user's file."""
+    finals: tuple[Final, ...]
+    """What every stage gives to DeepSpeed."""
 
 
 def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopted:
@@ -63,7 +66,7 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
     if not file.exists() and (DS_CONFIGS / file).is_file():
         file = DS_CONFIGS / file
     content = read_accelerate(file) if file.suffix in (".yaml", ".yml") else read_config(file)
-    adopted = adopt_content(content, recipe, gpus, find_machine(), str(file))
+    adopted = _accepted(content, recipe, gpus, str(file))
     out.mkdir(parents=True)
     write_atomically(out / CONFIG, json.dumps(adopted.config, indent=2, ensure_ascii=False) + "\n")
     head = f"# Written by `stacking adopt {file.name}`.\n"
@@ -72,8 +75,30 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
     return adopted
 
 
+def _accepted(content: Json, recipe: str | None, gpus: int | None, where: str) -> Adopted:
+    """The same without files; the keys that DeepSpeed itself refuses are left out.
+
+    Raises:
+        UserError: the recipe is wrong, or nothing that fits can be made.
+    """
+    machine = find_machine()
+    adopted = adopt_content(content, recipe, gpus, machine, where)
+    refused = dict(refusals(adopted.finals))
+    if not refused:
+        return adopted
+    rest, rows = Examination(content), list[Row]()
+    for key, error in refused.items():
+        if not key or rest.get(key) is None:
+            raise error
+        rows.append(Row(key, shown(rest.get(key)), "impossible", error.problem, "left out"))
+        rest.remove(key)
+    adopted = adopt_content(rest.content, recipe, gpus, machine, where)
+    check_finals(adopted.finals)
+    return replace(adopted, rows=(*adopted.rows, *rows))
+
+
 def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: Machine, where: str) -> Adopted:
-    """The same without files.
+    """The same without files and without asking DeepSpeed.
 
     Raises:
         UserError: the recipe is wrong, or nothing that fits can be made.
@@ -94,9 +119,9 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
     for path in WITHOUT_EFFECT:
         found.remove(path)
     raw["ds_config"] = CONFIG
-    result = Adopted(found.content, raw, _in_order(found, [*found.rows, *moved.rows]))
-    make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": found.content}, file), None, None, machine)
-    return result
+    plan = make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": found.content}, file), None, None, machine)
+    finals = tuple(Final(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
+    return Adopted(found.content, raw, _in_order(found, [*found.rows, *moved.rows]), finals)
 
 
 class _Moved:
@@ -284,7 +309,9 @@ def _of_leaves(found: Examination, row: Row) -> list[Row]:
 
 def table(rows: tuple[Row, ...]) -> str:
     """The rows for a terminal."""
-    cells = [(row.key, row.said, row.verdict, "; ".join(filter(None, (row.problem, row.remedy)))) for row in rows]
+    cells = [
+        (row.key, row.said, row.verdict, "; ".join(filter(None, (row.problem, row.done or row.remedy)))) for row in rows
+    ]
     head = ("key", "says", "verdict", "what was done, and why")
     widths = [min(most, max(len(row[i]) for row in (head, *cells))) for i, most in ((0, 58), (1, 28), (2, 20))]
     lines = []

@@ -17,6 +17,7 @@ from stacking.report.timeline import attempts
 from stacking.run.folder import command, is_locked
 from stacking.run.metrics import Record
 from stacking.run.progress import Speedometer, TimeLeft
+from stacking.run.rewind import divergence
 from stacking.slurm.ledger import is_done, known_jobs, slurm_jobs
 from stacking.terminal.units import count, duration, loss
 
@@ -93,6 +94,8 @@ class Status:
     """What training warned of last, such as gradients that overflow in fp16."""
     damage: tuple[str, ...] = ()
     """What is wrong with the metrics: missing files, altered lines, updates without a record."""
+    diverged: bool = False
+    """Training left the finite numbers: a plain resume would repeat it, and ``last_error`` says what helps."""
     journal_damage: str | None = None
     """What is wrong with ``journal.jsonl``; the run can be resumed all the same."""
 
@@ -133,7 +136,8 @@ class Status:
 
     def _state_text(self) -> str:
         doing = f": {self.phase}" if self.phase and self.state != "finished" else ""
-        hint = "" if self.state in ("running", "queued", "finished") else f" (`{self._command()}` goes on)"
+        resumable = self.state not in ("running", "queued", "finished") and not self.diverged
+        hint = f" (`{self._command()}` resumes)" if resumable else ""
         return f"{self.state}{doing}{hint}"
 
     def _command(self) -> str:
@@ -181,6 +185,7 @@ def status(run_dir: Path) -> Status:
         queue_error=queue_error,
         warning=trained[-1].get("warning") if trained else None,
         damage=run.damage,
+        diverged=divergence(run.events) is not None,
         journal_damage=_journal_damage(run),
     )
 

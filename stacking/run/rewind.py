@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stacking.errors import Diverged, UserError
@@ -21,9 +22,14 @@ def refuse_repetition(run: RunFolder) -> None:
     Raises:
         Diverged: the run diverged and was not rewound since; the message is that of the divergence.
     """
-    last: dict[str, Any] = next((e for e in reversed(run.journal.events()) if e["event"] in _OF_A_PHASE), {})
-    if last.get("diverged"):
-        raise Diverged(f"not resumed: {last.get('message', 'training diverged')}")
+    if message := divergence(run.journal.events()):
+        raise Diverged(f"not resumed: {message}")
+
+
+def divergence(events: Sequence[dict[str, Any]]) -> str | None:
+    """What is said of the divergence that a resume would repeat; None where nothing forbids to resume."""
+    last: dict[str, Any] = next((e for e in reversed(events) if e["event"] in _OF_A_PHASE), {})
+    return last.get("message", "training diverged") if last.get("diverged") else None
 
 
 def rewind(run: RunFolder, plan: Plan, step: int) -> str:

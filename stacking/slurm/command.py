@@ -70,7 +70,8 @@ def submit(request: Request) -> Iterator[str]:
         return
     site, mode = _site(request), _mode(request)
     if not exists:
-        _check_new(request, site, mode)
+        _, scripts = _design(request, site, mode)
+        _check_scripts(scripts)
     with submitting(run):
         if any(job.reason != slurm_client.HELD for job in live_jobs(run.journal.events()).values()):
             # A job may start at any moment and needs the run's lock, so this must not take it.
@@ -94,8 +95,9 @@ def dry_run(request: Request) -> Iterator[str]:
         plan, live = load_plan(run.plan), live_jobs(run.journal.events())
         left = reported_left(run, plan)
     else:
-        plan, live = _check_new(request, site, mode), {}
-        left = phases(plan, run)
+        plan, scripts = _design(request, site, mode)
+        live, left = {}, phases(plan, run)
+        yield from _unchecked(scripts)
     before: object = None
     for link in links(chain(plan, run, site, mode), left, live):
         if link.id is None:
@@ -161,17 +163,30 @@ def _recipe(request: Request) -> Recipe:
     return load_recipe(str(request.recipe), list(request.overrides), request.data)
 
 
-def _check_new(request: Request, site: Site, mode: Mode) -> Plan:
-    """Returns the plan of a new run, after rendering all of its scripts; writes nothing."""
+def _design(request: Request, site: Site, mode: Mode) -> tuple[Plan, dict[str, str]]:
+    """The plan and every job's script of a run that can be submitted; nothing is written."""
     recipe = _recipe(request)
     plan, _ = plan_recipe(recipe)
     check_machine(plan, None)
     check_recipe(recipe, plan)
     check_programs(site, str(request.site or "site file"))
-    scripts = {job.name: script(job, plan, request.run, site) for job in chain(plan, request.run, site, mode)}
-    if shutil.which("sbatch"):
+    return plan, {job.name: script(job, plan, request.run, site) for job in chain(plan, request.run, site, mode)}
+
+
+def _unchecked(scripts: Mapping[str, str]) -> Iterator[str]:
+    """Let SLURM check the scripts if it is there; yields a comment where it does not answer.
+
+    Raises:
+        UserError: SLURM refuses a job.
+    """
+    if shutil.which("sbatch") is None:
+        return
+    try:
         _check_scripts(scripts)
-    return plan
+    except UserError:
+        raise
+    except StackingError as error:
+        yield f"# SLURM did not check these scripts: {error}"
 
 
 def _check_scripts(scripts: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from stacking.deepspeed_config.own_check import Final, check_finals
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES
-from stacking.planning.adopt import CONFIG, RECIPE, Adopted, adopt, adopt_content
+from stacking.planning.adopt import CONFIG, RECIPE, Adopted, adopt, adopt_content, table
 from stacking.planning.plan import make_plan
 from tests.deepspeed_config.people import CONFIGS
 from tests.small_recipe import MACHINE, SMALL
@@ -130,6 +130,23 @@ def test_accelerates_own_file_is_read() -> None:
     assert result.config["zero_optimization"]["stage"] == 2
     assert result.recipe["optimizer"]["clip"] == 0.5
     assert yaml.safe_load((Path("out") / RECIPE).read_text())["ds_config"] == CONFIG
+
+
+def test_what_deepspeed_alone_refuses_is_left_out_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("ds.json").write_text('{"gradient_allreduce_op": "sum", "zero_optimization": {"stage": 3}}')
+    result = adopt(Path("ds.json"), "small.yaml", None, Path("out"))
+    assert result.config == {"zero_optimization": {"stage": 3}}
+    (row,) = [row for row in result.rows if row.key == "gradient_allreduce_op"]
+    assert row.verdict == "impossible" and "not supported with ZeRO stage 3" in row.problem
+    check_finals(result.finals)
+
+
+def test_a_misspelt_key_is_told_as_what_it_is_read_as() -> None:
+    rows = adopted({"flops_profiler": {"enabled": True, "profil_step": 2}}).rows
+    assert "is not a key of flops_profiler; read as flops_profiler.profile_step" in table(rows)
 
 
 def test_deepspeed_accepts_everything_that_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

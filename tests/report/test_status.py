@@ -82,6 +82,16 @@ def test_an_ending_in_the_journal_names_the_state(run: SyntheticRun, event: str)
     assert now.last_error == ("rank 1 was killed by SIGKILL" if event == "failed" else None)
 
 
+def test_a_run_that_diverged_is_not_told_to_resume_plainly(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    message = f"not finite after update 40; go back with `stacking resume {run.path} --from-step 20`"
+    run.event("failed", phase="train", stage=0, attempt=1, message=message, diverged=True)
+    text = status(run.path).as_text()
+    assert "failed: train\n" in text and message in text
+    run.event("rewound", phase="train", stage=0, step=20)
+    assert f"(`stacking resume {run.path}` resumes)" in status(run.path).as_text()
+
+
 def test_the_last_preemption_is_told_also_when_the_run_has_gone_on(run: SyntheticRun) -> None:
     run.train(0, last=40)
     assert status(run.path).last_stop is None
@@ -182,7 +192,7 @@ def test_a_chain_that_can_never_go_on_is_not_queued(submitted: SyntheticRun, slu
     submitted.event("failed", phase="train", stage=0, attempt=1, message="rank 1 was killed by SIGKILL")
     now = status(submitted.path)
     assert now.state == "failed"
-    assert f"`stacking submit --resume {submitted.path}` goes on" in now.as_text()
+    assert f"`stacking submit --resume {submitted.path}` resumes" in now.as_text()
 
 
 def test_without_slurm_the_journal_alone_is_told_and_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:

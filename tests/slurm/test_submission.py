@@ -15,6 +15,7 @@ from stacking.planning.plan import make_plan
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
 from stacking.slurm.chain import chain
+from stacking.slurm.command import _unchecked
 from stacking.slurm.ledger import is_done, known_jobs
 from stacking.slurm.script import title
 from stacking.slurm.site import Site
@@ -124,6 +125,17 @@ def test_a_recipe_that_says_it_all_can_be_submitted_from_anywhere(
     Path("recipe.yaml").write_text(SMALL)
     recipe = load_recipe("recipe.yaml", overrides)
     check_recipe(recipe, make_plan(recipe, None, None, MACHINE))
+
+
+def test_a_dry_run_goes_without_slurms_check_where_slurm_does_not_answer(slurm: FakeSlurm) -> None:
+    scripts = {"0-L3": "#!/bin/bash\n"}
+    assert list(_unchecked(scripts)) == []
+    slurm.answers("sbatch", stderr="sbatch: fatal: Could not establish a configuration source\n", code=1)
+    (line,) = _unchecked(scripts)
+    assert line.startswith("# SLURM did not check these scripts: ")
+    slurm.answers("sbatch", stderr="sbatch: error: invalid partition specified: nopart\n", code=1)
+    with pytest.raises(UserError, match="nopart"):
+        list(_unchecked(scripts))
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""DeepSpeed configurations as people have them: read, checked against the installed version, translated."""
+"""DeepSpeed configurations as users have them: read, checked against the installed version, translated."""

@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate's own file (``default_config.yaml``) as the DeepSpeed configuration that it stands for."""
+"""Translates Hugging Face Accelerate's file (``default_config.yaml``) to the DeepSpeed configuration it stands for."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _KEYS = {
 
 
 def read_accelerate(path: Path) -> dict[str, Any]:
-    """The DeepSpeed configuration in an Accelerate file.
+    """Return the DeepSpeed configuration in an Accelerate file.
 
     Raises:
-        UserError: it is no such file, or names another file that holds the configuration.
+        UserError: it is not such a file, or refers to another file that holds the configuration.
     """
     content = read_yaml_mapping(path)
     section = content.get("deepspeed_config")
@@ -34,7 +34,7 @@ def read_accelerate(path: Path) -> dict[str, Any]:
         )
     if section.get("deepspeed_config_file"):
         where = f"{path}: deepspeed_config.deepspeed_config_file"
-        raise UserError(where, "names the configuration", f"adopt {section['deepspeed_config_file']} instead")
+        raise UserError(where, "refers to the configuration", f"adopt {section['deepspeed_config_file']} instead")
     config: dict[str, Any] = {}
     for key, place in _KEYS.items():
         if key in section:

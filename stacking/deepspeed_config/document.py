@@ -1,6 +1,6 @@
-"""Write ``docs/ds_config.md``: what every key of DeepSpeed's configuration does here.
+"""Writes ``docs/ds_config.md``: what each key of a DeepSpeed configuration does here.
 
-Run ``python -m stacking.deepspeed_config.document`` after a change of the tables.
+Run ``python -m stacking.deepspeed_config.document`` after changing the tables.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from stacking.deepspeed_config.schedulers import TRANSLATED
 
 PAGE = Path(__file__).parents[2] / "docs" / "ds_config.md"
 _HEAD = f"""\
-# What every key of a ds_config does here
+# Supported ds_config keys
 
-Written from the tables of `stacking/deepspeed_config` by `python -m stacking.deepspeed_config.document`; the keys are
-those of DeepSpeed {READ_FROM}. `stacking adopt DS_CONFIG --out DIR` makes a file from anywhere fit.
+Generated from the tables in `stacking/deepspeed_config` by `python -m stacking.deepspeed_config.document`; the keys are
+those of DeepSpeed {READ_FROM}. `stacking adopt DS_CONFIG --out DIR` adapts any file.
 
-- A value holds where the recipe is silent. Where both state a value and they differ, the plan lists every
-  contradiction at once.
+- A value applies if the recipe does not set one. If both set different values, the plan lists all contradictions at
+  once.
 - Files may be JSON or HJSON. Keys that begin with `_`, `#` or `//` are comments.
-- Numbers and flags given as text are read as what they say, with a note in the plan.
-- `"auto"` may stand wherever Hugging Face's Trainer fills it in.
+- Numbers and flags given as text are converted, with a note in the plan.
+- `"auto"` is allowed wherever Hugging Face's Trainer fills it in.
 - "refused" keys stop a plan unless they are off; `stacking adopt` leaves them out and says so.
 """
 
 
 def page() -> str:
-    """The page's content."""
+    """Return the page's content."""
     parts = [_HEAD, "## Top-level keys\n", _table((key, KNOWN_KEYS[key]) for key in sorted(KNOWN_KEYS))]
     for section in sorted(SECTION_KEYS):
         if SECTION_KEYS[section] and section not in UNSUPPORTED:
@@ -74,7 +74,7 @@ def _old_keys() -> str:
         "| `optimizer.params.max_grad_norm` | read as `gradient_clipping` |",
         "| `optimizer.type: FusedAdam`, `DeepSpeedCPUAdam`, ... | read as `AdamW` |",
     )
-    return "\n".join(["| key | what is done |", "|---|---|", *rows, *more]) + "\n"
+    return "\n".join(["| key | action |", "|---|---|", *rows, *more]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""DeepSpeed's configuration, from what a user gives to what a stage gets.
+"""Turns a user's DeepSpeed configuration into that of a stage.
 
-A user's JSON is examined key by key (`stacking.deepspeed_config`), so that nothing fails after a job has started;
-then the values that the plan decides are filled in.
+A user's JSON is examined key by key (`stacking.deepspeed_config`), so that nothing fails after a job has started; then
+the plan's values are filled in.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from stacking.hardware.presets import Compiled, DeviceClass, Precision
 
 Json = dict[str, Any]
 OWN = "stacking"
-"""The section that is for this program; DeepSpeed does not get it."""
+"""The section for this program; it is not passed to DeepSpeed."""
 _QUIET = 1_000_000_000
-"""``steps_per_print``: the training loop reports, DeepSpeed need not."""
+"""``steps_per_print``: the training loop reports progress, so DeepSpeed need not."""
 
 
 _NOT_TOLD = ("is a comment", "is null", "is 'auto'", "has the value 'auto' alone")
@@ -35,36 +35,36 @@ _NOT_TOLD = ("is a comment", "is null", "is 'auto'", "has the value 'auto' alone
 
 @dataclass(frozen=True)
 class UserConfig:
-    """A user's DeepSpeed configuration and the name under which errors speak of it."""
+    """A user's DeepSpeed configuration and its name in error messages."""
 
     content: Json
-    """What is left of it after its examination."""
+    """The content after its examination."""
     where: str
     rows: tuple[Row, ...] = ()
-    """What became of the keys that did not stay as they were."""
+    """The keys that were changed or removed."""
     path: Path | None = None
-    """The file; None: it stands in the recipe."""
+    """The file; None: the configuration is inline in the recipe."""
 
     @property
     def errors(self) -> Iterator[UserError]:
-        """What a plan must refuse."""
+        """Yield the errors that make a plan impossible."""
         return (self.error(row.key, row.problem, row.remedy) for row in self.rows if row.refused)
 
     @property
     def notes(self) -> Iterator[str]:
-        """What a person should know about keys that were translated or that mean nothing here."""
+        """Yield notes for the user about keys that were translated or have no effect here."""
         for row in self.rows:
             if not row.refused and row.problem not in _NOT_TOLD:
                 yield f"{self.where}: {row.key}: {row.problem}; {row.remedy}"
 
     def error(self, key: str, problem: str, remedy: str) -> UserError:
-        """A mistake at ``key``."""
+        """Create an error at ``key``."""
         return UserError(f"{self.where}: {key}" if key else self.where, problem, remedy)
 
 
 @dataclass(frozen=True)
 class BatchKeys:
-    """The batch as a user's configuration gives it: sequences per update, per rank and micro-step, and micro-steps."""
+    """The batch keys of a user's configuration: sequences per update, sequences per micro-step, micro-steps."""
 
     total: int | None
     micro: int | None
@@ -73,7 +73,7 @@ class BatchKeys:
 
 @dataclass(frozen=True)
 class StageFacts:
-    """What the plan has decided about a stage before its configuration is written."""
+    """What the plan decides about a stage before writing its configuration."""
 
     micro_batch: int
     accumulation: int
@@ -84,9 +84,9 @@ class StageFacts:
     optimizer: Optimizer
     cuda: bool
     fused_adam: bool
-    """Whether DeepSpeed's own Adam kernel can be had."""
+    """Whether DeepSpeed's own Adam kernel is available."""
     stage: str = ""
-    """Its name: what DeepSpeed writes goes into files of its own for each stage."""
+    """The stage's name: DeepSpeed's output files are separate for each stage."""
 
     @property
     def global_batch(self) -> int:
@@ -94,16 +94,16 @@ class StageFacts:
 
 
 def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
-    """The configuration that a recipe refers to, examined; the plan refuses what its ``errors`` say.
+    """Examine the configuration that a recipe refers to; the plan raises its ``errors``.
 
     Args:
-        reference: a path (looked up beside the recipe, in the current directory, then among the ready ones of the
-            checkout), the content itself, or nothing.
+        reference: a path (relative to the recipe, to the current directory, or to the ready configurations), the
+            content itself, or nothing.
         where: the recipe's key, for errors about inline content.
         beside: the recipe's folder.
 
     Raises:
-        UserError: no such file, or neither JSON nor HJSON.
+        UserError: the file does not exist, or is neither JSON nor HJSON.
     """
     path, content, name = None, reference or {}, where
     if isinstance(reference, str):
@@ -118,19 +118,19 @@ def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
 
 
 def batch_keys(user: UserConfig) -> BatchKeys:
-    """The batch sizes that an examined configuration fixes; ``auto`` and absent ones are None."""
+    """Return the batch sizes that an examined configuration sets; ``auto`` and missing ones are None."""
     given = (user.content.get(name, "auto") for name in BATCH_KEYS)
     return BatchKeys(*(None if value == "auto" else value for value in given))
 
 
 def resolve(user: UserConfig, facts: StageFacts) -> Json:
-    """The whole configuration that DeepSpeed gets: the user's, with what the plan decides filled in."""
+    """Return the complete DeepSpeed configuration: the user's, with the plan's values filled in."""
     config = with_batch(user.content, facts.global_batch, facts.micro_batch, facts.accumulation)
     config["steps_per_print"] = config.get("steps_per_print", _QUIET)
     if config["steps_per_print"] == "auto":
         config["steps_per_print"] = _QUIET
     config.pop(OWN, None)
-    config.pop("scheduler", None)  # the plan's schedule decides
+    config.pop("scheduler", None)  # the plan's schedule applies
     config["gradient_clipping"] = facts.optimizer.clip
     config["optimizer"] = _optimizer(user, facts)
     _fill_precision(config, facts)
@@ -141,19 +141,19 @@ def resolve(user: UserConfig, facts: StageFacts) -> Json:
 
 @dataclass(frozen=True)
 class StageKernels:
-    """How the layers of a stage are computed, besides what the device decides."""
+    """How the layers of a stage are computed, except for what the device decides."""
 
     compile: bool
     activation_checkpointing: bool
 
 
 def stage_kernels(user: UserConfig, device: Compiled) -> StageKernels:
-    """What the configuration's own section says; ``auto``, and nothing, compile where that is faster.
+    """Read the configuration's own section; ``auto``, the default, compiles where that is faster.
 
-    ZeRO 3 gathers weights around the modules that own them, which a compiled layer would not let it.
+    Compiled layers do not work with ZeRO 3, which gathers weights around the modules that own them.
 
     Raises:
-        UserError: it asks for what cannot be.
+        UserError: it asks for an unsupported combination.
     """
     section = user.content.get(OWN, {})
     wanted, sharded = section.get("compile", "auto"), _get(user.content, "zero_optimization.stage") == 3
@@ -166,7 +166,7 @@ def stage_kernels(user: UserConfig, device: Compiled) -> StageKernels:
 
 
 def with_batch(config: Mapping[str, Any], total: int, micro: int, accumulation: int) -> Json:
-    """A copy of ``config`` for updates of ``total`` sequences, ``micro`` at once and ``accumulation`` times a rank."""
+    """Return ``config`` for updates of ``total`` sequences: ``micro`` at once, ``accumulation`` times per rank."""
     return {
         **copy.deepcopy(dict(config)),
         "train_batch_size": total,
@@ -176,10 +176,10 @@ def with_batch(config: Mapping[str, Any], total: int, micro: int, accumulation: 
 
 
 def requested_precision(user: UserConfig, device: DeviceClass) -> Precision | None:
-    """What ``fp16.enabled`` and ``bf16.enabled`` say; None where they leave it open.
+    """Return the precision that ``fp16.enabled`` and ``bf16.enabled`` select; None if they leave it open.
 
-    What is switched off stays off: where that is the device's own precision, the other 16 bits are taken if they are
-    ``auto`` and the device computes them well, else fp32.
+    A disabled precision stays disabled: if it is the device's default, the other 16-bit one is used if it is ``auto``
+    and suits the device, else fp32.
     """
     given = {name: _get(user.content, f"{name}.enabled") for name in ("fp16", "bf16")}
     for name in ("fp16", "bf16"):
@@ -194,12 +194,12 @@ def requested_precision(user: UserConfig, device: DeviceClass) -> Precision | No
 
 
 def switched_off(user: UserConfig, precision: Precision) -> bool:
-    """Whether the configuration says that a precision is not to be used."""
+    """Whether the configuration disables a precision."""
     return _get(user.content, f"{precision}.enabled") is False
 
 
 def check_precision(precision: Precision, device: DeviceClass, where: str) -> None:
-    """Refuse a precision that the device cannot do well.
+    """Reject a precision that does not suit the device.
 
     Raises:
         UserError: says why, and what suits the device.
@@ -210,19 +210,19 @@ def check_precision(precision: Precision, device: DeviceClass, where: str) -> No
 
 
 def zero_stage(config: Mapping[str, Any]) -> int:
-    """The ZeRO stage of a resolved configuration."""
+    """Return the ZeRO stage of a resolved configuration."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
 def precision(config: Mapping[str, Any]) -> Precision:
-    """The precision of a resolved configuration."""
+    """Return the precision of a resolved configuration."""
     if config.get("fp16", {}).get("enabled"):
         return "fp16"
     return "bf16" if config.get("bf16", {}).get("enabled") else "fp32"
 
 
 def offloads(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a resolved configuration keeps in the host's memory: any of ``optimizer`` and ``param``."""
+    """Return what a resolved configuration offloads to the host: any of ``optimizer`` and ``param``."""
     zero = config.get("zero_optimization", {})
     return tuple(
         name for name in ("optimizer", "param") if (zero.get(f"offload_{name}") or {}).get("device", "none") != "none"
@@ -235,11 +235,11 @@ _AUTO_ZERO: Mapping[str, Callable[[int], int]] = {
     "stage3_prefetch_bucket_size": lambda hidden: hidden * hidden * 9 // 10,
     "stage3_param_persistence_threshold": lambda hidden: 10 * hidden,
 }
-"""What ``auto`` means in ``zero_optimization``, as users of Hugging Face's Trainer expect it."""
+"""Values of ``auto`` in ``zero_optimization``, as in Hugging Face's Trainer."""
 
 
 def optimizer_errors(user: UserConfig, fused_adam: bool) -> Iterator[UserError]:
-    """Parameters that the class which DeepSpeed will build for this stage does not take."""
+    """Return parameters that DeepSpeed's optimizer class for this stage does not accept."""
     given = _given_parameters(user)
     for key, problem, remedy in refused_parameters(given, _built(user.content, fused_adam, given)):
         yield user.error(f"optimizer.params.{key}", problem, remedy)
@@ -258,7 +258,7 @@ def _built(content: Mapping[str, Any], fused_adam: bool, given: Mapping[str, Any
 def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
     given = _given_parameters(user)
     if _built(user.content, facts.fused_adam, given) == "AdamW":
-        given.pop("bias_correction", None)  # PyTorch always corrects it
+        given.pop("bias_correction", None)  # PyTorch always applies it
     wanted: Json = {
         "lr": facts.peak_learning_rate,
         "betas": list(facts.optimizer.betas),
@@ -270,7 +270,7 @@ def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
 
 
 def _implementation(facts: StageFacts, given: Json) -> Json:
-    """PyTorch's Adam, in one kernel for each tensor, where DeepSpeed's fused one cannot run."""
+    """Use PyTorch's Adam, one kernel per tensor, where DeepSpeed's fused one is unavailable."""
     if facts.fused_adam and "torch_adam" not in given:
         return {}
     torch_adam = given.get("torch_adam", True)
@@ -286,11 +286,11 @@ def _fill_precision(config: Json, facts: StageFacts) -> None:
             config[name] = {**config[name], "enabled": False}
     loss_scaling = config.get("fp16", {})
     for key in [key for key, value in loss_scaling.items() if value == "auto"]:
-        del loss_scaling[key]  # DeepSpeed's own default
+        del loss_scaling[key]  # use DeepSpeed's default
 
 
 def _separate_files(config: Json, stage: str) -> None:
-    """Name what DeepSpeed writes after the stage, so that no stage writes over another's files."""
+    """Name DeepSpeed's output files after the stage, so that no stage overwrites another's."""
     if not stage:
         return
     for name in ("csv_monitor", "tensorboard"):
@@ -306,13 +306,13 @@ def _separate_files(config: Json, stage: str) -> None:
 
 
 def _fill_zero(config: Json, facts: StageFacts) -> None:
-    # One GPU alone: without flat groups, 16-bit training would wait for the overflow check of every parameter.
+    # A single GPU: without flat groups, 16-bit training would wait for every parameter's overflow check.
     flat = facts.cuda and facts.precision != "fp32" and not facts.fused_adam
     scaled = config.get("prescale_gradients") or config.get("gradient_predivide_factor", 1) != 1
-    sharded = 1 if scaled else 2  # ZeRO 2 does not scale gradients before it reduces them
+    sharded = 1 if scaled else 2  # ZeRO 2 does not scale gradients before reducing them
     zero = config.setdefault("zero_optimization", {"stage": sharded if facts.ranks > 1 else int(flat)})
     for key, value in zero.items():
         if value == "auto":
             zero[key] = _AUTO_ZERO[key](facts.hidden)
     if not facts.cuda and "optimizer" in offloads(config):
-        config.setdefault("zero_force_ds_cpu_optimizer", False)  # on a CPU PyTorch's Adam serves as well
+        config.setdefault("zero_force_ds_cpu_optimizer", False)  # on a CPU PyTorch's Adam works as well

@@ -1,4 +1,4 @@
-"""What is done about DeepSpeed's keys, as tables; which keys there are, `stacking.deepspeed_config.facts` knows."""
+"""How each of DeepSpeed's keys is treated, as tables; `stacking.deepspeed_config.facts` lists the keys themselves."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ REMOVED_KEYS: Mapping[str, str] = {
     "curriculum_learning": "remove it",
     "progressive_layer_drop": "remove it",
 }
-"""Top-level keys that raise by presence alone, and what to do instead."""
+"""Top-level keys whose mere presence raises, and what to do instead."""
 
 REMOVED_OPTIMIZERS = frozenset({"onebitadam", "onebitlamb", "zerooneadam"})
 
 KNOWN_KEYS: Mapping[str, str] = {key: about["kind"] for key, about in TOP.items()} | {"stacking": OTHER}
-"""Every top-level key, and what it must be."""
+"""Every top-level key, and the kind of its value."""
 
 _OWN = {"activation_checkpointing": FLAG, "compile": OTHER, "why": OTHER}
 _OPTIMIZER = {"type": OTHER, "params": OTHER, "legacy_fusion": FLAG}
@@ -42,7 +42,7 @@ SECTION_KEYS: Mapping[str, Mapping[str, str]] = {
     "optimizer": _OPTIMIZER,
     "scheduler": {"type": OTHER, "params": OTHER},
 }
-"""The keys of every section, at every depth, and what each must be."""
+"""The keys of every section, at any depth, and the kinds of their values."""
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "communication_data_type": ("fp16", "bf16", "fp32"),
@@ -52,7 +52,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error", "critical"),
     "checkpoint.tag_validation": ("Ignore", "Warn", "Fail"),
 }
-"""Where DeepSpeed takes one of a few words."""
+"""Keys for which DeepSpeed accepts one of a few words."""
 
 POSITIVE_KEYS = _keys(
     """
@@ -60,10 +60,10 @@ POSITIVE_KEYS = _keys(
     zero_optimization.allgather_bucket_size
     """
 )
-"""Numbers that DeepSpeed divides by, or refuses at 0."""
+"""Numbers by which DeepSpeed divides, or that it rejects at 0."""
 
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-"""Of these three, two decide the third."""
+"""Two of these determine the third."""
 
 AUTO_KEYS = _keys(
     """
@@ -73,11 +73,11 @@ AUTO_KEYS = _keys(
     zero_optimization.stage3_prefetch_bucket_size zero_optimization.stage3_param_persistence_threshold
     """
 )
-"""Where ``"auto"`` may stand, besides ``optimizer.params`` and ``scheduler.params``."""
+"""Where ``"auto"`` is allowed, in addition to ``optimizer.params`` and ``scheduler.params``."""
 
-_ORDER = "would change which samples are seen, and the plan decides that"
+_ORDER = "would change which samples are seen, which the plan decides"
 _REMOVED = f"was removed from DeepSpeed ({READ_FROM})"
-_MASTER = "would keep the master state in 16 bits, and a state here is fp32"
+_MASTER = "would keep the master state in 16 bits, but a state here is fp32"
 _SHARDING = "shards the model in a way that cannot be consolidated here"
 
 _QUANTISED = "rounds what is trained, so that a consolidated state would not be exact"
@@ -91,15 +91,15 @@ UNSUPPORTED: Mapping[str, tuple[object, str, str]] = {
     "hybrid_engine": (None, "is for reinforcement learning, not for pre-training", "remove it"),
     "autotuning": (None, "needs DeepSpeed's own launcher", "remove it"),
     "data_efficiency": (None, _ORDER, "remove it"),
-    "managed_gradient_accumulation": (True, "takes the accumulation away from DeepSpeed", "remove it"),
+    "managed_gradient_accumulation": (True, "disables DeepSpeed's gradient accumulation", "remove it"),
     "weight_quantization": (None, "is for inference", "remove it"),
-    "checkpoint.load_universal": (False, "would bypass the loading of states", "remove it"),
-    "checkpoint.use_node_local_storage": (False, "would scatter a checkpoint over nodes", "remove it"),
+    "checkpoint.load_universal": (False, "would bypass this program's loading of states", "remove it"),
+    "checkpoint.use_node_local_storage": (False, "would scatter a checkpoint over the nodes", "remove it"),
     "datastates_ckpt": (None, "writes checkpoints that cannot be consolidated here", "remove it"),
     "bf16.bf16_master_weights_and_grads": (False, _MASTER, "remove it"),
     "bf16.bf16_optimizer_states": (False, _MASTER, "remove it"),
     "fp16.fp16_master_weights_and_grads": (False, _MASTER, "remove it"),
-    "fp16.auto_cast": (False, "casts inputs that are whole numbers here", "remove it"),
+    "fp16.auto_cast": (False, "casts inputs, which are integers here", "remove it"),
     **{f"zero_optimization.{key}": (None, _REMOVED, "remove it") for key in sorted(REMOVED_ZERO)},
     "zero_optimization.zenflow": (None, "splits Adam's state in a way that cannot be consolidated here", "remove it"),
     **{
@@ -111,17 +111,17 @@ UNSUPPORTED: Mapping[str, tuple[object, str, str]] = {
         "is not tested with the consolidation of checkpoints",
         "remove it",
     ),
-    "checkpoint.writer": (None, "would write checkpoints in another way than they are read here", "remove it"),
+    "checkpoint.writer": (None, "would write checkpoints in a format that cannot be read here", "remove it"),
     "checkpoint.checkpoint_serialization": (True, "would write checkpoints that cannot be read here", "remove it"),
     "compile.offload_parameters": (False, "needs DeepCompile, which is not used here", "remove it"),
 }
-"""Dotted key: the value that is harmless, what is wrong with any other, what to do instead."""
+"""Per dotted key: the harmless value, what is wrong with any other, and what to do instead."""
 
 _DEEPCOMPILE = "needs DeepCompile, which is not used here; stacking.compile compiles the layers"
 
 WITHOUT_EFFECT: Mapping[str, str] = {
-    "dataloader_drop_last": "this program's own loader makes whole batches only",
-    "vocabulary_size": "DeepSpeed only checks its divisibility; the recipe decides the model",
+    "dataloader_drop_last": "this program's own loader only makes whole batches",
+    "vocabulary_size": "DeepSpeed only checks its divisibility; the recipe defines the model",
     "sequence_parallel_size": "there is no sequence parallelism here",
     "seq_parallel_communication_data_type": "there is no sequence parallelism here",
     "use_data_before_expert_parallelism": "there are no experts here",
@@ -133,7 +133,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "aio": "it is for NVMe offload, which is not supported here",
     "checkpoint.parallel_write": "it is for pipelines",
     "data_types.param_dtype": "the precision is fp16's, bf16's or the recipe's",
-    "data_types.buffer_dtype": "the model has no buffers that are trained in it",
+    "data_types.buffer_dtype": "the model has no buffers of this type",
     "data_types.keep_in_fp32_modules": "the model has no such buffers",
     "zero_optimization.elastic_checkpoint": "states are resharded by this program",
     "zero_optimization.leaf_module": "there are no experts here",
@@ -143,21 +143,21 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "zero_optimization.stage3_gather_16bit_weights_on_model_save": "`stacking export` writes the weights",
     "zero_optimization.gather_16bit_weights_on_model_save": "`stacking export` writes the weights",
 }
-"""Keys and sections that DeepSpeed takes and that change nothing here, and why."""
+"""Keys and sections that DeepSpeed accepts and that have no effect here, and why."""
 
 EFFECTS: Mapping[str, str] = {
-    "train_batch_size": "sequences per update, where the recipe does not say",
-    "train_micro_batch_size_per_gpu": "sequences that a rank computes at once, where the recipe does not say",
+    "train_batch_size": "sequences per update, unless the recipe sets it",
+    "train_micro_batch_size_per_gpu": "sequences per rank and micro-step, unless the recipe sets it",
     "gradient_accumulation_steps": "micro-steps per update; follows from the other two and the number of ranks",
     "optimizer.legacy_fusion": "no effect: two ways to the same result",
-    "optimizer.type": "Adam with decoupled decay, by either name",
+    "optimizer.type": "Adam with decoupled weight decay, by any of its names",
     "optimizer": "Adam, with decoupled weight decay",
-    "optimizer.params": "`lr` is the peak; `lr`, `betas`, `eps` and `weight_decay` hold where the recipe is silent",
-    "scheduler": "becomes the recipe's schedule where the recipe states none",
-    "gradient_clipping": "the recipe's `optimizer.clip`, where the recipe is silent",
+    "optimizer.params": "`lr` is the peak; `lr`, `betas`, `eps` and `weight_decay` apply unless the recipe sets them",
+    "scheduler": "becomes the recipe's schedule, unless the recipe has one",
+    "gradient_clipping": "the recipe's `optimizer.clip`, unless the recipe sets it",
     "fp16": "passed to DeepSpeed's loss scaling",
-    "fp16.enabled": "decides the precision where the recipe says `auto`",
-    "bf16.enabled": "decides the precision where the recipe says `auto`",
+    "fp16.enabled": "decides the precision if the recipe says `auto`",
+    "bf16.enabled": "decides the precision if the recipe says `auto`",
     "zero_optimization": "passed to DeepSpeed",
     "zero_optimization.offload_optimizer.device": "`cpu` or `none`; `nvme` is refused",
     "zero_optimization.offload_param.device": "`cpu` or `none`; `nvme` is refused",
@@ -167,20 +167,20 @@ EFFECTS: Mapping[str, str] = {
     "dump_state": "DeepSpeed prints its configuration",
     "memory_breakdown": "DeepSpeed prints memory figures",
     "wall_clock_breakdown": "DeepSpeed prints the times of forward, backward and step",
-    "steps_per_print": "how often DeepSpeed prints; not at all where it is not given",
+    "steps_per_print": "how often DeepSpeed prints; never by default",
     "comms_logger": "DeepSpeed logs its collectives",
-    "activation_checkpointing": "switches `stacking.activation_checkpointing` on: every layer is recomputed",
-    "tensorboard": "written by DeepSpeed, into one folder a stage",
-    "csv_monitor": "written by DeepSpeed, into one folder a stage",
+    "activation_checkpointing": "turns on `stacking.activation_checkpointing`: every layer is recomputed",
+    "tensorboard": "written by DeepSpeed, to one folder per stage",
+    "csv_monitor": "written by DeepSpeed, to one folder per stage",
     "wandb": "written by DeepSpeed; needs the package wandb",
     "comet": "written by DeepSpeed; needs the package comet_ml",
-    "flops_profiler": "printed by DeepSpeed; a file is written for each stage",
+    "flops_profiler": "printed by DeepSpeed; one file per stage",
     "timers": "passed to DeepSpeed; this program measures throughput itself",
     "checkpoint": "passed to DeepSpeed",
     "stacking.compile": "compile each layer; `auto`: where that is faster",
-    "stacking.activation_checkpointing": "keep a layer's input alone and compute the layer again in the backward pass",
-    "stacking.why": "reasons, as `stacking tune` writes them; read by people",
-    "stacking": "read by this program; DeepSpeed does not get it",
+    "stacking.activation_checkpointing": "keep only a layer's input and recompute the layer in the backward pass",
+    "stacking.why": "reasons for people to read, written by `stacking tune`",
+    "stacking": "read by this program; not passed to DeepSpeed",
     "": "passed to DeepSpeed",
 }
-"""What a key or section does here; the longest prefix of a dotted key counts, ``""`` for all others."""
+"""What a key or section does here; the longest prefix of a dotted key applies, ``""`` for all others."""

@@ -1,4 +1,4 @@
-"""A configuration under examination: its content as it will be, and a row for every key that does not stay."""
+"""A configuration under examination: its future content, and a row for every key that changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MISSING = object()
 
 
 def get(content: Mapping[str, Any], path: str, default: Any = None) -> Any:
-    """The value at a dotted path, or ``default``."""
+    """Return the value at a dotted path, or ``default``."""
     value: Any = content
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -26,7 +26,7 @@ def get(content: Mapping[str, Any], path: str, default: Any = None) -> Any:
 
 
 def leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key that holds no keys itself, with its value; an empty section counts as one."""
+    """Yield every dotted key without keys of its own, with its value; an empty section counts as one."""
     for key, value in content.items():
         path = f"{above}.{key}" if above else str(key)
         if isinstance(value, Mapping) and value:
@@ -36,17 +36,17 @@ def leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def is_off(value: Any) -> bool:
-    """Whether a section or flag is switched off."""
+    """Whether a section or flag is off."""
     if isinstance(value, Mapping):
         return str(value.get("enabled", True)).lower() in ("false", "0") or not value
     return value in (False, None, "none") or str(value).lower() == "false"
 
 
 class Examination:
-    """Changes a copy of a user's configuration, and keeps account of each change.
+    """Modifies a copy of a user's configuration and records each change.
 
     Args:
-        content: the user's, left as it is.
+        content: the user's configuration; not modified.
     """
 
     def __init__(self, content: Mapping[str, Any]) -> None:
@@ -56,7 +56,7 @@ class Examination:
         self._names: dict[str, str] = {}
 
     def get(self, path: str, default: Any = None) -> Any:
-        """The value that a dotted path has now."""
+        """Return the current value at a dotted path."""
         return get(self.content, path, default)
 
     def note(
@@ -69,27 +69,27 @@ class Examination:
         said: Any = MISSING,
         done: str = "",
     ) -> None:
-        """Account for one key; it is told under the name that the user gave it."""
+        """Record a row for one key, under the name that the user gave it."""
         name = self.user_name(path)
         value = get(self.original, name, self.get(path)) if said is MISSING else said
         self.rows.append(Row(name, _said(value), verdict, problem, remedy, refused, done))
 
     def drop(self, path: str, problem: str, remedy: str = "remove it", *, refused: bool = False) -> None:
-        """Take a key out: it means nothing here or, where that loses something, it is impossible."""
+        """Remove a key that has no effect here or, with ``refused``, cannot be supported."""
         verdict: Verdict = "impossible" if refused else "without meaning here"
         self.note(path, verdict, problem, remedy, refused)
         self.remove(path)
 
     def replace(self, path: str, value: Any, problem: str, remedy: str, *, refused: bool = False) -> None:
-        """Give a key another value."""
+        """Change the value of a key."""
         self.note(path, "impossible" if refused else "translated", problem, remedy, refused)
         self.put(path, value)
 
     def rename(self, path: str, new: str, problem: str, *, refused: bool = False) -> None:
-        """Give a value another key, unless that one is taken."""
+        """Move a value to another key, unless that one is taken."""
         value = self.get(path)
         if self.get(new, MISSING) is not MISSING:
-            self.drop(path, f"{problem}, and {new} is given too", f"{new} holds", refused=False)
+            self.drop(path, f"{problem}, and {new} is given too", f"{new} is used", refused=False)
             return
         remedy = f"did you mean {named(path, new)!r}?" if refused else f"read as {new}"
         self.note(path, "translated", problem, remedy, refused, done=f"read as {new}")
@@ -98,7 +98,7 @@ class Examination:
         self._names[new] = self.user_name(path)
 
     def put(self, path: str, value: Any) -> None:
-        """Set a dotted path; sections that are missing are made."""
+        """Set a dotted path, creating missing sections."""
         *sections, name = path.split(".")
         holder = self.content
         for section in sections:
@@ -108,19 +108,19 @@ class Examination:
         holder[name] = value
 
     def remove(self, path: str) -> None:
-        """Take a dotted path out."""
+        """Remove a dotted path."""
         *sections, name = path.split(".")
         holder = get(self.content, ".".join(sections)) if sections else self.content
         if isinstance(holder, dict):
             holder.pop(name, None)
 
     def has_problem(self, path: str) -> bool:
-        """Whether a key was told to be wrong already."""
+        """Whether a key was already reported as wrong."""
         name = self.user_name(path)
         return any(row.refused and row.key == name for row in self.rows)
 
     def user_name(self, path: str) -> str:
-        """The name under which the user gave what stands at ``path`` now."""
+        """Return the user's name for what is now at ``path``."""
         for new, old in self._names.items():
             if path == new or path.startswith(f"{new}."):
                 return old + path[len(new) :]

@@ -1,7 +1,7 @@
-"""Reads a configuration key by key: what is translated, what means nothing here, what cannot be.
+"""Examines a configuration key by key: translates keys, drops those without effect, rejects unsupported ones.
 
-`STEPS` lists the questions in their order. The same examination serves a plan, which stops at what is refused, and
-`stacking adopt`, which writes what is left.
+`STEPS` lists the checks in order. Both a plan, which stops at rejected keys, and `stacking adopt`, which writes what
+remains, use this examination.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from stacking.deepspeed_config.values import coerced, is_a
 from stacking.deepspeed_config.zero import examine_zero
 
 _NAMED = 20
-"""Unknown keys that are looked up; a file with more of them is another kind of file."""
+"""Maximum number of unknown keys to look up; a file with more is not a DeepSpeed configuration."""
 _ENABLED = '{"enabled": true}'
 _EXAMPLES = {
     "optimizer": '{"type": "AdamW"}',
@@ -45,11 +45,11 @@ _EXAMPLES = {
     "zero_optimization.offload_param": '{"device": "cpu"}',
 }
 _TRACKERS = {"wandb": "wandb", "comet": "comet_ml", "tensorboard": "tensorboard"}
-"""Section: the package that it needs."""
+"""By section: the package that it needs."""
 
 
 def examine(content: Mapping[str, Any]) -> Examination:
-    """The examination of a whole configuration."""
+    """Examine a whole configuration."""
     found = Examination(content)
     for step in STEPS:
         step(found)
@@ -57,7 +57,7 @@ def examine(content: Mapping[str, Any]) -> Examination:
 
 
 def kept_rows(found: Examination) -> list[Row]:
-    """A row for every key that no other row speaks of: it stays, with the effect that it has."""
+    """Add a row for every remaining key: it is kept, with its effect."""
     told = {row.key for row in found.rows}
     rows = []
     for path, value in leaves(found.original):
@@ -68,7 +68,7 @@ def kept_rows(found: Examination) -> list[Row]:
 
 
 def effect(path: str) -> str:
-    """What a dotted key does here."""
+    """Describe what a dotted key does here."""
     parts = path.split(".")
     prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     for prefix in (*prefixes, ""):
@@ -80,7 +80,7 @@ def effect(path: str) -> str:
 
 
 def _odd_names(found: Examination) -> None:
-    """Names that no key has, and that would be taken for a path here."""
+    """Reject names that are no valid key and would be mistaken for a path."""
     waiting: list[tuple[str, dict[str, Any]]] = [("", found.content)]
     while waiting:
         above, section = waiting.pop()
@@ -99,7 +99,7 @@ _PATHS = frozenset(f"{section}.{key}" for section, keys in SECTION_KEYS.items() 
 
 def _comments(found: Examination) -> None:
     for path in _comment_paths(found.content):
-        found.drop(path, "is a comment", "passed over")
+        found.drop(path, "is a comment", "has no effect")
 
 
 def _comment_paths(content: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[str]:
@@ -139,7 +139,7 @@ def _unsupported_sections_off(found: Examination) -> None:
 
 
 def _unknown(found: Examination) -> None:
-    """Names that DeepSpeed does not know, at every depth."""
+    """Reject names that DeepSpeed does not know, at any depth."""
     unknown = _unknown_paths(found)
     for path in unknown[:_NAMED]:
         section = path.rpartition(".")[0]
@@ -178,13 +178,13 @@ def _unsupported(found: Examination) -> None:
 
 
 def _kinds(found: Examination) -> None:
-    """Sections that are objects, and in them values of the right kind; text and null as DeepSpeed reads them."""
+    """Check that sections are objects and values have the right kind, reading text and null as DeepSpeed does."""
     for section in SECTION_KEYS:
         value = found.get(section, MISSING)
         if value is MISSING or isinstance(value, Mapping):
             continue
         if value is None:
-            found.drop(section, "is null", "DeepSpeed's default holds")
+            found.drop(section, "is null", "DeepSpeed's default applies")
         else:
             remedy = f"give an object, such as {_EXAMPLES.get(section, _ENABLED)}"
             found.drop(section, f"is {shown(value)}", remedy, refused=True)
@@ -200,7 +200,7 @@ def _value(found: Examination, path: str, kind: str, nullable: bool) -> None:
     value = found.get(path)
     if value is None:
         if not nullable and kind != OTHER:
-            found.drop(path, "is null", "DeepSpeed's default holds")
+            found.drop(path, "is null", "DeepSpeed's default applies")
     elif value == "auto" and kind != TEXT:
         _auto(found, path)
     elif not is_a(kind, value):
@@ -218,7 +218,7 @@ def _auto(found: Examination, path: str) -> None:
         return
     section = path.rpartition(".")[0]
     if section in SECTIONS and path != "zero_optimization.stage":
-        found.drop(path, "is 'auto'", "DeepSpeed's default holds")
+        found.drop(path, "is 'auto'", "DeepSpeed's default applies")
     elif path not in ("optimizer.params", "scheduler.params", "stacking.compile"):
         found.drop(path, "is 'auto', which nothing here fills in", "give a value or remove it", refused=True)
 
@@ -250,13 +250,13 @@ def _precision(found: Examination) -> None:
 
 
 def _activation_checkpointing(found: Examination) -> None:
-    """DeepSpeed's section only configures a function that a model may call; here it asks for recomputed layers."""
+    """Translate DeepSpeed's section, which only configures a function for models to call, to recomputed layers."""
     section = found.get("activation_checkpointing")
     if section is None:
         return
     asked = [key for key in ("partition_activations", "cpu_checkpointing", "number_checkpoints") if section.get(key)]
     if not asked:
-        found.drop("activation_checkpointing", "switches nothing on", "left out")
+        found.drop("activation_checkpointing", "turns nothing on", "left out")
         return
     if found.get("stacking.activation_checkpointing") is None:
         found.put("stacking.activation_checkpointing", True)
@@ -282,7 +282,7 @@ def _own(found: Examination) -> None:
 
 
 def _trackers(found: Examination) -> None:
-    """Trackers that are switched on and not installed would end the ranks."""
+    """Reject enabled trackers whose package is not installed; they would crash the ranks."""
     from importlib.util import find_spec
 
     for section, package in _TRACKERS.items():
@@ -293,7 +293,7 @@ def _trackers(found: Examination) -> None:
 
 
 def _without_effect(found: Examination) -> None:
-    """Keys that DeepSpeed takes and nothing here looks at: a line, unless they are off."""
+    """Note keys without effect here, unless they are off."""
     for path, why in WITHOUT_EFFECT.items():
         value = found.get(path, MISSING)
         if value is MISSING or value is None:

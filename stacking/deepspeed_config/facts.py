@@ -1,4 +1,4 @@
-"""What DeepSpeed accepts, from ``facts.json``, so that a configuration is checked without importing it.
+"""Reads ``facts.json``, which lists what DeepSpeed accepts, so that checks need not import it.
 
 `stacking.deepspeed_config.generate_facts` writes the file from the installed version.
 """
@@ -16,16 +16,16 @@ _FACTS: Mapping[str, Any] = json.loads(FACTS_FILE.read_text(encoding="utf-8")) i
 
 VERSION: str = _FACTS.get("deepspeed", "")
 TOP: Mapping[str, Mapping[str, Any]] = _FACTS.get("top", {})
-"""Every top-level key: its ``kind``, and ``null`` where DeepSpeed takes null."""
+"""Every top-level key: its ``kind``, and ``null`` if DeepSpeed accepts null."""
 SECTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = _FACTS.get("sections", {})
-"""Dotted section: its keys, described as in `TOP`."""
+"""By dotted section: its keys, described as in `TOP`."""
 REMOVED: frozenset[str] = frozenset(_FACTS.get("removed", ()))
 REMOVED_ZERO: frozenset[str] = frozenset(_FACTS.get("removed_zero", ()))
 OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
     name: frozenset(keys) for name, keys in _FACTS.get("optimizers", {}).items()
 }
-"""Class that DeepSpeed builds for Adam: the parameters that it takes."""
+"""By class that DeepSpeed builds for Adam: the parameters that it accepts."""
 SCHEDULER_PARAMETERS: Mapping[str, frozenset[str]] = {
     name: frozenset(keys) for name, keys in _FACTS.get("schedulers", {}).items()
 }
-"""Class of learning-rate schedule: its parameters."""
+"""By class of learning-rate schedule: its parameters."""

@@ -1,4 +1,4 @@
-"""What is found in a configuration: one row a key, and one answer for all of them."""
+"""The results of an examination: one row per key, and one error for all contradictions."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from stacking.errors import UserError
 
 Verdict = Literal["kept", "moved to the recipe", "translated", "without meaning here", "impossible"]
 _LISTED = 40
-"""Contradictions that one answer lists; a file with more is another kind of file."""
+"""Maximum number of contradictions to list; a file with more is not a DeepSpeed configuration."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What becomes of one key."""
+    """The treatment of one key."""
 
     key: str
     """Dotted, as in the user's file."""
     said: str
-    """The value, as it stands there."""
+    """The value in the user's file."""
     verdict: Verdict
     problem: str = ""
     """Why it cannot stay as it is."""
     remedy: str = ""
-    """What takes its place, or what to do."""
+    """What replaces it, or what to do."""
     refused: bool = False
     """Whether a plan stops at it; `stacking adopt` does as ``remedy`` says."""
     done: str = ""
@@ -34,11 +34,11 @@ class Row:
 
 
 class ConfigConflict(UserError):
-    """Everything in which configurations and recipe do not fit, in one answer.
+    """All contradictions between configurations and recipe, in one error.
 
     Args:
         errors: one per contradiction; at least one.
-        command: what settles them all; empty: nothing does.
+        command: a command that resolves all of them; empty: there is none.
     """
 
     def __init__(self, errors: Sequence[UserError], command: str) -> None:
@@ -71,31 +71,31 @@ def _key(where: str) -> str:
 
 
 class Findings:
-    """Collects mistakes, so that a user learns of all of them at once."""
+    """Collects errors, so that a user sees all of them at once."""
 
     def __init__(self) -> None:
         self.errors: list[UserError] = []
         self._told: set[str] = set()
 
     def add(self, error: UserError) -> None:
-        """Note a mistake; the same one of another stage is not repeated."""
+        """Add an error, unless another stage already reported the same one."""
         if str(error) not in self._told:
             self._told.add(str(error))
             self.errors.append(error)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Note the mistake that the block raises, and carry on after it."""
+        """Add the error that the block raises, and continue after it."""
         try:
             yield
         except UserError as error:
             self.add(error)
 
     def raise_if_any(self, command: str = "") -> None:
-        """Raise what was found.
+        """Raise the collected errors.
 
         Raises:
-            ConfigConflict: there is something.
+            ConfigConflict: there is at least one.
         """
         if self.errors:
             raise ConfigConflict(self.errors, command)

@@ -1,7 +1,7 @@
-"""Write ``facts.json``: what the installed DeepSpeed and PyTorch accept.
+"""Writes ``facts.json``: what the installed DeepSpeed and PyTorch accept.
 
-Run ``python -m stacking.deepspeed_config.generate_facts`` after an upgrade. Sections that DeepSpeed reads through a
-pydantic model are described by it; the others are found by letting DeepSpeed read a dictionary that takes notes.
+Run ``python -m stacking.deepspeed_config.generate_facts`` after an upgrade. Sections with a pydantic model are
+described by it; for the others, DeepSpeed reads a dictionary that records the keys it looks up.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NULLABLE_TEXT = ("communication_data_type", "seq_parallel_communication_data_typ
 
 
 class _Keys:
-    """The keys of a `_Noted`, which notes what is looked for among them."""
+    """The keys of a `_Noted`; records which of them are looked up."""
 
     def __init__(self, noted: _Noted) -> None:
         self._noted = noted
@@ -67,7 +67,7 @@ class _Keys:
 
 
 class _Noted(dict[str, Any]):
-    """A dictionary that notes which keys it is asked for, and the defaults that come with the question."""
+    """A dictionary that records the looked-up keys and their defaults."""
 
     def __init__(self, content: dict[str, Any], path: str, notes: dict[str, dict[str, Any]]) -> None:
         super().__init__(content)
@@ -98,7 +98,7 @@ class _Noted(dict[str, Any]):
 
 
 def _read_keys() -> dict[str, dict[str, Any]]:
-    """Dotted section (``""``: the top): the keys that DeepSpeed looks up in it, with their defaults."""
+    """Return, per dotted section (``""``: the top), the keys that DeepSpeed looks up in it, with their defaults."""
     notes: dict[str, dict[str, Any]] = {}
     sections: dict[str, Any] = {name: _Noted({}, name, notes) for name in PLAIN}
     for nested in NESTED:
@@ -146,7 +146,7 @@ def _describe(path: str, model: type[DeepSpeedConfigModel], sections: dict[str, 
 
 
 def facts() -> dict[str, Any]:
-    """Everything that ``facts.json`` holds."""
+    """Return the content of ``facts.json`` as an object."""
     read = _read_keys()
     sections: dict[str, dict[str, Any]] = {}
     for path, model in MODELS.items():
@@ -178,7 +178,7 @@ def _parameters(cls: type) -> list[str]:
 
 
 def text() -> str:
-    """The file's content."""
+    """Return the file's text."""
     return json.dumps(facts(), indent=1) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What a key was meant to be: by its letters, by its place, by its meaning."""
+"""Guesses what a mistyped key was meant to be: by its letters, its place and its meaning."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MEANINGS: Mapping[str, str] = {
     "csv": "csv_monitor",
     "compile.enabled": "stacking.compile",
 }
-"""A dotted name that other programs use: DeepSpeed's own place for it."""
+"""Dotted names that other programs use, with DeepSpeed's own names."""
 
 RENAMED: Mapping[str, str] = {
     "bfloat16": "bf16",
@@ -52,18 +52,18 @@ RENAMED: Mapping[str, str] = {
     ),
     "activation_checkpointing.partitioned_activations": "activation_checkpointing.partition_activations",
 }
-"""Names of earlier versions: today's."""
+"""Names of earlier versions, with the current ones."""
 
 
 def known_keys(section: str) -> Iterable[str]:
-    """The keys that may stand in a dotted section; ``""`` is the top."""
+    """Return the keys allowed in a dotted section; ``""`` is the top."""
     return SECTION_KEYS.get(section, ()) if section else KNOWN_KEYS
 
 
 def meant(path: str) -> str:
-    """The dotted key that an unknown ``path`` was probably meant to be; empty: none is like it.
+    """Return the dotted key that an unknown ``path`` was probably meant to be; empty if none is similar.
 
-    The time is bounded by the number of DeepSpeed's keys, whatever the name is.
+    The running time is bounded by the number of DeepSpeed's keys, for names of any length.
     """
     if path.lower() in MEANINGS:
         return MEANINGS[path.lower()]
@@ -82,7 +82,7 @@ def _closest(name: str, names: Iterable[str], cutoff: float = 0.8) -> str:
 
 
 def _elsewhere(section: str, name: str) -> str:
-    """The place of a key that stands in the wrong section; empty if there is none, or more than one."""
+    """Return the place of a key given in the wrong section; empty if there is none, or more than one."""
     homes = [home for home in ("", *SECTION_KEYS) if home != section and name in known_keys(home)]
     if not section and name in _ADAM:
         homes.append("optimizer.params")
@@ -92,12 +92,12 @@ def _elsewhere(section: str, name: str) -> str:
 
 
 def named(path: str, near: str) -> str:
-    """``near`` as it is told about ``path``: without the section that both are in."""
+    """Return ``near`` as shown in a message about ``path``: without their common section."""
     section = path.rpartition(".")[0]
     return near.rpartition(".")[2] if near.rpartition(".")[0] == section else near
 
 
 def surely(path: str) -> bool:
-    """Whether `meant` can hardly be wrong about ``path``: a slip of a letter or two, or a name in `MEANINGS`."""
+    """Whether `meant` is almost certainly right about ``path``: a typo of a letter or two, or a name in `MEANINGS`."""
     section, _, name = path.rpartition(".")
     return path.lower() in MEANINGS or bool(_closest(name[:_LONGEST], known_keys(section), cutoff=0.88))

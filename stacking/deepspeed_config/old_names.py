@@ -1,4 +1,4 @@
-"""Keys of earlier versions whose meaning is clear, in today's words."""
+"""Translates keys of earlier versions whose meaning is clear."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OFFLOAD = {
 
 
 def amp_to_fp16(found: Examination) -> None:
-    """NVIDIA Apex's mixed precision, which DeepSpeed used to call, is fp16 with a loss scale."""
+    """Translate NVIDIA Apex's mixed precision, which DeepSpeed used to call, to fp16 with a loss scale."""
     section = found.get("amp", MISSING)
     if section is MISSING or is_off(section) or not isinstance(section, Mapping):
         return
@@ -32,7 +32,7 @@ def amp_to_fp16(found: Examination) -> None:
 
 
 def translate_old_flags(found: Examination) -> None:
-    """Flags at the top that became values of other keys."""
+    """Translate top-level flags that became values of other keys."""
     for key in _COMMUNICATION:
         value = found.get(key, MISSING)
         if value is MISSING:
@@ -46,7 +46,7 @@ def translate_old_flags(found: Examination) -> None:
 
 
 def old_zero(found: Examination) -> None:
-    """``zero_optimization: true`` and flags for offloading."""
+    """Translate ``zero_optimization: true`` and flags for offloading."""
     zero = found.get("zero_optimization", MISSING)
     if isinstance(zero, bool):
         stage = 1 if zero else 0

@@ -1,4 +1,4 @@
-"""The section ``optimizer``: Adam by whatever name, with parameters that the class to be built takes."""
+"""Examines the section ``optimizer``: Adam under any name, with parameters that the built class accepts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAME = ("fusedadam", "cpuadam", "deepspeedcpuadam", "deepspeedfusedadam", "bert
 """Other names of Adam, in lower case."""
 _COMMON = ("lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode", "bias_correction", "foreach", "fused")
 _HARMLESS = {"amsgrad": False, "maximize": False, "capturable": False, "differentiable": False, "set_grad_none": True}
-"""Parameters of one of the classes, with the value that changes nothing."""
+"""Parameters of one of the classes, with their neutral value."""
 _OTHERS = frozenset(
     (
         "freeze_step",
@@ -49,15 +49,15 @@ _OTHERS = frozenset(
 
 
 def examine_optimizer(found: Examination) -> None:
-    """Type and parameters, as far as they do not depend on the device."""
+    """Check type and parameters, as far as they do not depend on the device."""
     if not isinstance(found.get("optimizer"), Mapping):
         return
     if found.get("optimizer.legacy_fusion", MISSING) is not MISSING:
-        found.drop("optimizer.legacy_fusion", "chooses between two ways to the same result", "left out")
+        found.drop("optimizer.legacy_fusion", "selects one of two equivalent implementations", "left out")
     rate_is_adams = _type(found)
     parameters = found.get("optimizer.params", {})
     if parameters is None:
-        found.drop("optimizer.params", "is null", "the recipe's values hold")
+        found.drop("optimizer.params", "is null", "the recipe's values apply")
         return
     if not isinstance(parameters, Mapping):
         found.drop("optimizer.params", f"is {shown(parameters)}", "give an object", refused=True)
@@ -65,11 +65,11 @@ def examine_optimizer(found: Examination) -> None:
     for key in list(parameters):
         _parameter(found, str(key), parameters[key], rate_is_adams)
     if found.get("optimizer.params.fused") is True and found.get("optimizer.params.foreach") is True:
-        found.drop("optimizer.params.foreach", "is true and so is fused, of which PyTorch takes one", refused=True)
+        found.drop("optimizer.params.foreach", "is true and so is fused, but PyTorch accepts only one", refused=True)
 
 
 def _type(found: Examination) -> bool:
-    """Put Adam's name; False if the rate belonged to an optimizer of another kind."""
+    """Normalise the name of Adam; return False if the rate was meant for another kind of optimizer."""
     path = "optimizer.type"
     name = found.get(path)
     if name is None:
@@ -96,7 +96,7 @@ def _type(found: Examination) -> bool:
 def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) -> None:
     path = f"optimizer.params.{key}"
     if value is None:
-        found.drop(path, "is null", "the recipe's value holds")
+        found.drop(path, "is null", "the recipe's value applies")
     elif key == "max_grad_norm":
         if value != "auto":
             found.rename(path, "gradient_clipping", "is refused by DeepSpeed")
@@ -113,8 +113,8 @@ def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) ->
     elif value == "auto":
         return
     elif key == "lr" and not rate_is_adams:
-        problem = "was chosen for another optimizer, and Adam may diverge at it"
-        found.drop(path, problem, "left out: the recipe's learning rate holds")
+        problem = "was chosen for another optimizer, and Adam may diverge with it"
+        found.drop(path, problem, "left out: the recipe's learning rate applies")
     elif key == "betas":
         _betas(found, path, value)
     elif key in ("lr", "eps", "weight_decay"):
@@ -152,14 +152,14 @@ def _decoupled(found: Examination, path: str, value: Any) -> None:
 
 
 def adam_class(torch_adam: bool, on_cpu: bool) -> str:
-    """The class that DeepSpeed builds for Adam: a key of `OPTIMIZER_PARAMETERS`."""
+    """Return the class that DeepSpeed builds for Adam: a key of `OPTIMIZER_PARAMETERS`."""
     if torch_adam:
         return "AdamW"
     return "DeepSpeedCPUAdam" if on_cpu else "FusedAdam"
 
 
 def refused_parameters(parameters: Mapping[str, Any], built: str) -> list[tuple[str, str, str]]:
-    """Parameters that the class to be built does not take: name, problem, remedy."""
+    """List parameters that the built class does not accept: name, problem, remedy."""
     takes = OPTIMIZER_PARAMETERS[built] | {"torch_adam", "adam_w_mode"}
     found = []
     for key, value in parameters.items():
@@ -168,6 +168,6 @@ def refused_parameters(parameters: Mapping[str, Any], built: str) -> list[tuple[
         module = "torch.optim" if built == "AdamW" else "deepspeed.ops.adam"
         remedy = "remove it"
         if key == "bias_correction":
-            remedy = "remove it: the bias is corrected then, which matters in the first thousand steps alone"
+            remedy = "remove it: the bias is then corrected, which only matters in the first thousand steps"
         found.append((key, f"is {shown(value)}, which {module}.{built}, built here, does not take", remedy))
     return found

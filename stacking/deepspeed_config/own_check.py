@@ -1,4 +1,4 @@
-"""DeepSpeed's own word on the final configuration of every stage, in a process of its own, before anything starts."""
+"""Has DeepSpeed validate the final configuration of every stage in a separate process, before anything starts."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _KEPT_LINES = 3
 
 
 class Final(NamedTuple):
-    """The configuration of one stage, as DeepSpeed will get it."""
+    """The final configuration of one stage."""
 
     where: str
-    """The file or key that it came from, for errors."""
+    """Its source file or key, for errors."""
     stage: str
     config: dict[str, Any]
     ranks: int
 
 
 def check_finals(finals: Sequence[Final]) -> None:
-    """Let the installed DeepSpeed read every configuration; what it accepted once is not asked again.
+    """Let the installed DeepSpeed read every configuration; accepted ones are cached.
 
-    Nothing is checked where DeepSpeed is not installed.
+    Nothing is checked if DeepSpeed is not installed.
 
     Raises:
-        ConfigConflict: it refuses one; each complaint names key and value.
-        StackingError: it cannot be asked.
+        ConfigConflict: DeepSpeed rejects at least one; each complaint names key and value.
+        StackingError: the check cannot run.
     """
     findings = Findings()
     for refusal in refusals(finals):
@@ -83,7 +83,7 @@ def _ask(asked: str) -> list[dict[str, str] | None]:
         raise StackingError(f"DeepSpeed did not read the configuration in {_SECONDS} s; plan with --fast") from None
     if done.returncode != 0:
         said = " / ".join(done.stderr.strip().splitlines()[-_KEPT_LINES:])
-        raise StackingError(f"DeepSpeed cannot be asked about the configuration: {said}")
+        raise StackingError(f"DeepSpeed could not check the configuration: {said}")
     answers: list[dict[str, str] | None] = json.loads(done.stdout)
     return answers
 
@@ -105,7 +105,7 @@ def _version() -> str:
 
 
 def _accepted(final: Final) -> Path:
-    """The file that stands where this DeepSpeed has accepted such a configuration before."""
+    """Return the file that marks this configuration as accepted by this version of DeepSpeed."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     rules = Path(probe.__file__).read_text(encoding="utf-8")
     content = json.dumps([final.config, final.ranks, _version(), sys.version, rules], sort_keys=True)
@@ -118,4 +118,4 @@ def _remember(final: Final) -> None:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
     except OSError:
-        pass  # asked again next time
+        pass  # checked again next time

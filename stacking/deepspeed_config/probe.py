@@ -1,4 +1,4 @@
-"""The process in which DeepSpeed reads configurations: a JSON list on stdin, a JSON list of complaints on stdout.
+"""The process in which DeepSpeed validates configurations: a JSON list on stdin, a JSON list of complaints on stdout.
 
 Run by `stacking.deepspeed_config.own_check`. Each item is ``{"config": ..., "ranks": ...}``; each answer is null or
 ``{"section": ..., "key": ..., "message": ...}``.
@@ -19,19 +19,19 @@ from stacking.deepspeed_config.examination import get, leaves
 
 
 def main() -> None:
-    """Answer on the real stdout, away from what DeepSpeed prints."""
+    """Answer on the real stdout, away from DeepSpeed's own output."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     asked = json.load(sys.stdin)
     from deepspeed import comm
 
-    comm.get_rank = lambda *_, **__: 0  # DeepSpeed takes the number of ranks from ``mpu`` only where there are some
+    comm.get_rank = lambda *_, **__: 0  # DeepSpeed only reads the number of ranks from ``mpu`` in a distributed run
     json.dump([_complaint(item["config"], item["ranks"]) for item in asked], answers)
     answers.flush()
 
 
 class _Ranks:
-    """What DeepSpeed asks for the number of ranks that share the data."""
+    """Tells DeepSpeed the number of data-parallel ranks."""
 
     def __init__(self, ranks: int) -> None:
         self.ranks = ranks
@@ -67,7 +67,7 @@ def _of_model(error: ValidationError, config: Mapping[str, Any]) -> dict[str, st
 
 
 def _section(title: str, config: Mapping[str, Any]) -> str:
-    """The dotted section that a model of DeepSpeed's with this class name reads."""
+    """Return the dotted section that is read by DeepSpeed's model of this class name."""
     from stacking.deepspeed_config.generate_facts import MODELS
 
     for path, model in MODELS.items():
@@ -81,14 +81,14 @@ def _section(title: str, config: Mapping[str, Any]) -> str:
 
 
 def _mentioned(config: Mapping[str, Any], message: str, above: str = "") -> str:
-    """The dotted key of ``config`` whose name stands in the message; the longest name if there are several."""
+    """Return the dotted key of ``config`` that the message names; the longest name if there are several."""
     paths = [path for path, _ in leaves(config, above)]
     found = [path for path in paths if path.rpartition(".")[2].lower() in message.lower()]
     return max(found, key=lambda path: len(path.rpartition(".")[2]), default="")
 
 
 def _check_data_types(read: Any) -> None:
-    """What `DeepSpeedEngine._do_optimizer_sanity_check` refuses after the ranks have started."""
+    """Check what `DeepSpeedEngine._do_optimizer_sanity_check` rejects after the ranks have started."""
     import torch
     from deepspeed.runtime.config import DtypeEnum
 
@@ -106,7 +106,7 @@ def _check_data_types(read: Any) -> None:
 
 
 def _check_partitioning(read: Any, config: Mapping[str, Any]) -> None:
-    """What the ZeRO optimizers refuse when they are made."""
+    """Check what the ZeRO optimizers reject in their constructors."""
     zero, stage = read.zero_config, read.zero_optimization_stage
     offload = zero.offload_optimizer
     offloaded = offload is not None and offload.device != "none"
@@ -121,11 +121,11 @@ def _check_partitioning(read: Any, config: Mapping[str, Any]) -> None:
     fused_on_cpu = offloaded and not config["optimizer"]["params"].get("torch_adam")
     if offload is not None and (offload.ratio < 1 or offload.super_offload) and not fused_on_cpu:
         name = "super_offload" if offload.super_offload else "ratio"
-        raise ValueError(f"{name} needs offload_optimizer with DeepSpeedCPUAdam, and PyTorch's Adam is built here")
+        raise ValueError(f"{name} needs offload_optimizer with DeepSpeedCPUAdam, but PyTorch's Adam is built here")
 
 
 def _build_optimizer(config: Mapping[str, Any]) -> None:
-    """Build PyTorch's Adam on one parameter, where that is what DeepSpeed will build."""
+    """Build PyTorch's Adam on one parameter, if DeepSpeed will build that class."""
     import torch
 
     parameters = dict(config["optimizer"]["params"])

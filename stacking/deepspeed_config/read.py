@@ -1,4 +1,4 @@
-"""Reading a configuration as DeepSpeed does: HJSON, of which JSON is a part, with no key given twice."""
+"""Reads a configuration as DeepSpeed does: HJSON, a superset of JSON, without duplicate keys."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from stacking.config.reading import read_text, shown
 from stacking.errors import UserError
 
 _LARGEST = 16 << 20
-"""Bytes; a configuration is never that large."""
+"""Maximum size in bytes; no configuration is that large."""
 _DEEPEST = 64
 _TEMPLATE = re.compile(r"\{\{ *\w+ *\}\}|\$\{[A-Za-z_]\w*\}|\$[A-Za-z_]\w*|<[A-Za-z_]\w*>")
-"""What template engines and shell scripts replace."""
+"""Placeholders of template engines and shell scripts."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The object that a JSON or HJSON file holds.
+    """Read the object in a JSON or HJSON file.
 
     Raises:
         UserError: the file is missing, too large, neither JSON nor HJSON (names the line), not an object, nested too
@@ -84,7 +84,7 @@ def _unfilled(path: Path, line: int, placeholder: str) -> UserError:
 
 
 def _placeholder(value: Any) -> str:
-    """The first text that a template engine should have replaced."""
+    """Find the first placeholder that a template engine should have replaced."""
     if isinstance(value, dict):
         parts = [*value, *value.values()]
     elif isinstance(value, list):
@@ -96,7 +96,7 @@ def _placeholder(value: Any) -> str:
 
 
 def _base64(text: str) -> str:
-    """What launchers pass instead of a file's name, decoded; empty if it is not that."""
+    """Decode what launchers pass instead of a file name; empty if it is not that."""
     try:
         decoded = base64.urlsafe_b64decode(text.strip()).decode("utf-8")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The section ``scheduler``: which schedule of DeepSpeed's it is, in the recipe's words."""
+"""Translates the section ``scheduler`` to the recipe's schedule."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NEEDED = {"OneCycle": ("cycle_min_lr", "cycle_max_lr")}
 
 
 def examine_scheduler(found: Examination) -> None:
-    """Type and parameters; what is left in ``scheduler`` can become the recipe's schedule."""
+    """Check type and parameters; the remaining ``scheduler`` can become the recipe's schedule."""
     section = found.get("scheduler")
     if not isinstance(section, Mapping):
         return
@@ -38,7 +38,7 @@ def examine_scheduler(found: Examination) -> None:
         found.remove("scheduler")
         return
     if name is None:
-        found.drop("scheduler", "has no type", "left out: the recipe's schedule holds")
+        found.drop("scheduler", "has no type", "left out: the recipe's schedule applies")
         return
     if name not in SCHEDULER_PARAMETERS:
         known = sorted(SCHEDULER_PARAMETERS)
@@ -54,10 +54,10 @@ def examine_scheduler(found: Examination) -> None:
         _parameter(found, name, str(key), value)
     left = found.get("scheduler.params") or {}
     if parameters and not left:
-        found.drop("scheduler", "has the value 'auto' alone", "left out: the recipe's schedule holds")
+        found.drop("scheduler", "only has the value 'auto'", "left out: the recipe's schedule applies")
     elif name not in TRANSLATED:
-        problem = f"is {name}, a test of rates and no schedule to train with"
-        found.drop("scheduler", problem, "remove it: the recipe's schedule holds", refused=True)
+        problem = f"is {name}, a learning-rate range test rather than a schedule to train with"
+        found.drop("scheduler", problem, "remove it: the recipe's schedule applies", refused=True)
     elif missing := [key for key in _NEEDED.get(name, ()) if key not in left]:
         found.drop("scheduler", f"has no {missing[0]}", f"give {missing[0]}, or remove scheduler", refused=True)
     elif name == "OneCycle":
@@ -69,12 +69,12 @@ def _parameter(found: Examination, name: str, key: str, value: Any) -> None:
     if value == "auto":
         ends = key == "total_num_steps"
         found.drop(
-            path, "is 'auto'", "the end of the run" if ends else "DeepSpeed's default, or the optimizer's rate, holds"
+            path, "is 'auto'", "the end of the run" if ends else "DeepSpeed's default, or the optimizer's rate, applies"
         )
     elif value is None:
-        found.drop(path, "is null", "DeepSpeed's default holds")
+        found.drop(path, "is null", "DeepSpeed's default applies")
     elif key == "last_batch_iteration":
-        found.drop(path, "is where a schedule resumes, which checkpoints know", "left out")
+        found.drop(path, "is where a schedule resumes, which checkpoints record", "left out")
     elif key not in SCHEDULER_PARAMETERS[name]:
         near = nearest(key[:80], sorted(SCHEDULER_PARAMETERS[name]))
         found.drop(path, f"is not a parameter of {name}", near, refused=True)
@@ -99,18 +99,18 @@ def _number(found: Examination, path: str, value: Any, kind: str) -> None:
 
 def _constant_momentum(found: Examination, parameters: Mapping[str, Any]) -> None:
     if parameters.get("cycle_momentum", True) is not False:
-        problem = "is on (OneCycle's default), which moves Adam's betas, and they are constant here"
+        problem = "is on (OneCycle's default), which changes Adam's betas, but they are constant here"
         found.drop("scheduler.params.cycle_momentum", problem, "give false", refused=True)
     for key in _MOMENTUM:
         if key in (found.get("scheduler.params") or {}):
-            found.drop(f"scheduler.params.{key}", "moves Adam's betas, which are constant here", "left out")
+            found.drop(f"scheduler.params.{key}", "changes Adam's betas, which are constant here", "left out")
 
 
 def schedule_of(section: Mapping[str, Any], rate: float | None) -> dict[str, Any]:
-    """The recipe's schedule for an examined ``scheduler``.
+    """Return the recipe's schedule for an examined ``scheduler``.
 
     Args:
-        rate: the optimizer's ``lr``; None: neither the configuration nor the recipe gives one.
+        rate: the optimizer's ``lr``; None: neither the configuration nor the recipe sets one.
     """
     name = section["type"]
     schedule = {"kind": name, **(section.get("params") or {})}

@@ -1,6 +1,6 @@
-"""Recipe and configurations, made one: where the recipe is silent the JSON's value holds.
+"""Merges recipe and configurations: the JSON's value applies where the recipe does not set one.
 
-What a recipe says is what stands in its file (pydantic's ``model_fields_set``), not its defaults.
+A recipe sets what is in its file (pydantic's ``model_fields_set``), not its defaults.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ OPTIMIZER_KEYS = {
     "weight_decay": "optimizer.params.weight_decay",
     "clip": "gradient_clipping",
 }
-"""The recipe's name: the configuration's."""
+"""The recipe's name for each key of the configuration."""
 _RATE = "optimizer.params.lr"
 
 
 class Settled(NamedTuple):
-    """A recipe with what the configurations add to it."""
+    """A recipe completed by the configurations."""
 
     recipe: Recipe
     optimizers: tuple[Optimizer, ...]
-    """One a stage."""
+    """One per stage."""
     notes: tuple[str, ...]
     """Where values came from."""
 
 
 def settle(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> Settled:
-    """Take what the recipe leaves open from the configurations; ``findings`` gets what both state differently.
+    """Fill in what the recipe leaves open from the configurations; add contradictions to ``findings``.
 
     Args:
         users: the configuration of each stage.
@@ -70,13 +70,13 @@ def settle(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> S
 
 
 def given(user: UserConfig, path: str) -> Any:
-    """The value at a dotted path; None where it is absent or ``auto``."""
+    """Return the value at a dotted path; None if it is missing or ``auto``."""
     value = get(user.content, path)
     return None if value == "auto" else value
 
 
 def without_rates(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration whose learning rates a settled recipe has, without them."""
+    """Return a configuration without the learning rates that the settled recipe now has."""
     copied = copy.deepcopy(dict(content))
     copied.pop("scheduler", None)
     parameters = get(copied, "optimizer.params")
@@ -86,7 +86,7 @@ def without_rates(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def states_rates(recipe: Recipe) -> bool:
-    """Whether the recipe says anything about learning rates."""
+    """Whether the recipe sets any learning rate."""
     return "schedule" in recipe.model_fields_set or any(stage.learning_rate for stage in recipe.stages)
 
 
@@ -106,7 +106,7 @@ def _optimizer(recipe: Recipe, user: UserConfig, findings: Findings) -> tuple[Op
             remedy = "remove it here or change the recipe"
             findings.add(user.error(path, f"is {shown(value)}, but the recipe says {shown(ours)}", remedy))
     said = ", ".join(f"{key} {shown(value)}" for key, value in taken.items())
-    note = [f"{user.where} gives the optimizer's {said}, on which the recipe is silent"] if taken else []
+    note = [f"{user.where} sets the optimizer's {said}, which the recipe does not"] if taken else []
     return recipe.optimizer.model_copy(update=taken), note
 
 
@@ -127,10 +127,10 @@ def _rates(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> t
 
 
 def _schedule(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, list[str]]:
-    """The recipe with DeepSpeed's schedule over all of its stages."""
+    """Return the recipe with DeepSpeed's schedule over all of its stages."""
     user, section = next((u, s) for u in users if (s := get(u.content, "scheduler")))
     if any(get(other.content, "scheduler") != section for other in users):
-        problem = "is a schedule over the whole run, and not every stage's configuration has it"
+        problem = "is a schedule over the whole run, but not every stage's configuration has it"
         findings.add(user.error("scheduler", problem, "give the recipe's schedule instead"))
         return recipe, []
     try:
@@ -143,7 +143,7 @@ def _schedule(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -
         problem = "is missing" if missing else f"is {shown(detail['input'])}"
         findings.add(user.error(path, problem, "give a number, or write the recipe's schedule"))
         return recipe, []
-    note = f"{user.where} gives the schedule, {section['type']}, on which the recipe is silent"
+    note = f"{user.where} sets the schedule, {section['type']}, which the recipe does not"
     return recipe.model_copy(update={"schedule": schedule}), [note]
 
 
@@ -161,7 +161,7 @@ def _peaks(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> t
             own = stages[indices[0]].learning_rate or LearningRate()
             update = {"learning_rate": own.model_copy(update={"peak": rate})}
             stages[indices[0]] = stages[indices[0]].model_copy(update=update)
-            notes.append(f"{user.where} gives stages[{indices[0]}] its peak of {rate:g}, on which the recipe is silent")
+            notes.append(f"{user.where} sets the peak of stages[{indices[0]}] to {rate:g}, which the recipe does not")
         elif rate not in stated.values():
             peaks = ", ".join(f"{peak:g} for stages[{i}]" for i, peak in stated.items())
             says = f"{next(iter(stated.values())):g}" if len(stated) == 1 else peaks
@@ -171,12 +171,12 @@ def _peaks(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> t
             continue
         others = ", ".join(f"{peak:g} in stages[{i}]" for i, peak in stated.items() if peak != rate)
         if others:
-            notes.append(f"{user.where}: {_RATE} is {rate:g}; the recipe's own peak holds: {others}")
+            notes.append(f"{user.where}: {_RATE} is {rate:g}; the recipe's own peak applies: {others}")
     return recipe.model_copy(update={"stages": tuple(stages)}), notes
 
 
 def _by_configuration(users: Sequence[UserConfig]) -> Iterator[tuple[UserConfig, list[int]]]:
-    """Each configuration with the stages that have it."""
+    """Return each configuration with the stages that have it."""
     groups: dict[str, list[int]] = {}
     for i, user in enumerate(users):
         groups.setdefault(user.where, []).append(i)

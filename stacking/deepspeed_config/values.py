@@ -1,4 +1,4 @@
-"""Values by kind, and text that stands for them."""
+"""Kinds of values, and conversion from text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 def is_a(kind: str, value: Any) -> bool:
-    """Whether a JSON value is what a key must hold."""
+    """Whether a JSON value has the kind of a key."""
     if kind == FLAG:
         return isinstance(value, bool)
     if kind == TEXT:
@@ -21,7 +21,7 @@ def is_a(kind: str, value: Any) -> bool:
 
 
 def coerced(kind: str, value: Any) -> Any:
-    """What text, or 0 and 1 for a flag, stand for; None if it is not clear."""
+    """Convert text, or 0 and 1 for a flag; None if the meaning is unclear."""
     if kind == FLAG:
         return _WORDS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
     if kind not in (COUNT, NUMBER) or not isinstance(value, str):

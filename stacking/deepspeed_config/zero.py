@@ -1,4 +1,4 @@
-"""The section ``zero_optimization``."""
+"""Examines the section ``zero_optimization``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STAGES = {0: 0, 1: 1, 2: 2, 3: 3, "0": 0, "1": 1, "2": 2, "3": 3}
 
 
 def examine_zero(found: Examination) -> None:
-    """The stage and what is offloaded at it."""
+    """Check the stage and its offload."""
     if not isinstance(found.get("zero_optimization"), Mapping):
         return
     stage = _stage(found)
@@ -21,7 +21,7 @@ def examine_zero(found: Examination) -> None:
 
 
 def _scaling(found: Examination, stage: int) -> None:
-    """ZeRO 2 and 3 refuse to scale gradients before they are reduced and scattered; their mean is the same."""
+    """Drop gradient scaling before reduce-scatter, which ZeRO 2 and 3 reject; the mean is the same."""
     if stage < 2 or found.get("zero_optimization.reduce_scatter", True) is False:
         return
     for key, harmless in (("prescale_gradients", False), ("gradient_predivide_factor", 1)):
@@ -55,14 +55,14 @@ def _offload(found: Examination, path: str, needed: int, stage: int) -> None:
     if device == "none":
         return
     if stage < needed:
-        problem = f"needs ZeRO stage {needed} or more, and the stage is {stage}"
+        problem = f"needs ZeRO stage {needed} or more, but the stage is {stage}"
         if stage:
             found.drop(path, problem, "left out, as DeepSpeed does")
         else:
             found.drop(path, problem, "raise the stage or remove it", refused=True)
     elif device == "nvme":
-        problem = 'is "nvme", which checkpoints here cannot be consolidated from'
+        problem = 'is "nvme", from which checkpoints cannot be consolidated here'
         found.replace(f"{path}.device", "cpu", problem, "give 'cpu' or 'none'", refused=True)
     elif section.get("ratio", 1) != 1 and stage < 3:
-        problem = f"is {shown(section['ratio'])}, which needs ZeRO stage 3, and the stage is {stage}"
-        found.drop(f"{path}.ratio", problem, "remove it: everything is offloaded then", refused=True)
+        problem = f"is {shown(section['ratio'])}, which needs ZeRO stage 3, but the stage is {stage}"
+        found.drop(f"{path}.ratio", problem, "remove it: everything is then offloaded", refused=True)

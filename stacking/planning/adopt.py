@@ -1,4 +1,4 @@
-"""`stacking adopt`: a DeepSpeed configuration from anywhere as a ``ds_config.json`` and a recipe that fit together."""
+"""`stacking adopt`: turn any DeepSpeed configuration into a ``ds_config.json`` and a recipe that fit together."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _RATE = "optimizer.params.lr"
 
 @dataclass(frozen=True)
 class Adopted:
-    """What was made of a configuration."""
+    """The result of adopting a configuration."""
 
     config: Json
     recipe: Json
-    """As it stands in the file."""
+    """The content of the recipe file."""
     rows: tuple[Row, ...]
     """One for every key, in the order of the user's file."""
     finals: tuple[Final, ...]
@@ -56,11 +56,11 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
 
     Args:
         file: JSON, HJSON or Accelerate's YAML; or the name of a ready one, such as ``cpu/bert-base.json``.
-        recipe: to be completed; None: progressive stacking of BERT-base.
-        gpus: ranks to settle the batch for; None: the recipe's, or this machine's.
+        recipe: the recipe to complete; None: progressive stacking of BERT-base.
+        gpus: number of ranks for the batch arithmetic; None: the recipe's, or this machine's.
 
     Raises:
-        UserError: a file cannot be read, the recipe is wrong, or nothing that fits can be made.
+        UserError: a file cannot be read, the recipe is wrong, or no valid result exists.
     """
     require_absent(out)
     if not file.exists() and (DS_CONFIGS / file).is_file():
@@ -101,7 +101,7 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
     """The same without files and without asking DeepSpeed.
 
     Raises:
-        UserError: the recipe is wrong, or nothing that fits can be made.
+        UserError: the recipe is wrong, or no valid result exists.
     """
     found = examine(content)
     raw = _raw(recipe, found)
@@ -125,19 +125,19 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
 
 
 class _Moved:
-    """The recipe that takes values over, with a row for each."""
+    """The recipe that receives values, with a row for each."""
 
     def __init__(self, found: Examination, raw: Json) -> None:
         self.found, self.raw, self.rows = found, raw, list[Row]()
 
     def add(self, path: str, text: str, verdict: Verdict = "moved to the recipe", problem: str = "") -> None:
-        """A row about what stands at ``path`` now."""
+        """Add a row about the current value at ``path``."""
         name = self.found.user_name(path)
         said = get(self.found.original, name, self.found.get(path))
         self.rows.append(Row(name, shown(said), verdict, problem, text))
 
     def move(self, path: str, place: str) -> Any:
-        """Take a value out of the configuration, into the recipe's ``place``; returns it."""
+        """Move a value from the configuration to the recipe's ``place`` and return it."""
         value = self.found.get(path)
         self.add(path, f"{place}: {shown(value)}")
         self.found.remove(path)
@@ -145,11 +145,11 @@ class _Moved:
 
 
 def _raw(recipe: str | None, found: Examination) -> Json:
-    """The recipe's content, with paths that hold from anywhere."""
+    """Return the recipe's content, with absolute paths."""
     if recipe is None:
         return _template(found)
     file = find_recipe(recipe)
-    load_recipe(recipe)  # its mistakes come first
+    load_recipe(recipe)  # report its mistakes first
     raw = read_yaml_mapping(file)
     for holder, key in ((raw.get("data") or {}, "path"), (raw, "start")):
         if holder.get(key):
@@ -163,7 +163,7 @@ def _raw(recipe: str | None, found: Examination) -> Json:
 
 
 def _template(found: Examination) -> Json:
-    """BERT-base, stacked as in Gong et al.; the learning rates are the configuration's where it gives them."""
+    """Return a BERT-base recipe stacked as in Gong et al., with the configuration's learning rates where it has any."""
     total = found.get("scheduler.params.total_num_steps") or _STEPS
     steps = [max(1, total // 3), max(1, total // 3), max(1, total - 2 * (total // 3))]
     stages: list[Json] = [{"layers": n, "steps": s} for n, s in zip((3, 6, 12), steps, strict=True)]
@@ -245,7 +245,7 @@ def _move_optimizer(moved: _Moved, target: Target) -> None:
         found.drop(f"optimizer.params.{key}", problem, remedy, refused=True)
     for key in list(found.get("optimizer.params") or {}):
         if found.get(f"optimizer.params.{key}") == "auto":
-            moved.add(f"optimizer.params.{key}", "the recipe's value holds", "kept")
+            moved.add(f"optimizer.params.{key}", "the recipe's value applies", "kept")
     if found.get("optimizer.params") == {}:
         found.remove("optimizer.params")
 
@@ -277,7 +277,7 @@ def _settle_kernels(moved: _Moved, target: Target) -> None:
 
 
 def _in_order(found: Examination, rows: list[Row]) -> tuple[Row, ...]:
-    """One row a key, in the order of the user's file."""
+    """Return one row per key, in the order of the user's file."""
     merged: dict[str, Row] = {}
     for row in rows:
         before = merged.get(row.key)
@@ -300,7 +300,7 @@ def _in_order(found: Examination, rows: list[Row]) -> tuple[Row, ...]:
 
 
 def _of_leaves(found: Examination, row: Row) -> list[Row]:
-    """A row about a section as one for each of its keys."""
+    """Split a row about a section into one for each of its keys."""
     value = get(found.original, row.key)
     if not isinstance(value, Mapping) or not value:
         return [row]

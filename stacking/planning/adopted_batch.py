@@ -1,4 +1,4 @@
-"""The batch of an adopted configuration, for a number of ranks that it may not have been written for."""
+"""Batch arithmetic for an adopted configuration and a number of ranks it may not have been written for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from stacking.deepspeed_config.findings import Verdict
 from stacking.planning.batch import recipe_total
 
 USUAL = 256
-"""Sequences per update where nothing says: Devlin et al., 2019, appendix A.2."""
+"""Default sequences per update: Devlin et al., 2019, appendix A.2."""
 _TOTAL, _MICRO, _ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 
 
 class BatchWanted(NamedTuple):
-    """The three numbers of a configuration; None: not given."""
+    """The three batch keys of a configuration; None: not given."""
 
     total: int | None
     micro: int | None
@@ -22,19 +22,19 @@ class BatchWanted(NamedTuple):
 
 
 class AdoptedBatch(NamedTuple):
-    """What the recipe gets."""
+    """The batch that the recipe gets."""
 
     stages: list[dict[str, Any]]
-    """For each stage, its keys about the batch."""
+    """The batch keys of each stage."""
     rows: dict[str, tuple[Verdict, str, str]]
-    """For each of the configuration's keys: verdict, problem, what was done."""
+    """Per key of the configuration: verdict, problem, action."""
 
 
 def adopt_batch(recipe: Recipe, wanted: BatchWanted, fixed: int | None, devices: int) -> AdoptedBatch:
-    """Settle the batch, and keep the size of an update where that is possible.
+    """Choose the batch, keeping the size of an update if possible.
 
     Args:
-        fixed: ranks that were asked for; None: at most ``devices`` of them, as many as divide the update.
+        fixed: the requested number of ranks; None: as many of the ``devices`` as divide the update.
     """
     stated = recipe_total(recipe, 0)
     total = wanted.total or stated
@@ -42,9 +42,9 @@ def adopt_batch(recipe: Recipe, wanted: BatchWanted, fixed: int | None, devices:
     rows: dict[str, tuple[Verdict, str, str]] = {}
     if total is None:
         total = (wanted.micro or 1) * (wanted.accumulation or 1) * ranks if wanted.micro else _multiple(USUAL, ranks)
-        problem = "" if wanted.micro else "nothing says how large an update is"
+        problem = "" if wanted.micro else "no key says how large an update is"
         done = f"stages[0].batch_sequences: {total}"
-        rows[_TOTAL] = ("moved to the recipe", problem, done if wanted.micro else f"{done}, as Devlin et al. have it")
+        rows[_TOTAL] = ("moved to the recipe", problem, done if wanted.micro else f"{done}, as in Devlin et al.")
     elif total % ranks:
         near = _multiple(total, ranks)
         problem = f"{total} sequences do not divide over {ranks} ranks"
@@ -58,7 +58,7 @@ def adopt_batch(recipe: Recipe, wanted: BatchWanted, fixed: int | None, devices:
         problem = "" if same else f"{wanted.micro} does not divide the {total // ranks} sequences of a rank"
         rows[_MICRO] = ("moved to the recipe" if same else "translated", problem, f"stages[].micro_batch: {micro}")
     else:
-        rows[_MICRO] = ("without meaning here", "", "the plan takes what fits")
+        rows[_MICRO] = ("without meaning here", "", "the plan chooses the largest that fits")
     rows[_ACCUMULATION] = ("without meaning here", "", "follows from the batch, the micro-batch and the ranks")
     return AdoptedBatch(_stages(recipe, total, micro, ranks), rows)
 
@@ -84,5 +84,5 @@ def _multiple(total: int, ranks: int) -> int:
 
 
 def _largest(share: int, most: int) -> int:
-    """The largest divisor of a rank's share that is at most ``most``."""
+    """Return the largest divisor of a rank's share that is at most ``most``."""
     return next(n for n in range(min(share, most), 0, -1) if share % n == 0)

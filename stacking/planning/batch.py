@@ -11,7 +11,7 @@ from stacking.errors import UserError
 
 
 class Batch(NamedTuple):
-    """How one update's sequences are computed."""
+    """How the sequences of one update are split."""
 
     micro: int
     accumulation: int
@@ -23,10 +23,10 @@ class Batch(NamedTuple):
 
 
 def recipe_total(recipe: Recipe, index: int) -> int | None:
-    """The global batch in sequences that the recipe gives for a stage, if it does.
+    """Return the global batch in sequences that the recipe sets for a stage, if it does.
 
     Raises:
-        UserError: the tokens are not whole sequences.
+        UserError: the tokens are not a whole number of sequences.
     """
     stage, length = recipe.stages[index], recipe.data.sequence_length
     if stage.batch_tokens is None:
@@ -47,15 +47,15 @@ def resolve_batch(
     inherited: int | None,
     fits: Callable[[int], bool],
 ) -> Batch:
-    """The batch of one stage, from the recipe, the user's DeepSpeed configuration and the stage before.
+    """Resolve the batch of one stage from the recipe, the user's DeepSpeed configuration and the previous stage.
 
     Args:
-        keys: what the configuration fixes.
-        inherited: the global batch of the stage before, for a stage that says nothing.
-        fits: whether a micro-batch fits the device; chooses one where none is given.
+        keys: the values that the configuration sets.
+        inherited: the previous stage's global batch, for a stage that sets none.
+        fits: whether a micro-batch fits the device; used to choose one if none is given.
 
     Raises:
-        UserError: the two disagree, nothing says how large the batch is, or it does not divide.
+        UserError: the two sources disagree, neither sets a batch size, or it does not divide.
     """
     stage = recipe.stages[index]
     total = _agreed(user, "train_batch_size", recipe_total(recipe, index), keys.total, f"stages[{index}]")
@@ -130,12 +130,12 @@ def _check_divides(
 
 
 def _multiples(value: int, unit: int) -> str:
-    """``give 96 or 128``: the multiples of ``unit`` around ``value``."""
+    """Suggest the multiples of ``unit`` around ``value``: ``give 96 or 128``."""
     below = value // unit * unit
     return f"give {below:,} or {below + unit:,}" if below else f"give {unit:,}"
 
 
 def _largest(per_rank: int, fits: Callable[[int], bool]) -> int:
-    """The largest divisor of a rank's share that fits; 1 if none does."""
+    """Return the largest divisor of a rank's share that fits; 1 if none does."""
     divisors = [n for n in range(per_rank, 0, -1) if per_rank % n == 0]
     return next((n for n in divisors if fits(n)), 1)

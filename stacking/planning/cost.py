@@ -1,4 +1,4 @@
-"""What a stage needs: memory and arithmetic, each estimated by a formula that is written down here."""
+"""Memory and arithmetic of a stage, each estimated by a documented formula."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any]) -> int:
-    """Bytes per rank of weights, gradients, master weights and Adam's two moments.
+    """Return the bytes per rank of weights, gradients, master weights and Adam's two moments.
 
-    Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 3: 16-bit training keeps 2 + 2 bytes of weights and
-    gradients and 4 + 8 of master weights and moments per parameter; fp32 training 4 + 4 and 8. Stage 1 divides
-    master weights and moments over the ranks, stage 2 gradients too, stage 3 weights too; what is offloaded is not on
+    Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 3: per parameter, 16-bit training keeps 2 + 2 bytes of
+    weights and gradients and 4 + 8 of master weights and moments; fp32 training keeps 4 + 4 and 8. Stage 1 shards
+    master weights and moments over the ranks, stage 2 also gradients, stage 3 also weights; offloaded parts are not on
     the device. One bucket of gradients in flight is added.
     """
     size, stage, away = _BYTES[precision(config)], zero_stage(config), offloads(config)
@@ -38,12 +38,12 @@ def activation_bytes(
     recomputed: bool = False,
     mask_probability: float = 0.15,
 ) -> int:
-    """Bytes of what the backward pass needs, for one micro-batch.
+    """Return the bytes that the backward pass needs for one micro-batch.
 
     Korthikanti et al., 2022 (arXiv 2205.05198), section 4.1: per token and layer 8 hidden + 2 intermediate values of
     ``size`` bytes and 2 hidden bytes of dropout masks; without fused attention also 2 values and a mask byte per head
-    and position. The MLM head sees the masked positions alone: logits, their fp32 copy and its gradient. With
-    checkpointing (``recomputed``) a layer keeps its input alone, one layer at a time is computed again: Chen et al.,
+    and position. The MLM head only processes masked positions: logits, their fp32 copy and its gradient. With
+    checkpointing (``recomputed``) a layer only keeps its input, and one layer at a time is recomputed: Chen et al.,
     2016 (arXiv 1604.06174).
     """
     tokens = micro_batch * sequence_length
@@ -67,7 +67,7 @@ def memory_per_rank(
     recomputed: bool = False,
     mask_probability: float = 0.15,
 ) -> int:
-    """Bytes on one rank's device: the training state and one micro-batch's activations."""
+    """Return the bytes on one rank's device: the training state and one micro-batch's activations."""
     state = state_bytes(count_parameters(model), ranks, config)
     size = _BYTES[precision(config)]
     return state + activation_bytes(
@@ -76,5 +76,5 @@ def memory_per_rank(
 
 
 def stage_flops(model: ModelConfig, sequences: int, sequence_length: int, mask_probability: float) -> float:
-    """Floating-point operations to train on ``sequences``."""
+    """Return the floating-point operations to train on ``sequences``."""
     return training_flops(model, sequence_length, mask_probability * sequence_length) * sequences

@@ -1,6 +1,6 @@
 """The learning rates of DeepSpeed's schedules (``deepspeed/runtime/lr_schedules.py``), as functions of the update.
 
-DeepSpeed sets a schedule's next value after each update, and its first value when it is made: update ``n`` uses the
+DeepSpeed sets a schedule's next value after each update, and its first value at construction: update ``n`` uses the
 value of iteration ``n - 1``, and update 0 a value of its own.
 """
 
@@ -12,11 +12,11 @@ from stacking.config.recipe import DeepSpeedSchedule, OneCycle, WarmupCosineLR, 
 
 
 def rate_at(schedule: DeepSpeedSchedule, update: int, total: int) -> float:
-    """The learning rate of an update.
+    """Return the learning rate of an update.
 
     Args:
         update: counted from 0, over the whole run.
-        total: updates of the run, for schedules that do not say where they end.
+        total: updates of the run, for schedules that do not define their end.
     """
     if isinstance(schedule, OneCycle):
         return _one_cycle(schedule, update)
@@ -29,7 +29,7 @@ def rate_at(schedule: DeepSpeedSchedule, update: int, total: int) -> float:
 
 
 def knots(schedule: DeepSpeedSchedule, total: int) -> list[int]:
-    """The updates at which the curve bends."""
+    """Return the updates at which the curve has a kink."""
     if isinstance(schedule, OneCycle):
         rise, fall = _halves(schedule)
         return [1, rise, rise + fall, rise + fall + 1]
@@ -42,7 +42,7 @@ def _warmup(schedule: WarmupLR | WarmupDecayLR | WarmupCosineLR) -> int:
 
 
 def _rise(schedule: WarmupLR | WarmupDecayLR | WarmupCosineLR, iteration: int) -> float:
-    """The share of the warm-up that is done."""
+    """Return the completed share of the warm-up."""
     warmup = _warmup(schedule)
     return log(iteration + 1) / log(warmup) if schedule.warmup_type == "log" else iteration / warmup
 
@@ -84,7 +84,7 @@ def _one_cycle(schedule: OneCycle, update: int) -> float:
 
 
 def _height(schedule: OneCycle, update: int) -> float:
-    """How far up the cycle an update is, from 0 to 1."""
+    """Return the position in the cycle, from 0 to 1."""
     rise, fall = _halves(schedule)
     if update >= rise + fall:
         return 0.0

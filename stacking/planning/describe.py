@@ -1,4 +1,4 @@
-"""Which model a checkpoint holds that does not say it: from a Hugging Face config or a recipe, without torch."""
+"""Describes the model of a checkpoint that does not: from a Hugging Face config or a recipe, without torch."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|encoder\.layer)\.(\d{1,9})\.")
 
 
 def described(config: Path, checkpoint: ZeroCheckpoint) -> DescribedCheckpoint:
-    """``checkpoint`` as the state of the model that ``config`` describes.
+    """Return ``checkpoint`` as a state of the model that ``config`` describes.
 
     Raises:
-        UserError: ``config`` describes no BERT, or not the checkpoint's.
+        UserError: ``config`` does not describe a BERT, or describes another model than the checkpoint's.
     """
     return DescribedCheckpoint(checkpoint, described_model(config, checkpoint))
 
 
 def described_model(config: Path, checkpoint: TrainingState) -> ModelConfig:
-    """The model that ``config`` describes; what a recipe leaves open, depth and vocabulary, is as in ``checkpoint``.
+    """Return the model that ``config`` describes; a recipe's missing depth and vocabulary come from ``checkpoint``.
 
     Args:
-        config: a Hugging Face ``config.json``, the folder of one, or a recipe.
+        config: a Hugging Face ``config.json``, its folder, or a recipe.
 
     Raises:
-        UserError: it is none of these, or describes no BERT.
+        UserError: it is none of these, or does not describe a BERT.
     """
     if config.is_dir():
         where, content = read_config(config)

@@ -1,4 +1,4 @@
-"""The same stage on another number of ranks: the same updates over the same samples, computed in other portions."""
+"""Moves a stage to another number of ranks: the same updates over the same samples, split differently."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from stacking.planning.plan import Stage
 
 
 def resized(stage: Stage, ranks: int, where: str) -> Stage:
-    """``stage`` for ``ranks`` ranks, with its global batch; micro-batches are no larger than planned.
+    """Return ``stage`` for ``ranks`` ranks, with the same global batch and micro-batches no larger than planned.
 
     Args:
-        where: of the number of ranks, for the error.
+        where: the source of the number of ranks, for the error.
 
     Raises:
-        UserError: the global batch does not divide over them.
+        UserError: the global batch does not divide over the ranks.
     """
     if ranks == stage.ranks:
         return stage
@@ -31,6 +31,6 @@ def resized(stage: Stage, ranks: int, where: str) -> Stage:
 
 
 def most_ranks(stage: Stage, available: int) -> int:
-    """The most ranks, no more than planned, that the stage can use of those ``available``."""
+    """Return the largest number of ranks, at most as planned, that the stage can use of those ``available``."""
     limit = max(1, min(available, stage.ranks))
     return next(n for n in range(limit, 0, -1) if stage.global_batch % n == 0)

@@ -1,4 +1,4 @@
-"""What a run starts from when it is not random weights: whose model is in that folder, read without torch."""
+"""Finds the model from which a run starts instead of random weights, without torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from stacking.model.config import ModelConfig
 from stacking.storage.files import MANIFEST, read_sealed
 
 _FREE = {"dropout", "attention_dropout", "initializer_range"}
-"""What a recipe may change about a trained model."""
+"""Keys that a recipe may change about a trained model."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """A trained model to go on from."""
+    """A trained model to start from."""
 
     path: Path
     format: Literal["state", "huggingface"]
@@ -30,10 +30,10 @@ class Start:
 
 
 def read_start(recipe: Recipe) -> Start | None:
-    """The model at the recipe's ``start``; None for random weights.
+    """Return the model at the recipe's ``start``; None for random weights.
 
     Raises:
-        UserError: there is neither a state nor a Hugging Face BERT.
+        UserError: the folder contains neither a state nor a Hugging Face BERT.
     """
     if recipe.start is None:
         return None
@@ -49,16 +49,16 @@ def read_start(recipe: Recipe) -> Start | None:
 
 
 def model_config(recipe: Recipe, start: Start | None, vocabulary: int, padding_id: int | None = None) -> ModelConfig:
-    """The model of the recipe, at the depth of its first stage.
+    """Return the recipe's model, at the depth of its first stage.
 
-    What the recipe leaves open is taken from ``start``, if there is one, else from the recipe's shape.
+    Values that the recipe leaves open come from ``start`` if given, else from the recipe's shape.
 
     Args:
-        vocabulary: rows of the token embedding where nothing else says.
-        padding_id: the data's; None where there are no data.
+        vocabulary: rows of the token embedding, unless set elsewhere.
+        padding_id: the data's padding token; None without data.
 
     Raises:
-        UserError: widths that do not fit each other, or that contradict the model to start from.
+        UserError: the widths do not fit each other or contradict the model to start from.
     """
     wanted, layers = recipe.model, recipe.stages[0].layers
     padding = {} if padding_id is None else {"padding_id": padding_id}

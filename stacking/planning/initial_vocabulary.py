@@ -1,4 +1,4 @@
-"""Whether the data speak the language of the model to start from: the two vocabularies, entry by entry. No torch."""
+"""Checks that the data use the vocabulary of the model to start from, entry by entry, without torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from stacking.planning.initial_model import Start
 from stacking.storage.files import read_json
 
 LEAST_SHARE = 0.95
-"""Of the data's entries that mean the same to the model. Some publishers put their own words in place of [unused1]."""
+"""Minimum share of the data's entries that must match the model's. Some publishers replace [unused1] by own words."""
 
 _REMEDY = "prepare the data with the model's own tokenizer: stacking prepare --tokenizer {}"
 
 
 def compare_words(recipe: Recipe, start: Start | None) -> list[str]:
-    """Warnings about the vocabulary of the recipe's data where it differs from that of the model to start from.
+    """Return warnings if the vocabulary of the recipe's data differs from that of the model to start from.
 
     Raises:
-        UserError: fewer than ``LEAST_SHARE`` of the data's ids are the same word to both.
+        UserError: fewer than ``LEAST_SHARE`` of the data's ids are the same word in both.
     """
     data = Path(recipe.data.path) if recipe.data.path else None
     ours = read_words(data) if data else None
@@ -31,23 +31,23 @@ def compare_words(recipe: Recipe, start: Start | None) -> list[str]:
     theirs = read_words(folder) if folder else None
     if folder is None or theirs is None:
         return [
-            f"start: {recipe.start} records no vocabulary, so whether its words are those of {recipe.data.path} is not "
-            f"known; data that were prepared with the model's own tokenizer are right"
+            f"start: {recipe.start} records no vocabulary, so it cannot be compared with that of {recipe.data.path}; "
+            f"make sure the data were prepared with the model's own tokenizer"
         ]
     same = sum(theirs.get(number) == word for number, word in ours.items())
     if same == len(ours):
         return []
     share = f"{same:,} of {len(ours):,} entries ({same / len(ours):.0%})"
     if same < LEAST_SHARE * len(ours):
-        problem = f"{recipe.start} has another vocabulary than {recipe.data.path}: {share} agree"
+        problem = f"{recipe.start} has a different vocabulary from {recipe.data.path}: {share} agree"
         raise UserError(recipe.key("start"), problem, _REMEDY.format(folder))
     return [f"start: {share} of the data's vocabulary are those of {recipe.start}; the others start from other words"]
 
 
 def words_folder(start: Start) -> Path | None:
-    """Where the vocabulary of ``start`` lies; None where nothing tells.
+    """Find the vocabulary of ``start``; None if it is unknown.
 
-    It is beside the model or, for a state of a run, in the data that the run learned from.
+    It is next to the model or, for a state of a run, in the data of that run.
     """
     if start.format == "huggingface" or read_words(start.path) is not None:
         return start.path
@@ -60,10 +60,10 @@ def words_folder(start: Start) -> Path | None:
 
 
 def read_words(folder: Path) -> dict[int, str] | None:
-    """The entries of the tokenizer in ``folder`` by id; None where there is none that can be read as a list of words.
+    """Return the entries of the tokenizer in ``folder`` by id; None if there is none that is a list of words.
 
     Raises:
-        UserError: a file is not what its name says.
+        UserError: a file has the wrong content.
     """
     if (folder / "tokenizer.json").is_file():
         return _from_json(read_json(folder / "tokenizer.json"))

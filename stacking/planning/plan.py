@@ -1,4 +1,4 @@
-"""What will happen: a recipe with every default resolved, made once; workers get this and a stage number."""
+"""The plan of a run: a recipe with every default resolved, made once; workers get it and a stage number."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from stacking.planning.schedule import Points, resolve_schedule
 from stacking.storage.files import read_sealed, write_sealed
 
 _DEFAULT_VOCABULARY = 30_522
-"""BERT's, where there is no data yet."""
+"""BERT's vocabulary, if there is no data yet."""
 
 
 class _Part(BaseModel):
@@ -61,34 +61,34 @@ class PlannedLaunch(_Part):
     launcher: str
     accelerator: Literal["cpu", "cuda"]
     device: str
-    """The class of device that was planned for."""
+    """The planned device class."""
     compiled: Compiled = "possible"
-    """What torch.compile does on it."""
+    """How torch.compile works on it."""
     elastic: bool = False
     retries: int | None = None
     retry_seconds: float = 10.0
     resources: Resources = Resources()
-    """What a job for the whole run asks a scheduler for."""
+    """The scheduler resources of a job for the whole run."""
 
 
 class Cost(BaseModel):
-    """What the run costs beside training the deepest model for the same steps; times are `stacking.estimate`'s."""
+    """The cost of the run relative to training the deepest model for all steps; times are `stacking.estimate`'s."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # plans once held hours too
+    model_config = ConfigDict(frozen=True, extra="ignore")  # older plans also held hours
 
     flops: float
     baseline_flops: float
 
 
 class PlannedKernels(_Part):
-    """How the layers are computed, besides what the device decides (`stacking.model.kernels`)."""
+    """How the layers are computed, except for what the device decides (`stacking.model.kernels`)."""
 
     compile: bool = False
     activation_checkpointing: bool = False
 
 
 class Stage(_Part):
-    """One depth, resolved."""
+    """One resolved stage."""
 
     index: int
     name: str
@@ -100,7 +100,7 @@ class Stage(_Part):
     accumulation: int
     ranks: int
     first_step: int
-    """Updates before this stage."""
+    """Number of updates before this stage."""
     first_sample: int
     last_sample: int
     """Exclusive."""
@@ -111,21 +111,21 @@ class Stage(_Part):
     precision: Precision
     zero_stage: int
     ds_config: dict[str, Any]
-    """The whole configuration that DeepSpeed gets."""
+    """The complete DeepSpeed configuration."""
     ds_config_digest: str
     kernels: PlannedKernels = PlannedKernels()
     growth: Growth | None
-    """How the stage's first weights come from what is before it; null: random, or taken over as they are."""
+    """How the stage's initial weights derive from the previous model; null: random, or unchanged."""
     parameters: int
     flops: float
     memory_per_rank: int
     """Bytes, estimated."""
     resources: Resources = Resources()
-    """What the stage's job asks a scheduler for."""
+    """The scheduler resources of the stage's job."""
 
 
 class Plan(_Part):
-    """The whole run, resolved."""
+    """The whole resolved run."""
 
     format: Literal[1] = 1
     name: str
@@ -133,7 +133,7 @@ class Plan(_Part):
     recipe: str
     data: PlannedData
     model: ModelConfig
-    """At the depth of the first stage."""
+    """The model at the depth of the first stage."""
     start: str | None
     """Absolute path of the folder to start from."""
     start_format: Literal["state", "huggingface"] | None
@@ -147,12 +147,12 @@ class Plan(_Part):
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:
-        """The plan as JSON, without a seal; the same recipe, data and machine give the same bytes."""
+        """Return the plan as unsealed JSON; the same recipe, data and machine give the same bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
     @property
     def digest(self) -> str:
-        """XXH3-128 of ``to_json``, in hex."""
+        """Return the XXH3-128 of ``to_json``, in hex."""
         return xxhash.xxh3_128_hexdigest(self.to_json().encode())
 
 
@@ -176,14 +176,14 @@ def load_plan(path: Path) -> Plan:
 
 
 def check_machine(plan: Plan, machine: Machine | None) -> None:
-    """Refuse to run a plan without data, or on a computer that lacks its devices; None: on one that is not known.
+    """Reject a plan without data, or for devices this computer lacks; ``machine`` None: the computer is unknown.
 
     Raises:
-        UserError: too few GPUs, or no data.
+        UserError: there are too few GPUs, or no data.
     """
     ranks = max(stage.ranks for stage in plan.stages)
     if machine and plan.launch.accelerator == "cuda" and machine.accelerators < ranks:
-        problem = f"needs {ranks} GPUs and this machine has {machine.accelerators}"
+        problem = f"needs {ranks} GPUs, but this machine has {machine.accelerators}"
         raise UserError(plan.recipe, problem, "set launch.ranks or launch.accelerator=cpu, or run it elsewhere")
     if plan.data.path is None:
         raise UserError(f"{plan.recipe}: data.path", "is missing", "give the folder that 'stacking prepare' wrote")
@@ -195,11 +195,11 @@ def make_plan(
     """Resolve a recipe.
 
     Args:
-        manifest: of the prepared data; None to plan without data.
-        samples_per_epoch: rows of the sample index; None where it is not known yet.
+        manifest: manifest of the prepared data; None to plan without data.
+        samples_per_epoch: rows of the sample index; None if unknown.
 
     Raises:
-        UserError: the recipe asks for what cannot happen; names the key.
+        UserError: the recipe is invalid; names the key.
     """
     target = find_target(recipe, machine)
     start = read_start(recipe)
@@ -245,13 +245,13 @@ def make_plan(
 
 
 def _padding_id(manifest: Mapping[str, Any]) -> int | None:
-    """What the data say; those of a test may not."""
+    """Return the manifest's entry; manifests of tests may lack it."""
     special = manifest.get("special", {})
     return special.get("pad") if isinstance(special, Mapping) else None
 
 
 class _Decided(NamedTuple):
-    """What is known of a stage once every question about it is answered."""
+    """The decisions about a stage."""
 
     batch: Batch
     steps: int
@@ -310,13 +310,13 @@ def _decide(
 
 
 def adopt_command(recipe: Recipe, users: list[UserConfig]) -> str:
-    """What makes the first of the configurations fit the recipe; empty where none is a file."""
+    """Return the command that makes the first configuration fit the recipe; empty if none is a file."""
     path = next((user.path for user in users if user.path), None)
     return f"stacking adopt {shlex.quote(str(path))} --recipe {shlex.quote(str(recipe.file))} --out DIR" if path else ""
 
 
 def stage_name(index: int, layers: int) -> str:
-    """How folders and messages call a stage."""
+    """Return the name of a stage in folders and messages."""
     return f"{index}-L{layers}"
 
 
@@ -371,7 +371,7 @@ def _stage(
 
 
 def _resources(recipe: Recipe, index: int, ranks: int) -> Resources:
-    """What the job of one stage asks for.
+    """Return the resources that the job of one stage requests.
 
     Raises:
         UserError: the ranks do not divide over the nodes.
@@ -426,7 +426,7 @@ def _cost(recipe: Recipe, model: ModelConfig, stages: list[Stage]) -> Cost:
 
 
 def _config_notes(users: list[UserConfig], settled: Settled) -> list[str]:
-    """Where values came from, and what became of keys that did not stay as they were; each once."""
+    """Note the origin of values and the keys that were changed, each once."""
     return list(dict.fromkeys([*settled.notes, *(note for user in users for note in user.notes)]))
 
 
@@ -443,7 +443,7 @@ def _warnings(recipe: Recipe, stages: list[Stage], target: Target, machine: Mach
     for stage in stages:
         if target.memory and stage.memory_per_rank > target.memory:
             need, have = stage.memory_per_rank / 2**30, target.memory / 2**30
-            found.append(f"{stage.name} needs about {need:.1f} GiB per rank, and a {target.device.name} has {have:.0f}")
+            found.append(f"{stage.name} needs about {need:.1f} GiB per rank, but a {target.device.name} has {have:.0f}")
         if not target.cuda and ds_config.offloads(stage.ds_config):
             found.append(f"{stage.name} offloads to the CPU on a CPU: it saves nothing")
     peak = max(value for stage in stages for _, value in stage.learning_rate)

@@ -1,4 +1,4 @@
-"""The questions that a plan answers one by one: on what, how deep, in which precision, in which batches."""
+"""The decisions of a plan, one by one: device, depth, precision, batch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from stacking.planning.cost import activation_bytes
 from stacking.planning.initial_model import Start
 
 _CPU_MICRO_TOKENS = 4096
-"""Larger micro-batches do not make a CPU faster, they only take memory."""
+"""Larger micro-batches do not speed up a CPU, they only take memory."""
 _USABLE = 0.8
 """Share of a GPU's memory that an estimate may fill."""
 _CPU_RANKS = 2
-"""What ``auto`` means on a CPU: enough to be distributed; more would share the same cores."""
+"""The meaning of ``auto`` on a CPU: enough to be distributed; more would compete for the same cores."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is planned for: the machine's devices, or the class that the recipe names."""
+    """The devices to plan for: the machine's, or the class that the recipe names."""
 
     cuda: bool
     device: DeviceClass
@@ -40,14 +40,14 @@ class Target:
     devices: int
     cores: int
     fused_adam: bool
-    """Whether to leave Adam to DeepSpeed's CUDA kernel, which is compiled at first use."""
+    """Whether to use DeepSpeed's CUDA kernel for Adam, which is compiled at first use."""
 
 
 def find_target(recipe: Recipe, machine: Machine) -> Target:
-    """The devices to plan for.
+    """Return the devices to plan for.
 
     Raises:
-        UserError: the recipe wants a GPU and there is neither one nor a class named to plan for.
+        UserError: the recipe wants a GPU, but there is none and it names no class.
     """
     wanted, named = recipe.launch.accelerator, recipe.launch.device
     cuda = named != "cpu" if named != "auto" else machine.accelerators > 0
@@ -64,15 +64,15 @@ def find_target(recipe: Recipe, machine: Machine) -> Target:
     if named == "auto":
         return Target(True, machine.device, machine.memory, machine.accelerators, machine.cores, machine.has_nvcc)
     device = DEVICE_CLASSES[named]
-    fused_adam = machine.has_nvcc or machine.accelerators == 0  # a login node says nothing about the others
+    fused_adam = machine.has_nvcc or machine.accelerators == 0  # a login node says nothing about the compute nodes
     return Target(True, device, device.memory, max(machine.accelerators, 1), machine.cores, fused_adam)
 
 
 def check_model(recipe: Recipe, model: ModelConfig, manifest: Mapping[str, Any] | None) -> None:
-    """Refuse a model that cannot take the data.
+    """Reject a model that does not fit the data.
 
     Raises:
-        UserError: sequences longer than its positions, or more tokens than its embeddings.
+        UserError: the sequences are longer than its positions, or there are more tokens than embeddings.
     """
     length = recipe.data.sequence_length
     if length > model.max_positions:
@@ -86,10 +86,10 @@ def check_model(recipe: Recipe, model: ModelConfig, manifest: Mapping[str, Any] 
 
 
 def choose_growths(recipe: Recipe, start: Start | None) -> list[Growth | None]:
-    """How each stage grows out of what is before it.
+    """Decide how each stage grows out of the previous one.
 
     Raises:
-        UserError: layers that shrink, or that the operator cannot reach.
+        UserError: the number of layers shrinks, or the operator cannot produce it.
     """
     growths: list[Growth | None] = []
     before = start.model.layers if start else None
@@ -115,7 +115,7 @@ def choose_growths(recipe: Recipe, start: Start | None) -> list[Growth | None]:
 
 
 def user_config(recipe: Recipe, index: int) -> UserConfig:
-    """The DeepSpeed configuration that a stage refers to, examined.
+    """Examine the DeepSpeed configuration that a stage refers to.
 
     Raises:
         UserError: it is missing, or neither JSON nor HJSON.
@@ -128,10 +128,10 @@ def user_config(recipe: Recipe, index: int) -> UserConfig:
 
 
 def choose_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> Precision:
-    """The precision of a stage: the recipe's, else the DeepSpeed configuration's, else the device's own.
+    """Decide the precision of a stage: the recipe's, else the DeepSpeed configuration's, else the device's default.
 
     Raises:
-        UserError: the two disagree, or the device cannot do it well.
+        UserError: the two disagree, or the device does not support it well.
     """
     asked = ds_config.requested_precision(user, device)
     wanted = recipe.precision
@@ -152,10 +152,10 @@ def choose_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> P
 def choose_batches(
     recipe: Recipe, model: ModelConfig, users: list[UserConfig], precisions: list[Precision], target: Target
 ) -> list[Batch]:
-    """The batch of every stage.
+    """Choose the batch of every stage.
 
     Raises:
-        UserError: a batch that is not given, or does not divide.
+        UserError: a batch is missing or does not divide.
     """
     batches: list[Batch] = []
     totals = [recipe_total(recipe, i) for i in range(len(recipe.stages))]
@@ -169,7 +169,7 @@ def choose_batches(
 
 
 def _fits(recipe: Recipe, model: ModelConfig, precision: Precision, target: Target) -> Callable[[int], bool]:
-    """Whether a micro-batch fits: beside an unsharded training state on a GPU, into the caches' reach on a CPU."""
+    """Whether a micro-batch fits: on a GPU next to an unsharded training state, on a CPU within reach of the caches."""
     length, size = recipe.data.sequence_length, 4 if precision == "fp32" else 2
     if not target.cuda:
         return lambda micro: micro * length <= _CPU_MICRO_TOKENS
@@ -180,9 +180,9 @@ def _fits(recipe: Recipe, model: ModelConfig, precision: Precision, target: Targ
 
 
 def count_steps(recipe: Recipe, index: int, batch: Batch) -> int:
-    """Updates of a stage; its tokens, if it is measured so, are rounded up to whole updates."""
+    """Return the updates of a stage; if it is given in tokens, they are rounded up to whole updates."""
     stage = recipe.stages[index]
     if stage.steps is not None:
         return stage.steps
-    assert stage.tokens is not None  # the recipe has one of the two
+    assert stage.tokens is not None  # the recipe sets one of the two
     return ceil(stage.tokens / (batch.total * recipe.data.sequence_length))

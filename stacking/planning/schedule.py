@@ -1,8 +1,7 @@
-"""Learning rates: from what the recipe asks for to break points that the workers follow.
+"""Learning rates: from the recipe's schedule to break points that the workers follow.
 
-A stage's schedule is a list of ``(step, value)`` with straight lines between. The value at ``step`` is the one that
-update number ``step`` of the stage uses, counted from 0; the last point stands at the stage's number of steps, which
-is where the next stage begins.
+A stage's schedule is a list of ``(step, value)``, interpolated linearly. The value at ``step`` is used by update number
+``step`` of the stage, counted from 0; the last point is at the stage's number of steps, where the next stage begins.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Points = tuple[tuple[int, float], ...]
 
 
 def learning_rate_at(points: Sequence[Sequence[float]], step: float) -> float:
-    """The value of ``points`` at ``step``; constant before the first point and after the last."""
+    """Evaluate ``points`` at ``step``; constant before the first point and after the last."""
     if step <= points[0][0]:
         return points[0][1]
     if step >= points[-1][0]:
@@ -39,11 +38,11 @@ def learning_rate_at(points: Sequence[Sequence[float]], step: float) -> float:
 
 
 def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]) -> list[Points]:
-    """The break points of every stage.
+    """Compute the break points of every stage.
 
     Args:
         steps: updates of each stage.
-        grown: whether each stage begins with a growth, so that a re-warm-up applies.
+        grown: whether each stage begins with growth, so that a re-warm-up applies.
 
     Raises:
         UserError: a warm-up is longer than its stage, a decay overlaps the warm-up, or the first peak is missing.
@@ -65,7 +64,7 @@ def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]
 
 
 def warmup_stable_decay(total: int, peak: float, warmup: int, decay: int, final: float) -> Points:
-    """Warm-up from 0 over ``warmup`` steps, the peak, then a straight line to ``final`` over the last ``decay``."""
+    """Warm up from 0 over ``warmup`` steps, hold the peak, then decay linearly to ``final`` over the last ``decay``."""
     points = [(0, 0.0), (warmup, peak), (total - decay, peak), (total, final if decay else peak)]
     return _distinct(points[1:] if warmup == 0 else points)
 
@@ -96,7 +95,7 @@ def _refuse_rates_of_stages(recipe: Recipe, kind: str) -> None:
 
 
 def _as_deepspeed(recipe: Recipe, schedule: DeepSpeedSchedule, steps: Sequence[int]) -> list[Points]:
-    """A schedule of DeepSpeed's over the run, cut into stages."""
+    """Cut one of DeepSpeed's schedules over the run into stages."""
     _refuse_rates_of_stages(recipe, schedule.kind)
     total, first, cut = sum(steps), 0, []
 
@@ -111,18 +110,18 @@ def _as_deepspeed(recipe: Recipe, schedule: DeepSpeedSchedule, steps: Sequence[i
 
 
 _DENSE = 2048
-"""Steps up to which every one is a break point."""
+"""Up to this many steps, every step is a break point."""
 _TOLERANCE = 1e-6
-"""How far a straight line may be from a curve, as a share of the curve's highest value."""
+"""Maximum distance between a line and the curve, relative to the curve's highest value."""
 
 
 def sampled(rate: Callable[[int], float], steps: int, inner: Sequence[int] = ()) -> Points:
-    """Break points that follow ``rate``: at every step of a short stage, else to a millionth of its highest value.
+    """Approximate ``rate`` by break points: exactly for a short stage, else to a millionth of its highest value.
 
     Args:
         rate: the learning rate of an update, counted from 0.
-        steps: of the stage.
-        inner: steps at which the curve bends, so that no line leads across them.
+        steps: steps of the stage.
+        inner: steps at which the curve has a kink; each becomes a break point.
     """
     if steps <= _DENSE:
         return _straightened([(step, rate(step)) for step in range(steps + 1)])
@@ -143,7 +142,7 @@ def sampled(rate: Callable[[int], float], steps: int, inner: Sequence[int] = ())
 
 
 def _straightened(points: list[tuple[int, float]]) -> Points:
-    """Without the points that lie on the line between their neighbours, to the last few bits."""
+    """Drop the points that lie on the line between their neighbours, up to rounding."""
     kept = points[:1]
     for before, here, after in zip(points, points[1:], points[2:], strict=False):
         (x0, y0), (x1, y1) = kept[-1], after
@@ -174,7 +173,7 @@ def _one_stage(wanted: LearningRate, steps: int, handed_on: float | None) -> Poi
     peak = wanted.peak if wanted.peak is not None else handed_on
     if not wanted.warmup_steps:
         value = wanted.start if wanted.start is not None else peak
-        assert value is not None  # the first stage gives its peak, the others have a value handed on
+        assert value is not None  # the first stage sets its peak, the others inherit a value
         return ((0, value), (steps, value if wanted.end is None else wanted.end))
     assert peak is not None
     start = next(value for value in (wanted.start, handed_on, 0.0) if value is not None)
@@ -183,19 +182,19 @@ def _one_stage(wanted: LearningRate, steps: int, handed_on: float | None) -> Poi
 
 
 def _with_rise(points: Points, steps: int) -> Points:
-    """``points``, except that the first ``steps`` rise from 0 to where they would have been."""
+    """Return ``points`` with the first ``steps`` rising from 0 to the original value."""
     later = [point for point in points if point[0] > steps]
     return _distinct([(0, 0.0), (steps, learning_rate_at(points, steps)), *later])
 
 
 def _between(points: Points, first: int, last: int) -> Points:
-    """The part of ``points`` from ``first`` to ``last``, counted from ``first``."""
+    """Return the part of ``points`` from ``first`` to ``last``, counted from ``first``."""
     inner = [(step - first, value) for step, value in points if first < step < last]
     ends = [(0, learning_rate_at(points, first)), *inner, (last - first, learning_rate_at(points, last))]
     return _distinct(ends)
 
 
 def _distinct(points: Sequence[tuple[int, float]]) -> Points:
-    """Without the earlier of two points on one step, and starting at 0."""
+    """Drop the earlier of two points on one step, and start at 0."""
     kept = [a for a, b in zip(points, [*points[1:], None], strict=True) if b is None or a[0] != b[0]]
     return tuple(kept) if kept[0][0] == 0 else ((0, kept[0][1]), *kept)

@@ -52,13 +52,13 @@ WRONG = {
     ),
     "offload without ZeRO": (
         '{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}',
-        "ds.json: zero_optimization.offload_optimizer: needs ZeRO stage 1 or more, and the stage is 0; raise "
+        "ds.json: zero_optimization.offload_optimizer: needs ZeRO stage 1 or more, but the stage is 0; raise "
         "the stage or remove it",
     ),
     "offload to nvme": (
         '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme"}}}',
-        'ds.json: zero_optimization.offload_optimizer.device: is "nvme", which checkpoints here cannot be '
-        "consolidated from; give 'cpu' or 'none'",
+        'ds.json: zero_optimization.offload_optimizer.device: is "nvme", from which checkpoints cannot be '
+        "consolidated here; give 'cpu' or 'none'",
     ),
     "1-bit Adam": (
         '{"optimizer": {"type": "OneBitAdam"}}',
@@ -91,7 +91,7 @@ WRONG = {
     ),
     "16-bit master weights": (
         '{"bf16": {"enabled": true, "bf16_master_weights_and_grads": true}}',
-        "ds.json: bf16.bf16_master_weights_and_grads: would keep the master state in 16 bits, and a state "
+        "ds.json: bf16.bf16_master_weights_and_grads: would keep the master state in 16 bits, but a state "
         "here is fp32; remove it",
     ),
     "other batch": (
@@ -398,8 +398,8 @@ def test_where_the_recipe_is_silent_the_jsons_values_hold_and_the_plan_says_so()
     assert (plan.optimizer.eps, plan.optimizer.weight_decay, plan.optimizer.clip) == (1e-8, 0.0, 0.5)
     assert max(rate for _, rate in plan.stages[0].learning_rate) == 5e-4
     said = "\n".join(plan.warnings)
-    assert "ds.json gives the optimizer's betas [0.9, 0.98], eps 1e-08, weight_decay 0.0, clip 0.5" in said
-    assert "ds.json gives stages[0] its peak of 0.0005" in said
+    assert "ds.json sets the optimizer's betas [0.9, 0.98], eps 1e-08, weight_decay 0.0, clip 0.5" in said
+    assert "ds.json sets the peak of stages[0] to 0.0005" in said
 
 
 def test_a_scheduler_is_the_schedule_where_the_recipe_has_none() -> None:
@@ -411,7 +411,7 @@ def test_a_scheduler_is_the_schedule_where_the_recipe_has_none() -> None:
 def test_a_rate_holds_for_the_stage_whose_peak_it_is() -> None:
     two_peaks = SMALL.replace("{layers: 4, steps: 10}", "{layers: 4, steps: 10, learning_rate: {peak: 5e-4}}")
     same = {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}
-    assert "the recipe's own peak holds: 0.0005 in stages[1]" in notes(same, two_peaks)
+    assert "the recipe's own peak applies: 0.0005 in stages[1]" in notes(same, two_peaks)
     with pytest.raises(UserError, match=r"says 0\.001 for stages\[0\], 0\.0005 for stages\[1\]"):
         plan_of(two_peaks, json.dumps({"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}))
 

@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_one_line(name: str, tmp_path: Path) -> None:
     [
         ({"kind": "doctor"}, "is not the JSON of a benchmark"),
         ({"format": 2}, "is not the JSON of a benchmark"),
-        ({"hardware": {"device": "cuda", "class": "h200"}}, "was measured on h200, and the plan is for cpu"),
+        ({"hardware": {"device": "cuda", "class": "h200"}}, "was measured on h200, but the plan is for cpu"),
         ({"stages": []}, "holds no stage that was measured with 'stacking'"),
         ({"stages": 3}, "is not the JSON of a benchmark (stages"),
     ],

@@ -57,7 +57,7 @@ def test_as_many_other_words_are_refused_with_the_share_that_agrees(tmp_path: Pa
     words = words_of(data)
     start = start_of(tmp_path / "pretrained", [*words[:5], *(f"word{number}" for number in range(len(words) - 5))])
     with pytest.raises(
-        UserError, match=r"start: pretrained has another vocabulary .*: 5 of \d+ entries \(\d%\)"
+        UserError, match=r"start: pretrained has a different vocabulary .*: 5 of \d+ entries \(\d%\)"
     ) as caught:
         compare_words(recipe, start)
     assert f"stacking prepare --tokenizer {start.path}" in str(caught.value)

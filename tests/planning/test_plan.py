@@ -339,7 +339,7 @@ def test_a_folder_without_a_model_is_no_start() -> None:
 
 def test_a_plan_for_gpus_is_not_run_without_them() -> None:
     plan = make_plan(load_recipe("bert-base-p40"), None, None, MACHINE)
-    with pytest.raises(UserError, match=r"bert-base-p40\.yaml: needs 4 GPUs and this machine has 0"):
+    with pytest.raises(UserError, match=r"bert-base-p40\.yaml: needs 4 GPUs, but this machine has 0"):
         check_machine(plan, MACHINE)
 
 

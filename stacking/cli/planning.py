@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @click.option("--price", type=float, help="Price of one GPU hour.")
 @click.option("--scaling", is_flag=True, help="Simulate 1 to 1,024 GPUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the prediction as JSON.")
-@click.option(
-    "--fast", is_flag=True, help="Skip DeepSpeed's own check of the configurations, which takes seconds."
-)
+@click.option("--fast", is_flag=True, help="Skip DeepSpeed's own check of the configurations, which takes seconds.")
 def plan(
     recipe: str,
     data: Path | None,

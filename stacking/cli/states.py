@@ -42,7 +42,7 @@ def consolidate(checkpoint: Path, config: Path | None, out: Path, allow_non_fini
 @click.argument("state", type=FOLDER)
 @click.option("--layers", type=click.IntRange(min=1), required=True, help="Depth of the grown model.")
 @click.option("--operator", default="stack", show_default=True, help="stack, interleave or identity.")
-@click.option("--optimizer-state", default="reset", show_default=True, help="Treatment of Adam's moments and step count.")
+@click.option("--optimizer-state", default="reset", show_default=True, help="What to do with Adam's moments and steps.")
 @click.option("--share", is_flag=True, help="Hard-link the files of STATE instead of copying them.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 @ALLOW_NON_FINITE

@@ -13,7 +13,7 @@ from stacking.errors import UserError
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.argument("recipe")
-@click.option("--out", type=FOLDER, required=True, help="The folder for trials and results; an existing one is continued.")
+@click.option("--out", type=FOLDER, required=True, help="The folder for trials and results; may be continued.")
 @click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's, or random tokens.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
 @click.option("--stages", metavar="0,2", help="Tune only these stages; default: all.")

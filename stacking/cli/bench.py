@@ -41,25 +41,25 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("target", required=False)
-@click.option("--against", callback=_words, help="Take turns with these, and print ratios: hf, hf-compiled, padded.")
+@click.option("--against", callback=_words, help="Alternate with these and print ratios: hf, hf-compiled, padded.")
 @click.option("--hf-compile", is_flag=True, help="With --against hf: compile the Hugging Face model.")
-@click.option("--stages", callback=_words, help="Of a recipe: 0,2; default: all.")
+@click.option("--stages", callback=_words, help="Stages of a recipe, such as 0,2; default: all.")
 @click.option("--hidden", type=_COUNT, help="Width of the model; without TARGET, one head per 64.")
-@click.option("--layers", callback=_numbers, help="Of a named model: 3,12; default: its own depth.")
+@click.option("--layers", callback=_numbers, help="Depths of a named model, such as 3,12; default: its own.")
 @click.option("--sequence-length", type=click.IntRange(min=8), help="Tokens per sample.")
 @click.option("--vocabulary", type=click.IntRange(min=16), help="Default: the data's, or 30,522.")
 @click.option("--micro-batch", type=_COUNT, help="Sequences that a rank computes at once.")
 @click.option("--batch", type=_COUNT, help="Sequences per update, over all ranks.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Default: what suits the device.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Default: the device's best.")
 @click.option("--ranks", type=_COUNT, help="Processes; default of a named model: one per GPU, one on a CPU.")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="In all places; default: 0.1.")
 @click.option("--ragged", is_flag=True, help="Without data: draw lengths from S/16 to S instead of full sequences.")
 @click.option("--data", type=FOLDER, help="Prepared data; without them, random tokens.")
-@click.option("--steps", type=_COUNT, help="Per repeat; default: as many as take 2 seconds.")
+@click.option("--steps", type=_COUNT, help="Steps per repeat; default: 2 seconds' worth.")
 @click.option("--warmup", type=_COUNT, help="Steps before the first repeat; default: 2 on a CPU, 10 on a GPU.")
 @click.option("--repeats", type=_COUNT, default=5, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe.")
-@click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="In place of the recipe's.")
+@click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="Default: the recipe's.")
 @click.option("--folder", type=FOLDER, help="For plans and logs; all nodes must see it. Default: a temporary one.")
 @click.option("--profile", is_flag=True, help="Also print the operators that take longest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -85,7 +85,7 @@ def bench(
     from stacking.bench.targets import Wanted
 
     if hf_compile and "hf" not in against:
-        raise UserError("--hf-compile", "has no effect without --against hf", "add it, or leave this out")
+        raise UserError("--hf-compile", "has no effect without --against hf", "add it, or omit this option")
     wanted = Wanted(target=target, **options)
     opponents = tuple("hf-compiled" if name == "hf" and hf_compile else name for name in against)
     how = {"steps": steps, "warmup": warmup, "repeats": repeats, "profile": profile}
@@ -103,7 +103,7 @@ def bench(
 def _measure(
     wanted: Wanted, against: tuple[str, ...], how: dict[str, Any], launcher_name: str | None, folder: Path | None
 ) -> Iterator[StageResult]:
-    """Every target in turn. A temporary folder is kept where a trial failed, because its logs are in it."""
+    """Yields a measurement of each target. If a trial fails, its temporary folder is kept for the logs."""
     from stacking.bench.results import StageResult
     from stacking.bench.targets import OPPONENTS, save_rows, targets, trial_of
     from stacking.bench.trial import Contender, run_trial
@@ -116,7 +116,7 @@ def _measure(
     contenders: list[Contender] = ["stacking", *dict.fromkeys(OPPONENTS[name] for name in against)]
     found = targets(wanted)
     if wanted.ragged and found[0].plan.data.path is not None:
-        raise UserError("--ragged", "has no effect with data, which have lengths of their own", "leave one of them out")
+        raise UserError("--ragged", "has no effect with data, which has its own lengths", "omit one of the two")
     launcher = open_launcher(launcher_name or found[0].plan.launch.launcher)
     if folder is not None:
         require_empty(folder, "--folder")
@@ -140,7 +140,7 @@ def _measure(
 
 
 def _how(accelerator: str, steps: int | None, warmup: int | None, repeats: int, profile: bool) -> dict[str, Any]:
-    """How long to measure: what was asked for, or what suits the device."""
+    """Returns the measurement's length: as requested, or the default for the device."""
     return {
         "warmup": warmup or (10 if accelerator == "cuda" else 2),
         "steps": steps or (5 if accelerator == "cuda" else 1),
@@ -155,6 +155,6 @@ def _check_capacity(launcher: Launcher, accelerator: Accelerator, ranks: int) ->
 
     capacity, what = launcher.capacity(accelerator), "devices"
     if accelerator == "cpu" and isinstance(launcher, Local):
-        capacity, what = len(os.sched_getaffinity(0)), "cores"  # ranks that share one measure each other
+        capacity, what = len(os.sched_getaffinity(0)), "cores"  # ranks that share a core would slow each other down
     if capacity is not None and capacity < ranks:
-        raise UserError("--ranks", f"{ranks} are wanted, and there are {capacity} {what} here", f"give {capacity}")
+        raise UserError("--ranks", f"{ranks} are requested, but this machine has {capacity} {what}", f"give {capacity}")

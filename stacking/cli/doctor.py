@@ -56,7 +56,7 @@ def doctor(
     from stacking.doctor.finding import worst
     from stacking.run.folder import RunFolder
 
-    # Ended like by Ctrl-C, so that nothing of the measuring stays.
+    # Handled like Ctrl-C, so that no measuring process is left behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if hostfile is not None and launcher != "mpi":
         raise UserError("--hostfile", f"is for mpirun, and the launcher is {launcher}", "add --launcher mpi")
@@ -73,16 +73,16 @@ def doctor(
 
 
 def _refuse_beside_before_job() -> None:
-    """A job's look at its nodes takes everything from the run's plan."""
+    """Rejects options that --before-job ignores because it takes everything from the run's plan."""
     context = click.get_current_context()
     for name in ("recipe", "overrides", "ranks", "launcher", "hostfile", "collectives", "as_json"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = {"overrides": "set", "as_json": "json", "collectives": "no-collectives"}.get(name, name)
-            raise UserError(f"--{option}", "has no effect with --before-job", "leave one of the two out")
+            raise UserError(f"--{option}", "has no effect with --before-job", "omit one of the two")
 
 
 def _plan(run: RunFolder, recipe: str | None, overrides: tuple[str, ...]) -> Plan | None:
-    """What is to happen: the recipe's plan or, in the folder of a run, that run's."""
+    """Returns the recipe's plan or, in the folder of a run, that run's plan."""
     from stacking.config.recipe import load_recipe
     from stacking.planning.plan import load_plan
     from stacking.run.create import plan_recipe

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(**COMMAND)
 @click.argument("recipe", required=False)
-@click.option("--run-dir", type=FOLDER, help="A new folder for everything that the run makes; all nodes must see it.")
+@click.option("--run-dir", type=FOLDER, help="A new folder for all files of the run; all nodes must see it.")
 @click.option("--resume", "resumed", type=FOLDER, metavar="RUN_DIR", help="Submit the missing jobs of this run.")
 @click.option("--mode", type=click.Choice(["per-stage", "one-allocation"]), help="Default: per-stage, or as before.")
 @click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="The cluster's settings, a YAML file.")
@@ -45,7 +45,7 @@ def submit(
     if folder is None or (run_dir is None) == (resumed is None) or (recipe is None) != (run_dir is None):
         raise click.UsageError("give RECIPE and --run-dir DIR, or --resume RUN_DIR alone")
     if resumed and (data or overrides):
-        raise click.UsageError("--resume takes the run as it is: neither --data nor --set")
+        raise click.UsageError("--resume continues the run unchanged: omit --data and --set")
     request = Request(run=RunFolder(folder), recipe=recipe, mode=mode, site=site, overrides=overrides, data=data)
     for line in (scripts_of if dry_run else submit_run)(request):
         click.echo(line)

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so that all of them start at once."""
+"""Defines the command line. Each command imports its dependencies when it runs, so that all of them start fast."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ for command in COMMANDS:
 
 
 def main() -> NoReturn:
-    """The command `stacking`."""
+    """Runs the command `stacking`."""
     run_command(cli)
 
 
 def run_command(command: click.Command) -> NoReturn:
-    """Run a command and exit; a mistake of its user is one line on stderr and exit code 2."""
+    """Runs a command and exits; a user error prints one line on stderr and exits with 2."""
     sys.stderr = lenient(sys.stderr)
     raise_on_signals()
     try:
@@ -90,7 +90,7 @@ def _exit_code_of(command: Callable[[], Any]) -> int:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = exit_code(signal.SIGINT)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
@@ -99,11 +99,11 @@ def _exit_code_of(command: Callable[[], Any]) -> int:
 
 
 def _refused(error: OSError) -> int:
-    """Say in one line what the operating system refused; returns the exit code."""
+    """Reports an operating system error in one line; returns the exit code."""
     reason = error.strerror or str(error)
     if _is_of_output(error):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ours: StackingError = UserError("standard output", reason, "check where it leads")
+        ours: StackingError = UserError("standard output", reason, "check its destination")
     elif (found := explained(error, error.filename or "a file")) is not None:
         ours = found
     elif isinstance(error, FileNotFoundError):
@@ -115,7 +115,7 @@ def _refused(error: OSError) -> int:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether it came from writing to standard output: by `click.echo`, or by the flush at the end."""
+    """Returns whether writing to standard output failed: in `click.echo`, or in the flush at exit."""
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     return error.filename is None and (click.echo.__code__ in frames or frames == [_exit_code_of.__code__])
 

@@ -1,4 +1,4 @@
-"""Types of command-line options that several commands share."""
+"""Defines command-line options and types that several commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 class _Folder(click.Path):
-    """A path as `pathlib.Path`; an empty one, often a shell variable that is not set, is not the current folder."""
+    """Converts a path to `pathlib.Path`; rejects an empty one, which is often an unset shell variable."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -26,7 +26,7 @@ COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--h
 LAUNCHER = click.option(
     "--launcher",
     type=click.Choice(["local", "slurm", "mpi"]),
-    help="How to start the ranks. Default: the recipe's.",
+    help="Launcher of the ranks. Default: the recipe's.",
 )
-ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Take NaN and infinity as they are.")
-HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: the hosts, as mpirun takes them.")
+ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Accept NaN and infinity.")
+HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: mpirun's hostfile.")

@@ -1,4 +1,4 @@
-"""A plan explained to a person: one column a stage, then what it rests on, then what to look out for."""
+"""Formats a plan for users: a table with one column per stage, then assumptions, then warnings."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from stacking.terminal.units import duration
 
 
 def explain(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = ()) -> RenderableType:
-    """What ``stacking plan`` shows.
+    """Returns the output of ``stacking plan``.
 
     Args:
-        prediction: None where nothing is known of the devices' speed.
-        notes: what was measured here and now, beside the plan's own warnings.
+        prediction: None if the devices' speed is unknown.
+        notes: measurements on this machine, shown with the plan's own warnings.
     """
     lines = [*_comparison(plan, prediction), *_assumptions(prediction), *_notes([*plan.warnings, *notes])]
     return Group(Text(_headline(plan)), _stages(plan, prediction), *(Text(line) for line in lines))
 
 
 def explain_text(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = (), width: int = 120) -> str:
-    """The same as plain text."""
+    """Returns the same as plain text."""
     return _as_text(explain(plan, prediction, notes), width)
 
 
 def explain_scaling(plan: Plan, scaling: Scaling, memory: int, width: int = 120) -> str:
-    """What ``stacking plan --scaling`` adds.
+    """Returns what ``stacking plan --scaling`` adds.
 
     Args:
-        memory: bytes of one device; 0: not known.
+        memory: bytes of one device; 0: unknown.
     """
     priced = scaling.rows[0].cost is not None
     names = [stage.name for stage in plan.stages]
@@ -74,7 +74,7 @@ def _scaling_cells(row: Row, priced: bool, memory: int) -> list[str]:
 
 
 def number(value: float) -> str:
-    """``50,000``, ``5.12 G``: exact while it is short."""
+    """Formats a number: exactly if that is short, such as ``50,000``, otherwise as ``5.12 G``."""
     if value < 1e6:
         return f"{value:,.0f}"
     for unit, size in (("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15), ("E", 1e18)):
@@ -160,7 +160,7 @@ def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
     lines = [
         "batch = micro-batch x accumulation x ranks; memory, FLOPs and times are estimates",
         f"{deepest} layers from the start would take {number(cost.baseline_flops)}FLOPs for the same steps; "
-        f"this run takes {cost.flops / cost.baseline_flops:.1%} of that",
+        f"this run takes {cost.flops / cost.baseline_flops:.1%} of it",
     ]
     if prediction is not None:
         times = f"{duration(prediction.training_seconds)} instead of {duration(prediction.baseline_seconds)}"
@@ -170,7 +170,7 @@ def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
 
 def _assumptions(prediction: Prediction | None) -> list[str]:
     if prediction is None:
-        return ["no times: nothing is known of this device's speed; give --measured"]
+        return ["no times: this device's speed is unknown; give --measured"]
     return [f"- {assumption}" for assumption in prediction.assumptions]
 
 
@@ -179,7 +179,7 @@ def _unit(plan: Plan) -> str:
 
 
 def _short(seconds: float) -> str:
-    """``154 s``, ``25 min``, ``7.6 h``, ``15 d``: two digits at least, for narrow columns."""
+    """Formats a duration for narrow columns with at least two digits: ``154 s``, ``25 min``, ``7.6 h``, ``15 d``."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 3 * size:
             return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"

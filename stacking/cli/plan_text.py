@@ -1,4 +1,4 @@
-"""`stacking plan`: a plan and what it will take, as text or JSON."""
+"""Implements `stacking plan`: a plan and its predicted cost, as text or JSON."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def plan_text(
     as_json: bool = False,
     fast: bool = False,
 ) -> str:
-    """What the command prints.
+    """Returns the command's output.
 
     Args:
-        fast: leave out DeepSpeed's own check of the configurations.
+        fast: skip DeepSpeed's own check of the configurations.
 
     Raises:
-        UserError: the recipe or one of the files is wrong, or a time is asked for that nothing is known about.
+        UserError: the recipe or a file is invalid, or a time is requested for a device of unknown speed.
     """
     plan, rows = plan_recipe(load_recipe(recipe, list(overrides), data), fast)
     held_out = len(rows["held_out"]) if "held_out" in rows else None
@@ -63,7 +63,7 @@ def plan_text(
 
 
 def precision_notes(plan: Plan, measure: Callable[[], float | None] = bf16_slowdown) -> list[str]:
-    """How slow the plan's bf16 is on this CPU, if it is emulated: measured now, or earlier on the same processor."""
+    """Returns a note on the slowdown of emulated bf16 on this CPU, measured now or earlier on the same processor."""
     asked = plan.launch.accelerator == "cpu" and any(stage.precision == "bf16" for stage in plan.stages)
     if not asked or "bf16" not in find_machine().cpu.emulated or (slowdown := measure()) is None:
         return []
@@ -71,6 +71,6 @@ def precision_notes(plan: Plan, measure: Callable[[], float | None] = bf16_slowd
 
 
 def expected(plan: Plan) -> Prediction | None:
-    """What `stacking run` shows before it starts: a prediction from tables alone."""
+    """Returns the prediction that `stacking run` shows before it starts, without measurements."""
     setting = open_setting(plan, find_machine())
     return predict(plan, setting) if setting else None

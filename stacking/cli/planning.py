@@ -1,4 +1,4 @@
-"""Commands that look ahead: `stacking plan` and `stacking adopt`."""
+"""Defines the planning commands: `stacking plan` and `stacking adopt`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ if TYPE_CHECKING:
 @click.argument("recipe")
 @click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
-@click.option("--measured", type=FOLDER, multiple=True, help="What `stacking bench --json` printed; may be repeated.")
-@click.option("--network", type=FOLDER, help="What `stacking doctor --json` printed.")
+@click.option("--measured", type=FOLDER, multiple=True, help="Output of `stacking bench --json`; may be repeated.")
+@click.option("--network", type=FOLDER, help="Output of `stacking doctor --json`.")
 @click.option("--price", type=float, help="Price of one GPU hour.")
 @click.option("--scaling", is_flag=True, help="Simulate 1 to 1,024 GPUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the prediction as JSON.")
-@click.option(
-    "--fast", is_flag=True, help="Leave out DeepSpeed's own check of the configurations, which takes seconds."
-)
+@click.option("--fast", is_flag=True, help="Skip DeepSpeed's own check of the configurations, which takes seconds.")
 def plan(
     recipe: str,
     data: Path | None,
@@ -37,7 +35,7 @@ def plan(
     as_json: bool,
     fast: bool,
 ) -> None:
-    """Explain what a run would do, take and cost.
+    """Explain what a run would do and cost.
 
     RECIPE is a file, or the name of a shipped recipe.
     """
@@ -60,7 +58,7 @@ def plan(
 @click.command(**COMMAND)
 @click.argument("ds_config", type=FOLDER)
 @click.option("--recipe", help="The recipe to complete; default: BERT-base, stacked from 3 layers to 6 and 12.")
-@click.option("--gpus", type=click.IntRange(min=1), help="Ranks to settle the batch for; default: the recipe's.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Ranks to resolve the batch for; default: the recipe's.")
 @click.option("--out", type=FOLDER, required=True, help="A new folder for ds_config.json and recipe.yaml.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def adopt(ds_config: Path, recipe: str | None, gpus: int | None, out: Path, as_json: bool) -> None:

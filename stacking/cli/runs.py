@@ -1,4 +1,4 @@
-"""Commands that make runs and tell of them: `run`, `resume`, `baseline`, `status`, `report`."""
+"""Defines the commands that run and inspect chains: `run`, `resume`, `baseline`, `status`, `report`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(**COMMAND)
 @click.argument("recipe")
-@click.option("--run-dir", type=FOLDER, required=True, help="A new folder for everything that the run makes.")
+@click.option("--run-dir", type=FOLDER, required=True, help="A new folder for all files of the run.")
 @click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
 @LAUNCHER
@@ -59,14 +59,14 @@ def run(
     "--from-step",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Go back to the checkpoint after update N of the stage at work; 0: to its beginning.",
+    help="Go back to the checkpoint after update N of the current stage; 0: to its beginning.",
 )
 @LAUNCHER
 @HOSTFILE
 def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str | None, hostfile: Path | None) -> None:
-    """Resume a run from what is on disk.
+    """Resume a run from its files.
 
-    With --from-step, from an earlier checkpoint of the stage at work.
+    With --from-step, resume from an earlier checkpoint of the current stage.
     """
     from stacking.launch.registry import open_launcher
     from stacking.run.create import open_run, require_run
@@ -74,7 +74,7 @@ def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str
 
     folder = RunFolder(run_dir)
     require_run(folder)
-    # A scheduler may have started this job before a dead node's lock has run out.
+    # A scheduler may start this job before the lock of a dead node has expired.
     with folder.locked(patience=120 if launcher == "slurm" else 10) as lease:
         plan = open_run(folder, note=lambda text: click.echo(text, err=True))
         chosen = open_launcher(launcher or plan.launch.launcher, hostfile)
@@ -82,13 +82,13 @@ def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str
             refuse_repetition(folder)
         else:
             stage = rewind(folder, plan, from_step)
-            click.echo(f"{stage}: back at step {from_step}; what came later is kept as *.superseded", err=True)
+            click.echo(f"{stage}: back at step {from_step}; later files are kept as *.superseded", err=True)
         folder.journal.append("resumed")
         _control(folder, plan, lease, chosen, only)
 
 
 def _control(folder: RunFolder, plan: Plan, lease: Lease, launcher: Launcher, only: str | None = None) -> None:
-    """Run what is unfinished, with progress on stderr and the table of stages at the end."""
+    """Runs the unfinished phases, with progress on stderr and the table of stages at the end."""
     from stacking.report.run import read_run
     from stacking.report.tables import stage_table
     from stacking.run.controller import Controller
@@ -109,8 +109,8 @@ def _control(folder: RunFolder, plan: Plan, lease: Lease, launcher: Launcher, on
 def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: Path | None) -> None:
     """Train a run's deepest model from the start.
 
-    It trains for the same wall-clock as the whole run in RUN_DIR, and RUN_DIR/report.html compares the two. To continue
-    an interrupted baseline: `stacking resume` with its folder, then `stacking report RUN_DIR --beside` it.
+    The baseline trains for the wall-clock time of the run in RUN_DIR, and RUN_DIR/report.html compares the two. To
+    continue an interrupted baseline, run `stacking resume BASELINE` and `stacking report RUN_DIR --beside BASELINE`.
     """
     from stacking.launch.registry import open_launcher
     from stacking.report.baseline import baseline_recipe
@@ -134,8 +134,8 @@ def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: 
 
 @click.command(**COMMAND)
 @click.argument("run_dir", type=FOLDER)
-@click.option("--watch", is_flag=True, help="Keep showing it until the run ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--watch", is_flag=True, help="Update until the run ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
 def status(run_dir: Path, watch: bool, as_json: bool) -> None:
     """Show how far the run in RUN_DIR is."""
     from stacking.report.status import status as status_of
@@ -143,7 +143,7 @@ def status(run_dir: Path, watch: bool, as_json: bool) -> None:
 
     if watch:
         if as_json:
-            raise UserError("--json", "has no effect with --watch", "leave one of the two out")
+            raise UserError("--json", "has no effect with --watch", "omit one of the two")
         for now in watch_run(run_dir):
             click.clear()
             click.echo(now.as_text())

@@ -1,4 +1,4 @@
-"""Commands on parts of the chain: `consolidate`, `grow`, `export`, `import`, `evaluate`."""
+"""Defines the commands on checkpoints and states: `consolidate`, `grow`, `export`, `import`, `evaluate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(**COMMAND)
 @click.argument("checkpoint", type=FOLDER)
-@click.option("--config", type=FOLDER, help="A checkpoint of another program: its Hugging Face config, or a recipe.")
+@click.option("--config", type=FOLDER, help="For checkpoints of other programs: the Hugging Face config, or a recipe.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 @ALLOW_NON_FINITE
 def consolidate(checkpoint: Path, config: Path | None, out: Path, allow_non_finite: bool) -> None:
@@ -40,10 +40,10 @@ def consolidate(checkpoint: Path, config: Path | None, out: Path, allow_non_fini
 
 @click.command(**COMMAND)
 @click.argument("state", type=FOLDER)
-@click.option("--layers", type=click.IntRange(min=1), required=True, help="How deep the grown model is.")
+@click.option("--layers", type=click.IntRange(min=1), required=True, help="Depth of the grown model.")
 @click.option("--operator", default="stack", show_default=True, help="stack, interleave or identity.")
-@click.option("--optimizer-state", default="reset", show_default=True, help="What happens to Adam's moments and step.")
-@click.option("--share", is_flag=True, help="Link the files of STATE instead of copying them: no time, no space.")
+@click.option("--optimizer-state", default="reset", show_default=True, help="What to do with Adam's moments and steps.")
+@click.option("--share", is_flag=True, help="Hard-link the files of STATE instead of copying them.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 @ALLOW_NON_FINITE
 def grow(

@@ -1,4 +1,4 @@
-"""`stacking tune` on the command line."""
+"""Defines `stacking tune`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stacking.errors import UserError
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.argument("recipe")
-@click.option("--out", type=FOLDER, required=True, help="The folder for trials and results; the same one goes on.")
-@click.option("--data", type=FOLDER, help="The prepared data, in place of the recipe's; without any, drawn tokens.")
+@click.option("--out", type=FOLDER, required=True, help="The folder for trials and results; may be continued.")
+@click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's, or random tokens.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
-@click.option("--stages", metavar="0,2", help="Tune these stages alone; default: all.")
-@click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="What starts the ranks.")
-@click.option("--trials", type=int, help="At most so many settings a stage; its final repeats two of them.")
-@click.option("--budget-minutes", type=float, help="At most this long in all; the best so far is written.")
+@click.option("--stages", metavar="0,2", help="Tune only these stages; default: all.")
+@click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="Launcher of the ranks.")
+@click.option("--trials", type=int, help="Maximum number of settings per stage; the final repeats two of them.")
+@click.option("--budget-minutes", type=float, help="Total time limit; the best settings so far are written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def tune(
     recipe: str,
@@ -35,7 +35,7 @@ def tune(
     """Find the fastest settings for each stage of a recipe.
 
     Varies micro-batch, ZeRO stage, offload, activation checkpointing and compilation. What an update computes, such as
-    its global batch, stays as in RECIPE.
+    its global batch, does not change.
     """
     from stacking.config.recipe import load_recipe
     from stacking.tune.command import Request, as_dict, as_table
@@ -54,7 +54,7 @@ def tune(
         click.echo(json.dumps(as_dict(report), indent=2))
     else:
         click.echo(as_table(report).as_text())
-        click.echo(f"\n{report.page} says why; `stacking run {report.recipe}` runs it")
+        click.echo(f"\n{report.page} explains the choice; run `stacking run {report.recipe}` to train with it")
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -1,7 +1,7 @@
-"""The fair baseline of a stacked run: its deepest model, trained from the start for the same wall-clock.
+"""Builds the baseline of a stacked run: its deepest model, trained at full depth for the same wall-clock time.
 
-A length in minutes could not be repeated, so the time becomes a number of steps, from what the stacked run itself
-measured: its last stage trains the same model, in the same batches, on the same machine.
+A duration is not reproducible, so it is converted to a number of steps at the speed of the stacked run's last stage,
+which trains the same model with the same batches on the same machine.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from stacking.report.timeline import transition
 
 
 def baseline_recipe(run: Run) -> Recipe:
-    """The recipe of the deepest model of ``run`` alone, as long as ``run`` took, annealed at its own end.
+    """Returns a recipe that trains the deepest model of ``run`` for as long as ``run`` took, with its own schedule.
 
     Raises:
-        UserError: ``run`` has not finished training, started from a trained model, or is too short to be measured.
+        UserError: ``run`` has not finished training, started from a trained model, or is too short to measure.
     """
     plan, last = run.plan, run.plan.stages[-1]
     if plan.start is not None:
@@ -50,14 +50,14 @@ def baseline_recipe(run: Run) -> Recipe:
 
 
 def baseline_steps(run: Run) -> int:
-    """How many updates of the deepest model fit into the wall-clock that ``run`` is charged with.
+    """Returns how many updates of the deepest model fit into the wall-clock time charged to ``run``.
 
     Raises:
-        UserError: the last stage is not finished, or logged too little to be measured.
+        UserError: the last stage is not finished, or has too few records to measure its speed.
     """
     last, records = run.plan.stages[-1], run.stage_records(run.plan.stages[-1].index, "train")
     if not records or records[-1]["step"] < last.steps:
-        raise UserError(run.folder.path, "has not finished training", f"finish it: `stacking resume {run.folder.path}`")
+        raise UserError(run.folder.path, "has not finished training", f"run `stacking resume {run.folder.path}` first")
     clock, first = ChargedClock(run), records[0]
     updates = last.steps - first["step"]
     if not updates:
@@ -68,13 +68,13 @@ def baseline_steps(run: Run) -> int:
 
 
 def _without_learning_rate(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without the last stage's highest rate, which need not be that of the whole run."""
+    """Removes the last stage's peak learning rate, which may differ from that of the whole run."""
     parameters = {name: value for name, value in config["optimizer"]["params"].items() if name != "lr"}
     return {**config, "optimizer": {**config["optimizer"], "params": parameters}}
 
 
 def _learning_rate(run: Run, raw: dict[str, Any], steps: int) -> dict[str, float]:
-    """The highest rate of all stages, reached by the first stage's warm-up, down to where the run ended."""
+    """Returns a schedule with the highest rate of all stages, the first stage's warm-up and the run's final rate."""
     points = [value for stage in run.plan.stages for _, value in stage.learning_rate]
     first = raw["stages"][0].get("learning_rate") or {}
     warmup = min(first.get("warmup_steps", 0), steps // 2)

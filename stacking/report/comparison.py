@@ -1,6 +1,7 @@
-"""Several runs beside each other: held-out loss against wall-clock and tokens in one picture, and a table.
+"""Compares runs: a chart of held-out loss against wall-clock time and tokens, and a table.
 
-Each run is charged with its whole wall-clock but for evaluations: with start-ups, transitions and checkpoints.
+Each run is charged with its whole wall-clock time, including start-ups, transitions and checkpoints, but not
+evaluations.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from stacking.storage.files import disk_errors, write_atomically
 from stacking.terminal.units import count, duration, loss
 
 _COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00")
-"""Okabe and Ito (2008)."""
+"""The palette of Okabe and Ito (2008)."""
 _PICTURE = "comparison.png"
 _HALO = patheffects.withStroke(linewidth=2.5, foreground="white")
-"""Keeps a number readable on a curve."""
+"""A white outline that keeps numbers readable on a curve."""
 
 
 class ChargedClock:
-    """Seconds since a run began that it is charged with: gaps between attempts and evaluations are left out."""
+    """Counts the seconds charged to a run, excluding evaluations and gaps between attempts."""
 
     def __init__(self, run: Run) -> None:
         self._clock = wall_clock(run)
@@ -43,30 +44,30 @@ class ChargedClock:
         self._spent = list(accumulate((record["seconds"] for record in evaluations), initial=0.0))
 
     def __call__(self, time: float) -> float:
-        """The charge at unix time ``time``."""
+        """Returns the seconds charged up to the unix time ``time``."""
         return self._clock(time) - self._spent[bisect_right(self._ends, time)]
 
 
 def charged_seconds(run: Run) -> float:
-    """What the run is charged with up to its last update; 0 before the first."""
+    """Returns the seconds charged to the run up to its last update; 0 before the first."""
     trained = run.records("train")
     return ChargedClock(run)(trained[-1]["time"]) if trained else 0.0
 
 
 def title(run: Run) -> str:
-    """``2 → 12 layers``, or ``12 layers from the start``."""
+    """Returns ``2 → 12 layers``, or ``12 layers from the start``."""
     depths = [str(stage.layers) for stage in run.plan.stages]
     return f"{' → '.join(depths)} layers" if len(depths) > 1 else f"{depths[0]} layers from the start"
 
 
 def titles(runs: Sequence[Run]) -> list[str]:
-    """A title for each run; where two would be the same, the folders' names tell them apart."""
+    """Returns a title for each run; equal titles get the folder's name appended."""
     plain = [title(run) for run in runs]
     return [f"{t} ({run.folder.path.name})" if plain.count(t) > 1 else t for t, run in zip(plain, runs, strict=True)]
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:
-    """One row a run: how long it trained, and how far it came."""
+    """Returns a table with one row per run: its training time, steps, tokens and loss."""
     rows = []
     for name, run in zip(titles(runs), runs, strict=True):
         trained, evaluated = run.records("train"), run.records("evaluation")
@@ -80,14 +81,12 @@ def comparison_table(runs: Sequence[Run]) -> Table:
                 loss(evaluated[-1]["loss"] if evaluated else None),
             )
         )
-    note = (
-        "Wall-clock: all time up to the last update, with start-ups, transitions and checkpoints, without evaluations"
-    )
+    note = "Wall-clock: time up to the last update, including start-ups, transitions and checkpoints, not evaluations"
     return Table(("run", "steps", "tokens", "wall-clock", "held-out loss"), rows, [note])
 
 
 def comparison_chart(runs: Sequence[Run]) -> str:
-    """The picture as an SVG element to be put into a page."""
+    """Returns the chart as an SVG element for embedding in a page."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": "comparison"}):
         buffer = io.StringIO()
         _draw(runs).savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
@@ -95,7 +94,7 @@ def comparison_chart(runs: Sequence[Run]) -> str:
 
 
 def write_comparison_picture(runs: Sequence[Run], folder: Path) -> Path:
-    """Write the picture as ``folder/comparison.png``."""
+    """Writes the chart as ``folder/comparison.png``."""
     with mpl.rc_context(STYLE):
         buffer = io.BytesIO()
         _draw(runs).savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
@@ -106,14 +105,14 @@ def write_comparison_picture(runs: Sequence[Run], folder: Path) -> Path:
 
 
 class _Scale(NamedTuple):
-    """One horizontal axis: what a record counts for on it, in which unit."""
+    """Defines a horizontal axis: the position of a record on it, and the unit."""
 
     label: str
     size: float
     in_seconds: bool
 
     def of(self, run: Run, records: Sequence[Record]) -> list[float]:
-        """The places of the records."""
+        """Returns the positions of the records."""
         clock = ChargedClock(run)
         return [(clock(r["time"]) if self.in_seconds else r["tokens"]) / self.size for r in records]
 
@@ -150,7 +149,7 @@ def _draw(runs: Sequence[Run]) -> Figure:
 
 
 def _draw_run(axes: Axes, run: Run, scale: _Scale, name: str, colour: str) -> None:
-    """The held-out loss over the pale training loss, and the number that the run ends with."""
+    """Draws the held-out loss over the pale training loss, labelled with its final value."""
     window = len(run.records("train")) // 100
     style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "marker": "o", "markersize": 3.5}
     label: str | None = f"{name}, held-out loss"
@@ -173,7 +172,7 @@ def _finite(records: Sequence[Record]) -> list[Record]:
 
 
 def _mark_growths(axes: Axes, run: Run, scale: _Scale) -> None:
-    """A line where each later stage begins, with its depths beside it; on a clock a band for the transition."""
+    """Marks the beginning of each later stage with a labelled line, and on a time axis its transition with a band."""
     for index, records in enumerate(run.metrics[1:], start=1):
         if not records:
             break
@@ -196,7 +195,7 @@ def _mark_growths(axes: Axes, run: Run, scale: _Scale) -> None:
 
 
 def _limit(axes: Axes, runs: Sequence[Run]) -> None:
-    """Leave out each run's fall at the beginning, beside which the rest would look flat."""
+    """Crops each run's initial drop in loss, which would make the rest look flat."""
     shown = []
     for run in runs:
         held_out, trained = ([r["loss"] for r in _finite(run.records(kind))] for kind in ("evaluation", "train"))

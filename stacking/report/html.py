@@ -1,4 +1,4 @@
-"""``report.html``: one page that tells a run, with everything it needs inside."""
+"""Renders ``report.html``: a self-contained page that describes a run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from stacking.terminal.units import count, duration, loss
 
 
 def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
-    """Write ``RUN/report.html``, and the one-picture ``RUN/report/summary.png``, from what lies in the run directory.
+    """Writes ``RUN/report.html`` and the chart ``RUN/report/summary.png`` from the files of the run.
 
-    Works at any time: before the first update, during training, after a failure.
+    Works at any time: before the first update, during training and after a failure.
 
     Args:
-        beside: other runs to compare this one with, in the page and in ``RUN/report/comparison.png``.
+        beside: other runs to compare with, in the page and in ``RUN/report/comparison.png``.
 
     Raises:
         UserError: ``run_dir`` is not a run directory, or cannot be written.
@@ -39,7 +39,7 @@ def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
 
 
 def render(run: Run, others: Sequence[Run] = ()) -> str:
-    """The page, as HTML."""
+    """Returns the page as HTML."""
     compared = [run, *others] if others else []
     environment = Environment(
         loader=PackageLoader("stacking", "report"),
@@ -73,7 +73,7 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
 
 
 def _summary(run: Run) -> str:
-    """One sentence under the title."""
+    """Returns the sentence below the title."""
     depths = " → ".join(str(stage.layers) for stage in run.plan.stages)
     trained = run.records("train")
     if not trained:
@@ -85,7 +85,7 @@ def _summary(run: Run) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """The few numbers at the top of the page: what it is called, what it is."""
+    """Returns the label and value of each number at the top of the page."""
     trained, evaluated = run.records("train"), run.records("evaluation")
     clock = wall_clock(run)
     return [
@@ -97,7 +97,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _not_a_number(run: Run) -> str | None:
-    """Where the loss was not a number, if it was."""
+    """Returns a sentence about records whose loss is not a number, if there are any."""
     bad = [record for record in run.records("train") if not math.isfinite(record["loss"])]
     if not bad:
         return None

@@ -1,4 +1,4 @@
-"""The charts of a report: loss and learning rate against tokens and against wall-clock, stage changes marked."""
+"""Draws a report's charts: loss and learning rate against tokens and wall-clock time, with stage changes marked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stacking.report.timeline import wall_clock
 from stacking.run.metrics import Record
 from stacking.storage.files import disk_errors, write_atomically
 
-# The palette of Okabe and Ito (2008), told apart by colour-blind readers; greys for what is not data.
+# The colour-blind-safe palette of Okabe and Ito (2008); greys for everything that is not data.
 BLUE, VERMILION, GREY, PALE, INK = "#0072B2", "#D55E00", "#8A8A86", "#ECEBE6", "#33332F"
 _DOTS: dict[str, Any] = {
     "linestyle": "",
@@ -32,9 +32,9 @@ _DOTS: dict[str, Any] = {
 }
 _CROSSES: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 5, "color": VERMILION}
 _POINTS = 1500
-"""Points a curve at most: more only make the page heavier."""
+"""Maximum number of points per curve; more would only make the page larger."""
 _LETTER = 0.066
-"""Width of a letter of a label, in inches, with some air."""
+"""Width of a label's letter including spacing, in inches."""
 STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
@@ -58,12 +58,12 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Axis:
-    """What a chart's records are put against."""
+    """Defines the horizontal axis of a chart."""
 
     label: str
     of: Callable[[Record], float]
     transitions: bool
-    """Whether the transitions between stages have a width on it."""
+    """Whether transitions between stages have a width on the axis."""
 
 
 def tokens_axis(run: Run) -> Axis:
@@ -83,7 +83,7 @@ def time_axis(run: Run) -> Axis:
 
 
 def chart(run: Run, axis: Axis) -> str:
-    """Loss over learning rate against ``axis``, as an SVG element to be put into a page."""
+    """Draws loss above learning rate against ``axis``; returns an SVG element for embedding in a page."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": axis.label}):
         figure = Figure(figsize=(9.6, 5.2), layout="constrained", facecolor="none")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -97,7 +97,7 @@ def chart(run: Run, axis: Axis) -> str:
 
 
 def summary(run: Run, path: Path) -> Path:
-    """Write one picture of the run: loss against tokens beside loss against wall-clock (PNG)."""
+    """Writes a PNG of the run: loss against tokens next to loss against wall-clock time."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained", dpi=160)
         left, right = figure.subplots(1, 2, sharey=True)
@@ -115,13 +115,13 @@ def summary(run: Run, path: Path) -> Path:
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """Exponential average over about ``window`` values, to both sides so that it does not lag; NaN keeps its place."""
+    """Averages exponentially over about ``window`` values, in both directions to avoid lag; NaN stays in place."""
     before, after = _trailing_sums(values, window), reversed(_trailing_sums(values[::-1], window))
     return [(x + y) / (n + m) for (x, n), (y, m) in zip(before, after, strict=True)]
 
 
 def _trailing_sums(values: Sequence[float], window: int) -> list[tuple[float, float]]:
-    """Per value the exponentially weighted sum up to it, and the sum of the weights."""
+    """Returns, for each value, the exponentially weighted sum up to it and the sum of the weights."""
     keep = 1 - 1 / max(window, 1)
     total, weight, sums = 0.0, 0.0, []
     for value in values:
@@ -167,7 +167,7 @@ def _draw_learning_rate(axes: Axes, run: Run, axis: Axis) -> None:
 
 
 def _mark_stages(axes: Axes, run: Run, axis: Axis) -> None:
-    """A line where each stage begins, and a band over the transition before it, where it has a width."""
+    """Marks the beginning of each stage with a line, and transitions that have a width with a band."""
     for index in range(1, _stages_begun(run)):
         if axis.transitions:
             axes.axvspan(axis.of(run.metrics[index - 1][-1]), _begins(run, axis, index), color=PALE, linewidth=0)
@@ -175,7 +175,7 @@ def _mark_stages(axes: Axes, run: Run, axis: Axis) -> None:
 
 
 def _label_stages(axes: Axes, run: Run, axis: Axis) -> None:
-    """Name each stage above its beginning; a name that would run into the one before is put higher."""
+    """Labels each stage above its beginning, raising a label that would overlap the previous one."""
     left, right = axes.get_xlim()
     width = axes.get_window_extent().width / axes.figure.dpi
     ends: list[float] = []
@@ -193,7 +193,7 @@ def _stages_begun(run: Run) -> int:
 
 
 def _begins(run: Run, axis: Axis, index: int) -> float:
-    """Where a stage begins: at its first record or, where transitions have no width, at the end of the one before."""
+    """Returns where a stage begins: at its first record or, without transition widths, at the previous stage's end."""
     records = run.metrics[index] if axis.transitions or index == 0 else run.metrics[index - 1][-1:]
     return axis.of(records[0])
 
@@ -203,7 +203,7 @@ def _points(records: list[Record], axis: Axis, key: str) -> tuple[list[float], l
 
 
 def _limit(axes: Axes, raw: list[float], held_out: list[float]) -> None:
-    """Leave out the fall of the first hundredth of a long run, and outliers, beside which the rest would look flat."""
+    """Crops outliers and the first hundredth of a long run, which would make the rest look flat."""
     finite = [value for value in raw if math.isfinite(value)]
     late = sorted(finite[len(finite) // 100 :])
     outliers = len(late) // 500
@@ -214,13 +214,13 @@ def _limit(axes: Axes, raw: list[float], held_out: list[float]) -> None:
 
 
 def thinned(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
-    """Every n-th point, so that at most ``_POINTS`` are left; the last one is kept."""
+    """Keeps every n-th point, at most ``_POINTS`` in total, and always the last one."""
     stride = max(1, math.ceil(len(x) / _POINTS))
     keep = sorted({*range(0, len(x), stride), *([len(x) - 1] if x else [])})
     return [x[i] for i in keep], [y[i] for i in keep]
 
 
 def inline(svg: str) -> str:
-    """The ``<svg>`` element alone, as wide as the page."""
+    """Extracts the ``<svg>`` element and makes it as wide as the page."""
     element = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     return re.sub(r'<svg (.*?)width="[^"]*" height="[^"]*"', r'<svg \1width="100%"', element, count=1)

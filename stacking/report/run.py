@@ -1,4 +1,4 @@
-"""A run as its files tell it: what was planned, what has happened, what was measured. Nothing is written here."""
+"""Reads a run's plan, journal and metrics. Writes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything that is known about one run."""
+    """Holds everything known about one run."""
 
     folder: RunFolder
     plan: Plan
@@ -27,22 +27,22 @@ class Run:
     metrics: list[list[Record]]
     """Per stage, oldest first."""
     damage: tuple[str, ...]
-    """What is wrong with the metrics: files that are missing, lines that were altered, updates without a record."""
+    """Damage to the metrics: missing files, altered lines, updates without a record."""
 
     def records(self, kind: str) -> list[Record]:
-        """All ``train`` or ``evaluation`` records, over the stages in order."""
+        """Returns all ``train`` or ``evaluation`` records, in the order of the stages."""
         return [record for stage in self.metrics for record in stage if record["kind"] == kind]
 
     def stage_records(self, index: int, kind: str) -> list[Record]:
-        """The ``train`` or ``evaluation`` records of one stage."""
+        """Returns the ``train`` or ``evaluation`` records of one stage."""
         return [record for record in self.metrics[index] if record["kind"] == kind]
 
 
 def read_run(path: Path) -> Run:
-    """Read the run in the folder ``path``.
+    """Reads the run in the folder ``path``.
 
     Raises:
-        UserError: it is not a run directory.
+        UserError: ``path`` is not a run directory.
         DamagedFile: its plan or journal is damaged.
     """
     folder = RunFolder(path)
@@ -52,8 +52,8 @@ def read_run(path: Path) -> Run:
     plan = load_plan(folder.plan)
     events = folder.journal.events()
     if any(event.get("stage", 0) >= len(plan.stages) for event in events):
-        problem = f"tells of a stage beyond the {len(plan.stages)} of {folder.plan.name}"
-        raise DamagedFile(folder.journal.path, problem, f"remove it; `{command('resume', path)}` begins another")
+        problem = f"mentions a stage beyond the {len(plan.stages)} of {folder.plan.name}"
+        raise DamagedFile(folder.journal.path, problem, f"remove it; `{command('resume', path)}` creates a new one")
     read = [_records(folder.stage(stage.name).metrics, stage.index) for stage in plan.stages]
     damage = [
         f"{folder.stage(stage.name).metrics.relative_to(folder.path)}: {problem}"
@@ -70,7 +70,7 @@ _MORE_OF_TRAINING = ("tokens_per_second", "learning_rate")
 
 
 def _records(path: Path, stage: int) -> Reading:
-    """The metrics of one stage, each with the numbers that a status or a report is made of."""
+    """Reads the metrics of one stage, keeping only records with the fields that status and report need."""
     records, damage = inspect_metrics(path)
     sound = [record for record in records if _is_of(stage, record)]
     foreign = [f"a record of update {r['step']} is not one of stage {stage}" for r in records if not _is_of(stage, r)]
@@ -83,7 +83,7 @@ def _is_of(stage: int, record: Record) -> bool:
 
 
 def _gaps(plan: Plan, stage: Stage, folder: StageFolder, reading: Reading, events: list[Event]) -> list[str]:
-    """Updates that must have been recorded, going by the stage's checkpoints and the journal, and were not."""
+    """Describes missing records of updates that must have happened according to the checkpoints and the journal."""
     of_training = [e["event"] for e in events if (e.get("phase"), e.get("stage")) == ("train", stage.index)]
     trained = of_training[-1:] == ["finished"]
     seen = {record["step"] for record in reading.records if record["kind"] == "train"}

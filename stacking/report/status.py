@@ -1,4 +1,4 @@
-"""Where a run is: read from its journal, its metrics, its lock and SLURM's queue, whoever runs it and wherever."""
+"""Determines a run's status from its journal, metrics and lock and from SLURM's queue, wherever it runs."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from stacking.terminal.units import count, duration, loss
 State = Literal["running", "queued", "finished", "failed", "preempted", "stopped"]
 _LAST_PHASE = "report"
 _QUEUE_SECONDS = 10.0
-"""SLURM's controller serves everybody: `--watch` does not ask it more often."""
+"""Minimum seconds between queries of `--watch` to SLURM's controller, which all users share."""
 _ENDED_AS: dict[str, State] = {"failed": "failed", "preempted": "preempted"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """One job of a run that was submitted to SLURM."""
+    """Describes one SLURM job of a run."""
 
     id: int
     name: str
-    """What it does: ``0-L3`` trains that stage, ``0-L3-to-1-L6`` is what lies between two."""
+    """The job's name: ``0-L3`` trains that stage, ``0-L3-to-1-L6`` is the transition between two stages."""
     state: str | None
-    """SLURM's word, such as PENDING or COMPLETED; null: SLURM does not know it any more."""
+    """SLURM's state, such as PENDING or COMPLETED; null: SLURM no longer knows the job."""
     reason: str | None
-    """Why it waits, or what ended it."""
+    """Why the job is pending, or why it ended."""
     nodes: str
-    """Such as ``n[1-2]``; empty while it waits."""
+    """Such as ``n[1-2]``; empty while the job is pending."""
     partition: str
     elapsed: str
     start: str | None
-    """When it began or, as far as SLURM can tell, will begin; ISO 8601."""
+    """Actual or expected start time, ISO 8601."""
 
     def as_text(self) -> str:
-        state = self.state.lower() if self.state else "not known to SLURM any more"
+        state = self.state.lower() if self.state else "no longer known to SLURM"
         reason = f" ({self.reason})" if self.reason else ""
         where = f" on {self.nodes}" if self.nodes else ""
         took = f", {self.elapsed}" if self.nodes and self.elapsed else ""
@@ -57,57 +57,57 @@ class JobStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where a run is."""
+    """Describes how far a run is."""
 
     run_dir: str
     name: str
     state: State
-    """``queued``: a job waits in SLURM. ``stopped``: nobody is at work and nothing says why."""
+    """``queued``: a SLURM job is pending. ``stopped``: no process is running, for an unknown reason."""
     phase: str | None
-    """What is, or was last, at work: ``train``, ``consolidate``, ``grow``, ``export``, ``report``."""
+    """The current or last phase: ``train``, ``consolidate``, ``grow``, ``export``, ``report``."""
     stage: int
-    """The stage that is, or was last, at work; from 0."""
+    """The current or last stage, from 0."""
     stages: int
     layers: int
     step: int
     """Updates done in the stage."""
     steps: int
     tokens: int
-    """Real ones, without padding, over the whole run so far; so does ``tokens_per_second`` count."""
+    """Tokens of the whole run so far, without padding; the same holds for ``tokens_per_second``."""
     loss: float | None
     held_out_loss: float | None
     tokens_per_second: float | None
     restarts: int
-    """Phases that had to be started again."""
+    """Number of times that a phase was restarted."""
     last_error: str | None
     last_stop: str | None
-    """What was asked to stop last and by whom: a preemption, a time limit, a user."""
+    """The last requested stop and its cause: a preemption, a time limit, a user."""
     seconds_left: float | None
-    """Training still to come, in seconds; evaluations and transitions not included."""
+    """Remaining training time in seconds, excluding evaluations and transitions."""
     estimated_end: float | None
-    """Unix time; only of a run that is at work."""
+    """Estimated end as unix time; only while the run is active."""
     jobs: tuple[JobStatus, ...] = ()
-    """In the order of the chain; none of a run that was not submitted."""
+    """In the order of the chain; empty if the run was not submitted to SLURM."""
     queue_error: str | None = None
-    """Why SLURM could not be asked about the jobs."""
+    """Why SLURM could not be queried."""
     warning: str | None = None
-    """What training warned of last, such as gradients that overflow in fp16."""
+    """The latest warning from training, such as overflowing fp16 gradients."""
     damage: tuple[str, ...] = ()
     """What is wrong with the metrics: missing files, altered lines, updates without a record."""
     diverged: bool = False
     """Training left the finite numbers: a plain resume would repeat it, and ``last_error`` says what helps."""
     journal_damage: str | None = None
-    """What is wrong with ``journal.jsonl``; the run can be resumed all the same."""
+    """Damage to ``journal.jsonl``; the run can still be resumed."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``: a number that is not finite becomes null, as JSON has none."""
+        """Returns the fields for ``--json``; non-finite numbers become null, since JSON has none."""
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
         }
 
     def as_text(self) -> str:
-        """A few lines for a terminal."""
+        """Formats the status as a few lines for a terminal."""
         rows = [
             ("run", f"{self.name} ({self.run_dir})"),
             ("state", self._state_text()),
@@ -137,7 +137,7 @@ class Status:
     def _state_text(self) -> str:
         doing = f": {self.phase}" if self.phase and self.state != "finished" else ""
         resumable = self.state not in ("running", "queued", "finished") and not self.diverged
-        hint = f" (`{self._command()}` resumes)" if resumable else ""
+        hint = f" (run `{self._command()}` to continue)" if resumable else ""
         return f"{self.state}{doing}{hint}"
 
     def _command(self) -> str:
@@ -149,7 +149,7 @@ class Status:
 
 
 def status(run_dir: Path) -> Status:
-    """Where the run in ``run_dir`` is.
+    """Returns the status of the run in ``run_dir``.
 
     Raises:
         UserError: ``run_dir`` is not a run directory.
@@ -191,7 +191,7 @@ def status(run_dir: Path) -> Status:
 
 
 def watch(run_dir: Path, every: float = 2.0) -> Iterator[Status]:
-    """The status now and every ``every`` seconds, until nobody is at work on the run.
+    """Yields the status now and every ``every`` seconds while the run is active.
 
     Raises:
         UserError: ``run_dir`` is not a run directory.
@@ -205,7 +205,7 @@ def watch(run_dir: Path, every: float = 2.0) -> Iterator[Status]:
 
 
 def _jobs(events: list[Event]) -> tuple[list[JobStatus], str | None]:
-    """The jobs of a run that was submitted, and why SLURM could not be asked."""
+    """Returns the run's SLURM jobs, and the reason if SLURM could not be queried."""
     known = known_jobs(events)
     try:
         found, error = slurm_jobs(events), None
@@ -234,7 +234,7 @@ def _jobs(events: list[Event]) -> tuple[list[JobStatus], str | None]:
 def _state(events: list[Event], locked: bool, jobs: list[JobStatus]) -> State:
     if locked or any(job.state == "RUNNING" for job in jobs):
         return "running"
-    # A finished run that is resumed has nothing to do and stays finished.
+    # Resuming a finished run does nothing, and it stays finished.
     last = next((event for event in reversed(events) if event["event"] != "resumed"), {"event": "created"})
     if last["event"] == "finished" and last["phase"] == _LAST_PHASE:
         return "finished"
@@ -244,13 +244,13 @@ def _state(events: list[Event], locked: bool, jobs: list[JobStatus]) -> State:
 
 
 def _last_at_work(events: list[Event]) -> Event | None:
-    """The last event of a phase of a stage; the journal also has events of the run as a whole."""
+    """Returns the last event that belongs to a phase, not to the whole run."""
     ours = ("started", "finished", "failed", "preempted")
     return next((event for event in reversed(events) if event["event"] in ours), None)
 
 
 def _last_measured(run: Run) -> int:
-    """The last stage with metrics: where a run is whose journal does not say."""
+    """Returns the last stage with metrics, for runs whose journal does not name the stage."""
     return max((index for index, records in enumerate(run.metrics) if records), default=0)
 
 
@@ -258,8 +258,8 @@ def _journal_damage(run: Run) -> str | None:
     lines = run.folder.journal.damaged_lines()
     if lines:
         which = ", ".join(map(str, lines[:5])) + (", …" if len(lines) > 5 else "")
-        return f"altered lines count for nothing: {which}"
-    return None if run.events else "is empty or missing; the next resume begins it again"
+        return f"altered lines are ignored: {which}"
+    return None if run.events else "is empty or missing; resuming the run recreates it"
 
 
 def _time_left(run: Run, trained: list[Record]) -> TimeLeft | None:

@@ -1,4 +1,4 @@
-"""The tables of a report, as rows for the page and as plain text for the terminal."""
+"""Builds a report's tables, as rows for the page and as plain text for the terminal."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
 
 @dataclass(frozen=True)
 class Table:
-    """A head and rows of text, of equal length; ``notes`` says what a reader must know to read it."""
+    """Holds a header and rows of equal length; ``notes`` explain how to read them."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
 
     def as_text(self) -> str:
-        """Aligned columns: the first to the left, the others to the right."""
+        """Formats aligned columns: the first one left-aligned, the others right-aligned."""
         widths = [max(len(cell) for cell in column) for column in zip(self.head, *self.rows, strict=True)]
         return "\n".join(self._line(cells, widths) for cells in (self.head, ["─" * w for w in widths], *self.rows))
 
@@ -39,7 +39,7 @@ class Table:
 
 
 def stage_table(run: Run) -> Table:
-    """What each stage did: one row a stage, then the sum where there is more than one."""
+    """Lists the result of each stage, and the sum of several stages."""
     head = (
         "stage",
         "layers",
@@ -56,19 +56,19 @@ def stage_table(run: Run) -> Table:
     if len(rows) > 1:
         rows.append(_sum_row(run))
     return Table(
-        head, rows, ["A transition is consolidating the stage before, growing it, and starting up to the first update."]
+        head, rows, ["A transition: consolidating the previous stage, growing it, and starting up to the first update."]
     )
 
 
 def schedule_table(run: Run) -> Table:
-    """How each stage was set up."""
+    """Lists the settings of each stage."""
     head = ("stage", "grown by", "optimizer state", "learning rate", "sequences per update", "precision", "ZeRO")
     return Table(head, [_schedule_row(stage) for stage in run.plan.stages])
 
 
 def transition_table(run: Run) -> Table:
-    """What each transition took, in its parts."""
-    head = ("transition", "consolidate", "grow", "start-up", "in all")
+    """Lists the duration of each transition and its parts."""
+    head = ("transition", "consolidate", "grow", "start-up", "total")
     rows = []
     for stage in run.plan.stages:
         spent = timeline.transition(run, stage.index)
@@ -79,36 +79,34 @@ def transition_table(run: Run) -> Table:
 
 
 def account_table(run: Run) -> Table:
-    """Where the run's time went."""
+    """Breaks down the run's wall-clock time."""
     spent = timeline.account(run)
     parts = {
         "training": spent.training,
         "evaluation": spent.evaluation,
         "transitions": spent.transitions,
         "checkpoints, restarts, export": spent.other,
-        "in all": spent.total,
+        "total": spent.total,
     }
     rows = [(name, duration(seconds), _share(seconds, spent.total)) for name, seconds in parts.items()]
-    notes = (
-        [f"{duration(spent.idle)} between attempts, while nobody was at work, are not counted."] if spent.idle else []
-    )
+    notes = [f"{duration(spent.idle)} between attempts are not counted."] if spent.idle else []
     return Table(("", "time", "share"), rows, notes)
 
 
 def incident_table(run: Run) -> Table:
-    """Restarts, failures and damage, from the journal; a killed attempt left no event, only a silence."""
+    """Lists restarts, failures and damage from the journal; a killed attempt leaves no event."""
     rows = [(event["time"], _incident_row(run, event)) for event in run.events if event["event"] in _INCIDENTS]
     for attempt in timeline.attempts(run):
         if attempt.ending == "killed":
             event = {"event": "killed", "phase": attempt.phase, "stage": attempt.stage, "attempt": attempt.number}
-            message = f"last sign of life {duration(attempt.span.seconds)} after its start"
+            message = f"last activity {duration(attempt.span.seconds)} after its start"
             rows.append((attempt.span.end, _incident_row(run, {**event, "time": attempt.span.end, "message": message})))
     rows.sort(key=lambda row: row[0])
     return Table(("when", "what", "stage", "phase", "attempt", "message"), [row for _, row in rows])
 
 
 def identity_table(run: Run) -> Table:
-    """What was run: model, data, digests."""
+    """Lists the model, the data and the digests of the run."""
     model, data = run.plan.model, run.plan.data
     rows = [
         ("model", _model_text(model)),
@@ -124,7 +122,7 @@ def identity_table(run: Run) -> Table:
 
 
 def version_table() -> Table:
-    """What is installed where the report is made."""
+    """Lists the versions installed where the report is written."""
     rows = [("stacking", stacking.__version__), ("Python", platform.python_version())]
     for package in _PACKAGES:
         try:
@@ -135,7 +133,7 @@ def version_table() -> Table:
 
 
 def change_label(run: Run, stage: int) -> str:
-    """``3 → 6 layers``; of a stage that does not change the depth, as the first, ``3 layers``."""
+    """Returns ``3 → 6 layers``, or ``3 layers`` for a stage that keeps the depth, such as the first."""
     layers = run.plan.stages[stage].layers
     before = run.plan.stages[max(stage - 1, 0)].layers
     return f"{before} → {layers} layers" if layers != before else f"{layers} layers"
@@ -181,7 +179,7 @@ def _sum_row(run: Run) -> tuple[str, ...]:
 
 
 def stage_tokens(run: Run, stage: int) -> int:
-    """Tokens that the stage has trained on so far."""
+    """Returns the number of tokens that the stage has trained on so far."""
     before: list[Record] = [r for earlier in range(stage) for r in run.stage_records(earlier, "train")]
     now = run.stage_records(stage, "train")
     return int(now[-1]["tokens"] - (before[-1]["tokens"] if before else 0)) if now else 0
@@ -219,7 +217,7 @@ def _model_text(model: ModelConfig) -> str:
 
 
 def _with_digest(events: list[Event]) -> list[Event]:
-    """The last finished event of each phase and stage that names what it made."""
+    """Returns the last finished event with an output digest, for each phase and stage."""
     made = {(e.get("phase"), e.get("stage")): e for e in events if e["event"] == "finished" and e.get("digest")}
     return list(made.values())
 

@@ -1,7 +1,7 @@
-"""Where a run's time went, from the journal's events and the times of the metrics.
+"""Reconstructs how a run spent its time from the journal's events and the times of the metrics.
 
-The wall-clock of a report runs while somebody works on the run: the time from the last sign of life of an attempt (an
-event or a record) until the run goes on is a gap, and gaps are left out.
+A report's wall-clock runs only while the run is active. The time from an attempt's last activity (an event or a record)
+until the run resumes is a gap, and gaps are excluded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Ending = Literal["finished", "failed", "preempted", "killed"]
 
 @dataclass(frozen=True)
 class Span:
-    """From ``start`` to ``end``, in unix seconds."""
+    """An interval in unix seconds."""
 
     start: float
     end: float
@@ -31,39 +31,39 @@ class Span:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at one phase of one stage."""
+    """One attempt at one phase of one stage."""
 
     phase: str
     stage: int | None
     number: int
     span: Span
-    """Of an attempt without an ending: until its last sign of life."""
+    """For an attempt without an ending: until its last activity."""
     ending: Ending | None
-    """``killed``: the run went on later, without an ending in the journal. ``None``: it may still be at work."""
+    """``killed``: the run resumed later, without an ending in the journal. ``None``: it may still be running."""
     seconds: float
-    """What the phase itself took, where the journal says so; else the length of the span."""
+    """The duration of the phase itself if the journal has it, otherwise the length of the span."""
 
 
 class WallClock:
-    """Seconds since the run began, gaps left out."""
+    """Counts the seconds since the run began, excluding gaps."""
 
     def __init__(self, origin: float, gaps: list[Span]) -> None:
         self.origin, self.gaps = origin, gaps
 
     def __call__(self, time: float) -> float:
-        """The wall-clock at unix time ``time``; it stands still inside a gap."""
+        """Returns the wall-clock at the unix time ``time``; it stops during gaps."""
         idle = sum(min(gap.end, time) - gap.start for gap in self.gaps if gap.start < time)
         return time - self.origin - idle
 
     @property
     def idle(self) -> float:
-        """Seconds that were left out."""
+        """The total length of the gaps, in seconds."""
         return sum(gap.seconds for gap in self.gaps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
-    """Seconds between two stages' training; ``None`` for what has not happened or is not known."""
+    """Breaks down the seconds between the training of two stages; None: not happened yet, or unknown."""
 
     consolidate: float | None
     grow: float | None
@@ -78,7 +78,7 @@ class Transition:
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Seconds of the whole run; ``other`` is checkpoints, restarts, export and whatever else is not named."""
+    """Breaks down the seconds of the whole run; ``other`` is checkpoints, restarts, export and the rest."""
 
     training: float
     evaluation: float
@@ -101,7 +101,7 @@ def wall_clock(run: Run) -> WallClock:
 
 
 def attempts(run: Run) -> list[Attempt]:
-    """Every try at a phase, in the order of their beginnings."""
+    """Returns all attempts at phases, in the order of their starts."""
     times = _signs_of_life(run)
     found: list[Attempt] = []
     current: Event | None = None
@@ -120,7 +120,7 @@ def attempts(run: Run) -> list[Attempt]:
 
 
 def transition(run: Run, stage: int) -> Transition:
-    """What lay between the training of the stage before and the first update of ``stage``."""
+    """Returns the transition from the previous stage's training to the first update of ``stage``."""
     return Transition(
         consolidate=_finished_seconds(run, "consolidate", stage - 1),
         grow=_finished_seconds(run, "grow", stage),
@@ -129,7 +129,7 @@ def transition(run: Run, stage: int) -> Transition:
 
 
 def training_seconds(run: Run, stage: int) -> float:
-    """Seconds of updates alone: no evaluation, no checkpoints."""
+    """Returns the seconds spent on updates, excluding evaluations and checkpoints."""
     records = run.stage_records(stage, "train")
     return float(records[-1]["seconds"]) if records else 0.0
 
@@ -139,7 +139,7 @@ def evaluation_seconds(run: Run, stage: int) -> float:
 
 
 def account(run: Run) -> Account:
-    """Where the time of the whole run went; the parts add up to the wall-clock at the last sign of life."""
+    """Breaks down the time of the whole run; the parts add up to the wall-clock at the last activity."""
     clock, times = wall_clock(run), _signs_of_life(run)
     stages = range(len(run.plan.stages))
     training = sum(training_seconds(run, stage) for stage in stages)
@@ -168,7 +168,7 @@ def _attempt(started: Event, end: float, ending: Ending | None, seconds: float |
 
 
 def _new_beginnings(events: list[Event]) -> Iterator[Event]:
-    """The events by which the run goes on after an attempt that did not finish, or after it was stopped."""
+    """Yields the events with which the run resumes after an unfinished attempt or a stop."""
     unfinished = False
     for event in events:
         kind = event["event"]
@@ -181,7 +181,7 @@ def _new_beginnings(events: list[Event]) -> Iterator[Event]:
 
 
 def _signs_of_life(run: Run) -> list[float]:
-    """Unix times of all events and records, ascending."""
+    """Returns the unix times of all events and records, ascending."""
     records: list[Record] = [record for stage in run.metrics for record in stage]
     return sorted([event["time"] for event in run.events] + [record["time"] for record in records])
 

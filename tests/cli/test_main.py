@@ -97,7 +97,7 @@ MISTAKES = {
     "submitting a recipe nowhere": (["submit", "demo"], "give RECIPE and --run-dir DIR"),
     "submitting two things": (["submit", "demo", "--resume", "{tmp}"], "give RECIPE and --run-dir DIR"),
     "submitting what is not a run": (["submit", "--resume", "{tmp}", "--dry-run"], "is not a run; submit one with"),
-    "submitting with other data": (["submit", "--resume", "{tmp}", "--data", "{tmp}"], "neither --data nor --set"),
+    "submitting with other data": (["submit", "--resume", "{tmp}", "--data", "{tmp}"], "omit --data and --set"),
     "submitting in an unknown way": (
         ["submit", "demo", "--run-dir", "{tmp}/x", "--mode", "all"],
         "'all' is not one of",
@@ -180,4 +180,4 @@ def test_a_full_disk_behind_the_output_is_one_line() -> None:
         command = [sys.executable, "-m", "stacking", "plan", "demo"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
-    assert done.stderr == "stacking: standard output: No space left on device; check where it leads\n"
+    assert done.stderr == "stacking: standard output: No space left on device; check its destination\n"

@@ -81,7 +81,7 @@ def test_a_run_that_is_not_over_has_no_baseline_yet(tmp_path: Path) -> None:
     run.train(0)
     run.transition(0)
     run.train(1, last=50)
-    with pytest.raises(UserError, match="has not finished training; finish it"):
+    with pytest.raises(UserError, match="has not finished training; run `stacking resume"):
         baseline_steps(read_run(run.path))
 
 

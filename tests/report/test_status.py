@@ -169,7 +169,7 @@ def test_a_run_that_waits_in_the_queue_says_why(submitted: SyntheticRun, slurm: 
     ]
     text = now.as_text()
     assert "11  0-L3              pending (Resources), expected 2026-01-02 03:04:05" in text
-    assert "13  1-L6              not known to SLURM any more" in text
+    assert "13  1-L6              no longer known to SLURM" in text
     assert json.loads(json.dumps(now.as_dict()))["jobs"][0]["id"] == 11
 
 
@@ -192,7 +192,7 @@ def test_a_chain_that_can_never_go_on_is_not_queued(submitted: SyntheticRun, slu
     submitted.event("failed", phase="train", stage=0, attempt=1, message="rank 1 was killed by SIGKILL")
     now = status(submitted.path)
     assert now.state == "failed"
-    assert f"`stacking submit --resume {submitted.path}` resumes" in now.as_text()
+    assert f"run `stacking submit --resume {submitted.path}` to continue" in now.as_text()
 
 
 def test_without_slurm_the_journal_alone_is_told_and_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
@@ -232,7 +232,7 @@ def test_altered_lines_of_the_journal_are_told_and_count_for_nothing(run: Synthe
     journal = run.path / "journal.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b"started", b"stbrted"))
     now = status(run.path)
-    assert (now.stage, now.step, now.journal_damage) == (0, 40, "altered lines count for nothing: 2")
+    assert (now.stage, now.step, now.journal_damage) == (0, 40, "altered lines are ignored: 2")
 
 
 def test_a_plan_without_stages_is_named(run: SyntheticRun) -> None:
@@ -244,7 +244,7 @@ def test_a_plan_without_stages_is_named(run: SyntheticRun) -> None:
 
 def test_a_stage_that_the_plan_does_not_have_is_named(run: SyntheticRun) -> None:
     run.event("started", phase="train", stage=9, attempt=1)
-    with pytest.raises(DamagedFile, match=r"journal\.jsonl: tells of a stage beyond the 3"):
+    with pytest.raises(DamagedFile, match=r"journal\.jsonl: mentions a stage beyond the 3"):
         status(run.path)
 
 

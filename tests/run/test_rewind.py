@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_moves(run: RunFolder, plan:
 
 
 def test_a_run_that_has_not_trained_cannot_go_back(tmp_path: Path, plan: Plan) -> None:
-    with pytest.raises(UserError, match="has not begun to train"):
+    with pytest.raises(UserError, match="has not started training"):
         rewind(RunFolder(tmp_path / "new"), plan, 0)
 
 

@@ -89,7 +89,7 @@ def test_a_run_that_diverged_is_not_told_to_resume_plainly(run: SyntheticRun) ->
     text = status(run.path).as_text()
     assert "failed: train\n" in text and message in text
     run.event("rewound", phase="train", stage=0, step=20)
-    assert f"(`stacking resume {run.path}` resumes)" in status(run.path).as_text()
+    assert f"(run `stacking resume {run.path}` to continue)" in status(run.path).as_text()
 
 
 def test_the_last_preemption_is_told_also_when_the_run_has_gone_on(run: SyntheticRun) -> None:

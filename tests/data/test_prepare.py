@@ -414,7 +414,7 @@ def test_a_result_that_a_link_of_the_input_leads_to_is_refused(tmp_path: Path) -
     folder = write_corpus(tmp_path / "text", documents=3)
     elsewhere = write_corpus(tmp_path / "elsewhere", documents=3, seed=1)
     (folder / "link").symlink_to(elsewhere)
-    with pytest.raises(UserError, match="leads to the folder of --out"):
+    with pytest.raises(UserError, match="points to the folder of --out"):
         run([folder], elsewhere / "out")
 
 

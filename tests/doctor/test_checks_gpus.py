@@ -147,4 +147,4 @@ def test_a_stage_that_does_not_fit_on_the_gpu_is_told() -> None:
 
 def test_without_deepspeed_nothing_is_said_about_what_it_takes() -> None:
     found = findings("precision", machine(P40, deepspeed=None))
-    assert len(found) == 2 and all("DeepSpeed takes" not in finding.found for finding in found)
+    assert len(found) == 2 and all("DeepSpeed accepts" not in finding.found for finding in found)

@@ -56,7 +56,7 @@ def test_a_gpu_that_no_rank_uses_does_not_matter() -> None:
 
 def test_fp16_on_a_p40_is_refused_by_deepspeed() -> None:
     fp16, bf16 = findings("precision", machine(P40))
-    assert (fp16.level, fp16.found.count("DeepSpeed refuses it")) == ("note", 1)
+    assert (fp16.level, fp16.found.count("DeepSpeed rejects it")) == ("note", 1)
     assert (bf16.level, "emulated; DeepSpeed accepts it all the same" in bf16.found) == ("note", True)
     fp16, _ = findings("precision", machine(P40, plan=plan_for("fp16", device="p40")))
     assert (fp16.level, fp16.advice) == ("error", "set precision to fp32 in the recipe")

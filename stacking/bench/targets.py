@@ -23,7 +23,7 @@ CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 _LONGEST = 512
 """Positions of a published BERT."""
 _DEPTHS = (3, 12)
-"""For a model that is given by its width alone."""
+"""For a model that is given only by its width."""
 OPPONENTS: dict[str, Contender] = {
     "hf": "hugging-face",
     "hf-compiled": "hugging-face-compiled",

@@ -1,4 +1,4 @@
-"""Arrays of unknown length, written as they come."""
+"""Writes arrays of unknown length incrementally."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADER_BYTES = 128
 
 
 class GrowingArray:
-    """A .npy file of rows that is appended to and gets its length when it is closed."""
+    """A .npy file to which rows are appended; its length is set when it is closed."""
 
     def __init__(self, path: Path, kind: npt.DTypeLike) -> None:
         self.kind, self.length = np.dtype(kind), 0
@@ -26,12 +26,12 @@ class GrowingArray:
         self._file.write(b"\0" * _HEADER_BYTES)
 
     def append(self, values: npt.NDArray[Any]) -> None:
-        """Add ``values`` [N] or [N, columns]; always of the same shape but for N."""
+        """Append ``values`` [N] or [N, columns]; every call must use the same number of columns."""
         self._file.write(np.ascontiguousarray(values, dtype=self.kind).data)
         self.length, self._row = self.length + len(values), values.shape[1:]
 
     def close(self) -> None:
-        """Write the header of format 1.0, padded to the room that was left for it."""
+        """Write the header of format 1.0, padded to the reserved space."""
         shape = (self.length, *self._row)
         text = f"{{'descr': {self.kind.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
         header = text.ljust(_HEADER_BYTES - 11) + "\n"
@@ -44,7 +44,7 @@ class GrowingArray:
 
 @contextmanager
 def growing_array(path: Path, kind: npt.DTypeLike) -> Iterator[GrowingArray]:
-    """An array that appears at ``path`` when it is complete, and not at all when the block raises."""
+    """Create an array that appears at ``path`` when it is complete, and not at all if the block raises."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         array = GrowingArray(partial, kind)

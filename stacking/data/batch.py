@@ -1,4 +1,4 @@
-"""What a sampler hands to the model."""
+"""The batch that a sampler passes to the model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Batch(NamedTuple):
     mlm_positions: I64
     """[P], flat positions b * S + s, ascending."""
     mlm_labels: I64
-    """[P], the ids that stood there before masking."""
+    """[P], the original ids before masking."""
     nsp_labels: I64 | None
-    """[B], 0 where the second segment follows the first and 1 where it is a random one; None without this task."""
+    """[B], 0 if the second segment follows the first and 1 if it is random; None without this task."""
     sample_ids: I64
     """[B], the global sample indices."""

@@ -35,17 +35,17 @@ _MAGIC = {".gz": b"\x1f\x8b\x08", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\x
 
 
 def plain_suffix(path: Path) -> str:
-    """The suffix in lower case without that of a compression: ``.txt`` for ``a.TXT.gz``."""
+    """Return the suffix in lower case without a compression suffix: ``.txt`` for ``a.TXT.gz``."""
     return Path(path.stem if path.suffix.lower() in OPENERS else path.name).suffix.lower()
 
 
 @contextmanager
 def open_plain(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of ``path``, decompressed. Its suffix tells the compression; where it has none, its first bytes do.
+    """Open ``path`` for reading, decompressed. The suffix determines the compression; without one, the first bytes do.
 
     Raises:
         UserError: the file cannot be read.
-        DamagedFile: it is not what its suffix says, or is cut short.
+        DamagedFile: it does not match its suffix, or is truncated.
         StackingError: the file system failed; another try may succeed.
     """
     suffix = path.suffix.lower()
@@ -60,13 +60,13 @@ def open_plain(path: Path) -> Iterator[IO[bytes]]:
         if error.errno in _TRANSIENT and error.strerror:
             problem = f"{path}: cannot be read ({error.strerror}); the file system failed, try again"
             raise StackingError(problem) from error
-        if error.errno is None and suffix in OPENERS:  # bz2 and zstd tell of damage so
+        if error.errno is None and suffix in OPENERS:  # how bz2 and zstd report damage
             raise _torn(path, suffix, error) from None
         raise UserError(path, f"cannot be read ({error.strerror or error})", "check the file") from None
 
 
 def first_bytes(path: Path, count: int) -> bytes:
-    """The first ``count`` decompressed bytes of ``path``, fewer where it has no more."""
+    """Return the first ``count`` decompressed bytes of ``path``, fewer if it is shorter."""
     with open_plain(path) as stream:
         return stream.read(count)
 

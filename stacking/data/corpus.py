@@ -1,4 +1,4 @@
-"""A prepared data folder, opened: memory-mapped token shards with their sentence and document boundaries."""
+"""Opens a prepared data folder: memory-mapped token shards with their sentence and document boundaries."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PROBED_TOKENS = 1 << 14
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared folder whose files are all there with the sizes that it lists.
+    """Read the manifest of a prepared folder and check that all files exist with the listed sizes.
 
-    Its ``digest`` is computed here, from everything that decides a sample: two folders with the same digest give the
+    Its ``digest`` is computed here from everything that determines a sample: two folders with the same digest give the
     same samples, whatever they were made from and when.
 
     Raises:
-        UserError: not a prepared folder, or of another format.
-        DamagedFile: a file is missing or cut.
+        UserError: it is not a prepared folder, or has another format.
+        DamagedFile: a file is missing or truncated.
     """
     if not (folder / MANIFEST).is_file():
         problem = f"is not a prepared data folder (it has no {MANIFEST})"
@@ -41,13 +41,13 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("kind") != KIND:
         raise UserError(folder, f"holds {manifest.get('kind', 'something')!r}, not data", "give a prepared data folder")
     if manifest.get("format") != FORMAT:
-        problem = f"has format {manifest.get('format')!r} where this version reads {FORMAT}"
+        problem = f"has format {manifest.get('format')!r}, but this version reads {FORMAT}"
         raise UserError(folder, problem, "prepare the data again")
     return {**manifest, "digest": _digest(manifest)}
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
-    """Of the shards and the tokenizer, by their checksums, and of what the manifest says of the tokens."""
+    """Digest the checksums of shards and tokenizer, and the manifest's entries about the tokens."""
     files = {name: entry["checksum"] for name, entry in manifest["files"].items()}
     kept = {name: checksum for name, checksum in files.items() if name.endswith(".npy") or name == "tokenizer.json"}
     facts = {key: manifest.get(key) for key in ("vocabulary", "special", "splits")}
@@ -55,22 +55,22 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def shard_path(folder: Path, split: str, number: int, array: str) -> Path:
-    """Where one array of one shard lies."""
+    """The location of one array of one shard."""
     return folder / split / f"{number:05d}.{array}.npy"
 
 
 class Corpus:
-    """One split of a prepared folder. Tokens, sentences and documents are numbered through all its shards.
+    """One split of a prepared folder. Tokens, sentences and documents are numbered consecutively over all shards.
 
-    Opening costs a few small reads per shard; pages are read when they are touched.
+    Opening costs a few small reads per shard; pages are read on access.
 
     Attributes:
-        tokens, sentences, documents: how many there are.
+        tokens, sentences, documents: their numbers.
         vocabulary: rows that a token embedding needs.
         special: ids of ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``.
 
     Raises:
-        UserError: not a prepared folder, no such split, or shards that do not fit the manifest or the vocabulary.
+        UserError: it is not a prepared folder, has no such split, or its shards do not fit the manifest or vocabulary.
     """
 
     def __init__(self, folder: Path, split: str = "train") -> None:
@@ -85,7 +85,7 @@ class Corpus:
         self._check(manifest["splits"][split])
 
     def _open(self, shards: int) -> None:
-        """Map the shards and number their contents through."""
+        """Map the shards and number their contents consecutively."""
         self._tokens = [self._map(number, "tokens") for number in range(shards)]
         self._sentences = [self._map(number, "sentences") for number in range(shards)]
         self._documents = [self._map(number, "documents") for number in range(shards)]
@@ -105,10 +105,10 @@ class Corpus:
             raise DamagedFile(path, f"is not a readable array ({error})", "prepare the data again") from None
 
     def _check(self, expected: dict[str, int]) -> None:
-        """Compare the shards with each other, with the manifest and with the vocabulary."""
+        """Check the shards against each other, the manifest and the vocabulary."""
         for name in ("documents", "sentences", "tokens"):
             if getattr(self, name) != expected[name]:
-                problem = f"has {getattr(self, name):,} {name} where the manifest says {expected[name]:,}"
+                problem = f"has {getattr(self, name):,} {name}, but the manifest says {expected[name]:,}"
                 raise DamagedFile(self.folder / self.split, problem, "prepare the data again")
         for number, (tokens, sentences, documents) in enumerate(
             zip(self._tokens, self._sentences, self._documents, strict=True)
@@ -121,7 +121,7 @@ class Corpus:
 
     def _check_ids(self, tokens: npt.NDArray[Any], where: Path) -> None:
         if len(tokens) and (highest := int(tokens.max())) >= self.vocabulary:
-            problem = f"has token id {highest:,} where the vocabulary ends at {self.vocabulary - 1:,}"
+            problem = f"has token id {highest:,}, but the vocabulary ends at {self.vocabulary - 1:,}"
             raise DamagedFile(where, problem, "prepare the data again with this vocabulary")
 
     def head(self, most: int) -> I64:
@@ -129,7 +129,7 @@ class Corpus:
         return self.read(np.zeros(1, dtype=np.int64), np.array([min(most, int(self._token_base[-1]))]))
 
     def take(self, positions: I64) -> I64:
-        """The tokens at global ``positions`` [N], int64."""
+        """Return the tokens at global ``positions`` [N], int64."""
         taken = np.empty(len(positions), dtype=np.int64)
         for shard, chosen in _by_shard(self._token_base, positions):
             taken[chosen] = self._tokens[shard][positions[chosen] - self._token_base[shard]]
@@ -137,7 +137,7 @@ class Corpus:
         return taken
 
     def read(self, starts: I64, ends: I64) -> I64:
-        """The tokens of the spans from ``starts`` to ``ends`` (exclusive; both [N]), one after the other, int64."""
+        """Return the concatenated tokens of the spans from ``starts`` to ``ends`` (exclusive; both [N]), int64."""
         shards = np.minimum(np.searchsorted(self._token_base, starts, side="right") - 1, len(self._tokens) - 1)
         bounds = self._token_base[shards + 1]
         if (ends > bounds).any():
@@ -151,11 +151,11 @@ class Corpus:
         return tokens
 
     def sentence_start(self, sentences: I64) -> I64:
-        """Global position of the first token of each of ``sentences`` [N]; ``self.sentences`` gives the end."""
+        """Return the global position of the first token of each of ``sentences`` [N]; the last number gives the end."""
         return self._look_up(self._sentences, self._sentence_base, self._token_base, sentences)
 
     def document_start(self, documents: I64) -> I64:
-        """Global number of the first sentence of each of ``documents`` [N]; ``self.documents`` gives the end."""
+        """Return the global number of the first sentence of each of ``documents`` [N]; the last gives the end."""
         return self._look_up(self._documents, self._document_base, self._sentence_base, documents)
 
     @staticmethod
@@ -166,11 +166,11 @@ class Corpus:
         return found
 
     def document_of(self, sentences: I64) -> I64:
-        """Global number of the document that holds each of ``sentences`` [N]."""
+        """Return the global number of the document that contains each of ``sentences`` [N]."""
         return self._search(self._documents, self._document_base, self._sentence_base, sentences)
 
     def sentence_at(self, positions: I64) -> I64:
-        """Global number of the sentence that holds the token at each of ``positions`` [N]."""
+        """Return the global number of the sentence that contains the token at each of ``positions`` [N]."""
         return self._search(self._sentences, self._sentence_base, self._token_base, positions)
 
     @staticmethod
@@ -183,14 +183,14 @@ class Corpus:
 
 
 def _bases(counts: list[int]) -> I64:
-    """Global number of the first item of each shard, and of the end."""
+    """Return the global number of the first item of each shard, and the end."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
 
 
 def _by_shard(base: I64, index: I64) -> Iterator[tuple[int, Any]]:
-    """Each shard that holds some of the global ``index``, and which; the end of the last shard counts as its own.
+    """Yield each shard that contains some of the global ``index``, and which; the end belongs to the last shard.
 
-    The work depends on how many shards are touched, not on how many there are.
+    The cost depends on the number of shards touched, not on their total number.
     """
     last = len(base) - 2
     if last == 0:

@@ -1,8 +1,8 @@
-"""The embedded corpus: real English prose that is on every machine where this program runs.
+"""The embedded corpus: real English prose available wherever this program runs.
 
-It is the documentation that ships with Python and with the installed packages: the topics of ``help()`` and the
-docstrings, read from source files without importing them. Doctests, code, tables, signatures and markup are dropped,
-whole paragraphs of prose are kept, each once. What comes out depends on the installed versions, and on nothing else.
+It is the documentation that ships with Python and the installed packages: the topics of ``help()`` and the docstrings,
+read from source files without importing them. Doctests, code, tables, signatures and markup are dropped; whole
+paragraphs of prose are kept, without duplicates. The result depends only on the installed versions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 import xxhash
 
 LIMIT = 6_000_000
-"""Characters after which no further module is taken."""
+"""Number of characters after which no further module is read."""
 
 PACKAGES = (
     *("numpy", "networkx", "sympy", "matplotlib", "pandas", "torch", "transformers", "deepspeed", "datasets"),
     *("huggingface_hub", "tokenizers", "pydantic", "rich", "click", "jinja2", "setuptools", "pip"),
 )
-"""Installed packages that are read after the standard library, in this order; absent ones are passed over."""
+"""Installed packages to read after the standard library, in this order; missing ones are skipped."""
 
 _SKIPPED = {
     "test",
@@ -54,7 +54,7 @@ _LETTERS = re.compile(r"[A-Za-z ,.;'-]")
 
 
 def embedded_sources() -> list[Path]:
-    """The Python files that the corpus is read from, in its order."""
+    """Return the Python files of the corpus, in order."""
     library = Path(sysconfig.get_path("stdlib"))
     roots = [library, *(root for root in map(_package, PACKAGES) if root)]
     files = [file for root in roots for file in sorted(root.rglob("*.py")) if _is_wanted(file.relative_to(root))]
@@ -67,13 +67,13 @@ def _is_wanted(file: Path) -> bool:
 
 
 def fingerprint(sources: list[Path]) -> str:
-    """A digest of the names and sizes of ``sources``: the same as long as the same versions are installed."""
+    """Digest the names and sizes of ``sources``; it stays the same as long as the installed versions do."""
     names = "\n".join(f"{file}:{file.stat().st_size}" for file in sources)
     return xxhash.xxh3_64_hexdigest(names.encode("utf-8", "surrogatepass"))
 
 
 def embedded_documents(sources: list[Path], executor: Executor | None = None) -> Iterator[str]:
-    """The corpus, a document for each help topic and each module with enough prose, up to ``LIMIT`` characters.
+    """Yield the corpus, one document per help topic and per module with enough prose, up to ``LIMIT`` characters.
 
     The order is that of ``sources``, with or without an ``executor`` to read them in parallel.
     """
@@ -93,7 +93,7 @@ def embedded_documents(sources: list[Path], executor: Executor | None = None) ->
 
 
 def _fresh(paragraphs: list[str], seen: set[int]) -> Iterator[str]:
-    """The ``paragraphs`` that were not ``seen`` before."""
+    """Return those ``paragraphs`` that were not ``seen`` before."""
     for paragraph in paragraphs:
         digest = xxhash.xxh3_64_intdigest(paragraph.lower().encode("utf-8", "surrogatepass"))
         if digest not in seen:
@@ -102,13 +102,13 @@ def _fresh(paragraphs: list[str], seen: set[int]) -> Iterator[str]:
 
 
 def _package(name: str) -> Path | None:
-    """The folder of an installed package, found without importing it."""
+    """Find the folder of an installed package without importing it."""
     found = importlib.util.find_spec(name)
     return Path(found.origin).parent if found and found.origin and found.origin.endswith("__init__.py") else None
 
 
 def _prose_of_file(file: Path) -> list[list[str]]:
-    """The documents of one file, each a list of paragraphs."""
+    """Extract the documents of one file, each a list of paragraphs."""
     try:
         source = file.read_bytes()
         if b'"""' not in source and b"'''" not in source and file.name != "topics.py":
@@ -124,14 +124,14 @@ def _prose_of_file(file: Path) -> list[list[str]]:
 
 
 def _topics(tree: ast.Module) -> Iterator[str]:
-    """The values of the one dictionary in ``pydoc_data.topics``."""
+    """Return the values of the dictionary in ``pydoc_data.topics``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             yield from (v.value for v in node.values if isinstance(v, ast.Constant) and isinstance(v.value, str))
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
-    """The docstrings of a module, its classes and functions, in the order of the source."""
+    """Return the docstrings of a module, its classes and functions, in source order."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         docstring = ast.get_docstring(node, clean=True)
         if docstring:
@@ -142,7 +142,7 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _prose(text: str) -> list[str]:
-    """The paragraphs of ``text`` that read as English."""
+    """Yield the paragraphs of ``text`` that read as English."""
     paragraphs: list[str] = []
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         if ">>>" in block or re.search(r"^\s*(?:\.\. [\w-]+::|[-=~^+|]{3,})", block, re.MULTILINE):
@@ -152,7 +152,7 @@ def _prose(text: str) -> list[str]:
 
 
 def _runs(block: str) -> Iterator[str]:
-    """The lines of ``block`` joined as long as they have one indentation; a bullet begins a new run."""
+    """Join consecutive lines of ``block`` with the same indentation; a bullet begins a new run."""
     lines: list[str] = []
     previous = 0
     for line in block.split("\n"):
@@ -175,7 +175,7 @@ def _without_markup(text: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    """A capital first, a full stop last, enough words between, and few signs of code."""
+    """Whether it starts with a capital, ends with a full stop, has enough words and few signs of code."""
     if not (text[:1].isupper() and text.endswith((".", "!", "?")) and len(text.split()) >= _FEWEST_WORDS):
         return False
     return not _CODE.search(text) and len(_LETTERS.findall(text)) >= _PROSE_SHARE * len(text)

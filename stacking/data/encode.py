@@ -1,12 +1,11 @@
-"""Sentences to token ids, each different word once.
+"""Encodes sentences to token ids, tokenizing each distinct word once.
 
-Words recur: of English text nine in ten were met before. So every word is given to the tokenizer the first time, and
-looked up from then on. The ids are those that the tokenizer gives for the whole sentence, since BERT's normalizer and
-pre-tokenizer treat every character by itself and never join what a space separates; other tokenizers get whole
-sentences.
+Words recur: nine in ten words of English text were seen before. So the tokenizer gets a word the first time, and a
+lookup replaces it from then on. The ids equal those for the whole sentence, because BERT's normalizer and pre-tokenizer
+treat every character separately and never join what a space separates; other tokenizers get whole sentences.
 
-A special token that is spelled out in the text, such as a literal "[SEP]", gets the id of the special token: as with
-transformers. Such places are never predicted (``stacking.data.masking``).
+A special token that is spelled out in the text, such as a literal "[SEP]", gets the id of the special token, as in
+transformers. Such positions are never predicted (``stacking.data.masking``).
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ Ids = npt.NDArray[np.uint32]
 
 _BLOCK_CHARACTERS = 500_000
 _MOST_WORDS = 1 << 18
-"""Words that are remembered, about 50 MB of them; then all are forgotten."""
+"""Maximum number of cached words, about 50 MB; then the cache is cleared."""
 
 
 class Encoder:
-    """A tokenizer that puts no special tokens around a sentence."""
+    """A tokenizer that adds no special tokens around a sentence."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.vocabulary = size_of(tokenizer)
@@ -38,10 +37,10 @@ class Encoder:
         self._words = _Words(tokenizer) if splits_at_spaces(tokenizer) else None
 
     def encode(self, sentences: Sequence[str]) -> tuple[Ids, I64]:
-        """The ids of all ``sentences``, one after the other, and how many each has: uint32 [T], int64 [N].
+        """Encode ``sentences`` to concatenated ids, uint32 [T], and return them with the lengths, int64 [N].
 
         Args:
-            sentences: no other white space in them than single spaces, as ``split_sentences`` gives them.
+            sentences: contain no white space except single spaces, as returned by ``split_sentences``.
         """
         encode = self._words.encode if self._words else self._whole
         done = [encode(block) for block in _blocks(sentences)]
@@ -53,7 +52,7 @@ class Encoder:
 
 
 class _Words:
-    """Words that were met, numbered in that order, with their ids in one array."""
+    """The words seen so far, numbered in order, with their ids in one array."""
 
     _ids: Ids
     _lengths: I64
@@ -74,7 +73,7 @@ class _Words:
         return ids, np.add.reduceat(lengths, np.cumsum(sizes) - sizes)
 
     def _learn(self) -> None:
-        """Encode the words that were numbered since the last time."""
+        """Encode the words that are new since the last call."""
         if self._numbers.new:
             ids, lengths = _encode(self._tokenizer, self._numbers.new)
             self._numbers.new.clear()
@@ -88,7 +87,7 @@ class _Words:
 
 
 class _Numbers(dict[str, int]):
-    """Numbers words as they come; ``new`` lists those that came since it was cleared."""
+    """Numbers words in order of appearance; ``new`` lists those since it was last cleared."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,9 +100,9 @@ class _Numbers(dict[str, int]):
 
 
 def splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether ``tokenizer`` surely gives a sentence the ids of its words: BERT's own parts, no added token of several.
+    """Whether encoding word by word is exact: BERT's own components, and no added token of several words.
 
-    An added token that is cut out of the normalized text may have got spaces there.
+    Normalization may insert spaces into an added token that is matched after it.
     """
     description = json.loads(tokenizer.to_str())
     kinds = [(description.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
@@ -120,7 +119,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Ids, I64]:
 
 
 def _blocks(sentences: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Consecutive ``sentences`` of about ``_BLOCK_CHARACTERS`` characters together."""
+    """Group consecutive ``sentences`` to blocks of about ``_BLOCK_CHARACTERS`` characters."""
     start = size = 0
     for end, sentence in enumerate(sentences, start=1):
         size += len(sentence)

@@ -1,4 +1,4 @@
-"""The files that an input stands for, and what is passed over."""
+"""Finds the files of an input and lists what is skipped."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ PassOver = Callable[[Path, str], None]
 
 @dataclass(frozen=True)
 class Found:
-    """What an input holds."""
+    """The files of an input."""
 
     files: tuple[TextFile, ...]
     passed_over: tuple[tuple[Path, str], ...] = ()
-    """Files and folders that are not read, each with the reason."""
+    """Skipped files and folders, each with the reason."""
     folders: frozenset[Path] = frozenset()
-    """All folders that were searched, links resolved."""
+    """All searched folders, with links resolved."""
 
 
 def find_files(name: str, format: str | None = None, text_key: str = "text") -> Found:
-    """The text files that ``name``, a file or a folder, stands for, in an order that the names alone decide.
+    """Find the text files of ``name``, a file or a folder, in an order determined by the names.
 
-    Folders are searched in depth. Links are followed; what several of them lead to is read once.
+    Folders are searched recursively. Links are followed; a target with several links is read once.
 
     Args:
-        format: read the files so, whatever they look like; a key of ``readers.READERS``.
-        text_key: where the text is in rows.
+        format: read all files in this format, a key of ``readers.READERS``, instead of detecting it.
+        text_key: the key or column of the text in rows.
 
     Raises:
-        UserError: no such path, a file that no reader knows, a folder without any readable file.
-        DamagedFile: a compressed file is torn.
+        UserError: there is no such path, no reader for a file, or no readable file in a folder.
+        DamagedFile: a compressed file is truncated.
     """
     path = Path(name)
     if not path.is_dir():
@@ -64,7 +64,7 @@ def find_files(name: str, format: str | None = None, text_key: str = "text") -> 
 
 
 def _walk(folder: Path, folders: set[Path], pass_over: PassOver) -> Iterator[Path]:
-    """The files below ``folder``, by their names; each real folder once, so that circles end."""
+    """Yield the files below ``folder``, ordered by name; each real folder once, so that cycles end."""
     folders.add(folder.resolve())
     pending = _entries(folder)
     while pending:
@@ -85,7 +85,7 @@ def _walk(folder: Path, folders: set[Path], pass_over: PassOver) -> Iterator[Pat
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in ``folder``, the first name last."""
+    """Return the content of ``folder``, in reverse order of the names."""
     try:
         return sorted(folder.iterdir(), reverse=True)
     except OSError as error:
@@ -93,7 +93,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _format_of_named(path: Path) -> str:
-    """The format of a file that the user named."""
+    """Return the format of a file that the user named."""
     _require_file(path)
     try:
         return recognise(plain_suffix(path), first_bytes(path, HEAD_BYTES))
@@ -112,14 +112,14 @@ def _require_file(path: Path) -> None:
 
 
 def _format_in_folder(file: Path, format: str | None) -> str:
-    """The format of a file that was met in a folder.
+    """Return the format of a file found in a folder.
 
     Raises:
-        NotText: it is none to read.
+        NotText: it is not a text file.
     """
     suffix = plain_suffix(file)
     if format is None:
-        if suffix_class(suffix) not in ("", *READABLE):  # and nothing of it need be read
+        if suffix_class(suffix) not in ("", *READABLE):  # decided without opening the file
             raise NotText(f"suffix {suffix}")
         return recognise(suffix, first_bytes(file, HEAD_BYTES))
     if suffix_class(suffix) not in SUFFIXES[format]:

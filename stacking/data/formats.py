@@ -1,12 +1,12 @@
-"""The formats of text files, and how a file's format is recognised from its name and its beginning.
+"""The formats of text files, and how to detect them from a file's name and beginning.
 
 ========  ==========================================================================================================
-lines     BERT's own: a sentence a line, a blank line between documents
-text      a document a file; a blank line ends a paragraph, other line breaks are wrapping
-markdown  as text, with headings as sentences of their own and without the marks of emphasis
-wiki      what extractors of Wikipedia dumps write: ``<doc ...>`` to ``</doc>``, or JSON lines, a document each
-jsonl     JSON lines, an object a line, or one list of objects; ``--text-key`` names the text
-parquet   a row a document; ``--text-key`` names the column
+lines     BERT's own: one sentence per line, a blank line between documents
+text      one document per file; a blank line ends a paragraph, other line breaks are wrapping
+markdown  like text; headings are separate sentences, and emphasis marks are removed
+wiki      output of extractors of Wikipedia dumps: ``<doc ...>`` to ``</doc>``, or JSON lines, one document each
+jsonl     JSON lines with one object per line, or a single list of objects; ``--text-key`` names the text
+parquet   one document per row; ``--text-key`` names the column
 ========  ==========================================================================================================
 """
 
@@ -28,11 +28,11 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "jsonl": (*TEXT_SUFFIXES, *JSON_SUFFIXES),
     "parquet": ("", ".parquet"),
 }
-"""By format: the suffixes of the files of a folder that can have it."""
+"""By format: the suffixes that its files can have in a folder."""
 
 READABLE = (*TEXT_SUFFIXES[1:], ".md", *JSON_SUFFIXES, ".parquet")
 HEAD_BYTES = 1 << 16
-"""How much of a file decides its format."""
+"""Number of leading bytes that determine a file's format."""
 
 _FEWEST_LINES = 4
 _ENDING_SHARE = 0.75
@@ -42,19 +42,19 @@ _SPACED_END = re.compile(r"\s[.!?]\s+(?=\w)")
 
 
 class NotText(Exception):
-    """Why a file holds no text that could be read."""
+    """The reason why a file contains no readable text."""
 
 
 def suffix_class(suffix: str) -> str:
-    """``suffix``, or none where it numbers a shard (``.00000-of-00512``, ``.2007``)."""
+    """Return ``suffix``, or an empty string if it is a shard number (``.00000-of-00512``, ``.2007``)."""
     return "" if suffix[1:2].isdigit() else suffix
 
 
 def recognise(suffix: str, head: bytes) -> str:
-    """The format of a file by its ``suffix``, without that of a compression, and its first ``HEAD_BYTES``.
+    """Detect a file's format from its ``suffix``, without a compression suffix, and its first ``HEAD_BYTES``.
 
     Raises:
-        NotText: no reader knows the suffix, or a file without one holds something else.
+        NotText: the suffix is unknown, or a file without one is not text.
     """
     suffix = suffix_class(suffix)
     if suffix == ".parquet" or (head.startswith(b"PAR1") and not suffix):
@@ -63,7 +63,7 @@ def recognise(suffix: str, head: bytes) -> str:
         return "markdown"
     if suffix in JSON_SUFFIXES:
         if suffix == ".json" and head.strip() and not _is_json_lines(head):
-            raise NotText("JSON, but neither an object a line nor a list of objects")
+            raise NotText("JSON, but neither one object per line nor a list of objects")
         return "jsonl"
     if suffix not in TEXT_SUFFIXES:
         raise NotText(f"suffix {suffix}")
@@ -78,7 +78,7 @@ def recognise(suffix: str, head: bytes) -> str:
 def is_sentence_a_line(text: str) -> bool:
     """Whether the lines of ``text`` are sentences: nearly all end like one, few hold two, and blank lines are rarer."""
     *lines, last = text.split("\n")
-    if len(text) < HEAD_BYTES // 4:  # the file's own last line, not one that the head cuts
+    if len(text) < HEAD_BYTES // 4:  # the last line is complete, not cut off by the head
         lines.append(last)
     blocks = [block for block in re.split(r"\n\s*\n", "\n".join(lines)) if block.strip()]
     lines = [line.strip() for line in lines if line.strip()]
@@ -90,7 +90,7 @@ def is_sentence_a_line(text: str) -> bool:
 
 
 def _is_json_lines(head: bytes) -> bool:
-    """Whether ``head`` begins a list, or its first line is an object or too long to tell."""
+    """Whether ``head`` begins with a list, or its first line is an object or too long to tell."""
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
         return True
@@ -104,10 +104,10 @@ def _is_json_lines(head: bytes) -> bool:
 
 
 def _decoded(head: bytes, strict: bool) -> str:
-    """The text of ``head`` with universal newlines; ``strict`` is for files whose name does not say that they are text.
+    """Decode ``head`` with universal newlines; ``strict`` is for files whose name does not say that they are text.
 
     Raises:
-        NotText: ``head`` is binary, or in another encoding, and ``strict``.
+        NotText: ``strict`` is set and ``head`` is binary or not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")("strict" if strict else "replace")
     try:

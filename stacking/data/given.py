@@ -1,9 +1,9 @@
-"""The tokenizer that a user gives, read as ``transformers.AutoTokenizer`` reads it, or refused with the reason.
+"""Loads a user's tokenizer as ``transformers.AutoTokenizer`` does, or rejects it with the reason.
 
-A folder is loaded by transformers itself, so its ids are the shards' ids whatever ``tokenizer_config.json``,
-``added_tokens.json`` and ``tokenizer.json`` say. What transformers would pass over is refused: a ``tokenizer.json``
-whose parts the class in ``tokenizer_config.json`` replaces, or a vocabulary that contradicts it. A bare ``vocab.txt``
-is Google's WordPiece, a bare ``tokenizer.json`` is used as it stands.
+transformers itself loads a folder, so its ids are the shards' ids whatever ``tokenizer_config.json``,
+``added_tokens.json`` and ``tokenizer.json`` say. What transformers would silently ignore is rejected: a
+``tokenizer.json`` whose parts are replaced by the class in ``tokenizer_config.json``, or a vocabulary that contradicts
+it. A bare ``vocab.txt`` is Google's WordPiece; a bare ``tokenizer.json`` is used as it is.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from stacking.errors import UserError
 TOKENIZER, VOCABULARY, SETTINGS = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 _ADDED, _SPECIALS = "added_tokens.json", "special_tokens_map.json"
 _BESIDE = (SETTINGS, _ADDED, _SPECIALS, "config.json")
-"""What transformers reads beside a vocabulary."""
+"""Files that transformers reads in addition to a vocabulary."""
 _SWITCHES = {"do_lower_case": (bool,), "tokenize_chinese_chars": (bool,), "strip_accents": (bool, type(None))}
 _NEED = "give a folder, or a file like tokenizer.json or vocab.txt"
 
 
 def load(path: Path, cased: bool = False) -> Vocabulary:
-    """The tokenizer in ``path``: a folder (of transformers or of ours), a ``tokenizer.json`` or a ``vocab.txt``.
+    """Load the tokenizer in ``path``: a folder (of transformers or of ours), a ``tokenizer.json`` or a ``vocab.txt``.
 
     Args:
-        cased: keep upper case and accents, where neither settings nor a ``tokenizer.json`` say it.
+        cased: keep upper case and accents, unless settings or a ``tokenizer.json`` decide that.
 
     Raises:
-        UserError: there is none, it cannot be read, is not WordPiece, contradicts itself, lacks one of the five special
-            tokens, or says itself what ``cased`` would decide.
+        UserError: it does not exist, cannot be read, is not WordPiece, contradicts itself, lacks one of the five
+            special tokens, or already decides what ``cased`` would.
     """
     if path.is_dir():
         where, found = _from_folder(path, cased)
@@ -58,7 +58,7 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
 
 
 def _from_vocabulary(file: Path, cased: bool) -> Vocabulary:
-    """Google's tokenizer with the entries of ``file``."""
+    """Build Google's tokenizer with the entries of ``file``."""
     entries = read_entries(file)
     missing = [text for text in SPECIAL_TOKENS.values() if text not in entries]
     if missing:
@@ -68,7 +68,7 @@ def _from_vocabulary(file: Path, cased: bool) -> Vocabulary:
 
 
 def _from_json(file: Path, cased: bool) -> Tokenizer:
-    """What a ``tokenizer.json`` describes."""
+    """Load a ``tokenizer.json``."""
     refuse_other_programs(file, read_object(file))
     if cased:
         raise UserError("--cased", f"has no effect: {file} says itself whether to lower-case", "leave it out")
@@ -83,7 +83,7 @@ def _parsed(file: Path) -> Tokenizer:
 
 
 def _from_folder(folder: Path, cased: bool, shown: Path | None = None) -> tuple[Path, Vocabulary]:
-    """What transformers loads from ``folder`` (called ``shown`` in messages), and the file that its entries are in."""
+    """Load ``folder`` (called ``shown`` in messages) with transformers; also return the file with its entries."""
     shown = shown or folder
     json_file, vocabulary = folder / TOKENIZER, folder / VOCABULARY
     if not json_file.is_file() and not vocabulary.is_file():
@@ -121,7 +121,7 @@ def _from_folder(folder: Path, cased: bool, shown: Path | None = None) -> tuple[
 
 
 def _transformers(folder: Path, shown: Path, is_named: bool, cased: bool) -> Any:
-    """The tokenizer of transformers for ``folder``; Bert's where nothing in it names a class. Runs no code from it."""
+    """Load transformers' tokenizer for ``folder``; BERT's if no class is named. Runs no code from the folder."""
     import transformers
 
     kind = transformers.AutoTokenizer if is_named else getattr(transformers, "BertTokenizerFast")  # noqa: B009
@@ -130,7 +130,7 @@ def _transformers(folder: Path, shown: Path, is_named: bool, cased: bool) -> Any
     options: dict[str, Any] = {"do_lower_case": False} if cased else {}
     try:
         loaded = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
-    except Exception as error:  # each class of transformers raises its own kinds
+    except Exception as error:  # each class of transformers raises its own types
         problem = f"cannot be loaded by transformers ({_reason(error)})"
         raise UserError(shown, problem, "give a folder that transformers.AutoTokenizer loads") from None
     finally:
@@ -142,7 +142,7 @@ def _transformers(folder: Path, shown: Path, is_named: bool, cased: bool) -> Any
 
 @contextmanager
 def _without_tokenizer_json(vocabulary: Path) -> Iterator[Path]:
-    """A folder with this vocabulary and what lies beside it, except for a ``tokenizer.json``."""
+    """Create a folder with this vocabulary and its companion files, except for a ``tokenizer.json``."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / VOCABULARY).symlink_to(vocabulary.resolve())
@@ -153,7 +153,7 @@ def _without_tokenizer_json(vocabulary: Path) -> Iterator[Path]:
 
 
 def _check_settings(where: Path, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse settings that transformers cannot follow, or that ask for another way to find words."""
+    """Reject settings that transformers cannot follow, or that split words in another way."""
     for key, kinds in _SWITCHES.items():
         if key in settings and not isinstance(settings[key], kinds):
             raise UserError(f"{where}: {key}", f"is {json.dumps(settings[key])}", "write true or false")
@@ -170,15 +170,15 @@ def _check_settings(where: Path, settings: Mapping[str, Any], config: Mapping[st
         remedy = "split the text into words first and give the bare vocab.txt"
         raise UserError(f"{where}: word_tokenizer_type", problem, remedy)
     if "auto_map" in settings:
-        problem = "names code of the folder's own, which is not run here"
+        problem = "refers to code in the folder, which is not run here"
         raise UserError(f"{where}: auto_map", problem, "give a tokenizer of transformers' own classes")
     if settings.get("split_special_tokens"):
-        problem = "is set, but special tokens in text are special tokens here"
+        problem = "is set, but special tokens in the text count as special tokens here"
         raise UserError(f"{where}: split_special_tokens", problem, "remove it")
 
 
 def _check_agreement(folder: Path, own: Tokenizer, loaded: Tokenizer, kind: str) -> None:
-    """Refuse a ``tokenizer.json`` of which transformers replaces a part."""
+    """Reject a ``tokenizer.json`` of which transformers replaces a part."""
     theirs, ours = parts(loaded), parts(own)
     for part in ours:
         if ours[part] != theirs[part]:
@@ -193,7 +193,7 @@ def _check_agreement(folder: Path, own: Tokenizer, loaded: Tokenizer, kind: str)
 
 
 def _check_entries(folder: Path, own: Tokenizer, entries: Mapping[str, int]) -> None:
-    """Refuse a ``vocab.txt`` with other ids than the ``tokenizer.json`` beside it."""
+    """Reject a ``vocab.txt`` with other ids than the ``tokenizer.json`` next to it."""
     ids = own.get_vocab(with_added_tokens=True)
     for token, number in entries.items():
         if ids.get(token, number) != number:
@@ -202,7 +202,7 @@ def _check_entries(folder: Path, own: Tokenizer, entries: Mapping[str, int]) -> 
 
 
 def parts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What decides the ids beside the entries: normalizer, pre-tokenizer and the constants of the model."""
+    """Return what determines the ids in addition to the entries: normalizer, pre-tokenizer, model constants."""
     description = json.loads(tokenizer.to_str())
     normalizer = description["normalizer"]
     if normalizer and normalizer["type"] == "BertNormalizer" and normalizer["strip_accents"] is None:
@@ -212,7 +212,7 @@ def parts(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _added(objects: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The tokens that the files of a folder add to the vocabulary."""
+    """Return the tokens that the folder's files add to the vocabulary."""
     decoder = objects.get(SETTINGS, {}).get("added_tokens_decoder")
     tokens = decoder.values() if isinstance(decoder, dict) else ()
     return set(objects.get(_ADDED, {})) | {str(token.get("content")) for token in tokens if isinstance(token, dict)}

@@ -1,8 +1,8 @@
-"""Which documents are held out: a share of the text, chosen by the hash of their content.
+"""Selects the held-out documents: a share of the text, chosen by the hash of their content.
 
-The hashes fall into ``BUCKETS`` buckets and whole buckets are held out, so that equal documents always land in the same
-split and memory does not depend on how many documents there are. A small corpus is split document by document, as each
-has a bucket to itself.
+Hashes fall into ``BUCKETS`` buckets and whole buckets are held out, so that equal documents always land in the same
+split and memory does not depend on the number of documents. A small corpus is split document by document, because each
+has its own bucket.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 BUCKETS = 1 << 16
 _SHIFT = 64 - 16
 _CLOSE_ENOUGH = 0.005
-"""Of the share that was asked for: no further bucket is looked for, which would prefer short documents."""
+"""Tolerance relative to the requested share: within it the search stops, as it would then prefer short documents."""
 
 NONE, ALL = bytes(BUCKETS), b"\1" * BUCKETS
-"""A split is a flag for each bucket: 1 where it is held out."""
+"""A split has one flag per bucket: 1 if it is held out."""
 
 
 def bucket_of(document_hash: int) -> int:
-    """The bucket of a 64-bit hash."""
+    """Return the bucket of a 64-bit hash."""
     return document_hash >> _SHIFT
 
 
@@ -28,13 +28,13 @@ def is_held_out(document_hash: int, split: bytes) -> bool:
 
 
 def choose(sizes: Mapping[int, int], share: float) -> bytes:
-    """The split whose held-out documents come close to ``share`` of the text; neither side is empty.
+    """Choose the split whose held-out documents come close to ``share`` of the text; neither side is empty.
 
-    Takes the buckets in the order of the hashes, each if it fits, and at the end one that does not fit if that brings
-    the total closer to what is asked for.
+    Takes buckets in the order of the hashes, each if it fits, and finally one that does not fit if that brings the
+    total closer to the requested share.
 
     Args:
-        sizes: bytes of text in each bucket that has any; at least two.
+        sizes: bytes of text in each non-empty bucket; at least two.
         share: above 0 and below 1.
     """
     target = share * sum(sizes.values())

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub, streamed."""
+"""Streams datasets from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LOUD = ("datasets", "huggingface_hub", "fsspec", "httpx", "urllib3")
 
 
 def is_dataset(name: str) -> bool:
-    """Whether ``name`` can only be a dataset, ``OWNER/NAME``, ``OWNER/NAME:CONFIGURATION`` or ``NAME:CONFIGURATION``.
+    """Whether ``name`` is a dataset: ``OWNER/NAME``, ``OWNER/NAME:CONFIGURATION`` or ``NAME:CONFIGURATION``.
 
-    It is one unless there is such a path, or such a parent folder, or it ends like a file of text.
+    It is one unless such a path or its parent folder exists, or the name ends like a text file.
     """
     path = Path(name)
     if path.exists() or not _DATASET.fullmatch(name) or plain_suffix(path) in READABLE:
@@ -30,7 +30,7 @@ def is_dataset(name: str) -> bool:
 
 
 def dataset_documents(name: str, key: str) -> Iterator[str]:
-    """The documents of a dataset's ``train`` split; a null one is empty.
+    """Yield the documents of a dataset's ``train`` split; null becomes an empty document.
 
     Raises:
         UserError: the dataset cannot be reached or has no column ``key`` of strings.
@@ -57,10 +57,10 @@ def dataset_documents(name: str, key: str) -> Iterator[str]:
 
 
 def require_on_hub(repository: str) -> None:
-    """Ask the Hub once whether it has ``repository``; the library itself would try for half a minute.
+    """Ask the Hub once whether it has ``repository``; the library itself would retry for half a minute.
 
     Raises:
-        Exception: whatever the library raises where the Hub does not answer or has no such dataset.
+        Exception: whatever the library raises if the Hub does not answer or has no such dataset.
     """
     from huggingface_hub import HfApi
 

@@ -1,4 +1,4 @@
-"""Masked-language-model targets: which positions are predicted, and what stands there instead (Devlin et al., 2019)."""
+"""Masked-language-model targets: which positions are predicted, and what replaces them (Devlin et al., 2019)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LAST = np.uint64(2**64 - 1)
 
 
 class Masking:
-    """The rule for one run; every draw is a hash of (seed, sample, position).
+    """The masking rule of one run; every draw is a hash of (seed, sample, position).
 
-    Of each sample exactly round(probability * maskable) positions are predicted, at least one where any is maskable.
-    80 % of these become ``mask``, 10 % a random id that is not special, 10 % stay.
+    In each sample exactly round(probability * maskable) positions are predicted, at least one if any is maskable. Of
+    these, 80 % become ``mask``, 10 % a random non-special id, and 10 % stay.
 
     Args:
-        special: the ids that are neither masked nor drawn, ``mask`` among them.
+        special: the ids that are neither masked nor drawn, including ``mask``.
     """
 
     def __init__(self, seed: int, probability: float, vocabulary: int, special: dict[str, int]) -> None:
@@ -37,15 +37,15 @@ class Masking:
         """Mask ``input_ids`` in place.
 
         Args:
-            input_ids: int64 [T], the samples one after the other; changed.
+            input_ids: int64 [T], the concatenated samples; modified.
             position_ids: int64 [T], from 0 in each sample.
             lengths: int64 [B], tokens of each sample.
             sample_ids: int64 [B].
 
         Returns:
-            Indices into the T tokens, int64 [P], ascending, and the ids that stood there, int64 [P].
+            Indices into the T tokens, int64 [P], ascending, and their original ids, int64 [P].
         """
-        # One hash for each (seed, sample, position), from which the three draws there branch off.
+        # One hash per (seed, sample, position), from which the three draws derive.
         state = branch(np.repeat(hash64(self.seed, sample_ids), lengths), position_ids)
         positions = np.flatnonzero(self._chosen(branch(state, _CHOICE), self._is_text[input_ids], lengths))
         labels, state = input_ids[positions], state[positions]
@@ -56,7 +56,7 @@ class Masking:
         return positions, labels
 
     def _chosen(self, keys: U64, maskable: npt.NDArray[np.bool_], lengths: I64) -> npt.NDArray[np.bool_]:
-        """[T]: the maskable positions of each sample with its smallest ``keys``, which differ from each other."""
+        """Select, as bool [T], the maskable positions of each sample with its smallest ``keys``, which are distinct."""
         starts = np.cumsum(lengths) - lengths
         available = np.add.reduceat(maskable, starts, dtype=np.int64) if len(starts) else lengths
         wanted = np.minimum(np.maximum(np.rint(self.probability * available).astype(np.int64), 1), available)
@@ -68,7 +68,7 @@ class Masking:
         return (keys <= np.repeat(threshold, lengths)) & maskable
 
     def _random_ids(self, bits: U64) -> I64:
-        """Uniform ids that are not special: drawn from fewer ids, then moved past each special one."""
+        """Draw uniform non-special ids: from a smaller range, then shifted past each special id."""
         ids = below(bits, len(self._is_text) - len(self._specials))
         for taken in self._specials:
             ids += ids >= taken

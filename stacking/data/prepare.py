@@ -1,10 +1,10 @@
-"""Text to a prepared data folder: fetch, scan, vocabulary, parts, shards.
+"""Prepares a data folder from text: fetch, scan, vocabulary, parts, shards.
 
-Everything happens in the hidden sibling ``.NAME.partial`` of the output, where each finished piece of work is stored
-under a name that contains a digest of what it was made from. A later try after any kind of end finds the pieces it can
-use, makes the others, and gives the same bytes. One rename makes the result complete; memory holds a few parts of
-``shards.PART_CHARACTERS`` for each worker and the sample for the vocabulary, whatever the input's size. On disk the
-work needs about twice the result.
+All work happens in the hidden sibling ``.NAME.partial`` of the output, where each finished piece is stored under a name
+that contains a digest of its inputs. After an interruption of any kind, the next run reuses the finished pieces, makes
+the others and produces the same bytes. A single rename publishes the result. Memory holds a few parts of
+``shards.PART_CHARACTERS`` per worker and the sample for the vocabulary, for any size of input. The work needs disk
+space of about twice the result.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ from stacking.terminal.progress_bar import progress
 EMBEDDED = "embedded"
 VOCABULARY_SIZE, HELD_OUT = 30_522, 0.01
 _COMPARED_CHARACTERS = 200_000
-"""Text on which the vocabulary is tried, and of which the shards are compared with the tokenizer that lies beside."""
+"""Amount of text on which the vocabulary is checked and the shards are compared with the written tokenizer."""
 _COMPARED_TOKENS = 4 * _COMPARED_CHARACTERS
 
 
 @dataclass(frozen=True)
 class Options:
-    """What shapes the result, beside the text; recorded in the manifest."""
+    """The options that shape the result, in addition to the text; recorded in the manifest."""
 
     vocabulary_size: int
     lowercase: bool
     tokenizer: str | None
-    """Checksum of the tokenizer that was given."""
+    """Checksum of the given tokenizer."""
     held_out: float
     seed: int
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What ``prepare`` made or found."""
+    """The folder that ``prepare`` created or found."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -77,7 +77,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read: see ``find_files``. None stands for what is recognised, and for ``text``."""
+    """How files are read: see ``find_files``. None means automatic detection, and ``text``."""
 
     format: str | None = None
     text_key: str | None = None
@@ -103,26 +103,26 @@ def prepare(
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
-    """Make the prepared data folder ``out``; the same bytes for the same text and options, whatever ``workers``.
+    """Create the prepared data folder ``out``; the same text and options give the same bytes for any ``workers``.
 
     Args:
         inputs: files, folders, or names of Hugging Face datasets (``OWNER/NAME``, ``OWNER/NAME:CONFIGURATION`` or
             ``NAME:CONFIGURATION``).
-        vocabulary_size: most entries of the vocabulary to train, 30,522 by default; refused with ``tokenizer``.
-        lowercase: whether the vocabulary folds case and strips accents; decides for a bare ``vocab.txt`` too.
+        vocabulary_size: maximum number of entries of the trained vocabulary, 30,522 by default; not with ``tokenizer``.
+        lowercase: whether the vocabulary folds case and strips accents; also applies to a bare ``vocab.txt``.
         tokenizer: an existing WordPiece tokenizer to use instead of training one.
-        held_out: share of the text to hold out, in whole documents that a hash of their content chooses; at least one
-            is. 0.01 by default; refused with ``held_out_inputs``.
-        held_out_inputs: take the held-out split from these instead, and everything else for training.
+        held_out: share of the text to hold out, in whole documents chosen by a hash of their content, at least one;
+            0.01 by default; not with ``held_out_inputs``.
+        held_out_inputs: take the held-out split from these, and train on everything else.
         embedded: add the embedded corpus (``embedded``) to the inputs.
-        format: read all files so, a key of ``readers.READERS``; by default each file's format is recognised.
+        format: read all files in this format, a key of ``readers.READERS``; detected per file by default.
         text_key: the key or column of the text in JSON lines, Parquet and datasets, ``text`` by default.
         workers: processes; all available cores by default.
-        say: is told what is read and what is passed over, a line at a time.
+        say: receives what is read and what is skipped, line by line.
 
     Raises:
         UserError: an input cannot be read, holds no text or too few documents, or ``out`` holds something else.
-        NoSpace: the disk is full; what is done so far is used by the next try.
+        NoSpace: the disk is full; the next run reuses what is done.
     """
     out = Path(out)
     _refuse_idle_options(vocabulary_size, tokenizer, held_out, held_out_inputs)
@@ -164,13 +164,13 @@ def prepare(
 
 
 class _Job:
-    """The steps, and what they share: the folder of the work, the options, how to read, the processes."""
+    """The steps and their shared context: the work folder, the options, how to read, the processes."""
 
     def __init__(self, work: Path, options: Options, reading: Reading, workers: Workers) -> None:
         self.work, self.options, self.reading, self.workers = work, options, reading, workers
 
     def find(self, inputs: Sequence[str], held_out: Sequence[str], embedded: bool, fetch: bool) -> list[Input]:
-        """The inputs as files. What is not a file yet (a dataset, the embedded corpus) is fetched into one first."""
+        """Return the inputs as files, after fetching what is not a file yet (a dataset, the embedded corpus)."""
         files = {name: self._files(name) for name in [*inputs, *held_out] if not is_dataset(name)}
         self._refuse_idle_reading(list(files.values()), len(files) < len({*inputs, *held_out}))
         found = [self._input(name, files.get(name), False, fetch) for name in inputs]
@@ -182,11 +182,11 @@ class _Job:
         found = find_files(name, self.reading.format, self.reading.key)
         out = self.work.resolve()
         if any(out.is_relative_to(folder) for folder in found.folders):
-            raise UserError(name, "leads to the folder of --out", "choose an --out outside of the text")
+            raise UserError(name, "points to the folder of --out", "choose an --out outside of the text")
         return found
 
     def _refuse_idle_reading(self, found: list[Found], has_datasets: bool) -> None:
-        """Refuse --format and --text-key where nothing is read by them."""
+        """Reject --format and --text-key if they apply to no input."""
         formats = {file.format for each in found for file in each.files}
         if self.reading.format is not None and not formats:
             raise UserError("--format", "has no effect: no input is a file or folder", "leave it out")
@@ -210,7 +210,7 @@ class _Job:
         return Input(EMBEDDED, files, False, identity)
 
     def _fetch(self, identity: str, texts: Iterator[str]) -> TextFile:
-        """``texts`` as a JSONL file of the work folder, unless an earlier try finished it."""
+        """Write ``texts`` as a JSONL file in the work folder, unless an earlier run finished it."""
         path = self.work / f"fetched-{identity}.jsonl"
         if not path.exists():
             partial = path.with_suffix(".partial")
@@ -223,7 +223,7 @@ class _Job:
         return TextFile(path, "jsonl")
 
     def scan(self, text: Input) -> Scan:
-        """Read an input once: is all of it readable, how much is it, and which hashes decide the split."""
+        """Read an input once to check it, measure it and collect the hashes that decide the split."""
         total = Scan()
         with progress(f"reading {text.name}", len(text.files)) as done:
             for result in self.workers.map(scan_file, text.files, self.options.seed):
@@ -238,7 +238,7 @@ class _Job:
         return total
 
     def train_vocabulary(self, texts: list[Input], scans: list[Scan], split: bytes) -> Tokenizer:
-        """Train on a sample of the documents that are not held out, unless an earlier try did."""
+        """Train on a sample of the documents that are not held out, unless an earlier run did."""
         contents = "".join(scan.digest for scan in scans) + repr((self.options, split))
         folder = self.work / f"vocabulary-{xxhash.xxh3_128_hexdigest(contents.encode())}"
         if not folder.exists():
@@ -261,7 +261,7 @@ class _Job:
         source: list[dict[str, Any]],
         longest: int | None,
     ) -> dict[str, Any]:
-        """Tokenize into parts, merge them into shards, seal the result; returns its manifest."""
+        """Tokenize into parts, merge them into shards, seal the result and return its manifest."""
         result = self.work / "result"
         shutil.rmtree(result, ignore_errors=True)
         tokenizer, names = words
@@ -302,7 +302,7 @@ class _Job:
 def _refuse_idle_options(
     size: int | None, tokenizer: Path | None, held_out: float | None, held_out_inputs: Sequence[str]
 ) -> None:
-    """Refuse options that another one leaves without effect."""
+    """Reject options that another option makes ineffective."""
     if size is not None and tokenizer is not None:
         raise UserError("--vocabulary-size", "has no effect with --tokenizer", "leave one of the two out")
     if held_out is not None and held_out_inputs:
@@ -310,7 +310,7 @@ def _refuse_idle_options(
 
 
 def _check(inputs: Sequence[str], embedded: bool, size: int, held_out: float, workers: int | None) -> None:
-    """Refuse options that mean nothing."""
+    """Reject meaningless options."""
     smallest, largest = vocabulary.SMALLEST, vocabulary.LARGEST
     if not inputs and not embedded:
         raise UserError("prepare", "has no input", "give files, folders or a dataset, or --embedded")
@@ -319,11 +319,11 @@ def _check(inputs: Sequence[str], embedded: bool, size: int, held_out: float, wo
     if not 0 < held_out < 1:
         raise UserError("--held-out", f"{held_out} is not a share", "use a number above 0 and below 1, such as 0.01")
     if workers is not None and workers < 1:
-        raise UserError("--workers", f"{workers} processes do no work", "use 1 or more")
+        raise UserError("--workers", f"is {workers}", "use 1 or more")
 
 
 def _refuse_nesting(out: Path, inputs: Sequence[str]) -> None:
-    """Refuse to write where the text is read: the next try would take the result for text."""
+    """Reject an output inside the inputs: the next run would read the result as text."""
     for name in inputs:
         if not name:
             raise UserError("prepare", "has an input without a name", "give files, folders or a dataset")
@@ -332,7 +332,7 @@ def _refuse_nesting(out: Path, inputs: Sequence[str]) -> None:
 
 
 def _existing(out: Path, options: Options) -> dict[str, Any] | None:
-    """The manifest of what stands at ``out``, None where nothing does."""
+    """Return the manifest at ``out``, or None if there is nothing."""
     if out.is_dir() and not any(out.iterdir()):
         return None
     if out.exists() and not (out / MANIFEST).is_file():
@@ -351,7 +351,7 @@ def _existing(out: Path, options: Options) -> dict[str, Any] | None:
 
 
 def _already_prepared(out: Path, manifest: dict[str, Any], source: list[dict[str, Any]]) -> Prepared:
-    """``out`` as it is, when it was made from this ``source``."""
+    """Return ``out`` unchanged if it was made from this ``source``."""
 
     def identities(entries: list[dict[str, Any]]) -> list[tuple[str, bool]]:
         return [(entry["identity"], entry["held_out"]) for entry in entries]
@@ -363,7 +363,7 @@ def _already_prepared(out: Path, manifest: dict[str, Any], source: list[dict[str
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """The folder of the work on ``out``, kept for the next try, for one process at a time."""
+    """Open the work folder of ``out``, kept for the next run and locked for one process at a time."""
     work = out.with_name(f".{out.name}.partial")
     with disk_errors(out):
         work.mkdir(parents=True, exist_ok=True)
@@ -380,14 +380,14 @@ def _work_folder(out: Path) -> Iterator[Path]:
 
 
 def _told(texts: list[Input]) -> Iterator[str]:
-    """What is read and what is passed over, a line each."""
+    """Report what is read and what is skipped, line by line."""
     for text in texts:
         formats = Counter(file.format for file in text.files) if text.identity is None else {}
         yield from read_as(text.name, formats, text.passed_over)
 
 
 def _source(text: Input, scan: Scan) -> dict[str, Any]:
-    """An input as the manifest tells it."""
+    """Return an input's entry in the manifest."""
     return {
         "input": os.fsencode(text.name).decode("utf-8", "replace"),
         "held_out": text.is_held_out,
@@ -402,13 +402,13 @@ def _source(text: Input, scan: Scan) -> dict[str, Any]:
 
 
 def _tokenizer_digest(given: Vocabulary) -> str:
-    """A digest of a tokenizer and of the names of its special tokens, where these are not BERT's."""
+    """Digest a tokenizer and the names of its special tokens, unless they are BERT's."""
     names = "" if given.special == vocabulary.SPECIAL_TOKENS else repr(sorted(given.special.items()))
     return xxhash.xxh3_128_hexdigest((given.tokenizer.to_str() + names).encode())
 
 
 def _first_sentences(texts: list[Input], split: bytes, seed: int) -> Iterator[str]:
-    """The first sentences of the training split, ``_COMPARED_CHARACTERS`` together."""
+    """Return the first sentences of the training split, ``_COMPARED_CHARACTERS`` in total."""
     left = _COMPARED_CHARACTERS
     for document in input_documents(texts, is_held_out=False):
         if not is_held_out(document_hash(document, seed), split):
@@ -420,7 +420,7 @@ def _first_sentences(texts: list[Input], split: bytes, seed: int) -> Iterator[st
 
 
 def _warnings(given: Path | None, tokenizer: Tokenizer, sentences: list[str]) -> tuple[str, ...]:
-    """What the first sentences say against the vocabulary.
+    """Return warnings about the vocabulary from the first sentences.
 
     Raises:
         UserError: nearly all of their tokens are [UNK].
@@ -432,7 +432,7 @@ def _warnings(given: Path | None, tokenizer: Tokenizer, sentences: list[str]) ->
 
 
 def _sample(texts: list[Input], share: float, split: bytes, seed: int) -> Iterator[str]:
-    """About ``share`` of the training documents, by another hash of their content, up to the sample's size."""
+    """Yield about ``share`` of the training documents, by another hash of their content, up to the sample's size."""
     limit, left = int(share * 2**64), vocabulary.SAMPLE_CHARACTERS
     for document in input_documents(texts, is_held_out=False):
         if not is_held_out(document_hash(document, seed), split) and document_hash(document, ~seed) < limit:
@@ -443,7 +443,7 @@ def _sample(texts: list[Input], share: float, split: bytes, seed: int) -> Iterat
 
 
 def _parts(texts: list[Input], split: bytes, seed: int) -> Iterator[Part]:
-    """All documents in order, in parts; those of held-out inputs in parts of their own."""
+    """Yield all documents in order, in parts; held-out inputs have parts of their own."""
     number = 0
     for from_held_out, chosen in ((False, split), (True, ALL)):
         batch: list[str] = []
@@ -460,7 +460,7 @@ def _parts(texts: list[Input], split: bytes, seed: int) -> Iterator[Part]:
 
 
 def _make_part(part: Part, folder: Path, tokenizer_digest: str, tokenizer: Path) -> tuple[Path, int]:
-    """Write a part, unless it is there; returns its file and how many characters it covers."""
+    """Write a part unless it exists; return its file and the number of characters it covers."""
     path = part.path(folder, tokenizer_digest)
     if not is_whole(path):
         write_part(part, _encoder(tokenizer, tokenizer_digest), path)
@@ -469,12 +469,12 @@ def _make_part(part: Part, folder: Path, tokenizer_digest: str, tokenizer: Path)
 
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: Path, digest: str) -> Encoder:
-    """The encoder of this process, with the words that it met in earlier parts."""
+    """Return this process's encoder, with the words cached from earlier parts."""
     return Encoder(_read_tokenizer(tokenizer))
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in ``path``, whose name need not be UTF-8 as the library wants it."""
+    """Load the tokenizer in ``path``; the library requires UTF-8 names, this function does not."""
     return Tokenizer.from_str(path.read_text(encoding="utf-8"))
 
 

@@ -1,7 +1,7 @@
-"""Randomness as a pure function: a counter-based hash and a permutation that needs almost no memory.
+"""Randomness as a pure function: a counter-based hash and a permutation in almost no memory.
 
-Nothing here has a state. A draw is a hash of what it is for (seed, sample, position, purpose), so any process can make
-any draw at any time and gets the same one.
+Nothing here has state. A draw is a hash of its purpose (seed, sample, position, purpose), so any process can make any
+draw at any time and gets the same result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ROUNDS = 6
 def _finalise(words: U64) -> U64:
     """The output function of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 
-    A bijection. In place, so that a batch stays in the cache.
+    A bijection. Works in place, so that a batch stays in the cache.
     """
     shifted = words >> np.uint64(30)
     words ^= shifted
@@ -39,7 +39,7 @@ def _finalise(words: U64) -> U64:
 
 
 def hash64(*keys: Key) -> U64:
-    """64 well-mixed bits for every combination of the broadcast ``keys``; the order of the keys matters."""
+    """Return 64 well-mixed bits for every combination of the broadcast ``keys``, whose order matters."""
     plain = tuple(takewhile(lambda key: isinstance(key, int), keys))
     state = np.array([_hash_numbers(plain)], dtype=np.uint64)
     for key in keys[len(plain) :]:
@@ -48,7 +48,7 @@ def hash64(*keys: Key) -> U64:
 
 
 def branch(state: U64, key: Key) -> U64:
-    """``hash64`` of the keys behind ``state`` and of one more ``key``; a bijection of ``key`` for every ``state``."""
+    """Extend the ``hash64`` behind ``state`` by one more ``key``; a bijection of ``key`` for every ``state``."""
     words = state ^ _words(key)
     words += np.uint64(_GOLDEN)
     return _finalise(words)
@@ -56,7 +56,7 @@ def branch(state: U64, key: Key) -> U64:
 
 @lru_cache(maxsize=1024)
 def _hash_numbers(keys: tuple[int, ...]) -> int:
-    """``hash64`` of plain numbers, such as a seed and a purpose, which come again with every batch."""
+    """Return the ``hash64`` of scalars, such as a seed and a purpose, which recur with every batch; cached."""
     state = np.zeros(1, dtype=np.uint64)
     for key in keys:
         state = branch(state, key)
@@ -64,22 +64,22 @@ def _hash_numbers(keys: tuple[int, ...]) -> int:
 
 
 def below(bits: U64, bound: int | I64) -> I64:
-    """Integers in [0, bound) from uniform ``bits``; the bias is below bound / 2**64."""
+    """Map uniform ``bits`` to integers in [0, bound); the bias is below bound / 2**64."""
     return (bits % _words(bound)).view(np.int64)
 
 
 def permute(index: I64, size: int, seed: int, epoch: I64) -> I64:
-    """Where ``index`` goes in the pseudo-random permutation of range(size) that belongs to (seed, epoch).
+    """Map ``index`` by the pseudo-random permutation of range(size) that belongs to (seed, epoch).
 
-    A balanced Feistel network over the next even power of two, walked along its cycles until it is back below ``size``
-    (Black and Rogaway: Ciphers with Arbitrary Finite Domains, 2002): up to four evaluations an index, in the mean.
+    A balanced Feistel network over the next even power of two, with cycle walking until the result is below ``size``
+    (Black and Rogaway: Ciphers with Arbitrary Finite Domains, 2002): up to four evaluations per index on average.
 
     Args:
         index: int64 [N], each in [0, size).
         epoch: int64 [N], the epoch of each index.
 
     Returns:
-        int64 [N], in [0, size); a bijection for every single epoch.
+        int64 [N], in [0, size); a bijection within each epoch.
     """
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     values = np.array(index, dtype=np.int64, ndmin=1)
@@ -96,14 +96,14 @@ def permute(index: I64, size: int, seed: int, epoch: I64) -> I64:
 
 @lru_cache(maxsize=8)
 def _round_tables(seed: int, epoch: int, half_bits: int) -> list[I64]:
-    """The network's round functions for an epoch, each as its 2**half_bits values: about the root of the corpus."""
+    """Tabulate the network's round functions for an epoch, 2**half_bits values each: about the corpus's square root."""
     halves = np.arange(1 << half_bits, dtype=np.uint64)
     keys = [hash64(seed, epoch, number) for number in range(_ROUNDS)]
     return [(_finalise(halves ^ key) & np.uint64((1 << half_bits) - 1)).view(np.int64) for key in keys]
 
 
 def _feistel(values: I64, half_bits: int, tables: list[I64]) -> I64:
-    """One pass of the network over values of 2 * half_bits bits."""
+    """Apply the network once to values of 2 * half_bits bits."""
     left, right = values >> half_bits, values & ((1 << half_bits) - 1)
     for table in tables:
         left, right = right, left ^ table[right]
@@ -111,7 +111,7 @@ def _feistel(values: I64, half_bits: int, tables: list[I64]) -> I64:
 
 
 def _words(value: Key) -> U64:
-    """``value`` as an array of at least one dimension, modulo 2**64."""
+    """Return ``value`` as an array of at least one dimension, modulo 2**64."""
     if isinstance(value, int):
         return np.array([value & _WORD], dtype=np.uint64)
     words = np.atleast_1d(value)

@@ -1,8 +1,8 @@
-"""Documents out of files, streamed.
+"""Streams documents from files.
 
 A document longer than ``TextFile.cut`` characters is cut into parts that count as documents, at a blank line or the end
-of a sentence where it can be, so that memory is bounded whatever the file, and a corpus of a single file can still give
-a held-out split. ``formats`` says what a document is in which format.
+of a sentence if possible. This bounds memory for any file, and lets a corpus of a single file have a held-out split.
+``formats`` defines a document for each format.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ LONGEST_DOCUMENT = 200_000
 
 _BLOCK = 1 << 16
 _CUTS = ("\n\n", ".\n", ". ", "。", "।", "؟", "\n", " ")
-"""Where a document is best cut: before white space, after a stop."""
+"""Preferred places to cut a document, best first: before white space, after a stop."""
 
 _EMPHASIS = re.compile(r"([*_](?<!\w_)[*_]{0,2})(?=\S)([^*_\n]+)(?<=\S)\1(?!\w)")
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file, its format (a key of ``READERS``) and the key of the text in its rows, where it has rows."""
+    """A file, its format (a key of ``READERS``) and the key of the text in its rows, if it has rows."""
 
     path: Path
     format: str
     text_key: str = "text"
     longest: int | None = None
-    """Characters after which a document is cut, where that is not ``LONGEST_DOCUMENT``."""
+    """Length in characters at which a document is cut, if not ``LONGEST_DOCUMENT``."""
 
     @property
     def cut(self) -> int:
@@ -46,7 +46,7 @@ class TextFile:
 
 
 def documents(file: TextFile) -> Iterator[str]:
-    """The documents of one file; empty ones are left out.
+    """Yield the non-empty documents of one file.
 
     Raises:
         UserError, DamagedFile, StackingError: as ``rows`` does.
@@ -55,13 +55,13 @@ def documents(file: TextFile) -> Iterator[str]:
 
 
 def rows(file: TextFile) -> Iterator[str]:
-    """The documents of one file, "" for each row or article that is blank.
+    """Yield the documents of one file, "" for each blank row or article.
 
-    A document whose sentences are known carries ``SENTENCE_END`` after each.
+    If the sentences of a document are known, ``SENTENCE_END`` follows each of them.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8 (with the byte offset), or lacks its text (with the line).
-        DamagedFile: a torn file.
+        UserError: the file cannot be read, is not UTF-8 (gives the byte offset), or lacks its text (gives the line).
+        DamagedFile: the file is truncated or corrupt.
         StackingError: the file system failed.
     """
     with open_plain(file.path) as stream:
@@ -76,7 +76,7 @@ def rows(file: TextFile) -> Iterator[str]:
 
 
 def _lines(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
-    """Every non-blank line as a sentence; a blank one ends the document."""
+    """Read every non-blank line as a sentence; a blank one ends the document."""
     sentences: list[str] = []
     size = 0
     for line in split_lines(_decoded(file.path, stream)):
@@ -95,7 +95,7 @@ def _text(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
 
 
 def _markdown(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
-    """As text, without the marks of emphasis; headings are left to the sentence rule."""
+    """Read as text, without emphasis marks; the sentence rule handles headings."""
     return (_EMPHASIS.sub(r"\2", part) if "*" in part or "_" in part else part for part in _text(file, stream))
 
 
@@ -114,7 +114,7 @@ def _parquet(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
 
 
 def split_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """The lines of ``blocks`` without their ends; one longer than ``LONGEST_DOCUMENT`` comes in pieces."""
+    """Yield the lines of ``blocks`` without line ends; one longer than ``LONGEST_DOCUMENT`` comes in pieces."""
     rest = ""
     for block in blocks:
         *lines, rest = (rest + block).split("\n")
@@ -129,7 +129,7 @@ def split_lines(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    """The text of ``stream`` in blocks, with universal newlines and without a byte-order mark."""
+    """Decode ``stream`` in blocks, with universal newlines and without a byte-order mark."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
     offset, is_last = 0, False
     while not is_last:
@@ -160,9 +160,9 @@ def _parts_of_each(texts: Iterable[str], longest: int) -> Iterator[str]:
 
 
 def _parts(blocks: Iterable[str], longest: int) -> Iterator[str]:
-    """The text of ``blocks`` in parts of at most ``longest`` characters.
+    """Split the text of ``blocks`` into parts of at most ``longest`` characters.
 
-    A part ends at the last of the first of ``_CUTS`` that its second half has, failing that anywhere.
+    A part ends at the last occurrence, in its second half, of the first of ``_CUTS`` found there, else anywhere.
     """
     text = ""
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Documents that are fields of rows: JSON lines, Parquet, datasets; and rows that lack theirs."""
+"""Reads documents from fields of rows (JSON lines, Parquet, datasets) and checks for rows that lack them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stacking.data.compression import open_plain
 from stacking.errors import DamagedFile, UserError
 
 LONGEST_LINE = 64 << 20
-"""Bytes of a line of JSON; a longer one is refused before it fills the memory."""
+"""Maximum bytes of a line of JSON; a longer one is rejected before it fills the memory."""
 
 CHECKED_ROWS = 1000
 """After this many rows, and at the end of a file with at least ``_FEWEST_ROWS``, half of the rows must have a text."""
@@ -22,11 +22,11 @@ CHECKED_ROWS = 1000
 _FEWEST_ROWS = 10
 _SHOWN_KEYS = 12
 _BATCH = 256
-_ONE_OBJECT = 'write one object {"text": "..."} a line'
+_ONE_OBJECT = 'write one object {"text": "..."} per line'
 
 
 class Texts:
-    """Takes the text out of rows. A row without one, or with null, is an empty document."""
+    """Extracts the text of rows. A row without one, or with null, is an empty document."""
 
     def __init__(self, where: str | Path, key: str) -> None:
         self._where, self._key = where, key
@@ -34,10 +34,10 @@ class Texts:
         self._keys: list[str] = []
 
     def of(self, row: Mapping[str, Any], where: str | Path) -> str:
-        """The text of ``row``, which stands at ``where``.
+        """Return the text of ``row``, which is located at ``where``.
 
         Raises:
-            UserError: the text is no string, or too many rows lack one.
+            UserError: the text is not a string, or too many rows lack one.
         """
         self._rows += 1
         value = row.get(self._key)
@@ -53,7 +53,7 @@ class Texts:
         return value or ""
 
     def end(self) -> None:
-        """Check a file at its end.
+        """Check a file after its last row.
 
         Raises:
             UserError: most of its rows have no text.
@@ -68,13 +68,13 @@ class Texts:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first of ``names``, for a message of one line."""
+    """List the first of ``names`` for a one-line message."""
     names = [name[:40] for name in names]
     return ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
 
 
 def keys_of(path: Path, format: str) -> str:
-    """The keys of the first object of a file of JSON, "" where there is none."""
+    """List the keys of the first object in a JSON file, "" if there is none."""
     if format not in ("jsonl", "wiki"):
         return ""
     try:
@@ -86,10 +86,10 @@ def keys_of(path: Path, format: str) -> str:
 
 
 def json_texts(path: Path, stream: IO[bytes], key: str) -> Iterator[str]:
-    """The texts of JSON lines, or of one list of objects; blank lines are none.
+    """Yield the texts of JSON lines, or of a single list of objects; blank lines are skipped.
 
     Raises:
-        UserError: a line is too long, not UTF-8, not an object, or its text is not a string; with the line's number.
+        UserError: a line is too long, not UTF-8 or not an object, or its text is not a string; gives the line number.
     """
     texts = Texts(path, key)
     for where, value in _values(path, stream):
@@ -100,14 +100,14 @@ def json_texts(path: Path, stream: IO[bytes], key: str) -> Iterator[str]:
 
 
 def _values(path: Path, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """The values of the lines of ``stream``, each with its place."""
+    """Yield the values of the lines of ``stream``, each with its location."""
     offset = number = 0
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
         where = f"{path}:{number}"
         if len(line) > LONGEST_LINE:
-            problem = f"is longer than {LONGEST_LINE:,} bytes, the most for one line of JSON"
-            raise UserError(where, problem, "split it, or write one object a line")
+            problem = f"is longer than {LONGEST_LINE:,} bytes, the maximum for one line of JSON"
+            raise UserError(where, problem, "split it, or write one object per line")
         content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if number == 1 and content.lstrip().startswith(b"["):
             yield from _list(path, content, stream)
@@ -118,7 +118,7 @@ def _values(path: Path, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def _list(path: Path, start: bytes, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """The items of the one list that the file is."""
+    """Return the items of a file that is a single list."""
     content = start + stream.read(LONGEST_LINE + 1 - len(start))
     if len(content) > LONGEST_LINE:
         problem = f"is a JSON list of more than {LONGEST_LINE:,} bytes"
@@ -137,11 +137,11 @@ def _parsed(where: str, path: Path, content: bytes, offset: int) -> Any:
 
 
 def parquet_texts(path: Path, stream: IO[bytes], key: str) -> Iterator[str]:
-    """The texts of a Parquet file.
+    """Yield the texts of a Parquet file.
 
     Raises:
         UserError: it has no column ``key`` of strings.
-        DamagedFile: it is torn.
+        DamagedFile: it is truncated or corrupt.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -180,7 +180,7 @@ def _require_strings(path: Path, schema: Any, key: str) -> None:
 
 
 def _has_surrogate(text: str) -> bool:
-    """Whether a JSON escape made a character that no encoding has."""
+    """Whether a JSON escape produced a character that cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:

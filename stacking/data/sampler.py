@@ -1,8 +1,8 @@
-"""Samplers: from a global sample index to what the model sees, as a pure function of (data, seed, index).
+"""Samplers map a global sample index to what the model sees, as a pure function of (data, seed, index).
 
-Sample n belongs to epoch n // len(sampler). Its row of the index comes from a permutation that (seed, epoch) keys;
-its NSP partner, its split and its mask from hashes of (seed, n). So neither the world size, nor the batch, nor what
-was asked before makes a difference, and one integer is the whole state of the data.
+Sample n belongs to epoch n // len(sampler). A permutation keyed by (seed, epoch) selects its row of the index; hashes
+of (seed, n) select its NSP partner, its split and its mask. So the result does not depend on the world size, the batch
+or earlier calls, and a single integer is the whole state of the data.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from stacking.data.unpad import Unpadded, pad, positions_in, split
 I64 = npt.NDArray[np.int64]
 
 SAMPLES_AT_ONCE = 256
-"""How many samples ``stream`` draws together where batches are small."""
+"""How many samples ``stream`` draws at once if batches are small."""
 
 _ORDER, _IS_RANDOM, _PARTNER, _SPLIT, _MASK = range(101, 106)
 
 
 class _Text(NamedTuple):
-    """Samples before masking, one after the other, as in ``Unpadded``."""
+    """Concatenated samples before masking, as in ``Unpadded``."""
 
     input_ids: I64
     segment_ids: I64
@@ -43,9 +43,9 @@ class Sampler(ABC):
     """One kind of sample over one corpus.
 
     Args:
-        samples: the index that ``build_samples`` made for this corpus, kind and length; may be memory-mapped.
-        sequence_length: S, the most tokens of a sample.
-        mask_probability: share of the maskable positions that are predicted.
+        samples: the index from ``build_samples`` for this corpus, kind and length; may be memory-mapped.
+        sequence_length: S, the maximum number of tokens in a sample.
+        mask_probability: share of the maskable positions to predict.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Sampler(ABC):
         self._masking = Masking(int(hash64(seed, _MASK)[0]), mask_probability, corpus.vocabulary, corpus.special)
 
     def __len__(self) -> int:
-        """Samples in an epoch."""
+        """Return the number of samples in an epoch."""
         return len(self.samples)
 
     def unpadded(self, sample_ids: I64) -> Unpadded:
-        """The samples with these global indices, int64 [B], each at least 0.
+        """Return the samples with these global indices, int64 [B], each at least 0.
 
         Raises:
-            DamagedFile: the shards hold an id that the vocabulary has not.
+            DamagedFile: the shards contain an id outside of the vocabulary.
         """
         sample_ids = np.asarray(sample_ids, dtype=np.int64)
         epoch, index = np.divmod(sample_ids, len(self))
@@ -76,9 +76,9 @@ class Sampler(ABC):
         )
 
     def stream(self, batches: Iterable[I64]) -> Iterator[Unpadded]:
-        """``unpadded`` of each of ``batches``, which are of one size.
+        """Yield ``unpadded`` for each of ``batches``, which have the same size.
 
-        A draw has a fixed cost, that of some hundred tokens, so small batches are drawn several at once.
+        A draw has a fixed cost, equal to that of some hundred tokens, so several small batches are drawn at once.
         """
         left = iter(batches)
         for first in left:
@@ -86,19 +86,19 @@ class Sampler(ABC):
             yield from split(self.unpadded(together.reshape(-1)), len(first))
 
     def batch(self, sample_ids: I64) -> Batch:
-        """The same samples, each padded to ``sequence_length``."""
+        """Return the same samples, each padded to ``sequence_length``."""
         sample_ids = np.asarray(sample_ids, dtype=np.int64)
         return pad(self.unpadded(sample_ids), self.sequence_length, self.corpus.special["pad"], sample_ids)
 
     @abstractmethod
     def _text(self, rows: I64, sample_ids: I64) -> _Text:
-        """The samples of these index ``rows`` [B, columns], unmasked."""
+        """Return the samples of these index ``rows`` [B, columns], unmasked."""
 
     def _draw(self, purpose: int, sample_ids: I64) -> npt.NDArray[np.uint64]:
         return hash64(self.seed, purpose, sample_ids)
 
     def _lay_out(self, lengths: I64, separators: I64, tokens: I64) -> I64:
-        """[T]: CLS at the start of each sample, SEP at the flat positions ``separators``, ``tokens`` in between."""
+        """Assemble [T]: CLS at each sample's start, SEP at the flat positions ``separators``, ``tokens`` between."""
         special = self.corpus.special
         input_ids = np.empty(len(tokens) + len(lengths) + len(separators), dtype=np.int64)
         is_text = np.ones(len(input_ids), dtype=bool)
@@ -110,7 +110,7 @@ class Sampler(ABC):
 
 
 class _PairSampler(Sampler):
-    """Two segments, CLS A SEP B SEP; half of the time B is a random one from another document."""
+    """Two segments, CLS A SEP B SEP; with probability ½, B is a random one from another document."""
 
     def _text(self, rows: I64, sample_ids: I64) -> _Text:
         first, middle, end = self._sentences(rows, sample_ids)
@@ -126,27 +126,27 @@ class _PairSampler(Sampler):
 
     @abstractmethod
     def _sentences(self, rows: I64, sample_ids: I64) -> tuple[I64, I64, I64]:
-        """First sentence of A, first of B, end of B; B follows A."""
+        """Return the first sentence of A, the first of B and the end of B, which follows A."""
 
     @abstractmethod
     def _partner(self, first: I64, sample_ids: I64, room: I64) -> tuple[I64, I64]:
-        """First and end sentence of a B for the samples whose A begins at ``first``, from other documents."""
+        """Return first and end sentence of a B from another document, for the samples whose A begins at ``first``."""
 
     def _starts(self, *sentences: I64) -> list[I64]:
-        """Where each of these sentences starts in the corpus, found in one look-up."""
+        """Look up the start of all these sentences in the corpus at once."""
         return list(self.corpus.sentence_start(np.concatenate(sentences)).reshape(len(sentences), -1))
 
     def _random_sentence(self, first: I64, sample_ids: I64) -> I64:
-        """A sentence drawn evenly from all that are not in the document of ``first``."""
+        """Draw a sentence uniformly from all that are not in the document of ``first``."""
         document = self.corpus.document_of(first)
         start, end = self.corpus.document_start(np.concatenate([document, document + 1])).reshape(2, -1)
         drawn = below(self._draw(_PARTNER, sample_ids), self.corpus.sentences - (end - start))
         return np.where(drawn >= start, drawn + (end - start), drawn)
 
     def _assemble(self, a_start: I64, a_length: I64, b_start: I64, b_length: I64, nsp_labels: I64) -> _Text:
-        """Lay the token spans A and B, int64 [B] each, between the special tokens."""
+        """Place the token spans A and B, int64 [B] each, between the special tokens."""
         starts, spans = _interleaved(a_start, b_start), _interleaved(a_length, b_length)
-        segments = _interleaved(a_length + 2, b_length + 1)  # with CLS and SEP, and with SEP
+        segments = _interleaved(a_length + 2, b_length + 1)  # A includes CLS and SEP, B its SEP
         input_ids = self._lay_out(
             a_length + b_length + 3, np.cumsum(segments) - 1, self.corpus.read(starts, starts + spans)
         )
@@ -169,7 +169,7 @@ class SentencePairSampler(_PairSampler):
 class SegmentPairSampler(_PairSampler):
     """The pairs of Devlin et al. (2019): a full sequence of sentences, split at a drawn boundary.
 
-    A random B is filled up by the rule that filled the sequence, so that its length does not give it away.
+    A random B is filled by the same rule as the sequence, so that its length does not give it away.
     """
 
     def _sentences(self, rows: I64, sample_ids: I64) -> tuple[I64, I64, I64]:
@@ -190,7 +190,7 @@ class PackedSampler(Sampler):
         inner = end_document - document
         lengths = end - first + inner + 2
         stops = np.cumsum(lengths)
-        # The nth of the sample's separators stands after the document's end, CLS and n separators before it.
+        # The nth separator of a sample stands after the end of its document, preceded by CLS and n separators.
         sample, nth = np.repeat(np.arange(len(rows)), inner), positions_in(inner)
         ends = self.corpus.sentence_start(self.corpus.document_start(document[sample] + nth + 1))
         separators = (stops - lengths)[sample] + 1 + ends - first[sample] + nth
@@ -200,13 +200,13 @@ class PackedSampler(Sampler):
 
 
 def _truncate(a_length: I64, b_length: I64, room: int) -> tuple[I64, I64]:
-    """Cut the ends of A and B until both fit into ``room`` tokens; the longer one loses first."""
+    """Trim the ends of A and B until both fit into ``room`` tokens, the longer one first."""
     a_cut = np.minimum(a_length, np.maximum(room - b_length, room - room // 2))
     return a_cut, np.minimum(b_length, room - a_cut)
 
 
 def _interleaved(one: I64, other: I64) -> I64:
-    """one[0], other[0], one[1], other[1], ..."""
+    """Interleave to one[0], other[0], one[1], other[1], ..."""
     both = np.empty((len(one), 2), dtype=np.int64)
     both[:, 0], both[:, 1] = one, other
     return both.reshape(-1)

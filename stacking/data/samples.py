@@ -1,6 +1,6 @@
-"""The sample index: what belongs to each sample of an epoch, before order, partners and masks are drawn.
+"""The sample index: the content of each sample of an epoch, before order, partners and masks are drawn.
 
-Written once a run, in chunks, and memory-mapped afterwards. One int64 row per sample:
+Written once per run, in chunks, and then memory-mapped. One int64 row per sample:
 
     sentence-pair   [first sentence]                                    the second one follows it in its document
     segment-pair    [first sentence, end sentence]                      two or more sentences of one document
@@ -29,10 +29,10 @@ _SENTENCES_AT_ONCE = 1 << 20
 
 
 def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
-    """The sample index of ``corpus``, int64 [N, columns of the kind].
+    """Build the sample index of ``corpus``, int64 [N, columns of the kind].
 
     Raises:
-        UserError: unknown kind, too short a sequence, or a corpus without a single sample of this kind.
+        UserError: the kind is unknown, the sequence too short, or the corpus has no sample of this kind.
     """
     check_samples(corpus, kind, sequence_length)
     return np.concatenate(list(INDEXES[kind](corpus, sequence_length)))
@@ -40,10 +40,10 @@ def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """What ``build_samples`` gives, made when it is asked for and never in memory as a whole.
+    """The result of ``build_samples``, built on demand and never in memory as a whole.
 
     Raises:
-        UserError: when it is made, as ``build_samples``.
+        UserError: on construction, as ``build_samples``.
     """
 
     corpus: Corpus
@@ -57,7 +57,7 @@ class SampleIndex:
         return samples_per_epoch(self.corpus, self.kind, self.sequence_length)
 
     def write(self, path: Path) -> None:
-        """Write it to ``path`` (.npy), which appears complete.
+        """Write it to ``path`` (.npy), which appears when complete.
 
         Raises:
             NoSpace: the disk is full.
@@ -68,7 +68,7 @@ class SampleIndex:
 
 
 def samples_per_epoch(corpus: Corpus, kind: str, sequence_length: int) -> int:
-    """How many rows ``build_samples`` gives; without building them where arithmetic is enough.
+    """Return the number of rows of ``build_samples``, without building them if arithmetic suffices.
 
     Raises:
         UserError: as ``build_samples``.
@@ -82,27 +82,27 @@ def samples_per_epoch(corpus: Corpus, kind: str, sequence_length: int) -> int:
 
 
 def check_samples(corpus: Corpus, kind: str, sequence_length: int) -> None:
-    """Refuse what cannot give a sample."""
+    """Reject input without samples."""
     if kind not in INDEXES:
         raise UserError("data.samples", f"there is no kind {kind!r}", f"use one of {', '.join(INDEXES)}")
     if sequence_length < SHORTEST_SEQUENCE:
-        problem = f"{sequence_length} tokens hold no pair of sentences"
+        problem = f"{sequence_length} tokens cannot hold a pair of sentences"
         raise UserError("data.sequence_length", problem, f"use at least {SHORTEST_SEQUENCE}")
     where = f"{corpus.folder}: {corpus.split}"
     if kind == "packed":
         return
     if corpus.documents < 2:
-        problem = f"{kind} samples need partners from another document and there is only one"
+        problem = f"{kind} samples need partners from another document, but there is only one"
         raise UserError(where, problem, "prepare more documents or use packed samples")
     if corpus.sentences == corpus.documents:
-        problem = f"{kind} samples need documents of two sentences or more and there are none"
+        problem = f"{kind} samples need documents of two or more sentences, but there are none"
         raise UserError(where, problem, "prepare longer documents or use packed samples")
 
 
 def _documents(corpus: Corpus) -> Iterator[tuple[int, I64]]:
-    """All documents, some at a time: the number of the first, and the sentence bounds of each, the last end included.
+    """Yield all documents in chunks: the number of the first, and the sentence bounds of each, including the last end.
 
-    Documents hold few sentences (``readers.LONGEST_DOCUMENT``), so this bounds the memory of whoever goes through them.
+    Documents hold few sentences (``readers.LONGEST_DOCUMENT``), so chunks bound the memory of the caller.
     """
     first = 0
     while first < corpus.documents:
@@ -115,7 +115,7 @@ def _documents(corpus: Corpus) -> Iterator[tuple[int, I64]]:
 
 
 def _sentence_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """Every sentence that has a follower in its document, once."""
+    """Yield every sentence that has a successor in its document, once."""
     for _, bounds in _documents(corpus):
         has_follower = np.ones(bounds[-1] - bounds[0], dtype=bool)
         has_follower[bounds[1:] - bounds[0] - 1] = False
@@ -123,10 +123,10 @@ def _sentence_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
 
 
 def _segment_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """Each document cut into runs of whole sentences that fill a sequence.
+    """Cut each document into runs of whole sentences that fill a sequence.
 
     A run has at least two sentences, so that it can be split; a single sentence left at the end of a document joins
-    the run before it. All documents of a chunk advance together, one run a round.
+    the previous run. All documents of a chunk advance together, one run per round.
     """
     for _, bounds in _documents(corpus):
         first, last = bounds[:-1], bounds[1:]
@@ -146,9 +146,9 @@ def _segment_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
 
 
 def fill(corpus: Corpus, first: I64, last: I64, room: I64) -> I64:
-    """End (exclusive) of the longest run of sentences from ``first`` that ends by ``last`` and within ``room`` tokens.
+    """Return the end (exclusive) of the longest run of sentences from ``first`` to at most ``last`` in ``room`` tokens.
 
-    At least one sentence, even when it does not fit. All int64 [N].
+    A run has at least one sentence, even if it does not fit. All int64 [N].
     """
     limit = corpus.sentence_start(first) + room
     end = corpus.sentence_at(np.minimum(limit, corpus.tokens - 1))
@@ -157,15 +157,15 @@ def fill(corpus: Corpus, first: I64, last: I64, room: I64) -> I64:
 
 
 def _stream_length(corpus: Corpus) -> int:
-    """Tokens of the split and a separator between every two documents."""
+    """Count the tokens of the split plus one separator between every two documents."""
     return corpus.tokens + corpus.documents - 1
 
 
 def _packed(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """The stream of all documents, separated, cut into full sequences; only the last can be shorter.
+    """Cut the stream of all documents, with separators, into full sequences; only the last can be shorter.
 
-    In the stream the separator after document d stands at d + (end of d in tokens), which counts the documents before
-    any position. The end of the stream is where the last document's separator would stand.
+    In the stream, the separator after document d is at d + (end of d in tokens), which counts the documents before any
+    position. The stream ends where the last document's separator would be.
     """
     step, cut = sequence_length - 2, 0
     last = np.empty((0, 2), dtype=np.int64)

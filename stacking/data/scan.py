@@ -1,4 +1,4 @@
-"""The inputs of ``prepare`` and what one pass over them says: is all of it readable, how much, who is held out."""
+"""Scans the inputs of ``prepare`` in one pass: whether all is readable, how much it is, and what is held out."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from stacking.data.shards import document_hash
 from stacking.errors import UserError
 
 _MET = 0.1
-"""A share that is this much off, relatively, calls for documents to be cut."""
+"""Relative deviation from the requested share above which documents are cut."""
 _PARTS_OF_SHARE = 0.2
 _FINEST_CUT = 2_000
-"""Characters: some 400 tokens of English."""
+"""In characters: about 400 tokens of English."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input as the user named it, and the files that hold its text."""
+    """One input as the user named it, and its text files."""
 
     name: str
     files: tuple[TextFile, ...]
     is_held_out: bool
     identity: str | None = None
-    """What stands for the content where reading it again would be expensive: a dataset's name, installed versions."""
+    """A stand-in for content that is expensive to read again: a dataset's name, installed versions."""
     passed_over: tuple[tuple[Path, str], ...] = ()
 
     def cut_at(self, longest: int) -> Input:
-        """The input with its documents cut at ``longest`` characters."""
+        """Return the input with its documents cut at ``longest`` characters."""
         return replace(self, files=tuple(replace(file, longest=min(longest, file.cut)) for file in self.files))
 
 
 @dataclass
 class Scan:
-    """What one pass over a file, or over several, says."""
+    """The result of one pass over one or more files."""
 
     documents: int = 0
     characters: int = 0
     empty: int = 0
     """Rows and articles without text."""
     sizes: dict[int, int] = field(default_factory=dict)
-    """Bytes of text by the bucket of the documents' hashes: see ``held_out``."""
+    """Bytes of text per bucket of the documents' hashes: see ``held_out``."""
     digest: str = ""
 
     def __iadd__(self, other: Scan) -> Scan:
@@ -59,7 +59,7 @@ class Scan:
 
 
 def scan_file(file: TextFile, seed: int) -> Scan | tuple[str, str, str]:
-    """One file read through, or the arguments of the ``UserError`` that it raised."""
+    """Read one file; return its scan, or the arguments of the ``UserError`` that it raised."""
     count = characters = empty = 0
     sizes: dict[int, int] = {}
     digest = xxhash.xxh3_128()
@@ -79,10 +79,10 @@ def scan_file(file: TextFile, seed: int) -> Scan | tuple[str, str, str]:
 
 
 def choose_held_out(texts: Sequence[Input], scans: Sequence[Scan], share: float) -> bytes:
-    """The split of the inputs that are not held out as a whole: see ``held_out``.
+    """Choose the split of the inputs that are not held out as a whole: see ``held_out``.
 
     Raises:
-        UserError: they have a single document, or copies of one.
+        UserError: they consist of a single document, or copies of one.
     """
     if any(text.is_held_out for text in texts):
         return held_out.NONE
@@ -94,7 +94,7 @@ def choose_held_out(texts: Sequence[Input], scans: Sequence[Scan], share: float)
 
 
 def finer_cut(texts: Sequence[Input], scans: Sequence[Scan], share: float) -> int | None:
-    """Where documents are so few or so long that the share cannot be met: characters to cut them at, else None."""
+    """Return the length at which to cut documents if they are too few or too long for the share, else None."""
     if any(text.is_held_out for text in texts):
         return None
     total = _total(scans)

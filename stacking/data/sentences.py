@@ -1,14 +1,14 @@
-"""Sentence splitting by a rule that can be said in a few lines.
+"""Splits sentences by a rule that fits in a few lines.
 
 1. A blank line ends a sentence; so does a Markdown heading's line. Other line breaks are wrapping and become spaces.
 2. Within a paragraph, a sentence ends at ``.``, ``!``, ``?`` or ``…``, with any closing quotes and brackets after it,
    when white space and an opening quote, a bracket, an upper-case letter, a digit or a non-Latin letter follow.
-3. A full stop after a known abbreviation ("Mr.", "e.g.") or a single initial ("J.") ends nothing.
+3. A full stop after a known abbreviation ("Mr.", "e.g.") or a single initial ("J.") does not end a sentence.
 4. The full stops, question and exclamation marks of other scripts (``STOPS``) end a sentence wherever they stand.
 5. Lines of nothing but rules (``----``, ``* * *``) are dropped, as are the ``#`` of headings.
 
-A text whose sentences are known carries ``SENTENCE_END`` after each of them and is split there alone.
-Whatever is still too long is cut by tokens, see ``shards.LONGEST_SENTENCE``.
+If the sentences of a text are known, ``SENTENCE_END`` follows each of them and the text is split only there. Sentences
+that are still too long are cut by tokens, see ``shards.LONGEST_SENTENCE``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ co corp dept approx
 ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
 
 SENTENCE_END = "\x1e"
-"""ASCII's record separator: ends each sentence of a document that came split."""
+"""ASCII's record separator: follows each sentence of a document that is already split."""
 
 STOPS = "。！？｡।॥؟۔։።፧፨។။᙮᠃᠉꓿꘎꘏‼⁇⁈⁉"  # noqa: RUF001
 """CJK, Devanagari, Arabic, Urdu, Armenian, Ethiopic, Khmer, Burmese, Canadian, Mongolian, Lisu, Vai; doubled ones."""
@@ -45,7 +45,7 @@ _HEADING_END = "# \t\r\v\f"
 
 
 def split_sentences(text: str) -> Iterator[str]:
-    """The sentences of ``text``, each on one line, none empty."""
+    """Split ``text`` into sentences without line breaks, none empty."""
     if SENTENCE_END in text:
         yield from filter(None, (sentence.strip() for sentence in text.split(SENTENCE_END)))
         return
@@ -57,7 +57,7 @@ def split_sentences(text: str) -> Iterator[str]:
 
 
 def ends_sentence(line: str) -> bool:
-    """Whether ``line`` ends as sentences do: a stop of any script, then closing quotes and brackets."""
+    """Whether ``line`` ends like a sentence: a stop of any script, then closing quotes and brackets."""
     return bool(_ENDING.search(line[-_LONGEST_WORD:]))
 
 

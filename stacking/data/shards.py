@@ -1,7 +1,7 @@
-"""From documents to token shards: parts that workers make in any order, then shards that are their concatenation.
+"""Writes token shards: workers make parts in any order, and shards are their concatenation.
 
-A part is about ``PART_CHARACTERS`` of consecutive documents in one .npz file, named after everything that decides its
-content. So a part that is on disk can be used, whoever made it and when, and nothing stale can.
+A part is about ``PART_CHARACTERS`` of consecutive documents in one .npz file, named after everything that determines
+its content. So an existing part can always be reused, and a stale one never is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PART_CHARACTERS = 8_000_000
 SHARD_TOKENS = 1 << 28
 
 LONGEST_SENTENCE = 256
-"""Tokens. A longer sentence is cut into pieces of this length, each of which counts as a sentence."""
+"""In tokens. A longer sentence is cut into pieces of this length, each of which counts as a sentence."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Part:
         return sum(map(len, self.documents))
 
     def path(self, folder: Path, tokenizer_digest: str) -> Path:
-        """The file of this part; its name holds a digest of the text, the split and the tokenizer."""
+        """Return the file name of this part, with a digest of the text, the split and the tokenizer."""
         digest = xxhash.xxh3_128(f"{tokenizer_digest} {self.seed} {LONGEST_SENTENCE}".encode() + self.split)
         for document in self.documents:
             digest.update(document.encode("utf-8", "surrogatepass") + b"\0")
@@ -53,7 +53,7 @@ class Part:
 
 
 def document_hash(document: str, seed: int) -> int:
-    """64 bits of the content: equal documents always land in the same split."""
+    """Hash the content to 64 bits: equal documents always land in the same split."""
     return xxhash.xxh3_64_intdigest(document.encode("utf-8", "surrogatepass"), seed=seed & (2**64 - 1))
 
 
@@ -62,7 +62,7 @@ def token_dtype(vocabulary: int) -> npt.DTypeLike:
 
 
 def write_part(part: Part, encoder: Encoder, path: Path) -> None:
-    """Tokenize ``part`` into ``path``, which appears complete."""
+    """Tokenize ``part`` into ``path``, which appears when complete."""
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for document in part.documents:
         split = "held_out" if is_held_out(document_hash(document, part.seed), part.split) else "train"
@@ -80,9 +80,9 @@ def write_part(part: Part, encoder: Encoder, path: Path) -> None:
 
 
 def tokenize(texts: Sequence[str], encoder: Encoder) -> tuple[Ids, I64, I64]:
-    """The tokens of documents, where each sentence starts in them and where each document starts in the sentences.
+    """Return the tokens of documents, the sentence bounds in tokens and the document bounds in sentences.
 
-    Both kinds of bounds include the end. A document without any token adds nothing, and neither does a sentence.
+    Both bounds include the end. Documents and sentences without a token are dropped.
     """
     sentences: list[str] = []
     ends = [0]
@@ -98,12 +98,12 @@ def tokenize(texts: Sequence[str], encoder: Encoder) -> tuple[Ids, I64, I64]:
 
 
 def _bounds(sizes: I64) -> I64:
-    """Where consecutive pieces of these ``sizes`` start, and the end of the last."""
+    """Return the starts of consecutive pieces of these ``sizes``, and the end of the last."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
 
 
 def is_whole(path: Path) -> bool:
-    """Whether ``path`` is a part that was written to its end."""
+    """Whether ``path`` is a complete part."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -112,10 +112,10 @@ def is_whole(path: Path) -> bool:
 
 
 def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int, unknown: int) -> dict[str, int]:
-    """Concatenate one split of all parts into the shards of ``folder``; returns its counts.
+    """Concatenate one split of all parts into the shards of ``folder``; return its counts.
 
     Args:
-        vocabulary: entries.
+        vocabulary: number of entries.
         unknown: the id of [UNK].
     """
     (folder / split).mkdir(parents=True, exist_ok=True)

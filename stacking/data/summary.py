@@ -1,4 +1,4 @@
-"""What was prepared, in figures, and what is unusual about it."""
+"""Summarises the prepared data in figures, and warns about anything unusual."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 _FAR = 1.5
-"""A held-out share this many times larger or smaller than was asked for is worth a warning."""
+"""A held-out share larger or smaller than requested by this factor triggers a warning."""
 _USUAL_SENTENCES = (4.0, 100.0)
-"""Tokens. English prose has about 25 to a sentence."""
+"""In tokens. English prose has about 25 per sentence."""
 _FEWEST_SENTENCES = 2.0
 _MANY_EMPTY = 0.1
 _SHOWN_NAMES = 3
 
 _NAMES = {
-    "lines": "lines (a sentence a line)",
+    "lines": "lines (one sentence per line)",
     "text": "text (paragraphs)",
     "markdown": "Markdown",
     "wiki": "wiki articles",
@@ -27,7 +27,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of a prepared folder, over both splits where no split is named."""
+    """The figures of a prepared folder, over both splits unless one is named."""
 
     documents: int
     documents_held_out: int
@@ -36,11 +36,11 @@ class Summary:
     tokens: int
     tokens_held_out: int
     share_held_out: float
-    """Of the tokens."""
+    """Share of the tokens."""
     share_asked: float | None
-    """None where the held-out text was given."""
+    """None if the held-out text was given."""
     share_unknown: float
-    """Of the tokens, those that are [UNK]."""
+    """Share of [UNK] in the tokens."""
     vocabulary: int
 
     @property
@@ -63,8 +63,8 @@ class Summary:
         empty = f"; not counting {self.documents_empty:,} empty" if self.documents_empty else ""
         rows = {
             "documents": f"{self.documents:,}, {self.documents_held_out:,} of them held out{empty}",
-            "sentences": f"{self.sentences:,}, {self.sentences_per_document:.1f} a document",
-            "tokens": f"{self.tokens:,}, {self.tokens_per_sentence:.1f} a sentence",
+            "sentences": f"{self.sentences:,}, {self.sentences_per_document:.1f} per document",
+            "tokens": f"{self.tokens:,}, {self.tokens_per_sentence:.1f} per sentence",
             "held out": f"{self.share_held_out:.2%} of the tokens ({asked})",
             "[UNK]": f"{self.share_unknown:.2%} of the tokens",
             "vocabulary": f"{self.vocabulary:,} entries",
@@ -72,24 +72,24 @@ class Summary:
         return "\n".join(f"  {name:11} {value}" for name, value in rows.items())
 
     def warnings(self) -> Iterable[str]:
-        """What is far from what was asked for or usual, except for [UNK]: see ``unknown``."""
+        """Yield warnings about unusual or unexpected figures, except for [UNK]: see ``unknown``."""
         if self.share_asked is not None and not (
             self.share_asked / _FAR <= self.share_held_out <= self.share_asked * _FAR
         ):
             yield (
-                f"{self.share_held_out:.1%} of the tokens are held out where {self.share_asked:.1%} was asked for: "
+                f"{self.share_held_out:.1%} of the tokens are held out instead of {self.share_asked:.1%}: "
                 f"the {self.documents:,} documents are too few or too long; --held-out-input gives the text to hold out"
             )
         low, high = _USUAL_SENTENCES
         if not low <= self.tokens_per_sentence <= high:
             yield (
-                f"a sentence has {self.tokens_per_sentence:.1f} tokens where {low:.0f} to {high:.0f} are usual: is the "
-                "text recognised as what it is? --format forces it"
+                f"a sentence has {self.tokens_per_sentence:.1f} tokens instead of the usual {low:.0f} to {high:.0f}: "
+                "is the format of the text detected correctly? --format overrides it"
             )
         if self.sentences_per_document < _FEWEST_SENTENCES:
             yield (
                 f"a document has {self.sentences_per_document:.1f} sentences: samples of two segments need two; "
-                "--format forces how documents are told apart, or train on samples: packed"
+                "set the format with --format if documents are split wrongly, or train on samples: packed"
             )
         rows = self.documents + self.documents_empty
         if self.documents_empty > _MANY_EMPTY * rows:
@@ -97,7 +97,7 @@ class Summary:
 
 
 def summarise(manifest: Mapping[str, Any]) -> Summary:
-    """The summary of the folder that ``manifest`` describes."""
+    """Return the summary of the folder that ``manifest`` describes."""
     train, held_out = (manifest["splits"][split] for split in ("train", "held_out"))
     total = {name: train[name] + held_out[name] for name in train}
     is_given = any(source["held_out"] for source in manifest["source"])
@@ -116,7 +116,7 @@ def summarise(manifest: Mapping[str, Any]) -> Summary:
 
 
 def read_as(name: str, formats: Mapping[str, int], passed_over: Sequence[tuple[Path, str]]) -> list[str]:
-    """What of the input ``name`` is read in which format, and what is passed over and why, a line each."""
+    """Report, line by line, what of the input ``name`` is read in which format, and what is skipped and why."""
     read = ", ".join(f"{count:,} {_files(count)} as {_NAMES[format]}" for format, count in formats.items())
     lines = [f"{name}: reading {read}"] if read else []
     by_reason: dict[str, list[str]] = {}
@@ -124,7 +124,7 @@ def read_as(name: str, formats: Mapping[str, int], passed_over: Sequence[tuple[P
         by_reason.setdefault(reason, []).append(path.name)
     for reason, names in sorted(by_reason.items()):
         shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
-        lines.append(f"{name}: passing over {len(names):,} ({reason}): {shown}")
+        lines.append(f"{name}: skipping {len(names):,} ({reason}): {shown}")
     return lines
 
 

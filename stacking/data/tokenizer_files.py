@@ -1,4 +1,4 @@
-"""The files of a tokenizer, read with their pitfalls named: pointers, web pages, other encodings, other programs."""
+"""Reads tokenizer files and names common mistakes: LFS pointers, web pages, other encodings, other tokenizers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FOREIGN_BYTES = (
     (b"\x1f\x8b", "is compressed by gzip", "unpack it with gunzip"),
     (b"PK\x03\x04", "is a ZIP archive", "unpack it"),
 )
-"""First bytes, what such a file is, and what to do about it."""
+"""First bytes, what such a file is, and how to fix it."""
 
 _ENCODINGS = (("utf-16", (b"\xff\xfe", b"\xfe\xff")), ("gb18030", ()), ("shift_jis", ()), ("euc_kr", ()))
-"""What vocabularies are found in that are not UTF-8, with the marks that tell them, where there are any."""
+"""Encodings other than UTF-8 in which vocabularies occur, with their byte-order marks, if any."""
 
 _OTHER_TOKENIZERS = {
     "*.model": "a SentencePiece model",
@@ -30,7 +30,7 @@ _OTHER_TOKENIZERS = {
 
 
 def read_text(file: Path) -> str:
-    """The UTF-8 text of ``file``.
+    """Read the UTF-8 text of ``file``.
 
     Raises:
         UserError: it is something else; says what, as far as its bytes tell.
@@ -62,7 +62,7 @@ def _encoding(data: bytes) -> str | None:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in ``file``.
+    """Read the JSON object in ``file``.
 
     Raises:
         UserError: it holds something else.
@@ -79,10 +79,10 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def read_entries(file: Path) -> dict[str, int]:
-    """The entries of a ``vocab.txt``, one a line, and their ids.
+    """Read the entries of a ``vocab.txt``, one per line, and their ids.
 
     Raises:
-        UserError: it is no list of WordPiece entries.
+        UserError: it is not a list of WordPiece entries.
     """
     text = read_text(file)
     if text.startswith("\ufeff"):
@@ -91,18 +91,18 @@ def read_entries(file: Path) -> dict[str, int]:
     for number, line in enumerate(lines, start=1):
         if "\t" in line.rstrip("\r"):
             problem = f"has columns ({line.rstrip()[:60]!r})"
-            raise UserError(f"{file}: line {number}", problem, "keep the entries alone, one a line: cut -f 1")
+            raise UserError(f"{file}: line {number}", problem, "keep only the entries, one per line: cut -f 1")
     if not text.strip():
-        raise UserError(file, "is empty", "give a vocabulary with one entry a line")
-    # Trailing white space is no part of an entry, as in the tokenizers library.
+        raise UserError(file, "is empty", "give a vocabulary with one entry per line")
+    # Trailing white space is not part of an entry, as in the tokenizers library.
     return {line.rstrip(): number for number, line in enumerate(lines)}
 
 
 def refuse_other_programs(file: Path, content: dict[str, Any]) -> None:
-    """Refuse a ``tokenizer.json`` that is not a WordPiece tokenizer of the tokenizers library.
+    """Reject a ``tokenizer.json`` that is not a WordPiece tokenizer of the tokenizers library.
 
     Raises:
-        UserError: names what it is.
+        UserError: says what it is.
     """
     model = content.get("model")
     if not isinstance(model, dict):
@@ -115,7 +115,7 @@ def refuse_other_programs(file: Path, content: dict[str, Any]) -> None:
 
 
 def refuse_other_tokenizers(folder: Path) -> None:
-    """Refuse a folder with the files of another kind of tokenizer.
+    """Reject a folder with the files of another kind of tokenizer.
 
     Raises:
         UserError: names them.

@@ -1,4 +1,4 @@
-"""Text that a vocabulary cannot say: how much of it becomes [UNK], and what is the likely cause."""
+"""Detects text that a vocabulary does not cover: how much of it becomes [UNK], and the likely cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from stacking.errors import UserError
 
 WARN_SHARE, REFUSE_SHARE = 0.05, 0.9
-"""Of the tokens. English text has about 0.1 % under a vocabulary that was made for it."""
+"""Share of the tokens. English text has about 0.1 % with a suitable vocabulary."""
 
 _CURED = 0.5
 """A change that leaves at most this share of the unknown tokens has found the cause."""
@@ -21,16 +21,16 @@ _MOST_CHARACTERS = 100_000
 
 
 def unknown_share(tokenizer: Tokenizer, sentences: Sequence[str]) -> float:
-    """The share of the tokens of ``sentences`` that are [UNK]."""
+    """Return the share of [UNK] in the tokens of ``sentences``."""
     unknown = tokenizer.token_to_id(tokenizer.model.unk_token)
     counts = Counter(id for each in tokenizer.encode_batch(sentences, add_special_tokens=False) for id in each.ids)
     return (counts[unknown] if unknown is not None else 0) / max(counts.total(), 1)
 
 
 def unknown_cause(tokenizer: Tokenizer, sentences: Sequence[str]) -> str:
-    """Why ``tokenizer`` makes so many words of ``sentences`` [UNK], and what to do, as one phrase.
+    """Explain in one phrase why ``tokenizer`` makes so many words of ``sentences`` [UNK], and what to do.
 
-    Tries what can be wrong with a tokenizer's settings and says which change cures most; where none does, names the
+    Tries likely mistakes in a tokenizer's settings and reports the change that helps most; if none does, names the
     characters that the vocabulary lacks.
     """
     sample = _beginning(sentences)
@@ -43,10 +43,10 @@ def unknown_cause(tokenizer: Tokenizer, sentences: Sequence[str]) -> str:
 
 
 def check_unknown(share: float, cause: Callable[[], str], where: str) -> str | None:
-    """A warning where ``share`` of the tokens is [UNK] and that is much, else None.
+    """Return a warning if ``share`` of [UNK] in the tokens is high, else None.
 
     Args:
-        cause: called where it is needed: see ``unknown_cause``.
+        cause: called only if needed: see ``unknown_cause``.
 
     Raises:
         UserError: nearly all tokens are [UNK].
@@ -60,18 +60,18 @@ def check_unknown(share: float, cause: Callable[[], str], where: str) -> str | N
 
 
 def _changed(tokenizer: Tokenizer) -> list[tuple[str, Tokenizer]]:
-    """The likely mistakes in settings, each with the tokenizer that would be right."""
+    """Yield likely mistakes in the settings, each with the corrected tokenizer."""
     description = json.loads(tokenizer.to_str())
     found: list[tuple[str, dict[str, Any]]] = []
     normalizer, model = description["normalizer"] or {}, description["model"]
     if normalizer.get("type") == "BertNormalizer":
         lowers = normalizer["lowercase"]
         strips = lowers if normalizer["strip_accents"] is None else normalizer["strip_accents"]
-        keeps = "it strips accents, and the vocabulary has them; set strip_accents to false"
-        drops = "it keeps accents, and the vocabulary has none; set strip_accents to true"
+        keeps = "it strips accents, but the vocabulary has them; set strip_accents to false"
+        drops = "it keeps accents, but the vocabulary has none; set strip_accents to true"
         found.append((keeps if strips else drops, {"strip_accents": not strips}))
-        cased = "it lower-cases, and the vocabulary has upper-case entries; set do_lower_case to false, or give --cased"
-        folded = "it keeps upper case, and the vocabulary has lower-case entries; set do_lower_case to true"
+        cased = "it lower-cases, but the vocabulary has upper-case entries; set do_lower_case to false, or give --cased"
+        folded = "it keeps upper case, but the vocabulary has lower-case entries; set do_lower_case to true"
         found.append((cased if lowers else folded, {"lowercase": not lowers, "strip_accents": not lowers}))
     changes = [(cause, {**description, "normalizer": {**normalizer, **change}}) for cause, change in found]
     longest = model["max_input_chars_per_word"]
@@ -81,14 +81,14 @@ def _changed(tokenizer: Tokenizer) -> list[tuple[str, Tokenizer]]:
 
 
 def _missing_characters(tokenizer: Tokenizer, sentences: Sequence[str]) -> str | None:
-    """Names the commonest scripts of ``sentences`` whose characters no entry has."""
+    """Name the most common scripts of ``sentences`` whose characters no entry has."""
     known = set().union(*map(set, tokenizer.get_vocab(with_added_tokens=True)))
     normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     text = "".join(normalize(sentence) for sentence in sentences)
     missing = Counter(character for character in text if character not in known and not character.isspace())
     if not missing:
         if not any(token.startswith("##") for token in tokenizer.get_vocab()):
-            return "the vocabulary has whole words alone, no pieces (##…); train one of its own"
+            return "the vocabulary only has whole words, no pieces (##…); train one of its own"
         return None
     scripts: Counter[str] = Counter()
     for character, count in missing.items():
@@ -99,13 +99,13 @@ def _missing_characters(tokenizer: Tokenizer, sentences: Sequence[str]) -> str |
 
 
 def _script(character: str) -> str:
-    """``Cyrillic``, ``Cjk``; what belongs to no script by its kind."""
+    """Return the script, such as ``Cyrillic`` or ``Cjk``, or the kind of a character without one."""
     kind = {"P": "punctuation", "N": "numbers", "S": "symbols"}.get(unicodedata.category(character)[0])
     return kind or unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0].capitalize()
 
 
 def _beginning(sentences: Sequence[str]) -> list[str]:
-    """The first of ``sentences``, ``_MOST_CHARACTERS`` long together."""
+    """Return the first of ``sentences``, ``_MOST_CHARACTERS`` in total."""
     chosen: list[str] = []
     size = 0
     for sentence in sentences:

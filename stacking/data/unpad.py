@@ -1,4 +1,4 @@
-"""A batch without its padding: the real tokens of all samples, one after the other."""
+"""A batch without padding: the concatenated real tokens of all samples."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ I64 = npt.NDArray[np.int64]
 
 
 class Unpadded(NamedTuple):
-    """B samples that hold T tokens together, P of which are predicted."""
+    """B samples with T tokens in total, P of which are predicted."""
 
     input_ids: I64
     """[T], after masking."""
     segment_ids: I64
     """[T], as in ``Batch``."""
     position_ids: I64
-    """[T], from 0 in each sample."""
+    """[T], counted from 0 in each sample."""
     lengths: I64
     """[B], tokens of each sample; T is their sum."""
     mlm_positions: I64
     """[P], indices into the T tokens, ascending."""
     mlm_labels: I64
-    """[P], the ids that stood there before masking."""
+    """[P], the original ids before masking."""
     nsp_labels: I64 | None
     """[B], as in ``Batch``."""
 
 
 def positions_in(lengths: I64) -> I64:
-    """0, 1, ... for each of the consecutive pieces of these ``lengths`` [B]: int64 [sum of the lengths]."""
+    """Return 0, 1, ... for each consecutive piece of these ``lengths`` [B]: int64 [sum of the lengths]."""
     return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def pad(unpadded: Unpadded, width: int, pad_id: int, sample_ids: I64) -> Batch:
-    """The samples as rows of ``width`` positions, those after the last token filled with ``pad_id``."""
+    """Return the samples as rows of ``width`` positions, filled up with ``pad_id``."""
     attention_mask = np.arange(width) < unpadded.lengths[:, None]
     real = np.flatnonzero(attention_mask)
     input_ids, segment_ids = np.full(attention_mask.size, pad_id), np.zeros(attention_mask.size, dtype=np.int64)
@@ -55,7 +55,7 @@ def pad(unpadded: Unpadded, width: int, pad_id: int, sample_ids: I64) -> Batch:
 
 
 def unpad(batch: Batch) -> Unpadded:
-    """``batch`` without its padding, which is always at the end of a row."""
+    """Remove the padding of ``batch``, which is always at the end of a row."""
     real = np.flatnonzero(batch.attention_mask)
     lengths = np.count_nonzero(batch.attention_mask, axis=1)
     return Unpadded(
@@ -70,7 +70,7 @@ def unpad(batch: Batch) -> Unpadded:
 
 
 def split(unpadded: Unpadded, size: int) -> list[Unpadded]:
-    """``unpadded`` in pieces of ``size`` samples (the last may be smaller) that share its memory."""
+    """Split ``unpadded`` into views of ``size`` samples each (the last may be smaller)."""
     ends = np.cumsum(unpadded.lengths)
     firsts = range(0, len(ends), size)
     tokens = [0, *(int(ends[min(first + size, len(ends)) - 1]) for first in firsts)]

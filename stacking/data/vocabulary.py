@@ -16,28 +16,28 @@ SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]"
 """In the order of their ids, 0 to 4, in a trained vocabulary."""
 
 SAMPLE_CHARACTERS = 64_000_000
-"""The most text that a vocabulary is trained on; training keeps it, and the count of its words, in memory."""
+"""Maximum amount of text to train on; training holds it and its word counts in memory."""
 
 SMALLEST, LARGEST = 100, 1_000_000
 _COVERED = 0.9999
 _RARE_SHARE = 0.25
 _LONGEST_WORD = 100
-"""Characters; BERT's tokenizer makes a longer word [UNK]."""
+"""In characters; BERT's tokenizer turns a longer word into [UNK]."""
 
 
 class Vocabulary(NamedTuple):
-    """A tokenizer, and how its five special tokens are spelled."""
+    """A tokenizer, and the spelling of its five special tokens."""
 
     tokenizer: Tokenizer
     special: Mapping[str, str] = SPECIAL_TOKENS
 
 
 def train(texts: Sequence[str], size: int, lowercase: bool) -> Tokenizer:
-    """A BERT tokenizer with at most ``size`` entries, the same for the same ``texts`` in every process.
+    """Train a BERT tokenizer with at most ``size`` entries, the same for the same ``texts`` in every process.
 
-    Its alphabet is that of ``_alphabet``; other characters become [UNK]. The trainer alone
-    breaks ties among rare characters at random, and numbers the ``##`` characters as it meets them in a hash table; so
-    the first are removed here, and the second go in with the special tokens.
+    Its alphabet is that of ``_alphabet``; other characters become [UNK]. By itself, the trainer breaks ties among rare
+    characters at random and numbers the ``##`` characters in hash table order; so rare characters are removed here, and
+    the ``##`` characters are added with the special tokens.
     """
     tokenizer = bert(models.WordPiece(unk_token=SPECIAL_TOKENS["unk"]), lowercase)
     common = _alphabet(texts, size - len(SPECIAL_TOKENS), tokenizer)
@@ -55,21 +55,21 @@ def train(texts: Sequence[str], size: int, lowercase: bool) -> Tokenizer:
 
 
 def special_ids(tokenizer: Tokenizer, special: Mapping[str, str] = SPECIAL_TOKENS) -> dict[str, int]:
-    """The ids of ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``, which are spelled as in ``special``."""
+    """Return the ids of ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``, spelled as in ``special``."""
     entries = tokenizer.get_vocab(with_added_tokens=True)
     return {name: entries[text] for name, text in special.items()}
 
 
 def size_of(tokenizer: Tokenizer) -> int:
-    """Rows that an embedding needs: the highest id and one."""
+    """Return the rows that an embedding needs: the highest id plus one."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def save(tokenizer: Tokenizer, folder: Path, special: Mapping[str, str] = SPECIAL_TOKENS) -> None:
-    """Write the files from which ``transformers.AutoTokenizer`` makes ``tokenizer`` again.
+    """Write the files from which ``transformers.AutoTokenizer`` rebuilds ``tokenizer``.
 
-    ``BertTokenizer`` rebuilds BERT's own normalizer and pre-tokenizer and asks for the entries alone; anything else is
-    a ``PreTrainedTokenizerFast``, which takes ``tokenizer.json`` as it is.
+    ``BertTokenizer`` rebuilds BERT's own normalizer and pre-tokenizer and only reads the entries; any other tokenizer
+    is a ``PreTrainedTokenizerFast``, which uses ``tokenizer.json`` as it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = json.loads(tokenizer.to_str())
@@ -85,7 +85,7 @@ def save(tokenizer: Tokenizer, folder: Path, special: Mapping[str, str] = SPECIA
 
 
 def _is_bert(description: Mapping[str, Any]) -> bool:
-    """Whether ``BertTokenizer`` makes these parts of a ``tokenizer.json`` out of the entries and its settings."""
+    """Whether ``BertTokenizer`` rebuilds these parts of a ``tokenizer.json`` from the entries and its settings."""
     normalizer, splitter, model = (description[part] or {} for part in ("normalizer", "pre_tokenizer", "model"))
     return (
         normalizer.get("type") == "BertNormalizer"
@@ -116,7 +116,7 @@ def _fast_settings(description: Mapping[str, Any], special: Mapping[str, str]) -
 
 
 def bert(model: models.Model, lowercase: bool) -> Tokenizer:
-    """``model`` behind the normalizer and pre-tokenizer of Devlin et al. (2019)."""
+    """Combine ``model`` with the normalizer and pre-tokenizer of Devlin et al. (2019)."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -137,10 +137,10 @@ def with_specials(tokenizer: Tokenizer, special: Mapping[str, str]) -> Tokenizer
 
 
 def _alphabet(texts: Sequence[str], entries: int, tokenizer: Tokenizer) -> list[str]:
-    """The characters of ``texts`` to keep, the commonest first; ties go to the lower code point.
+    """Return the characters of ``texts`` to keep, most frequent first; ties go to the lower code point.
 
-    A character takes one of the ``entries``, or two if it can stand inside a word. Those that cover ``_COVERED`` of the
-    text may take them all; rarer ones are kept as long as the alphabet takes at most ``_RARE_SHARE``.
+    A character takes one of the ``entries``, or two if it can occur inside a word. Those that cover ``_COVERED`` of the
+    text may take all entries; rarer ones are kept while the alphabet takes at most ``_RARE_SHARE``.
     """
     counts: Counter[str] = Counter()
     for text in texts:
@@ -167,7 +167,7 @@ def _is_inside_words(character: str, tokenizer: Tokenizer) -> bool:
 
 
 def _continuations(characters: list[str], tokenizer: Tokenizer) -> list[str]:
-    """``##c`` for every character c that can stand inside a word, in the order of the code points."""
+    """Return ``##c`` for every character c that can occur inside a word, in the order of the code points."""
     normalised = {each for character in characters for each in tokenizer.normalizer.normalize_str(character)}
     inside = [each for each in sorted(normalised) if _is_inside_words(each, tokenizer)]
     return [f"##{each}" for each in inside if not each.isspace()]

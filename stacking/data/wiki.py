@@ -1,4 +1,4 @@
-"""Articles as extractors of Wikipedia dumps write them, without their marks."""
+"""Reads articles as written by extractors of Wikipedia dumps, and removes their markup."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MARK = re.compile(r"^[^\S\n]*(?:Section::::|BULLET::::[-*]*|NUMBERED::::|INDENT
 
 
 def articles(path: Path, lines: Iterable[str]) -> Iterator[str]:
-    """The text between ``<doc ...>`` and ``</doc>``, an article at a time.
+    """Yield the text between ``<doc ...>`` and ``</doc>``, article by article.
 
-    An article that lacks its end, as in a file that was cut, ends where the next begins.
+    An article without an end, as in a truncated file, ends where the next one begins.
 
     Raises:
-        UserError: text stands outside of the articles.
+        UserError: there is text outside of the articles.
     """
     article: list[str] = []
     title, is_open = "", False
@@ -54,7 +54,7 @@ def articles(path: Path, lines: Iterable[str]) -> Iterator[str]:
 
 
 def without_marks(text: str, title: str = "") -> str:
-    """``text`` without leftover tags, entities, list marks, and without the ``title`` that extractors put first."""
+    """Clean ``text`` of leftover tags, entities, list marks, and the ``title`` that extractors put first."""
     text = _MARK.sub("", _TAG.sub(" ", html.unescape(_TAG.sub(" ", text)))).strip()
     first, _, rest = text.partition("\n")
     return rest.strip() if title and first.strip() == title.strip() else text

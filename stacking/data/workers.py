@@ -60,7 +60,7 @@ class _Pool(ProcessPoolExecutor):
 
 @contextmanager
 def worker_processes(count: int) -> Iterator[Workers]:
-    """Fresh processes: spawned, since forking under threads is unsafe; they end with their parent even if it is killed.
+    """Start fresh processes, spawned because forking with threads is unsafe; they end even if their parent is killed.
 
     Raises:
         StackingError: a worker was killed.

@@ -1,4 +1,4 @@
-"""The tokenizer that lies beside shards, compared with them: what users load has to give what the model learns from."""
+"""Compares the written tokenizer with the shards: what users load must give what the model learns from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_written(folder: Path, sentences: Sequence[str], tokens: npt.NDArray[np
     Args:
         folder: a prepared data folder.
         sentences: the first ones of a split.
-        tokens: the ids of that split, [T], from its beginning; T may be more than the sentences have.
+        tokens: the ids of that split, [T], from its beginning; T may exceed the sentences' tokens.
 
     Raises:
         StackingError: an id differs; names the sentence.
@@ -31,7 +31,7 @@ def check_written(folder: Path, sentences: Sequence[str], tokens: npt.NDArray[np
         found = tokens[start : start + len(expected)].tolist()
         if found != expected:
             raise StackingError(
-                f"{folder}: transformers makes {expected[:12]} of {sentence[:80]!r}, the shards hold {found[:12]}; "
-                "this is a fault of stacking or of the installed transformers: please report it with the tokenizer"
+                f"{folder}: transformers gives {expected[:12]} for {sentence[:80]!r}, the shards have {found[:12]}; "
+                "this is a bug in stacking or the installed transformers: please report it with the tokenizer"
             )
         start += len(expected)

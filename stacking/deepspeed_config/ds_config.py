@@ -30,7 +30,7 @@ _QUIET = 1_000_000_000
 """``steps_per_print``: the training loop reports progress, so DeepSpeed need not."""
 
 
-_NOT_TOLD = ("is a comment", "is null", "is 'auto'", "has the value 'auto' alone")
+_NOT_TOLD = ("is a comment", "is null", "is 'auto'", "only has the value 'auto'")
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,7 @@ def _activation_checkpointing(found: Examination) -> None:
     if found.get("stacking.activation_checkpointing") is None:
         found.put("stacking.activation_checkpointing", True)
     on = found.get("stacking.activation_checkpointing")
-    remedy = f"stacking.activation_checkpointing is {'true' if on else 'false'}: each layer is recomputed by itself"
+    remedy = f"stacking.activation_checkpointing is {'true' if on else 'false'}: each layer is recomputed separately"
     found.note("activation_checkpointing", "translated", f"asks for {', '.join(asked)}", remedy)
     found.remove("activation_checkpointing")
 

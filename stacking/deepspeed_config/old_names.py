@@ -72,5 +72,5 @@ def old_zero(found: Examination) -> None:
             found.put(f"zero_optimization.{new}", {"device": "cpu", **({} if pin is None else {"pin_memory": pin})})
     if found.get("zero_optimization.cpu_offload_use_pin_memory", MISSING) is not MISSING:
         path = "zero_optimization.cpu_offload_use_pin_memory"
-        found.note(path, "translated", "is deprecated", "read as pin_memory of what is offloaded")
+        found.note(path, "translated", "is deprecated", "read as pin_memory of the offload section")
         found.remove(path)

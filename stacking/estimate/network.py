@@ -53,7 +53,7 @@ class Network:
         return f"{inside}; between nodes: {_words(self.between)}" if self.nodes(ranks) > 1 else inside
 
     def seconds(self, operation: Operation, size: float, ranks: int) -> float:
-        """Return the seconds of one collective of ``size`` bytes, alone on the network."""
+        """Return the seconds of one collective of ``size`` bytes, without other traffic."""
         inner, nodes = min(ranks, self.per_node), self.nodes(ranks)
         near = _ring(self.measured.get(operation, self.inside), operation, inner, size)
         far = _ring(self.between, operation, nodes, size)

@@ -1,4 +1,4 @@
-"""How well a model predicts masked tokens and next sentences, without gradients and without dropout."""
+"""Evaluates the prediction of masked tokens and next sentences, without gradients or dropout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stacking.storage.files import MANIFEST
 
 
 class Scores(NamedTuple):
-    """Means over masked tokens, and over sentence pairs; the latter are NaN for samples without pairs."""
+    """Means over masked tokens and over sentence pairs; the latter are NaN for samples without pairs."""
 
     mlm_loss: float
     nsp_loss: float
@@ -34,9 +34,9 @@ class Scores(NamedTuple):
 
 @torch.no_grad()
 def evaluate(model: Bert, batches: Iterable[Unpadded]) -> Scores:
-    """Score ``model`` on ``batches``, on the device and in the precision that it is in.
+    """Score ``model`` on ``batches``, on its own device and in its own precision.
 
-    The model's training mode is the same afterwards.
+    The model's training mode is restored afterwards.
     """
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -63,11 +63,11 @@ def evaluate_state(
     """Score a state folder on the first ``samples`` held-out samples of a prepared data folder.
 
     Args:
-        seed: the same one gives the same sentence pairs and masks.
-        kind: how samples are made; a key of ``stacking.data.sampler.SAMPLERS``.
+        seed: equal seeds give equal sentence pairs and masks.
+        kind: the kind of samples, a key of ``stacking.data.sampler.SAMPLERS``.
 
     Raises:
-        UserError: ``state`` or ``data`` is not what it should be, or they do not fit together.
+        UserError: ``state`` or ``data`` is invalid, or they do not fit together.
     """
     model = load_model(state)
     corpus = Corpus(data, split="held_out")
@@ -81,11 +81,11 @@ def evaluate_state(
 
 
 def load_model(path: Path) -> Bert:
-    """The model in a state folder, in fp32 on the CPU.
+    """Load the model of a state folder in fp32 on the CPU.
 
     Raises:
-        UserError: it is no state folder, or one that describes no model.
-        DamagedFile: a file is torn or altered.
+        UserError: it is not a state folder, or does not describe a model.
+        DamagedFile: a file is truncated or altered.
     """
     state, config = read_model(path)
     model = build(config)
@@ -98,7 +98,7 @@ def load_model(path: Path) -> Bert:
 
 def _check_fits(config: ModelConfig, corpus: Corpus, sequence_length: int) -> None:
     if corpus.vocabulary > config.vocabulary:
-        problem = f"is {corpus.vocabulary:,} where the model embeds {config.vocabulary:,} tokens"
+        problem = f"is {corpus.vocabulary:,}, but the model embeds {config.vocabulary:,} tokens"
         raise UserError(f"{corpus.folder / MANIFEST}: vocabulary", problem, "give the data that the model was made for")
     if sequence_length > config.max_positions:
         problem = f"{sequence_length} tokens are more than the model's {config.max_positions} positions"
@@ -106,7 +106,7 @@ def _check_fits(config: ModelConfig, corpus: Corpus, sequence_length: int) -> No
 
 
 class _Tally:
-    """Sums of losses and hits, and the means that they make."""
+    """Sums of losses and hits, and the means derived from them."""
 
     def __init__(self) -> None:
         self._loss = self._hits = 0.0

@@ -1,4 +1,4 @@
-"""What this computer has, found without torch: a plan must start at once, also on a login node."""
+"""Detects this computer's devices without torch: a plan must start at once, also on a login node."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stacking.hardware.processor import cpu_flags, has_native_bf16
 _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits")
 _LIST = ("nvidia-smi", "-L")
 _PATIENCE = 30
-"""Seconds that nvidia-smi may take; with a driver that hangs it never ends."""
+"""Time limit of nvidia-smi in seconds; it never ends if the driver hangs."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The devices that ranks can use."""
+    """The devices available to ranks."""
 
     accelerators: int
-    """How many GPUs; 0: ranks run on the CPU."""
+    """Number of GPUs; 0: ranks run on the CPU."""
     device: DeviceClass
     """The class of the first GPU, or of the CPU."""
     memory: int
@@ -32,11 +32,11 @@ class Machine:
     has_nvcc: bool = False
     """Whether DeepSpeed can compile its CUDA kernels here."""
     cpu: DeviceClass = DEVICE_CLASSES["cpu"]
-    """The class of its CPU, which ranks use where there is no GPU or none is wanted."""
+    """The class of the CPU, which ranks use if there is no GPU or none is requested."""
 
 
 def find_machine() -> Machine:
-    """This computer, as nvidia-smi and the operating system describe it.
+    """Describe this computer, as nvidia-smi and the operating system report it.
 
     ``DS_ACCELERATOR=cpu`` hides the GPUs, as it does for DeepSpeed; CUDA_VISIBLE_DEVICES is respected.
 
@@ -60,7 +60,7 @@ def _has_nvcc() -> bool:
 
 @dataclass(frozen=True)
 class _Gpu:
-    """A row of nvidia-smi's, or a slice of one."""
+    """A row of nvidia-smi's output, or a slice of one."""
 
     index: str
     uuid: str
@@ -71,7 +71,7 @@ class _Gpu:
 
 
 def _gpus() -> list[_Gpu]:
-    """Every GPU that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
     found = _ask(_QUERY)
     rows = [[part.strip() for part in line.split(",")] for line in found.splitlines() if line.count(",") == 4]
     gpus = [
@@ -85,18 +85,18 @@ def _gpus() -> list[_Gpu]:
     for item in filter(None, map(str.strip, visible.split(","))):
         match = next((gpu for gpu in (*gpus, *slices) if _is_called(gpu, item)), None)
         if match is None or match in chosen:
-            break  # CUDA, too, takes what stands before the first that it does not know
+            break  # like CUDA, ignore everything from the first unknown item on
         chosen.append(match)
     return chosen
 
 
 def _is_called(gpu: _Gpu, item: str) -> bool:
-    """Whether an item of CUDA_VISIBLE_DEVICES means ``gpu``: its index, or the beginning of its UUID."""
+    """Whether an item of CUDA_VISIBLE_DEVICES refers to ``gpu``: its index, or a prefix of its UUID."""
     return item == gpu.index if item.isdigit() else len(item) > 4 and gpu.uuid.startswith(item)
 
 
 def _slices(gpus: list[_Gpu]) -> list[_Gpu]:
-    """The MIG devices, each with the memory that its profile (``1g.5gb``) names."""
+    """Return the MIG devices, each with the memory that its profile (``1g.5gb``) names."""
     slices, parent = [], None
     for line in _ask(_LIST).splitlines():
         uuid = re.search(r"UUID: ([\w/-]+)", line)
@@ -112,7 +112,7 @@ def _slices(gpus: list[_Gpu]) -> list[_Gpu]:
 
 
 def _ask(command: tuple[str, ...]) -> str:
-    """What nvidia-smi prints; nothing where it is not installed or finds no driver.
+    """Return the output of nvidia-smi; empty if it is not installed or finds no driver.
 
     Raises:
         StackingError: it does not answer.
@@ -120,8 +120,8 @@ def _ask(command: tuple[str, ...]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True).stdout
     except subprocess.TimeoutExpired:
-        problem = f"nvidia-smi did not answer within {_PATIENCE} s, so it is not known which GPUs there are"
-        raise StackingError(f"{problem}; see to the driver, or set DS_ACCELERATOR=cpu to leave GPUs out") from None
+        problem = f"nvidia-smi did not answer within {_PATIENCE} s, so the GPUs are unknown"
+        raise StackingError(f"{problem}; check the driver, or set DS_ACCELERATOR=cpu to ignore GPUs") from None
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -131,7 +131,7 @@ def _bytes(mebibytes: str) -> int:
 
 
 def _number(text: str) -> float:
-    """A figure of nvidia-smi's; 0 where it prints ``[N/A]``."""
+    """Parse a number printed by nvidia-smi; 0 for ``[N/A]``."""
     try:
         return float(text)
     except ValueError:

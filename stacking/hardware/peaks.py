@@ -1,4 +1,4 @@
-"""Peaks of GPUs: dense matrix products, without sparsity, by card and precision."""
+"""Peak throughput of GPUs in dense matrix products, without sparsity, by card and precision."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Card:
-    """One card as it is sold; a class of `stacking.hardware.presets` may be sold in several forms."""
+    """One card on the market; a class of `stacking.hardware.presets` may come in several."""
 
     patterns: tuple[str, ...]
-    """Parts of the name that nvidia-smi prints; of several cards that match, the one with the longest part counts."""
+    """Parts of the name that nvidia-smi prints; of several matching cards, the one with the longest part applies."""
     tflops: dict[str, float]
     """By precision; ``tf32`` is fp32 on tensor cores."""
     source: str
@@ -50,11 +50,11 @@ CARDS: tuple[Card, ...] = (
 
 
 def find_card(name: str) -> Card | None:
-    """The row of the GPU that nvidia-smi calls ``name``; None: there is none."""
+    """Return the row of the GPU that nvidia-smi calls ``name``; None if there is none."""
     matching = [(len(part), card) for card in CARDS for part in card.patterns if part in name]
     return max(matching, key=lambda found: found[0])[1] if matching else None
 
 
 def peak_tflops(card: Card, precision: str) -> float:
-    """What ``precision`` is measured by: its own peak, or that of fp32 where the card has no faster way for it."""
+    """Return the reference peak for ``precision``: its own, or that of fp32 if the card has no faster way."""
     return card.tflops.get(precision, card.tflops["fp32"])

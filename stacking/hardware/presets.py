@@ -1,4 +1,4 @@
-"""What is known about GPU classes and about named models: one row each, with its source."""
+"""Tables of GPU classes and named models: one row each, with its source."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ GiB = 1 << 30
 
 @dataclass(frozen=True)
 class Link:
-    """A way between ranks in the alpha-beta model: a message of n bytes takes ``latency + n / bandwidth``."""
+    """A link between ranks in the alpha-beta model: a message of n bytes takes ``latency + n / bandwidth``."""
 
     latency: float
     """Seconds."""
     bandwidth: float
-    """Bytes per second each way that collectives reach: of one rank inside a node, of a whole node between nodes."""
+    """Bytes per second and direction that collectives reach: of a rank inside a node, of a whole node between nodes."""
     source: str
 
 
 _LAYER_SECONDS = 1.4e-3
-"""BERT-base on one V100 with DeepSpeed bing_bert and 1,024 micro-batches an update: micro-batches of 64, 128 and 160
-make 565, 607 and 620 sequences/s (DLPerf), a straight line in time: 16.8 ms and 1.508 ms a sequence, here over 12
-layers. Assumed for every GPU: it is mostly launching kernels."""
+"""BERT-base on one V100 with DeepSpeed bing_bert and 1,024 micro-batches per update: micro-batches of 64, 128 and 160
+reach 565, 607 and 620 sequences/s (DLPerf), which is linear in time: 16.8 ms plus 1.508 ms per sequence, here divided
+by 12 layers. Assumed for every GPU, because it is mostly kernel launches."""
 _REACHED = 0.8
-"""Share of a link's nominal bandwidth that collectives are assumed to reach."""
+"""Assumed share of a link's nominal bandwidth that collectives reach."""
 _PER_STEP, _PER_HOP = 4e-6, 8e-6
-"""Assumed seconds that one step of a collective takes beside its bytes, inside a node and between nodes."""
+"""Assumed latency in seconds of one step of a collective, inside a node and between nodes."""
 
 
 def _inside(gigabytes: float, source: str) -> Link:
@@ -38,11 +38,11 @@ def _inside(gigabytes: float, source: str) -> Link:
 
 def _between(adapters: int, gigabits: int, source: str) -> Link:
     reached = _REACHED * adapters * gigabits / 8 * 1e9
-    name = f"{adapters} x {gigabits} Gb/s InfiniBand a node"
+    name = f"{adapters} x {gigabits} Gb/s InfiniBand per node"
     return Link(_PER_HOP, reached, f"{_REACHED:.0%} of {name} ({source}); latency assumed")
 
 
-_PCIE3 = _inside(12.0, "what PCI Express 3.0 x16 carries beside packet headers, 12 GB/s")
+_PCIE3 = _inside(12.0, "PCI Express 3.0 x16 without packet headers, 12 GB/s")
 _INFINIBAND_100 = _between(1, 100, "assumed")
 _NVLINK4 = _inside(450, "NVLink 4, 900 GB/s both ways (NVIDIA H100 SXM data sheet)")
 _NDR = _between(8, 400, "NVIDIA DGX H100 data sheet")
@@ -50,33 +50,33 @@ _NDR = _between(8, 400, "NVIDIA DGX H100 data sheet")
 
 @dataclass(frozen=True)
 class DeviceClass:
-    """One class of device that ranks train on."""
+    """One class of devices that ranks train on."""
 
     name: str
     memory: int
-    """Bytes per device; 0 where the host's memory counts."""
+    """Bytes per device; 0 if the host's memory is used."""
     peak: Mapping[str, float]
     """Dense matrix-multiplication peak per precision, in TFLOPS per device (per core for a CPU)."""
     utilisation: float
-    """Share of the peak that BERT pre-training is assumed to reach in large micro-batches; for time estimates."""
+    """Assumed share of the peak that BERT pre-training reaches in large micro-batches; for time estimates."""
     precision: Precision
-    """What ``precision: auto`` means here."""
+    """The meaning of ``precision: auto``."""
     unfit: Mapping[str, str] = field(default_factory=dict)
-    """Precisions that this class cannot do, or does badly, and why."""
+    """Precisions that this class does not support, or not well, with the reason."""
     emulated: Mapping[str, str] = field(default_factory=dict)
-    """Precisions that it computes slowly but may be asked for, and why."""
+    """Precisions that it computes slowly but that may be requested, with the reason."""
     compiled: Compiled = "possible"
-    """What torch.compile does here: Triton takes compute capability 7.0 and more, and tests 8.0 and more."""
+    """Support for torch.compile: Triton requires compute capability 7.0 and is tested from 8.0 on."""
     pattern: str = ""
     """Part of the name that nvidia-smi prints."""
     source: str = ""
     layer_seconds: float = _LAYER_SECONDS
-    """What a layer's forward and backward pass takes beside its arithmetic, whatever the micro-batch."""
+    """Fixed seconds of a layer's forward and backward pass, independent of the micro-batch."""
     memory_bandwidth: float = 5e11
-    """Bytes per second of one device's memory (of one core's share for a CPU); for time estimates only."""
+    """Memory bandwidth of a device (of one core's share for a CPU) in bytes/s; for time estimates only."""
     memory_source: str = "assumed"
     per_node: int = 8
-    """Devices of a usual node; 0: as many as ranks are planned."""
+    """Devices of a typical node; 0: as many as there are planned ranks."""
     inside: Link = _PCIE3
     between: Link = _INFINIBAND_100
 
@@ -91,7 +91,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         utilisation=0.5,
         layer_seconds=0.0,
         precision="fp32",
-        unfit={"fp16": "CPUs compute it by emulation"},
+        unfit={"fp16": "CPUs emulate it"},
         source="assumed: two 256-bit FMA units at 2 GHz",
         memory_bandwidth=8e9,
         per_node=0,
@@ -105,12 +105,12 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         utilisation=0.395,
         precision="fp32",
         unfit={
-            "fp16": f"{_NO_TENSOR_CORES}, and DeepSpeed refuses it on compute capability 6.x",
+            "fp16": f"{_NO_TENSOR_CORES}, and DeepSpeed rejects it on compute capability 6.x",
             "bf16": f"{_NO_TENSOR_CORES}: it is emulated",
         },
         compiled="refused",
         pattern="P40",
-        source="NVIDIA Tesla P40 data sheet; utilisation: what makes Gong et al. (2019) take their 338 hours",
+        source="NVIDIA Tesla P40 data sheet; utilisation: derived from the 338 hours of Gong et al. (2019)",
         memory_bandwidth=346e9,
         memory_source="NVIDIA Tesla P40 data sheet",
         per_node=4,
@@ -123,7 +123,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         precision="fp16",
         unfit={"bf16": "Volta emulates it, about 9 times slower than fp16 (measured GEMM: 10.7 against 97.4 TFLOPS)"},
         pattern="V100",
-        source="NVIDIA V100 SXM2 data sheet; utilisation: the slope of what DeepSpeed bing_bert reaches on it (DLPerf)",
+        source="NVIDIA V100 SXM2 data sheet; utilisation: marginal rate of DeepSpeed bing_bert on it (DLPerf)",
         memory_bandwidth=900e9,
         memory_source="NVIDIA V100 SXM2 data sheet",
         inside=_inside(150, "NVLink 2, 300 GB/s both ways (NVIDIA V100 SXM2 data sheet)"),
@@ -178,14 +178,14 @@ _BF16_EMULATED = "this CPU emulates it: torch finds neither AVX512-BF16 nor AMX"
 
 
 def cpu_class(native_bf16: bool) -> DeviceClass:
-    """The row of a CPU that computes bf16 in hardware, or does not."""
+    """Return the row of a CPU with or without native bf16."""
     if native_bf16:
         return replace(DEVICE_CLASSES["cpu"], precision="bf16")
     return replace(DEVICE_CLASSES["cpu"], emulated={"bf16": _BF16_EMULATED})
 
 
 def device_class(name: str, memory: int, capability: float) -> DeviceClass:
-    """The row of the GPU that nvidia-smi calls ``name``; for one without a row, what its compute capability implies.
+    """Return the row of the GPU that nvidia-smi calls ``name``; without one, derive it from the compute capability.
 
     Args:
         memory: bytes per device, as found.
@@ -206,13 +206,13 @@ def device_class(name: str, memory: int, capability: float) -> DeviceClass:
 
 @dataclass(frozen=True)
 class Shape:
-    """Widths of a named model."""
+    """Shape of a named model."""
 
     hidden: int
     heads: int
     intermediate: int
     layers: int
-    """The depth that is published under the name."""
+    """The published depth."""
     source: str
 
 

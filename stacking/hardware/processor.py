@@ -1,7 +1,7 @@
-"""What the processor can compute in 16 bits: read from its flags and, where they leave doubt, from a short product.
+"""Detects native 16-bit support of the processor from its flags and, if these are inconclusive, a short product.
 
-No torch here: a plan must start at once. The product runs in a process of its own, and its result is kept for the
-same processor, torch and environment.
+Does not import torch, since a plan must start at once. The product runs in a separate process, and its result is cached
+for the same processor, torch and environment.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from stacking.errors import StackingError
 from stacking.storage.files import read_json, write_json
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-"""Either of them multiplies bf16 in hardware."""
+"""Either flag means native bf16 products."""
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
-"""Variables that keep torch from using instructions that the processor has."""
+"""Variables that keep torch from using instructions of the processor."""
 _CPU_INFO = Path("/proc/cpuinfo")
 _PATIENCE = 60.0
 """Seconds for torch to load, perhaps from a slow file server, and to multiply."""
 
 
 def cpu_flags(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
-    """The processor's flags as Linux lists them; empty where it does not."""
+    """Return the processor's flags as listed by Linux; empty on other systems."""
     return frozenset(_field("flags", cpu_info).split())
 
 
 def has_native_bf16(flags: frozenset[str], environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether torch computes bf16 in hardware here.
+    """Whether torch computes bf16 natively here.
 
-    The flags decide. If the environment limits the instructions that torch may use, a product decides instead.
+    The flags decide, unless the environment limits the instructions that torch may use; then a product decides.
     """
     if not flags & BF16_FLAGS:
         return False
@@ -48,7 +48,7 @@ def has_native_bf16(flags: frozenset[str], environment: Mapping[str, str] = os.e
 
 @cache
 def bf16_slowdown() -> float | None:
-    """How many times as long as in fp32 a matrix product takes in bf16 here; None: it could not be measured."""
+    """Return the time of a bf16 matrix product relative to fp32 here; None: it could not be measured."""
     about = {"cpu": _field("model name", _CPU_INFO), "torch": _version("torch"), **_limits()}
     kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stacking" / "bf16.json"
     try:
@@ -63,7 +63,7 @@ def bf16_slowdown() -> float | None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_json(kept, {"about": about, "slowdown": slowdown})
         except (StackingError, OSError):
-            pass  # it is measured again next time
+            pass  # measured again next time
     return slowdown
 
 

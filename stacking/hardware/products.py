@@ -1,4 +1,4 @@
-"""How long a matrix product takes on the CPU in fp32 and in bf16: `python -m stacking.hardware.products`."""
+"""Times matrix products on the CPU in fp32 and in bf16: `python -m stacking.hardware.products`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REPEATS = 7
 
 
 def bf16_slowdown() -> float:
-    """Seconds of a product in bf16 over those in fp32, on one core: below 1 where the hardware computes bf16."""
+    """Return the time of a product in bf16 relative to fp32, on one core: below 1 if the hardware supports bf16."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -22,7 +22,7 @@ def bf16_slowdown() -> float:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """The best of several products; the first one, which prepares the kernel, does not count."""
+    """Return the best of several products, excluding the first, which prepares the kernel."""
     a, b = (torch.ones(_SIZE, _SIZE, dtype=dtype) for _ in range(2))
     best = float("inf")
     torch.mm(a, b)

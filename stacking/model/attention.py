@@ -1,7 +1,7 @@
-"""Attention within sequences of many lengths that lie in one row.
+"""Attention within sequences of different lengths that are concatenated in one row.
 
-Shapes: T query rows and U key rows, A heads of D dimensions; a ``Layout`` says which rows are one sequence. Queries and
-keys may be different rows of the same sequences, as in the last layer, where few queries are needed.
+Shapes: T query rows and U key rows, A heads of D dimensions; a ``Layout`` says which rows form a sequence. Queries and
+keys may be different rows of the same sequences, as in the last layer, which needs few queries.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from stacking.model.tokens import Layout
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    """[T, A, D] from [T, A, D] and twice [U, A, D], group by group, by PyTorch's choice of kernel.
+    """Compute [T, A, D] from [T, A, D] and twice [U, A, D], group by group, with PyTorch's choice of kernel.
 
-    It takes flash from sm_80 on where a group has no empty places, memory-efficient attention on Pascal and Volta and
-    where it has, and on a CPU a fused kernel without dropout.
+    PyTorch chooses flash from sm_80 on for groups without empty places; memory-efficient attention otherwise and on
+    Pascal and Volta; on a CPU a fused kernel without dropout.
     """
     triples = zip(_rectangles(query, queries), _rectangles(key, keys), _rectangles(value, keys), strict=True)
     mixed = [
@@ -32,7 +32,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layou
 
 
 def explicit(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    """The same with the probabilities written out: on CPUs, whose fused kernel has no dropout."""
+    """Compute the same with explicit probabilities: for CPUs, whose fused kernel has no dropout."""
     if not dropout:
         return sdpa(query, key, value, queries, keys, dropout)
     query = query * (1 / math.sqrt(query.size(-1)))
@@ -49,9 +49,9 @@ def explicit(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: L
 
 
 def varlen_flash(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    """The same by FlashAttention's kernel for sequences of many lengths: sm_80 and newer, fp16 and bf16.
+    """Compute the same with FlashAttention's kernel for sequences of different lengths: sm_80 and newer, fp16 and bf16.
 
-    ``torch.nn.attention.varlen`` offers it without dropout only; the operator beneath it takes dropout too.
+    ``torch.nn.attention.varlen`` only offers it without dropout; the underlying operator supports dropout.
     """
     if queries.rows is None and keys.rows is None:
         return sdpa(query, key, value, queries, keys, dropout)
@@ -61,7 +61,7 @@ def varlen_flash(query: Tensor, key: Tensor, value: Tensor, queries: Layout, key
 
 
 def _rectangles(rows: Tensor, layout: Layout) -> list[Tensor]:
-    """The rows [T, A, D] of each group as [sequences, A, length, D]."""
+    """Gather the rows [T, A, D] of each group as [sequences, A, length, D]."""
     if layout.rows is not None:
         rows = _ToPlaces.apply(rows, layout.rows, layout.places)
     sizes = [group.sequences * group.length for group in layout.groups]
@@ -72,13 +72,13 @@ def _rectangles(rows: Tensor, layout: Layout) -> list[Tensor]:
 
 
 def _in_order(mixed: list[Tensor], layout: Layout) -> Tensor:
-    """Back from each group's [sequences, A, length, D] to rows [T, A, D]."""
+    """Convert each group's [sequences, A, length, D] back to rows [T, A, D]."""
     flat = [part.transpose(1, 2).flatten(0, 1) for part in mixed]
     return flat[0] if layout.places is None else _FromPlaces.apply(torch.cat(flat), layout.places)
 
 
 class _ToPlaces(torch.autograd.Function):
-    """Rows to places. As every row stands at one place only, the way back is a selection, not a sum."""
+    """Rows to places. Each row has exactly one place, so the backward pass is a selection rather than a sum."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, chosen: Tensor, places: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class _ToPlaces(torch.autograd.Function):
 
 
 class _FromPlaces(torch.autograd.Function):
-    """Places to rows; what stands at empty places goes nowhere."""
+    """Places to rows; the content of empty places is dropped."""
 
     @staticmethod
     def forward(ctx: Any, filled: Tensor, places: Tensor) -> Tensor:

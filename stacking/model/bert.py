@@ -1,4 +1,4 @@
-"""BERT with masked-LM and next-sentence prediction, on one device, without any knowledge of how it is trained.
+"""BERT with masked-LM and next-sentence prediction, on one device, independent of how it is trained.
 
 Shapes: T tokens of B sequences in one row, R of them needed by a head, P of them masked; H hidden, V vocabulary.
 """
@@ -21,7 +21,7 @@ from stacking.model.tokens import Layout, Tokens, padded_tokens
 
 
 class Bert(nn.Module, ABC):
-    """What every variant does: encode, predict masked tokens, tell whether B follows A, sum the losses.
+    """The common part of all variants: encode, predict masked tokens and next sentences, sum the losses.
 
     A variant adds ``embeddings``, ``layers``, ``mlm_head``, ``nsp_head`` and the methods below.
     """
@@ -35,32 +35,32 @@ class Bert(nn.Module, ABC):
         self.config = config
         self.kernels = PLAIN
         self.recompute = False
-        """Whether the backward pass computes each layer again instead of keeping what is in it (Chen et al., 2016)."""
+        """Whether the backward pass recomputes each layer instead of storing its activations (Chen et al., 2016)."""
 
     @abstractmethod
     def final(self, hidden: Tensor) -> Tensor:
-        """What comes after the last layer: [..., H] to [..., H]."""
+        """Map the last layer's output [..., H] to the encoder's output [..., H]."""
 
     @abstractmethod
     def nsp_logits(self, first: Tensor) -> Tensor:
-        """First tokens [B, H] to [B, 2]; column 0: B follows A, column 1: B is random, as in Hugging Face."""
+        """Map first tokens [B, H] to [B, 2]; column 0: B follows A, column 1: B is random, as in Hugging Face."""
 
     @abstractmethod
     def initialise(self) -> None:
         """Draw the initial weights from torch's default generator."""
 
     def encode(self, tokens: Tokens) -> Tensor:
-        """The encoder's output [T, H] at every token."""
+        """Return the encoder's output [T, H] at every token."""
         hidden = self.embeddings(tokens)
         for layer in self.layers:
             hidden = self._run(layer, hidden, tokens.layout)
         return self.final(hidden)
 
     def encode_needed(self, tokens: Tokens) -> Tensor:
-        """The encoder's output [R, H] at the tokens that a head looks at.
+        """Return the encoder's output [R, H] at the tokens that a head needs.
 
-        The last layer computes keys and values of all tokens, and everything else of these alone: with three layers
-        that saves a fifth of the encoder.
+        The last layer computes keys and values of all tokens, but everything else only at these tokens: with three
+        layers that saves a fifth of the encoder.
         """
         *layers, last = self.layers
         hidden = self.embeddings(tokens)
@@ -69,19 +69,19 @@ class Bert(nn.Module, ABC):
         return self.final(self._run(last, hidden, tokens.layout, tokens.needed, tokens.needed_layout))
 
     def heads(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Vocabulary scores [P, V] at the masked tokens and next-sentence scores [B, 2].
+        """Return vocabulary scores [P, V] at the masked tokens and next-sentence scores [B, 2].
 
-        With three layers a head over all tokens would cost more than the encoder.
+        With three layers, a head over all tokens would cost more than the encoder.
         """
         hidden = self.encode_needed(tokens)
         masked, first = hidden.index_select(0, tokens.masked), hidden.index_select(0, tokens.first)
         return self.mlm_head(masked), self.nsp_logits(first)
 
     def forward(self, tokens: Tokens, mlm_labels: Tensor, nsp_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The two losses as fp32 sums, so that any split of a batch adds up to the same total.
+        """Return the two losses as fp32 sums, so that any split of a batch adds up to the same total.
 
         Args:
-            mlm_labels: int64 [P], the tokens that stood at the masked places.
+            mlm_labels: int64 [P], the original tokens at the masked positions.
             nsp_labels: int64 [B], 0 = B follows A, 1 = B is random; None for samples without pairs.
 
         Returns:
@@ -94,7 +94,7 @@ class Bert(nn.Module, ABC):
         return mlm_loss, self.kernels.loss(nsp_logits, nsp_labels)
 
     def logits(self, input_ids: Tensor, segment_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores at every place of padded sequences [B, S] on the CPU: [B, S, V], and next sentence [B, 2]."""
+        """Return the scores at every position of padded sequences [B, S] on the CPU: [B, S, V] and [B, 2]."""
         none = torch.empty(0, dtype=torch.int64)
         tokens = padded_tokens(*(x.numpy() for x in (input_ids, segment_ids, attention_mask, none)))
         hidden = self.encode(tokens)
@@ -110,7 +110,7 @@ class Bert(nn.Module, ABC):
 
 
 class PostLNBert(Bert):
-    """Google's and Hugging Face's BERT (Devlin et al., 2019), to the last detail."""
+    """Google's and Hugging Face's BERT (Devlin et al., 2019), exactly."""
 
     embeddings: PostLNEmbeddings
 
@@ -124,15 +124,15 @@ class PostLNBert(Bert):
         self.initialise()
 
     def final(self, hidden: Tensor) -> Tensor:
-        """The last layer ends with its norm: nothing is left to do."""
+        """Return ``hidden``: the last layer already ends with its norm."""
         return hidden
 
     def nsp_logits(self, first: Tensor) -> Tensor:
-        """First tokens [B, H] to [B, 2], through the pooler: a tanh layer."""
+        """Map first tokens [B, H] to [B, 2], through the pooler: a tanh layer."""
         return self.nsp_head(torch.tanh(self.pooler(first)))
 
     def initialise(self) -> None:
-        """All matrices from N(0, ``initializer_range``), biases and the padding row zero, norms at identity."""
+        """Draw all matrices from N(0, ``initializer_range``); biases and the padding row are zero, norms identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.initializer_range)
@@ -156,11 +156,11 @@ class PreLNBert(Bert):
         self.initialise()
 
     def final(self, hidden: Tensor) -> Tensor:
-        """The norm that the residual path has not met yet."""
+        """Apply the final norm, which the residual path has not passed yet."""
         return self.final_norm(hidden)
 
     def nsp_logits(self, first: Tensor) -> Tensor:
-        """First tokens [B, H] to [B, 2]: the one logit for "B follows A" beside a zero.
+        """Map first tokens [B, H] to [B, 2]: the single logit for "B follows A", and a zero.
 
         Softmax over (z, 0) is the sigmoid of z, so cross-entropy over the pair is the original's binary one.
         """
@@ -168,9 +168,9 @@ class PreLNBert(Bert):
         return torch.cat([follows, torch.zeros_like(follows)], dim=1)
 
     def initialise(self) -> None:
-        """The original's rule: N(0, H^-½) for embeddings and attention, Kaiming-normal for the feed-forward layers.
+        """Apply the original's rule: N(0, H^-½) for embeddings and attention, Kaiming-normal for feed-forward layers.
 
-        The heads keep torch's default, as they do there.
+        The heads keep torch's default, as in the original.
         """
         std = self.config.hidden**-0.5
         for module in self.modules():
@@ -192,7 +192,7 @@ VARIANTS: dict[str, type[Bert]] = {"post_ln": PostLNBert, "pre_ln": PreLNBert}
 
 
 def build(config: ModelConfig) -> Bert:
-    """A freshly initialised model in fp32; the same for the same ``torch.manual_seed``."""
+    """Build a freshly initialised model in fp32; the same for the same ``torch.manual_seed``."""
     return VARIANTS[config.variant](config)
 
 

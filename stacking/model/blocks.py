@@ -1,4 +1,4 @@
-"""One encoder layer: a class for each variant. Both have the same sub-modules, so that growth treats them alike."""
+"""The encoder layer of each variant. Both classes have the same sub-modules, so that growth treats them alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PostLNBlock(nn.Module):
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
     ) -> Tensor:
-        """``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, to these rows alone [R, H]."""
+        """Map ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H]."""
         chosen = None if rows is None else hidden.index_select(0, rows)
         mixed = self.attention(hidden, layout, chosen, queries)
         hidden = self.attention_norm(self.add(hidden if chosen is None else chosen, mixed))
@@ -31,7 +31,7 @@ class PostLNBlock(nn.Module):
 
 
 class PreLNBlock(nn.Module):
-    """Norm before each half, an untouched residual path between: the layer of Gong et al. (2019)."""
+    """Norm before each half, with a direct residual path: the layer of Gong et al. (2019)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PreLNBlock(nn.Module):
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
     ) -> Tensor:
-        """``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, to these rows alone [R, H]."""
+        """Map ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H]."""
         normed = self.attention_norm(hidden)
         chosen = None if rows is None else normed.index_select(0, rows)
         residual = hidden if rows is None else hidden.index_select(0, rows)

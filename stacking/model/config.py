@@ -1,4 +1,4 @@
-"""What a model is made of: the one description that plans, states and checkpoints share. No torch here."""
+"""The description of a model that plans, states and checkpoints share. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Variant = Literal["post_ln", "pre_ln"]
 MOST_LAYERS, WIDEST = 10_000, 1_000_000
-"""Far beyond any BERT: what is larger is a slip of the pen."""
+"""Far beyond any BERT: a larger value is a typo."""
 
 
 class ModelConfig(BaseModel):
@@ -17,7 +17,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     variant: Variant = "post_ln"
-    """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` is the one of Gong et al. (2019)."""
+    """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` is that of Gong et al. (2019)."""
     layers: int = Field(gt=0, le=MOST_LAYERS)
     hidden: int = Field(gt=0, le=WIDEST)
     heads: int = Field(gt=0)
@@ -46,11 +46,11 @@ class ModelConfig(BaseModel):
         if self.padding_id >= self.vocabulary:
             raise ValueError(f"padding_id {self.padding_id} is outside the vocabulary of {self.vocabulary}")
         if self.variant == "post_ln" and not (self.positions == "learned" and self.norm_affine):
-            raise ValueError("post_ln has learned positions and affine norms; for anything else take variant pre_ln")
+            raise ValueError("post_ln has learned positions and affine norms; for anything else use variant pre_ln")
         if self.positions == "sinusoidal" and (self.hidden % 2 or self.hidden < 4):
             raise ValueError(f"sinusoidal positions need an even hidden of at least 4, not {self.hidden}")
         return self
 
     def with_layers(self, layers: int) -> ModelConfig:
-        """The same model at another depth."""
+        """Return the same model at another depth."""
         return self.model_copy(update={"layers": layers})

@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary, with one copy of the logits and little of anything in fp32."""
+"""Cross-entropy over a large vocabulary, with a single copy of the logits and little memory in fp32."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1 << 25
-"""Elements of logits that are in fp32 at a time."""
+"""Number of logits converted to fp32 at a time."""
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of ``logits`` [N, C] against ``labels`` int64 [N], summed: an fp32 scalar, 0 for N = 0.
+    """Sum the cross-entropy of ``logits`` [N, C] against ``labels`` int64 [N]: an fp32 scalar, 0 for N = 0.
 
-    It is computed in fp32 chunk by chunk. The backward pass writes the gradient over the logits, so these must not be
-    used afterwards, and it can run once.
+    It is computed in fp32 chunk by chunk. The backward pass overwrites the logits with their gradient, so they must not
+    be used afterwards, and it can run only once.
     """
     loss: Tensor = _SummedCrossEntropy.apply(logits, labels)
     return loss
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    """Over the classes, in fp32; by column where that is how they are stored, or torch would turn them first."""
+    """Reduce over the classes in fp32; by column if stored that way, because torch would transpose them first."""
     if logits.stride(0) == 1:
         return torch.log_softmax(logits.t(), dim=0, dtype=torch.float32).t()
     return torch.log_softmax(logits, dim=1, dtype=torch.float32)

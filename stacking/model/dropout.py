@@ -1,4 +1,4 @@
-"""Dropout. On a CPU most of its time goes into random numbers, so there it draws few of them."""
+"""Dropout that draws few random numbers on a CPU, where they take most of its time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ _LOWEST = -(1 << 15)
 
 
 def keep(shape: torch.Size, probability: float, device: torch.device) -> tuple[Tensor, float]:
-    """Which elements stay: bool of ``shape``, and the factor that keeps their expectation.
+    """Draw which elements are kept: bool of ``shape``, and the factor that preserves the expectation.
 
-    Each element has 16 bits of its own from torch's generator, four of them out of one 64-bit number: ``probability``
-    is met to 1 / 65,536, the factor belongs to the probability that is used, and it costs a seventh of
-    ``torch.bernoulli``.
+    Each element uses 16 bits of torch's generator, four elements per 64-bit number. So ``probability`` is exact to
+    1 / 65,536, the factor matches the effective probability, and the cost is a seventh of ``torch.bernoulli``.
     """
     count = shape.numel()
     bits = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(1 << 63), None)
@@ -23,7 +22,7 @@ def keep(shape: torch.Size, probability: float, device: torch.device) -> tuple[T
 
 
 def dropout_bits(hidden: Tensor, probability: float) -> Tensor:
-    """``torch.nn.functional.dropout`` with random numbers from `keep`."""
+    """Apply ``torch.nn.functional.dropout`` with random numbers from `keep`."""
     if not probability:
         return hidden
     kept, factor = keep(hidden.shape, probability, hidden.device)
@@ -31,7 +30,7 @@ def dropout_bits(hidden: Tensor, probability: float) -> Tensor:
 
 
 def add_dropout_bits(residual: Tensor, hidden: Tensor, probability: float) -> Tensor:
-    """``residual + dropout(hidden)`` with random numbers from `keep`."""
+    """Return ``residual + dropout(hidden)`` with random numbers from `keep`."""
     if not probability:
         return residual + hidden
     kept, factor = keep(hidden.shape, probability, hidden.device)

@@ -1,4 +1,4 @@
-"""From token ids to the encoder's input. Shapes: T tokens of many sequences in one row, H hidden."""
+"""Embeds token ids for the encoder. Shapes: T tokens of many sequences in one row, H hidden."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """The vectors [T, H] of ``positions`` int64 [T]."""
+        """Return the vectors [T, H] of ``positions`` int64 [T]."""
         return self.table.index_select(0, positions)
 
 
@@ -51,7 +51,7 @@ class PostLNEmbeddings(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """T tokens to [T, H]."""
+        """Map T tokens to [T, H]."""
         total = self.tokens(tokens.input_ids) + self.segments(tokens.segment_ids) + self.positions(tokens.positions)
         return self.dropout(self.norm(total))
 
@@ -72,7 +72,7 @@ class PreLNEmbeddings(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """T tokens to [T, H]."""
+        """Map T tokens to [T, H]."""
         scaled = self.scale * self.tokens(tokens.input_ids)
         # The sinusoids are a buffer, which ZeRO-3 leaves in fp32 when it casts the parameters.
         positions = self.positions(tokens.positions).to(scaled.dtype)

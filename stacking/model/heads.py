@@ -1,4 +1,4 @@
-"""From the encoder's output to vocabulary scores. Shapes: N positions, H hidden, V vocabulary."""
+"""Maps the encoder's output to vocabulary scores. Shapes: N positions, H hidden, V vocabulary."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from stacking.model.layers import layer_norm
 class TiedDecoder(nn.Module):
     """Scores against the token embedding.
 
-    It registers the embedding's own Parameter, instead of being handed it at each call: ZeRO-3 gathers a parameter
-    for the modules that own it, and nobody else may touch it.
+    It registers the embedding's own Parameter instead of receiving it in each call: ZeRO-3 gathers a parameter for the
+    modules that own it, and no other module may use it.
     """
 
     def __init__(self, tokens: nn.Embedding) -> None:
@@ -23,7 +23,7 @@ class TiedDecoder(nn.Module):
         self.weight = tokens.weight
 
     def forward(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
-        """[N, H] to [N, V]."""
+        """Map [N, H] to [N, V]."""
         return self.kernels.decode(hidden, self.weight, bias)
 
 
@@ -39,7 +39,7 @@ class PostLNMLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[N, H] to [N, V]."""
+        """Map [N, H] to [N, V]."""
         return self.decoder(self.norm(self.activation(self.transform(hidden))), self.bias)
 
 
@@ -54,5 +54,5 @@ class PreLNMLMHead(nn.Module):
         self.decoder = TiedDecoder(tokens)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[N, H] to [N, V]."""
+        """Map [N, H] to [N, V]."""
         return self.decoder(self.norm(self.activation(self.transform(hidden))))

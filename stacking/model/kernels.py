@@ -1,4 +1,4 @@
-"""Which kernel computes what, where. The layers take their operations from here and from nowhere else."""
+"""Selects the kernel for each operation and device; layers only take their operations from here."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ DROPOUT: Mapping[str, tuple[Kernel, Kernel]] = {
     "torch": (F.dropout, add_dropout),
     "bits": (dropout_bits, add_dropout_bits),
 }
-"""Dropout alone, and dropout of what is added to a residual."""
+"""Dropout, and dropout added to a residual."""
 DECODERS: Mapping[str, Kernel] = {"rows": rows, "columns": columns, "aligned_rows": aligned_rows}
-"""Vocabulary scores, by how they are stored."""
+"""Vocabulary scores, by memory layout."""
 CROSS_ENTROPY: Mapping[str, Kernel] = {"in_place": summed_cross_entropy}
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -51,19 +51,19 @@ class Kernels:
     dropout: str
     decoder: str
     compiled: bool
-    """Whether torch.compile pays: it fuses a layer's biases, GELU, dropout, residual sums and LayerNorms. The plan
-    decides (`stacking.deepspeed_config.ds_config.stage_kernels`), by the same classes of device."""
+    """Whether torch.compile is worthwhile: it fuses a layer's biases, GELU, dropout, residual sums and LayerNorms. The
+    plan decides (`stacking.deepspeed_config.ds_config.stage_kernels`), by the same device classes."""
     grouped: bool
-    """Whether sequences of about one length share a rectangle; False: one rectangle as wide as the longest."""
+    """Whether sequences of similar length share a rectangle; False: one rectangle as wide as the longest."""
     precisions: tuple[str, ...]
-    """Those that the device computes well; the plan refuses the others (`stacking.hardware.presets`)."""
+    """The precisions that suit the device; the plan rejects the others (`stacking.hardware.presets`)."""
     why: str
     cross_entropy: str = "in_place"
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float
     ) -> Tensor:
-        """Attention as in `stacking.model.attention`."""
+        """Compute attention as in `stacking.model.attention`."""
         mixed: Tensor = ATTENTION[self.attention](query, key, value, queries, keys, dropout)
         return mixed
 
@@ -73,17 +73,17 @@ class Kernels:
         return dropped
 
     def add(self, residual: Tensor, hidden: Tensor, probability: float) -> Tensor:
-        """A residual sum with dropout."""
+        """Compute a residual sum with dropout."""
         total: Tensor = DROPOUT[self.dropout][1](residual, hidden, probability) if probability else residual + hidden
         return total
 
     def decode(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Vocabulary scores as in `stacking.model.vocabulary`."""
+        """Compute vocabulary scores as in `stacking.model.vocabulary`."""
         scores: Tensor = DECODERS[self.decoder](hidden, weight, bias)
         return scores
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy as in `stacking.model.cross_entropy`."""
+        """Compute cross-entropy as in `stacking.model.cross_entropy`."""
         total: Tensor = CROSS_ENTROPY[self.cross_entropy](logits, labels)
         return total
 
@@ -126,13 +126,13 @@ KERNELS: Mapping[str, Kernels] = {
         why="flash attention and Triton; bf16",
     ),
 }
-"""By the oldest generation that a row serves."""
+"""By the oldest generation that a row covers."""
 PLAIN = replace(KERNELS["pascal"], decoder="rows", why="plain PyTorch, on any device")
 _SINCE: Mapping[str, tuple[int, int]] = {"ampere": (8, 0), "volta": (7, 0), "pascal": (0, 0)}
 
 
 def generation(device: torch.device) -> str:
-    """The row of `KERNELS` for ``device``."""
+    """Return the row of `KERNELS` for ``device``."""
     if device.type != "cuda":
         return "cpu"
     capability = torch.cuda.get_device_capability(device)
@@ -140,11 +140,11 @@ def generation(device: torch.device) -> str:
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: float) -> Kernels:
-    """What to use on ``device`` in ``dtype``, after a trial of the attention kernel where it may refuse.
+    """Choose the kernels for ``device`` and ``dtype``, after trying the attention kernel if it may be unsupported.
 
     Args:
         head: dimensions of an attention head.
-        dropout: of the attention probabilities.
+        dropout: dropout of the attention probabilities.
     """
     kernels = KERNELS[generation(device)]
     if kernels.attention == "varlen_flash" and (refusal := _refusal(kernels, device, dtype, head, dropout)):
@@ -154,14 +154,14 @@ def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: fl
 
 
 def use(model: nn.Module, kernels: Kernels) -> None:
-    """Let every part of ``model`` that asks for kernels take these."""
+    """Set the kernels of every part of ``model`` that uses them."""
     for module in model.modules():
         if hasattr(module, "kernels"):
             vars(module)["kernels"] = kernels
 
 
 def _refusal(kernels: Kernels, device: torch.device, dtype: torch.dtype, head: int, dropout: float) -> str:
-    """Why the attention kernel cannot be used here; empty if it agrees with SDPA on three short sequences."""
+    """Return why the attention kernel cannot be used here; empty if it agrees with SDPA on three short sequences."""
     if dtype == torch.float32:
         return "it computes in 16 bits only"
     lengths = np.array([3, 17, 8])
@@ -177,7 +177,7 @@ def _refusal(kernels: Kernels, device: torch.device, dtype: torch.dtype, head: i
             mixed = attend(query, key, value, layout, layout, 0.0)
             results.append([mixed, *torch.autograd.grad((mixed * weights).sum(), parts)])
         kernels.attend(query, key, value, layout, layout, dropout).sum().backward()
-    except (RuntimeError, AttributeError, TypeError) as error:  # the operator is not public: it may also have changed
+    except (RuntimeError, AttributeError, TypeError) as error:  # the operator is private, so it may have changed
         return str(error).splitlines()[0]
     agree = all(torch.allclose(found, expected, atol=0.05) for found, expected in zip(*results, strict=True))
     return "" if agree else "its results differ"

@@ -11,12 +11,12 @@ from stacking.model.tokens import Layout
 
 
 class QueryKeyValue(nn.Linear):
-    """Queries, keys and values by one matrix [3H, H] where all rows want all three."""
+    """Queries, keys and values from one matrix [3H, H] where all rows need all three."""
 
     def forward(  # type: ignore[override]
         self, hidden: Tensor, chosen: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Three [T, H] of ``hidden`` [T, H]; with ``chosen`` [R, H], queries [R, H] of these instead."""
+        """Return three [T, H] of ``hidden`` [T, H]; with ``chosen`` [R, H], queries [R, H] of these instead."""
         width = self.in_features
         if chosen is None:
             query, key, value = super().forward(hidden).view(-1, 3, width).unbind(1)
@@ -40,9 +40,9 @@ class SelfAttention(nn.Module):
     def forward(
         self, hidden: Tensor, keys: Layout, chosen: Tensor | None = None, queries: Layout | None = None
     ) -> Tensor:
-        """``hidden`` [T, H], laid out as ``keys``, to [T, H].
+        """Map ``hidden`` [T, H], laid out as ``keys``, to [T, H].
 
-        With ``chosen``, rows [R, H] out of ``hidden`` laid out as ``queries``, to [R, H] for these alone.
+        With ``chosen``, rows [R, H] of ``hidden`` laid out as ``queries``, the result is only for these: [R, H].
         """
         dropout = self.dropout if self.training else 0.0
         query, key, value = (part.view(part.size(0), self.heads, -1) for part in self.qkv(hidden, chosen))
@@ -51,7 +51,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between, at each position by itself."""
+    """Two matrices with an activation in between, applied to each position separately."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate, config.hidden)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., H] to [..., H]."""
+        """Map [..., H] to [..., H]."""
         return self.down(self.activation(self.up(hidden)))
 
 
@@ -73,12 +73,12 @@ class Residual(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, residual: Tensor, hidden: Tensor) -> Tensor:
-        """Two [..., H] to [..., H]."""
+        """Map two [..., H] to [..., H]."""
         return self.kernels.add(residual, hidden, self.dropout if self.training else 0.0)
 
 
 class Dropout(nn.Module):
-    """Dropout by the device's kernel."""
+    """Dropout with the device's kernel."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -86,10 +86,10 @@ class Dropout(nn.Module):
         self.probability = probability
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[...] to [...]."""
+        """Map [...] to [...]."""
         return self.kernels.drop(hidden, self.probability if self.training else 0.0)
 
 
 def layer_norm(config: ModelConfig, affine: bool = True) -> nn.Module:
-    """A LayerNorm over the hidden dimension, which reduces in fp32 whatever the input's precision."""
+    """A LayerNorm over the hidden dimension that reduces in fp32 for any precision of the input."""
     return nn.LayerNorm(config.hidden, eps=config.norm_eps, elementwise_affine=affine)

@@ -1,4 +1,4 @@
-"""What a model weighs and costs, from its description alone: parameter names and shapes, and training FLOPs."""
+"""Size and cost of a model, from its description: parameter names and shapes, and training FLOPs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def parameter_shapes(config: ModelConfig) -> Shapes:
-    """Name and shape of every parameter, in the order of ``build(config).named_parameters()``.
+    """Return name and shape of every parameter, in the order of ``build(config).named_parameters()``.
 
     These names are an interface: checkpoints, states, growth and export rely on them. The decoder of the MLM head is
     the token embedding itself, so it is listed once, as ``embeddings.tokens.weight``.
@@ -22,20 +22,20 @@ def parameter_shapes(config: ModelConfig) -> Shapes:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """How many numbers are trained; the tied embedding counts once."""
+    """Return the number of trained parameters; the tied embedding counts once."""
     return sum(prod(shape) for shape in parameter_shapes(config).values())
 
 
 def training_flops(config: ModelConfig, sequence_length: int, predicted: float) -> float:
-    """Floating-point operations to train on one sequence, forward and backward.
+    """Return the floating-point operations to train on one sequence, forward and backward.
 
-    A multiplication and an addition are two; the backward pass costs twice the forward pass. The encoder's matrices,
-    the attention scores, and the MLM head at the predicted positions only. Norms, activations, the NSP head and
-    recomputation are left out, as is usual for model FLOPs.
+    A multiply-add counts as two; the backward pass costs twice the forward pass. Included are the encoder's matrices,
+    the attention scores, and the MLM head at the predicted positions. Norms, activations, the NSP head and
+    recomputation are excluded, as is usual for model FLOPs.
 
     Args:
         sequence_length: tokens, without padding.
-        predicted: masked positions of a sequence, on average.
+        predicted: average number of masked positions per sequence.
     """
     hidden, length = config.hidden, sequence_length
     matrices = 4 * hidden * hidden + 2 * hidden * config.intermediate

@@ -1,6 +1,6 @@
-"""How a batch lies in memory: T tokens in one row, and where each sequence begins and ends.
+"""The memory layout of a batch: T tokens in one row, and where each sequence begins and ends.
 
-Padding costs as much as text in every matrix product, so the layers see real tokens only. Attention alone has to know
+Padding costs as much as text in every matrix product, so the layers only see real tokens. Only attention needs to know
 which tokens belong together; it finds that in a ``Layout``.
 """
 
@@ -16,17 +16,17 @@ from torch import Tensor
 from stacking.data.unpad import I64, Unpadded, positions_in
 
 _ALIKE = 0.75
-"""Sequences share a group while the shortest has at least this share of the longest's tokens."""
+"""Sequences share a group if the shortest has at least this share of the longest's tokens."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Sequences of about one length as a rectangle, for kernels that know nothing else."""
+    """Sequences of similar length as a rectangle, for kernels that require one."""
 
     sequences: int
     length: int
     mask: Tensor | None
-    """bool [sequences, 1, 1, length], True at tokens; None: no empty place has to be hidden."""
+    """bool [sequences, 1, 1, length], True at tokens; None: no empty place needs masking."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Layout:
     """How T rows divide into B sequences."""
 
     groups: tuple[Group, ...]
-    """Between them they hold every sequence once. Their places are numbered through, one group after the other."""
+    """Together they contain every sequence once. Places are numbered consecutively, group by group."""
     rows: Tensor | None
-    """int64 [places]: the row that stands at each place, an empty one repeats a row; None: all rows in their order."""
+    """int64 [places]: the row at each place; an empty place repeats a row; None: all rows in order."""
     places: Tensor | None
-    """int64 [T]: the place of each row; None: all rows in their order."""
+    """int64 [T]: the place of each row; None: all rows in order."""
     offsets: Tensor
     """int32 [B + 1]: where each sequence begins, and the end of the last."""
     longest: int
@@ -46,7 +46,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a model reads: T tokens of B sequences, P of them masked."""
+    """The input of a model: T tokens of B sequences, P of them masked."""
 
     input_ids: Tensor
     """int64 [T]."""
@@ -56,7 +56,7 @@ class Tokens:
     """int64 [T], from 0 in each sequence."""
     layout: Layout
     needed: Tensor
-    """int64 [R]: the rows that a head looks at, sequence by sequence: its first token, then its masked ones."""
+    """int64 [R]: the rows that a head needs, sequence by sequence: its first token, then its masked ones."""
     needed_layout: Layout
     """How the R rows divide into the same groups of the same sequences."""
     first: Tensor
@@ -66,19 +66,19 @@ class Tokens:
 
 
 def unpadded_tokens(batch: Unpadded, grouped: bool = True) -> Tokens:
-    """The tokens of a batch without padding, in the host's memory.
+    """Return the tokens of a batch without padding, in host memory.
 
     Args:
-        grouped: several rectangles of sequences of about one length; False: one rectangle as wide as the longest.
+        grouped: use several rectangles of sequences of similar length; False: one rectangle as wide as the longest.
     """
     return _tokens(batch, _groups(batch.lengths) if grouped else [np.arange(len(batch.lengths))])
 
 
 def padded_tokens(input_ids: I64, segment_ids: I64, attention_mask: np.ndarray | None, mlm_positions: I64) -> Tokens:
-    """The tokens of B padded sequences [B, S]: padding is computed with, and hidden from attention.
+    """Return the tokens of B padded sequences [B, S]; padding is computed, but masked in attention.
 
     Args:
-        attention_mask: bool [B, S], True = real token, with all padding at the ends; None: nothing is padded.
+        attention_mask: bool [B, S], True = real token, with all padding at the ends; None: no padding.
         mlm_positions: int64 [P], ascending flat indices ``b * S + s``.
     """
     batch, length = input_ids.shape
@@ -101,13 +101,13 @@ def padded_tokens(input_ids: I64, segment_ids: I64, attention_mask: np.ndarray |
 
 
 def to(tokens: Tokens, device: torch.device) -> Tokens:
-    """``tokens`` on ``device``, as `copied`."""
+    """Return ``tokens`` on ``device``, as `copied`."""
     moved: dict[str, Any] = {name: _moved(value, device) for name, value in vars(tokens).items()}
     return Tokens(**moved)
 
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``; from pinned memory and without waiting for it where that is a GPU."""
+    """Copy ``tensor`` to ``device``; to a GPU from pinned memory and asynchronously."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -145,7 +145,7 @@ def _tokens(batch: Unpadded, groups: list[np.ndarray]) -> Tokens:
 
 
 def _groups(lengths: I64) -> list[np.ndarray]:
-    """The sequences of each group, so that few places stay empty: neighbours in length stand together."""
+    """Group the sequences so that few places are empty: neighbours in length share a group."""
     if (lengths == lengths[0]).all():
         return [np.arange(len(lengths))]
     order = np.argsort(-lengths, kind="stable")
@@ -158,7 +158,7 @@ def _groups(lengths: I64) -> list[np.ndarray]:
 
 
 def _layout(lengths: I64, groups: list[np.ndarray], masked: bool) -> Layout:
-    """``masked`` says whether empty places must be hidden: those of keys must, those of queries are never read."""
+    """Lay out the rows; ``masked``: whether empty places need masking, as those of keys do and of queries do not."""
     ends = np.cumsum(lengths)
     offsets = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
     longest = int(lengths.max())

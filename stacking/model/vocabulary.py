@@ -1,7 +1,7 @@
 """Scores of N hidden vectors against V token embeddings: one large product, whose speed depends on its layout.
 
-V is seldom a multiple of anything: 30,522 values in a row start most rows where neither vector units nor tensor cores
-like them to start.
+V is rarely a multiple of a power of two: with 30,522 values per row, most rows are misaligned for vector units and
+tensor cores.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _ALIGNED = 64
-"""Elements; 128 bytes in 16 bits."""
+"""In elements; 128 bytes in 16 bits."""
 
 
 def rows(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``hidden`` [N, H] times ``weight`` [V, H], plus ``bias`` [V], to [N, V]."""
+    """Multiply ``hidden`` [N, H] by ``weight`` [V, H] and add ``bias`` [V]: [N, V]."""
     return F.linear(hidden, weight, bias)
 
 
 def columns(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same, stored by column: on a CPU up to 1.8 times as fast as by row."""
+    """Compute the same, stored by column: on a CPU up to 1.8 times as fast as by row."""
     if bias is None:
         return (weight @ hidden.t()).t()
     return torch.addmm(bias[:, None], weight, hidden.t()).t()
 
 
 def aligned_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same, with every row starting at a multiple of 128 bytes, as tensor cores want it."""
+    """Compute the same, with every row starting at a multiple of 128 bytes, as tensor cores require."""
     scores: Tensor = _AlignedRows.apply(hidden, weight, bias)
     return scores
 

@@ -308,11 +308,11 @@ def _of_leaves(found: Examination, row: Row) -> list[Row]:
 
 
 def table(rows: tuple[Row, ...]) -> str:
-    """The rows for a terminal."""
+    """Render the rows for a terminal."""
     cells = [
         (row.key, row.said, row.verdict, "; ".join(filter(None, (row.problem, row.done or row.remedy)))) for row in rows
     ]
-    head = ("key", "says", "verdict", "what was done, and why")
+    head = ("key", "says", "verdict", "action and reason")
     widths = [min(most, max(len(row[i]) for row in (head, *cells))) for i, most in ((0, 58), (1, 28), (2, 20))]
     lines = []
     for row in (head, *cells):

@@ -1,4 +1,4 @@
-"""Text for people must not end the work: a stream that outlives its terminal and the disk behind it."""
+"""Keeps output errors from ending the work: a stream that survives a closed terminal and a full disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TextIO, cast
 
 
 class _Lenient:
-    """A text stream that loses what cannot be written instead of raising."""
+    """A text stream that drops what it cannot write instead of raising."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -26,5 +26,5 @@ class _Lenient:
 
 
 def lenient(stream: TextIO) -> TextIO:
-    """``stream``, without the errors of a closed terminal or of a full disk."""
+    """Wrap ``stream`` to ignore the errors of a closed terminal or a full disk."""
     return cast(TextIO, _Lenient(stream))

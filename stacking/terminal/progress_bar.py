@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a plain line now and then anywhere else."""
+"""Shows progress: a bar on a terminal, otherwise an occasional plain line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function that is called with (how much is done, how much there is in all)."""
-    if not sys.stderr.isatty():  # and rich, which takes longer to import than growing takes, is not needed
+    """Yield a function to call with (amount done, total amount)."""
+    if not sys.stderr.isatty():  # without rich, which takes longer to import than growing does
         yield _Lines(label).update
         return
     from rich.console import Console
@@ -27,7 +27,7 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is called with how much of ``total`` was just done."""
+    """Yield a function to call with the newly done part of ``total``."""
     done = 0
     with bar(label) as update:
 
@@ -40,7 +40,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class _Lines:
-    """Progress for logs: one line every few seconds; work that ends before the first one stays silent."""
+    """Progress for logs: one line every few seconds; work that ends before the first one prints nothing."""
 
     def __init__(self, label: str) -> None:
         self.label, self.shown = label, time.monotonic()

@@ -95,7 +95,7 @@ def _swap_documents(folder: Path) -> None:
         (_remove_manifest, "is not a prepared data folder"),
         (_change(kind="state"), "holds 'state', not data"),
         (_change(format=2), "has format 2"),
-        (_change(vocabulary=50), "where the vocabulary ends at 49"),
+        (_change(vocabulary=50), "but the vocabulary ends at 49"),
         (_cut_tokens, r"00000.tokens.npy: has .* bytes where the manifest says"),
         (_remove_sentences, "00000.sentences.npy: is missing"),
         (_raise_token, "token id 60,000 where the vocabulary ends"),

@@ -59,7 +59,7 @@ def test_a_mixed_folder_is_read_whole_and_the_rest_named(tmp_path: Path) -> None
     assert passed_over(tmp_path) == {
         ".git": "hidden",
         "a.pdf": "suffix .pdf",
-        "config.json": "JSON, but neither an object a line nor a list of objects",
+        "config.json": "JSON, but neither one object per line nor a list of objects",
         "gone.txt": "broken link",
         "latin": "not UTF-8",
         "pipe.txt": "not a regular file",

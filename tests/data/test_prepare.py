@@ -314,7 +314,7 @@ def test_berts_own_format_is_recognised(tmp_path: Path, documents: int, plain: b
     summary = summarise(run([path], tmp_path / "out", held_out=0.2, say=told.append).manifest)
     assert (summary.documents, summary.sentences) == (documents, 8 * documents)
     assert summary.share_held_out == pytest.approx(0.2, abs=0.015)
-    assert told == [f"{path}: reading 1 file as lines (a sentence a line)"] and not list(summary.warnings())
+    assert told == [f"{path}: reading 1 file as lines (one sentence per line)"] and not list(summary.warnings())
 
 
 def test_every_file_of_a_mixed_folder_is_read_whatever_the_workers(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_every_file_of_a_mixed_folder_is_read_whatever_the_workers(tmp_path: Pat
     (source,) = manifests[0]["source"]
     assert source["formats"] == {"text": 6, "jsonl": 1, "lines": 1, "wiki": 1}
     assert (source["documents"], source["empty"], source["passed_over"]) == (6 + 20 + 10 + 9, 1, 1)
-    assert f"{folder}: passing over 1 (suffix .pdf): a.pdf" in told
+    assert f"{folder}: skipping 1 (suffix .pdf): a.pdf" in told
     assert "wiki articles" in told[0] and "<" not in (tmp_path / "1/vocab.txt").read_text()
 
 
@@ -414,7 +414,7 @@ def test_a_result_that_a_link_of_the_input_leads_to_is_refused(tmp_path: Path) -
     folder = write_corpus(tmp_path / "text", documents=3)
     elsewhere = write_corpus(tmp_path / "elsewhere", documents=3, seed=1)
     (folder / "link").symlink_to(elsewhere)
-    with pytest.raises(UserError, match="leads to the folder of --out"):
+    with pytest.raises(UserError, match="points to the folder of --out"):
         run([folder], elsewhere / "out")
 
 

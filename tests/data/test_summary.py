@@ -38,8 +38,8 @@ def test_the_figures_are_those_of_both_splits() -> None:
     ("changes", "warning"),
     [
         ({}, None),
-        ({"held_out": 0.01}, "10.0% of the tokens are held out where 1.0% was asked for"),
-        ({"held_out": 0.6}, "10.0% of the tokens are held out where 60.0% was asked for"),
+        ({"held_out": 0.01}, "10.0% of the tokens are held out instead of 1.0%"),
+        ({"held_out": 0.6}, "10.0% of the tokens are held out instead of 60.0%"),
         ({"held_out": 0.01, "given": True}, None),
         ({"sentences": 60}, "a sentence has 125.0 tokens"),
         ({"sentences": 9000}, "a sentence has 2.2 tokens"),
@@ -57,8 +57,8 @@ def test_what_is_passed_over_is_told_by_its_reason() -> None:
     passed = [(Path(f"x/{number}.pdf"), "suffix .pdf") for number in range(5)] + [(Path("x/.git"), "hidden")]
     assert read_as("x", {"jsonl": 1, "text": 2}, passed) == [
         "x: reading 1 file as JSON lines, 2 files as text (paragraphs)",
-        "x: passing over 1 (hidden): .git",
-        "x: passing over 5 (suffix .pdf): 0.pdf, 1.pdf, 2.pdf, ...",
+        "x: skipping 1 (hidden): .git",
+        "x: skipping 5 (suffix .pdf): 0.pdf, 1.pdf, 2.pdf, ...",
     ]
 
 
@@ -69,7 +69,7 @@ def test_the_command_prints_it_for_people_and_for_programs(tmp_path: Path) -> No
     command += ["--text-key", "content", "--vocabulary-size", "300", "--held-out", "0.2"]
     first, second = CliRunner().invoke(cli, command), CliRunner().invoke(cli, [*command, "--json"])
     assert first.exit_code == second.exit_code == 0
-    assert f"{tmp_path / 'out'} prepared\n" in first.stdout and "sentences   400, 10.0 a document" in first.stdout
+    assert f"{tmp_path / 'out'} prepared\n" in first.stdout and "sentences   400, 10.0 per document" in first.stdout
     found = json.loads(second.stdout)
     assert (found["already_there"], found["sentences"], found["warnings"]) == (True, 400, [])
     assert found["share_held_out"] == pytest.approx(0.2, abs=0.03)

@@ -20,22 +20,22 @@ def tokenizer(*words: str, lowercase: bool = True, strip_accents: bool | None = 
 @pytest.mark.parametrize(
     ("given", "text", "cause"),
     [
-        (tokenizer("ACGT", "CGTA"), "ACGT CGTA ACGT", "it lower-cases, and the vocabulary has upper-case entries"),
+        (tokenizer("ACGT", "CGTA"), "ACGT CGTA ACGT", "it lower-cases, but the vocabulary has upper-case entries"),
         (
             tokenizer("acgt", "cgta", lowercase=False),
             "ACGT CGTA",
-            "it keeps upper case, and the vocabulary has lower-case",
+            "it keeps upper case, but the vocabulary has lower-case",
         ),
-        (tokenizer("müde", "schön"), "müde schön", "it strips accents, and the vocabulary has them"),
+        (tokenizer("müde", "schön"), "müde schön", "it strips accents, but the vocabulary has them"),
         (
             tokenizer("mude", "schon", strip_accents=False),
             "müde schön",
-            "it keeps accents, and the vocabulary has none",
+            "it keeps accents, but the vocabulary has none",
         ),
         (tokenizer("a", "##a"), "a" * 500, "words are longer than its 100 characters"),
         (tokenizer("a", "##b"), "река течёт", "lacks 6 characters of the text (Cyrillic: "),
         (tokenizer("a", "##b"), "中文。", "(Cjk and punctuation: "),
-        (tokenizer("ab", "c"), "ba", "the vocabulary has whole words alone"),
+        (tokenizer("ab", "c"), "ba", "the vocabulary only has whole words"),
         (tokenizer("ab", "##c"), "ba", "the vocabulary was made for other text"),
     ],
 )

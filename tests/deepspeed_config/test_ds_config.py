@@ -87,7 +87,7 @@ WRONG = {
     ),
     "fp16 on a CPU": (
         '{"fp16": {"enabled": true}}',
-        "ds.json: fp16.enabled: fp16 on cpu: CPUs compute it by emulation; use fp32",
+        "ds.json: fp16.enabled: fp16 on cpu: CPUs emulate it; use fp32",
     ),
     "16-bit master weights": (
         '{"bf16": {"enabled": true, "bf16_master_weights_and_grads": true}}',

@@ -56,7 +56,7 @@ def test_a_gpu_that_no_rank_uses_does_not_matter() -> None:
 
 def test_fp16_on_a_p40_is_refused_by_deepspeed() -> None:
     fp16, bf16 = findings("precision", machine(P40))
-    assert (fp16.level, fp16.found.count("DeepSpeed refuses it")) == ("note", 1)
+    assert (fp16.level, fp16.found.count("DeepSpeed rejects it")) == ("note", 1)
     assert (bf16.level, "emulated; DeepSpeed accepts it all the same" in bf16.found) == ("note", True)
     fp16, _ = findings("precision", machine(P40, plan=plan_for("fp16", device="p40")))
     assert (fp16.level, fp16.advice) == ("error", "set precision to fp32 in the recipe")
@@ -147,4 +147,4 @@ def test_a_stage_that_does_not_fit_on_the_gpu_is_told() -> None:
 
 def test_without_deepspeed_nothing_is_said_about_what_it_takes() -> None:
     found = findings("precision", machine(P40, deepspeed=None))
-    assert len(found) == 2 and all("DeepSpeed takes" not in finding.found for finding in found)
+    assert len(found) == 2 and all("DeepSpeed accepts" not in finding.found for finding in found)

@@ -193,8 +193,8 @@ def test_sinusoids_run_from_one_radian_a_token_to_a_ten_thousandth() -> None:
     [
         ({"heads": 5}, "does not divide into 5 heads"),
         ({"padding_id": 101}, "outside the vocabulary"),
-        ({"positions": "sinusoidal"}, "take variant pre_ln"),
-        ({"norm_affine": False}, "take variant pre_ln"),
+        ({"positions": "sinusoidal"}, "use variant pre_ln"),
+        ({"norm_affine": False}, "use variant pre_ln"),
         ({"variant": "pre_ln", "positions": "sinusoidal", "hidden": 33, "heads": 3}, "even hidden"),
     ],
 )

@@ -121,13 +121,13 @@ WRONG = {
     "fp16 on a CPU": (
         "name: small",
         "precision: fp16",
-        "precision: fp16 on cpu: CPUs compute it by emulation; use fp32",
+        "precision: fp16 on cpu: CPUs emulate it; use fp32",
     ),
     "fp16 on a P40": (
         "name: small",
         "precision: fp16\nlaunch: {device: p40, ranks: 1}",
         "precision: fp16 on p40: Pascal has no tensor cores and computes it no faster than fp32, and "
-        "DeepSpeed refuses it on compute capability 6.x; use fp32",
+        "DeepSpeed rejects it on compute capability 6.x; use fp32",
     ),
     "bf16 on a V100": (
         "name: small",

@@ -34,7 +34,9 @@ def transfers(facts: Facts) -> Iterator[Finding]:
     where = f"{found.ranks} ranks on {found.nodes} node{'s' if found.nodes > 1 else ''}"
     said = f"{rates} GB/s ({best[0].bytes >> 20} MiB, {found.backend}, {where}){delay}"
     slow = found.nodes > 1 and found.backend == "nccl" and min(t.bandwidth for t in best) < _SLOW_NETWORK
-    advice = "set `interface` in the site file to the fast network; NCCL_DEBUG=INFO says what is used" if slow else ""
+    advice = (
+        "set `interface` in the site file to the fast network; NCCL_DEBUG=INFO shows the one in use" if slow else ""
+    )
     yield Finding("warning" if slow else "ok", "collectives", said, advice)
 
 

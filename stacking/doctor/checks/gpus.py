@@ -185,7 +185,7 @@ def _emulated_by_cpu(facts: Facts, row: DeviceClass) -> str:
 
 def _refusal(why: str | None) -> str:
     words = "DeepSpeed rejects it here"
-    return words if why is None else why if "DeepSpeed refuses" in why else f"{why}; {words}"
+    return words if why is None else why if "DeepSpeed rejects" in why else f"{why}; {words}"
 
 
 def _driver_advice(capability: Capability, major: int) -> str:

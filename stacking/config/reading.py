@@ -1,4 +1,4 @@
-"""Reading what people write, YAML and JSON, without guessing: every mistake becomes one line that names the place."""
+"""Reads YAML and JSON files strictly: every mistake becomes a one-line error that names its location."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from stacking.errors import UserError
 
 _LISTED = 20
-"""Names that one line can hold."""
+"""Maximum number of names listed in one line."""
 _COMPARED, _LONGEST_NAME = 1_000, 100
-"""Names that a misspelt one is compared with, and the characters of one that can be meant."""
+"""Maximum number of names to compare a misspelt name with, and maximum length of such a name."""
 _LARGEST = 16 << 20
-"""Bytes of a file that a person has written."""
+"""Maximum size of a user's file, in bytes."""
 _LARGEST_YAML, _MOST_NODES = 1 << 20, 200_000
-"""Characters of a YAML text, which is slow to read, and values in it with all its aliases written out."""
+"""Maximum number of characters of a YAML text, which is slow to parse, and of values with aliases expanded."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """What to say about a misspelt ``name``: the nearest of ``names``, or all of them if they are few."""
+    """Returns a remedy for a misspelt ``name``: the nearest of ``names``, or all of them if they are few."""
     names = list(islice(names, _COMPARED))
     found = difflib.get_close_matches(name, names, n=1, cutoff=0.6) if len(name) <= _LONGEST_NAME else []
     if found:
         return f"did you mean {found[0]!r}?"
-    return f"choose one of {', '.join(names)}" if len(names) <= _LISTED else "remove it: no known name is like it"
+    return f"choose one of {', '.join(names)}" if len(names) <= _LISTED else "remove it: no known name is similar"
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in the file, short enough for one line."""
+    """Formats a value as in the file, shortened to fit on a line."""
     try:
         text = "a mapping" if isinstance(value, dict) else json.dumps(value, default=str, ensure_ascii=False)
-    except (RecursionError, ValueError):  # nested as deeply as can be read, or in itself
+    except (RecursionError, ValueError):  # nested too deeply, or recursive
         text = "a nested value"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def one_of(names: Iterable[str]) -> BeforeValidator:
-    """Accepts the names in ``names``, looked up when a value is read: a row added to a table is a name at once."""
+    """Validates that a value is one of ``names``, evaluated at each read so that new table rows are accepted."""
 
     def check(value: Any) -> Any:
         if not isinstance(value, str) or value not in names:
@@ -56,22 +56,22 @@ def one_of(names: Iterable[str]) -> BeforeValidator:
 
 
 def complaint(problem: str, remedy: str) -> PydanticCustomError:
-    """What a validator raises: ``user_error`` turns it into a UserError with the place added."""
+    """Returns an exception for validators; ``user_error`` turns it into a UserError that names the location."""
     return PydanticCustomError("complaint", "{problem}", {"problem": problem, "remedy": remedy})
 
 
 def _one_word(value: str) -> str:
     if not value or re.search(r"""[\s"'#\\]|[^\x21-\x7e]""", value):
-        raise complaint(f"is {shown(value)}, not a plain word", "write it without blanks, quotes, # and \\")
+        raise complaint(f"is {shown(value)}, not a plain word", "write it without spaces, quotes, # and \\")
     return value
 
 
 Word = Annotated[str, AfterValidator(_one_word)]
-"""A value that stands in a line which is not a shell's, such as ``#SBATCH --partition=…``, without quotes."""
+"""A value for unquoted use in a line that no shell reads, such as ``#SBATCH --partition=…``."""
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file that a user named."""
+    """Returns the UTF-8 text of a user's file."""
     try:
         with open(path, "rb") as file:
             data = file.read(_LARGEST + 1)
@@ -91,7 +91,7 @@ def read_text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but ``1e-4`` is a number, ``24:00:00`` is not, and no key may be given twice."""
+    """Reads YAML 1.1 like PyYAML, but ``1e-4`` is a number, ``24:00:00`` is not, and duplicate keys are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -108,15 +108,15 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 _SEXAGESIMAL = re.compile(r"^[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$")
-for _first in "-+0123456789":  # before the resolvers that make seconds of it
+for _first in "-+0123456789":  # takes precedence over the resolver for sexagesimal numbers
     _Loader.yaml_implicit_resolvers[_first].insert(0, ("tag:yaml.org,2002:str", _SEXAGESIMAL))
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Refuse what grows without end when its aliases are followed.
+    """Rejects documents that become recursive or too large when their aliases are expanded.
 
     Raises:
-        yaml.MarkedYAMLError: an alias stands inside what it stands for, or all together stand for too much.
+        yaml.MarkedYAMLError: an alias contains itself, or the expanded document is too large.
     """
     sizes: dict[int, int] = {}
     entered: set[int] = set()
@@ -138,10 +138,10 @@ def _check_size(root: yaml.Node) -> None:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text.
+    """Parses a YAML text.
 
     Raises:
-        UserError: the syntax is wrong, or a key is given twice; names the line.
+        UserError: the syntax is invalid or a key is duplicated; the message names the line.
     """
     if len(text) > _LARGEST_YAML:
         raise UserError(where, f"is larger than {_LARGEST_YAML >> 20} MiB", "check the path")
@@ -164,12 +164,12 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(where, "is nested too deeply", "check its brackets") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(where, f"is not YAML ({str(error).partition(';')[0]})", "check the file") from None
-    except Exception:  # PyYAML trusts that a value is of the type that its tag claims
-        raise UserError(where, "has a tag that does not fit its value", "leave out what begins with !!") from None
+    except Exception:  # PyYAML does not check that a value matches its tag
+        raise UserError(where, "has a tag that does not fit its value", "remove the tag that begins with !!") from None
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Reads a YAML file that holds a mapping.
 
     Raises:
         UserError: the file is missing, not UTF-8, not YAML, or not a mapping of names to values.
@@ -182,10 +182,10 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
 
 
 def read_json_mapping(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Reads a JSON file that holds an object.
 
     Raises:
-        UserError: the file is missing, not JSON (names the line), not an object, or gives a key twice.
+        UserError: the file is missing, not JSON (names the line), not an object, or has a duplicate key.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def read_json_mapping(path: Path) -> dict[str, Any]:
         raise UserError(place, f"is not JSON ({error.msg})", "check commas, quotes and brackets") from None
     except RecursionError:
         raise UserError(path, "is nested too deeply", "check its brackets") from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise UserError(path, f"is not JSON ({str(error).partition(';')[0]})", "correct it") from None
     if not isinstance(value, dict):
         raise UserError(path, f"is {shown(value)}, not an object", "start it with '{'")
@@ -211,7 +211,7 @@ def read_json_mapping(path: Path) -> dict[str, Any]:
 
 
 def dotted(location: Sequence[int | str]) -> str:
-    """``("stages", 1, "layers")`` as ``stages[1].layers``."""
+    """Formats ``("stages", 1, "layers")`` as ``stages[1].layers``."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -219,7 +219,7 @@ def dotted(location: Sequence[int | str]) -> str:
 
 
 def user_error(error: ValidationError, model: type[BaseModel], where: str | Path) -> UserError:
-    """The first of pydantic's complaints about ``model`` as one line, with the number of the others."""
+    """Converts pydantic's first error about ``model`` to one line, with the number of further errors."""
     try:
         details = error.errors(include_url=False)
     except UnicodeEncodeError:
@@ -233,7 +233,7 @@ def user_error(error: ValidationError, model: type[BaseModel], where: str | Path
 
 
 def _walk(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[int | str], type[BaseModel]]:
-    """The location without pydantic's union tags, and the model whose key its last part is."""
+    """Returns the location without pydantic's union tags, and the model that has its last part as a key."""
     kept: list[int | str] = []
     holder, below = model, [model]
     for part in location:
@@ -252,7 +252,7 @@ def _walk(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[i
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Every model class inside a type such as ``tuple[Stage, ...]`` or ``Growth | None``."""
+    """Returns every model class inside a type such as ``tuple[Stage, ...]`` or ``Growth | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for inner in get_args(annotation) for model in _models_in(inner)]
@@ -276,7 +276,7 @@ _BOUND_WORDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le":
 
 
 def _words(detail: ErrorDetails, key: str, holder: type[BaseModel]) -> tuple[str, str]:
-    """Problem and remedy of one of pydantic's complaints."""
+    """Returns the problem and remedy of one of pydantic's errors."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "complaint":
         return str(context["problem"]), str(context["remedy"])

@@ -1,7 +1,7 @@
-"""What the user wants: the YAML file that a person writes, checked key by key.
+"""Defines and validates recipes, the YAML files in which users describe a run.
 
-Every key has a default except what only the user knows: how deep each stage is, how long it lasts, the first batch
-and the first learning rate. Unknown keys are refused with the nearest name. Nothing is resolved here; `plan` does it.
+Every key has a default, except the depth and length of each stage, the first batch and the first learning rate.
+Unknown keys are rejected, and the message suggests the nearest name. `plan` resolves the recipe; this module does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def _whole(value: Any) -> Any:
-    """``1e9`` is a whole number too."""
+    """Converts ``1e9`` to a whole number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -60,27 +60,27 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """What is trained on."""
+    """Defines the training data."""
 
     path: str | None = None
-    """The folder that `stacking prepare` wrote. A plan can be made without it; a run cannot."""
+    """The folder written by `stacking prepare`. Optional for a plan, required for a run."""
     samples: Samples = "segment-pair"
     """``sentence-pair`` (Gong et al.), ``segment-pair`` (Google's BERT) or ``packed`` (no next-sentence task)."""
     sequence_length: Annotated[int, BeforeValidator(_whole), Field(ge=8, le=WIDEST)] = 128
-    """Tokens per sample, special tokens and padding included."""
+    """Tokens per sample, including special tokens and padding."""
     mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the tokens to predict."""
+    """Share of the tokens that are masked and predicted."""
     max_epochs: Positive | None = None
-    """Refuse a schedule that goes through the data more often than this; null: no limit."""
+    """Reject schedules with more passes over the data than this; null: no limit."""
 
 
 class Model(_Section):
-    """Everything about the model but its depth, which the stages say."""
+    """Defines the model except its depth, which each stage sets."""
 
     variant: Variant = "post_ln"
     """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al."""
     shape: Annotated[str, one_of(SHAPES)] = "bert-base"
-    """Where ``hidden``, ``heads`` and ``intermediate`` come from when they are not given."""
+    """The source of ``hidden``, ``heads`` and ``intermediate`` where they are not given."""
     hidden: Width | None = None
     """Width of the residual stream; null: the shape's."""
     heads: Width | None = None
@@ -88,9 +88,9 @@ class Model(_Section):
     intermediate: Width | None = None
     """Width of the feed-forward layer; null: 4 x hidden."""
     vocabulary: Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**31)] | None = None
-    """Rows of the token embedding; null: as many as the data has, or 30,522 where there is none yet."""
+    """Rows of the token embedding; null: the data's vocabulary size, or 30,522 without data."""
     max_positions: Width = 512
-    """Longest sequence that the model can take, in tokens."""
+    """Maximum sequence length of the model, in tokens."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     norm_affine: bool = True
     """Whether the encoder's LayerNorms have a scale and a bias."""
@@ -103,19 +103,19 @@ class Model(_Section):
 
 
 class Optimizer(_Section):
-    """Adam with decoupled weight decay."""
+    """Defines Adam with decoupled weight decay."""
 
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
     eps: Positive = 1e-6
     weight_decay: NotNegative = 0.01
     weight_decay_on: Literal["matrices", "all"] = "matrices"
-    """``matrices`` spares biases and LayerNorms; ``all`` decays every parameter, as Gong et al. do."""
+    """``matrices`` excludes biases and LayerNorms; ``all`` decays every parameter, as in Gong et al."""
     clip: NotNegative = 1.0
-    """Largest norm of the gradient; 0: no clipping."""
+    """Maximum norm of the gradient; 0: no clipping."""
 
 
 class StagesSchedule(_Section):
-    """Each stage has its own warm-up and slope; a stage starts where the one before it ended."""
+    """Gives each stage its own warm-up and slope; a stage starts where the previous one ended."""
 
     kind: Literal["stages"] = "stages"
     rewarmup_steps: CountOrZero = 0
@@ -123,32 +123,32 @@ class StagesSchedule(_Section):
 
 
 class WarmupStableDecay(_Section):
-    """One warm-up, one plateau and one decay over the whole run, whatever the stages are."""
+    """Applies one warm-up, one plateau and one decay to the whole run, independent of its stages."""
 
     kind: Literal["warmup-stable-decay"]
     peak: Positive
     """The learning rate of the plateau."""
     warmup_steps: CountOrZero = 0
     decay_share: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Share of the run's steps over which the rate falls linearly to ``final``."""
+    """Share of the run's steps during which the rate falls linearly to ``final``."""
     final: NotNegative = 0.0
     rewarmup_steps: CountOrZero = 0
     """Steps of a linear rise from 0 after each growth; 0: none."""
 
 
 class _Warmup(_Section):
-    """What DeepSpeed's schedules with a warm-up share."""
+    """Holds the common keys of DeepSpeed's schedules with a warm-up."""
 
     warmup_num_steps: Count = 1000
-    """Updates until the warm-up ends; DeepSpeed makes at least 2 of it."""
+    """Updates until the warm-up ends; DeepSpeed uses at least 2."""
     warmup_type: Literal["log", "linear"] = "log"
-    """Whether the rate rises with the logarithm of the step or in a straight line."""
+    """Whether the rate rises with the logarithm of the step or linearly."""
     rewarmup_steps: CountOrZero = 0
     """Steps of a linear rise from 0 after each growth; 0: none."""
 
 
 class WarmupLR(_Warmup):
-    """DeepSpeed's schedule of that name over the whole run: a warm-up, then a constant rate."""
+    """DeepSpeed's schedule of this name over the whole run: a warm-up, then a constant rate."""
 
     kind: Literal["WarmupLR"]
     warmup_min_lr: NotNegative = 0.0
@@ -157,41 +157,41 @@ class WarmupLR(_Warmup):
 
 
 class WarmupDecayLR(_Warmup):
-    """DeepSpeed's schedule of that name over the whole run: a warm-up, then a straight line to 0."""
+    """DeepSpeed's schedule of this name over the whole run: a warm-up, then a linear decay to 0."""
 
     kind: Literal["WarmupDecayLR"]
     warmup_min_lr: NotNegative = 0.0
     warmup_max_lr: Positive = 0.001
     total_num_steps: Count | None = None
-    """Where the rate reaches 0; null: at the end of the run."""
+    """The update at which the rate reaches 0; null: the end of the run."""
 
 
 class WarmupCosineLR(_Warmup):
-    """DeepSpeed's schedule of that name over the whole run: a warm-up, then half a cosine."""
+    """DeepSpeed's schedule of this name over the whole run: a warm-up, then half a cosine."""
 
     kind: Literal["WarmupCosineLR"]
     peak: Positive
     """The rate after the warm-up: in DeepSpeed's JSON, the optimizer's ``lr``."""
     warmup_min_ratio: NotNegative = 0.0
     cos_min_ratio: NotNegative = 0.0001
-    """Share of the peak at which the cosine ends."""
+    """The final rate, as a share of the peak."""
     total_num_steps: Count | None = None
-    """Where the cosine ends; null: at the end of the run."""
+    """The update at which the cosine ends; null: the end of the run."""
 
 
 class OneCycle(_Section):
-    """DeepSpeed's schedule of that name over the whole run, with constant momentum: up, down, then a slow decay."""
+    """DeepSpeed's schedule of this name over the whole run, with constant momentum: up, down, then a slow decay."""
 
     kind: Literal["OneCycle"]
     cycle_min_lr: NotNegative
     cycle_max_lr: Positive
     cycle_first_step_size: Count = 2000
-    """Updates of the rise."""
+    """Updates of the rising phase."""
     cycle_second_step_size: CountOrZero | None = None
-    """Updates of the fall; null: as many as of the rise."""
+    """Updates of the falling phase; null: the same as the rising phase."""
     cycle_first_stair_count: CountOrZero = 0
     cycle_second_stair_count: CountOrZero | None = None
-    """Stairs of the fall; null: as many as of the rise."""
+    """Stair steps of the falling phase; null: the same as the rising phase."""
     decay_step_size: CountOrZero = 0
     decay_lr_rate: NotNegative = 0.0
     rewarmup_steps: CountOrZero = 0
@@ -212,40 +212,40 @@ Schedule = Annotated[
 
 
 class Growth(_Section):
-    """How a shallow model becomes the next, deeper one."""
+    """Defines how a shallow model grows into the next, deeper one."""
 
     operator: Operator = "stack"
     optimizer_state: OptimizerState = "reset"
-    """What becomes of Adam's moments and step count."""
+    """The treatment of Adam's moments and step count."""
 
 
 class StageGrowth(_Section):
-    """What one stage does otherwise than ``growth`` says."""
+    """Overrides ``growth`` for one stage."""
 
     operator: Operator | None = None
     optimizer_state: OptimizerState | None = None
 
 
 class Resources(_Section):
-    """What a job asks a scheduler for; null: what the site file says."""
+    """Defines the resources that a job requests; null: the site file's value."""
 
     nodes: Count | None = None
-    """Null: as many as the ranks need."""
+    """Number of nodes; null: as many as the ranks need."""
     min_nodes: Count | None = None
-    """With ``launch.elastic``: start, and go on after a requeue, on as few as these; null: on ``nodes`` alone."""
+    """With ``launch.elastic``: the minimum number of nodes to start or resume on; null: exactly ``nodes``."""
     hours: Positive | None = None
-    """The time limit. A job that reaches it leaves a checkpoint and goes on in the queue."""
+    """The time limit in hours. A job that reaches it writes a checkpoint and is requeued."""
     partition: Word | None = None
     qos: Word | None = None
 
 
 class LearningRate(_Section):
-    """One stage of a ``stages`` schedule: ``start`` rises to ``peak`` over ``warmup_steps``, then falls to ``end``."""
+    """Defines the rate of a stage: ``start`` rises to ``peak`` over ``warmup_steps``, then falls to ``end``."""
 
     start: NotNegative | None = None
-    """Null: where the stage before ended; in the first stage 0 with a warm-up, else the peak."""
+    """Null: the previous stage's end; in the first stage 0 with a warm-up, otherwise the peak."""
     peak: Positive | None = None
-    """Null: where the stage before ended. The first stage must give it."""
+    """Null: the previous stage's end. Required in the first stage."""
     end: NotNegative | None = None
     """Null: the peak."""
     warmup_steps: CountOrZero = 0
@@ -253,25 +253,25 @@ class LearningRate(_Section):
     @model_validator(mode="after")
     def _rises_in_some_steps(self) -> LearningRate:
         if not self.warmup_steps and None not in (self.start, self.peak) and self.start != self.peak:
-            raise complaint("has a start other than its peak, but no warm-up between them", "give warmup_steps")
+            raise complaint("has different start and peak, but no warm-up between them", "give warmup_steps")
         return self
 
 
 class Stage(_Section):
-    """One depth."""
+    """Defines one stage, which trains at one depth."""
 
     layers: Annotated[int, BeforeValidator(_whole), Field(gt=0, le=MOST_LAYERS)]
     """The number of encoder layers."""
     steps: Count | None = None
-    """Optimizer updates; or give ``tokens``."""
+    """Optimizer updates; alternatively ``tokens``."""
     tokens: Count | None = None
     """Tokens to train on, rounded up to whole updates."""
     batch_sequences: Count | None = None
-    """Sequences per update over all ranks; null: what ``ds_config`` says, else the batch of the stage before."""
+    """Sequences per update over all ranks; null: that of ``ds_config``, otherwise that of the previous stage."""
     batch_tokens: Count | None = None
-    """The same in tokens."""
+    """Tokens per update over all ranks, an alternative to ``batch_sequences``."""
     micro_batch: AutoCount = None
-    """Sequences that one rank computes at once; ``auto``: as many as fit."""
+    """Sequences per forward pass of one rank; ``auto``: as many as fit."""
     ranks: AutoCount = None
     """Processes, one per GPU; ``auto``: ``launch.ranks``."""
     learning_rate: LearningRate | None = None
@@ -280,7 +280,7 @@ class Stage(_Section):
     """Path of a DeepSpeed JSON, or its content; null: the recipe's ``ds_config``."""
     growth: StageGrowth | None = None
     resources: Resources = Resources()
-    """What this stage's job asks for otherwise than ``launch.resources`` says."""
+    """Overrides ``launch.resources`` for this stage's job."""
 
     @model_validator(mode="after")
     def _one_measure_each(self) -> Stage:
@@ -292,44 +292,44 @@ class Stage(_Section):
 
 
 class Launch(_Section):
-    """Where the ranks run."""
+    """Defines where and how the ranks run."""
 
     launcher: LauncherName = "local"
     """``local``: on this machine; ``slurm``: inside a SLURM job; ``mpi``: OpenMPI's mpirun."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto``: the GPUs that there are, else the CPU."""
+    """``auto``: the GPUs if there are any, otherwise the CPU."""
     ranks: AutoCount = None
-    """``auto``: every GPU that the batches divide over; 2 on a CPU."""
+    """``auto``: as many GPUs as divide the batches evenly; 2 on a CPU."""
     device: Device = "auto"
-    """The class of device to plan for; ``auto``: the one that is found."""
+    """The class of device to plan for; ``auto``: this machine's."""
     elastic: bool = False
-    """Whether a stage may go on with fewer ranks than planned, on the same samples in the same updates."""
+    """Whether a stage may run on fewer ranks than planned, with the same samples in the same updates."""
     retries: CountOrZero | None = None
-    """How often a phase that crashed without getting further is tried again; null: 3 in a scheduler's job, else 0."""
+    """Maximum number of retries of a crashed phase without progress; null: 3 in a scheduler's job, otherwise 0."""
     retry_seconds: Positive = 10.0
-    """The pause before the first of them; each further one is twice as long."""
+    """The pause before the first retry, in seconds; each following pause is twice as long."""
     resources: Resources = Resources()
-    """What `stacking submit` asks for, for every job that trains."""
+    """The resources that `stacking submit` requests for every training job."""
 
 
 class Checkpoint(_Section):
-    """When training can go on after a crash."""
+    """Defines when checkpoints are written."""
 
     every_steps: Count = 1000
     keep: Count = 2
-    """How many checkpoints of a stage stay on disk."""
+    """Number of checkpoints to keep per stage."""
 
 
 class Evaluation(_Section):
-    """Loss on the held-out split."""
+    """Defines the evaluation on the held-out split."""
 
     every_steps: Count = 1000
     samples: Count = 2048
-    """How many held-out samples are scored, or all if there are fewer."""
+    """Maximum number of held-out samples to score."""
 
 
 class Recipe(_Section):
-    """A whole run."""
+    """Defines a whole run."""
 
     name: str = ""
     """Null: the file's name."""
@@ -337,16 +337,16 @@ class Recipe(_Section):
     data: Data = Data()
     model: Model = Model()
     start: str | None = None
-    """A state folder or a Hugging Face BERT folder to go on from; null: random weights."""
+    """A state folder or a Hugging Face BERT folder to start from; null: random weights."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    """``auto``: what ``ds_config`` says, else what suits the device."""
+    """``auto``: that of ``ds_config``, otherwise the device's best."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = StagesSchedule()
     growth: Growth = Growth()
     stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)]
-    """A list of stages, the shallowest first."""
+    """A list of stages, shallowest first."""
     ds_config: DsConfig = None
-    """Path of a DeepSpeed JSON, or its content, for every stage that has none of its own."""
+    """Path of a DeepSpeed JSON, or its content, for every stage without its own."""
     launch: Launch = Launch()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
@@ -356,15 +356,15 @@ class Recipe(_Section):
 
     @property
     def file(self) -> Path:
-        """The file that it was read from; errors name it."""
+        """The file from which the recipe was read; errors name it."""
         return self._file
 
     def key(self, *location: str | int) -> str:
-        """``FILE: stages[1].layers``, for the ``where`` of an error."""
+        """Returns ``FILE: stages[1].layers``, for the ``where`` of an error."""
         return f"{self.file}: {dotted(location)}"
 
     def to_yaml(self) -> str:
-        """The recipe with its defaults written out, but those that a ds_config may set; reads back as the same."""
+        """Serialises the recipe with all defaults except those that a ds_config may set; reads back as the same."""
         content = self.model_dump(mode="json")
         content["optimizer"] = self.optimizer.model_dump(mode="json", exclude_unset=True)
         if "schedule" not in self.model_fields_set:
@@ -373,14 +373,14 @@ class Recipe(_Section):
 
 
 def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, data: Path | None = None) -> Recipe:
-    """Read a recipe file, or a shipped recipe by its name.
+    """Reads a recipe file, or a shipped recipe by its name.
 
     Args:
-        overrides: ``key.path=value`` each, such as ``stages[1].steps=200``; the value is read as YAML.
-        data: the prepared data, in place of the recipe's ``data.path``.
+        overrides: ``key.path=value`` each, such as ``stages[1].steps=200``; the value is parsed as YAML.
+        data: the prepared data; replaces the recipe's ``data.path``.
 
     Raises:
-        UserError: one line: file, key, what is wrong, what would be right.
+        UserError: the recipe is invalid; the message names the file, the key, the problem and the remedy.
     """
     file = find_recipe(str(name_or_path))
     return recipe_from(read_yaml_mapping(file), file, overrides, data)
@@ -389,7 +389,7 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, da
 def recipe_from(
     raw: dict[str, Any], file: Path, overrides: list[str] | None = None, data: Path | None = None
 ) -> Recipe:
-    """The recipe with this content; errors name ``file``, which need not exist. Otherwise as `load_recipe`."""
+    """Builds a recipe from its content, like `load_recipe`; errors name ``file``, which need not exist."""
     for override in overrides or []:
         _override(raw, override)
     if data is not None:
@@ -404,7 +404,7 @@ def recipe_from(
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a path or of a shipped name.
+    """Returns the file of a recipe given by path or by shipped name.
 
     Raises:
         UserError: there is no such recipe.
@@ -420,7 +420,7 @@ def find_recipe(name: str) -> Path:
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
-    """Set one ``key.path=value`` in the raw recipe; sections that are not there yet are made."""
+    """Sets one ``key.path=value`` in the raw recipe, creating missing sections."""
     where = f"--set {override}"
     path, equals, text = override.partition("=")
     parts: list[str | int] = [int(p) if p.isdigit() else p for p in re.split(r"[.\[\]]+", path.strip()) if p]
@@ -433,7 +433,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
             if part >= len(holder):
                 raise UserError(where, f"there is no item {part}", f"the last one is {len(holder) - 1}")
         elif not isinstance(holder, dict) or isinstance(part, int):
-            raise UserError(where, f"{part!r} does not lead anywhere", "name a key that the recipe has")
+            raise UserError(where, f"{part!r} is not in the recipe", "name an existing key")
         if following is None:
             holder[part] = value
             return

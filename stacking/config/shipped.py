@@ -1,4 +1,4 @@
-"""Folders that ship with the package and that users browse at the top of a checkout."""
+"""Locates folders that are packaged and also visible at the top of a checkout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def shipped(installed: str, checkout: str) -> Path:
-    """The folder ``installed`` of the installed package, or ``checkout`` at the top of a checkout."""
+    """Returns the folder ``installed`` of the installed package, or ``checkout`` at the top of a checkout."""
     inside = _PACKAGE / installed
     return inside if inside.is_dir() else _PACKAGE.parent / checkout
 

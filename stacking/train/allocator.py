@@ -1,4 +1,4 @@
-"""Memory that is freed and wanted again in every step stays with the process."""
+"""Keeps memory that every step frees and allocates again within the process."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import ctypes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**31 - 1
 _USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20
-"""Where the GNU C library's own thresholds settle in a process that allocates large tensors (mallopt(3))."""
+"""The values that the GNU C library's dynamic thresholds reach in a process with large tensors (mallopt(3))."""
 
 
 def keep_freed_memory() -> None:
-    """Let the GNU C library keep what tensors on the CPU free, instead of handing it to the kernel and back.
+    """Makes the GNU C library keep freed tensor memory instead of returning it to the kernel.
 
-    Without this each step gets its large tensors as new pages, which the kernel clears one by one. Other C libraries
-    are left as they are.
+    Otherwise each step gets its large tensors in new pages, which the kernel must clear. Has no effect on other C
+    libraries.
     """
     _set(_LARGEST, _LARGEST)
 
 
 def return_freed_memory() -> None:
-    """What the library does by itself."""
+    """Restores the library's default behaviour."""
     _set(_USUAL_TRIM, _USUAL_MMAP)
 
 

@@ -1,4 +1,4 @@
-"""Saving and restoring a stage's training: DeepSpeed's own checkpoint files, made complete or absent."""
+"""Saves and restores a stage's training atomically, in DeepSpeed's own checkpoint files."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _OF_A_RANK = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_\d+_(?:optim|mode
 
 
 class Saver:
-    """Writes the checkpoints of one stage and keeps the newest few.
+    """Writes the checkpoints of one stage and keeps the newest ones.
 
     Args:
-        works: whether the model gives this rank a finite loss; called on all ranks together, before each checkpoint.
+        works: returns whether the model's loss is finite on this rank; called on all ranks before each checkpoint.
     """
 
     def __init__(
@@ -49,23 +49,24 @@ class Saver:
         self._agreement, self._works = agreement, works
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is wanted after update ``step`` (from 1); the last one always is."""
+        """Returns whether a checkpoint is due after update ``step`` (from 1); the last update always has one."""
         every = self._plan.checkpoint.every_steps
         return step == self._stage.steps or step % every == 0
 
     def save(self, step: int, seconds: float, tokens: int) -> None:
-        """Write the checkpoint after update ``step``; all ranks call this together.
+        """Writes the checkpoint after update ``step``; all ranks must call this together.
 
-        DeepSpeed writes into a folder beside, and each rank hashes the files that it wrote; rank 0 then adds
-        ``progress.json`` and the manifest, renames the folder and lets ``latest`` name it. Killed at any point, the
-        previous checkpoint is still the latest.
+        DeepSpeed writes into a temporary folder, and each rank hashes the files that it wrote; rank 0 then adds
+        ``progress.json`` and the manifest, renames the folder and updates ``latest``. If the process is killed at any
+        point, the previous checkpoint is still the latest.
 
         Args:
-            seconds: of training in this stage so far.
-            tokens: real ones, seen in the whole run so far.
+            step: the update, from 1.
+            seconds: training time in this stage so far.
+            tokens: tokens seen in the whole run so far, without padding.
 
         Raises:
-            Diverged: the training state is not finite, or gives losses that are not; the previous checkpoint stays.
+            Diverged: the training state or its loss is not finite; the previous checkpoint stays.
             NoSpace: the disk is full; the unfinished checkpoint is removed.
         """
         if self._agreement.decided((self._folder / tag(step)).is_dir):
@@ -85,21 +86,21 @@ class Saver:
         mine = first_not_finite(self._engine)
         first = self._agreement.least(len(names) if mine is None else mine)
         if first < len(names):
-            problem = f"{names[first]} or its Adam moments are not finite after update {step}, which is not saved"
+            problem = f"{names[first]} or its Adam moments are not finite after update {step}; it was not saved"
             raise self.diverged(problem)
         if not self._agreement.least(self._works(self._engine)):
-            raise self.diverged(f"the held-out loss is not finite after update {step}, which is not saved")
+            raise self.diverged(f"the held-out loss is not finite after update {step}; no checkpoint was written")
 
     def diverged(self, problem: str) -> Diverged:
-        """The error that ends training and names the checkpoint that is good."""
+        """Returns the error that ends training and names the last good checkpoint."""
         return diverged(problem, self._stage, self._folder)
 
     def _write(self, saving: Path, step: int) -> dict[str, Entry]:
-        """Let DeepSpeed write; returns what the manifest says of the files of all ranks."""
+        """Lets DeepSpeed write the files; returns the manifest entries of all ranks."""
         try:
             with disk_errors(self._folder):
                 self._engine.save_checkpoint(str(saving), tag=tag(step), save_latest=False)
-        except RuntimeError as error:  # torch reports a failed write of its zip file in this form, without an errno
+        except RuntimeError as error:  # torch reports a failed write of its zip file this way, without an errno
             raise _as_disk_error(self._folder, error) from error
         with disk_errors(self._folder):
             mine = sealed_by(saving / tag(step), dist.get_rank())
@@ -109,7 +110,7 @@ class Saver:
         folder = saving / tag(step)
         for name in entries:
             if not (folder / name).is_file():
-                raise DamagedFile(folder / name, "was written by another rank and cannot be seen by rank 0")
+                raise DamagedFile(folder / name, "was written by another rank and is not visible to rank 0")
         with disk_errors(self._folder):
             write_sealed(folder / PROGRESS, self._progress(step, seconds, tokens))
             seal_folder(folder, {"kind": "checkpoint", "format": 1}, entries)
@@ -140,9 +141,9 @@ class Saver:
 
 
 def sealed_by(folder: Path, rank: int) -> dict[str, Entry]:
-    """Make the files that ``rank`` wrote into a checkpoint durable; returns their entries for the manifest, by name.
+    """Makes the checkpoint files of ``rank`` durable; returns their manifest entries by name.
 
-    Rank 0 answers for everything that bears no rank's number.
+    Files without a rank in their name belong to rank 0.
     """
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and _writer_of(path.name) == rank]
     each(fsync_file, files)
@@ -155,7 +156,7 @@ def _writer_of(name: str) -> int:
 
 
 def padded_tokens(plan: Plan, stage: Stage, step: int) -> int:
-    """Tokens with padding after update ``step`` of ``stage``, counted from the beginning of the run."""
+    """Returns the tokens, including padding, from the beginning of the run to update ``step`` of ``stage``."""
     before = sum(earlier.tokens for earlier in plan.stages[: stage.index])
     return before + step * stage.global_batch * plan.data.sequence_length
 
@@ -163,17 +164,17 @@ def padded_tokens(plan: Plan, stage: Stage, step: int) -> int:
 def restore(
     engine: DeepSpeedEngine, plan: Plan, stage: Stage, checkpoint: Path | None, start: Path | None, agreement: Agreement
 ) -> dict[str, Any]:
-    """Load ``checkpoint`` or, where there is none, the state ``start`` that the stage begins from.
+    """Loads ``checkpoint`` or, without one, the state ``start`` that the stage begins from.
 
     Args:
-        checkpoint: the same on all ranks, as `agreed_checkpoint` gives it.
+        checkpoint: the result of `agreed_checkpoint`, the same on all ranks.
 
     Returns:
-        The checkpoint's ``progress.json``; at the beginning of a stage its ``step``, ``seconds`` and ``tokens``.
+        The checkpoint's ``progress.json``; at the beginning of a stage only ``step``, ``seconds`` and ``tokens``.
 
     Raises:
         UserError: the checkpoint belongs to another model or stage.
-        DamagedFile: a file of it is missing or cut.
+        DamagedFile: a file of the checkpoint is missing or truncated.
     """
     if checkpoint is None:
         state = State(start) if start is not None else None
@@ -186,7 +187,7 @@ def restore(
     progress: dict[str, Any] = agreement.decided(lambda: read_sealed(checkpoint / PROGRESS))
     expected = plan.model.with_layers(stage.layers).model_dump()
     if progress["model"] != expected or progress["stage"] != stage.index:
-        raise UserError(checkpoint, "belongs to another model or stage than the plan", "use the run's own folder")
+        raise UserError(checkpoint, "does not belong to the plan's model and stage", "use the run's own folder")
     load(engine, ZeroCheckpoint(checkpoint))
     set_loss_scale(engine, progress["loss_scale"])
     engine.global_steps = progress["step"]
@@ -195,7 +196,7 @@ def restore(
 
 
 def _summary(stage: Stage, steps: int) -> dict[str, Any]:
-    """What a model card says of a stage after ``steps`` updates of it."""
+    """Returns the model card's summary of a stage after ``steps`` updates."""
     growth = stage.growth.model_dump() if stage.growth else None
     return {"layers": stage.layers, "steps": steps, "global_batch": stage.global_batch, "growth": growth}
 

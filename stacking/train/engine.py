@@ -1,4 +1,4 @@
-"""The one place where a DeepSpeed engine is made."""
+"""Creates DeepSpeed engines."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def connect() -> None:
-    """Join the other ranks of this job, which the launcher's environment names."""
+    """Joins the job's process group, using the launcher's environment."""
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         _use_gloo_alone()
     if get_accelerator().device_name() == "cuda":
-        # DeepSpeed does so when its engine is made; the kernels are chosen before that, on this rank's own device.
+        # DeepSpeed does this with its engine, but kernels are chosen earlier, for this rank's device.
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves out the drawing of random numbers, which takes most of the time in which a model is built."""
+    """Skips random initialisation, which takes most of the time of building a model."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
@@ -44,12 +44,12 @@ class _Undrawn(TorchFunctionMode):
 
 
 def start_engine(plan: Plan, stage: Stage, drawn: bool = True) -> DeepSpeedEngine:
-    """A DeepSpeed engine around the model of ``stage``, with fresh weights drawn from the plan's seed.
+    """Returns a DeepSpeed engine with the model of ``stage``, initialised from the plan's seed.
 
     The same seed gives the same weights on every rank and at every world size.
 
     Args:
-        drawn: False where all weights will be loaded, and may be anything until then.
+        drawn: False if all weights will be loaded later; they are uninitialised until then.
     """
     torch.manual_seed(plan.seed)
     with nullcontext() if drawn else _Undrawn():
@@ -58,27 +58,27 @@ def start_engine(plan: Plan, stage: Stage, drawn: bool = True) -> DeepSpeedEngin
     weight_decay = stage.ds_config["optimizer"]["params"]["weight_decay"]
     groups = parameter_groups(model, weight_decay, plan.optimizer.weight_decay_on)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
-    engine.global_samples = stage.first_sample  # the monitors' axis: one for all stages
+    engine.global_samples = stage.first_sample  # the monitors' x-axis, shared by all stages
     return engine
 
 
 def choose_kernels(model: Bert, stage: Stage) -> None:
-    """Let ``model`` use what suits this rank's device, and what the stage asks for besides."""
+    """Selects the model's kernels for this rank's device and the stage's settings."""
     device = torch.device(get_accelerator().current_device_name())
     head = model.config.hidden // model.config.heads
     kernels = kernels_for(device, _DTYPES[stage.precision], head, model.config.attention_dropout)
     if stage.kernels.compile:
-        kernels = replace(kernels, grouped=False)  # each number of groups would be compiled by itself
+        kernels = replace(kernels, grouped=False)  # each number of groups would be compiled separately
         _compile(model)
     use(model, kernels)
     model.recompute = stage.kernels.activation_checkpointing
 
 
 def _compile(model: Bert) -> None:
-    """Compile every layer, for sequences of any lengths.
+    """Compiles every layer, for sequences of any length.
 
-    All layers share one cache: for all rows and for those that a head needs, with and without gradients, each with its
-    static and its dynamic shapes. Torch's limit of 8 would leave some of them uncompiled without an error.
+    All layers share one cache, with entries for all rows and for the rows of a head, with and without gradients, and
+    for static and dynamic shapes. With torch's limit of 8, some would silently stay uncompiled.
     """
     torch._dynamo.config.recompile_limit = 64
     for layer in model.layers:
@@ -86,7 +86,7 @@ def _compile(model: Bert) -> None:
 
 
 def chosen_kernels(engine: DeepSpeedEngine, stage: Stage) -> dict[str, str]:
-    """What `choose_kernels` chose, for people."""
+    """Describes the kernels selected by `choose_kernels`, for users."""
     kernels = engine.module.kernels
     return {
         "attention": kernels.attention,
@@ -99,9 +99,9 @@ def chosen_kernels(engine: DeepSpeedEngine, stage: Stage) -> dict[str, str]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: decay on every parameter, or on matrices alone, as Google's BERT has it.
+    """Returns AdamW's parameter groups, with weight decay on all parameters or only on matrices, as in Google's BERT.
 
-    Each group lists its parameters' names, so that a checkpoint of it can be read without the model.
+    Each group lists its parameters' names, so that its checkpoints can be read without the model.
     """
     named = list(model.named_parameters())
     if decay_on == "all":
@@ -120,11 +120,11 @@ def _group(named: list[tuple[str, nn.Parameter]], weight_decay: float) -> dict[s
 
 
 def set_learning_rate(engine: DeepSpeedEngine, value: float) -> None:
-    """The step size of the next update, for all parameters."""
+    """Sets the learning rate of the next update, for all parameters."""
     for group in engine.optimizer.param_groups:
         group["lr"] = value
 
 
 def _use_gloo_alone() -> None:
-    """Keep CPU ranks from DeepSpeed's shared-memory collectives, which spin for ever when a peer dies; gloo notices."""
+    """Disables DeepSpeed's shared-memory collectives on CPUs, which hang if a peer dies; gloo raises an error."""
     compile_no_operations()

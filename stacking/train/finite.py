@@ -1,4 +1,4 @@
-"""Whether training still computes with finite numbers; asked at every update and before every checkpoint."""
+"""Checks at every update and before every checkpoint that training is finite."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from stacking.state.format import MOMENTS
 from stacking.storage.partition import Piece
 
 PATIENCE = 5
-"""Updates in a row with a loss that is not finite, after which training ends. One alone fp16 may skip and survive."""
+"""Consecutive updates with a non-finite loss that end training; fp16 may skip a single one and recover."""
 
 
 def diverged(problem: str, stage: Stage, folder: Path) -> Diverged:
-    """The error that ends training: what happened, which checkpoint is good and what can be done.
+    """Returns the error that ends training; it names the problem, the last good checkpoint and possible remedies.
 
     Args:
-        folder: the stage's checkpoints.
+        folder: the stage's checkpoint folder.
     """
     kept = checkpoints(folder)
     step = step_of(kept[-1]) if kept else 0
     good = f"{kept[-1]} is good" if kept else "the stage has no checkpoint yet"
     return Diverged(
-        f"{stage.name}: {problem}; {good}; the same samples would do it again: start a new run with a lower learning "
+        f"{stage.name}: {problem}; {good}; resuming would fail again: start a new run with a lower learning "
         f"rate or another precision, or go back with `stacking resume {folder.parent.parent} --from-step {step}`"
     )
 
 
 class LossWatch:
-    """Counts the latest updates of this rank whose loss was not finite.
+    """Counts consecutive updates of this rank whose loss was not finite.
 
-    A CUDA device is not waited for: its losses count once they have arrived in host memory.
+    Does not synchronise with a CUDA device: losses count once they have arrived in host memory.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class LossWatch:
         self._coming: deque[tuple[Tensor, Any]] = deque()
 
     def note(self, losses: Tensor) -> None:
-        """Take in the summed losses of one update."""
+        """Adds the summed losses of one update."""
         finite = torch.isfinite(losses).all()
         if finite.is_cuda:
             copy = torch.empty((), dtype=torch.bool, pin_memory=True)
@@ -61,7 +61,7 @@ class LossWatch:
 
     @property
     def lost(self) -> bool:
-        """Whether the latest `PATIENCE` losses that are known were not finite."""
+        """Returns whether the latest `PATIENCE` known losses were all non-finite."""
         while self._coming and self._coming[0][1].query():
             self._count(self._coming.popleft()[0])
         return self._streak >= PATIENCE
@@ -72,10 +72,10 @@ class LossWatch:
 
 @torch.no_grad()
 def first_not_finite(engine: Any) -> int | None:
-    """The first parameter, by its position in the model, of which this rank holds values that are not finite.
+    """Returns the index of the first parameter of which this rank holds non-finite values, or None.
 
-    Looks at the master weights, which must be finite in the precision that the model computes in, and at both moments,
-    where they lie, in one pass without copies.
+    Checks both moments and the master weights, which must be finite in the precision that the model computes in. Reads
+    them in place, in one pass without copies.
     """
     order = {name: position for position, (name, _) in enumerate(engine.module.named_parameters())}
     held = [(values, pieces, dtype) for values, pieces, dtype in _held(engine) if values.numel()]
@@ -87,11 +87,11 @@ def first_not_finite(engine: Any) -> int | None:
         for piece in pieces
         if not torch.isfinite(values.narrow(0, piece.offset, piece.numel).to(dtype)).all()
     ]
-    return min(bad, default=None)  # none where only the padding of a partition is bad: nothing is computed with it
+    return min(bad, default=None)  # None if only the padding of a partition is bad, since nothing is computed with it
 
 
 def _held(engine: Any) -> Iterator[tuple[Tensor, list[Piece], torch.dtype]]:
-    """This rank's flat tensors, the parts of parameters in them, and the dtype in which their values are used."""
+    """Yields this rank's flat tensors, the parameter pieces in them, and the dtype in which their values are used."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     computed = next(engine.module.parameters()).dtype
     for master in adapter_of(engine).masters(engine, names):
@@ -103,7 +103,7 @@ def _held(engine: Any) -> Iterator[tuple[Tensor, list[Piece], torch.dtype]]:
 
 
 def _all_finite(tensors: list[tuple[Tensor, torch.dtype]]) -> bool:
-    """Whether all values are finite: extremes carry NaN and infinity along, and a device is waited for once."""
+    """Returns whether all values are finite, from their extremes, which propagate NaN; synchronises once."""
     extremes: dict[torch.device, list[Tensor]] = {}
     for tensor, dtype in tensors:
         found = [value.to(dtype).float() for value in torch.aminmax(tensor)]

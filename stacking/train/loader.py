@@ -1,4 +1,4 @@
-"""From sample numbers to tensors on the device: which rank trains on which samples, prepared one update ahead."""
+"""Assigns samples to ranks and copies them to the device, prepared one update ahead."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from stacking.planning.plan import Stage
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The arguments of one forward pass, and how much they hold."""
+    """Holds the arguments of one forward pass and their sizes."""
 
     inputs: tuple[Tokens, Tensor, Tensor | None]
-    """What the model reads, ``mlm_labels`` and ``nsp_labels``."""
+    """The model's inputs, ``mlm_labels`` and ``nsp_labels``."""
     predictions: int
-    """Masked positions."""
+    """Number of masked positions."""
     tokens: int
-    """Real ones."""
+    """Number of tokens without padding."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """All micro-batches of one rank for one optimizer step."""
+    """Holds all micro-batches of one rank for one optimizer step."""
 
     micro_batches: Sequence[MicroBatch]
 
@@ -46,9 +46,12 @@ class Update:
 
 
 def sample_numbers(stage: Stage, step: int, rank: int) -> np.ndarray:
-    """The global sample numbers of ``rank`` at update ``step`` of the stage: int64 [accumulation, micro_batch].
+    """Returns the global sample numbers of ``rank`` at update ``step`` of the stage.
 
     Update ``step`` covers ``global_batch`` consecutive samples, whatever the number of ranks.
+
+    Returns:
+        int64 [accumulation, micro_batch].
     """
     first = stage.first_sample + step * stage.global_batch
     update = np.arange(first, first + stage.global_batch, dtype=np.int64)
@@ -56,13 +59,13 @@ def sample_numbers(stage: Stage, step: int, rank: int) -> np.ndarray:
 
 
 def without_padding(batch: Unpadded, device: torch.device, grouped: bool = True) -> MicroBatch:
-    """Copy the real tokens to ``device`` without waiting for the copy; ``grouped`` as in `unpadded_tokens`."""
+    """Copies the tokens without padding to ``device`` asynchronously; ``grouped`` as in `unpadded_tokens`."""
     tokens = to(unpadded_tokens(batch, grouped), device)
     return _micro_batch(tokens, batch.mlm_labels, batch.nsp_labels, len(batch.input_ids))
 
 
 def with_padding(batch: Batch, device: torch.device) -> MicroBatch:
-    """Copy all B x S places to ``device``, to be computed as if they were tokens: what `without_padding` saves."""
+    """Copies all B x S positions, including padding, to ``device``; for comparison with `without_padding`."""
     arrays = (batch.input_ids, batch.segment_ids, batch.attention_mask, batch.mlm_positions)
     tokens = to(padded_tokens(*arrays), device)
     return _micro_batch(tokens, batch.mlm_labels, batch.nsp_labels, int(np.count_nonzero(batch.attention_mask)))
@@ -71,7 +74,7 @@ def with_padding(batch: Batch, device: torch.device) -> MicroBatch:
 def updates(
     sampler: Sampler, stage: Stage, first_step: int, rank: int, device: torch.device, grouped: bool
 ) -> Iterator[Update]:
-    """The updates of ``rank`` from ``first_step`` to the end of the stage; a thread prepares the next one."""
+    """Yields the updates of ``rank`` from ``first_step`` to the end of the stage; a thread prepares the next one."""
     steps = range(first_step, stage.steps)
     numbers = (row for step in steps for row in sample_numbers(stage, step, rank))
     micro_batches = (without_padding(drawn, device, grouped) for drawn in sampler.stream(numbers))

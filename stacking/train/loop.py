@@ -1,4 +1,4 @@
-"""The training loop of one stage."""
+"""Implements the training loop of one stage."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def train(
     held_out: HeldOut,
     saver: Saver,
 ) -> None:
-    """Train from update ``first_step`` to the end of the stage, which is a checkpoint.
+    """Trains from update ``first_step`` to the end of the stage, which writes a checkpoint.
 
-    The loss is the mean over the masked positions of the whole global batch plus the mean over its sentence pairs:
-    the same number for any split into ranks and micro-batches.
+    The loss is the mean over the masked positions of the global batch plus the mean over its sentence pairs, and
+    therefore independent of the split into ranks and micro-batches.
 
     Raises:
-        Preempted: a rank was asked to stop; the checkpoint of this very step is on disk.
-        Diverged: losses or the training state are not finite; the last checkpoint is from before that.
+        Preempted: a rank was asked to stop; the checkpoint of the current step is on disk.
+        Diverged: losses or the training state are not finite; the last checkpoint is older.
     """
-    # DeepSpeed divides by the accumulation steps and averages over the ranks; a sum needs both taken back.
+    # DeepSpeed divides by the accumulation steps and averages over the ranks; this undoes both to get a sum.
     share = stage.accumulation * stage.ranks
     for step, update in enumerate(updates, start=first_step):
         (predictions, tokens, lost), stop = agreement.exchange(update.predictions, update.tokens, recorder.lost)
         if lost:
-            raise saver.diverged(f"the loss was not finite for {PATIENCE} updates in a row, up to update {step}")
+            raise saver.diverged(f"the loss was not finite for {PATIENCE} consecutive updates, up to update {step}")
         if stop:
             saver.save(step, recorder.seconds, recorder.tokens)
             raise Preempted(f"stage {stage.name} stopped after step {step} of {stage.steps} with a checkpoint")

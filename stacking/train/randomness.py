@@ -1,4 +1,4 @@
-"""Dropout's random numbers, as a function of where the training is."""
+"""Derives dropout's random numbers from the position in training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def seed_dropout(seed: int, step: int, micro_step: int, rank: int) -> None:
-    """Seed torch for one micro-batch, so that a restart at any step draws the numbers that it would have drawn.
+    """Seeds torch for one micro-batch, so that a restart at any step draws the same numbers.
 
     Args:
         step: update number in the whole run, from 0.

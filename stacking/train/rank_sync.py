@@ -1,4 +1,4 @@
-"""What the ranks tell each other, over gloo and on the CPU, so that no GPU is waited for."""
+"""Synchronises decisions between ranks with gloo on the CPU, without synchronising GPUs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Agreement:
     """Lets the ranks count, decide and stop together.
 
     SIGTERM (a scheduler's preemption, Ctrl-C through the controller) and SIGUSR1 (SLURM's warning before a time
-    limit) to any rank ask for a checkpoint and an orderly end of all of them at the same step.
+    limit) to any rank make all ranks write a checkpoint and stop at the same step.
 
     Args:
-        watch: of the run's lock. When rank 0 sees that it is lost, all ranks stop together and write nothing more.
+        watch: the watch on the run's lock. If rank 0 has lost the lock, all ranks stop together without writing.
     """
 
     def __init__(self, watch: Watch | None = None) -> None:
@@ -37,10 +37,10 @@ class Agreement:
         self._stop_asked = True
 
     def exchange(self, *counts: int) -> tuple[list[int], bool]:
-        """Return the sums of ``counts`` over the ranks, and whether any rank was asked to stop.
+        """Returns the sums of ``counts`` over the ranks, and whether any rank was asked to stop.
 
         Raises:
-            LostLock: on all ranks, once another controller has taken the run over.
+            LostLock: another controller has taken over the run; raised on all ranks.
         """
         lost = self._watch is not None and self._watch.is_lost()
         numbers = torch.tensor([*counts, self._stop_asked, lost], dtype=torch.int64)
@@ -51,19 +51,19 @@ class Agreement:
         return totals, stops > 0
 
     def least(self, number: int) -> int:
-        """The smallest ``number`` that a rank gives."""
+        """Returns the minimum of ``number`` over the ranks."""
         numbers = torch.tensor([number], dtype=torch.int64)
         dist.all_reduce(numbers, op=dist.ReduceOp.MIN, group=self._group)
         return int(numbers.item())
 
     def decided(self, decide: Callable[[], _T]) -> _T:
-        """What rank 0 decides: the others do not look for themselves, as a file system may show them stale content."""
+        """Returns rank 0's decision on all ranks, since a file system may show the others stale content."""
         values = [decide() if dist.get_rank() == 0 else None]
         dist.broadcast_object_list(values, src=0, group=self._group)
         return cast(_T, values[0])
 
     def gathered(self, value: _T) -> list[_T]:
-        """Every rank's ``value``, in the order of the ranks."""
+        """Returns every rank's ``value``, in rank order."""
         values: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(values, value, group=self._group)
         return values

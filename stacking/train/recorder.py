@@ -1,4 +1,4 @@
-"""Losses, speed and time of the training, measured without stopping the device, written by rank 0."""
+"""Records losses, speed and time of training without synchronising the device; rank 0 writes them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from stacking.train.validation import HeldOutLosses
 class Recorder:
     """Collects the losses of each update on the device and reads them only when a record is due.
 
-    ``seconds`` is the time spent in training this stage, over all attempts; evaluation and checkpoints are paused out.
-    ``tokens`` are the real ones that the whole run has seen, without padding.
+    ``seconds`` is the training time of this stage over all attempts, excluding evaluation and checkpoints.
+    ``tokens`` counts the tokens of the whole run, without padding.
 
     Args:
-        progress: what `restore` returned.
+        progress: the result of `restore`.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class Recorder:
 
     @property
     def seconds(self) -> float:
-        """Training seconds of the stage so far."""
+        """Training time of the stage so far, in seconds."""
         return self._seconds + time.perf_counter() - self._since
 
     @property
     def lost(self) -> bool:
-        """Whether the losses of this rank have not been finite for several updates."""
+        """Whether the losses of this rank were non-finite for several consecutive updates."""
         return self._watch.lost
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let the clock of the training stand still."""
+        """Pauses the training clock."""
         self._seconds = self.seconds
         try:
             yield
@@ -66,16 +66,16 @@ class Recorder:
             self._since = time.perf_counter()
 
     def add(self, mlm: Tensor, nsp: Tensor) -> None:
-        """Note the summed losses of one micro-batch of this rank."""
+        """Adds the summed losses of one micro-batch of this rank."""
         self._sums[0] += mlm.detach()
         self._sums[1] += nsp.detach()
 
     def update_done(self, step: int, predictions: int, tokens: int, learning_rate: float) -> None:
-        """Close update number ``step`` (from 1).
+        """Completes update ``step`` (from 1).
 
         Args:
-            predictions: its masked positions over all ranks.
-            tokens: its real tokens over all ranks.
+            predictions: the update's masked positions over all ranks.
+            tokens: the update's tokens without padding, over all ranks.
         """
         self.tokens += tokens
         self._watch.note(self._sums)
@@ -106,7 +106,7 @@ class Recorder:
         self._logged_step, self._logged_seconds, self._logged_tokens, self._window = step, seconds, self.tokens, []
 
     def _skips(self, updates: int) -> dict[str, Any]:
-        """The loss scale and the skipped ones of the latest ``updates``, with a warning where they are too many."""
+        """Returns the loss scale and the skipped ones of the latest ``updates``, with a warning if too many."""
         scale = loss_scale(self._engine).get("cur_scale")
         if scale is None:
             return {}
@@ -116,7 +116,7 @@ class Recorder:
         return {"loss_scale": scale, "skipped_updates": skipped, **({"warning": warning} if warning else {})}
 
     def evaluation(self, step: int, losses: HeldOutLosses) -> None:
-        """Write the held-out losses after update ``step``."""
+        """Writes the held-out losses after update ``step``."""
         self._write({"kind": "evaluation", **self._position(step), **losses._asdict()})
 
     def _position(self, step: int) -> dict[str, int | float]:
@@ -131,7 +131,7 @@ class Recorder:
         }
 
     def _write(self, record: dict[str, Any]) -> None:
-        """Append the record to ``metrics.jsonl`` and send it to what the ds_config monitors with (TensorBoard, …)."""
+        """Appends the record to ``metrics.jsonl`` and sends it to the monitors of the ds_config (TensorBoard, …)."""
         if self._writer is None:
             return
         self._writer.append({**record, "time": time.time()})

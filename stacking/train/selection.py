@@ -1,7 +1,7 @@
-"""Which files all ranks go on from: rank 0 decides, and every rank makes sure that it sees what rank 0 sees.
+"""Selects the files from which all ranks resume: rank 0 decides, and every rank checks that it sees the same content.
 
-A network file system may show a node an older content of a folder for a while. Ranks that decided for themselves could
-then load different steps.
+A network file system may show stale folder content on some nodes for a while, so ranks that decided on their own could
+load different steps.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from stacking.storage.files import MANIFEST
 from stacking.train.rank_sync import Agreement
 
 _PATIENCE = 90.0
-"""Seconds that a rank waits for a cache to catch up; NFS keeps attributes of folders for 60 unless told otherwise."""
+"""Seconds that a rank waits for a stale cache; NFS caches folder attributes for 60 s by default."""
 
 
 def agreed_checkpoint(agreement: Agreement, folder: Path, patience: float = _PATIENCE) -> Path | None:
-    """The checkpoint in ``folder`` that all ranks go on from, or None where there is none.
+    """Returns the checkpoint in ``folder`` from which all ranks resume, or None.
 
-    Rank 0 also removes what an interrupted save has left.
+    Rank 0 also removes the files of an interrupted save.
 
     Raises:
-        StackingError: some rank does not see it as rank 0 does.
+        StackingError: a rank sees other content than rank 0.
     """
     name = agreement.decided(lambda: _chosen(folder))
     if name is None:
@@ -37,10 +37,10 @@ def agreed_checkpoint(agreement: Agreement, folder: Path, patience: float = _PAT
 
 
 def require_same_view(agreement: Agreement, folder: Path, patience: float = _PATIENCE) -> None:
-    """Make sure that the sealed ``folder`` has the same manifest on all ranks; whoever reads the files verifies them.
+    """Checks that the sealed ``folder`` has the same manifest on all ranks; its files are verified when they are read.
 
     Raises:
-        StackingError: after ``patience`` seconds a rank still sees another one; all ranks raise it.
+        StackingError: after ``patience`` seconds a rank still sees another manifest; raised on all ranks.
     """
     expected = agreement.decided(lambda: _seal(folder))
     deadline = time.monotonic() + patience
@@ -49,7 +49,7 @@ def require_same_view(agreement: Agreement, folder: Path, patience: float = _PAT
     others = {host for host, its in agreement.gathered((socket.gethostname(), seen)) if its != expected}
     if others:
         raise StackingError(
-            f"{folder}: {', '.join(sorted(others))} sees another content than rank 0, so nothing was loaded: a file "
+            f"{folder}: {', '.join(sorted(others))} sees other content than rank 0, so nothing was loaded: a file "
             "cache is stale, or the nodes do not share the folder"
         )
 

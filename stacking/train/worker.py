@@ -1,4 +1,4 @@
-"""The process that a launcher starts on every rank: train one stage of a plan.
+"""Trains one stage of a plan; a launcher starts this process on every rank.
 
 python -m stacking.train.worker RUN_DIR STAGE, by `stacking run`, srun or mpirun
 """
@@ -36,7 +36,7 @@ from stacking.train.validation import HeldOut
 
 
 def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
-    """The samples of ``split``, memory-mapped."""
+    """Opens the samples of ``split``, memory-mapped."""
     rows = np.load(run.samples(split), mmap_mode="r")
     data = plan.data
     corpus = Corpus(Path(str(data.path)), split=split)
@@ -44,7 +44,7 @@ def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
 
 
 def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
-    """Train ``stage`` from its latest checkpoint, or from its start, to its end."""
+    """Trains ``stage`` from its latest checkpoint, or from its beginning, to its end."""
     connect()
     keep_freed_memory()
     agreement = Agreement(Watch(run.lock, os.environ))
@@ -76,15 +76,15 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
 
 
 def fitted(plan: Plan, stage: Stage, ranks: int) -> Stage:
-    """``stage`` for the ranks that there are.
+    """Returns ``stage`` adapted to the actual number of ranks.
 
     Raises:
-        UserError: they are not those of the plan, and the recipe does not allow others, or the batch does not divide.
+        UserError: the number differs from the plan and the recipe is not elastic, or the batch is not divisible.
     """
     where = f"{plan.recipe}: launch.elastic"
     if ranks != stage.ranks and not plan.launch.elastic:
-        problem = f"is false: {stage.name} is planned for {stage.ranks} ranks and was started with {ranks}"
-        raise UserError(where, problem, f"start {stage.ranks}, or set it to true")
+        problem = f"is false: {stage.name} is planned for {stage.ranks} ranks but was started with {ranks}"
+        raise UserError(where, problem, f"start {stage.ranks} ranks, or set it to true")
     return resized(stage, ranks, where)
 
 

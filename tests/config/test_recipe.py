@@ -156,7 +156,7 @@ WRONG = {
     "rise without steps": (
         "peak: 1e-3",
         "peak: 1e-3, start: 1e-4",
-        "stages[0].learning_rate: has a start other than its peak, but no warm-up between them; give warmup_steps",
+        "stages[0].learning_rate: has different start and peak, but no warm-up between them; give warmup_steps",
     ),
     "several mistakes": (
         "hidden: 64, heads: 2",
@@ -269,7 +269,7 @@ def test_a_recipe_that_cannot_be_read_gives_one_line(name: str, line: str) -> No
     [
         ("seed", "--set seed: is not KEY=VALUE; write it like stages[1].steps=200"),
         ("stages[7].steps=1", "--set stages[7].steps=1: there is no item 7; the last one is 1"),
-        ("name.first=1", "--set name.first=1: 'first' does not lead anywhere; name a key that the recipe has"),
+        ("name.first=1", "--set name.first=1: 'first' is not in the recipe; name an existing key"),
         ("seed=[", "--set seed=[: line 1: is not YAML (expected the node content, but found '<stream end>'); "
          "check the indentation and the colons"),
         ("sead=1", "recipe.yaml: sead: is not a known key; did you mean 'seed'?"),

@@ -64,7 +64,7 @@ def test_rank_0_decides_and_ranks_that_see_something_else_load_nothing(
     chosen = choices(folder, view)
     assert [choice.startswith(words) for choice in chosen] == [True, True]
     if words == "refused":
-        assert "sees another content than rank 0, so nothing was loaded" in chosen[0]
+        assert "sees other content than rank 0, so nothing was loaded" in chosen[0]
 
 
 @pytest.mark.distributed

@@ -15,7 +15,7 @@ from stacking.run.lease import TOKEN_VARIABLE, Lease
 RANK = """
 import os, pathlib, sys, time
 import torch.distributed as dist
-from stacking import lease
+from stacking.run import lease
 from stacking.errors import LostLock
 from stacking.train.rank_sync import Agreement
 

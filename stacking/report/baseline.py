@@ -14,6 +14,13 @@ from stacking.errors import UserError
 from stacking.report.comparison import ChargedClock, charged_seconds
 from stacking.report.run import Run
 from stacking.report.timeline import transition
+from stacking.run.folder import command
+from stacking.run.rewind import divergence
+
+_LENGTHS = ("total_num_steps", "cycle_first_step_size", "cycle_second_step_size", "decay_step_size")
+"""Keys of schedules that count updates up to the end of the run, or of a part of it."""
+_WARMUPS = {"warmup_steps": 0, "warmup_num_steps": 1}
+"""Keys of schedules that count the updates of the warm-up, with the least that each allows."""
 
 
 def baseline_recipe(run: Run) -> Recipe:
@@ -38,7 +45,7 @@ def baseline_recipe(run: Run) -> Recipe:
     if raw["schedule"]["kind"] == "stages":
         stage["learning_rate"] = _learning_rate(run, raw, steps)
     else:
-        raw["schedule"]["warmup_steps"] = min(raw["schedule"]["warmup_steps"], steps // 2)
+        raw["schedule"] = _schedule(run, raw["schedule"], steps)
     raw |= {
         "name": f"{plan.name}-baseline",
         "precision": last.precision,
@@ -57,7 +64,10 @@ def baseline_steps(run: Run) -> int:
     """
     last, records = run.plan.stages[-1], run.stage_records(run.plan.stages[-1].index, "train")
     if not records or records[-1]["step"] < last.steps:
-        raise UserError(run.folder.path, "has not finished training", f"run `stacking resume {run.folder.path}` first")
+        if divergence(run.events):
+            raise UserError(run.folder.path, "has diverged", "give a run that has finished training")
+        remedy = f"run `{command('resume', run.folder.path)}` first"
+        raise UserError(run.folder.path, "has not finished training", remedy)
     clock, first = ChargedClock(run), records[0]
     updates = last.steps - first["step"]
     if not updates:
@@ -65,6 +75,16 @@ def baseline_steps(run: Run) -> int:
     seconds = (clock(records[-1]["time"]) - clock(first["time"])) / updates
     start_up = transition(run, last.index).start_up or 0.0
     return max(1, round((charged_seconds(run) - start_up) / seconds))
+
+
+def _schedule(run: Run, schedule: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The schedule over ``steps`` updates: its lengths in proportion, its warm-up as it is where that fits."""
+    share = steps / sum(stage.steps for stage in run.plan.stages)
+    lengths = {name: max(1, round(schedule[name] * share)) for name in _LENGTHS if schedule.get(name)}
+    warmups = {
+        name: min(schedule[name], max(steps // 2, least)) for name, least in _WARMUPS.items() if name in schedule
+    }
+    return {**schedule, **lengths, **warmups}
 
 
 def _without_learning_rate(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from stacking.planning.plan import Plan, check_machine, load_plan
 from stacking.run.create import create_run, open_run, plan_recipe
 from stacking.run.folder import RunFolder, command, is_locked
 from stacking.run.phases import phases
+from stacking.run.rewind import refuse_repetition
 from stacking.slurm.chain import Mode, chain
 from stacking.slurm.ledger import known_jobs, live_jobs
 from stacking.slurm.script import script
@@ -69,7 +70,9 @@ def submit(request: Request) -> Iterator[str]:
         yield "nothing to submit: the whole chain is queued or running"
         return
     site, mode = _site(request), _mode(request)
-    if not exists:
+    if exists:
+        refuse_repetition(run)
+    else:
         _, scripts = _design(request, site, mode)
         _check_scripts(scripts)
     with submitting(run):
@@ -92,6 +95,7 @@ def dry_run(request: Request) -> Iterator[str]:
     """Yields the commands and scripts that `submit` would submit now, going by the journal; writes nothing."""
     run, site, mode = request.run, _site(request), _mode(request)
     if _exists(request):
+        refuse_repetition(run)
         plan, live = load_plan(run.plan), live_jobs(run.journal.events())
         left = reported_left(run, plan)
     else:

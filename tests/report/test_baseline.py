@@ -59,6 +59,31 @@ def test_it_is_the_deepest_model_alone_with_the_same_schedule_over_its_own_steps
     assert stage.learning_rate == ((0, 0.0), (10, 2e-3), (steps - round(0.6 * steps), 2e-3), (steps, 0.0))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("{kind: WarmupLR, warmup_max_lr: 1e-3, warmup_num_steps: 10}", {"warmup_num_steps": 10}),
+        (
+            "{kind: WarmupDecayLR, warmup_max_lr: 1e-3, warmup_num_steps: 150, total_num_steps: 200}",
+            {"warmup_num_steps": 62, "total_num_steps": 125},
+        ),
+        ("{kind: WarmupCosineLR, peak: 1e-3, warmup_num_steps: 10}", {"warmup_num_steps": 10, "total_num_steps": None}),
+        (
+            "{kind: OneCycle, cycle_min_lr: 1e-5, cycle_max_lr: 1e-3, cycle_first_step_size: 80}",
+            {"cycle_first_step_size": 50, "cycle_second_step_size": None},
+        ),
+    ],
+)
+def test_deepspeeds_schedules_end_with_the_baseline(tmp_path: Path, schedule: str, expected: dict[str, Any]) -> None:
+    text = WSD.replace("{kind: warmup-stable-decay, peak: 2e-3, warmup_steps: 10, decay_share: 0.6}", schedule)
+    run = finished(tmp_path / "run", text)
+    assert baseline_steps(run) == 125
+    made = baseline_recipe(run)
+    assert made.schedule.model_dump().items() >= expected.items()
+    (stage,) = make_plan(made, MANIFEST, SAMPLES, MACHINE).stages
+    assert (stage.layers, stage.steps) == (12, 125)
+
+
 def test_stage_by_stage_schedules_become_one_rise_and_one_fall(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", STAGES)
     (stage,) = make_plan(baseline_recipe(run), MANIFEST, SAMPLES, MACHINE).stages
@@ -82,6 +107,14 @@ def test_a_run_that_is_not_over_has_no_baseline_yet(tmp_path: Path) -> None:
     run.transition(0)
     run.train(1, last=50)
     with pytest.raises(UserError, match="has not finished training; run `stacking resume"):
+        baseline_steps(read_run(run.path))
+
+
+def test_a_run_that_diverged_is_not_to_be_finished(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path / "run", layers=(2, 12), steps=(100, 100))
+    run.train(0, last=40)
+    run.event("failed", phase="train", stage=0, attempt=1, message="not finite", diverged=True)
+    with pytest.raises(UserError, match="has diverged; give a run that has finished"):
         baseline_steps(read_run(run.path))
 
 

@@ -109,10 +109,10 @@ def _heading(results: list[Result]) -> str:
     return f"""# Chaos
 
 `tools/chaos --write docs/chaos.md` wrote this page (version {__version__}, seed {seeds}). Each event disturbs a real
-chain that grows from one layer to two, on one or two ranks with ZeRO 0 to 3. The chain is resumed until it ends and then
-compared with an undisturbed chain of the same setting: weights, both moments, steps, progress and the export byte by
-byte; loss, learning rate and last sample of every update. `tools/chaos --work DIR --only KIND:SEED:NUMBER` repeats one
-event.
+chain that grows from one layer to two, on one or two ranks with ZeRO 0 to 3. The chain is resumed until it ends and
+then compared with an undisturbed chain of the same setting: weights, both moments, steps, progress and the export byte
+by byte; loss, learning rate and last sample of every update. `tools/chaos --work DIR --only KIND:SEED:NUMBER` repeats
+one event.
 
 * **identical**: the chain ended like the undisturbed one.
 * **healed**: the damage was reported or the file recreated; the result is identical.

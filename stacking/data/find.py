@@ -100,7 +100,7 @@ def _format_of_named(path: Path) -> str:
     except NotText as reason:
         suffix = plain_suffix(path)
         problem = f"has the suffix {suffix!r} that no reader knows" if str(reason).startswith("suffix") else ""
-        remedy = f"give one of {_known()}, or say --format"
+        remedy = f"give one of {_known()}, or set --format"
         raise UserError(path, problem or f"is {reason}", remedy) from None
 
 
@@ -108,7 +108,7 @@ def _require_file(path: Path) -> None:
     if not path.exists():
         raise UserError(path, "does not exist", "check the path; a dataset is named OWNER/NAME or NAME:CONFIGURATION")
     if not path.is_file():
-        raise UserError(path, "is neither a file nor a folder", "give text that can be read twice, no pipe")
+        raise UserError(path, "is neither a file nor a folder", "give regular files: pipes cannot be read twice")
 
 
 def _format_in_folder(file: Path, format: str | None) -> str:

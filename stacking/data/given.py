@@ -71,7 +71,7 @@ def _from_json(file: Path, cased: bool) -> Tokenizer:
     """Load a ``tokenizer.json``."""
     refuse_other_programs(file, read_object(file))
     if cased:
-        raise UserError("--cased", f"has no effect: {file} says itself whether to lower-case", "leave it out")
+        raise UserError("--cased", f"has no effect: {file} already sets whether to lower-case", "leave it out")
     return _parsed(file)
 
 
@@ -97,7 +97,7 @@ def _from_folder(folder: Path, cased: bool, shown: Path | None = None) -> tuple[
     _check_settings(shown / SETTINGS, settings, config)
     if cased and (TOKENIZER in objects or "do_lower_case" in settings):
         says = TOKENIZER if TOKENIZER in objects else f"{SETTINGS}: do_lower_case"
-        problem = f"has no effect: {shown / says} says itself whether to lower-case"
+        problem = f"has no effect: {shown / says} already sets whether to lower-case"
         raise UserError("--cased", problem, "leave it out, or give the vocab.txt of a folder without settings")
     is_named = bool(TOKENIZER in objects or settings.get("tokenizer_class") or config.get("model_type"))
     if not is_named and not any(objects.get(name) for name in (SETTINGS, _ADDED, _SPECIALS)):
@@ -163,7 +163,7 @@ def _check_settings(where: Path, settings: Mapping[str, Any], config: Mapping[st
             raise UserError(f"{where}: {key}", f"is {json.dumps(named)}", "give the name of a class")
         if key == "tokenizer_class" and named and "Japanese" in named:
             words = settings.get("word_tokenizer_type", "basic")
-            problem = f"is {named}, which finds words with {words}, not with BERT's rules"
+            problem = f"is {named}, which splits words with {words}, not by BERT's rules"
             raise UserError(f"{where}: {key}", problem, "split the text into words first and give the bare vocab.txt")
     if settings.get("word_tokenizer_type", "basic") != "basic":
         problem = f"is {settings['word_tokenizer_type']}, not BERT's rules"
@@ -198,7 +198,7 @@ def _check_entries(folder: Path, own: Tokenizer, entries: Mapping[str, int]) -> 
     for token, number in entries.items():
         if ids.get(token, number) != number:
             problem = f"gives {token!r} the id {number}, but {TOKENIZER} the id {ids[token]}"
-            raise UserError(folder / VOCABULARY, problem, "give the one of the two files that is meant")
+            raise UserError(folder / VOCABULARY, problem, "give the intended one of the two files")
 
 
 def parts(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _require_strings(path: Path, schema: Any, key: str) -> None:
     if types.is_dictionary(kind):  # a categorical column
         kind = kind.value_type
     if not (types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view"):
-        raise UserError(path, f"has a column `{key}` that is not of strings but {kind}", "name another with --text-key")
+        raise UserError(path, f"has a column `{key}` of {kind}, not of strings", "name another with --text-key")
 
 
 def _has_surrogate(text: str) -> bool:

@@ -119,7 +119,7 @@ def _removed(found: Examination) -> None:
         if is_off(found.get(key)):
             found.drop(key, f"is off, and was removed from DeepSpeed ({READ_FROM})", "left out")
         else:
-            problem = f"was removed from DeepSpeed, which stops at it ({READ_FROM})"
+            problem = f"was removed from DeepSpeed, which rejects it ({READ_FROM})"
             found.drop(key, problem, REMOVED_KEYS[key], refused=True)
 
 
@@ -220,7 +220,7 @@ def _auto(found: Examination, path: str) -> None:
     if section in SECTIONS and path != "zero_optimization.stage":
         found.drop(path, "is 'auto'", "DeepSpeed's default applies")
     elif path not in ("optimizer.params", "scheduler.params", "stacking.compile"):
-        found.drop(path, "is 'auto', which nothing here fills in", "give a value or remove it", refused=True)
+        found.drop(path, "is 'auto', which is not supported here", "give a value or remove it", refused=True)
 
 
 def _printing(found: Examination) -> None:

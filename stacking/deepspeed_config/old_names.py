@@ -20,7 +20,7 @@ def amp_to_fp16(found: Examination) -> None:
     if section is MISSING or is_off(section) or not isinstance(section, Mapping):
         return
     if found.get("fp16.enabled") is not None or found.get("bf16.enabled") is True:
-        found.drop("amp", "was removed from DeepSpeed, and the precision is given by fp16 or bf16", "left out")
+        found.drop("amp", "was removed from DeepSpeed; fp16 or bf16 sets the precision", "left out")
         return
     level = section.get("opt_level", "O1")
     if level == "O0":

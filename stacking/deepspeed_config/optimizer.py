@@ -104,7 +104,7 @@ def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) ->
             found.drop(path, "is refused by DeepSpeed", "left out: it is 'auto'")
     elif key in _HARMLESS or key in _OTHERS:
         if key in _HARMLESS and value not in (_HARMLESS[key], "auto"):
-            found.drop(path, f"is {shown(value)}, which a state here does not hold", refused=True)
+            found.drop(path, f"is {shown(value)}, which a state here cannot store", refused=True)
         else:
             found.drop(path, "changes nothing for Adam here", "left out")
     elif key not in (*_COMMON, "adamw_mode"):
@@ -169,5 +169,5 @@ def refused_parameters(parameters: Mapping[str, Any], built: str) -> list[tuple[
         remedy = "remove it"
         if key == "bias_correction":
             remedy = "remove it: the bias is then corrected, which only matters in the first thousand steps"
-        found.append((key, f"is {shown(value)}, which {module}.{built}, built here, does not take", remedy))
+        found.append((key, f"is {shown(value)}, which {module}.{built}, built here, does not accept", remedy))
     return found

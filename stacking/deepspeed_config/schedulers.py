@@ -74,7 +74,7 @@ def _parameter(found: Examination, name: str, key: str, value: Any) -> None:
     elif value is None:
         found.drop(path, "is null", "DeepSpeed's default applies")
     elif key == "last_batch_iteration":
-        found.drop(path, "is where a schedule resumes, which checkpoints record", "left out")
+        found.drop(path, "sets where a schedule resumes, which checkpoints record", "left out")
     elif key not in SCHEDULER_PARAMETERS[name]:
         near = nearest(key[:80], sorted(SCHEDULER_PARAMETERS[name]))
         found.drop(path, f"is not a parameter of {name}", near, refused=True)

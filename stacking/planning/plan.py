@@ -445,7 +445,7 @@ def _warnings(recipe: Recipe, stages: list[Stage], target: Target, machine: Mach
             need, have = stage.memory_per_rank / 2**30, target.memory / 2**30
             found.append(f"{stage.name} needs about {need:.1f} GiB per rank, but a {target.device.name} has {have:.0f}")
         if not target.cuda and ds_config.offloads(stage.ds_config):
-            found.append(f"{stage.name} offloads to the CPU on a CPU: it saves nothing")
+            found.append(f"{stage.name} offloads to the CPU on a CPU, which saves nothing")
     peak = max(value for stage in stages for _, value in stage.learning_rate)
     last = stages[-1].learning_rate[-1][1]
     if last > 0.1 * peak:

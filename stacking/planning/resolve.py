@@ -77,7 +77,7 @@ def check_model(recipe: Recipe, model: ModelConfig, manifest: Mapping[str, Any] 
     length = recipe.data.sequence_length
     if length > model.max_positions:
         where = recipe.key("data", "sequence_length")
-        problem = f"is {length}, but the model takes {model.max_positions} positions"
+        problem = f"is {length}, but the model has {model.max_positions} positions"
         raise UserError(where, problem, f"give at most {model.max_positions}, or raise model.max_positions")
     if manifest and manifest["vocabulary"] > model.vocabulary:
         key = ("start",) if recipe.start and recipe.model.vocabulary is None else ("model", "vocabulary")
@@ -106,7 +106,7 @@ def choose_growths(recipe: Recipe, start: Start | None) -> list[Growth | None]:
         if not reachable(growth.operator, before, stage.layers):
             depths = [n for n in range(before, stage.layers + before + 1) if reachable(growth.operator, before, n)]
             near = min(depths, key=lambda n: abs(n - stage.layers))
-            problem = f"is {stage.layers}, which {growth.operator} cannot make out of {before}"
+            problem = f"is {stage.layers}, which {growth.operator} cannot grow from {before}"
             remedy = f"give {near} or another multiple of {before}, or growth.operator: identity"
             raise UserError(where, problem, remedy)
         growths.append(growth)

@@ -109,19 +109,20 @@ def _heading(results: list[Result]) -> str:
     return f"""# Chaos
 
 `tools/chaos --write docs/chaos.md` wrote this page (version {__version__}, seed {seeds}). Each event disturbs a real
-chain that grows from one layer to two, on one or two ranks with ZeRO 0 to 3, resumes it until it ends, and compares it
-with an undisturbed chain of the same setting: weights, both moments, steps, progress and the export byte by byte; loss,
-learning rate and last sample of every update. `tools/chaos --work DIR --only KIND:SEED:NUMBER` plays one event again.
+chain that grows from one layer to two, on one or two ranks with ZeRO 0 to 3. The chain is resumed until it ends and
+then compared with an undisturbed chain of the same setting: weights, both moments, steps, progress and the export byte
+by byte; loss, learning rate and last sample of every update. `tools/chaos --work DIR --only KIND:SEED:NUMBER` repeats
+one event.
 
-* **identical**: the chain ended as the undisturbed one did.
-* **healed**: the damage was named, or the file made again; the product is identical.
-* **refused**: exit code 2 and one line that names the file; once that is restored, the chain ends identically.
-* **not read again**: the chain had no more use for the file; a command that uses it refuses it.
-* **harmless**: nothing depends on what was damaged.
+* **identical**: the chain ended like the undisturbed one.
+* **healed**: the damage was reported or the file recreated; the result is identical.
+* **refused**: exit code 2 and one line that names the file; after restoring it, the chain ends identically.
+* **not read again**: the chain no longer needed the file; a command that needs it rejects it.
+* **harmless**: nothing depends on the damaged file.
 * **wrong blame**: refused, but the last line names another file.
-* **stopped**: refused, though the file can be made again or training does without it.
+* **stopped**: refused, although the file can be recreated or training does not need it.
 * **not recoverable**: refused, and the restored run did not end identically.
-* **UNDETECTED**: the product differs, and nothing says so.
+* **UNDETECTED**: the result differs without any report.
 
-Clocks are moved by {clocks.how()}.
+Clock jumps use {clocks.how()}.
 """

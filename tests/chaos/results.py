@@ -61,11 +61,11 @@ def append_results(path: Path, results: Iterable[Result]) -> None:
 def as_markdown(results: Sequence[Result]) -> str:
     """The tables of kills, damages, full disks and clocks, and a list of what went wrong."""
     sections = [
-        _table("Signals, by the phase in which they fell", "phase", _of(results, "kill"), by_signal=True),
-        _table("What came of the signals", "phase", _of(results, "kill")),
-        _table("Damaged files, by what was damaged", "file", _of(results, "damage")),
-        _table("Full disks, by the phase in which they filled", "phase", _of(results, "disk")),
-        _table("Clock jumps, by the phase in which they fell", "phase", _of(results, "clock")),
+        _table("Signals by phase", "phase", _of(results, "kill"), by_signal=True),
+        _table("Outcomes of the signals", "phase", _of(results, "kill")),
+        _table("Damaged files", "file", _of(results, "damage")),
+        _table("Full disks by phase", "phase", _of(results, "disk")),
+        _table("Clock jumps by phase", "phase", _of(results, "clock")),
         _faults(results),
     ]
     return "\n".join(section for section in sections if section)
@@ -94,7 +94,7 @@ def _faults(results: Sequence[Result]) -> str:
     bad = [result for result in results if result.outcome in BAD]
     if not bad:
         return "No event was lost, undetected or ended with a traceback.\n" if results else "No results yet.\n"
-    lines = ["## What went wrong\n", _line(["event", "setting", "what", "outcome", "seen"]), _line(["---"] * 5)]
+    lines = ["## Failures\n", _line(["event", "setting", "what", "outcome", "seen"]), _line(["---"] * 5)]
     for result in bad:
         seen = "; ".join([*result.details, result.message])[:300].replace("|", "\\|").replace("\n", " ")
         lines.append(

@@ -51,7 +51,7 @@ def test_the_tables_count_signals_by_phase_and_damages_by_outcome() -> None:
     assert "| phase | SIGKILL | SIGTERM | all |" in text
     assert "| train | 1 | 1 | 2 |" in text
     assert "| file | identical | UNDETECTED | all |" in text
-    assert "| damage 1:2 |" in text.partition("What went wrong")[2]
+    assert "| damage 1:2 |" in text.partition("## Failures")[2]
 
 
 # Comparison

@@ -98,7 +98,7 @@ def _swap_documents(folder: Path) -> None:
         (_change(vocabulary=50), "but the vocabulary ends at 49"),
         (_cut_tokens, r"00000.tokens.npy: has .* bytes where the manifest says"),
         (_remove_sentences, "00000.sentences.npy: is missing"),
-        (_raise_token, "token id 60,000 where the vocabulary ends"),
+        (_raise_token, "token id 60,000, but the vocabulary ends"),
         (_swap_documents, "does not fit its sentence and document boundaries"),
     ],
 )

@@ -195,7 +195,7 @@ def test_cased_decides_where_settings_are_silent(tmp_path: Path) -> None:
     ],
 )
 def test_cased_is_refused_where_it_would_be_ignored(tmp_path: Path, files: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=f"--cased: has no effect: .*{says} says itself whether to lower-case"):
+    with pytest.raises(UserError, match=f"--cased: has no effect: .*{says} already sets whether to lower-case"):
         load(write(tmp_path, **files), cased=True)
 
 
@@ -238,7 +238,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "vocab__txt": lines(*ENTRIES),
             "tokenizer_config__json": {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"},
         },
-        "is BertJapaneseTokenizer, which finds words with mecab",
+        "is BertJapaneseTokenizer, which splits words with mecab",
     ),
     "Japanese, in the model's config": (
         {

@@ -240,7 +240,7 @@ def test_a_dataset_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatc
         ("A text.", {"vocabulary_size": 10}, "--vocabulary-size: 10 is out of range"),
         ("A text.", {"held_out": 0.0}, "--held-out: 0.0 is not a share"),
         ("A text.", {"held_out": 1.0}, "--held-out: 1.0 is not a share"),
-        ("A text.", {"workers": 0}, "--workers: 0 processes"),
+        ("A text.", {"workers": 0}, "--workers: is 0"),
         ("A text.", {"tokenizer": Path("none")}, "none: does not exist"),
         ("A text.", {"held_out_inputs": ["none.txt"]}, "none.txt: does not exist"),
     ],

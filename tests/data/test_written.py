@@ -47,7 +47,7 @@ def test_a_difference_stops_the_preparation(data_folder: Path) -> None:
     ids = np.concatenate([tokenizer(each, add_special_tokens=False)["input_ids"] for each in sentences])
     check_written(data_folder, sentences, ids)
     ids[-1] += 1
-    with pytest.raises(StackingError, match=r"of 'way day man\.', the shards have"):
+    with pytest.raises(StackingError, match=r"for 'way day man\.', the shards have"):
         check_written(data_folder, sentences, ids)
 
 

@@ -19,11 +19,11 @@ WRONG = {
     ),
     "removed key": (
         '{"sparse_attention": {"mode": "fixed"}}',
-        "ds.json: sparse_attention: was removed from DeepSpeed, which stops at it (0.19.8); remove it",
+        "ds.json: sparse_attention: was removed from DeepSpeed, which rejects it (0.19.8); remove it",
     ),
     "elasticity": (
         '{"elasticity": {"enabled": true}}',
-        "ds.json: elasticity: was removed from DeepSpeed, which stops at it (0.19.8); remove it: a run here "
+        "ds.json: elasticity: was removed from DeepSpeed, which rejects it (0.19.8); remove it: a run here "
         "resumes on any number of ranks",
     ),
     "removed ZeRO key": (
@@ -44,11 +44,11 @@ WRONG = {
     ),
     "auto where nothing fills it in": (
         '{"zero_optimization": {"stage": "auto"}}',
-        "ds.json: zero_optimization.stage: is 'auto', which nothing here fills in; give a value or remove it",
+        "ds.json: zero_optimization.stage: is 'auto', which is not supported here; give a value or remove it",
     ),
     "auto at the top": (
         '{"prescale_gradients": "auto"}',
-        "ds.json: prescale_gradients: is 'auto', which nothing here fills in; give a value or remove it",
+        "ds.json: prescale_gradients: is 'auto', which is not supported here; give a value or remove it",
     ),
     "offload without ZeRO": (
         '{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}',
@@ -306,7 +306,7 @@ def test_a_precision_other_than_the_recipes_is_refused() -> None:
 def test_offloading_on_a_cpu_is_allowed_and_noted() -> None:
     plan = plan_of(SMALL, '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}')
     assert offloads(plan.stages[0].ds_config) == ("optimizer",)
-    assert "0-L2 offloads to the CPU on a CPU: it saves nothing" in plan.warnings
+    assert "0-L2 offloads to the CPU on a CPU, which saves nothing" in plan.warnings
 
 
 def test_values_that_agree_with_the_recipe_are_no_conflict() -> None:
@@ -528,11 +528,11 @@ def test_deepspeeds_activation_checkpointing_recomputes_the_layers() -> None:
 
 def test_parameters_are_checked_against_the_class_that_is_built() -> None:
     user = json.dumps({"optimizer": {"type": "Adam", "params": {"bias_correction": False}}})
-    with pytest.raises(UserError, match=r"torch\.optim\.AdamW, built here, does not take"):
+    with pytest.raises(UserError, match=r"torch\.optim\.AdamW, built here, does not accept"):
         plan_of(SMALL, user)
     params = plan_of(SMALL, user, ["launch.device=v100"]).stages[0].ds_config["optimizer"]["params"]
     assert params["bias_correction"] is False and "torch_adam" not in params  # DeepSpeed's FusedAdam
-    with pytest.raises(UserError, match=r"deepspeed\.ops\.adam\.FusedAdam, built here, does not take"):
+    with pytest.raises(UserError, match=r"deepspeed\.ops\.adam\.FusedAdam, built here, does not accept"):
         plan_of(SMALL, '{"optimizer": {"type": "Adam", "params": {"foreach": true}}}', ["launch.device=v100"])
 
 

@@ -131,7 +131,7 @@ def test_gpus_of_several_kinds_wait_for_the_slowest() -> None:
 
 def test_a_plan_for_gpus_needs_some_and_those_that_it_was_made_for() -> None:
     found = only("GPUs", machine(plan=plan_for()))
-    assert (found.level, found.found) == ("error", "none, and the plan is for v100")
+    assert (found.level, found.found) == ("error", "none, but the plan is for v100")
     assert only("GPUs", machine(plan=plan_for(), torch=None)).level == "warning"
     _, other = findings("GPUs", machine(P40, plan=plan_for(device="v100")))
     assert (other.level, other.found) == ("warning", "planned for v100, but this is p40")

@@ -32,7 +32,7 @@ WRONG = {
     "sequence too long": (
         "sequence_length: 32",
         "sequence_length: 128",
-        "data.sequence_length: is 128, but the model takes 64 positions; give at most 64, or raise model.max_positions",
+        "data.sequence_length: is 128, but the model has 64 positions; give at most 64, or raise model.max_positions",
     ),
     "layers shrink": (
         "layers: 4",
@@ -42,7 +42,7 @@ WRONG = {
     "layers not reachable": (
         "layers: 4",
         "layers: 5",
-        "stages[1].layers: is 5, which stack cannot make out of 2; give 4 or another multiple of 2, or "
+        "stages[1].layers: is 5, which stack cannot grow from 2; give 4 or another multiple of 2, or "
         "growth.operator: identity",
     ),
     "batch does not divide": (

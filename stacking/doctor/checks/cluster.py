@@ -17,12 +17,12 @@ def transfers(facts: Facts) -> Iterator[Finding]:
     """Check that collective operations are correct and fast enough."""
     found = facts.collectives
     if (failure := facts.failures.get("collectives")) is not None:
-        advice = "look at the network between the nodes, and at NCCL_DEBUG=INFO or TORCH_DISTRIBUTED_DEBUG=DETAIL"
+        advice = "check the network between the nodes; set NCCL_DEBUG=INFO or TORCH_DISTRIBUTED_DEBUG=DETAIL"
         yield Finding("error", "collectives", f"ranks cannot talk to each other: {failure}", advice)
     if found is None:
         return
     for wrong in found.wrong:
-        advice = "train nothing here: update NCCL and the driver, and test the memory and the network"
+        advice = "do not train here: update NCCL and the driver, and test the memory and the network"
         yield Finding("error", "collectives", f"{wrong} gave wrong results", advice)
     for refused in found.refused:
         yield Finding("warning", "collectives", f"{found.backend} refused {refused}", "use ZeRO stage 0 here")

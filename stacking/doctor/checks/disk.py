@@ -51,10 +51,10 @@ def space(facts: Facts) -> Iterator[Finding]:
     need = run_bytes(facts.plan) - folder.used
     least = max(map(checkpoint_bytes, facts.plan.stages))
     if folder.free < least and need > 0:
-        problem = f"{found}, and one checkpoint takes {least / GB:.1f}"
+        problem = f"{found}, but one checkpoint takes {least / GB:.1f}"
         yield Finding("error", "disk space", problem, "free some space, or choose another --run-dir")
     elif folder.free < need:
-        problem = f"{found}, and the run will take {need / GB:.1f} more"
+        problem = f"{found}, but the run will take {need / GB:.1f} more"
         yield Finding("warning", "disk space", problem, "free some space, or set a smaller checkpoint.keep")
     else:
         yield Finding("ok", "disk space", f"{found}; the run takes at most {max(0.0, need) / GB:.1f} more")

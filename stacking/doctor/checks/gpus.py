@@ -49,7 +49,7 @@ def gpus(facts: Facts) -> Iterator[Finding]:
         if facts.plan and facts.plan.launch.accelerator == "cuda":
             advice = "run it where there are GPUs, or set launch.accelerator to cpu"
             level: Level = "error" if facts.torch else "warning"  # without torch there may be GPUs all the same
-            yield Finding(level, "GPUs", f"none, and the plan is for {facts.plan.launch.device}", advice)
+            yield Finding(level, "GPUs", f"none, but the plan is for {facts.plan.launch.device}", advice)
         elif facts.gpus:
             yield Finding("note", "GPUs", f"{len(facts.gpus)}, not used: {_unwanted(facts)} says cpu")
         else:

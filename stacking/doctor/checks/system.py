@@ -34,7 +34,7 @@ def cores(facts: Facts) -> Iterator[Finding]:
         yield Finding("warning", "cores", problem, advice)
     elif threads.isdigit() and int(threads) * ranks > usable and not known_gpus(facts):
         advice = f"set OMP_NUM_THREADS to {max(1, int(usable // ranks))}"
-        yield Finding("warning", "cores", f"{found}, and OMP_NUM_THREADS={threads} for each", advice)
+        yield Finding("warning", "cores", f"{found}, but OMP_NUM_THREADS={threads} for each", advice)
     elif known_gpus(facts) and usable < 2 * ranks:
         advice = "give each rank 2 cores or more: one to feed the GPU, one to read data"
         yield Finding("warning", "cores", found, advice)

@@ -65,7 +65,7 @@ WRONG = {
     "no stages": (
         SMALL[SMALL.index("stages:") :],
         "",
-        "stages: is missing; add it: a list of stages, the shallowest first",
+        "stages: is missing; add it: a list of stages, shallowest first",
     ),
     "empty stages": (
         SMALL[SMALL.index("stages:") :],

@@ -1,4 +1,4 @@
-"""Carries a growth operator out: from the state of a shallow model to that of a deep one, as a stream."""
+"""Applies growth operators: streams the state of a shallow model into that of a deep one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from stacking.storage.safetensors_file import TensorSpec
 
 
 class _NoLinks(Exception):
-    """The file system cannot make hard links here."""
+    """Raised if the file system does not support hard links."""
 
 
 class GrownState(Readable):
-    """A view of ``source`` as the deeper model's state; nothing is read before it is asked for."""
+    """Views ``source`` as the deeper model's state, reading lazily."""
 
     def __init__(self, source: State, sources: tuple[LayerSource, ...], moments: bool, keeps_step: bool) -> None:
         self._source = source
@@ -58,24 +58,24 @@ def grow(
     share: bool = False,
     allow_non_finite: bool = False,
 ) -> State:
-    """Write the state of a model with ``layers`` layers, each copied from ``source`` as ``operator`` says.
+    """Writes the state of a model with ``layers`` layers, copied from ``source`` by ``operator``.
 
     Args:
-        source: a state; it is never changed. Every tensor of the result is a copy of its own, but with ``share``.
-        out: the new state folder; it appears when it is complete.
+        source: a state; it is never changed. Without ``share``, every tensor of the result is a copy.
+        out: the new state folder; it gets its name when it is complete.
         operator: a key of `OPERATORS`.
-        optimizer_state: a key of `OPTIMIZER_STATES`. With ``reset`` the result has no moments, which loading takes
-            for zero.
-        on_progress: called with the bytes written and those in all.
-        share: let the result have hard links to the files of ``source``, and say in its manifest which of their
-            layers each of its own is: done at once, without space. Their checksums come along; whoever reads the
-            tensors verifies them. On a file system without hard links they are copied after all.
-        allow_non_finite: take NaN and infinity as they are. Otherwise a state that is shared is read for the check,
-            unless its manifest says that it was checked when it was written.
+        optimizer_state: a key of `OPTIMIZER_STATES`. With ``reset`` the result has no moments, and loading sets them
+            to zero.
+        on_progress: called with the bytes written and the total.
+        share: hard-link the files of ``source`` and record the source of each layer in the manifest, which takes
+            neither time nor space. The checksums are kept, and tensors are verified when they are read. On a file
+            system without hard links, files are copied.
+        allow_non_finite: accept NaN and infinity. Otherwise a shared state is read for the check, unless its manifest
+            records that it was checked when it was written.
 
     Raises:
-        UserError: the depth cannot be reached, the state has no layers, or a value is not finite; names the tensor.
-        DamagedFile: a file of ``source`` is not as it was written.
+        UserError: the depth cannot be reached, the state has no layers, or a value is not finite.
+        DamagedFile: a file of ``source`` is altered.
         NoSpace: the disk is full; nothing is left at ``out``.
     """
     if layers > MOST_LAYERS:
@@ -84,7 +84,7 @@ def grow(
     require_outside(out, source.path)
     depth = 1 + max((layer_of(name) or 0 for name in source.names if layer_of(name) is not None), default=-1)
     if depth == 0:
-        raise UserError(source.path, "has no layers to grow", "give the state of a model of this project")
+        raise UserError(source.path, "has no layers to grow", "give a state of one of this project's models")
     try:
         sources = layer_sources(operator, depth, layers)
         rule = optimizer_state_rule(optimizer_state)
@@ -112,7 +112,7 @@ def grow(
 def _share(
     out: Path, source: State, grown: GrownState, sources: tuple[LayerSource, ...], provenance: dict[str, Any]
 ) -> bool:
-    """Make the state ``out`` of links to the files of ``source``; False where the file system has none."""
+    """Creates the state ``out`` from links to the files of ``source``; returns False if links are not supported."""
     together = sources if source.sources is None else composed(sources, source.sources)
     manifest = manifest_of(
         grown.moments,
@@ -135,8 +135,8 @@ def _share(
 
 def _link(file: Path, name: Path) -> None:
     if file.is_symlink():
-        raise _NoLinks  # a link to what it points at would keep hold of a file outside the state
+        raise _NoLinks  # a link to its target would refer to a file outside the state
     try:
         os.link(file, name)
-    except OSError:  # another file system, or one that has none: if the reason is another, copying meets it, too
+    except OSError:  # another file system, or no support; copying reports any other error
         raise _NoLinks from None

@@ -1,7 +1,8 @@
-"""Growth operators: which layer of the shallow model each layer of the deep one starts from.
+"""Defines growth operators, which map each layer of the deep model to a layer of the shallow one.
 
-Pure mappings of layer numbers. One mapping drives the weights and both moments; `stacking.growth.apply` carries it
-out. A new operator is a function and a row in `OPERATORS`. No torch here: plans use this too.
+Operators are pure functions of layer numbers. The same mapping applies to weights and moments; `stacking.growth.apply`
+executes it. A new operator is a function and a row in `OPERATORS`. This module does not import torch, since plans use
+it too.
 """
 
 from __future__ import annotations
@@ -13,37 +14,37 @@ from stacking.state.layers import LayerSource
 
 
 class Operator(NamedTuple):
-    """A growth operator: its mapping, and which depths it can reach."""
+    """Defines a growth operator: its mapping and the depths that it can reach."""
 
     sources: Callable[[int, int], tuple[LayerSource, ...]]
     reachable: Callable[[int, int], bool]
 
 
 class OptimizerStateRule(NamedTuple):
-    """What becomes of Adam's state when a model grows."""
+    """Defines the treatment of Adam's state when a model grows."""
 
     copies_moments: bool
-    """Both moments follow the mapping of the weights; otherwise they start at zero."""
+    """Whether both moments follow the weights' mapping; otherwise they start at zero."""
     keeps_step: bool
-    """The step count, which Adam's bias correction uses, goes on; otherwise it starts at zero."""
+    """Whether the step count of Adam's bias correction continues; otherwise it starts at zero."""
 
 
 def stack(source_layers: int, target_layers: int) -> tuple[LayerSource, ...]:
-    """The whole stack again on top of itself: layer i is copied to i + L, i + 2L, … (Gong et al., ICML 2019)."""
+    """Repeats the whole stack on top of itself: layer i is copied to i + L, i + 2L, … (Gong et al., ICML 2019)."""
     return tuple(LayerSource(i % source_layers) for i in range(target_layers))
 
 
 def interleave(source_layers: int, target_layers: int) -> tuple[LayerSource, ...]:
-    """Each layer k times in a row: 0, 0, 1, 1, … (the order of Chang et al., ICLR 2018)."""
+    """Repeats each layer k times: 0, 0, 1, 1, … (the order of Chang et al., ICLR 2018)."""
     return tuple(LayerSource(i * source_layers // target_layers) for i in range(target_layers))
 
 
 def identity(source_layers: int, target_layers: int) -> tuple[LayerSource, ...]:
-    """The old layers below; above them layers that pass their input on unchanged at the start.
+    """Keeps the old layers at the bottom and adds layers that initially compute the identity on top.
 
-    A new layer takes its tensors from layer i mod L, with both projections into the residual stream at zero. With
-    ``pre_ln`` the grown model computes exactly what the shallow one did. With ``post_ln`` only nearly: a LayerNorm
-    follows each residual sum, and normalising a normalised vector again applies its scale and bias once more.
+    A new layer i copies layer i mod L, with both projections into the residual stream set to zero. With ``pre_ln`` the
+    grown model computes exactly the same function. With ``post_ln`` it does so only approximately, because a LayerNorm
+    follows each residual sum and applies its scale and bias again.
     """
     return tuple(
         LayerSource(i % source_layers, "copy" if i < source_layers else "silent") for i in range(target_layers)
@@ -73,7 +74,7 @@ OPTIMIZER_STATES: dict[str, OptimizerStateRule] = {
 
 
 def reachable(operator: str, source_layers: int, target_layers: int) -> bool:
-    """Whether ``operator`` can make ``target_layers`` layers out of ``source_layers``.
+    """Returns whether ``operator`` can grow ``source_layers`` layers to ``target_layers``.
 
     Raises:
         ValueError: there is no such operator.
@@ -82,10 +83,10 @@ def reachable(operator: str, source_layers: int, target_layers: int) -> bool:
 
 
 def layer_sources(operator: str, source_layers: int, target_layers: int) -> tuple[LayerSource, ...]:
-    """The source of every target layer, from the bottom up.
+    """Returns the source of every target layer, from the bottom up.
 
     Raises:
-        ValueError: no such operator, or a depth that it cannot reach; the message lists what is possible.
+        ValueError: there is no such operator, or it cannot reach the depth; the message lists the alternatives.
     """
     if not reachable(operator, source_layers, target_layers):
         candidates = range(source_layers, 4 * source_layers + 1)
@@ -95,10 +96,10 @@ def layer_sources(operator: str, source_layers: int, target_layers: int) -> tupl
 
 
 def optimizer_state_rule(name: str) -> OptimizerStateRule:
-    """The rule called ``name``.
+    """Returns the rule called ``name``.
 
     Raises:
-        ValueError: there is no such rule; the message lists those there are.
+        ValueError: there is no such rule; the message lists the known ones.
     """
     if name not in OPTIMIZER_STATES:
         raise ValueError(f"no optimizer-state rule {name!r}; there are {', '.join(OPTIMIZER_STATES)}")

@@ -1,7 +1,7 @@
-"""From a DeepSpeed checkpoint to the canonical state, without GPUs, torch or DeepSpeed, in memory that stays flat.
+"""Converts a DeepSpeed checkpoint to the canonical state, without GPUs, torch or DeepSpeed, in constant memory.
 
-A checkpoint of ours is read once: each block is compared with its checksum when it comes into memory, and what nothing
-asked for (the model's own low-precision weights) at the end, before the state appears under its name.
+A checkpoint of this project is read once: each block is verified as it is loaded, and blocks that are not needed (the
+model's low-precision weights) are verified at the end, before the state gets its name.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from stacking.storage.threads import each
 from stacking.storage.torch_file import verify_torch_file
 
 _BLOCKS_A_FILE = 8
-"""Kept in memory: of each kind of tensor, in each of two parameter groups, the block in use."""
+"""Cached blocks: one for each kind of tensor in each of two parameter groups."""
 _MOST_BLOCKS = 192
-"""Kept in memory at most, in MiB."""
+"""Maximum size of the cache, in MiB."""
 
 
 def consolidate(
@@ -29,20 +29,20 @@ def consolidate(
     describe: Callable[[ZeroCheckpoint], TrainingState] | None = None,
     allow_non_finite: bool = False,
 ) -> State:
-    """Write the fp32 master weights, both moments, the step count and the buffers of a checkpoint as a state.
+    """Writes the fp32 master weights, both moments, the step count and the buffers of a checkpoint as a state.
 
     Args:
-        checkpoint: one checkpoint's folder, or the folder above it with a ``latest`` file. It is never changed.
-        out: the state folder; it appears when it is complete.
-        on_progress: called with the bytes written and those in all.
-        describe: a view of a checkpoint that does not record its model as the state of one.
+        checkpoint: a checkpoint's folder, or its parent with a ``latest`` file. It is never changed.
+        out: the state folder; it gets its name when it is complete.
+        on_progress: called with the bytes written and the total.
+        describe: views a checkpoint that does not record its model as the state of a given model.
 
-        allow_non_finite: take NaN and infinity as they are.
+        allow_non_finite: accept NaN and infinity.
 
     Raises:
-        UserError: ``checkpoint`` is not a checkpoint that can be read, is not one of the model that was described, or
-            has a value that is not finite; names the tensor.
-        DamagedFile: one of its files is missing, torn or altered; names it.
+        UserError: ``checkpoint`` cannot be read, does not match the described model, or has a non-finite value; the
+            message names the tensor.
+        DamagedFile: a file is missing, truncated or altered; the message names it.
         NoSpace: the disk is full; nothing is left at ``out``.
     """
     source = ZeroCheckpoint(checkpoint)
@@ -50,7 +50,7 @@ def consolidate(
     described = describe(source) if describe else source
     files = source.verified
     if files is None or _BLOCKS_A_FILE * source.shards > _MOST_BLOCKS:
-        verify(source)  # beforehand: it cannot be done, or would not be done once, while tensors are put together
+        verify(source)  # such files cannot be verified once while tensors are assembled
         source.verified = None
     else:
         files.kept = max(files.kept, _BLOCKS_A_FILE * source.shards)
@@ -62,10 +62,10 @@ def consolidate(
 
 
 def verify(source: ZeroCheckpoint) -> None:
-    """Compare every byte with the manifest's checksums, or, in a checkpoint that is not ours, with the archives' CRCs.
+    """Verifies all files by the manifest's checksums or, in a checkpoint of another program, by the archives' CRCs.
 
     Raises:
-        DamagedFile: a file is missing, torn or altered.
+        DamagedFile: a file is missing, truncated or altered.
     """
     if (source.path / MANIFEST).exists():
         verify_folder(source.path)

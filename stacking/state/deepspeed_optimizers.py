@@ -1,8 +1,8 @@
-"""The masters of a live DeepSpeed engine: which optimizer keeps them in which geometry.
+"""Accesses the master weights of a live DeepSpeed engine, in the layout of each of DeepSpeed's optimizers.
 
-DeepSpeed's public ``safe_set_full_*`` calls want the whole parameter on every rank and an optimizer that has stepped,
-and cover neither ZeRO 0 nor the step count; so each optimizer's flat tensors are described here instead, in the same
-terms as a checkpoint's (`partition.Piece`), and tests compare the result with the public ``safe_get_full_*`` calls.
+DeepSpeed's public ``safe_set_full_*`` functions need the whole parameter on every rank and an optimizer that has
+stepped, and support neither ZeRO 0 nor the step count. This module therefore describes each optimizer's flat tensors
+like those of a checkpoint (`partition.Piece`); tests compare the result with the public ``safe_get_full_*`` functions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stacking.storage.partition import Piece, Shape, cut, packed, sharded, whole
 
 
 class Master(NamedTuple):
-    """A tensor that the inner optimizer steps, its parameter group there, and what it is made of."""
+    """Describes a tensor that the inner optimizer steps, its parameter group and its pieces."""
 
     tensor: torch.Tensor
     group: dict[str, Any]
@@ -27,21 +27,21 @@ class Master(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """How to reach into one of DeepSpeed's optimizers."""
+    """Accesses one of DeepSpeed's optimizers."""
 
     masters: Callable[[Any, dict[int, str]], Iterator[Master]]
-    """(engine, parameter names by ``id``) to this rank's masters."""
+    """Returns this rank's masters, given the engine and the parameter names by ``id``."""
     prepare: Callable[[Any], None]
-    """Called before the masters are changed."""
+    """Called before the masters change."""
     refresh: Callable[[Any], None]
-    """Called after it: brings the model's own, low-precision weights up to date on all ranks."""
+    """Called after the masters have changed; updates the model's low-precision weights on all ranks."""
 
 
 def adapter_of(engine: Any) -> Adapter:
-    """The adapter for ``engine``'s optimizer.
+    """Returns the adapter for ``engine``'s optimizer.
 
     Raises:
-        UserError: no adapter knows it.
+        UserError: the optimizer is not supported.
     """
     optimizer = engine.optimizer
     if optimizer is private.inner_optimizer(engine):
@@ -55,7 +55,7 @@ def adapter_of(engine: Any) -> Adapter:
 
 
 def parameter_shape(parameter: torch.Tensor) -> Shape:
-    """The whole parameter's shape, also where ZeRO 3 has partitioned it."""
+    """Returns the shape of the whole parameter, even if ZeRO 3 has partitioned it."""
     return private.whole_shape(parameter)
 
 
@@ -130,7 +130,7 @@ def _refresh_partitioned(engine: Any) -> None:
 
 
 def _broadcast_parts(low: list[list[torch.Tensor]], partitions: list[private.Partition]) -> None:
-    """What DeepSpeed's gathering does, in place: gloo's all-gather takes a second copy of the model, and longer."""
+    """Gathers like DeepSpeed, but in place: gloo's all-gather is slower and needs a second copy of the model."""
     for parts, partition in zip(low, partitions, strict=True):
         process_group = partition.process_group
         parts[comm.get_rank(group=process_group)].data.copy_(partition.master.data)
@@ -170,4 +170,4 @@ ADAPTERS: dict[str, Adapter] = {
     "BF16_Optimizer": Adapter(_partitioned_bf16, _nothing, _refresh_partitioned),
     "DeepSpeedZeroOptimizer_Stage3": Adapter(_sharded, _prepare_sharded, _refresh_sharded),
 }
-"""By the class of ``engine.optimizer``; ``plain`` where DeepSpeed does not wrap it."""
+"""Keyed by the class of ``engine.optimizer``; ``plain`` if DeepSpeed does not wrap it."""

@@ -1,4 +1,4 @@
-"""Keeps NaN and infinity out of what is made of a training state; what is read is checked as it is read."""
+"""Rejects NaN and infinity in training states, checking values as they are read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable, TrainingS
 from stacking.storage.partition import Shape, numel
 
 CHECKED = "finite"
-"""Key of a state's provenance that says that every value was finite when it was written."""
+"""Key in a state's provenance: all values were finite when it was written."""
 _SLICE = 1 << 22
-"""Elements that are looked at together: 16 MiB."""
+"""Elements that are checked at once: 16 MiB."""
 
 
 class FiniteState(Readable):
-    """A view of ``source`` that gives finite values only.
+    """Views ``source`` and rejects non-finite values.
 
     Args:
-        where: the folder, for the error.
+        where: the folder, for error messages.
 
     Raises:
-        UserError: by `fill` and `read`, at a value that is not finite; names the first tensor of ``source`` with one.
+        UserError: raised by `fill` and `read` for a non-finite value; names the first tensor of ``source`` with one.
     """
 
     def __init__(self, source: TrainingState, where: Path) -> None:
@@ -43,11 +43,11 @@ class FiniteState(Readable):
 
 
 def require_finite(source: TrainingState, where: Path) -> None:
-    """Read all of ``source`` once, in slices, and refuse it where a weight, moment or buffer is not finite.
+    """Reads all of ``source`` in slices and checks that weights, moments and buffers are finite.
 
     Raises:
-        UserError: it names the first such tensor.
-        DamagedFile: a file of ``source`` is torn or altered.
+        UserError: a value is not finite; the message names the first such tensor.
+        DamagedFile: a file of ``source`` is truncated or altered.
     """
     kinds = (WEIGHTS, *MOMENTS) if source.moments else (WEIGHTS,)
     tensors = [(kind, name, numel(source.shape(name))) for kind in kinds for name in source.names]
@@ -56,11 +56,11 @@ def require_finite(source: TrainingState, where: Path) -> None:
         for start in range(0, count, _SLICE):
             if not _all_finite(source.read(kind, name, start, min(count, start + _SLICE))):
                 problem = f"holds NaN or infinity, first in {name} ({kind})"
-                raise UserError(where, problem, "take an earlier checkpoint, or pass --allow-non-finite")
+                raise UserError(where, problem, "use an earlier checkpoint, or pass --allow-non-finite")
 
 
 def was_checked(manifest: Mapping[str, Any]) -> bool:
-    """Whether the state with this manifest was written from finite values."""
+    """Returns whether the state with this manifest was written from finite values."""
     provenance = manifest.get("provenance")
     return isinstance(provenance, dict) and provenance.get(CHECKED) is True
 
@@ -69,6 +69,6 @@ def _all_finite(values: np.ndarray) -> bool:
     if not np.issubdtype(values.dtype, np.floating):
         return True
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(np.add.reduce(values.reshape(-1))):  # faster than asking each; a finite sum has finite terms
+        if np.isfinite(np.add.reduce(values.reshape(-1))):  # faster than checking each; finite sum, finite terms
             return True
     return bool(np.isfinite(values).all())

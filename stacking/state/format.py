@@ -1,15 +1,15 @@
-"""The canonical training state: a folder that no ZeRO stage, world size or precision can be seen in.
+"""Defines the canonical training state: a folder independent of ZeRO stage, world size and precision.
 
     manifest.json             kind, format, model, optimizer_step, progress, moments, provenance; sizes and checksums
     weights.safetensors       fp32 master weights
-    exp_avg.safetensors       Adam's first moment      } absent where there are none
+    exp_avg.safetensors       Adam's first moment      } absent without moments
     exp_avg_sq.safetensors    Adam's second moment     }
     buffers.safetensors       persistent buffers, if the model has any
 
 All keys are parameter names; a tied parameter appears once, under its first name.
 
-A state that was grown with shared files has those of the shallow model, as hard links, and in its manifest under
-``layer_sources`` of every layer the one in the files that it is copied from: it takes no space of its own.
+A state grown with shared files has hard links to the shallow model's files and lists in its manifest, under
+``layer_sources``, the source of every layer, so that it takes no space of its own.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from stacking.storage.verified_files import verified_files
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
 FORMAT = 1
 MOST_STEPS = 10**12
-"""Far beyond any training."""
-_MAKERS = "give a folder that consolidate, grow or import wrote"
+"""Upper limit, far beyond any training."""
+_MAKERS = "give a folder written by consolidate, grow or import"
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+"""Called with (bytes done, bytes in total)."""
 
 
 class TrainingState(Protocol):
-    """What consolidating, growing and loading read: a `State`, a `ZeroCheckpoint`, or a view of one."""
+    """The source of consolidating, growing and loading: a `State`, a `ZeroCheckpoint`, or a view of one."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -66,39 +66,39 @@ class TrainingState(Protocol):
 
     @property
     def model(self) -> ModelConfig | None:
-        """What the weights belong to, where it is known."""
+        """The model of the weights, if known."""
 
     @property
     def progress(self) -> dict[str, Any] | None:
-        """How far training had come, where it is known."""
+        """The progress of training, if known."""
 
     def shape(self, name: str) -> Shape:
         """The shape of a parameter."""
 
     def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
-        """Fill ``into`` with the elements from ``start`` on of a flattened tensor.
+        """Fills ``into`` with elements of a flattened tensor, beginning at ``start``.
 
         Args:
             kind: weights, exp_avg or exp_avg_sq (all fp32), or buffers.
 
         Raises:
-            DamagedFile: its file is torn, missing or altered.
+            DamagedFile: the file is truncated, missing or altered.
         """
 
     def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Elements ``start … stop`` of a flattened tensor, as `fill` takes them."""
+        """Reads elements ``start … stop`` of a flattened tensor; arguments as in `fill`."""
 
 
 class Readable:
-    """Gives a training state that can `fill` arrays the means to make them."""
+    """Implements `read` for training states that implement `fill`."""
 
     buffers: Mapping[str, TensorSpec]
 
     def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Elements ``start … stop`` of a flattened tensor of ``kind`` weights, exp_avg, exp_avg_sq (all fp32), buffers.
+        """Reads elements ``start … stop`` of a flattened tensor; ``kind`` as in `TrainingState.fill`.
 
         Raises:
-            DamagedFile: its file is torn, missing or altered.
+            DamagedFile: the file is truncated, missing or altered.
         """
         buffer = kind == BUFFERS
         count = numel(self.buffers[name].shape if buffer else self.shape(name)) if stop is None else stop
@@ -114,7 +114,7 @@ class Readable:
 
 
 class _Description(BaseModel):
-    """What a state's manifest says beside its files."""
+    """Holds the entries of a state's manifest apart from its files."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -123,7 +123,7 @@ class _Description(BaseModel):
     progress: dict[str, Any] | None
     moments: bool
     layer_sources: list[str] | None = Field(default=None, max_length=MOST_LAYERS)
-    """Of each layer "NUMBER TREATMENT", where the files are those of a shallower model."""
+    """For each layer "NUMBER TREATMENT", if the files are those of a shallower model."""
 
 
 def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
@@ -132,8 +132,8 @@ def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
             path.parent, f"holds {short_repr(manifest.get('kind', 'something else'))}, not a state", _MAKERS
         )
     if manifest.get("format") != FORMAT:
-        problem = f"has format {short_repr(manifest.get('format'))} where this version reads {FORMAT}"
-        raise UserError(path.parent, problem, "make it again")
+        problem = f"has format {short_repr(manifest.get('format'))}, but this version reads {FORMAT}"
+        raise UserError(path.parent, problem, "recreate the state")
     try:
         return _Description.model_validate(dict(manifest))
     except ValidationError as error:
@@ -143,11 +143,11 @@ def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
 
 
 class State(Readable):
-    """A state folder, opened for reading; every tensor stays in its file, and is verified as it is read.
+    """Opens a state folder for reading; tensors stay in their files and are verified as they are read.
 
     Raises:
-        UserError: the folder does not exist or is something else.
-        DamagedFile: a file is missing or has another size than the manifest says (or, with ``checksums``, other bytes).
+        UserError: the folder does not exist or is not a state.
+        DamagedFile: a file is missing or its size (or, with ``checksums``, its content) contradicts the manifest.
     """
 
     def __init__(self, path: Path, checksums: bool = False) -> None:
@@ -192,7 +192,7 @@ class State(Readable):
 
     @property
     def digest(self) -> str:
-        """Identifies the tensors: two states with the same digest hold the same bytes."""
+        """Identifies the tensors: states with equal digests hold the same bytes."""
         files = self.manifest["files"]
         checksums = [f"{name} {files[name]['checksum']}" for name in sorted(files)]
         return digest(" ".join([*checksums, *(self._description.layer_sources or ())]).encode())
@@ -215,10 +215,10 @@ class State(Readable):
             raise DamagedFile(self.path / MANIFEST, f"does not describe a state: layer_sources: {error}") from None
 
     def _check_names(self) -> None:
-        """Every file of the manifest must be one of a state, and the tensors that it speaks of must be there."""
+        """Checks that the manifest lists only files of a state, and all that it needs."""
         listed, path = set(self.manifest["files"]), self.path / MANIFEST
         for name in sorted(listed - {f"{kind}.safetensors" for kind in (WEIGHTS, *MOMENTS, BUFFERS)}):
-            raise DamagedFile(path, f"lists {name!r}, which is no file of a state")
+            raise DamagedFile(path, f"lists {name!r}, which is not a file of a state")
         for kind in (WEIGHTS, *(MOMENTS if self.moments else ())):
             if f"{kind}.safetensors" not in listed:
                 raise DamagedFile(path, f"does not list {kind}.safetensors")
@@ -227,7 +227,7 @@ class State(Readable):
         return self.path / f"{kind}.safetensors"
 
     def _check_weights(self) -> None:
-        """Compare the weights with the model that the manifest describes, if it does."""
+        """Checks the weights against the manifest's model, if it has one."""
         path, files = self._file(WEIGHTS), self._files[WEIGHTS].specs
         specs = {name: files[origin.name] for name, origin in self._origins[WEIGHTS].items()}
         expected = {} if self.model is None else parameter_shapes(self.model)
@@ -235,9 +235,9 @@ class State(Readable):
             raise DamagedFile(path, f"lacks the parameter {name}")
         for name, spec in specs.items():
             if spec.dtype != "float32":
-                raise DamagedFile(path, f"has {name} in {spec.dtype} where a state is float32")
+                raise DamagedFile(path, f"has {name} in {spec.dtype}, but states are float32")
             if expected and name not in expected:
-                raise DamagedFile(path, f"has the parameter {name}, which the model of its manifest has not")
+                raise DamagedFile(path, f"has the parameter {name}, which the model in its manifest does not have")
             if expected and spec.shape != expected[name]:
                 needed = list(expected[name])
                 raise DamagedFile(path, f"has {name} as {list(spec.shape)} where the model needs {needed}")
@@ -245,15 +245,15 @@ class State(Readable):
     def _check_moments(self) -> None:
         for kind in MOMENTS if self.moments else ():
             if self._files[kind].specs != self._files[WEIGHTS].specs:
-                raise DamagedFile(self._file(kind), "does not hold the parameters that the weights do")
+                raise DamagedFile(self._file(kind), "does not hold the same parameters as the weights")
 
 
 class StateWriter:
-    """Writes a state folder as a stream: it appears, complete and sealed, when the ``with`` block ends.
+    """Writes a state folder as a stream; it gets its name, complete and sealed, when the ``with`` block ends.
 
     Args:
-        path: the folder; one that stands there is replaced.
-        shapes: the parameters, in order; their tensors must be appended in it, kind by kind.
+        path: the folder; an existing one is replaced.
+        shapes: the parameters, in order; their tensors must be appended in this order, kind by kind.
         buffers: the persistent buffers.
         moments: whether both moments will be written.
     """
@@ -292,7 +292,7 @@ class StateWriter:
             self._stack.__exit__(*error)
 
     def append(self, kind: str, name: str, values: np.ndarray) -> None:
-        """Write the next elements of the flattened tensor ``name`` of ``kind``."""
+        """Writes the next elements of the flattened tensor ``name`` of ``kind``."""
         with disk_errors(self._path):
             self._files[kind].append(name, values)
 
@@ -305,7 +305,7 @@ def manifest_of(
     provenance: Mapping[str, Any],
     layer_sources: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What a state's manifest says beside its files."""
+    """Returns the entries of a state's manifest apart from its files."""
     return {
         "kind": "state",
         "format": FORMAT,
@@ -321,7 +321,7 @@ def manifest_of(
 def _specs(
     shapes: Mapping[str, Shape], buffers: Mapping[str, TensorSpec], moments: bool
 ) -> dict[str, Mapping[str, TensorSpec]]:
-    """The tensors of every file of a state, by kind."""
+    """Returns the tensors of every file of a state, by kind."""
     parameters = {name: TensorSpec("float32", tuple(shape)) for name, shape in shapes.items()}
     kinds = (WEIGHTS, *MOMENTS) if moments else (WEIGHTS,)
     return {**dict.fromkeys(kinds, parameters), **({BUFFERS: buffers} if buffers else {})}
@@ -334,13 +334,13 @@ def write_state(
     on_progress: Progress | None = None,
     verify_rest: Callable[[], None] | None = None,
 ) -> None:
-    """Write what ``source`` holds as a state folder, block by block, by several threads, in memory that stays flat.
+    """Writes ``source`` as a state folder, block by block, with several threads and constant memory.
 
     Args:
-        verify_rest: called when all is written and before the state appears under its name.
+        verify_rest: called when everything is written, before the state gets its name.
 
     Raises:
-        DamagedFile: a file of the source is torn, altered or missing; nothing is left at ``path``.
+        DamagedFile: a file of the source is truncated, altered or missing; nothing is left at ``path``.
         NoSpace: the disk is full; nothing is left at ``path``.
     """
     manifest = manifest_of(source.moments, source.optimizer_step, source.model, source.progress, provenance)

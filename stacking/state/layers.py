@@ -1,6 +1,6 @@
-"""Layers that come from other layers: the form in which growth is described, carried out and remembered.
+"""Describes layers that are copies of other layers: the representation of growth.
 
-A grown state may keep the bytes of its source and read each layer from there, so this is part of what a state is.
+A grown state may share its source's files and read each layer from there, so this is part of the state format.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 _LAYER = re.compile(r"^layers\.(\d{1,9})\.")
 _LONGEST_NUMBER = 9
-"""Digits of a layer's number; no model has as many layers."""
+"""Maximum number of digits of a layer's number."""
 
 TREATMENTS: dict[str, tuple[str, ...]] = {
     "copy": (),
     "silent": ("attention.output.", "feed_forward.down."),
 }
-"""What is done to a copied layer: its tensors whose names (after ``layers.i.``) start so become zero, the rest stay."""
+"""Treatments of a copied layer: the prefixes (after ``layers.i.``) of its tensors that become zero."""
 
 
 class LayerSource(NamedTuple):
-    """Where one target layer comes from."""
+    """Defines the source of one target layer."""
 
     layer: int
     """Number of the source layer."""
@@ -33,10 +33,10 @@ class LayerSource(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> LayerSource:
-        """The inverse of ``str``.
+        """Parses the result of ``str``.
 
         Raises:
-            ValueError: it is not such a text.
+            ValueError: the text is malformed.
         """
         layer, treatment = text.split(" ")
         if not layer.isdecimal() or len(layer) > _LONGEST_NUMBER:
@@ -47,47 +47,47 @@ class LayerSource(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where one tensor of a grown model comes from."""
+    """Defines the source of one tensor of a grown model."""
 
     name: str
-    """Of the shallow model's tensor."""
+    """Name of the shallow model's tensor."""
     zero: bool
-    """Whether it becomes zero; then only the shape is the same."""
+    """Whether the tensor becomes zero, so that only the shape is copied."""
 
 
 def layer_of(name: str) -> int | None:
-    """The layer that a parameter belongs to; ``None`` outside the encoder's layers."""
+    """Returns the layer that a parameter belongs to; None outside the encoder's layers."""
     match = _LAYER.match(name)
     return int(match[1]) if match else None
 
 
 def with_layer(name: str, layer: int) -> str:
-    """The name of the same parameter in another layer."""
+    """Returns the name of the same parameter in another layer."""
     return _LAYER.sub(f"layers.{layer}.", name)
 
 
 def becomes_zero(name: str, treatment: str) -> bool:
-    """Whether ``treatment`` zeroes the parameter ``name`` of a layer."""
+    """Returns whether ``treatment`` zeroes the parameter ``name`` of a layer."""
     return _LAYER.sub("", name).startswith(TREATMENTS[treatment])
 
 
 def composed(outer: tuple[LayerSource, ...], inner: tuple[LayerSource, ...]) -> tuple[LayerSource, ...]:
-    """One growth that does what ``inner`` and then ``outer`` do."""
+    """Returns the growth equivalent to ``inner`` followed by ``outer``."""
     both = [(inner[source.layer], source.treatment) for source in outer]
     return tuple(LayerSource(below.layer, _stronger(below.treatment, treatment)) for below, treatment in both)
 
 
 def _stronger(one: str, other: str) -> str:
-    """The treatment that does what both do; each of `TREATMENTS` includes all that zero less."""
+    """Returns the treatment equivalent to both; each of `TREATMENTS` includes those that zero less."""
     return max(one, other, key=lambda treatment: len(TREATMENTS[treatment]))
 
 
 def origins(names: Iterable[str], sources: tuple[LayerSource, ...] | None) -> dict[str, Origin]:
-    """Of every tensor of the grown model, in order: the tensor of the shallow one that it comes from.
+    """Returns the source of every tensor of the grown model, in order.
 
     Args:
         names: the shallow model's tensors, in order.
-        sources: of each layer of the grown model; None: it is the shallow one itself.
+        sources: the source of each layer of the grown model; None: the model is the shallow one itself.
     """
     if sources is None:
         return {name: Origin(name, False) for name in names}

@@ -1,7 +1,7 @@
-"""Puts a training state into a freshly initialised DeepSpeed engine of any ZeRO stage, world size and precision.
+"""Loads a training state into a newly initialised DeepSpeed engine of any ZeRO stage, world size and precision.
 
-Each rank reads only its own part of the masters and moments. Nothing is rounded: fp32 masters and moments arrive bit
-for bit; the model's low-precision weights are then made from the masters as DeepSpeed does after a step.
+Each rank reads only its own part of the masters and moments. The fp32 masters and moments are restored bit for bit; the
+model's low-precision weights are then updated from the masters as DeepSpeed does after a step.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState
 from stacking.storage.threads import each, thread_count
 
 _SLICE = 1 << 22
-"""Elements that a thread copies at a time: 16 MiB."""
+"""Elements per copy of a thread: 16 MiB."""
 
 
 @torch.no_grad()
 def load(engine: Any, source: TrainingState) -> None:
-    """Set the weights, both moments, the step count and the buffers of ``engine`` to those of ``source``.
+    """Sets the weights, both moments, the step count and the buffers of ``engine`` to those of ``source``.
+
+    All ranks must call this together.
 
     Args:
-        engine: of ``deepspeed.initialize``, with Adam as its optimizer (torch's, FusedAdam or DeepSpeedCPUAdam). Its
-            optimizer's state is replaced. All ranks must call this.
-        source: a `State` or a `ZeroCheckpoint`. Without moments, they start at zero and the step count is taken as is.
+        engine: the result of ``deepspeed.initialize`` with Adam (torch's, FusedAdam or DeepSpeedCPUAdam). Its
+            optimizer state is replaced.
+        source: a `State` or a `ZeroCheckpoint`. Missing moments start at zero; the step count is copied.
 
     Raises:
         UserError: the source is of another model (names a parameter), or the optimizer is not supported.
-        DamagedFile: a file of the source is torn or missing.
+        DamagedFile: a file of the source is truncated or missing.
     """
     parameters = dict(engine.module.named_parameters())
     buffers = _persistent_buffers(engine.module)
@@ -60,10 +62,10 @@ def load(engine: Any, source: TrainingState) -> None:
 
 @torch.no_grad()
 def begin(engine: Any) -> None:
-    """Make sure that an engine that starts from its own initial weights has made no step.
+    """Resets the optimizer of an engine that starts from its own initial weights.
 
-    Without ZeRO, DeepSpeed's bf16 and fp16 optimizers step once on zero gradients when they are made: Adam's step count
-    is one and the masters have decayed. Here the masters become the model's weights again, and Adam starts empty.
+    Without ZeRO, DeepSpeed's bf16 and fp16 optimizers make one step with zero gradients on creation, which sets Adam's
+    step count to one and decays the masters. This restores the masters from the weights and clears Adam's state.
 
     Raises:
         UserError: the optimizer is not supported.
@@ -81,7 +83,7 @@ def begin(engine: Any) -> None:
 
 
 class Slice(NamedTuple):
-    """Elements of a rank's own tensor, and where they come from."""
+    """Maps elements of a rank's own tensor to their source."""
 
     target: torch.Tensor
     kind: str
@@ -90,7 +92,7 @@ class Slice(NamedTuple):
 
 
 def _adam_state(engine: Any, adam: Adam, master: Master, step: int) -> dict[str, Any]:
-    """Adam's state of a master after ``step`` updates; in moments that Adam has not made yet only paddings are set."""
+    """Returns Adam's state of a master after ``step`` updates; in newly allocated moments only the padding is set."""
     state = private.inner_optimizer(engine).state[master.tensor]
     for kind in MOMENTS:
         if kind not in state:
@@ -105,14 +107,14 @@ def _adam_state(engine: Any, adam: Adam, master: Master, step: int) -> dict[str,
 
 
 def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
-    """New memory; on a CPU from numpy, which asks for huge pages: their first touch takes a fraction of the time."""
+    """Allocates a tensor; on a CPU with numpy, which requests huge pages and makes the first touch much faster."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
         return torch.empty_like(tensor, requires_grad=False)
     return torch.from_numpy(np.empty(tuple(tensor.shape), np.float32))
 
 
 def _slices(target: torch.Tensor, master: Master, kind: str) -> Iterator[Slice]:
-    """This master's pieces in slices."""
+    """Yields this master's pieces in slices."""
     flat = target.data.view(-1)
     for piece in master.pieces:
         for done in range(0, piece.numel, _SLICE):
@@ -122,7 +124,7 @@ def _slices(target: torch.Tensor, master: Master, kind: str) -> Iterator[Slice]:
 
 @torch.no_grad()
 def _fill(part: Slice, source: TrainingState) -> None:
-    """Read a slice into its place: without a detour where that is ordinary memory."""
+    """Reads a slice into place, directly if the target is CPU memory."""
     if part.target.device.type == "cpu" and part.target.dtype == torch.float32:
         source.fill(part.kind, part.name, part.start, part.target.numpy())
     else:
@@ -131,7 +133,7 @@ def _fill(part: Slice, source: TrainingState) -> None:
 
 
 def _ranks_here() -> int:
-    """Processes that load on this computer."""
+    """Returns the number of processes that load on this host."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
 
 
@@ -141,7 +143,7 @@ def _check_parameters(wanted: dict[str, tuple[int, ...]], source: TrainingState)
         if name not in names:
             raise _other_model(source, f"it has no parameter {name}")
         if source.shape(name) != shape:
-            raise _other_model(source, f"{name} has shape {source.shape(name)} where the model has {shape}")
+            raise _other_model(source, f"{name} has shape {source.shape(name)}, but the model has {shape}")
     if extra := sorted(names - set(wanted)):
         raise _other_model(source, f"it has a parameter {extra[0]}")
 
@@ -165,12 +167,12 @@ def _persistent_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 class Adam(NamedTuple):
-    """What is particular to one implementation of Adam."""
+    """Handles the differences between Adam implementations."""
 
     set_step: Callable[[dict[str, Any], Master, int], None]
-    """(state of a master, master, step count): set the count where it is kept."""
+    """Sets the step count, given a master's state, the master and the count."""
     finish: Callable[[Any, int], None]
-    """(optimizer, step count): what else depends on the count."""
+    """Updates everything else that depends on the step count, given the optimizer and the count."""
 
 
 def _step_tensor(state: dict[str, Any], master: Master, step: int) -> None:
@@ -191,10 +193,10 @@ ADAMS: dict[str, Adam] = {
     "FusedAdam": Adam(_step_number, _nothing),
     "DeepSpeedCPUAdam": Adam(_step_number, private.count_bias_correction),
 }
-"""By the class of the inner optimizer.
+"""Keyed by the class of the inner optimizer.
 
-DeepSpeedCPUAdam does not save β₁ᵗ and β₂ᵗ, and would take them from a power function, whose last bit may differ: then
-training would not continue as if it had never stopped.
+DeepSpeedCPUAdam does not save β₁ᵗ and β₂ᵗ, and recomputes them with a power function whose last bit may differ, so
+that resumed training would diverge from uninterrupted training.
 """
 
 

@@ -1,7 +1,7 @@
-"""The fp16 loss scale of a live engine, as numbers that a checkpoint can keep.
+"""Saves and restores the fp16 loss scale of a live engine.
 
-ZeRO's optimizers and the others keep it in different objects, under the same names. Without the counters a resumed run
-would raise the scale at another step than one that never stopped.
+ZeRO's optimizers and the others keep it in different objects with the same field names. Without its counters, a resumed
+run would raise the scale at another step than an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from stacking.state.deepspeed_private import LOSS_SCALE_FIELDS as FIELDS
 from stacking.state.deepspeed_private import loss_scaler, smallest_loss_scale
 
 _LONG = 20
-"""Skipped updates in a row that are no longer the search for a scale, which halves 65,536 at most 16 times."""
+"""Consecutive skipped updates that exceed the initial search, which halves 65,536 at most 16 times."""
 
 
 def loss_scale(engine: Any) -> dict[str, float]:
-    """The loss scale and its counters; empty where there is none (fp32, bf16)."""
+    """Returns the loss scale and its counters; empty without loss scaling (fp32, bf16)."""
     scaler = _scaler(engine)
     return {field: getattr(scaler, field) for field in FIELDS if hasattr(scaler, field)}
 
 
 def overflow_warning(scale: float, smallest: float, skipped: int, streak: int) -> str | None:
-    """What a person should know about updates that were skipped because gradients overflowed; usually nothing.
+    """Returns a warning about updates skipped because gradients overflowed; None if there is no problem.
 
     Args:
-        scale: the loss scale now.
-        smallest: below which it will not go.
-        skipped: updates since the last record.
-        streak: skipped updates in a row, up to now.
+        scale: the current loss scale.
+        smallest: the minimum of the loss scale.
+        skipped: the number of skipped updates since the last record.
+        streak: the current number of consecutive skipped updates.
     """
     if skipped and scale <= smallest:
         return f"fp16: gradients overflow although the loss scale is at its minimum of {smallest:g}; try bf16 or fp32"
     if streak >= _LONG:
-        return f"fp16: no progress, as the last {streak:,} updates were skipped; the loss scale is {scale:g}"
+        return f"fp16: no progress, the last {streak:,} updates were skipped; the loss scale is {scale:g}"
     return None
 
 
 def smallest_scale(engine: Any) -> float:
-    """Below which the loss scale will not go."""
+    """Returns the minimum of the loss scale."""
     return smallest_loss_scale(_scaler(engine))
 
 
 def set_loss_scale(engine: Any, saved: Mapping[str, float]) -> None:
-    """Go on with what `loss_scale` returned; what this engine's kind of scaling does not have is left out."""
+    """Restores the result of `loss_scale`, ignoring fields that this engine's scaler lacks."""
     scaler = _scaler(engine)
     for field in FIELDS:
         if field in saved and hasattr(scaler, field):

@@ -1,14 +1,14 @@
-"""Reads a DeepSpeed checkpoint, of any ZeRO stage and world size, as the unsharded training state that it is.
+"""Reads a DeepSpeed checkpoint of any ZeRO stage and world size as an unsharded training state.
 
-`ZeroCheckpoint` finds where in which file every element of the fp32 master weights and of both moments lies, once,
-and then reads slices. It runs no code from the files (see `torch_file`) and holds no tensor.
+`ZeroCheckpoint` first locates every element of the fp32 master weights and both moments, and then reads slices. It
+executes no code from the files (see `torch_file`) and holds no tensors.
 
     stage     files                                             what a file holds
     0         mp_rank_00_model_states.pt                        weights, or masters; Adam's state by position
-    1, 2      [bf16_]zero_pp_rank_R_mp_rank_00_optim_states.pt  of every parameter group the R-th part, flattened
-    3         the same, and zero_pp_rank_R_…_model_states.pt    of every parameter the R-th part
+    1, 2      [bf16_]zero_pp_rank_R_mp_rank_00_optim_states.pt  the R-th part of every flattened parameter group
+    3         the same, and zero_pp_rank_R_…_model_states.pt    the R-th part of every parameter
 
-The layouts were learnt from DeepSpeed 0.19.8: runtime/engine.py, zero/stage_1_and_2.py, zero/stage3.py,
+The layouts are those of DeepSpeed 0.19.8: runtime/engine.py, zero/stage_1_and_2.py, zero/stage3.py,
 bf16_optimizer.py, fp16/fused_optimizer.py, fp16/unfused_optimizer.py and utils/zero_to_fp32.py.
 """
 
@@ -44,14 +44,14 @@ from stacking.storage.torch_file import StoredTensor, read_torch_file
 from stacking.storage.verified_files import VerifiedFiles, verified_files
 
 PROGRESS = "progress.json"
-_REMEDY = "give a folder that engine.save_checkpoint made"
+_REMEDY = "give a folder written by engine.save_checkpoint"
 _NAMES_REMEDY = f'list the names in each group of the optimizer under "{PARAMETER_NAMES}" and save again'
 _LONGEST_NAME = 255
 _SHARD = re.compile(r"(bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 
 
 class Master(NamedTuple):
-    """A tensor that DeepSpeed's inner optimizer steps, as saved: what it is made of, and its Adam state."""
+    """Describes a saved tensor that DeepSpeed's inner optimizer steps: its pieces and its Adam state."""
 
     pieces: list[Piece]
     weights: StoredTensor
@@ -59,24 +59,24 @@ class Master(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """The parsed files of a checkpoint folder."""
+    """Holds the parsed files of a checkpoint folder."""
 
     folder: Path
     model_file: Path
     model: Mapping[str, Any]
     shards: list[tuple[Path, Mapping[str, Any]]]
-    """Of each rank: its file and the ``optimizer_state_dict`` in it. Empty without ZeRO."""
+    """Each rank's file and its ``optimizer_state_dict``. Empty without ZeRO."""
 
 
 class ZeroCheckpoint(Readable):
-    """A DeepSpeed checkpoint folder, opened for reading as a `TrainingState`; if it is ours, verified as it is read.
+    """Opens a DeepSpeed checkpoint as a `TrainingState`; checkpoints of this project are verified as they are read.
 
     Args:
-        path: the folder of one checkpoint (``…/global_step100``), or the one above it, with a ``latest`` file.
+        path: the folder of one checkpoint (``…/global_step100``), or its parent with a ``latest`` file.
 
     Raises:
-        UserError: there is no such folder, or it is of a kind that is not supported.
-        DamagedFile: a shard is missing or torn; names it.
+        UserError: there is no such folder, or its kind is not supported.
+        DamagedFile: a shard is missing or truncated; the message names it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,11 +87,11 @@ class ZeroCheckpoint(Readable):
         except DamagedFile:
             raise
         except Exception as error:
-            if self.verified is not None:  # what looks like another mistake may be damage
+            if self.verified is not None:  # what looks like another error may be damage
                 self.verified.verify_rest()
             if isinstance(error, UserError):
                 raise
-            problem = f"is laid out in an unknown way ({type(error).__name__})"
+            problem = f"has an unknown layout ({type(error).__name__})"
             raise UserError(self.path, problem, _REMEDY) from error
 
     def _read_metadata(self) -> None:
@@ -119,7 +119,7 @@ class ZeroCheckpoint(Readable):
             self._buffers[name].fill(start, into, self.verified)
             return
         if not self._places[kind][name]:
-            into[:] = 0  # a parameter that was never stepped has no moments: they are zero
+            into[:] = 0  # a parameter that was never stepped has no moments
         for piece, tensor in self._places[kind][name]:
             low, high = max(piece.start, start), min(piece.start + piece.numel, start + into.size)
             if low < high:
@@ -134,7 +134,7 @@ class ZeroCheckpoint(Readable):
 
 
 def _recorded(file: Path) -> tuple[dict[str, Any] | None, ModelConfig | None]:
-    """What the trainer wrote beside a checkpoint: how far it had come, and the model."""
+    """Returns the progress and the model that the trainer saved with a checkpoint."""
     if not file.exists():
         return None, None
     progress = read_sealed(file)
@@ -149,7 +149,7 @@ def _recorded(file: Path) -> tuple[dict[str, Any] | None, ModelConfig | None]:
 
 
 def _verified(folder: Path) -> VerifiedFiles | None:
-    """What compares the files with our manifest as they are read; None in a checkpoint of somebody else.
+    """Returns a verifying reader; None for a checkpoint of another program.
 
     Raises:
         DamagedFile: a file of the manifest is missing or has another size.
@@ -166,27 +166,27 @@ def _tagged_folder(path: Path) -> Path:
     with open(latest, "rb") as file:
         name = file.read(_LONGEST_NAME).decode(errors="replace").strip()
     if name in ("", "..") or name != Path(name).name:
-        raise DamagedFile(latest, f"names {name!r}, which is no folder beside it")
+        raise DamagedFile(latest, f"names {name!r}, which is not a folder next to it")
     if not (path / name).is_dir():
         raise DamagedFile(latest, f"names {name}, which is missing")
     return path / name
 
 
 def _where_to_look(folder: Path) -> str:
-    """What to give in place of a folder that holds no checkpoint."""
+    """Suggests a path in place of a folder without a checkpoint."""
     below = [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/mp_rank_00_model_states.pt")]
     below += [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/*_optim_states.pt")]
     if below:
         newest = max({path.parent for path in below}, key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))])
-        return f"one lies below: `stacking consolidate {newest} --out STATE`"
+        return f"there is one inside: run `stacking consolidate {newest} --out STATE`"
     states = sorted(path.parent for place in (".", "state", "*/state") for path in folder.glob(f"{place}/{MANIFEST}"))
     if states:
         return f"{states[-1]} needs no consolidating if it is a state: grow or export it"
-    return "give a folder with a mp_rank_00_model_states.pt"
+    return "give a folder with mp_rank_00_model_states.pt"
 
 
 def _open(folder: Path) -> Checkpoint:
-    """Read the metadata of all files of one checkpoint."""
+    """Reads the metadata of all files of one checkpoint."""
     files = {match: folder / match[0] for p in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(p.name))}
     if any(int(match[3]) for match in files) or any(folder.glob("layer_*-model_*_states.pt")):
         raise UserError(folder, "is of a model- or pipeline-parallel run", "give one of a data-parallel run")
@@ -212,7 +212,7 @@ def _open(folder: Path) -> Checkpoint:
 
 
 def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path, Mapping[str, Any]]) -> None:
-    """Every shard that rank 0 counts must be there, and no other."""
+    """Checks that the shards match rank 0's world size."""
     count = first[1].get("partition_count")
     world_size = max(count) if isinstance(count, list) else count
     if not isinstance(world_size, int):
@@ -221,16 +221,16 @@ def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path
         if rank not in ranks:
             raise DamagedFile(folder / first[0].name.replace("rank_0_mp", f"rank_{rank}_mp"), "is missing")
     if len(ranks) != world_size:
-        problem = f"holds shards of {len(ranks)} ranks where rank 0 was one of {world_size}"
+        problem = f"holds shards of {len(ranks)} ranks, but rank 0 was one of {world_size}"
         raise UserError(folder, problem, "remove those of another run")
 
 
 def _stage(checkpoint: Checkpoint) -> int:
-    """The key of `_LAYOUTS`."""
+    """Returns the key of `_LAYOUTS`."""
     if not checkpoint.shards:
         return 0
     file, shard = checkpoint.shards[0]
-    # DeepSpeed's BF16_Optimizer (ZeRO 1, gradients accumulated in fp32) names no stage; its layout is that of stage 1
+    # DeepSpeed's BF16_Optimizer (ZeRO 1, gradients accumulated in fp32) saves no stage; its layout is that of stage 1
     stage = shard.get("zero_stage", 1 if "single_partition_of_fp32_groups" in shard else None)
     if stage not in _LAYOUTS or stage == 0:
         raise UserError(file, f"has the unknown ZeRO stage {stage}", f"known are {', '.join(map(str, _LAYOUTS))}")
@@ -238,7 +238,7 @@ def _stage(checkpoint: Checkpoint) -> int:
 
 
 def _flat_groups(checkpoint: Checkpoint) -> list[Master]:
-    """ZeRO 1 and 2: a group's parameters (and alignment paddings) are one flat tensor, cut into equal parts by rank."""
+    """Returns the masters of ZeRO 1 and 2: each group with padding is one flat tensor, split over the ranks."""
     _, first = checkpoint.shards[0]
     groups = _groups(checkpoint, "single_partition_of_fp32_groups")
     paddings = first.get("param_alignment_paddings") or [None] * len(groups)
@@ -254,7 +254,7 @@ def _flat_groups(checkpoint: Checkpoint) -> list[Master]:
 
 
 def _sharded_groups(checkpoint: Checkpoint) -> list[Master]:
-    """ZeRO 3: a rank's share of every parameter, one flat tensor for each sub-group of parameters."""
+    """Returns the masters of ZeRO 3: one flat tensor per sub-group, with the rank's share of every parameter."""
     ranks, groups = len(checkpoint.shards), _groups(checkpoint, "fp32_flat_groups")
     masters = []
     for rank, (file, shard) in enumerate(checkpoint.shards):
@@ -266,7 +266,7 @@ def _sharded_groups(checkpoint: Checkpoint) -> list[Master]:
 
 
 def _groups(checkpoint: Checkpoint, masters: str) -> list[dict[str, Shape]]:
-    """The shapes of each group's parameters; every rank must have ``masters`` for all of them."""
+    """Returns the shapes of each group's parameters, after checking that every rank has ``masters`` for all groups."""
     groups: list[dict[str, Shape]] = checkpoint.model["param_shapes"] or []
     for file, shard in checkpoint.shards:
         if not groups or len(shard[masters]) != len(groups):
@@ -276,7 +276,7 @@ def _groups(checkpoint: Checkpoint, masters: str) -> list[dict[str, Shape]]:
 
 
 def _replicated(checkpoint: Checkpoint) -> list[Master]:
-    """No ZeRO: an ordinary optimizer's state by position, perhaps behind DeepSpeed's fp16 and bf16 wrappers."""
+    """Returns the masters without ZeRO: an optimizer's state by position, possibly in DeepSpeed's 16-bit wrappers."""
     file, saved = checkpoint.model_file, checkpoint.model["optimizer"]
     parameters = _module_parameters(checkpoint)
     if saved is not None:
@@ -297,14 +297,14 @@ def _replicated(checkpoint: Checkpoint) -> list[Master]:
 
 
 def _replicated_flat(checkpoint: Checkpoint, parameters: Mapping[str, StoredTensor]) -> list[Master]:
-    """DeepSpeed's FP16_Optimizer: each group's masters are one flat tensor, and nothing tells their shapes."""
+    """Returns the masters of FP16_Optimizer: one flat tensor per group, without saved shapes."""
     file, saved = checkpoint.model_file, checkpoint.model["optimizer"]
     base, flats = saved["optimizer_state_dict"], [stored(t, file) for t in saved["fp32_groups_flat"]]
     named = [group.get(PARAMETER_NAMES) for group in base["param_groups"]]
     if len(flats) == 1 and named[0] is None:
         named = [list(parameters)]
     if None in named or any(name not in parameters for group in named for name in group):
-        raise UserError(file, "does not tell which parameters its groups hold", _NAMES_REMEDY)
+        raise UserError(file, "does not name the parameters of its groups", _NAMES_REMEDY)
     masters = []
     for index, (group, flat) in enumerate(zip(named, flats, strict=True)):
         pieces = packed((name, parameters[name].shape) for name in group)
@@ -323,17 +323,17 @@ _LAYOUTS: dict[int, Callable[[Checkpoint], list[Master]]] = {
 def _group_names(
     file: Path, parameters: Mapping[str, StoredTensor], groups: list[dict[str, Any]], shapes: list[list[Shape]]
 ) -> list[list[str]]:
-    """The names of each parameter group: as saved with it, or the only ones that fit the shapes."""
+    """Returns each group's parameter names: as saved, or inferred if only one split fits the shapes."""
     if all(PARAMETER_NAMES in group for group in groups):
         return [list(group[PARAMETER_NAMES]) for group in groups]
     try:
         return split_into_groups([(name, tensor.shape) for name, tensor in parameters.items()], shapes)
     except ValueError as error:
-        raise UserError(file, f"does not tell which parameter is which: {error}", _NAMES_REMEDY) from None
+        raise UserError(file, f"does not name its parameters: {error}", _NAMES_REMEDY) from None
 
 
 def _module_parameters(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    """The module's parameters in order; a tied one appears once, under its first name."""
+    """Returns the module's parameters in order; a tied one appears once, under its first name."""
     buffers = set(checkpoint.model["buffer_names"] or ())
     found: dict[tuple[int, Shape], str] = {}
     parameters: dict[str, StoredTensor] = {}
@@ -346,7 +346,7 @@ def _module_parameters(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
 
 
 def _base_state(base: Any, index: int, step: int | None = None) -> Mapping[str, Any]:
-    """The Adam state of the ``index``-th master, from a torch optimizer's state dict or ZeRO's elastic list of them."""
+    """Returns the Adam state of master ``index``, from a torch state dict or ZeRO's elastic list of states."""
     if isinstance(base, list):
         return {"step": step, **base[index]} if base[index] else {}
     owners = [(i, group) for group in base["param_groups"] for i in group["params"]]
@@ -369,14 +369,14 @@ def _shapes(checkpoint: Checkpoint, masters: Iterable[Master]) -> dict[str, Shap
 
 
 def _places(shapes: Iterable[str], masters: Iterable[Master], kind: str) -> dict[str, list[tuple[Piece, StoredTensor]]]:
-    """For each parameter, where its elements of ``kind`` are."""
+    """Returns, for each parameter, the locations of its elements of ``kind``."""
     places: dict[str, list[tuple[Piece, StoredTensor]]] = defaultdict(list, {name: [] for name in shapes})
     for master in masters:
         if kind in MOMENTS and not master.state:
             continue
         tensor = master.weights if kind == WEIGHTS else master.state.get(kind)
         if not isinstance(tensor, StoredTensor):
-            raise UserError(master.weights.path, f"has optimizer state without {kind}", "only Adam's can be read")
+            raise UserError(master.weights.path, f"has optimizer state without {kind}", "only Adam is supported")
         for piece in master.pieces:
             if piece.offset + piece.numel > tensor.numel:
                 raise DamagedFile(master.weights.path, f"is too short for {piece.name}")
@@ -385,10 +385,10 @@ def _places(shapes: Iterable[str], masters: Iterable[Master], kind: str) -> dict
 
 
 def _step(folder: Path, masters: Iterable[Master]) -> int:
-    """The step count that all masters share.
+    """Returns the step count that all masters share.
 
-    torch's Adam counts in a tensor for each parameter. DeepSpeed's count in numbers, and its FusedAdam in that of a
-    group's last tensor only, which it then uses for the whole group: there the largest is the true one.
+    torch's Adam counts in one tensor per parameter. DeepSpeed's optimizers use plain numbers, and its FusedAdam updates
+    only that of a group's last tensor and uses it for the whole group, so the maximum is correct.
     """
     steps = [master.state["step"] for master in masters if master.state.get("step") is not None]
     counted = {number(step, folder) for step in steps if isinstance(step, StoredTensor)}

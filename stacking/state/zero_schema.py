@@ -1,6 +1,6 @@
-"""What the parts of a DeepSpeed checkpoint's pickles must look like that reading it uses; nothing else is looked at.
+"""Defines schemas for the parts of a DeepSpeed checkpoint's pickles that are read; everything else is ignored.
 
-The files come from anywhere: what has passed `checked` can be compared, counted and hashed without surprises.
+The files are untrusted: values that have passed `checked` can safely be compared, counted and hashed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Count = Annotated[int, Field(ge=0, lt=1 << 48)]
 _Shapes = dict[str, Annotated[tuple[_Count, ...], Field(max_length=64)]]
 _MOST_GROUPS = 1_000
 
-_REMEDY = "give a folder that engine.save_checkpoint made"
+_REMEDY = "give a folder written by engine.save_checkpoint"
 
 
 class _Group(TypedDict, total=False):
@@ -28,14 +28,14 @@ class _Group(TypedDict, total=False):
 
 
 class _Adam(TypedDict):
-    """The state dict of a torch optimizer."""
+    """Describes the state dict of a torch optimizer."""
 
     state: dict[int, dict[str, Any]]
     param_groups: Annotated[list[_Group], Field(max_length=_MOST_GROUPS)]
 
 
 class _Wrapped(TypedDict, total=False):
-    """What DeepSpeed's fp16 and bf16 wrappers save around it."""
+    """Describes the state that DeepSpeed's fp16 and bf16 wrappers save."""
 
     optimizer_state_dict: Required[_Adam]
     fp32_groups_flat: list[Any]
@@ -71,10 +71,10 @@ WRAPPED = TypeAdapter[Any](_Wrapped)
 
 
 def checked(schema: TypeAdapter[Any], value: Any, file: Path) -> Any:
-    """``value``, which is as ``schema`` says.
+    """Returns ``value`` after validating it against ``schema``.
 
     Raises:
-        UserError: it is not; names the first key that differs.
+        UserError: the value does not match; the message names the first invalid key.
     """
     try:
         schema.validate_python(value, strict=True)
@@ -86,28 +86,28 @@ def checked(schema: TypeAdapter[Any], value: Any, file: Path) -> Any:
 
 
 def stored(value: Any, file: Path) -> StoredTensor:
-    """``value``, which is a tensor whose elements lie in order.
+    """Returns ``value``, which must be a contiguous tensor.
 
     Raises:
-        UserError: it is something else; says what.
+        UserError: it is something else; the message says what.
     """
     if not isinstance(value, StoredTensor):
-        raise UserError(file, f"holds {described(value)} where a tensor is needed", _REMEDY)
+        raise UserError(file, f"holds {described(value)} instead of a tensor", _REMEDY)
     if value.stride is not None:
-        raise UserError(file, "holds a transposed tensor where a contiguous one is needed", _REMEDY)
+        raise UserError(file, "holds a transposed tensor instead of a contiguous one", _REMEDY)
     return value
 
 
 def number(value: Any, file: Path) -> int:
-    """``value`` as a step count, of a number or a tensor with one.
+    """Returns the step count in ``value``, a number or a tensor with one element.
 
     Raises:
-        UserError: it is something else.
+        UserError: the value is not a step count.
     """
     one = isinstance(value, StoredTensor) and value.numel == 1
     found = stored(value, file).read()[0].item() if one else value
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise UserError(file, f"holds {described(found)} as the optimizer's step", _REMEDY)
     if not 0 <= found < 1 << 48:
-        raise UserError(file, "holds a step count that is no number of updates", _REMEDY)
+        raise UserError(file, "holds an invalid step count", _REMEDY)
     return int(found)

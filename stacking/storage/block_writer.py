@@ -1,4 +1,4 @@
-"""Writes a safetensors file from a training state block by block, in any order and by any number of threads."""
+"""Writes a safetensors file from a training state block by block, in any order and with any number of threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stacking.storage.blocks import BLOCK, Entry, digest, entry_of
 from stacking.storage.safetensors_file import Layout
 
 SPAN = 8 * BLOCK
-"""Bytes that a thread writes at a time."""
+"""Bytes per write of a thread."""
 
 
 class _Source(Protocol):
@@ -23,9 +23,9 @@ class _Source(Protocol):
 
 
 class BlockWriter:
-    """A file of float32 tensors; its spans are filled from ``source``, hashed by block, and written where they belong.
+    """Writes a file of float32 tensors: fills spans from ``source``, hashes them by block and writes them in place.
 
-    Use as a context manager; every span must be written once.
+    Use as a context manager; every span must be written exactly once.
     """
 
     def __init__(self, path: Path, layout: Layout, kind: str, source: _Source) -> None:
@@ -50,7 +50,7 @@ class BlockWriter:
         return entry_of(self.layout.size, self._digests)
 
     def write(self, index: int) -> int:
-        """Fill and write one span; returns the bytes of tensors in it."""
+        """Fills and writes one span; returns the number of tensor bytes in it."""
         first = index * SPAN
         last = min(first + SPAN, self.layout.size)
         span = _buffer()[: last - first]
@@ -69,9 +69,7 @@ class BlockWriter:
         while len(data):
             count = os.pwrite(self._file.fileno(), data, offset)
             data, offset = data[count:], offset + count
-        if hasattr(
-            os, "posix_fadvise"
-        ):  # begins to write what is dirty to disk now, so that fsync has less to wait for
+        if hasattr(os, "posix_fadvise"):  # starts writeback now, so that fsync has less to wait for
             os.posix_fadvise(self._file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
 
 
@@ -79,7 +77,7 @@ _own = threading.local()
 
 
 def _buffer() -> np.ndarray:
-    """This thread's memory for a span: what was used before is faster than new."""
+    """Returns this thread's buffer for a span; reusing memory is faster than allocating it."""
     if not hasattr(_own, "span"):
         _own.span = np.empty(SPAN, np.uint8)
     span: np.ndarray = _own.span
@@ -87,7 +85,7 @@ def _buffer() -> np.ndarray:
 
 
 class Meter:
-    """Adds up what several threads have done, for a progress bar."""
+    """Sums the progress of several threads for a progress bar."""
 
     def __init__(self, report: Callable[[int, int], None] | None, total: int) -> None:
         self._report, self._total, self._done = report, total, 0

@@ -1,8 +1,8 @@
-"""Checksums of files block by block: any part of a file can be verified when it is read, by any thread, once.
+"""Computes checksums of files block by block, so that any part of a file can be verified as it is read.
 
-A manifest's entry for a file has its size and its ``checksum``. That of a file of at most one block is the XXH3-128 of
-its bytes. A longer file has under ``blocks`` the XXH3-128 of every block, in hex and in order, and its checksum is the
-XXH3-128 of theirs. Manifests without ``blocks`` for such files, of earlier versions, have that of the whole file.
+A manifest's entry for a file has its size and its ``checksum``. For a file of at most one block this is the XXH3-128 of
+its bytes. For a longer file, ``blocks`` lists the XXH3-128 of every block, in hex and in order, and the checksum is the
+XXH3-128 of that list. Manifests of earlier versions have no ``blocks`` and the checksum of the whole file.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from stacking.storage.threads import each
 BLOCK = 1 << 20
 """Bytes."""
 _SPAN = 32
-"""Blocks that a thread takes at a time."""
+"""Blocks that a thread processes at a time."""
 _HEX = 32
-"""Characters of a digest."""
+"""Length of a digest in characters."""
 
 Entry = dict[str, Any]
 
 
 def digest(data: Any) -> str:
-    """XXH3-128 in hex: made to detect damage at memory speed, not against forgery."""
+    """Returns the XXH3-128 in hex; it detects damage at memory speed, but not forgery."""
     return xxhash.xxh3_128_hexdigest(data)
 
 
 def entry_of(size: int, digests: Sequence[str]) -> Entry:
-    """What a manifest says of a file of ``size`` bytes whose blocks have these digests."""
+    """Returns the manifest entry of a file of ``size`` bytes with these block digests."""
     if size <= BLOCK:
         return {"bytes": size, "checksum": digests[0] if digests else digest(b"")}
     blocks = "".join(digests)
@@ -43,10 +43,10 @@ def entry_of(size: int, digests: Sequence[str]) -> Entry:
 
 
 def digests_of(entry: Mapping[str, Any]) -> list[str] | None:
-    """The digests of a file's blocks; None where the entry has only that of the whole file.
+    """Returns the digests of a file's blocks; None if the entry has only the checksum of the whole file.
 
     Raises:
-        ValueError: the entry contradicts itself.
+        ValueError: the entry is inconsistent.
     """
     if entry["bytes"] <= BLOCK:
         return [entry["checksum"]] if entry["bytes"] else []
@@ -59,14 +59,14 @@ def digests_of(entry: Mapping[str, Any]) -> list[str] | None:
 
 
 class BlockHasher:
-    """The entry of a file that is written as a stream."""
+    """Computes the manifest entry of a file that is written as a stream."""
 
     def __init__(self) -> None:
         self._digests: list[str] = []
         self._block, self._size = xxhash.xxh3_128(), 0
 
     def update(self, data: memoryview) -> None:
-        """Count the next bytes of the file."""
+        """Adds the next bytes of the file."""
         while len(data):
             part = data[: BLOCK - self._size % BLOCK]
             self._block.update(part)
@@ -82,7 +82,7 @@ class BlockHasher:
 
 
 def hash_files(paths: Sequence[Path]) -> list[Entry]:
-    """The entries of files, read once, by several threads."""
+    """Returns the manifest entries of files, reading each once with several threads."""
     sizes = [path.stat().st_size for path in paths]
     digests = [[""] * -(-size // BLOCK) for size in sizes]
 
@@ -102,10 +102,10 @@ def hash_files(paths: Sequence[Path]) -> list[Entry]:
 
 
 def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[int]] | None = None) -> None:
-    """Compare every block of the files with its digest, by several threads, but for those that are ``done``.
+    """Verifies every block of the files except those in ``done``, with several threads.
 
     Raises:
-        DamagedFile: one differs.
+        DamagedFile: a block does not match its digest.
     """
     skipped = done or {}
 
@@ -129,7 +129,7 @@ def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[i
 
 
 def _read_span(path: Path, first: int, end: int, skipped: Any = ()) -> Any:
-    """(number, bytes) of the blocks from byte ``first`` on, `_SPAN` at most; the bytes hold until the next ones."""
+    """Yields (number, bytes) of up to `_SPAN` blocks from byte ``first``; the bytes are valid until the next."""
     buffer = memoryview(bytearray(BLOCK))
     descriptor = open_file(path)
     try:
@@ -141,10 +141,10 @@ def _read_span(path: Path, first: int, end: int, skipped: Any = ()) -> Any:
 
 
 def open_file(path: Path) -> int:
-    """A descriptor to read from; pipes and devices, which might block or never end, are refused.
+    """Opens a regular file for reading; rejects pipes and devices, which could block or never end.
 
     Raises:
-        DamagedFile: the file is missing, or is no regular file.
+        DamagedFile: the file is missing, or is not a regular file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -157,7 +157,7 @@ def open_file(path: Path) -> int:
 
 
 def fill(descriptor: int, offset: int, buffer: memoryview) -> int:
-    """Read until ``buffer`` is full or the file ends; returns the bytes read."""
+    """Reads until ``buffer`` is full or the file ends; returns the number of bytes read."""
     done = 0
     while done < len(buffer) and (count := os.preadv(descriptor, [buffer[done:]], offset + done)):
         done += count

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written beside, fsynced, renamed; verified by size and checksum when read."""
+"""Writes files and folders atomically (temporary name, fsync, rename) and verifies their sizes and checksums."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from stacking.storage.threads import each
 
 MANIFEST = "manifest.json"
 _LARGEST_JSON = 256 << 20
-"""Bytes. The manifest of a checkpoint of a terabyte has 32 MiB."""
+"""Maximum size of a JSON file in bytes. The manifest of a 1 TB checkpoint has 32 MiB."""
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Replace ``path`` by ``data``; a reader sees the old content or the new, never a part.
+    """Replaces the content of ``path`` with ``data``; readers see either the old or the new content.
 
     Raises:
         NoSpace: the disk is full; the old content stays.
@@ -47,21 +47,21 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
+    """Writes ``value`` as indented JSON, atomically."""
     try:
         data = json.dumps(value, indent=2, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only hold escaped
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can only hold escaped
         data = json.dumps(value, indent=2).encode()
     write_atomically(path, data + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in ``path``.
+    """Reads the JSON value in ``path``.
 
     Raises:
         UserError: the file is missing.
-        StorageFailure: it cannot be read at the moment.
-        DamagedFile: it is not JSON, or is nested too deeply or too large for a file of this project.
+        StorageFailure: the file cannot be read at the moment.
+        DamagedFile: the file is not JSON, or is nested too deeply or too large.
     """
     if not path.exists():
         raise UserError(path, "does not exist", "check the path")
@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
         return json.loads(data.decode("utf-8-sig"))
     except RecursionError:
         raise DamagedFile(path, "is not JSON (it is nested too deeply)") from None
-    except ValueError as error:  # syntax, encoding, or a number of thousands of digits
+    except ValueError as error:  # syntax, encoding, or a number with thousands of digits
         raise DamagedFile(path, f"is not JSON ({str(error).partition(';')[0]})") from None
 
 
@@ -83,26 +83,26 @@ def _read_small(path: Path) -> bytes:
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` and the seal of it as indented JSON, atomically."""
+    """Writes ``content`` and its seal as indented JSON, atomically."""
     write_json(path, sealed(content))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote.
+    """Reads a file written by `write_sealed`.
 
     Raises:
         UserError: there is no such file.
-        DamagedFile: it was changed since, or was never sealed.
+        DamagedFile: the file was changed since, or has no seal.
     """
     value = read_json(path)
     try:
         return unsealed(value)
     except (BrokenSeal, RecursionError) as error:
-        raise DamagedFile(path, str(error), "restore it, or make again what it belongs to") from None
+        raise DamagedFile(path, str(error), "restore it, or recreate what it belongs to") from None
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the renames inside ``folder`` durable."""
+    """Makes renames inside ``folder`` durable."""
     patiently(lambda: _fsync(folder))
 
 
@@ -115,7 +115,7 @@ def _fsync(path: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """XXH3-128 of the file's bytes, in hex: made to detect damage at disk speed, not against forgery."""
+    """Returns the XXH3-128 of the file's bytes in hex; it detects damage at disk speed, but not forgery."""
 
     def read() -> str:
         digest = xxhash.xxh3_128()
@@ -132,15 +132,14 @@ def checksum(path: Path) -> str:
 def new_folder(
     path: Path, manifest: Mapping[str, Any] | None = None, entries: Mapping[str, Entry] | None = None
 ) -> Iterator[Path]:
-    """Fill a folder that appears under its name only when it is complete.
+    """Creates a folder that gets its name only when it is complete.
 
     Yields a temporary sibling. When the block ends, every file is fsynced and listed with its size and checksums in
-    ``manifest.json`` (key ``files``, beside the entries of ``manifest``), then the folder takes its name.
-    A block that raises leaves nothing behind; a process that is killed leaves a ``.partial`` sibling that the next
-    try removes.
+    ``manifest.json`` (key ``files``, next to the entries of ``manifest``), then the folder is renamed. If the block
+    raises, nothing is left behind; a killed process leaves a ``.partial`` sibling that the next attempt removes.
 
     Args:
-        entries: by name in the folder, those of files whose bytes were hashed as they were written: they are not
+        entries: the manifest entries, by name, of files that were hashed as they were written, so that they are not
             read again. May be filled until the block ends.
     """
     partial = path.with_name(f".{path.name}.partial")
@@ -157,13 +156,13 @@ def new_folder(
 
 
 def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str, Entry] | None = None) -> None:
-    """Write ``folder/manifest.json``: ``manifest`` and, under ``files``, each file's size and checksums.
+    """Writes ``folder/manifest.json``: ``manifest`` and, under ``files``, each file's size and checksums.
 
     Args:
-        entries: those that are known already, by name.
+        entries: the entries that are already known, by name.
 
     Raises:
-        DamagedFile: a file has another size than the entry that is known.
+        DamagedFile: a file's size differs from its known entry.
     """
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     each(fsync_file, [folder / name for name in names])
@@ -176,12 +175,12 @@ def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str,
 
 
 def fsync_file(path: Path) -> None:
-    """Make the bytes of ``path`` durable."""
+    """Makes the content of ``path`` durable."""
     patiently(lambda: _fsync(path))
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Rename ``source`` to ``target``; a folder that stands there is replaced."""
+    """Renames ``source`` to ``target``, replacing an existing folder."""
     if target.exists():
         shutil.rmtree(target)
     patiently(lambda: os.rename(source, target))
@@ -189,7 +188,7 @@ def move_folder(source: Path, target: Path) -> None:
 
 
 def require_empty(path: Path, option: str) -> None:
-    """Refuse a folder in which something lies already.
+    """Rejects a folder that is not empty.
 
     Raises:
         UserError: ``path`` is a file, or a folder that is not empty.
@@ -199,7 +198,7 @@ def require_empty(path: Path, option: str) -> None:
 
 
 def require_absent(path: Path) -> None:
-    """Refuse to write over something that stands there already.
+    """Rejects an existing target.
 
     Raises:
         UserError: ``path`` exists and is not an empty folder.
@@ -211,17 +210,17 @@ def require_absent(path: Path) -> None:
 
 
 def require_outside(out: Path, source: Path) -> None:
-    """Refuse to write into the folder that is read.
+    """Rejects a target inside the folder that is read.
 
     Raises:
-        UserError: ``out`` is ``source`` or lies in it.
+        UserError: ``out`` is ``source`` or inside it.
     """
     if out.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"--out {out}", f"lies in {source}, which it is made from", "name a folder elsewhere")
+        raise UserError(f"--out {out}", f"is inside its source {source}", "choose a folder elsewhere")
 
 
 def set_aside(path: Path, why: str = "damaged") -> Path:
-    """Rename a file or folder to ``*.damaged``, or another ``why``, so that nothing uses it and nothing is lost."""
+    """Renames a file or folder to ``*.damaged``, or another suffix ``why``, so that nothing uses it or loses it."""
     number = 0
     while (aside := path.with_name(f"{path.name}.{why}{number or ''}")).exists():
         number += 1
@@ -231,11 +230,11 @@ def set_aside(path: Path, why: str = "damaged") -> Path:
 
 
 def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
-    """The manifest of ``folder``, after every file that it lists was found with its size and checksum.
+    """Verifies the size and checksum of every file in the manifest of ``folder``; returns the manifest.
 
     Raises:
         UserError: there is no such folder.
-        DamagedFile: the manifest is missing, or a file is missing, cut or altered; names the file.
+        DamagedFile: the manifest is missing, or a file is missing, truncated or altered; the message names the file.
     """
     if not folder.is_dir():
         raise UserError(folder, "is not a folder", "check the path")
@@ -246,7 +245,7 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
         raise DamagedFile(folder / MANIFEST, "does not list the files of the folder with their sizes and checksums")
     for name, entry in manifest["files"].items():
         if not _is_inside(name):
-            raise DamagedFile(folder / MANIFEST, f"lists {name!r}, which is no file of the folder")
+            raise DamagedFile(folder / MANIFEST, f"lists {name!r}, which is not a file of the folder")
         _check_size(folder / name, entry)
     if checksums:
         _verify_checksums(folder, manifest["files"])
@@ -269,19 +268,19 @@ def _verify_checksums(folder: Path, files: Mapping[str, Entry]) -> None:
 
 
 def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[str] | None]:
-    """Of every file that a manifest lists its blocks' digests, or None where there is one checksum for all of them.
+    """Returns the block digests of every file in a manifest, or None for a file with a single checksum.
 
     Raises:
-        DamagedFile: the manifest contradicts itself.
+        DamagedFile: the manifest is inconsistent.
     """
     try:
         return {folder / name: digests_of(entry) for name, entry in files.items()}
     except ValueError as error:
-        raise DamagedFile(folder / MANIFEST, f"contradicts itself: {error}") from None
+        raise DamagedFile(folder / MANIFEST, f"is inconsistent: {error}") from None
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a manifest's name is that of a file below its folder, whatever the folder is called."""
+    """Returns whether a manifest's file name stays inside the folder."""
     path = PurePosixPath(name)
     return bool(path.parts) and path.as_posix() == name and not path.is_absolute() and ".." not in path.parts
 

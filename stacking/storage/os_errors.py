@@ -1,4 +1,4 @@
-"""What the operating system's refusals mean to a user: a full disk, a wrong path, or a disturbance that may pass."""
+"""Translates operating system errors for users: a full disk, an invalid path or a transient failure."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ T = TypeVar("T")
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT})
-"""File servers and cables give these; the same call may succeed a moment later."""
+"""Transient errors of file servers and networks; the same call may succeed a moment later."""
 
 _UNWRITABLE = ("cannot be written", "choose a folder that you may write to")
 _NO_FOLDER = ("is a file, or is inside one", "choose a folder")
-_BAD_NAME = ("cannot be made", "choose another name")
+_BAD_NAME = ("cannot be created", "choose another name")
 _MISTAKES = {
     errno.EACCES: _UNWRITABLE,
     errno.EPERM: _UNWRITABLE,
     errno.EROFS: _UNWRITABLE,
     errno.ENOTDIR: _NO_FOLDER,
     errno.EEXIST: _NO_FOLDER,
-    errno.EISDIR: ("is a folder where a file belongs", "move it away"),
+    errno.EISDIR: ("is a folder where a file is expected", "move it away"),
     errno.ENAMETOOLONG: _BAD_NAME,
     errno.ELOOP: _BAD_NAME,
     errno.EINVAL: _BAD_NAME,
 }
 
 _PAUSES = (0.1, 0.3, 1.0)
-"""Seconds before each further try."""
+"""Seconds before each retry."""
 _PROBE = b"\0" * (1 << 16)
 
 
 def explained(error: OSError, path: Path | str) -> StackingError | None:
-    """What ``error``, met at ``path``, is to the user; None: nothing that could be said better than Python does."""
+    """Translates ``error``, raised for ``path``; returns None if Python's own message is as good."""
     if error.errno in FULL:
         return NoSpace(Path(path))
     if error.errno in TRANSIENT:
@@ -52,7 +52,7 @@ def explained(error: OSError, path: Path | str) -> StackingError | None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals under ``path`` into errors that a user can act on."""
+    """Translates operating system errors under ``path`` into errors that tell users what to do."""
     try:
         yield
     except OSError as error:
@@ -63,7 +63,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def storage_error(error: BaseException) -> StackingError | None:
-    """The full disk, or the disturbance, that ``error`` or what led to it comes from."""
+    """Returns the full disk or transient failure that caused ``error``, if any."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in FULL | TRANSIENT and cause.filename is not None:
@@ -73,10 +73,10 @@ def storage_error(error: BaseException) -> StackingError | None:
 
 
 def patiently(action: Callable[[], T]) -> T:
-    """What ``action`` returns, tried again a few times where the operating system reports a transient error.
+    """Returns the result of ``action``, retrying a few times after transient operating system errors.
 
     Raises:
-        OSError: the last try failed as well, or the error is of another kind.
+        OSError: the last retry failed too, or the error is not transient.
     """
     for pause in _PAUSES:
         try:
@@ -89,7 +89,7 @@ def patiently(action: Callable[[], T]) -> T:
 
 
 def is_full(folder: Path) -> bool:
-    """Whether not even a short file can be written into ``folder`` for lack of space."""
+    """Returns whether ``folder`` lacks space for even a short file."""
     probe = folder / ".space"
     try:
         probe.write_bytes(_PROBE)

@@ -1,8 +1,8 @@
-"""Where the elements of a parameter lie inside the flat tensors of a partitioned optimizer.
+"""Locates the elements of parameters inside the flat tensors of a partitioned optimizer.
 
-DeepSpeed gives its inner optimizer *masters*: flat fp32 tensors, each made of pieces of parameters. A checkpoint
-stores masters, and a live engine holds them, in the same geometry; so the same arithmetic reads the one and fills
-the other. Pure: no torch, no files. All positions and lengths are in elements.
+DeepSpeed gives its inner optimizer *masters*: flat fp32 tensors, each made of pieces of parameters. Checkpoints and
+live engines use the same layout, so the same arithmetic reads one and fills the other. This module uses neither torch
+nor files. All positions and lengths are in elements.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import NamedTuple
 PARAMETER_NAMES = "parameter_names"
 """Key of an optimizer's parameter group that lists the names of its parameters, in order.
 
-Adam's state is saved by position. ZeRO 1 to 3 write the names beside it; ZeRO 0 does not, so whoever builds the
-groups should: ``{"params": [...], "parameter_names": [...], "weight_decay": 0.01}``. Optimizers keep unknown keys.
+Adam's state is saved by position. ZeRO 1 to 3 also save the names; ZeRO 0 does not, so the groups should list them:
+``{"params": [...], "parameter_names": [...], "weight_decay": 0.01}``. Optimizers keep unknown keys.
 """
 
 Shape = tuple[int, ...]
 
 _MOST_WAYS = 10_000
 _MOST_STEPS = 200_000
-"""To look for such a split with."""
+"""Maximum number of search states for such a split."""
 
 
 class Piece(NamedTuple):
-    """Elements ``start … start + numel`` of a flattened parameter, found at ``offset`` in a master."""
+    """Locates the elements ``start … start + numel`` of a flattened parameter at ``offset`` in a master."""
 
     name: str
     start: int
@@ -40,12 +40,12 @@ def numel(shape: Shape) -> int:
 
 
 def whole(name: str, shape: Shape) -> list[Piece]:
-    """A master that is one parameter: ZeRO 0."""
+    """Returns the layout of a master that is one parameter: ZeRO 0."""
     return [Piece(name, 0, 0, numel(shape))]
 
 
 def packed(shapes: Iterable[tuple[str, Shape]], paddings: Sequence[int] | None = None) -> list[Piece]:
-    """Parameters one after another in one flat tensor, each followed by its padding."""
+    """Returns the layout of consecutive parameters in one flat tensor, each followed by its padding."""
     parameters = list(shapes)
     widths = [numel(shape) + pad for (_, shape), pad in zip(parameters, paddings or [0] * len(parameters), strict=True)]
     offsets = accumulate(widths, initial=0)
@@ -53,7 +53,7 @@ def packed(shapes: Iterable[tuple[str, Shape]], paddings: Sequence[int] | None =
 
 
 def cut(pieces: Iterable[Piece], first: int, last: int) -> list[Piece]:
-    """What elements ``first … last`` of a flat tensor hold of ``pieces``: one rank's partition, in ZeRO 1 and 2."""
+    """Returns the parts of ``pieces`` in elements ``first … last`` of a flat tensor: a partition in ZeRO 1 and 2."""
     inside = []
     for piece in pieces:
         low, high = max(piece.offset, first), min(piece.offset + piece.numel, last)
@@ -63,7 +63,7 @@ def cut(pieces: Iterable[Piece], first: int, last: int) -> list[Piece]:
 
 
 def sharded(shapes: Iterable[tuple[str, Shape]], rank: int, ranks: int) -> list[Piece]:
-    """One rank's master in ZeRO 3: of every parameter an equal share, the last one padded."""
+    """Returns the layout of one rank's master in ZeRO 3: an equal share of every parameter, the last one padded."""
     pieces, offset = [], 0
     for name, shape in shapes:
         share = math.ceil(numel(shape) / ranks)
@@ -75,13 +75,13 @@ def sharded(shapes: Iterable[tuple[str, Shape]], rank: int, ranks: int) -> list[
 
 
 def split_into_groups(parameters: Sequence[tuple[str, Shape]], groups: Sequence[Sequence[Shape]]) -> list[list[str]]:
-    """The names of the parameters of each group, where only their shapes are known.
+    """Infers the names of each group's parameters from their shapes.
 
-    A group lists parameters in the model's order, as every usual way of making groups does. That makes the answer
-    unique for a split by rank (matrices decay, vectors do not), and for one group.
+    Assumes that a group lists its parameters in the model's order, as is usual. The result is then unique for a split
+    by tensor rank (matrices decay, vectors do not) and for a single group.
 
     Raises:
-        ValueError: no such split exists, or more than one does.
+        ValueError: no such split exists, or several do.
     """
     ways = _ways_to_finish(parameters, groups)
     state = (0,) * len(groups)
@@ -100,7 +100,7 @@ def split_into_groups(parameters: Sequence[tuple[str, Shape]], groups: Sequence[
 def _ways_to_finish(
     parameters: Sequence[tuple[str, Shape]], groups: Sequence[Sequence[Shape]]
 ) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
-    """For each state (parameters taken by each group) from which all groups can be filled: the next such states."""
+    """Maps each state (parameters taken by each group) from which all groups can be filled to its successors."""
     reached: list[set[tuple[int, ...]]] = [{(0,) * len(groups)}]
     looked_at = 0
     for _, shape in parameters:

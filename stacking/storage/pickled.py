@@ -1,9 +1,9 @@
-"""Reads pickles without running any of them: plain values and containers become real, all else a stand-in.
+"""Reads pickles without executing them: plain values and containers are created, everything else becomes a stand-in.
 
-``pickletools`` decodes the opcodes and `_Machine` carries them out on a stack. In contrast to ``pickle.Unpickler`` it
-imports and calls nothing of the file's choice, sets no attributes, hashes no key that could take long or nest deeply,
-and allocates nothing that the file only announces. torch reads untrusted files the same way (its
-``_weights_only_unpickler``), but refuses every class it does not know; here such an object is left out instead.
+``pickletools`` decodes the opcodes and `_Machine` executes them on a stack. Unlike ``pickle.Unpickler``, it imports and
+calls nothing chosen by the file, sets no attributes, hashes no key that is slow to hash or deeply nested, and never
+allocates memory for a size that the file merely claims. torch reads untrusted files similarly
+(``_weights_only_unpickler``), but rejects every unknown class, whereas such objects are skipped here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 MOST_OPCODES = 3_000_000
-"""A checkpoint has thousands; so many take about ten seconds."""
+"""Maximum number of opcodes, which takes about ten seconds; a checkpoint has thousands."""
 _LONGEST_KEY = 100
 
 _RUNS_CODE = re.compile(
@@ -22,19 +22,19 @@ _RUNS_CODE = re.compile(
     r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|open|__import__|input|breakpoint|setattr|delattr|apply)$"
     r"|subprocess\.Popen|pathlib\.(_local\.)?\w*Path\.\w"
 )
-"""Names that no object needs, and that a file made to attack whoever unpickles it has."""
+"""Names that no legitimate object needs, and that occur in malicious files."""
 
 
 class MaliciousPickle(Exception):
-    """The pickle names something that runs code; the message is that name."""
+    """Raised if the pickle names something that runs code; the message is that name."""
 
 
 class UnreadablePickle(Exception):
-    """The bytes are no pickle, or one beyond the bounds of this module."""
+    """Raised if the bytes are not a pickle, or exceed this module's limits."""
 
 
 class StandIn:
-    """Stands for an object that a pickle describes and that reading it does not need; knows only its class's name."""
+    """Replaces an object that is not needed; knows only the name of its class."""
 
     __slots__ = ("name",)
 
@@ -43,7 +43,7 @@ class StandIn:
 
 
 class Function:
-    """What stands for a class or function whose result is needed: calling it runs ``call``."""
+    """Replaces a class or function whose result is needed: calling it runs ``call``."""
 
     __slots__ = ("call", "name")
 
@@ -52,21 +52,21 @@ class Function:
 
 
 def described(value: Any) -> str:
-    """What ``value`` is, in a word or two: ``a mytrainer.Options``."""
+    """Describes the type of ``value`` in a few words: ``a mytrainer.Options``."""
     return f"a {value.name if isinstance(value, StandIn | Function) else type(value).__name__}"
 
 
 def read_pickle(file: BinaryIO, known: Mapping[str, Any], storage: Callable[[Any], Any]) -> Any:
-    """The object of the pickle at the position of ``file``, which is left behind it.
+    """Reads the pickle at the current position of ``file`` and advances behind it.
 
     Args:
-        known: by ``module.name``, what takes the place of a class or function; `Function` for what is to be called.
-            Everything else becomes a `StandIn`.
-        storage: called with a persistent id, as ``torch.save`` has one for each storage.
+        known: the replacements of classes and functions by ``module.name``; a `Function` is called. Everything else
+            becomes a `StandIn`.
+        storage: called with each persistent id, which ``torch.save`` uses for storages.
 
     Raises:
-        MaliciousPickle: it mentions something that runs code.
-        UnreadablePickle: it is torn, malformed, or too large.
+        MaliciousPickle: the pickle mentions something that runs code.
+        UnreadablePickle: the pickle is truncated, malformed, or too large.
     """
     machine = _Machine(known, storage)
     try:
@@ -77,7 +77,7 @@ def read_pickle(file: BinaryIO, known: Mapping[str, Any], storage: Callable[[Any
         return machine.pop()
     except (MaliciousPickle, UnreadablePickle):
         raise
-    except Exception as error:  # malformed opcodes meet the stack in any order
+    except Exception as error:  # malformed opcodes can fail in any way
         raise UnreadablePickle(f"{type(error).__name__} at an opcode") from error
 
 
@@ -86,7 +86,7 @@ class _Machine:
         self.known, self.storage = known, storage
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
-        """The stacks under each mark."""
+        """The stacks below each mark."""
         self.memo: dict[int, Any] = {}
 
     def push(self, value: Any) -> None:
@@ -105,7 +105,7 @@ class _Machine:
         return self.known[name] if name in self.known else StandIn(name)
 
     def get_attribute(self, holder: Any, name: Any) -> Any:
-        """Enums of Python 3.11.0 to 3.11.3 and methods are pickled as ``getattr(CLASS, NAME)``."""
+        """Handles ``getattr(CLASS, NAME)``, the pickle of methods and of enums in Python 3.11.0 to 3.11.3."""
         return self.find(f"{holder.name}.{name}") if isinstance(holder, StandIn | Function) else StandIn("getattr")
 
     def call(self, function: Any, arguments: Any) -> Any:
@@ -117,7 +117,7 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """``value`` if it is quickly hashed, else something else that is unique."""
+    """Returns ``value`` if it is fast to hash, otherwise a unique substitute."""
     if isinstance(value, str | bytes | float | StandIn | None):
         return value
     if isinstance(value, int) and value.bit_length() <= 64:
@@ -291,4 +291,4 @@ _OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "PERSID": _push(lambda machine, pid: machine.storage(pid)),
     "BINPERSID": _persistent,
 }
-"""What each opcode of protocols 0 to 5 does. BUILD sets no attributes: no object here has any to set."""
+"""The effect of each opcode of protocols 0 to 5. BUILD sets no attributes, since no object here has any."""

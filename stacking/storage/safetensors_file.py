@@ -1,7 +1,7 @@
-"""Safetensors files as streams: the header first, then the tensors' bytes in order; nothing is held in memory.
+"""Reads and writes safetensors files as streams, without holding tensors in memory.
 
 The format (https://github.com/huggingface/safetensors): eight bytes with the header's length, a JSON object from name
-to dtype, shape and byte range, then the tensors. What is written here the ``safetensors`` library reads.
+to dtype, shape and byte range, then the tensors. The ``safetensors`` library reads the files written here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-"""The format's names of dtypes and numpy's."""
+"""Maps the format's dtype names to numpy's."""
 _CODES = {name: code for code, name in DTYPES.items()}
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER = 100_000_000
@@ -42,10 +42,10 @@ _MOST_AXES = 64
 
 
 class TensorSpec(NamedTuple):
-    """What a header says of a tensor."""
+    """Describes a tensor as in the header."""
 
     dtype: str
-    """numpy's name of it."""
+    """The dtype's name in numpy."""
     shape: Shape
 
     @property
@@ -54,18 +54,18 @@ class TensorSpec(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Bytes of a tensor inside a range of a file; all counts are of bytes."""
+    """Locates a part of a tensor inside a range of a file; all counts are in bytes."""
 
     name: str
     start: int
-    """In the tensor."""
+    """Offset in the tensor."""
     offset: int
-    """In the range."""
+    """Offset in the range."""
     nbytes: int
 
 
 class Layout:
-    """Where everything lies in a file that is to be written."""
+    """Lays out a file that is to be written."""
 
     def __init__(self, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -75,7 +75,7 @@ class Layout:
             header[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
             starts.append(start)
         encoded = json.dumps(header, separators=(",", ":")).encode()
-        encoded += b" " * (-len(encoded) % 8)  # the tensors start aligned
+        encoded += b" " * (-len(encoded) % 8)  # aligns the tensors
         self.header = _LENGTH.pack(len(encoded)) + encoded
         self.size = len(self.header) + end
         self._names = list(specs)
@@ -83,7 +83,7 @@ class Layout:
         self._ends = [*self._starts[1:], self.size]
 
     def parts(self, first: int, last: int) -> Iterator[Part]:
-        """What bytes ``first … last`` of the file hold behind the header."""
+        """Yields the parts of tensors in bytes ``first … last`` after the header."""
         for index in range(max(0, bisect_right(self._starts, first) - 1), len(self._starts)):
             start, low, high = self._starts[index], max(first, self._starts[index]), min(last, self._ends[index])
             if start >= last:
@@ -93,9 +93,9 @@ class Layout:
 
 
 class SafetensorsWriter:
-    """Writes tensors whose names, dtypes and shapes are known beforehand, in that order, in slices of any size.
+    """Writes tensors with known names, dtypes and shapes, in that order, in slices of any size.
 
-    Use as a context manager; leaving it checks that everything was written.
+    Use as a context manager; on exit it checks that everything was written.
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
@@ -107,7 +107,7 @@ class SafetensorsWriter:
 
     @property
     def entry(self) -> Entry:
-        """The file's entry in a manifest: its bytes were hashed as they were written."""
+        """The file's manifest entry, computed from the bytes as they were written."""
         return self._hasher.entry()
 
     def __enter__(self) -> SafetensorsWriter:
@@ -122,10 +122,10 @@ class SafetensorsWriter:
                 raise ValueError(f"the tensors are incomplete from {self._name} on")
 
     def append(self, name: str, values: np.ndarray) -> None:
-        """Write the next elements, which belong to ``name``.
+        """Writes the next elements, which belong to ``name``.
 
         Raises:
-            ValueError: it is another tensor's turn, or another dtype was announced.
+            ValueError: another tensor is due, or the dtype differs from the header.
         """
         while self._left and not self._missing and self._name != name:
             self._next()
@@ -144,10 +144,10 @@ class SafetensorsWriter:
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[TensorSpec, int]:
-    """What a header's entry says of its tensor, and where that begins behind the header.
+    """Parses a header entry; returns the tensor's description and its offset after the header.
 
     Raises:
-        ValueError: the entry contradicts itself. Others: it is none.
+        ValueError: the entry is inconsistent. Other exceptions: it is malformed.
     """
     shape, (first, last) = entry["shape"], entry["data_offsets"]
     if any(type(number) is not int or number < 0 for number in (*shape, first, last)) or len(shape) > _MOST_AXES:
@@ -159,10 +159,10 @@ def _place(entry: Mapping[str, Any]) -> tuple[TensorSpec, int]:
 
 
 def _end(places: Mapping[str, tuple[TensorSpec, int]]) -> int:
-    """Where the last tensor ends.
+    """Returns the end of the last tensor.
 
     Raises:
-        ValueError: tensors overlap, or there are bytes between them, which the format forbids.
+        ValueError: tensors overlap or have gaps between them, which the format forbids.
     """
     end = 0
     for first, nbytes in sorted((first, spec.nbytes) for spec, first in places.values()):
@@ -174,7 +174,7 @@ def _end(places: Mapping[str, tuple[TensorSpec, int]]) -> int:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """Reads slices of the tensors of a file."""
+    """Reads slices of the tensors in a file."""
 
     path: Path
     specs: dict[str, TensorSpec]
@@ -182,10 +182,10 @@ class SafetensorsFile:
 
     @classmethod
     def open(cls, path: Path) -> SafetensorsFile:
-        """Read the header.
+        """Opens a file and reads its header.
 
         Raises:
-            DamagedFile: the file is missing, is not in the format, or does not end where its header says.
+            DamagedFile: the file is missing, is not in the format, or its size contradicts its header.
         """
         length = np.empty(1, "<u8")
         read_bytes(path, 0, length)
@@ -210,20 +210,20 @@ class SafetensorsFile:
         return cls(path, specs, {name: start + offset for name, (_, offset) in places.items()})
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Elements ``start … stop`` of the flattened tensor ``name``, unverified."""
+        """Reads elements ``start … stop`` of the flattened tensor ``name`` without verifying them."""
         spec = self.specs[name]
         values = np.empty((numel(spec.shape) if stop is None else stop) - start, spec.dtype)
         self.fill(name, start, values)
         return values
 
     def fill(self, name: str, start: int, into: np.ndarray, files: VerifiedFiles | None = None) -> None:
-        """Fill ``into`` with the elements of the flattened tensor ``name`` from ``start`` on.
+        """Fills ``into`` with elements of the flattened tensor ``name``, beginning at ``start``.
 
         Args:
-            files: what verifies the bytes, if anything does.
+            files: verifies the bytes, if given.
 
         Raises:
-            DamagedFile: the file is missing, cut, or not as it was written.
+            DamagedFile: the file is missing, truncated or altered.
         """
         read = files.read if files is not None else read_bytes
         read(self.path, self._offsets[name] + start * into.itemsize, into)

@@ -1,7 +1,7 @@
-"""Seals: a JSON object that carries the checksum of its own content, so that one changed bit in it is found.
+"""Seals JSON objects with a checksum of their own content, so that any change is detected.
 
-The seal is the XXH3-128 of the content in canonical form (keys sorted, no blanks, ASCII), in hex, under the key
-``seal``. It detects damage and careless edits; it is no signature.
+The seal is the XXH3-128 of the content in canonical form (sorted keys, no spaces, ASCII), in hex, under the key
+``seal``. It detects damage and careless edits; it is not a signature.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ SEAL = "seal"
 
 
 class BrokenSeal(ValueError):
-    """The content has no seal, or is not what was sealed; says which."""
+    """Raised if the content has no seal or does not match it; the message says which."""
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """``content`` with its seal as the last key; a seal that it carries already is replaced."""
+    """Returns ``content`` with its seal as the last key, replacing an existing seal."""
     bare = {key: value for key, value in content.items() if key != SEAL}
     return {**bare, SEAL: _seal_of(bare)}
 
 
 def unsealed(value: Any) -> dict[str, Any]:
-    """The content of a sealed object, without the seal.
+    """Checks a sealed object and returns its content without the seal.
 
     Raises:
         BrokenSeal: ``value`` is not an object, has no seal, or was changed since it was sealed.

@@ -1,4 +1,4 @@
-"""Files that are not what their name says, told by their first bytes: a download that went wrong, another format."""
+"""Recognises files of unexpected formats, such as failed downloads, by their first bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stacking.errors import UserError
 from stacking.storage.blocks import fill, open_file
 
 _TAR = 257
-"""Where a tar archive has its signature."""
+"""Offset of a tar archive's signature."""
 
 SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`"),
@@ -23,14 +23,14 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GGUF", "is a GGUF file", "take the model's PyTorch weights"),
     (_TAR, b"ustar", "is a tar archive", "unpack it"),
 )
-"""Where, which bytes (in lower case or as they are), what the file is, and what to do about it."""
+"""Offset, signature (compared as is or in lower case), the file's kind, and a remedy."""
 
 
 def first_bytes(path: Path) -> bytes:
-    """The beginning of a file, as far as it tells the format.
+    """Returns the beginning of a file, which identifies its format.
 
     Raises:
-        DamagedFile: it is missing, or is no regular file.
+        DamagedFile: the file is missing, or is not a regular file.
     """
     buffer = bytearray(512)
     descriptor = open_file(path)
@@ -41,11 +41,11 @@ def first_bytes(path: Path) -> bytes:
 
 
 def refuse_other_formats(path: Path) -> None:
-    """Refuse a file whose first bytes are those of something else.
+    """Rejects a file whose first bytes identify another format.
 
     Raises:
-        UserError: says what it is, and how to get the file that is meant.
-        DamagedFile: it is missing, or is no regular file.
+        UserError: the file has another format; the message says which, and how to get the right file.
+        DamagedFile: the file is missing, or is not a regular file.
     """
     head = first_bytes(path)
     for start, signature, what, remedy in SIGNATURES:

@@ -1,4 +1,4 @@
-"""Work on many items by a few threads: for reading, hashing and writing, which all let other threads run meanwhile."""
+"""Processes items with a few threads; suited to reading, hashing and writing, which release the GIL."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _MOST_THREADS = 8
-"""More would only wait for the disk."""
+"""Maximum number of threads; more would only wait for the disk."""
 
 
 def thread_count(sharing: int = 1) -> int:
-    """Threads that keep this process's share of the cores busy, at least two: one computes while another one waits.
+    """Returns the number of threads for this process's share of the cores, at least two to overlap I/O and computation.
 
     Args:
-        sharing: processes on this computer that do the same at the same time.
+        sharing: the number of processes on this host that do the same at the same time.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(2, min(_MOST_THREADS, cores // sharing))
 
 
 def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:
-    """Call ``work`` with every item; they are taken in their order, as threads become free.
+    """Calls ``work`` with every item, in order, as threads become free.
 
     Raises:
-        Exception: the first that ``work`` or ``items`` raised; nothing new was begun after it.
+        Exception: the first exception of ``work`` or ``items``; no further item is started after it.
     """
     iterator, taking = iter(items), threading.Lock()
     errors: list[BaseException] = []
@@ -52,7 +52,7 @@ def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = No
         run()
         for thread in others:
             thread.join()
-    except BaseException as error:  # an interruption of this thread ends the others, too
+    except BaseException as error:  # an interruption of this thread also ends the others
         errors.append(error)
         raise
     if errors:

@@ -1,9 +1,9 @@
-"""Reads what ``torch.save`` wrote without running any of it and without loading its tensors.
+"""Reads files of ``torch.save`` without executing code from them and without loading their tensors.
 
-Such a file is a zip archive with a pickle (``data.pkl``) and one uncompressed record a storage; before torch 1.6 it was
-a row of pickles followed by the storages. `read_pickle` reads the pickle: nothing is imported and nothing of the file's
-choice is called. Tensors become `StoredTensor`: a place in this very file, inside the record of their storage, read
-slice by slice. Objects of classes outside `KNOWN` become stand-ins. No torch here, so it starts at once anywhere.
+Such a file is a zip archive with a pickle (``data.pkl``) and one uncompressed record per storage; before torch 1.6 it
+was a sequence of pickles followed by the storages. `read_pickle` reads the pickle without importing or calling anything
+chosen by the file. Tensors become `StoredTensor`, a location inside the record of their storage that is read in slices.
+Objects of classes outside `KNOWN` become stand-ins. This module does not import torch, so it starts fast.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BRAIN_FLOAT = "bfloat16"
 _MOST_AXES = 64
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-"""The first pickle of a file from before torch 1.6."""
+"""The first pickle of a file written before torch 1.6."""
 
 DTYPES = {
     "DoubleStorage": "float64",
@@ -52,11 +52,11 @@ DTYPES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
-"""Torch's storage classes and the dtype of their elements."""
+"""Maps torch's storage classes to the dtypes of their elements."""
 
 
 class StorageType(NamedTuple):
-    """One of torch's storage classes."""
+    """Describes one of torch's storage classes."""
 
     dtype: str
 
@@ -66,7 +66,7 @@ class StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """A record of the archive."""
+    """Locates a storage in the file."""
 
     path: Path
     offset: int
@@ -75,15 +75,15 @@ class _Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor that stays in its file."""
+    """References a tensor that stays in its file."""
 
     path: Path
     offset: int
-    """Of its first element in the file, in bytes."""
+    """Offset of the first element in the file, in bytes."""
     dtype: str
     shape: Shape
     stride: Shape | None = None
-    """In elements, where they do not follow each other in order."""
+    """Strides in elements, for a tensor that is not contiguous."""
 
     @property
     def numel(self) -> int:
@@ -91,27 +91,27 @@ class StoredTensor(NamedTuple):
 
     @property
     def read_dtype(self) -> str:
-        """The dtype of what is read: half-precision floats come as float32, exactly."""
+        """The dtype of the values read: half-precision floats are converted exactly to float32."""
         return "float32" if self.dtype in (_BRAIN_FLOAT, "float16") else self.dtype
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Elements ``start … stop`` of the flattened tensor, unverified.
+        """Reads elements ``start … stop`` of the flattened tensor without verifying them.
 
         Raises:
-            DamagedFile: the file ends before them.
+            DamagedFile: the file is too short.
         """
         values = np.empty((self.numel if stop is None else stop) - start, self.read_dtype)
         self.fill(start, values)
         return values
 
     def fill(self, start: int, into: np.ndarray, files: VerifiedFiles | None = None) -> None:
-        """Fill ``into`` with the elements from ``start`` on.
+        """Fills ``into`` with the elements beginning at ``start``.
 
         Args:
-            files: what verifies the bytes, if anything does.
+            files: verifies the bytes, if given.
 
         Raises:
-            DamagedFile: the file ends before them, or is not as it was written.
+            DamagedFile: the file is too short or altered.
         """
         if self.stride is not None:
             self._fill_strided(start, into, files)
@@ -126,7 +126,7 @@ class StoredTensor(NamedTuple):
             into[:] = values
 
     def _fill_strided(self, start: int, into: np.ndarray, files: VerifiedFiles | None) -> None:
-        """The same where the elements lie in another order, as those of a transposed matrix: by way of all of them."""
+        """Does the same for a non-contiguous tensor, such as a transposed matrix, by reading all of its elements."""
         assert self.stride is not None
         whole = np.empty(_span(self.shape, self.stride), self.read_dtype)
         self._replace(shape=(whole.size,), stride=None).fill(0, whole, files)
@@ -135,7 +135,7 @@ class StoredTensor(NamedTuple):
 
 
 def _span(shape: Shape, stride: Shape) -> int:
-    """From the first element of a tensor to behind its last one."""
+    """Returns the number of elements from a tensor's first element through its last in memory."""
     return 1 + sum((width - 1) * step for width, step in zip(shape, stride, strict=True)) if numel(shape) else 0
 
 
@@ -167,7 +167,7 @@ def _tensor_with_attributes(rebuild: Any, kind: Any, arguments: Any, *_: object)
 
 
 def _mapping(*arguments: Any) -> dict[Any, Any]:
-    """An OrderedDict, Counter or defaultdict; the last one's first argument is its factory."""
+    """Creates an OrderedDict, Counter or defaultdict; the first argument of a defaultdict is its factory."""
     last = arguments[-1] if arguments else {}
     return dict(last) if isinstance(last, dict) else {}
 
@@ -197,14 +197,14 @@ KNOWN: dict[str, Any] = {
     **{f"torch.{name}": StorageType(dtype) for name, dtype in DTYPES.items()},
     **{f"{_STAGE}.{name}": number for name, number in _ZERO_STAGES.items()},
 }
-"""Every name in a pickle whose object is needed, and what takes its place; all others become stand-ins."""
+"""The replacements of all names in a pickle whose objects are needed; all others become stand-ins."""
 
 
 class _Storages:
-    """Finds the storages that a pickle mentions.
+    """Resolves the storages that a pickle mentions.
 
     Args:
-        places: of each storage its offset in the file and its bytes; None while they are not known.
+        places: the offset and size in bytes of each storage; None while they are unknown.
     """
 
     def __init__(self, path: Path, places: Mapping[str, tuple[int, int]] | None) -> None:
@@ -229,11 +229,11 @@ class _Storages:
 
 
 def read_torch_file(path: Path) -> Any:
-    """The object in ``path``, its tensors as `StoredTensor`, what is outside `KNOWN` as `StandIn`.
+    """Reads the object in ``path``, with tensors as `StoredTensor` and unknown objects as `StandIn`.
 
     Raises:
-        UserError: the file mentions something that runs code, or is not from ``torch.save``.
-        DamagedFile: it is missing or torn.
+        UserError: the file mentions something that runs code, or was not written by ``torch.save``.
+        DamagedFile: the file is missing or truncated.
     """
     with _readable(path), open(path, "rb") as file:
         refuse_other_formats(path)
@@ -250,7 +250,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(path, f"mentions {name}, which no checkpoint needs", "do not trust this file") from None
     except UserError:
         raise
-    except Exception as error:  # a torn archive may raise anything
+    except Exception as error:  # a truncated archive may raise anything
         raise DamagedFile(path, f"is torn ({error})") from None
 
 
@@ -267,11 +267,11 @@ def _read_archive(file: BinaryIO, path: Path) -> Any:
 
 
 def _read_legacy(file: BinaryIO, path: Path) -> Any:
-    """A file from before torch 1.6: pickles of a magic number, a version, the machine, the object, the storages' keys.
+    """Reads a file from before torch 1.6: pickles of a magic number, version, machine, the object and storage keys.
 
-    The storages follow in the order of the keys: of each the number of its elements, then the elements.
+    The storages follow in the order of the keys, each as its number of elements and the elements.
     """
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # reads no more than there is
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # never reads beyond the end
         content = cast(BinaryIO, mapped)
         unknown = _Storages(path, None)
         magic, _, machine = (read_pickle(content, {}, unknown) for _ in range(3))
@@ -294,10 +294,10 @@ def _read_legacy(file: BinaryIO, path: Path) -> Any:
 
 
 def verify_torch_file(path: Path) -> None:
-    """Compare every record with its CRC-32; files from before torch 1.6 have none.
+    """Verifies every record's CRC-32; files from before torch 1.6 have none.
 
     Raises:
-        DamagedFile: one differs.
+        DamagedFile: a record does not match its CRC-32.
     """
     with _readable(path), open(path, "rb", buffering=0) as file:
         if not zipfile.is_zipfile(file):
@@ -314,7 +314,7 @@ def verify_torch_file(path: Path) -> None:
 
 
 def _records(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The archive's records without the name of its top folder."""
+    """Returns the archive's records by name, without the top folder."""
     records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if len(records) < len(archive.infolist()):
         raise UnreadablePickle("two of its records have the same name")
@@ -324,7 +324,7 @@ def _records(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
 
 
 def _places(archive: zipfile.ZipFile, records: Mapping[str, zipfile.ZipInfo]) -> dict[str, tuple[int, int]]:
-    """Of each record, where its bytes start and how many there are: each behind the one before, and in the archive."""
+    """Returns each record's offset and size, after checking that records neither overlap nor exceed the archive."""
     places, end = {}, 0
     for name, info in sorted(records.items(), key=lambda item: item[1].header_offset):
         start = _data_offset(archive, info)
@@ -337,7 +337,7 @@ def _places(archive: zipfile.ZipFile, records: Mapping[str, zipfile.ZipInfo]) ->
 
 
 def _data_offset(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """Where a record's bytes start: behind its local header, whose padding the central directory does not tell."""
+    """Returns the offset of a record's bytes after its local header, whose padding is not in the central directory."""
     file = archive.fp
     assert file is not None
     file.seek(info.header_offset)

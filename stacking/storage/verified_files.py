@@ -1,4 +1,4 @@
-"""Reads parts of files, and verifies them as they are read where their blocks' checksums are known."""
+"""Reads parts of files and verifies them as they are read, if their blocks' checksums are known."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stacking.storage.os_errors import disk_errors, patiently
 
 
 def verified_files(folder: Path, manifest: Mapping[str, Any]) -> VerifiedFiles | None:
-    """What verifies the files of a sealed folder as they are read; None where only whole files have checksums."""
+    """Returns a verifying reader for a sealed folder; None if only whole files have checksums."""
     found = block_digests(folder, manifest["files"])
     listed = {path: digests for path, digests in found.items() if digests is not None}
     return VerifiedFiles(listed) if len(listed) == len(found) else None
 
 
 def read_bytes(path: Path, offset: int, into: np.ndarray) -> None:
-    """Fill ``into`` with the bytes of ``path`` from ``offset`` on, unverified.
+    """Fills ``into`` with bytes of ``path`` beginning at ``offset``, without verifying them.
 
     Raises:
         DamagedFile: the file is missing or too short.
@@ -35,7 +35,7 @@ def read_bytes(path: Path, offset: int, into: np.ndarray) -> None:
 
 
 def _read_at(path: Path, offset: int, into: memoryview) -> int:
-    """Read from byte ``offset`` on until ``into`` is full or the file ends; returns the bytes read."""
+    """Reads from byte ``offset`` until ``into`` is full or the file ends; returns the number of bytes read."""
 
     def read() -> int:
         descriptor = open_file(path)
@@ -49,7 +49,7 @@ def _read_at(path: Path, offset: int, into: memoryview) -> int:
 
 
 class _Block:
-    """A block in memory, or one that a thread is reading; its lock is held while its data are used."""
+    """Holds a block that is in memory or being read; its lock is held while the data is in use."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -57,14 +57,14 @@ class _Block:
 
 
 class VerifiedFiles:
-    """Reads any bytes of files whose blocks have digests; each block is verified as it comes into memory.
+    """Reads any bytes of files whose blocks have digests, verifying each block as it is loaded.
 
-    The blocks that were used last are kept, so that reading in small parts, or in several places by turns, reads every
-    block of the disk once.
+    Recently used blocks are cached, so that small reads, or interleaved reads at several places, load every block from
+    disk only once.
 
     Args:
-        digests: of each file its blocks' digests.
-        kept: blocks in memory at most.
+        digests: the block digests of each file.
+        kept: the maximum number of cached blocks.
     """
 
     def __init__(self, digests: Mapping[Path, Sequence[str]], kept: int = 16) -> None:
@@ -75,10 +75,10 @@ class VerifiedFiles:
         self._lock = threading.Lock()
 
     def read(self, path: Path, offset: int, into: np.ndarray) -> None:
-        """Fill ``into`` with the bytes of ``path`` from ``offset`` on.
+        """Fills ``into`` with bytes of ``path`` beginning at ``offset``.
 
         Raises:
-            DamagedFile: a block of them is not as it was written, or missing.
+            DamagedFile: a block is altered or missing.
         """
         left = into.view(np.uint8)
         while left.size:
@@ -86,7 +86,7 @@ class VerifiedFiles:
                 raise DamagedFile(path.with_name(MANIFEST), f"does not list {path.name}")
             index, start = divmod(offset, BLOCK)
             if start == 0 and left.size >= BLOCK:
-                count = self._read(path, index, left[:BLOCK])  # as a whole, without a detour
+                count = self._read(path, index, left[:BLOCK])  # a whole block, read directly into place
             else:
                 count = self._copy(path, index, start, left)
             if count <= 0:
@@ -94,15 +94,15 @@ class VerifiedFiles:
             left, offset = left[count:], offset + count
 
     def verify_rest(self) -> None:
-        """Verify the blocks that nothing has read.
+        """Verifies the blocks that have not been read.
 
         Raises:
-            DamagedFile: one is not as it was written.
+            DamagedFile: a block is altered.
         """
         verify_blocks(self._digests, self._verified)
 
     def _copy(self, path: Path, index: int, start: int, into: np.ndarray) -> int:
-        """Copy from byte ``start`` of a block on as much as there is room for; returns how much that was."""
+        """Copies bytes of a block, beginning at ``start``, until ``into`` is full; returns the number of bytes."""
         block = self._kept_block(path, index)
         with block.lock:
             if block.data is None:
@@ -113,7 +113,7 @@ class VerifiedFiles:
         return count
 
     def _kept_block(self, path: Path, index: int) -> _Block:
-        """The block, which is now the one that was used last; those that were not for the longest time have to go."""
+        """Returns the block from the LRU cache, evicting the least recently used ones."""
         with self._lock:
             block = self._blocks.setdefault((path, index), _Block())
             self._blocks.move_to_end((path, index))
@@ -121,7 +121,7 @@ class VerifiedFiles:
                 _, old = self._blocks.popitem(last=False)
                 if old.lock.acquire(blocking=False):
                     if old.data is not None and old.data.base is not None:
-                        self._spare.append(old.data.base)  # memory that was used before is faster than new
+                        self._spare.append(old.data.base)  # reusing memory is faster than allocating it
                     old.data = None
                     old.lock.release()
             return block
@@ -131,7 +131,7 @@ class VerifiedFiles:
             return self._spare.pop() if self._spare else np.empty(BLOCK, np.uint8)
 
     def _read(self, path: Path, index: int, into: np.ndarray) -> int:
-        """Read a block and verify it; returns its bytes, which are fewer at the end of the file."""
+        """Reads a block and verifies it; returns the number of bytes, which is smaller at the end of the file."""
         count = _read_at(path, index * BLOCK, into.data)
         if index >= len(self._digests[path]):
             raise DamagedFile(path, "ends before the tensors that it describes")

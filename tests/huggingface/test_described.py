@@ -140,7 +140,9 @@ def test_a_checkpoint_that_records_its_model_needs_no_other(tmp_path: Path, conf
 def test_a_folder_above_the_checkpoints_says_where_they_are(tmp_path: Path, above: str) -> None:
     for stage, step in (("0-L1", 30), ("1-L2", 8), ("1-L2", 10)):
         write_checkpoint(tmp_path / "run" / stage / "checkpoints" / f"global_step{step}", ours())
-    with pytest.raises(UserError, match=r"lies below: `stacking consolidate \S+/1-L2/checkpoints/global_step10 --out"):
+    with pytest.raises(
+        UserError, match=r"there is one inside: run `stacking consolidate \S+/1-L2/checkpoints/global_step10 --out"
+    ):
         consolidate(tmp_path / above, tmp_path / "state")
 
 
@@ -153,7 +155,7 @@ def test_a_state_says_that_it_is_one(tmp_path: Path) -> None:
 
 def test_a_state_is_not_written_into_its_checkpoint(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "c", ours())
-    with pytest.raises(UserError, match=r"c/state: lies in \S+/c, which it is made from"):
+    with pytest.raises(UserError, match=r"c/state: is inside its source \S+/c"):
         consolidate(checkpoint, checkpoint / "state")
 
 

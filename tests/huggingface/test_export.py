@@ -150,13 +150,13 @@ def test_a_tokenizer_of_something_else_is_refused(state: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"format": 2}, "has format 2 where this version reads 1"),
+        ({"format": 2}, "has format 2, but this version reads 1"),
         ({"moments": "no"}, "does not describe a state: moments"),
         ({"optimizer_step": -1}, "does not describe a state: optimizer_step"),
         ({"progress": [1]}, "does not describe a state: progress"),
         ({"model": [1]}, "does not describe a state: model"),
         ({"model": {**SMALL, "depth": 3}}, "does not describe a state: model.depth"),
-        ({"model": {**SMALL, "layers": 1}}, "which the model of its manifest has not"),
+        ({"model": {**SMALL, "layers": 1}}, "which the model in its manifest does not have"),
         ({"model": {**SMALL, "layers": 3}}, "lacks the parameter layers.2."),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_held_lock_with_foreign_content_is_in_use_all_the_same(lock: Path, con
 
 def test_a_folder_in_place_of_the_lock_is_one_line(lock: Path) -> None:
     lock.mkdir()
-    with pytest.raises(UserError, match="lock: is a folder where a file belongs"):
+    with pytest.raises(UserError, match="lock: is a folder where a file is expected"):
         Lease(lock, patience=0)
 
 

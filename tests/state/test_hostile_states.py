@@ -43,7 +43,7 @@ def test_growing_links_nothing_but_the_files_of_a_state(tmp_path: Path, name: st
     (state / "secret").write_bytes(b"x" * 100)
     list_file(state, name.format(absolute=secret), secret)
 
-    with pytest.raises(DamagedFile, match=r"manifest\.json: lists .*, which is no file of "):
+    with pytest.raises(DamagedFile, match=r"manifest\.json: lists .*, which is not a file of "):
         grow(state, tmp_path / "elsewhere" / "out", 6, share=True)
     assert not (tmp_path / "elsewhere").exists()
 
@@ -81,7 +81,7 @@ def test_nothing_is_written_into_its_own_source(tmp_path: Path, command: str, pl
     state = write(tmp_path / "state").path
     (tmp_path / "link").symlink_to(state)
     out = Path(place.format(state=state, link=tmp_path / "link"))
-    with pytest.raises(UserError, match=r"deeper: lies in .*state, which it is made from; name a folder elsewhere"):
+    with pytest.raises(UserError, match=r"deeper: is inside its source .*state; choose a folder elsewhere"):
         grow(state, out, 6) if command == "grow" else export(state, out)
     assert not (state / "deeper").exists()
 
@@ -96,7 +96,7 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "no updates": ({"optimizer_step": -1}, "optimizer_step: Input should be greater"),
     "a text as updates": ({"optimizer_step": "8"}, "optimizer_step: Input should be a valid integer"),
     "a kind that is nested": ({"kind": [[[[[[[[[1]]]]]]]]]}, "not a state"),
-    "a format of another type": ({"format": {}}, "has format {} where this version reads 1"),
+    "a format of another type": ({"format": {}}, "has format {}, but this version reads 1"),
     "a model of 10 ** 9 layers": ({"model": {"layers": 10**9}}, "does not describe a state: model"),
     "moments that are not there": ({"moments": "yes"}, "moments: Input should be a valid boolean"),
 }

@@ -60,7 +60,7 @@ def test_without_moments_they_start_at_zero_even_in_a_used_optimizer(tmp_path: P
     ("shapes", "problem"),
     [
         ({"weight": (2, 3)}, "it has no parameter bias"),
-        ({"weight": (3, 2), "bias": (2,)}, r"weight has shape \(3, 2\) where the model has \(2, 3\)"),
+        ({"weight": (3, 2), "bias": (2,)}, r"weight has shape \(3, 2\), but the model has \(2, 3\)"),
         ({"weight": (2, 3), "bias": (2,), "gate": (1,)}, "it has a parameter gate"),
     ],
 )
@@ -121,7 +121,7 @@ def test_the_loss_scale_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) ->
         (256, 10, 16, None),
         (1, 0, 0, None),
         (1, 3, 0, "at its minimum of 1"),
-        (256, 10, 20, "no progress, as the last 20 updates were skipped"),
+        (256, 10, 20, "no progress, the last 20 updates were skipped"),
     ],
 )
 def test_overflows_are_told_once_they_are_no_search_for_a_scale(

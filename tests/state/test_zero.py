@@ -99,7 +99,7 @@ def test_shards_of_another_world_size_are_refused(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", ranks=2)
     shutil.copy(shard_file(folder, 1), shard_file(folder, 2))
 
-    with pytest.raises(UserError, match="holds shards of 3 ranks where rank 0 was one of 2"):
+    with pytest.raises(UserError, match="holds shards of 3 ranks, but rank 0 was one of 2"):
         ZeroCheckpoint(folder)
 
 

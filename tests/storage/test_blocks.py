@@ -65,9 +65,9 @@ def test_an_altered_manifest_is_found(tmp_path: Path) -> None:
     manifest["files"]["f"]["blocks"] = ("0" if blocks_of[0] != "0" else "1") + blocks_of[1:]
     write_sealed(tmp_path / "s" / MANIFEST, manifest)
 
-    with pytest.raises(DamagedFile, match=r"manifest\.json: contradicts itself"):
+    with pytest.raises(DamagedFile, match=r"manifest\.json: is inconsistent"):
         verify_folder(tmp_path / "s")
-    with pytest.raises(DamagedFile, match=r"manifest\.json: contradicts itself"):
+    with pytest.raises(DamagedFile, match=r"manifest\.json: is inconsistent"):
         block_digests(tmp_path / "s", manifest["files"])
 
 

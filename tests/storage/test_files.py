@@ -145,5 +145,5 @@ def test_an_unwritable_folder_is_a_mistake_that_is_named(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, or is inside one"), new_folder(tmp_path / "file" / "out"):
         pass
-    with pytest.raises(UserError, match="cannot be made"), new_folder(tmp_path / ("a" * 300)):
+    with pytest.raises(UserError, match="cannot be created"), new_folder(tmp_path / ("a" * 300)):
         pass

@@ -20,7 +20,11 @@ def tokenizer(*words: str, lowercase: bool = True, strip_accents: bool | None = 
 @pytest.mark.parametrize(
     ("given", "text", "cause"),
     [
-        (tokenizer("ACGT", "CGTA"), "ACGT CGTA ACGT", "it lower-cases, but the vocabulary has upper-case entries"),
+        (
+            tokenizer("ACGT", "CGTA"),
+            "ACGT CGTA ACGT",
+            "upper-case entries; set do_lower_case to false, or add --cased to a bare vocab.txt",
+        ),
         (
             tokenizer("acgt", "cgta", lowercase=False),
             "ACGT CGTA",

@@ -29,7 +29,7 @@ from stacking.storage.files import write_json
 
 _PATIENCE = timedelta(seconds=60)
 _BATCHES = 5
-"""Each operation is timed several times; the median counts."""
+"""Batches per operation; each batch is timed as a whole, and the median counts."""
 _BATCH_SECONDS = 0.04
 _TOO_LONG = 2.0
 """An operation that takes longer than this many seconds is not measured with larger buffers."""

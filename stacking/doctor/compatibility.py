@@ -17,7 +17,7 @@ class Tested:
     """The range of versions of a package that has been tested."""
 
     least: str
-    """The lower bound that setup.py requires."""
+    """The lower bound in the package's requirements."""
     newest: str
     needed_to_train: bool = True
 

@@ -90,7 +90,7 @@ class Torch(_Facts):
     cuda_error: str = ""
     """Why torch sees no GPU, in its own words."""
     backends: tuple[str, ...] = ()
-    """Of torch.distributed."""
+    """Available backends of torch.distributed."""
     nccl: str | None = None
     triton: str | None = None
     threads: int = 0

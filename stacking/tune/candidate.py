@@ -24,7 +24,7 @@ OFFLOAD_WORDS: Mapping[Offload, str] = {
     "optimizer+param": "all offloaded",
 }
 _LEAST_ZERO: Mapping[Offload, int] = {"none": 0, "optimizer": 1, "optimizer+param": 3}
-"""The ZeRO stages that support each kind of offload."""
+"""The lowest ZeRO stage that supports each kind of offload."""
 
 
 class Setting(BaseModel):

@@ -31,7 +31,7 @@ def memory_limit(plan: Plan, machine: Machine, ranks_on_host: int) -> int | None
 
 
 def _allowed(path: Path) -> int:
-    """Return the limit in a control group's file; a number larger than any host's memory if there is none."""
+    """Return the limit in a control group's file; a number larger than any host's memory if unlimited."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

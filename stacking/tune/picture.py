@@ -56,7 +56,7 @@ def draw(plan: Plan, tuned: Sequence[Tuned], path: Path) -> None:
             _draw_speeds(grid[0][column], one, colours)
             _draw_map(grid[1][column], one, colours, rows)
         grid[0][0].set_ylabel("tokens/s")
-        figure.suptitle(f"{plan.name}: the search for the fastest setting of each stage", fontsize=12, color=INK)
+        figure.suptitle(f"{plan.name}: search for the fastest setting of each stage", fontsize=12, color=INK)
         figure.legend(handles=_legend(tuned), loc="outside lower center", ncols=6, fontsize=9, handletextpad=0.4)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})

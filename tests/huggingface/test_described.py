@@ -104,7 +104,7 @@ def test_without_a_description_export_names_the_option(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"num_hidden_layers": 3}, r"has no parameter bert\.encoder\.layer\.2\.attention\.self\.query\.weight"),
-        ({"num_hidden_layers": 1}, r"has the parameter bert\.encoder\.layer\.1\.\S+, which the model has not"),
+        ({"num_hidden_layers": 1}, r"has the parameter bert\.encoder\.layer\.1\.\S+, which the model does not have"),
         ({"intermediate_size": 8}, r"has bert\.encoder\S+ as \[6, 4\] where the model needs \[8, 4\]"),
         ({"model_type": "roberta"}, "model_type: is 'roberta'; only bert"),
     ],
@@ -133,7 +133,7 @@ def test_a_checkpoint_that_records_its_model_needs_no_other(tmp_path: Path, conf
     (checkpoint / "progress.json").write_text(
         json.dumps({"model": MODEL.model_copy(update={"dropout": 0.3}).model_dump()})
     )
-    with pytest.raises(UserError, match="--config: describes another model than the checkpoint itself"):
+    with pytest.raises(UserError, match="--config: contradicts the model that the checkpoint itself records"):
         consolidate(checkpoint, tmp_path / "other", describe=describe)
 
 

@@ -1,4 +1,4 @@
-"""Say about how long the demo will take here, from a few measured updates.   tools/demo_minutes.py"""
+"""Estimates how long the demo takes on this machine, from a few measured updates.   tools/demo_minutes.py"""
 
 import time
 
@@ -13,15 +13,15 @@ from stacking.run.create import plan_recipe
 
 _UPDATES = 5
 _OTHER_RANKS = 1.4
-"""An update with gradients summed over two ranks beside the same on one, without DeepSpeed."""
+"""Time of an update on two ranks with DeepSpeed, relative to one rank without it."""
 _AROUND = 40.0
-"""Seconds for the text, for processes that start, evaluations and reports, where an update takes `_UPDATE`."""
+"""Seconds for text preparation, start-ups, evaluations and reports, if an update takes `_UPDATE`."""
 _UPDATE = 0.06
-"""Seconds of a 12-layer update, forward and backward, on the machine that the other numbers were measured on."""
+"""Seconds of a 12-layer update (forward and backward) on the machine where these constants were measured."""
 
 
 def seconds_per_update(plan: Plan, stage: Stage) -> float:
-    """What one rank computes: forward, backward and Adam, on random tokens; the best of a few."""
+    """Measures forward, backward and Adam of one rank on random tokens; returns the fastest of a few updates."""
     model = build(plan.model.with_layers(stage.layers))
     use(model, kernels_for(torch.device("cpu"), torch.float32, plan.model.hidden // plan.model.heads, 0.0))
     optimizer = torch.optim.AdamW(model.parameters())

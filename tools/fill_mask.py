@@ -1,4 +1,4 @@
-"""Let a trained model fill a mask.   tools/fill_mask.py STATE DATA SENTENCE"""
+"""Fills a masked word with a trained model.   tools/fill_mask.py STATE DATA SENTENCE"""
 
 import sys
 from pathlib import Path

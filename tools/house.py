@@ -1,9 +1,9 @@
-"""The house in one picture: which package imports which, drawn from the imports themselves.
+"""Draws the architecture: which subpackage imports which, derived from the imports themselves.
 
-    python -m tools.house            prints the table of rooms and the picture (Mermaid)
-    python -m tools.house --write    renews them in CONTRIBUTING.md
+    python -m tools.house            prints the table of subpackages and the diagram (Mermaid)
+    python -m tools.house --write    updates them in CONTRIBUTING.md
 
-`tests/test_structure.py` holds the code to the order of the rooms, and CONTRIBUTING.md to what this prints.
+`tests/test_structure.py` checks that imports follow this order, and that CONTRIBUTING.md is up to date.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ ROOMS: list[dict[str, str]] = [
     {"data": "text to token shards; samplers"},
     {"storage": "files that are complete or absent, checksums, formats", "terminal": "progress bars, units"},
 ]
-"""From the roof to the ground. A room imports from lower rows alone; `errors` lies under all of them."""
+"""From top to bottom. A subpackage imports only from lower rows; `errors` is below all of them."""
 
 
 def sources() -> list[Path]:
-    """The package's modules."""
+    """Returns the package's modules."""
     return sorted((ROOT / "stacking").rglob("*.py"))
 
 
 def module_name(path: Path) -> str:
-    """``stacking/run/journal.py`` as ``stacking.run.journal``."""
+    """Converts ``stacking/run/journal.py`` to ``stacking.run.journal``."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def room_of(module: str) -> str:
-    """The package right below ``stacking``, or the module itself where it lies at the top."""
+    """Returns the subpackage of ``stacking``, or the module itself if it is at the top level."""
     return module.split(".")[1] if "." in module else module
 
 
 def imports_of(path: Path) -> set[str]:
-    """The package's own modules that ``path`` imports, at any depth of the code."""
+    """Returns the package's own modules that ``path`` imports, at any nesting level."""
     names = {module_name(source) for source in sources()}
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -76,7 +76,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """For each room the rooms that it imports from."""
+    """Maps each subpackage to those that it imports from."""
     found: dict[str, set[str]] = {room: set() for row in ROOMS for room in row}
     for path in sources():
         room = room_of(module_name(path))
@@ -86,7 +86,7 @@ def arrows() -> dict[str, set[str]]:
 
 
 def direct(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The arrows that are left when those are dropped that a longer way implies."""
+    """Returns the transitive reduction of the arrows."""
 
     def reachable(room: str) -> set[str]:
         return graph[room].union(*(reachable(other) for other in graph[room])) if graph[room] else set()
@@ -98,7 +98,7 @@ def direct(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def picture() -> str:
-    """The table of rooms and their arrows, as Markdown."""
+    """Returns the table of subpackages and the diagram, as Markdown."""
     table = "".join(f"| `{room}/` | {holds} |\n" for row in ROOMS for room, holds in row.items())
     lines = "".join(
         f"    {room} --> {other}\n" for room, others in direct(arrows()).items() for other in sorted(others)
@@ -107,7 +107,7 @@ def picture() -> str:
 
 
 def renewed(text: str) -> str:
-    """``text`` with the picture between its two marks drawn again."""
+    """Returns ``text`` with the diagram between its two markers updated."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{picture()}{END}{after}"

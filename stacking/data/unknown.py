@@ -70,9 +70,9 @@ def _changed(tokenizer: Tokenizer) -> list[tuple[str, Tokenizer]]:
         keeps = "it strips accents, but the vocabulary has them; set strip_accents to false"
         drops = "it keeps accents, but the vocabulary has none; set strip_accents to true"
         found.append((keeps if strips else drops, {"strip_accents": not strips}))
-        uncased = "it lower-cases, and the vocabulary has upper-case entries"
+        uncased = "it lower-cases, but the vocabulary has upper-case entries"
         cased = f"{uncased}; set do_lower_case to false, or add --cased to a bare vocab.txt"
-        folded = "it keeps upper case, and the vocabulary has lower-case entries; set do_lower_case to true"
+        folded = "it keeps upper case, but the vocabulary has lower-case entries; set do_lower_case to true"
         found.append((cased if lowers else folded, {"lowercase": not lowers, "strip_accents": not lowers}))
     changes = [(cause, {**description, "normalizer": {**normalizer, **change}}) for cause, change in found]
     longest = model["max_input_chars_per_word"]

@@ -1,4 +1,4 @@
-"""A checkpoint of somebody else, read as the state of a model of this project that its owner has described."""
+"""Reads a checkpoint of another program as the state of a model that the user describes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.partition import Shape, numel
 from stacking.storage.safetensors_file import TensorSpec
 
-_REMEDY = "give the --config that belongs to this checkpoint"
+_REMEDY = "give this checkpoint's own --config"
 
 
 class DescribedCheckpoint(Readable):
-    """A view of ``source`` as a state of ``model``: parameters may have this project's names or BertForPreTraining's.
+    """Views ``source`` as a state of ``model``; parameters may have this project's names or BertForPreTraining's.
 
-    Several of Hugging Face's matrices are one of ours, row after row; so are their moments.
+    Some parameters of this project are several of Hugging Face's matrices, stacked by rows; so are their moments.
 
     Raises:
-        UserError: the checkpoint lacks a parameter of the model, has others, or has one of another shape.
+        UserError: the checkpoint lacks a parameter of the model, has an unknown one, or one with another shape.
     """
 
     def __init__(self, source: ZeroCheckpoint, model: ModelConfig) -> None:
         if source.model is not None and source.model != model:
-            problem = "describes another model than the checkpoint itself, which records its own"
-            raise UserError("--config", problem, "leave the option out")
+            problem = "contradicts the model that the checkpoint itself records"
+            raise UserError("--config", problem, "omit the option")
         self._source, self.model = source, model
         self._shapes = parameter_shapes(model)
         self.names = tuple(self._shapes)
@@ -57,7 +57,7 @@ class DescribedCheckpoint(Readable):
                 self._source.fill(kind, part, low - index * size, into[low - start : high - start])
 
     def _theirs(self) -> dict[str, tuple[str, ...]]:
-        """Of each parameter of ours the checkpoint's, by Hugging Face's names."""
+        """Maps each parameter to the checkpoint's, by Hugging Face's names."""
         path = self._source.path
         stored = with_bias(modern_names(self._source.names, path))
         if DECODER_WEIGHT in stored:
@@ -66,7 +66,7 @@ class DescribedCheckpoint(Readable):
         for theirs in (their for group in names.values() for their in group if their not in stored):
             raise UserError(path, f"has no parameter {theirs}", f"{_REMEDY}; a state needs the pooler and both heads")
         if not names:
-            raise UserError(path, f"has not the parameters of a {self.model.variant} model", _REMEDY)
+            raise UserError(path, f"does not have the parameters of a {self.model.variant} model", _REMEDY)
         return {name: tuple(stored[their] for their in theirs) for name, theirs in names.items()}
 
     def _check(self) -> None:
@@ -80,4 +80,4 @@ class DescribedCheckpoint(Readable):
         used = {part for parts in self._parts.values() for part in parts}
         for name in self._source.names:
             if name not in used:
-                raise UserError(self._source.path, f"has the parameter {name}, which the model has not", _REMEDY)
+                raise UserError(self._source.path, f"has the parameter {name}, which the model does not have", _REMEDY)

@@ -1,4 +1,4 @@
-"""A training state as an ordinary Hugging Face folder: config, safetensors, tokenizer, model card. No torch here."""
+"""Exports a training state as a Hugging Face folder: config, safetensors, tokenizer, model card. Needs no torch."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spec
 
 
 def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: bool = False) -> Path:
-    """Write the model in ``state`` to ``out``, where transformers' BertForPreTraining and AutoModel find it.
+    """Writes the model in ``state`` to ``out``, for use with transformers' BertForPreTraining and AutoModel.
 
     Args:
         state: a state folder of a ``post_ln`` model.
-        out: the new folder; one that stands there is replaced once the new one is complete.
-        data: the prepared data folder whose tokenizer goes along; without it the export has no tokenizer.
-        allow_non_finite: take NaN and infinity as they are.
+        out: the new folder; an existing one is replaced once the new one is complete.
+        data: the prepared data folder whose tokenizer is included; without it the export has no tokenizer.
+        allow_non_finite: accept NaN and infinity.
 
     Raises:
-        UserError: ``state`` holds no model that Hugging Face knows or a weight that is not finite, or the tokenizer has
-            more words than the model.
-        DamagedFile: a file of ``state`` is torn or altered.
+        UserError: Hugging Face does not support the model, a weight is not finite, or the tokenizer has more tokens
+            than the model.
+        DamagedFile: a file of ``state`` is truncated or altered.
     """
     source, config = read_model(state)
     require_outside(out, source.path)
@@ -64,11 +64,11 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
 
 
 def read_model(path: Path) -> tuple[State, ModelConfig]:
-    """A state folder, verified to the last byte, and the description of its model.
+    """Opens and fully verifies a state folder; returns it and its model.
 
     Raises:
-        UserError: it is no state folder, or one that describes no model.
-        DamagedFile: a file is torn or altered, or does not hold the parameters of the model that is described.
+        UserError: the folder is not a state, or does not describe a model.
+        DamagedFile: a file is truncated or altered, or its parameters do not match the model.
     """
     state = State(path, checksums=True)
     config = state.model
@@ -78,13 +78,13 @@ def read_model(path: Path) -> tuple[State, ModelConfig]:
 
 
 def read_weights(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """Every parameter of the model in ``state``, fp32, in order, one in memory at a time."""
+    """Yields every parameter of the model in ``state`` as fp32, in order, one at a time."""
     for name, shape in parameter_shapes(config).items():
         yield name, state.read(WEIGHTS, name).reshape(shape)
 
 
 def _specs(config: ModelConfig) -> dict[str, TensorSpec]:
-    """What the exported file holds, in order."""
+    """Returns the tensors of the exported file, in order."""
     names = hugging_face_names(config)
     return {
         theirs: TensorSpec("float32", (shape[0] // len(names[name]), *shape[1:]))
@@ -94,14 +94,14 @@ def _specs(config: ModelConfig) -> dict[str, TensorSpec]:
 
 
 def _renamed(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights under Hugging Face's names, the fused matrices cut into theirs."""
+    """Yields the weights under Hugging Face's names, with fused matrices split."""
     names = hugging_face_names(config)
     for name, values in read_weights(state, config):
         yield from zip(names[name], np.split(values, len(names[name])), strict=True)
 
 
 def _tokenizer_files(data: Path, manifest: Mapping[str, Any], config: ModelConfig) -> list[Path]:
-    """The tokenizer in a prepared data folder; it may be smaller than the embedding, but not larger."""
+    """Returns the tokenizer files of a prepared data folder; the vocabulary must not exceed the embedding."""
     vocabulary = manifest["vocabulary"]
     if vocabulary > config.vocabulary:
         raise UserError(

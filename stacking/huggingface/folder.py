@@ -1,4 +1,4 @@
-"""Finds the configuration and the weights in the folder of a Hugging Face or Google BERT. No torch here."""
+"""Finds the configuration and weights in a Hugging Face or Google BERT folder. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stacking.storage.files import read_json
 from stacking.storage.signatures import refuse_other_formats
 
 CONFIGS = ("config.json", "bert_config.json")
-"""Hugging Face's and Google's."""
+"""The file names of Hugging Face and Google."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""In the order in which they are preferred; each alone or, beside an index of this name, in shards."""
+"""In order of preference; each is a single file or, with an index of this name, sharded."""
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _NOT_THE_MODEL = (
     "training_args.bin",
@@ -26,7 +26,7 @@ _NOT_THE_MODEL = (
     "*_states.pt",
     "*.ckpt.*",
 )
-"""What trainers leave beside the weights."""
+"""Files that trainers save next to the weights."""
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 _TRANSFORMERS_4 = "convert it with transformers 4: "
@@ -58,22 +58,22 @@ CONVERSIONS: dict[str, tuple[str, str]] = {
         "turn that into a state: `stacking consolidate {folder} --config {config} --out STATE`",
     ),
 }
-"""By file name, weights that cannot be read: what they are, and the way to convert them."""
+"""Unsupported weights by file name: what they are, and how to convert them."""
 
 
 class Weights(NamedTuple):
-    """The files with a model's weights."""
+    """Lists the files with a model's weights."""
 
     files: list[Path]
     note: str = ""
-    """What is unusual about them."""
+    """A note on unusual weights."""
 
 
 def read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The configuration file of the model in ``folder``, and its content.
+    """Returns the configuration file of the model in ``folder``, and its content.
 
     Raises:
-        UserError: there is none; says where one lies, or what lies there.
+        UserError: there is none; the message names a subfolder with one, or the files found.
     """
     if not folder.is_dir():
         raise UserError(folder, "is not a folder", "give a Hugging Face folder with config.json and weights")
@@ -90,11 +90,11 @@ def read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def find_weights(folder: Path, config: Path) -> Weights:
-    """The files with the weights: one, or the shards that an index or their names tell; safetensors before pickles.
+    """Finds the files with the weights: one, or shards given by an index or their names; prefers safetensors.
 
     Raises:
-        UserError: there are none that can be read; says what stands there and how to convert it.
-        DamagedFile: the index is no index, or lists a file that is missing.
+        UserError: there are no supported weights; the message says what was found and how to convert it.
+        DamagedFile: the index is malformed, or lists a missing file.
     """
     for name in WEIGHTS:
         index = folder / f"{name}.index.json"
@@ -112,7 +112,7 @@ def find_weights(folder: Path, config: Path) -> Weights:
 
 
 def _listed(index: Path) -> list[Path]:
-    """The shards of an index."""
+    """Returns the shards of an index."""
     refuse_other_formats(index)
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
@@ -121,7 +121,7 @@ def _listed(index: Path) -> list[Path]:
     names = {str(name) for name in weight_map.values()}
     for name in names:
         if name != Path(name).name or Path(name).suffix not in (".safetensors", ".bin"):
-            raise DamagedFile(index, f"lists {name!r}, which is no file beside it", "download it again")
+            raise DamagedFile(index, f"lists {name!r}, which is not a file next to it", "download it again")
         if not index.with_name(name).is_file():
             raise UserError(
                 index.with_name(name), f"is missing, but {index.name} lists it", "download the folder again"
@@ -130,7 +130,7 @@ def _listed(index: Path) -> list[Path]:
 
 
 def _other_weights(folder: Path) -> list[Path]:
-    """Files that can hold the weights under another name; of several formats the preferred one alone."""
+    """Returns files that may hold the weights under another name, only in the preferred format."""
     found = sorted(
         path
         for path in folder.iterdir()
@@ -140,7 +140,7 @@ def _other_weights(folder: Path) -> list[Path]:
 
 
 def _complete(files: list[Path]) -> bool:
-    """Whether the files are all shards of one model, by their names."""
+    """Returns whether the files are all shards of one model, by their names."""
     found = [_SHARD.fullmatch(path.name) for path in files]
     kinds = {(match[1], match[3], match[4]) for match in found if match}
     numbers = [int(match[2]) for match in found if match]
@@ -148,12 +148,12 @@ def _complete(files: list[Path]) -> bool:
 
 
 def _unreadable(folder: Path, config: Path) -> tuple[str, str]:
-    """What is wrong with a folder without weights that can be read, and what to do about it."""
+    """Returns the problem and remedy of a folder without supported weights."""
     for pattern, (what, conversion) in CONVERSIONS.items():
         for path in [*sorted(folder.glob(pattern)), *sorted(folder.glob(f"*/{pattern}"))]:
             remedy = conversion.format(folder=str(path.parent), stem=str(path.with_suffix("")), config=str(config))
-            return f"holds {what} ({path.name}), which cannot be read here", remedy
-    return "holds no weights", f"put {WEIGHTS[0]} or {WEIGHTS[1]} beside {config.name}"
+            return f"holds {what} ({path.name}), which is not supported", remedy
+    return "holds no weights", f"put {WEIGHTS[0]} or {WEIGHTS[1]} next to {config.name}"
 
 
 def _what_stands_there(folder: Path) -> str:

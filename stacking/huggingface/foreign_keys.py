@@ -1,4 +1,4 @@
-"""Keys of a ``config.json`` that are not BERT's: which of them mean another function, and which mean nothing here."""
+"""Classifies keys of a ``config.json`` that are not BERT's: some change the function, others have no effect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IN_GOOGLES_CONFIGS = """
     directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
 """
 WITHOUT_EFFECT = frozenset((_LOADING_AND_LABELS + _GENERATION + _IN_GOOGLES_CONFIGS).split())
-"""Keys that say nothing about what the encoder computes."""
+"""Keys that do not affect what the encoder computes."""
 
 ANOTHER_FUNCTION: dict[str, str] = {
     "layer_norm_large_model": "moves the LayerNorms",
@@ -45,14 +45,14 @@ ANOTHER_FUNCTION: dict[str, str] = {
     "quantization_config": "quantises the weights",
     "quant_mode": "quantises the weights, as I-BERT does",
 }
-"""Keys of models that look like a BERT, and what each does when it is set."""
+"""Keys of models similar to BERT, and the effect of each."""
 
 _MECHANISM = re.compile(
     r"(^|_)(layer|norm|pos|rotary|rope|alibi|relative|attention|attn|embed|hidden|head|num_expert|expert|moe|s?glu|geglu"
     r"|gate|gating|conv_|residual|window|sparse|shar|group|bias|scal|bottleneck|adapter|quant|prun|highway|activation"
     r"|parallel_|recurren|qk_|pre_(ln|layer|norm)|ffn|mlp|feed_forward|token_type|type_vocab)"
 )
-"""What in an unknown key's name speaks of the encoder's inside; dropout is a matter of training."""
+"""Parts of key names that refer to the encoder's function; dropout only affects training."""
 
 _SYNONYMS = {
     "embedding_size": "hidden_size",
@@ -65,7 +65,7 @@ _SYNONYMS = {
     "ffn_dim": "intermediate_size",
     "max_seq_length": "max_position_embeddings",
 }
-"""Keys that mean nothing new where they agree with BERT's."""
+"""Keys that have no effect if they agree with BERT's."""
 
 _AS_IN_BERT: dict[str, tuple[Any, ...]] = {
     "attention_type": ("original_full", "full"),
@@ -76,11 +76,11 @@ _AS_IN_BERT: dict[str, tuple[Any, ...]] = {
     "layer_norm_type": ("post", "post_ln", "layer_norm"),
     "position_biased_input": (True,),
 }
-"""Values of unknown keys that say what a BERT has anyway."""
+"""Values of unknown keys that describe an ordinary BERT."""
 
 
 def foreign_keys(content: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """The keys beside ``known`` that are set to something and are not without effect."""
+    """Returns the keys outside ``known`` that are set and may have an effect."""
     return {
         key: value
         for key, value in content.items()
@@ -93,10 +93,10 @@ def foreign_keys(content: Mapping[str, Any], known: Collection[str]) -> dict[str
 
 
 def check_foreign_keys(content: Mapping[str, Any], known: Collection[str], where: Path) -> None:
-    """Refuse keys that mean, or may mean, another function than BERT's.
+    """Rejects keys that change, or may change, BERT's function.
 
     Raises:
-        UserError: there is one; names it, and what it does if that is known.
+        UserError: there is such a key; the message names it and its effect, if known.
     """
     for key, value in foreign_keys(content, known).items():
         if key in ANOTHER_FUNCTION:

@@ -1,4 +1,4 @@
-"""A Hugging Face BERT folder as a training state, to grow or to go on from."""
+"""Imports a Hugging Face BERT folder as a training state, to grow it or to train it further."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from stacking.storage.signatures import first_bytes, refuse_other_formats
 from stacking.storage.torch_file import StoredTensor, read_torch_file
 
 Loaders = dict[str, Callable[[], Tensor]]
-"""By a tensor's name in BertForPreTraining, what reads it."""
+"""Maps a tensor's name in BertForPreTraining to a function that reads it."""
 Sources = dict[str, tuple[str, ...]]
-"""By our parameter's name, the tensors whose rows it holds."""
+"""Maps a parameter's name to the tensors whose rows it holds."""
 
 EXACT_IN_FP32 = (torch.float32, torch.float16, torch.bfloat16)
 HEADS = ("pooler.", "mlm_head.", "nsp_head.")
-"""Parameters that a checkpoint may lack: BertModel has no heads, BertForMaskedLM no pooler."""
+"""Parameters that may be missing: BertModel has no heads, BertForMaskedLM no pooler."""
 
 TOKENS = "bert.embeddings.word_embeddings.weight"
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-"""Under which training scripts save a model's tensors; the first that is there is taken."""
+"""Keys under which training scripts save a model's tensors, in order of preference."""
 NO_WEIGHTS = (".position_ids", ".token_type_ids")
 """Buffers that old versions of transformers saved."""
 _LAYER = re.compile(r"bert\.encoder\.layer\.(\d{1,9})\.")
@@ -56,27 +56,27 @@ _LAYER = re.compile(r"bert\.encoder\.layer\.(\d{1,9})\.")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of a Hugging Face folder."""
+    """Reports the result of an import."""
 
     config: ModelConfig
     initialised: list[str]
-    """Our parameters that the folder does not have: drawn as for a new model, with seed 0."""
+    """Parameters that the folder lacks, initialised as in a new model, with seed 0."""
     ignored: list[str]
-    """Tensors of the folder that pre-training has no use for, such as a classifier."""
+    """Tensors of the folder that pre-training does not use, such as a classifier."""
     notes: list[str] = field(default_factory=list)
-    """What is unusual about the folder, a line each."""
+    """Notes on unusual properties of the folder."""
 
 
 def import_hugging_face(folder: Path, out: Path) -> ImportReport:
-    """Write the BERT in ``folder`` to the state folder ``out``: weights bit for bit, without moments.
+    """Writes the BERT in ``folder`` to the state folder ``out``: exact weights, without moments.
 
-    Takes BertForPreTraining, BertForMaskedLM, BertModel and other BERT heads, also inside another module or a training
-    script's checkpoint; Hugging Face's ``config.json`` or Google's ``bert_config.json``; safetensors or pickles, whole
-    or in shards; fp32, fp16 or bf16; ``gamma`` and ``beta`` for LayerNorm as well. No code from ``folder`` runs.
+    Supports BertForPreTraining, BertForMaskedLM, BertModel and other BERT heads, also inside another module or a
+    training script's checkpoint; Hugging Face's ``config.json`` or Google's ``bert_config.json``; safetensors or
+    pickles, sharded or not; fp32, fp16 or bf16; and ``gamma`` and ``beta`` for LayerNorm. Runs no code from ``folder``.
 
     Raises:
-        UserError: ``folder`` is not a BERT encoder, or lacks a tensor, or one has the wrong shape or type.
-        DamagedFile: a weights file cannot be read.
+        UserError: ``folder`` is not a BERT encoder, lacks a tensor, or has one of the wrong shape or dtype.
+        DamagedFile: a weights file is unreadable.
     """
     where, content = read_config(folder)
     config = from_hugging_face(content, where)
@@ -101,7 +101,7 @@ def import_hugging_face(folder: Path, out: Path) -> ImportReport:
 
 
 def _loaders(files: list[Path], stack: ExitStack, folder: Path) -> Loaders:
-    """For every tensor in the files, under its modern name, a call that reads it; none is read yet."""
+    """Maps every tensor in the files, by its modern name, to a function that reads it lazily."""
     loaders: Loaders = {}
     for path in files:
         refuse_other_formats(path)
@@ -110,7 +110,7 @@ def _loaders(files: list[Path], stack: ExitStack, folder: Path) -> Loaders:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whatever its name: torch.save writes a zip archive or, before torch 1.6, a pickle."""
+    """Returns whether torch.save wrote the file: a zip archive or, before torch 1.6, a pickle."""
     head = first_bytes(path)
     return head.startswith((b"PK", b"\x80")) or (path.suffix != ".safetensors" and head[8:9] != b"{")
 
@@ -129,7 +129,7 @@ def _open_pickle(path: Path) -> Loaders:
         content = read_torch_file(path)
     except UserError as error:
         problem = f"cannot be read as plain tensors (it {error.problem})"
-        raise DamagedFile(path, problem, "download it again, as safetensors if there is a choice") from None
+        raise DamagedFile(path, problem, "download it again, as safetensors if available") from None
     if not isinstance(content, dict):
         raise DamagedFile(path, f"holds {described(content)}, not named tensors", "save the model's state_dict")
     tensors = {
@@ -141,10 +141,10 @@ def _open_pickle(path: Path) -> Loaders:
 
 
 def _state_dict(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
-    """The named tensors among what a training script has saved: the dict with a token embedding in it.
+    """Finds a model's tensors in a training script's checkpoint: the dict that holds a token embedding.
 
     Raises:
-        UserError: there are several, and neither is the model by name.
+        UserError: there are several, and none has a model's key.
     """
     found = {place: inner for place, inner in _dicts(content) if any(_is_embedding(name) for name in inner)}
     for place in ((), *((name,) for name in WRAPPERS)):
@@ -157,7 +157,7 @@ def _state_dict(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
 
 
 def _dicts(content: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """The dicts in ``content``, it first, two levels deep, each with the keys that lead to it."""
+    """Yields ``content`` and the dicts in it, two levels deep, each with its path of keys."""
     yield (), content
     for key, inner in content.items():
         if isinstance(inner, dict):
@@ -176,7 +176,7 @@ def _read(stored: StoredTensor) -> Tensor:
 
 
 def _left_out(loaders: Loaders, sources: Sources, config: ModelConfig, folder: Path) -> list[str]:
-    """The tensors that pre-training has no use for; those of an encoder that is no ordinary BERT are refused."""
+    """Returns the tensors that pre-training does not use; rejects those of an encoder other than BERT."""
     used = {name for names in sources.values() for name in names} | {DECODER_WEIGHT, DECODER_BIAS}
     ignored = sorted(set(loaders) - used)
     for name in ignored:
@@ -189,7 +189,7 @@ def _left_out(loaders: Loaders, sources: Sources, config: ModelConfig, folder: P
 
 
 def _match(loaders: Loaders, config: ModelConfig, folder: Path) -> tuple[Sources, list[str]]:
-    """For each parameter of ours the tensors that it is made of, and the parameters of heads that have none."""
+    """Maps each parameter to its source tensors; also returns the head parameters that have none."""
     sources: Sources = {}
     initialised = []
     for name, theirs in hugging_face_names(config).items():
@@ -199,24 +199,24 @@ def _match(loaders: Loaders, config: ModelConfig, folder: Path) -> tuple[Sources
         elif name.startswith(HEADS):
             initialised.append(name)
         else:
-            raise UserError(folder, f"has no tensor {missing[0]}", "give a complete BERT whose config.json is its own")
+            raise UserError(folder, f"has no tensor {missing[0]}", "give a complete BERT with its own config.json")
     return sources, initialised
 
 
 def _check_tied(loaders: Loaders, folder: Path) -> None:
-    """Refuse a decoder that has weights of its own: this model has one matrix for both."""
+    """Rejects a decoder that is not tied to the embedding, since this model shares one matrix."""
     for name, tied in ((DECODER_WEIGHT, TOKENS), (DECODER_BIAS, BIAS)):
         if name in loaders and not torch.equal(loaders[name](), loaders[tied]()):
             raise UserError(f"{folder}: {name}", f"differs from {tied}", "only models with tied embeddings can be used")
 
 
 def _tensors(loaders: Loaders, sources: Sources, config: ModelConfig, folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Our parameters in order, in fp32, one in memory at a time."""
+    """Yields the parameters in order, in fp32, one at a time."""
     shapes = parameter_shapes(config)
     fresh: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         if name not in sources:
-            fresh = fresh or _fresh(config)  # the heads come last: the sizes of all else were found right by now
+            fresh = fresh or _fresh(config)  # the heads come last: all other sizes have been checked by now
             yield name, fresh[name]
             continue
         rows = shape[0] // len(sources[name])
@@ -238,7 +238,7 @@ def _checked(tensor: Tensor, name: str, shape: tuple[int, ...], folder: Path) ->
 
 
 def _fresh(config: ModelConfig) -> dict[str, Tensor]:
-    """A new model's heads, the same every time; the caller's random generator is left as it is."""
+    """Returns a new model's heads, always the same; does not change the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(config.with_layers(1))

@@ -1,4 +1,4 @@
-"""The model card of an export: what is known about the model, and nothing that is not."""
+"""Writes the model card of an export from what its state records."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ was trained on.
 
 
 def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: bool) -> str:
-    """Markdown for the export of a state.
+    """Returns the model card as Markdown.
 
     Args:
-        manifest: the state's; its ``progress`` and ``provenance`` tell how the model came about.
-        has_tokenizer: whether the tokenizer's files lie beside the model.
+        manifest: the state's manifest, whose ``progress`` and ``provenance`` describe the training.
+        has_tokenizer: whether the export includes the tokenizer's files.
     """
     return _CARD.format(
         **config.model_dump(),
@@ -63,7 +63,7 @@ def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: boo
 
 
 def _training(manifest: dict[str, Any]) -> str:
-    """Table rows for what the state's progress says."""
+    """Returns table rows of the state's progress."""
     progress = manifest.get("progress") or {}
     labels = {"tokens": "tokens seen in training, without padding", "samples": "samples seen in training"}
     rows = [f"| {label} | {_shown(progress[key])} |" for key, label in labels.items() if progress.get(key) is not None]
@@ -71,7 +71,7 @@ def _training(manifest: dict[str, Any]) -> str:
 
 
 def _stages(manifest: dict[str, Any]) -> str:
-    """The stages of the training, or the state's provenance where they are not known."""
+    """Returns the stages of the training, or the state's provenance if they are unknown."""
     stages = (manifest.get("progress") or {}).get("stages")
     if not stages:
         return f"```json\n{json.dumps(manifest.get('provenance') or {}, indent=2, ensure_ascii=False)}\n```\n\n"

@@ -1,4 +1,4 @@
-"""How Hugging Face spells our ``post_ln`` model: tensor names and ``config.json``. Names only, no tensors, no torch."""
+"""Maps the ``post_ln`` model to Hugging Face's tensor names and ``config.json``. Needs neither tensors nor torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = {
     "mlm_head.bias": ("cls.predictions.bias",),
     "nsp_head": ("cls.seq_relationship",),
 }
-"""A parameter or a module of ours to theirs."""
+"""Maps parameters and modules to Hugging Face's."""
 
 LAYER_NAMES = {
     "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -36,7 +36,7 @@ LAYER_NAMES = {
     "feed_forward.down": ("output.dense",),
     "feed_forward_norm": ("output.LayerNorm",),
 }
-"""The same inside ``layers.N`` and ``bert.encoder.layer.N``; several of theirs are one of ours, row after row."""
+"""Maps modules of ``layers.N`` to those of ``bert.encoder.layer.N``; several of theirs are stacked by rows in one."""
 
 CONFIG_KEYS = {
     "layers": "num_hidden_layers",
@@ -60,29 +60,29 @@ ACTIVATION_NAMES = {
     "gelu_python": "gelu",
     **dict.fromkeys(("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"), "gelu_tanh"),
 }
-"""Several names are the same function: ``gelu_python`` the exact one, the others its approximation by a tanh."""
+"""Names of the same functions: ``gelu_python`` is the exact one, the others its tanh approximation."""
 
 _EXPECTED = ("model_type", "position_embedding_type", "hidden_act", "is_decoder", "add_cross_attention")
-_REMEDY = "take a complete Hugging Face BERT folder"
+_REMEDY = "use a complete Hugging Face BERT folder"
 
 
 BIAS, DECODER_WEIGHT = "cls.predictions.bias", "cls.predictions.decoder.weight"
 DECODER_BIAS = "cls.predictions.decoder.bias"
-"""The decoder is tied to the embedding and to the bias, but some checkpoints store it once more, or it alone."""
+"""The decoder is tied to the embedding and the bias, but some checkpoints also store it, or store only it."""
 
 
 def with_bias(stored: dict[str, T]) -> dict[str, T]:
-    """Named tensors, among them the MLM head's bias, which some versions store as the decoder's alone."""
+    """Adds the MLM head's bias to named tensors, which some versions store only as the decoder's."""
     return {BIAS: stored[DECODER_BIAS], **stored} if DECODER_BIAS in stored and BIAS not in stored else stored
 
 
 def hugging_face_names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """For every parameter of ours, in order, the tensors of BertForPreTraining whose rows it holds, in order."""
+    """Maps every parameter, in order, to the tensors of BertForPreTraining whose rows it holds, in order."""
     return {name: _theirs(name) for name in parameter_shapes(config)}
 
 
 def _theirs(name: str) -> tuple[str, ...]:
-    """One parameter's names in BertForPreTraining."""
+    """Returns one parameter's names in BertForPreTraining."""
     if name in NAMES:
         return NAMES[name]
     module, _, kind = name.rpartition(".")
@@ -93,7 +93,7 @@ def _theirs(name: str) -> tuple[str, ...]:
 
 
 def to_hugging_face(config: ModelConfig) -> dict[str, Any]:
-    """The content of ``config.json`` for a ``post_ln`` model."""
+    """Returns the content of ``config.json`` for a ``post_ln`` model."""
     return {
         "architectures": ["BertForPreTraining"],
         "model_type": "bert",
@@ -104,10 +104,10 @@ def to_hugging_face(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_hugging_face(content: Any, where: Path) -> ModelConfig:
-    """The model that a ``config.json`` with this ``content`` describes; a key that is null counts as absent.
+    """Returns the model described by the ``content`` of a ``config.json``; a null key counts as absent.
 
     Raises:
-        UserError: it is not a BERT encoder, or has something that ``post_ln`` has not; names the key of ``where``.
+        UserError: the model is not a BERT encoder, or differs from ``post_ln``; the message names the key.
     """
     if not isinstance(content, dict):
         raise UserError(where, "is not a JSON object", _REMEDY)
@@ -132,7 +132,7 @@ def from_hugging_face(content: Any, where: Path) -> ModelConfig:
 
 
 def config_notes(content: dict[str, Any]) -> list[str]:
-    """What whoever imports a model should know about its ``config.json``, which `from_hugging_face` accepts."""
+    """Returns notes on a ``config.json`` that `from_hugging_face` accepts."""
     notes = []
     if not content.get("model_type"):
         notes.append("has no model_type; read as a BERT, whose keys it has")
@@ -148,7 +148,7 @@ def config_notes(content: dict[str, Any]) -> list[str]:
 
 
 def _check_kind(given: dict[str, Any], where: Path) -> None:
-    """Files of 2018 and 2019 have no ``model_type``; their other keys must then be BERT's."""
+    """Checks that the model is a BERT; files of 2018 and 2019 have no ``model_type``, but must have BERT's keys."""
     if given.get("model_type"):
         _expect(given, where, "model_type", ("bert",), "bert")
         return
@@ -158,7 +158,7 @@ def _check_kind(given: dict[str, Any], where: Path) -> None:
 
 
 def _classes(content: dict[str, Any]) -> list[str]:
-    """The names of transformers' classes under ``architectures``."""
+    """Returns the class names under ``architectures``."""
     classes = content.get("architectures") or []
     return [short_repr(name).strip("'") for name in (classes if isinstance(classes, list) else [classes])]
 

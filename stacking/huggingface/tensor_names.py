@@ -1,4 +1,4 @@
-"""Brings the tensor names of BERT checkpoints of all vintages to those of today's BertForPreTraining. Names only."""
+"""Converts tensor names of old and new BERT checkpoints to those of today's BertForPreTraining."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from stacking.errors import UserError
 
 TOKENS = "embeddings.word_embeddings.weight"
-"""In every BERT since 2018, whatever stands before it."""
+"""Present in every BERT since 2018, after varying prefixes."""
 _ENCODER = ("embeddings.", "encoder.", "pooler.")
 _OLD_SPELLINGS = {
     "LayerNorm.gamma": "LayerNorm.weight",
@@ -33,16 +33,16 @@ _OTHER_FAMILIES = frozenset(
         *("roformer", "squeezebert", "xlm", "xlnet"),
     }
 )
-"""Encoders whose tensors have BERT's names behind their own prefix, and which compute something else."""
+"""Encoders that use BERT's tensor names after their own prefix but compute another function."""
 
 
 def modern_names(stored: Iterable[str], where: Path) -> dict[str, str]:
-    """By today's name, the name under which each tensor is stored; those of no BERT keep theirs.
+    """Maps today's names to the stored ones; tensors outside BERT keep their names.
 
-    What wraps the model (``module.``, ``model.``, ``0.auto_model.`` …) shows in front of the token embedding's name.
+    The prefix of a wrapper (``module.``, ``model.``, ``0.auto_model.`` …) is found from the token embedding's name.
 
     Raises:
-        UserError: there are several encoders, one of another family, or a tensor twice.
+        UserError: there are several encoders, one of another family, or a duplicate tensor.
     """
     names = list(stored)
     encoder = _encoder_prefix(names, where)
@@ -60,7 +60,7 @@ def _encoder_prefix(names: list[str], where: Path) -> str:
     prefixes = sorted({name.removesuffix(TOKENS) for name in names if name.endswith(TOKENS)})
     if len(prefixes) > 1:
         shown = " and ".join(repr(prefix) for prefix in prefixes[:3])
-        raise UserError(where, f"holds {len(prefixes)} encoders, under {shown}", "save the one to use alone")
+        raise UserError(where, f"holds {len(prefixes)} encoders, under {shown}", "save only the one to use")
     prefix = prefixes[0] if prefixes else "bert."
     family = prefix.rstrip(".").rpartition(".")[2]
     if family in _OTHER_FAMILIES:

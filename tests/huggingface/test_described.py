@@ -105,7 +105,7 @@ def test_without_a_description_export_names_the_option(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"num_hidden_layers": 3}, r"has no parameter bert\.encoder\.layer\.2\.attention\.self\.query\.weight"),
-        ({"num_hidden_layers": 1}, r"has the parameter bert\.encoder\.layer\.1\.\S+, which the model has not"),
+        ({"num_hidden_layers": 1}, r"has the parameter bert\.encoder\.layer\.1\.\S+, which the model does not have"),
         ({"intermediate_size": 8}, r"has bert\.encoder\S+ as \[6, 4\] where the model needs \[8, 4\]"),
         ({"model_type": "roberta"}, "model_type: is 'roberta'; only bert"),
     ],

@@ -310,7 +310,7 @@ def test_a_cut_safetensors_file_is_named(folder: Path, tmp_path: Path) -> None:
 def test_an_index_that_leads_elsewhere_is_named(folder: Path, tmp_path: Path, shard: str) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
-    with pytest.raises(DamagedFile, match="which is no file beside it"):
+    with pytest.raises(DamagedFile, match="which is not a file next to it"):
         import_hugging_face(folder, tmp_path / "state")
 
 

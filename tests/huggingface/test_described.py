@@ -132,7 +132,7 @@ def test_a_checkpoint_that_records_its_model_needs_no_other(tmp_path: Path, conf
     describe = partial(described, config)
     assert consolidate(checkpoint, tmp_path / "state", describe=describe).model == MODEL
     write_sealed(checkpoint / "progress.json", {"model": MODEL.model_copy(update={"dropout": 0.3}).model_dump()})
-    with pytest.raises(UserError, match="--config: describes another model than the checkpoint itself"):
+    with pytest.raises(UserError, match="--config: contradicts the model that the checkpoint itself records"):
         consolidate(checkpoint, tmp_path / "other", describe=describe)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from stacking.errors import Diverged
 from stacking.planning.plan import Stage
 from stacking.run.checkpoints import checkpoints, step_of
+from stacking.run.folder import command
 from stacking.state.deepspeed_optimizers import adapter_of
 from stacking.state.deepspeed_private import inner_optimizer
 from stacking.state.format import MOMENTS
@@ -29,12 +30,11 @@ def diverged(problem: str, stage: Stage, folder: Path) -> Diverged:
         folder: the stage's checkpoint folder.
     """
     kept = checkpoints(folder)
-    step = step_of(kept[-1]) if kept else 0
     good = f"{kept[-1]} is good" if kept else "the stage has no checkpoint yet"
-    return Diverged(
-        f"{stage.name}: {problem}; {good}; resuming would fail again: start a new run with a lower learning "
-        f"rate or another precision, or go back with `stacking resume {folder.parent.parent} --from-step {step}`"
-    )
+    remedy = "resuming would fail again: start a new run with a lower learning rate or another precision"
+    if kept:
+        remedy += f", or go back with `{command('resume', folder.parent.parent)} --from-step {step_of(kept[-1])}`"
+    return Diverged(f"{stage.name}: {problem}; {good}; {remedy}")
 
 
 class LossWatch:

@@ -35,11 +35,11 @@ MISTAKES = {
     "a folder below a file": (["{recipe}", "--out", "{full}/thesis.tex/out"], "is a file, or is inside one"),
     "a place where nothing can be": (["{recipe}", "--out", "/proc/out"], "/proc/out"),
     "data that are not prepared": (["{recipe}", "--out", "{out}", "--data", "{full}"], "is not a prepared data"),
-    "SLURM outside of a job": (["{recipe}", "--out", "{out}", "--launcher", "slurm"], "works inside a SLURM job"),
+    "SLURM outside of a job": (["{recipe}", "--out", "{out}", "--launcher", "slurm"], "works only inside a SLURM job"),
     "an unknown launcher": (["{recipe}", "--out", "{out}", "--launcher", "pdsh"], "'pdsh' is not one of"),
     "more GPUs than there are": (
         ["{recipe}", "--out", "{out}", "--set", "launch={{ranks: 2, accelerator: cuda, device: a100}}"],
-        "is planned for 2 ranks and there is room for 0",
+        "is planned for 2 ranks, but there is room for 0",
     ),
 }
 

@@ -56,7 +56,7 @@ def test_the_error_names_the_good_checkpoint_and_the_way_back(tmp_path: Path) ->
     folder = tmp_path / "run" / "0-L1" / "checkpoints"
     stage: Any = SimpleNamespace(name="0-L1")
     assert "no checkpoint yet" in str(diverged("x", stage, folder))
-    assert f"`stacking resume {tmp_path / 'run'} --from-step 0`" in str(diverged("x", stage, folder))
+    assert "--from-step" not in str(diverged("x", stage, folder))
     for step in (10, 20):
         (folder / f"global_step{step}").mkdir(parents=True)
     error = diverged("x", stage, folder)

@@ -250,7 +250,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "code": (
         {"vocab__txt": lines(*ENTRIES), "tokenizer_config__json": {"auto_map": {"AutoTokenizer": ["a.B", None]}}},
-        "auto_map: names code",
+        "auto_map: refers to code",
     ),
     "replaced front end": (
         {"tokenizer__json": molecules(), "tokenizer_config__json": BERT},

@@ -30,7 +30,7 @@ def test_the_text_begins_with_the_worst_and_ends_with_a_count(tmp_path: Path) ->
     lines = done.stdout.splitlines()
     assert done.returncode == 1
     assert lines[0].split() == ["ERROR", "GPUs", "none,", "but", "the", "plan", "is", "for", "v100"]
-    assert lines[1].strip().startswith("→ start it where there are GPUs")
+    assert lines[1].strip().startswith("→ run it where there are GPUs")
     order = [line.split()[0] for line in lines if line and not line.startswith(" ")][:-1]
     assert order == sorted(order, key=["ERROR", "warning", "note", "ok"].index)
     assert "1 error" in lines[-1]

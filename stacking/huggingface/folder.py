@@ -158,5 +158,5 @@ def _unreadable(folder: Path, config: Path) -> tuple[str, str]:
 
 def _what_stands_there(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
-    there = f"{', '.join(names[:8])}{' …' * (len(names) > 8)} stands there" if names else "the folder is empty"
+    there = f"{', '.join(names[:8])}{' …' * (len(names) > 8)} found" if names else "the folder is empty"
     return f"take a complete Hugging Face BERT folder ({there})"

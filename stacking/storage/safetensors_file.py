@@ -130,7 +130,7 @@ class SafetensorsWriter:
         while self._left and not self._missing and self._name != name:
             self._next()
         if name != self._name or values.dtype != np.dtype(self._spec.dtype) or values.size > self._missing:
-            raise ValueError(f"{values.size} {values.dtype} values for {name} where {self._name} goes on: {self._spec}")
+            raise ValueError(f"{values.size} {values.dtype} values for {name}, expected {self._name}: {self._spec}")
         self._missing -= values.size
         self._write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 

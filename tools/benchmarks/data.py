@@ -1,4 +1,4 @@
-"""How fast data are prepared and drawn: `stacking prepare` beside the tokenizer that it uses, and the samplers."""
+"""Benchmarks data preparation (`stacking prepare` against the tokenizer that it uses) and sampling."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from stacking.errors import UserError
 
 OURS, BARE, DATASETS = "stacking prepare", "tokenizers", "datasets.map"
 VOCABULARY = 8_000
-"""Entries of the vocabulary that is trained where none is given."""
+"""Size of the vocabulary to train if none is given."""
 
 LENGTHS = (128, 512)
 BATCHES = (8, 32, 256)
@@ -40,19 +40,19 @@ _DRAWING_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Tokenizing:
-    """One contender on one core: the seconds of every repeat, over the same documents."""
+    """Holds one contender's seconds of every repeat, on one core and the same documents."""
 
     name: str
     seconds: list[float]
     characters_per_second: float
     tokens_per_second: float
     time_against_tokenizer: float
-    """Median over the repeats of this contender's time to that of the bare tokenizer."""
+    """Median over the repeats of the contender's time relative to the bare tokenizer."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One kind of sample, drawn without padding in batches of one size, masking and sentence pairs included."""
+    """Holds the speed of drawing one kind of sample, including masking and sentence pairs, without padding."""
 
     kind: str
     sequence_length: int
@@ -62,7 +62,7 @@ class Drawing:
     tokens_per_second_alone: float
     """The same with every batch drawn by itself."""
     padding: float
-    """Share of the positions that padding to the sequence length would add."""
+    """Share of padding if samples were padded to the sequence length."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Indexing:
 
 @dataclass(frozen=True)
 class DataBench:
-    """All that ``bench_data`` measured."""
+    """Holds all measurements of ``bench_data``."""
 
     characters: int
     documents: int
@@ -167,7 +167,7 @@ def race(texts: list[str], source: Path, tokenizer: Path, repeats: int) -> list[
 
 
 def _prepare(source: Path, out: Path, tokenizer: Path) -> int:
-    """All of it: reading twice, splitting into sentences, tokenizing, writing, checksums."""
+    """Runs the whole preparation: two reads, sentence splitting, tokenizing, writing, checksums."""
     shutil.rmtree(out, ignore_errors=True)
     splits = prepare([str(source)], out, tokenizer=tokenizer, workers=1).manifest["splits"]
     return sum(split["tokens"] for split in splits.values())
@@ -198,7 +198,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _turn(names: list[str], repeat: int) -> list[str]:
-    """Another contender begins each time, so that none always follows the same one."""
+    """Rotates the order of contenders, so that none always follows the same one."""
     first = repeat % len(names)
     return names[first:] + names[:first]
 
@@ -250,7 +250,7 @@ def _drawn(batches: Iterator[Unpadded]) -> tuple[float, float]:
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """Keep the tokenizer to one thread."""
+    """Restricts the tokenizer to one thread."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

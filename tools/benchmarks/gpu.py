@@ -41,7 +41,7 @@ class Case:
     wanted: Wanted
     against: tuple[Contender, ...] = _BOTH
     least_mfu: float | None = None
-    """What is aimed at on an H200 in bf16."""
+    """The target on an H200 in bf16."""
     least_ratio: float | None = None
     """The same, in tokens/s against compiled Hugging Face."""
 
@@ -67,9 +67,9 @@ CASES: Mapping[str, Case] = {
         against=("padded", "hugging-face"),
     ),
 }
-"""A micro-batch that does not fit is halved until it does."""
+"""Initial micro-batch; halved until it fits."""
 _SHALLOW, _DEEP, _MOST_SHARE = "base-128-3", "base-128", 1 / 3.3
-"""Step time of 3 layers as a share of that of 12, at most."""
+"""Maximum step time of 3 layers, as a share of that of 12."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,7 +78,7 @@ _SHALLOW, _DEEP, _MOST_SHARE = "base-128-3", "base-128", 1 / 3.3
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=1), default=10, show_default=True)
 def gpu_bench(only: str | None, out: Path, repeats: int, warmup: int) -> None:
-    """Benchmark one GPU; cases measured before on the same card stay in its results file."""
+    """Benchmarks one GPU; earlier results on the same card are kept in its results file."""
     machine = find_machine()
     if not machine.accelerators:
         raise UserError("tools/gpu_bench", "there is no CUDA device here", "run it on a machine with one")
@@ -132,7 +132,7 @@ def measure_operators(machine: Machine) -> dict[str, Any]:
 
 
 def record(out: Path, name: str, found: dict[str, Any]) -> tuple[Path, Path]:
-    """Add a case to the card's results; returns the JSON and the table."""
+    """Adds a case to the card's results; returns the JSON and the table."""
     card = _slug(_card_name())
     path = out / f"gpu-{card}.json"
     content: dict[str, Any] = read_json(path) if path.exists() else {"format": 1, "kind": "gpu-bench", "cases": {}}
@@ -184,7 +184,7 @@ def _times(ratio: float | None) -> str:
 
 
 def _depth_lines(cases: dict[str, Any]) -> list[str]:
-    """How much faster a step of 3 layers is than one of 12, per sequence, if both were measured."""
+    """Returns the speed-up per sequence of 3 layers over 12, if both were measured."""
     seconds = {}
     for name in (_SHALLOW, _DEEP):
         ours = cases.get(name, {}).get("measurements", {}).get("stacking")
@@ -217,7 +217,7 @@ def _slug(name: str) -> str:
 
 
 def main() -> None:
-    """As `stacking.cli.main.main`: a user's mistake is one line and exit code 2."""
+    """Like `stacking.cli.main.main`, reports a user error in one line and exits with 2."""
     try:
         gpu_bench.main(standalone_mode=False)
     except (click.ClickException, StackingError) as error:

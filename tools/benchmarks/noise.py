@@ -1,4 +1,4 @@
-"""A training state that is made up: every tensor is filled with noise, so that no two of its bytes can be confused."""
+"""Provides a synthetic training state whose tensors are filled with noise, so that misplaced bytes are detected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LENGTH = 1_000_003
 
 
 class NoisyState(Readable):
-    """What an engine would hold after ``optimizer_step`` updates, as far as a benchmark can tell."""
+    """Imitates the state of an engine after ``optimizer_step`` updates."""
 
     def __init__(self, model: ModelConfig, optimizer_step: int = 1_000) -> None:
         self.model: ModelConfig | None = model
@@ -38,7 +38,7 @@ class NoisyState(Readable):
 
 
 def fill_with(noise: np.ndarray, start: int, into: np.ndarray) -> None:
-    """Fill ``into`` with ``noise`` again and again, from its element ``start`` on."""
+    """Fills ``into`` with repeated ``noise``, beginning at its element ``start``."""
     done = 0
     while done < into.size:
         first = (start + done) % noise.size

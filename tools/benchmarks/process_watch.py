@@ -1,4 +1,4 @@
-"""Looks at a running program from outside: how long it takes, how much memory and disk it takes at most."""
+"""Measures the duration, peak memory and peak disk use of a running program from outside."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from stacking.launch.job import Outcome, RunningJob
 
 _POLL_SECONDS = 0.02
 _DISK_POLLS = 10
-"""The disk is looked at once in so many polls."""
+"""Number of polls between disk measurements."""
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen of a program."""
+    """Holds the measurements of a program."""
 
     seconds: float
     memory: int
-    """Bytes resident at most, in all of its processes together."""
+    """Peak resident bytes of all of its processes together."""
     disk: int
-    """Bytes of the files below the watched folder at most; a file with several names counts once."""
+    """Peak bytes of the files below the watched folder; hard links count once."""
 
 
 def observe(argv: Sequence[str], watched: Path, log: Path) -> Observation:
@@ -109,17 +109,17 @@ def _resident(pid: int, field: str) -> int:
 
 
 def peak_memory() -> int:
-    """The most that this process has had resident, in bytes."""
+    """Returns this process's peak resident memory in bytes."""
     return _resident(os.getpid(), "VmHWM")
 
 
 def resident_memory() -> int:
-    """What this process has resident now, in bytes."""
+    """Returns this process's current resident memory in bytes."""
     return _resident(os.getpid(), "VmRSS")
 
 
 def forget_peak() -> None:
-    """Let `peak_memory` count from now on."""
+    """Resets the peak of `peak_memory`."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -160,7 +160,7 @@ def back_memory(count: int, sharing: int = 1) -> None:
 
 
 def available_memory() -> int:
-    """Bytes that programs may still take."""
+    """Returns the bytes of memory still available to programs."""
     return _meminfo("MemAvailable")
 
 
@@ -170,7 +170,7 @@ def _meminfo(field: str) -> int:
 
 
 def forget(files: Iterable[Path]) -> None:
-    """Let the page cache drop files, which are on disk already."""
+    """Drops clean files from the page cache."""
     for path in files:
         with open(path, "rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""Measures what happens between two stages: consolidating, growing and loading, beside cp and DeepSpeed's converters.
+"""Measures transitions between stages (consolidating, growing, loading) against cp and DeepSpeed's converters.
 
 Everything runs in processes of its own, in turns, on one checkpoint. The checkpoint is DeepSpeed's own: saved by an
 engine, or, where no engine of that size fits into memory, by torch.save in the form that an engine has (see
@@ -52,13 +52,13 @@ _ENGINE_BYTES = 26
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the command line asks for."""
+    """Holds the command-line arguments."""
 
     ranks: int = 2
     zero_stage: int = 2
     precision: str = "bf16"
     optimizer_state: str = "copy-keep-step"
-    """What growing does with Adam's moments; copied, they are two thirds of what loading reads."""
+    """Treatment of Adam's moments; if copied, they are two thirds of what loading reads."""
     repeats: int = 3
     cache: str = "warm"
     """Whether the checkpoint's bytes are in memory before every measurement: ``warm`` or ``cold``."""
@@ -74,9 +74,9 @@ class Measured:
     startup: list[float] = field(default_factory=list)
     """From the start of its process to the beginning of its work, and from its end to that of the process."""
     memory: int = 0
-    """Bytes resident at most, in all of its processes."""
+    """Peak resident bytes of all of its processes."""
     disk: int = 0
-    """Bytes that it had written at most, temporary ones as well."""
+    """Peak bytes written, including temporary files."""
     note: str = ""
 
     def add(self, seen: Observation, seconds: float | None = None) -> None:
@@ -92,7 +92,7 @@ class Result:
 
     shape: str
     layers: tuple[int, int]
-    """Before and after growing."""
+    """Depths before and after growing."""
     parameters: tuple[int, int]
     checkpoint_bytes: int
     made_by: str
@@ -283,6 +283,6 @@ def _check_room(folder: Path, parameters: int, wanted: Wanted) -> None:
 
 
 def results_of(shapes: tuple[str, ...], folder: Path, wanted: Wanted) -> Iterator[Result]:
-    """Every shape in turn."""
+    """Measures every shape in turn."""
     for shape in shapes:
         yield measure(shape, folder / shape, wanted)

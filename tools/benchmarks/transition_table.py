@@ -1,4 +1,4 @@
-"""What the transition benchmark found, as a table and as JSON."""
+"""Formats the results of the transition benchmark as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TARGETS = "goals: transition at most 2.0 x cp; memory at most 400 MB; disk at m
 
 
 def as_text(results: Sequence[Result], wanted: Wanted) -> str:
-    """One table a shape, and the cost of all shapes by the byte."""
+    """Returns one table per shape, and the cost per byte over all shapes."""
     parts = [_shape(result, wanted) for result in results]
     if len(results) > 1:
         parts.append(_scaling(results))

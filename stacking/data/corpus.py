@@ -124,9 +124,15 @@ class Corpus:
             problem = f"has token id {highest:,}, but the vocabulary ends at {self.vocabulary - 1:,}"
             raise DamagedFile(where, problem, "prepare the data again with this vocabulary")
 
-    def head(self, most: int) -> I64:
-        """The first ``most`` tokens, or all of them, int64."""
-        return self.read(np.zeros(1, dtype=np.int64), np.array([min(most, int(self._token_base[-1]))]))
+    def head(self, most: int) -> npt.NDArray[Any]:
+        """Return the first ``most`` tokens, or all of them, in the shards' dtype."""
+        pieces, left = [], most
+        for tokens in self._tokens:
+            pieces.append(tokens[:left])
+            left -= len(pieces[-1])
+            if not left:
+                break
+        return np.concatenate(pieces)
 
     def take(self, positions: I64) -> I64:
         """Return the tokens at global ``positions`` [N], int64."""

@@ -15,14 +15,20 @@ Json = dict[str, Any]
 MISSING = object()
 
 
+_MISSING = object()
+
+
 def get(content: Mapping[str, Any], path: str, default: Any = None) -> Any:
-    """Return the value at a dotted path, or ``default``."""
-    value: Any = content
-    for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return default
-        value = value[part]
-    return value
+    """Return the value at a dotted path, or ``default``; a key may itself have dots."""
+    if path in content:
+        return content[path]
+    head, dot, rest = path.partition(".")
+    while dot:
+        if isinstance(inner := content.get(head), Mapping) and (found := get(inner, rest, _MISSING)) is not _MISSING:
+            return found
+        more, dot, rest = rest.partition(".")
+        head = f"{head}.{more}"
+    return default
 
 
 def leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from stacking.deepspeed_config.ds_facts import WITHOUT_EFFECT
 from stacking.deepspeed_config.examination import Examination, get, leaves
 from stacking.deepspeed_config.examine import examine, kept_rows
 from stacking.deepspeed_config.findings import Row, Verdict
+from stacking.deepspeed_config.names import known_keys
 from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
 from stacking.deepspeed_config.own_check import Final, check_finals, refusals
 from stacking.deepspeed_config.read import read_config
@@ -67,12 +68,18 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
         file = DS_CONFIGS / file
     content = read_accelerate(file) if file.suffix in (".yaml", ".yml") else read_config(file)
     adopted = _accepted(content, recipe, gpus, str(file))
+    if content and all(row.verdict == "impossible" and _top(row) not in known_keys("") for row in adopted.rows):
+        raise UserError(file, "has no key that DeepSpeed knows", "give a DeepSpeed configuration")
     out.mkdir(parents=True)
     write_atomically(out / CONFIG, json.dumps(adopted.config, indent=2, ensure_ascii=False) + "\n")
     head = f"# Written by `stacking adopt {file.name}`.\n"
     text = yaml.safe_dump(adopted.recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
     write_atomically(out / RECIPE, head + text)
     return adopted
+
+
+def _top(row: Row) -> str:
+    return row.key.partition(".")[0]
 
 
 def _accepted(content: Json, recipe: str | None, gpus: int | None, where: str) -> Adopted:

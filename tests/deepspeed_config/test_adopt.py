@@ -96,6 +96,13 @@ def test_what_is_written_is_planned_as_it_is(tmp_path: Path) -> None:
         adopt(Path("ds.json"), "small.yaml", 4, Path("out"))
 
 
+def test_a_file_that_is_no_configuration_is_refused() -> None:
+    Path("tune.json").write_text('{"trials": [1, 2], "winner": {"speed": 3}}')
+    with pytest.raises(UserError, match=r"tune.json: has no key that DeepSpeed knows; give a DeepSpeed configuration"):
+        adopt(Path("tune.json"), "small.yaml", 4, Path("out"))
+    assert not Path("out").exists()
+
+
 def test_the_size_of_an_update_is_kept_where_the_gpus_allow_it() -> None:
     content = {"train_batch_size": 96, "train_micro_batch_size_per_gpu": 16}
     result = adopt_content(content, "small.yaml", 8, V100S, "ds.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from stacking.deepspeed_config.own_check import Final, check_finals, refusals
 from stacking.deepspeed_config.read import read_config
 from stacking.deepspeed_config.schedulers import schedule_of
 from stacking.deepspeed_config.settle import OPTIMIZER_KEYS
+from stacking.errors import UserError
 from stacking.hardware.machine import Machine, find_machine
 from stacking.planning.adopted_batch import BatchWanted, adopt_batch
 from stacking.planning.plan import make_plan
@@ -68,7 +69,7 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
         file = DS_CONFIGS / file
     content = read_accelerate(file) if file.suffix in (".yaml", ".yml") else read_config(file)
     adopted = _accepted(content, recipe, gpus, str(file))
-    if content and all(row.verdict == "impossible" and _top(row) not in known_keys("") for row in adopted.rows):
+    if content and not _is_known(content, adopted.rows):
         raise UserError(file, "has no key that DeepSpeed knows", "give a DeepSpeed configuration")
     out.mkdir(parents=True)
     write_atomically(out / CONFIG, json.dumps(adopted.config, indent=2, ensure_ascii=False) + "\n")
@@ -78,8 +79,10 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
     return adopted
 
 
-def _top(row: Row) -> str:
-    return row.key.partition(".")[0]
+def _is_known(content: Json, rows: Iterable[Row]) -> bool:
+    """Whether any key of a file is DeepSpeed's, in today's spelling or another."""
+    tops = {row.key.partition(".")[0] for row in rows if row.verdict != "impossible"}
+    return any(key in tops or key in known_keys("") for key in content)
 
 
 def _accepted(content: Json, recipe: str | None, gpus: int | None, where: str) -> Adopted:

@@ -128,7 +128,7 @@ def test_a_state_is_scored_on_held_out_samples(data: Path, tmp_path: Path, kind:
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"vocabulary": 50}, "packed", "where the model embeds 50 tokens"),
+        ({"vocabulary": 50}, "packed", "but the model embeds 50 tokens"),
         ({"max_positions": 16}, "packed", "32 tokens are more than the model's 16 positions; use 16 or less"),
         ({}, "sentences", "there is no kind 'sentences'"),
     ],

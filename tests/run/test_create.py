@@ -119,5 +119,5 @@ def test_what_killed_processes_left_unfinished_is_removed(run: RunFolder) -> Non
 
 
 def test_a_folder_that_holds_a_run_is_refused(run: RunFolder) -> None:
-    with pytest.raises(UserError, match="holds a run already; `stacking resume"):
+    with pytest.raises(UserError, match="holds a run already; run `stacking resume"):
         create_run("demo", run)

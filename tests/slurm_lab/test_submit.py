@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def test_a_stage_that_failed_never_starts_its_successor_and_submitting_again_goe
     assert chain.finished() == FACTS[:3]
     status = chain.status()
     assert (status["state"], status["last_error"]) == ("failed", "as it was told")
-    assert f"stacking submit --resume {chain.run}" in chain.stacking("status", chain.run).stdout
+    assert f"stacking submit --resume {shlex.quote(str(chain.run))}" in chain.stacking("status", chain.run).stdout
 
     script(chain)
     answer = chain.resume().stdout.splitlines()

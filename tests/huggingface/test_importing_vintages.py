@@ -232,7 +232,7 @@ UNREADABLE: dict[str, tuple[dict[str, bytes], str]] = {
     "a web page": ({"pytorch_model.bin": b"<!DOCTYPE html><html>"}, r"pytorch_model\.bin: is a web page"),
     "HDF5 by another name": ({"pytorch_model.bin": b"\x89HDF\r\n\x1a\n"}, r"is an HDF5 file, as TensorFlow writes"),
     "compressed": ({"pytorch_model.bin": b"\x1f\x8b\x08"}, r"pytorch_model\.bin: is compressed by gzip; unpack it"),
-    "nothing": ({}, r"bert: holds no weights; put model\.safetensors or pytorch_model\.bin beside config\.json"),
+    "nothing": ({}, r"bert: holds no weights; put model\.safetensors or pytorch_model\.bin next to config\.json"),
 }
 
 

@@ -113,7 +113,11 @@ def test_a_folder_whose_maker_is_killed_is_absent_and_can_be_made_again(tmp_path
             "manifest.json",
             "which is not a file of the folder",
         ),
-        (lambda f: write_sealed(f / "manifest.json", outside("/x")), "manifest.json", "which is not a file of the folder"),
+        (
+            lambda f: write_sealed(f / "manifest.json", outside("/x")),
+            "manifest.json",
+            "which is not a file of the folder",
+        ),
     ],
 )
 def test_damage_is_found_and_the_file_named(tmp_path: Path, damage, named: str, words: str) -> None:  # type: ignore[no-untyped-def]

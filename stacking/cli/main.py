@@ -22,7 +22,7 @@ from stacking.cli.runs import baseline, report, resume, run, status
 from stacking.cli.states import consolidate, evaluate, export, grow, import_model
 from stacking.cli.tune import tune
 from stacking.errors import StackingError, UserError
-from stacking.run.signals import Stopped, exit_code, exit_on_signals, raise_on_signals
+from stacking.run.signals import Stopped, exit_code, exit_on_signals, ignore_signals, raise_on_signals
 from stacking.storage.os_errors import explained
 from stacking.terminal.lenient import lenient
 
@@ -72,6 +72,7 @@ def run_command(command: click.Command) -> NoReturn:
         exit_on_signals()
         click.echo(f"stacking: {stop}", err=True)
         code = exit_code(stop.signal)
+    ignore_signals()
     sys.exit(code)
 
 

@@ -59,6 +59,15 @@ def _exit(number: int, frame: FrameType | None) -> None:
         os._exit(exit_code(number))
 
 
+def ignore_signals() -> None:
+    """Ignores signals from now on: the command has ended and its exit code is decided.
+
+    Python resets handlers of its own to the default while it shuts down, but leaves ignored signals ignored.
+    """
+    for number in asking():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
     received.append(signal.Signals(number))
     raise Stopped(number)

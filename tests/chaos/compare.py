@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-_OF_THE_CLOCK = {"seconds", "time", "tokens_per_second"}
+_OF_THE_CLOCK = {"seconds", "time", "tokens_per_second", "check"}
+"""Times, speeds, and the checksum of a line that holds them."""
 _FOLLOWS_FROM_THEM = {"files", "checksum", "digest", "seal"}
 """Checksums of files that hold a time; the files themselves are compared."""
 PRODUCTS = ("0-L1/state", "1-L2/start", "1-L2/state", "export")

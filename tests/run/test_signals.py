@@ -80,3 +80,14 @@ def test_nohup_is_respected(tmp_path: Path) -> None:
         assert watching.poll() is None
         watching.terminate()
         assert watching.wait(timeout=20) == 75
+
+
+@pytest.mark.parametrize("number", [number for number, _ in SIGNALS])
+def test_after_the_exit_code_is_decided(number: int) -> None:
+    script = (
+        "import atexit, os, sys\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"
+        "sys.argv = ['stacking', '--version']\nimport stacking.__main__ as command\ncommand.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

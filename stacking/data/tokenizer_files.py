@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stacking.errors import UserError
+from stacking.storage.signatures import DOWNLOADS, refuse_signatures
 
-_FOREIGN_BYTES = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`"),
-    (b"<!doctype html", "is a web page", "download the file itself"),
-    (b"<html", "is a web page", "download the file itself"),
-    (b"\x1f\x8b", "is compressed by gzip", "unpack it with gunzip"),
-    (b"PK\x03\x04", "is a ZIP archive", "unpack it"),
-)
-"""First bytes, what such a file is, and how to fix it."""
+_FOREIGN = (*DOWNLOADS, (0, b"PK\x03\x04", "is a ZIP archive", "unpack it"))
+"""What stands in place of a tokenizer's file."""
 
 _ENCODINGS = (("utf-16", (b"\xff\xfe", b"\xfe\xff")), ("gb18030", ()), ("shift_jis", ()), ("euc_kr", ()))
 """Encodings other than UTF-8 in which vocabularies occur, with their byte-order marks, if any."""
@@ -36,9 +31,7 @@ def read_text(file: Path) -> str:
         UserError: it is something else; says what, as far as its bytes tell.
     """
     data = file.read_bytes()
-    for signature, what, remedy in _FOREIGN_BYTES:
-        if data[: len(signature)].lower() == signature:
-            raise UserError(file, what, remedy)
+    refuse_signatures(file, data, _FOREIGN)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

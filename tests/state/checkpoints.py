@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ def write_checkpoint(folder: Path, groups: Groups = GROUPS, ranks: int = 2, step
         flat = torch.cat(parts)
         flats.append(torch.cat([flat, torch.zeros(-flat.numel() % (2 * ranks))]))
     names = {name: torch.Size(shape) for group in groups for name, shape in group.items()}
-    model = {
+    model: dict[str, Any] = {
         "module": OrderedDict((name, torch.zeros(shape, dtype=torch.bfloat16)) for name, shape in names.items()),
         "buffer_names": ["seen"],
         "optimizer": None,

@@ -134,7 +134,7 @@ def _schedule(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -
         findings.add(user.error("scheduler", problem, "give the recipe's schedule instead"))
         return recipe, []
     try:
-        schedule = TypeAdapter(Schedule).validate_python(schedule_of(section, given(user, _RATE)))
+        schedule: Schedule = TypeAdapter(Schedule).validate_python(schedule_of(section, given(user, _RATE)))
     except ValidationError as error:
         detail = error.errors()[0]
         key = str(detail["loc"][-1])

@@ -7,7 +7,8 @@ from pathlib import Path
 from stacking.config.recipe import load_recipe
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES
-from stacking.planning.plan import Plan, make_plan
+from stacking.planning.make_plan import make_plan
+from stacking.planning.plan import Plan
 
 SMALL = """\
 name: small

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 from stacking.errors import UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Verdict = Literal["kept", "moved to the recipe", "translated", "without meaning here", "impossible"]
 _LISTED = 40
@@ -83,13 +85,18 @@ class Findings:
             self._told.add(str(error))
             self.errors.append(error)
 
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Add the error that the block raises, and continue after it."""
+    def extend(self, errors: Iterable[UserError]) -> None:
+        """Add several errors."""
+        for error in errors:
+            self.add(error)
+
+    def attempt(self, decide: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Return what ``decide`` returns; None if it raises an error, which is added."""
         try:
-            yield
+            return decide(*args, **kwargs)
         except UserError as error:
             self.add(error)
+            return None
 
     def raise_if_any(self, command: str = "") -> None:
         """Raise the collected errors.

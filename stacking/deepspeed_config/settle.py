@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -36,27 +36,14 @@ OPTIMIZER_KEYS = {
 _RATE = "optimizer.params.lr"
 
 
-class Settled(NamedTuple):
-    """A recipe completed by the configurations."""
-
-    recipe: Recipe
-    optimizers: tuple[Optimizer, ...]
-    """One per stage."""
-    notes: tuple[str, ...]
-    """Where values came from."""
-
-
-def settle(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> Settled:
-    """Fill in what the recipe leaves open from the configurations; add contradictions to ``findings``.
+def settled(recipe: Recipe, users: Sequence[UserConfig]) -> Recipe:
+    """Return the recipe with what it leaves open and all configurations agree on, except contradictions.
 
     Args:
         users: the configuration of each stage.
     """
-    optimizers, notes = [], []
-    for user in users:
-        optimizer, note = _optimizer(recipe, user, findings)
-        optimizers.append(optimizer)
-        notes += note
+    ignored = Findings()
+    optimizers = [settle_optimizer(recipe, user, ignored)[0] for user in users]
     common = {
         key: getattr(optimizers[0], key)
         for key in OPTIMIZER_KEYS
@@ -65,8 +52,7 @@ def settle(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> S
     }
     if common:
         recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update=common)})
-    recipe, from_rates = _rates(recipe, users, findings)
-    return Settled(recipe, tuple(optimizers), tuple(dict.fromkeys([*notes, *from_rates])))
+    return settle_rates(recipe, users, ignored)[0]
 
 
 def given(user: UserConfig, path: str) -> Any:
@@ -90,7 +76,11 @@ def states_rates(recipe: Recipe) -> bool:
     return "schedule" in recipe.model_fields_set or any(stage.learning_rate for stage in recipe.stages)
 
 
-def _optimizer(recipe: Recipe, user: UserConfig, findings: Findings) -> tuple[Optimizer, list[str]]:
+def settle_optimizer(recipe: Recipe, user: UserConfig, findings: Findings) -> tuple[Optimizer, tuple[str, ...]]:
+    """Return a stage's optimizer: the recipe's, completed by the stage's configuration; a note says by what.
+
+    Contradictions are added to ``findings``.
+    """
     taken: dict[str, Any] = {}
     for key, path in OPTIMIZER_KEYS.items():
         value, ours = given(user, path), getattr(recipe.optimizer, key)
@@ -106,11 +96,18 @@ def _optimizer(recipe: Recipe, user: UserConfig, findings: Findings) -> tuple[Op
             remedy = "remove it here or change the recipe"
             findings.add(user.error(path, f"is {shown(value)}, but the recipe says {shown(ours)}", remedy))
     said = ", ".join(f"{key} {shown(value)}" for key, value in taken.items())
-    note = [f"{user.where} sets the optimizer's {said}, which the recipe does not"] if taken else []
+    note = (f"{user.where} sets the optimizer's {said}, which the recipe does not",) if taken else ()
     return recipe.optimizer.model_copy(update=taken), note
 
 
-def _rates(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, list[str]]:
+def settle_rates(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the recipe with the learning rates that only the configurations set; notes say which.
+
+    Contradictions are added to ``findings``.
+
+    Args:
+        users: the configuration of each stage.
+    """
     sections = [(i, user) for i, user in enumerate(users) if get(user.content, "scheduler")]
     if sections and states_rates(recipe):
         for _, user in sections:
@@ -126,13 +123,13 @@ def _rates(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> t
     return _peaks(recipe, users, findings)
 
 
-def _schedule(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, list[str]]:
+def _schedule(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, tuple[str, ...]]:
     """Return the recipe with DeepSpeed's schedule over all of its stages."""
     user, section = next((u, s) for u in users if (s := get(u.content, "scheduler")))
     if any(get(other.content, "scheduler") != section for other in users):
         problem = "is a schedule over the whole run, but not every stage's configuration has it"
         findings.add(user.error("scheduler", problem, "give the recipe's schedule instead"))
-        return recipe, []
+        return recipe, ()
     try:
         schedule: Schedule = TypeAdapter(Schedule).validate_python(schedule_of(section, given(user, _RATE)))
     except ValidationError as error:
@@ -142,15 +139,15 @@ def _schedule(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -
         path = _RATE if missing and key in ("peak", "warmup_max_lr") else f"scheduler.params.{key}"
         problem = "is missing" if missing else f"is {shown(detail['input'])}"
         findings.add(user.error(path, problem, "give a number, or write the recipe's schedule"))
-        return recipe, []
+        return recipe, ()
     note = f"{user.where} sets the schedule, {section['type']}, which the recipe does not"
-    return recipe.model_copy(update={"schedule": schedule}), [note]
+    return recipe.model_copy(update={"schedule": schedule}), (note,)
 
 
-def _peaks(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, list[str]]:
+def _peaks(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, tuple[str, ...]]:
     if not isinstance(recipe.schedule, StagesSchedule):
         _check_peak(recipe, users, findings)
-        return recipe, []
+        return recipe, ()
     stages, notes = list(recipe.stages), []
     for user, indices in _by_configuration(users):
         rate = given(user, _RATE)
@@ -172,7 +169,7 @@ def _peaks(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> t
         others = ", ".join(f"{peak:g} in stages[{i}]" for i, peak in stated.items() if peak != rate)
         if others:
             notes.append(f"{user.where}: {_RATE} is {rate:g}; the recipe's own peak applies: {others}")
-    return recipe.model_copy(update={"stages": tuple(stages)}), notes
+    return recipe.model_copy(update={"stages": tuple(stages)}), tuple(notes)
 
 
 def _by_configuration(users: Sequence[UserConfig]) -> Iterator[tuple[UserConfig, list[int]]]:

@@ -30,8 +30,8 @@ from stacking.deepspeed_config.settle import OPTIMIZER_KEYS
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine, find_machine
 from stacking.planning.adopted_batch import BatchWanted, adopt_batch
-from stacking.planning.plan import make_plan
-from stacking.planning.resolve import Target, find_target
+from stacking.planning.devices import Devices, find_devices
+from stacking.planning.make_plan import make_plan
 from stacking.storage.files import require_absent, write_atomically
 
 Json = dict[str, Any]
@@ -119,13 +119,13 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
         raw.setdefault("launch", {})["ranks"] = gpus
     file = Path(RECIPE)
     complete = recipe_from({**copy.deepcopy(raw), "ds_config": {}}, file)
-    target = find_target(complete, machine)
+    devices = find_devices(complete, machine)
     moved = _Moved(found, raw)
-    _move_precision(moved, where, target)
+    _move_precision(moved, where, devices)
     _move_schedule(moved)
-    _move_optimizer(moved, target)
-    _move_batch(moved, complete, target, gpus)
-    _settle_kernels(moved, target)
+    _move_optimizer(moved, devices)
+    _move_batch(moved, complete, devices, gpus)
+    _settle_kernels(moved, devices)
     for path in WITHOUT_EFFECT:
         found.remove(path)
     raw["ds_config"] = CONFIG
@@ -184,8 +184,8 @@ def _template(found: Examination) -> Json:
     return {"name": "adopted", "data": data, "model": model, "stages": stages}
 
 
-def _move_precision(moved: _Moved, where: str, target: Target) -> None:
-    found, device = moved.found, target.device
+def _move_precision(moved: _Moved, where: str, devices: Devices) -> None:
+    found, device = moved.found, devices.device
     user = UserConfig(found.content, where)
     asked = ds_config.requested_precision(user, device)
     if asked is None:
@@ -242,7 +242,7 @@ def _move_rate(moved: _Moved, rate: float) -> None:
         first["learning_rate"] = {**(first.get("learning_rate") or {}), "peak": rate}
 
 
-def _move_optimizer(moved: _Moved, target: Target) -> None:
+def _move_optimizer(moved: _Moved, devices: Devices) -> None:
     found, raw = moved.found, moved.raw
     for key, path in OPTIMIZER_KEYS.items():
         if found.get(path) not in (None, "auto"):
@@ -250,7 +250,7 @@ def _move_optimizer(moved: _Moved, target: Target) -> None:
             raw["optimizer"] = {**(raw.get("optimizer") or {}), key: value}
     given = {k: v for k, v in (found.get("optimizer.params") or {}).items() if v != "auto"}
     offloaded = "optimizer" in ds_config.offloads(found.content)
-    built = adam_class(given.get("torch_adam", not target.fused_adam), offloaded)
+    built = adam_class(given.get("torch_adam", not devices.fused_adam), offloaded)
     for key, problem, remedy in refused_parameters(given, built):
         found.drop(f"optimizer.params.{key}", problem, remedy, refused=True)
     for key in list(found.get("optimizer.params") or {}):
@@ -260,11 +260,11 @@ def _move_optimizer(moved: _Moved, target: Target) -> None:
         found.remove("optimizer.params")
 
 
-def _move_batch(moved: _Moved, recipe: Recipe, target: Target, gpus: int | None) -> None:
+def _move_batch(moved: _Moved, recipe: Recipe, devices: Devices, gpus: int | None) -> None:
     found = moved.found
     keys = ds_config.batch_keys(UserConfig(found.content, ""))
     fixed = gpus or recipe.stages[0].ranks or recipe.launch.ranks
-    settled = adopt_batch(recipe, BatchWanted(keys.total, keys.micro, keys.accumulation), fixed, target.devices)
+    settled = adopt_batch(recipe, BatchWanted(keys.total, keys.micro, keys.accumulation), fixed, devices.count)
     for path, (verdict, problem, text) in settled.rows.items():
         if found.get(path) is not None or problem:
             moved.add(path, text, verdict, problem)
@@ -276,12 +276,12 @@ def _move_batch(moved: _Moved, recipe: Recipe, target: Target, gpus: int | None)
                 stage[key] = settled.stages[i][key]
 
 
-def _settle_kernels(moved: _Moved, target: Target) -> None:
+def _settle_kernels(moved: _Moved, devices: Devices) -> None:
     found = moved.found
     if found.get("stacking.compile") is not True:
         return
     sharded = found.get("zero_optimization.stage") == 3
-    if sharded or target.device.compiled == "refused":
+    if sharded or devices.device.compiled == "refused":
         why = "compiled layers break ZeRO stage 3" if sharded else "Triton needs compute capability 7.0"
         found.replace("stacking.compile", False, why, "false", refused=True)
 

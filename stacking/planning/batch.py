@@ -6,8 +6,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from stacking.config.recipe import Recipe
-from stacking.deepspeed_config.ds_config import BatchKeys, UserConfig
+from stacking.deepspeed_config.ds_config import UserConfig, batch_keys
 from stacking.errors import UserError
+from stacking.hardware.presets import Precision
+from stacking.model.config import ModelConfig
+from stacking.model.size import count_parameters
+from stacking.planning.cost import activation_bytes
+from stacking.planning.devices import Devices
+
+_CPU_MICRO_TOKENS = 4096
+"""Larger micro-batches do not speed up a CPU, they only take memory."""
+_USABLE = 0.8
+"""Share of a GPU's memory that an estimate may fill."""
 
 
 class Batch(NamedTuple):
@@ -38,26 +48,40 @@ def recipe_total(recipe: Recipe, index: int) -> int | None:
     return stage.batch_tokens // length
 
 
-def resolve_batch(
+def automatic_ranks(recipe: Recipe, devices: int) -> int:
+    """Return as many of the devices as divide the global batches that the recipe sets."""
+    length = recipe.data.sequence_length
+    totals = [stage.batch_sequences or (stage.batch_tokens or 0) // length for stage in recipe.stages]
+    return next(n for n in range(devices, 0, -1) if all(total % n == 0 for total in totals))
+
+
+def has_own_batch(recipe: Recipe, index: int, user: UserConfig) -> bool:
+    """Whether a stage states a global batch that no other stage has."""
+    stage = recipe.stages[index]
+    own = batch_keys(user).total if stage.ds_config is not None else None
+    return any((stage.batch_sequences, stage.batch_tokens, own))
+
+
+def decide_batch(
     recipe: Recipe,
     index: int,
     user: UserConfig,
-    keys: BatchKeys,
-    ranks: int,
+    automatic: int,
     inherited: int | None,
     fits: Callable[[int], bool],
 ) -> Batch:
-    """Resolve the batch of one stage from the recipe, the user's DeepSpeed configuration and the previous stage.
+    """Decide the batch of one stage from the recipe, the user's DeepSpeed configuration and the previous stage.
 
     Args:
-        keys: the values that the configuration sets.
+        automatic: the number of ranks where the recipe leaves it open.
         inherited: the previous stage's global batch, for a stage that sets none.
         fits: whether a micro-batch fits the device; used to choose one if none is given.
 
     Raises:
         UserError: the two sources disagree, neither sets a batch size, or it does not divide.
     """
-    stage = recipe.stages[index]
+    keys, stage = batch_keys(user), recipe.stages[index]
+    ranks = stage.ranks or recipe.launch.ranks or automatic
     total = _agreed(user, "train_batch_size", recipe_total(recipe, index), keys.total, f"stages[{index}]")
     micro = _agreed(user, "train_micro_batch_size_per_gpu", stage.micro_batch, keys.micro, f"stages[{index}]")
     if total is None and micro is not None and (keys.accumulation or inherited is None):
@@ -139,3 +163,14 @@ def _largest(per_rank: int, fits: Callable[[int], bool]) -> int:
     """Return the largest divisor of a rank's share that fits; 1 if none does."""
     divisors = [n for n in range(per_rank, 0, -1) if per_rank % n == 0]
     return next((n for n in divisors if fits(n)), 1)
+
+
+def fits_device(recipe: Recipe, model: ModelConfig, precision: Precision, devices: Devices) -> Callable[[int], bool]:
+    """Whether a micro-batch fits: on a GPU next to an unsharded training state, on a CPU within reach of the caches."""
+    length, size = recipe.data.sequence_length, 4 if precision == "fp32" else 2
+    if not devices.cuda:
+        return lambda micro: micro * length <= _CPU_MICRO_TOKENS
+    free = devices.memory * _USABLE - 16 * count_parameters(model)
+    return lambda micro: (
+        activation_bytes(model, micro, length, size, fused=True, mask_probability=recipe.data.mask_probability) <= free
+    )

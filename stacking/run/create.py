@@ -16,8 +16,9 @@ from stacking.data.samples import SampleIndex
 from stacking.deepspeed_config.own_check import Final, check_finals
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import find_machine
-from stacking.planning.plan import Plan, check_machine, load_plan, make_plan, write_plan
-from stacking.planning.resolve import user_config
+from stacking.planning.make_plan import make_plan
+from stacking.planning.plan import Plan, check_machine, load_plan, write_plan
+from stacking.planning.stage import user_config
 from stacking.run.folder import RunFolder, command, is_locked
 from stacking.run.lease import Lease
 from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_atomically

@@ -8,11 +8,11 @@ from typing import Any
 from stacking.config.recipe import Recipe
 from stacking.deepspeed_config import ds_config
 from stacking.deepspeed_config.ds_config import Json, with_batch
-from stacking.deepspeed_config.findings import Findings
-from stacking.deepspeed_config.settle import settle, without_rates
+from stacking.deepspeed_config.settle import settled, without_rates
 from stacking.hardware.machine import Machine
-from stacking.planning.plan import Plan, Stage, make_plan
-from stacking.planning.resolve import user_config
+from stacking.planning.make_plan import make_plan
+from stacking.planning.plan import Plan, Stage
+from stacking.planning.stage import user_config
 from stacking.tune.candidate import Candidate, Setting
 
 
@@ -31,7 +31,7 @@ class Variants:
         self._manifest, self._samples = manifest, samples_per_epoch
         self.base = make_plan(recipe, manifest, samples_per_epoch, machine)
         users = [user_config(recipe, i) for i in range(len(recipe.stages))]
-        self.recipe = settle(recipe, users, Findings()).recipe
+        self.recipe = settled(recipe, users)
 
     def config(self, index: int, candidate: Candidate) -> Json:
         """Return the stage's DeepSpeed configuration as a user would write it: the recipe's, with tuned values set."""

@@ -11,7 +11,7 @@ from stacking.config.recipe import load_recipe
 from stacking.estimate.setting import open_setting
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import device_class
-from stacking.planning.plan import make_plan
+from stacking.planning.make_plan import make_plan
 from tests.chain import stacking
 from tests.estimate.plans import bench_file, bench_stage, shipped
 

@@ -20,7 +20,7 @@ from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.planning.adopt import CONFIG, RECIPE, Adopted, adopt, adopt_content, table
-from stacking.planning.plan import make_plan
+from stacking.planning.make_plan import make_plan
 from tests.deepspeed_config.people import CONFIGS
 from tests.small_recipe import MACHINE, SMALL
 

@@ -329,7 +329,7 @@ def test_a_configuration_is_looked_up_beside_its_recipe(tmp_path: Path) -> None:
     (tmp_path / "folder/ds.json").write_text('{"zero_optimization": {"stage": 1}}')
     (tmp_path / "folder/recipe.yaml").write_text(SMALL + "ds_config: ds.json\n")
     from stacking.config.recipe import load_recipe
-    from stacking.planning.plan import make_plan
+    from stacking.planning.make_plan import make_plan
     from tests.small_recipe import MACHINE, MANIFEST
 
     plan = make_plan(load_recipe("folder/recipe.yaml"), MANIFEST, 100, MACHINE)

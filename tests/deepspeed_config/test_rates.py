@@ -16,7 +16,7 @@ from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.planning.adopt import adopt_content
 from stacking.planning.deepspeed_rates import knots, rate_at
-from stacking.planning.plan import make_plan
+from stacking.planning.make_plan import make_plan
 from stacking.planning.schedule import learning_rate_at, sampled
 from tests.small_recipe import MACHINE
 

@@ -13,7 +13,8 @@ import pytest
 from stacking.config.recipe import load_recipe
 from stacking.config.shipped import DS_CONFIGS
 from stacking.hardware.presets import DEVICE_CLASSES
-from stacking.planning.plan import Plan, make_plan
+from stacking.planning.make_plan import make_plan
+from stacking.planning.plan import Plan
 from tests.small_recipe import MACHINE, MANIFEST
 
 READY = sorted(path.relative_to(DS_CONFIGS).as_posix() for path in DS_CONFIGS.glob("*/*.json"))

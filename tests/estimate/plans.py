@@ -10,7 +10,8 @@ from typing import Any
 from stacking.config.recipe import load_recipe
 from stacking.estimate.prediction import Setting
 from stacking.estimate.setting import open_setting
-from stacking.planning.plan import Plan, Stage, make_plan
+from stacking.planning.make_plan import make_plan
+from stacking.planning.plan import Plan, Stage
 from tests.small_recipe import MACHINE
 
 

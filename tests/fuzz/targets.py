@@ -92,7 +92,7 @@ def _plan() -> bytes:
     import tempfile
 
     from stacking.config.recipe import load_recipe
-    from stacking.planning.plan import make_plan
+    from stacking.planning.make_plan import make_plan
     from tests.small_recipe import MACHINE, MANIFEST, SAMPLES
 
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,8 @@ from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES, cpu_class
 from stacking.planning.cost import state_bytes
-from stacking.planning.plan import check_machine, load_plan, make_plan, write_plan
+from stacking.planning.make_plan import make_plan
+from stacking.planning.plan import check_machine, load_plan, write_plan
 from stacking.storage.files import write_sealed
 from tests.small_recipe import MACHINE, MANIFEST, SMALL, plan_of
 
@@ -173,6 +174,36 @@ def test_a_plan_that_cannot_happen_gives_one_line(name: str) -> None:
         plan_of(SMALL.replace(old, new, 1))
     assert str(caught.value) == f"recipe.yaml: {line}"
     assert caught.value.exit_code == 2
+
+
+def test_the_complaints_about_all_stages_are_one_answer() -> None:
+    first = SMALL.replace("batch_sequences: 8", "batch_sequences: 9, ranks: 2")
+    text = first.replace(
+        "{layers: 4, steps: 10}", "{layers: 5, steps: 10, batch_tokens: 33, resources: {min_nodes: 1}}"
+    )
+    with pytest.raises(UserError) as caught:
+        plan_of(text.replace("peak: 1e-3", "peak: 1e-3, warmup_steps: 11"))
+    head, *lines = str(caught.value).splitlines()
+    assert head == "recipe.yaml: 5 things do not fit"
+    assert [line.split()[0] for line in lines] == [
+        "stages[0].batch_sequences",
+        "stages[1].layers",
+        "stages[1].batch_tokens",
+        "stages[1].resources.min_nodes",
+        "stages[0].learning_rate.warmup_steps",
+    ]
+
+
+def test_a_stage_does_not_repeat_the_complaint_about_the_batch_it_inherits() -> None:
+    with pytest.raises(UserError) as caught:
+        plan_of(SMALL.replace("batch_sequences: 8", "batch_sequences: 9"), overrides=["launch.ranks=2"])
+    assert str(caught.value).count("ranks") == 1
+
+
+def test_adopting_is_no_remedy_for_what_no_configuration_says() -> None:
+    with pytest.raises(UserError) as caught:
+        plan_of(SMALL.replace("layers: 4", "layers: 5"), ds_config="{}")
+    assert "stacking adopt" not in str(caught.value)
 
 
 def test_the_published_recipe_is_the_published_schedule() -> None:
@@ -365,7 +396,7 @@ def test_zero_divides_what_its_stage_says() -> None:
 
 def test_planning_never_loads_torch() -> None:
     script = (
-        "import sys; from stacking.config.recipe import load_recipe; from stacking.planning.plan import make_plan;"
+        "import sys; from stacking.config.recipe import load_recipe; from stacking.planning.make_plan import make_plan;"
         "from stacking.cli.plan_report import explain_text; from stacking.hardware.machine import find_machine;"
         "explain_text(make_plan(load_recipe('bert-base-p40'), None, None, find_machine()));"
         "print(*{'torch', 'deepspeed', 'transformers'} & set(sys.modules))"

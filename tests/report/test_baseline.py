@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from stacking.errors import UserError
-from stacking.planning.plan import make_plan, write_plan
+from stacking.planning.make_plan import make_plan
+from stacking.planning.plan import write_plan
 from stacking.report.baseline import baseline_recipe, baseline_steps
 from stacking.report.run import Run, read_run
 from tests.report.synthetic import SyntheticRun

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stacking.config.recipe import load_recipe
 from stacking.errors import UserError
 from stacking.launch.slurm_client import SlurmJob
-from stacking.planning.plan import make_plan
+from stacking.planning.make_plan import make_plan
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
 from stacking.slurm.chain import chain

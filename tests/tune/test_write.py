@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from stacking.config.recipe import load_recipe
-from stacking.planning.plan import make_plan
+from stacking.planning.make_plan import make_plan
 from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
 from stacking.tune.explain import gain, reasons
 from stacking.tune.picture import draw

@@ -24,7 +24,8 @@ from stacking.launch.job import Job
 from stacking.launch.local import Local
 from stacking.launch.outcome import describe
 from stacking.model.size import count_parameters
-from stacking.planning.plan import Plan, make_plan, write_plan
+from stacking.planning.make_plan import make_plan
+from stacking.planning.plan import Plan, write_plan
 from stacking.run.checkpoints import tag
 from tools.benchmarks.process_watch import (
     Observation,

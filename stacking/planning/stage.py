@@ -1,0 +1,247 @@
+"""Decides about one stage, one function per decision, and makes its `StagePlan` once the learning rates are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import ceil
+
+import xxhash
+
+from stacking.config.recipe import Growth, Optimizer, Recipe, Resources
+from stacking.deepspeed_config import ds_config
+from stacking.deepspeed_config.ds_config import StageFacts, UserConfig
+from stacking.deepspeed_config.examination import get
+from stacking.deepspeed_config.findings import Findings
+from stacking.deepspeed_config.settle import settle_optimizer
+from stacking.errors import UserError
+from stacking.growth.operators import reachable
+from stacking.hardware.presets import Compiled, DeviceClass, Precision
+from stacking.model.config import ModelConfig
+from stacking.model.size import count_parameters
+from stacking.planning.batch import Batch, decide_batch, fits_device, has_own_batch
+from stacking.planning.cost import memory_per_rank, stage_flops
+from stacking.planning.devices import Devices
+from stacking.planning.plan import PlannedKernels, StagePlan, stage_name
+from stacking.planning.schedule import Points
+
+
+@dataclass(frozen=True)
+class RunBasis:
+    """What the decisions about every stage start from."""
+
+    recipe: Recipe
+    model: ModelConfig
+    depth: int | None
+    """Layers of the model to start from; None: random weights."""
+    devices: Devices
+    ranks: int
+    """Where the recipe leaves the number of ranks open."""
+    samples_per_epoch: int | None
+
+
+@dataclass(frozen=True)
+class DecidedStage:
+    """The decisions about a stage, except its learning rate. What a complaint leaves open is None or the default."""
+
+    index: int
+    user: UserConfig
+    model: ModelConfig
+    growth: Growth | None
+    optimizer: Optimizer
+    notes: tuple[str, ...]
+    """Which values of the optimizer the configuration sets."""
+    precision: Precision
+    kernels: PlannedKernels
+    batch: Batch | None
+    steps: int | None
+    resources: Resources
+
+
+def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, findings: Findings) -> DecidedStage:
+    """Decide about one stage; complaints are added to ``findings``, and the decisions continue.
+
+    Args:
+        before: the previous stage.
+
+    Raises:
+        UserError: the stage's DeepSpeed configuration cannot be read.
+    """
+    recipe, devices = run.recipe, run.devices
+    model = run.model.with_layers(recipe.stages[index].layers)
+    user = user_config(recipe, index)
+    findings.extend(user.errors)
+    growth = findings.attempt(decide_growth, recipe, index, before.model.layers if before else run.depth)
+    optimizer, notes = settle_optimizer(recipe, user, findings)
+    precision = findings.attempt(decide_precision, recipe, user, devices.device) or devices.device.precision
+    kernels = findings.attempt(decide_kernels, user, devices.device.compiled) or PlannedKernels()
+    findings.extend(ds_config.optimizer_errors(user, devices.fused_adam))
+    batch = None
+    if before is None or before.batch or has_own_batch(recipe, index, user):
+        inherited = before.batch.total if before and before.batch else None
+        fits = fits_device(recipe, model, precision, devices)
+        batch = findings.attempt(decide_batch, recipe, index, user, run.ranks, inherited, fits)
+    resources = findings.attempt(decide_resources, recipe, index, batch) or Resources()
+    steps = decide_steps(recipe, index, batch)
+    return DecidedStage(index, user, model, growth, optimizer, notes, precision, kernels, batch, steps, resources)
+
+
+def user_config(recipe: Recipe, index: int) -> UserConfig:
+    """Examine the DeepSpeed configuration that a stage refers to.
+
+    Raises:
+        UserError: it is missing, or neither JSON nor HJSON.
+    """
+    stage = recipe.stages[index]
+    own = stage.ds_config is not None
+    reference = stage.ds_config if own else recipe.ds_config
+    where = recipe.key("stages", index, "ds_config") if own else recipe.key("ds_config")
+    return ds_config.load(reference, where, recipe.file.parent)
+
+
+def decide_growth(recipe: Recipe, index: int, before: int | None) -> Growth | None:
+    """Decide how a stage grows out of ``before`` layers; None: its weights are random, or the previous stage's.
+
+    Raises:
+        UserError: the number of layers shrinks, or the operator cannot produce it.
+    """
+    stage = recipe.stages[index]
+    if before is None or stage.layers == before:
+        return None
+    changes = stage.growth.model_dump(exclude_none=True) if stage.growth else {}
+    growth = recipe.growth.model_copy(update=changes)
+    where = recipe.key("stages", index, "layers")
+    if stage.layers < before:
+        raise UserError(where, f"is {stage.layers} after {before}", "layers can only grow")
+    if not reachable(growth.operator, before, stage.layers):
+        depths = [n for n in range(before, stage.layers + before + 1) if reachable(growth.operator, before, n)]
+        near = min(depths, key=lambda n: abs(n - stage.layers))
+        problem = f"is {stage.layers}, which {growth.operator} cannot grow from {before}"
+        remedy = f"give {near} or another multiple of {before}, or growth.operator: identity"
+        raise UserError(where, problem, remedy)
+    return growth
+
+
+def decide_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> Precision:
+    """Decide the precision of a stage: the recipe's, else the DeepSpeed configuration's, else the device's default.
+
+    Raises:
+        UserError: the two disagree, or the device does not support it well.
+    """
+    asked = ds_config.requested_precision(user, device)
+    wanted = recipe.precision
+    if wanted == "auto":
+        chosen = asked or device.precision
+        named = f"{user.where}: {asked}.enabled" if asked else recipe.key("precision")
+        ds_config.check_precision(chosen, device, named)
+        return chosen
+    explicit = asked is not None and get(user.content, f"{asked}.enabled") is True
+    if (explicit and asked != wanted) or ds_config.switched_off(user, wanted):
+        key = f"{asked if explicit else wanted}.enabled"
+        says = f"asks for {asked}" if explicit else "is false"
+        raise user.error(key, f"{says}, but the recipe's precision is {wanted}", "change one of them")
+    ds_config.check_precision(wanted, device, recipe.key("precision"))
+    return wanted
+
+
+def decide_kernels(user: UserConfig, device: Compiled) -> PlannedKernels:
+    """Decide what is compiled and what is recomputed.
+
+    Raises:
+        UserError: the configuration asks for an unsupported combination.
+    """
+    return PlannedKernels(**vars(ds_config.stage_kernels(user, device)))
+
+
+def decide_steps(recipe: Recipe, index: int, batch: Batch | None) -> int | None:
+    """Return the updates of a stage; if it is given in tokens, they are rounded up to whole updates."""
+    stage = recipe.stages[index]
+    if stage.steps is not None or batch is None:
+        return stage.steps
+    assert stage.tokens is not None  # the recipe sets one of the two
+    return ceil(stage.tokens / (batch.total * recipe.data.sequence_length))
+
+
+def decide_resources(recipe: Recipe, index: int, batch: Batch | None) -> Resources:
+    """Return the resources that the job of one stage requests.
+
+    Raises:
+        UserError: the ranks do not divide over the nodes, or fewer nodes are accepted without ``launch.elastic``.
+    """
+    own = recipe.stages[index].resources
+    asked = recipe.launch.resources.model_copy(update=own.model_dump(exclude_none=True))
+    if batch and asked.nodes and batch.ranks % asked.nodes:
+        where = recipe.key(*(("stages", index) if own.nodes else ("launch",)), "resources", "nodes")
+        problem = f"is {asked.nodes}, over which {batch.ranks} ranks do not divide"
+        raise UserError(where, problem, f"give a divisor of {batch.ranks}")
+    if asked.min_nodes and not recipe.launch.elastic:
+        where = recipe.key(*(("stages", index) if own.min_nodes else ("launch",)), "resources", "min_nodes")
+        raise UserError(where, "is given, but launch.elastic is false", "set launch.elastic to true, or remove it")
+    return asked
+
+
+def plan_stage(run: RunBasis, decided: DecidedStage, points: Points, before: StagePlan | None) -> StagePlan:
+    """Return the plan of a stage from its decisions and learning rate.
+
+    Args:
+        before: the plan of the previous stage.
+    """
+    batch, steps, model = decided.batch, decided.steps, decided.model
+    assert batch is not None  # without a batch there are complaints, and no plan
+    assert steps is not None
+    name, data = stage_name(decided.index, model.layers), run.recipe.data
+    config = _stage_config(run, decided, batch, points, name)
+    sequences = steps * batch.total
+    first_sample = before.last_sample if before else 0
+    return StagePlan(
+        index=decided.index,
+        name=name,
+        layers=model.layers,
+        steps=steps,
+        global_batch=batch.total,
+        micro_batch=batch.micro,
+        accumulation=batch.accumulation,
+        ranks=batch.ranks,
+        first_step=before.first_step + before.steps if before else 0,
+        first_sample=first_sample,
+        last_sample=first_sample + sequences,
+        tokens=sequences * data.sequence_length,
+        epochs=sequences / run.samples_per_epoch if run.samples_per_epoch else None,
+        learning_rate=points,
+        precision=ds_config.precision(config),
+        zero_stage=ds_config.zero_stage(config),
+        ds_config=config,
+        ds_config_digest=xxhash.xxh3_128_hexdigest(json.dumps(config, sort_keys=True).encode()),
+        kernels=decided.kernels,
+        growth=decided.growth,
+        parameters=count_parameters(model),
+        flops=stage_flops(model, sequences, data.sequence_length, data.mask_probability),
+        memory_per_rank=memory_per_rank(
+            model,
+            batch.micro,
+            data.sequence_length,
+            batch.ranks,
+            config,
+            fused=run.devices.cuda,
+            recomputed=decided.kernels.activation_checkpointing,
+            mask_probability=data.mask_probability,
+        ),
+        resources=decided.resources,
+    )
+
+
+def _stage_config(run: RunBasis, decided: DecidedStage, batch: Batch, points: Points, name: str) -> ds_config.Json:
+    """Return the complete DeepSpeed configuration."""
+    facts = StageFacts(
+        micro_batch=batch.micro,
+        accumulation=batch.accumulation,
+        ranks=batch.ranks,
+        precision=decided.precision,
+        peak_learning_rate=max(value for _, value in points),
+        hidden=decided.model.hidden,
+        optimizer=decided.optimizer,
+        cuda=run.devices.cuda,
+        fused_adam=run.devices.fused_adam,
+        stage=name,
+    )
+    return ds_config.resolve(decided.user, facts)

@@ -2,6 +2,7 @@
 
 StackingError          1   a failure; the message says where to look
 ├── StorageFailure     1   a disk or file server failed, possibly transiently; resuming retries
+├── Unreachable        1   SLURM does not answer; asking again later may help
 ├── LostLock           1   another controller has taken over the run; this one stops
 ├── UserError          2   the input is invalid: where, what is wrong, how to fix it
 │   ├── DamagedFile    2   a file is truncated or altered; carries the path
@@ -83,6 +84,10 @@ class StorageFailure(StackingError):
 
     def __init__(self, path: str | Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}; the file system failed, perhaps for a moment: try it again")
+
+
+class Unreachable(StackingError):
+    """Reports that SLURM did not answer, possibly only for a moment."""
 
 
 class LostLock(StackingError):

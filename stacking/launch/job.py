@@ -47,6 +47,16 @@ class Outcome:
     """The log of that rank or of the launcher."""
 
 
+@dataclass(frozen=True)
+class Fate:
+    """Tells what a scheduler does with the controller's job after a stop."""
+
+    text: str = ""
+    """For the user; empty without a scheduler."""
+    restarts: bool = False
+    """Whether the job starts again without intervention."""
+
+
 class RunningJob(Protocol):
     """A running job."""
 
@@ -72,5 +82,5 @@ class Launcher(Protocol):
     def start(self, job: Job, inherited: Sequence[int] = ()) -> RunningJob:
         """Starts ``job``; its processes inherit the open file descriptors ``inherited``."""
 
-    def requeue(self) -> str:
-        """Requeues the controller; returns a message for the user, empty without a scheduler."""
+    def requeue(self) -> Fate:
+        """Makes the scheduler start the controller again, unless it was cancelled; returns what will happen."""

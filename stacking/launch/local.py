@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from stacking.errors import StackingError
 from stacking.hardware.machine import find_machine
-from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.process import start_process
 from stacking.storage.files import disk_errors
 
@@ -23,8 +23,8 @@ class Local:
     def capacity(self, accelerator: Accelerator) -> int | None:
         return find_machine().accelerators if accelerator == "cuda" else None
 
-    def requeue(self) -> str:
-        return ""
+    def requeue(self) -> Fate:
+        return Fate()
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> LocalJob:
         with disk_errors(job.logs):

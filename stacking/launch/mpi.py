@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stacking.errors import UserError
-from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.local import Local, LocalJob
 from stacking.launch.process import RankStarter, start_process
 from stacking.storage.files import disk_errors
@@ -42,8 +42,8 @@ class Mpi:
     def capacity(self, accelerator: Accelerator) -> int | None:
         return None
 
-    def requeue(self) -> str:
-        return ""
+    def requeue(self) -> Fate:
+        return Fate()
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> MpiJob | LocalJob:
         if job.ranks == 1:

@@ -38,6 +38,25 @@ def start_process(
         )
 
 
+class Tail:
+    """Reads what is appended to a log from now on, each line once; costs one ``stat`` while the log does not grow."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def text(self) -> str:
+        """Returns the complete lines added since the last call."""
+        if not self._path.exists() or self._path.stat().st_size <= self._offset:
+            return ""
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.decode("utf-8", "replace")
+
+
 class RankStarter:
     """Manages a program such as srun or mpirun that starts a job's ranks and ends after them."""
 

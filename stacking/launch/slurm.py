@@ -9,17 +9,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from stacking.errors import StackingError, UserError
+from stacking.errors import Unreachable, UserError
 from stacking.launch import slurm_client
-from stacking.launch.job import Accelerator, Job, Outcome
-from stacking.launch.process import RankStarter, start_process
+from stacking.launch.job import Accelerator, Fate, Job, Outcome
+from stacking.launch.process import RankStarter, Tail, start_process
 from stacking.launch.rendezvous import expand_counts
 from stacking.storage.files import disk_errors
 
 _GRACE = 10.0
 """Seconds that the other ranks get to log their errors after a rank has failed."""
+_PATIENCE = 600.0
+"""Seconds to wait for a slurmctld that is away, before a step starts and before the job is requeued."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Allocation:
     """GPUs of the first node; the others are assumed to have as many."""
     tasks: int | None
     """Tasks per node as requested by the job's script; None: not requested."""
+    restarts: int = 0
+    """How often the job was requeued before."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Allocation:
@@ -51,6 +56,7 @@ class Allocation:
             cores=min(expand_counts(environment.get("SLURM_JOB_CPUS_PER_NODE", "1"))),
             gpus=int(environment.get("SLURM_GPUS_ON_NODE", 0)),
             tasks=int(tasks) if tasks else None,
+            restarts=int(environment.get("SLURM_RESTART_COUNT", 0)),
         )
 
     def tasks_per_node(self, ranks: int, accelerator: Accelerator) -> int:
@@ -74,22 +80,31 @@ class Slurm:
     def start(self, job: Job, inherited: Sequence[int] = ()) -> Step:
         with disk_errors(job.logs):
             job.logs.mkdir(parents=True, exist_ok=True)
+        with suppress(Unreachable):  # srun then fails and says so
+            slurm_client.patiently(lambda: slurm_client.standing(self._allocation.job), _PATIENCE)
         argv = srun(job, self._allocation, os.environ)
         environment = {**os.environ, **self._variables(job), **job.environment}
-        process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)
-        return Step(job, process)
+        said = Tail(job.launcher_log)
+        return Step(job, start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM), said)
 
-    def requeue(self) -> str:
+    def requeue(self) -> Fate:
         """Requeues this job under its own id, unless SLURM is doing so already or a user cancelled it."""
-        job = self._allocation.job
         try:
-            found = slurm_client.jobs([job]).get(job)
-            if found is None or found.state != "RUNNING":
-                return ""
+            return slurm_client.patiently(self._requeue, _PATIENCE)
+        except UserError as error:
+            return Fate(f"job {self._allocation.job} is not requeued ({error.problem})")
+        except Unreachable as error:
+            return Fate(f"it is not known whether SLURM starts job {self._allocation.job} again ({error})")
+
+    def _requeue(self) -> Fate:
+        job = self._allocation.job
+        state, restarts = slurm_client.standing(job)
+        if restarts > self._allocation.restarts:
+            return Fate(f"SLURM has requeued job {job} and will start it again", restarts=True)
+        if state == "RUNNING":
             slurm_client.requeue(job)
-        except StackingError as error:
-            return f"job {job} could not be requeued: {error}"
-        return f"job {job} is requeued"
+            return Fate(f"job {job} is requeued and will start again", restarts=True)
+        return Fate(f"job {job} was cancelled and will not start again")
 
     def _variables(self, job: Job) -> dict[str, str]:
         threads = _cores_per_task(self._allocation, job)
@@ -129,16 +144,16 @@ def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> li
 class Step(RankStarter):
     """Manages a job step through its srun."""
 
-    def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, job: Job, process: subprocess.Popen[bytes], said: Tail) -> None:
         super().__init__(process, patience=60)
-        self.job = job
+        self.job, self._said = job, said
         self._first: Failure | None = None
         self._deadline = 0.0
 
     def poll(self) -> Outcome | None:
         code = self.process.poll()
         if self._first is None:
-            self._first = first_failure(self._said())
+            self._first = first_failure(self._said.text())
             self._deadline = time.monotonic() + _GRACE
         if code is None:
             if self._first is not None and time.monotonic() > self._deadline:
@@ -151,9 +166,6 @@ class Step(RankStarter):
             return Outcome(exit_code=_as_signal(code), rank=None, log=self.job.launcher_log)
         first = self._first
         return Outcome(exit_code=first.exit_code, rank=first.rank, host=first.host, log=self.job.log(first.rank))
-
-    def _said(self) -> str:
-        return self.job.launcher_log.read_text(encoding="utf-8", errors="replace")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from stacking.errors import StackingError, UserError
+from stacking.errors import StackingError, Unreachable, UserError
 
 _FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "PMI_", "PMIX_", "OMPI_", "PRTE_")
 _KEPT = ("SLURM_CONF",)
@@ -19,9 +21,13 @@ _TIMEOUT = 120
 _UNREACHABLE = (
     *("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were transmitted"),
     *("Could not establish a configuration source", "Unable to process configuration file"),
+    "Unexpected message received",  # what `scontrol requeue` says while slurmctld is away
 )
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between two calls of a SLURM that does not answer; the last pause repeats."""
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 _AT_WORK = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
+_Answer = TypeVar("_Answer")
 LIVE = (*_WAITING, *_AT_WORK)
 HELD = "JobHeldUser"
 """Pending reason of a job that `submit` has not released yet, or that a user holds."""
@@ -128,6 +134,38 @@ def requeue(job: int) -> None:
     _run(["scontrol", "requeue", str(job)], refused=f"job {job}")
 
 
+def standing(job: int) -> tuple[str, int]:
+    """Returns the state of a job in the queue and how often it was requeued, including a requeue that ends it now.
+
+    Raises:
+        UserError: SLURM does not know the job.
+        Unreachable: SLURM does not answer.
+    """
+    argv = ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--Format=State:30,RestartCnt:10"]
+    words = _run(argv, refused=f"job {job}").split()
+    if len(words) < 2 or not words[1].isdigit():
+        raise UserError(f"job {job}", "is not in the queue", "submit it again")
+    return words[0], int(words[1])
+
+
+def patiently(ask: Callable[[], _Answer], patience: float) -> _Answer:
+    """Calls ``ask`` until SLURM answers, for at most ``patience`` seconds after the first refusal.
+
+    Raises:
+        Unreachable: SLURM did not answer in that time.
+    """
+    deadline, pauses = None, iter(_PAUSES)
+    while True:
+        try:
+            return ask()
+        except Unreachable:
+            now = time.monotonic()
+            deadline = now + patience if deadline is None else deadline
+            if now > deadline:
+                raise
+            time.sleep(min(next(pauses, _PAUSES[-1]), max(0.0, deadline - now)))
+
+
 def jobs(ids: Sequence[int]) -> dict[int, SlurmJob]:
     """Returns what SLURM knows of these jobs: from the queue, and for jobs that left it from accounting, if available.
 
@@ -197,13 +235,13 @@ def _run(argv: Sequence[str], refused: str, errors: bool = False) -> str:
     except FileNotFoundError:
         raise UserError(program, "is not on this machine", "run this on a login node of the cluster") from None
     except subprocess.TimeoutExpired:
-        raise StackingError(f"{program} did not answer for {_TIMEOUT} s") from None
+        raise Unreachable(f"{program} did not answer for {_TIMEOUT} s") from None
     if done.returncode == 0:
         return done.stderr if errors else done.stdout
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
     words = "; ".join(line.removeprefix(f"{program}: ").removeprefix("error: ") for line in said)
     if any(sign in words for sign in _UNREACHABLE):
-        raise StackingError(f"{program}: {words}")
+        raise Unreachable(f"{program}: {words}")
     raise UserError(refused, f"{program} says: {words}", "correct the site file, or ask the cluster's operators")
 
 

@@ -10,12 +10,12 @@ from types import FrameType
 from typing import Any
 
 from stacking.errors import DamagedFile, Diverged, Preempted, UserError
-from stacking.launch.job import Job, Launcher, Outcome, RunningJob
+from stacking.launch.job import Fate, Job, Launcher, Outcome, RunningJob
 from stacking.launch.outcome import describe, diagnosed, explain, raise_for
 from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import checkpoints, step_of
-from stacking.run.folder import RunFolder, command
+from stacking.run.folder import RunFolder, command, continuation
 from stacking.run.journal import Event
 from stacking.run.lease import TOKEN_VARIABLE, Lease
 from stacking.run.metrics import Follower
@@ -24,7 +24,8 @@ from stacking.run.progress import Progress
 from stacking.run.retries import FINAL, Retries
 from stacking.run.signals import asking, received
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS, _LONGEST_POLL = 0.1, 1.0
+"""Seconds between two looks at a running phase: 1 % of its duration so far, within these bounds."""
 _RETRIES = 3
 """Default number of retries if no user is present to resume the run."""
 _ASK_RANKS = (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP)
@@ -54,6 +55,7 @@ class Controller:
         self._run, self._plan, self._launcher, self._progress, self._lease = run, plan, launcher, progress, lease
         self._only = only
         self._running: RunningJob | None = None
+        self._trains = False
         self._stops: list[signal.Signals] = list(received)
 
     def run(self) -> None:
@@ -70,7 +72,7 @@ class Controller:
                 for phase in self.unfinished():
                     self._complete(phase)
             except Preempted as preempted:
-                raise Preempted(f"{preempted}; {self._what_goes_on()}") from None
+                raise Preempted(f"{preempted}; {self._what_follows()}") from None
 
     def unfinished(self) -> Sequence[Phase]:
         """Returns the requested phases after the last one with an undamaged output.
@@ -124,7 +126,7 @@ class Controller:
         elif self._stops or self._was_stopped(outcome):
             who = self._stops[0].name if self._stops else "a signal to its ranks"
             failed = outcome.exit_code > 0 and outcome.exit_code != Preempted.exit_code
-            self._record("preempted", **facts, message=f"{describe(outcome)}; {who}" if failed else f"stopped by {who}")
+            self._record("preempted", **facts, message=f"stopped by {who}{f' ({describe(outcome)})' if failed else ''}")
             raise Preempted(f"{who} stopped {phase.name}")
         else:
             self._record("failed", **facts, message=describe(outcome))
@@ -169,7 +171,7 @@ class Controller:
 
     def _wait(self, phase: Phase, running: RunningJob) -> Outcome:
         """Shows the phase's progress until it ends; kills its processes if anything fails here."""
-        self._running = running
+        self._running, self._trains, started = running, phase.name == "train", time.monotonic()
         if self._stops:
             running.stop()
         metrics = Follower(self._run.stage(self._plan.stages[phase.stage].name).metrics)
@@ -181,7 +183,7 @@ class Controller:
                 if outcome is not None:
                     return diagnosed(outcome)
                 self._lease.renew_now_and_then()
-                time.sleep(_POLL_SECONDS)
+                time.sleep(min(_LONGEST_POLL, max(_POLL_SECONDS, 0.01 * (time.monotonic() - started))))
         finally:
             metrics.close()
             running.kill()
@@ -192,10 +194,13 @@ class Controller:
         while not self._stops and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
 
-    def _what_goes_on(self) -> str:
+    def _what_follows(self) -> str:
         """Requeues the job after a stop, unless Ctrl-C asked for it; returns how the run continues."""
-        requeued = "" if signal.SIGINT in self._stops else self._launcher.requeue()
-        return requeued or f"run `{command('resume', self._run.path)}` to continue"
+        fate = Fate() if signal.SIGINT in self._stops else self._launcher.requeue()
+        if fate.restarts:
+            return fate.text
+        advice = f"run `{continuation(self._run)}` to continue"
+        return f"{fate.text}; {advice}" if fate.text else advice
 
     def _record(self, event: Event, **facts: Any) -> None:
         """Appends to the journal, after checking that this controller still holds the run."""
@@ -223,7 +228,8 @@ class Controller:
         if self._stops.count(signal.SIGINT) > 1:
             self._running.kill()
         elif len(self._stops) == 1:
-            self._progress.note(f"{self._stops[0].name}: waiting for a checkpoint (Ctrl-C twice to stop at once)")
+            waits = "waiting for a checkpoint" if self._trains else "stopping"
+            self._progress.note(f"{self._stops[0].name}: {waits} (Ctrl-C twice to stop at once)")
             self._running.stop()
 
 

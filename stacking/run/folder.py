@@ -83,6 +83,12 @@ def command(name: str, run_dir: Path) -> str:
     return f"stacking {name} {shlex.quote(str(run_dir))}"
 
 
+def continuation(run: RunFolder) -> str:
+    """Returns the command that continues the run: through SLURM if its jobs were submitted."""
+    submitted = any(event["event"] == "submitted" for event in run.journal.events())
+    return command("submit --resume" if submitted else "resume", run.path)
+
+
 def is_locked(lock: Path) -> bool:
     """Returns whether a live controller, or a rank that outlived it, holds the lock file."""
     try:

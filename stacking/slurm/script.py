@@ -52,6 +52,7 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
         + [f"{name}={shlex.quote(value)}" for name, value in _launcher(job, site).items()],
         "scratch": site.scratch,
         "command": shlex.join(_command(job, run, site)),
+        "interrupted": shlex.join([site.python or sys.executable, "-m", "stacking.slurm.interrupted", str(run.path)]),
     }
     asks = _transition(site) if job.template == "transition" else _training(job, plan, run, site)
     return common | asks

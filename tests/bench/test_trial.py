@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from stacking.bench.trial import OUT_OF_MEMORY, Trial, TrialResult, run_trial
 from stacking.cli.bench import bench
-from stacking.launch.job import Job, Outcome, RunningJob
+from stacking.launch.job import Fate, Job, Outcome, RunningJob
 from stacking.launch.registry import open_launcher
 from tests.chain import prepare_text
 from tests.small_recipe import SMALL, plan_of
@@ -74,8 +74,8 @@ class Ended:
     def capacity(self, accelerator: str) -> int | None:
         return None
 
-    def requeue(self) -> str:
-        return ""
+    def requeue(self) -> Fate:
+        return Fate()
 
     def start(self, job: Job, inherited: object = ()) -> RunningJob:
         self.job = job

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stacking.errors import LostLock, Preempted, StackingError, UserError
-from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.planning.plan import Plan
 from stacking.run.controller import Controller
 from stacking.run.folder import RunFolder
@@ -45,9 +45,9 @@ class Pretender:
             self.before()
         return self
 
-    def requeue(self) -> str:
+    def requeue(self) -> Fate:
         self.requeued += 1
-        return "job 7 is requeued"
+        return Fate("job 7 is requeued", restarts=True)
 
     def poll(self) -> Outcome:
         return self.outcomes.pop(0) if self.outcomes else DONE
@@ -181,7 +181,7 @@ def test_a_crash_before_the_stop_is_in_the_journal_too(folder: RunFolder) -> Non
     with pytest.raises(Preempted):
         control(folder, launcher)
     message = events(folder, "preempted")[0]["message"]
-    assert "rank 3 on n2 ended with exit code 1" in message and message.endswith("SIGTERM")
+    assert message.startswith("stopped by SIGTERM (rank 3 on n2 ended with exit code 1")
 
 
 def test_only_what_is_wanted(folder: RunFolder) -> None:

@@ -25,7 +25,7 @@ from stacking.data.corpus import Corpus
 from stacking.data.prepare import prepare
 from stacking.data.sampler import SAMPLERS
 from stacking.errors import StackingError, UserError
-from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.model.size import parameter_shapes
 from stacking.planning.plan import Stage, load_plan
 from stacking.run.checkpoints import checkpoints, latest, point_latest, tag
@@ -58,8 +58,8 @@ class InThisProcess:
     def capacity(self, accelerator: Accelerator) -> int | None:
         return None
 
-    def requeue(self) -> str:
-        return ""
+    def requeue(self) -> Fate:
+        return Fate()
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> Ended:
         job.logs.mkdir(parents=True, exist_ok=True)

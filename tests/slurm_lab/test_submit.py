@@ -24,9 +24,12 @@ FACTS = ["train:0", "consolidate:0", "grow:1", "train:1", "consolidate:1", "grow
 
 
 def stub(folder: Path) -> Path:
-    """An interpreter that runs the stub, whatever it is asked for."""
+    """An interpreter that runs the stub in place of the controller."""
     path = folder / "stub"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.slurm_lab.stub_controller "$@"\n')
+    path.write_text(
+        f'#!/bin/sh\ncase "$2" in stacking.slurm.*) exec {sys.executable} "$@";; esac\n'
+        f'exec {sys.executable} -m tests.slurm_lab.stub_controller "$@"\n'
+    )
     path.chmod(0o755)
     return path
 
@@ -43,6 +46,10 @@ def script(chain: Submitted, **acts: str) -> None:
     """Say what happens to a job: ``fail``, ``wait`` or ``requeue``."""
     names = {"train0": "train:0", "between": "consolidate:0,grow:1", "train1": "train:1"}
     (chain.run.parent / "script.json").write_text(json.dumps({names[name]: act for name, act in acts.items()}))
+
+
+def log(chain: Submitted, name: str) -> str:
+    return (chain.run / "slurm" / f"{name}.{chain.jobs()[name]}.log").read_text()
 
 
 @pytest.fixture
@@ -112,8 +119,18 @@ def test_a_controller_that_is_always_killed_ends_the_chain(lab: Lab, tmp_path: P
     assert lab.job(chain.jobs()["0-L1"])["Restarts"] == "1"
 
 
-def test_a_warning_before_the_controller_listens_requeues_the_job(lab: Lab, tmp_path: Path, data: Path) -> None:
-    """The interpreter takes a while to start, as on a slow file server, and dies of SIGUSR1 until then."""
+@pytest.mark.parametrize(
+    ("name", "disturbance"),
+    [
+        ("SIGUSR1", ["scancel", "--batch", "--signal=USR1"]),
+        ("SIGTERM", ["scontrol", "requeue"]),
+        ("SIGTERM", ["scancel"]),
+    ],
+)
+def test_a_signal_before_the_controller_listens_is_told(
+    lab: Lab, tmp_path: Path, data: Path, name: str, disturbance: list[str]
+) -> None:
+    """The interpreter takes a while to start, as on a slow file server, and dies of the signal until then."""
     slow = tmp_path / "slow"
     first = f"mkdir {tmp_path}/started 2>/dev/null && exec sleep 60"
     slow.write_text(f'#!/bin/sh\n{first}\nexec {stub(tmp_path)} "$@"\n')
@@ -123,9 +140,17 @@ def test_a_warning_before_the_controller_listens_requeues_the_job(lab: Lab, tmp_
     job = chain.jobs()["0-L1"]
     lab.wait_for(job, "RUNNING")
     lab.wait_until(lambda: "sleep" in lab.run("sh", "-c", "ps -eo args | grep '[s]leep 60' || true"))
-    lab.run("scancel", "--batch", "--signal=USR1", str(job))
-    lab.wait_for(chain.jobs()["finish"], "COMPLETED")
-    assert lab.job(job)["Restarts"] == "1"
+    lab.run(*disturbance, str(job))
+    if disturbance == ["scancel"]:
+        lab.wait_for(job, "CANCELLED")
+        follows = f"job {job} was cancelled and will not start again; run `stacking submit --resume "
+    else:
+        lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+        assert lab.job(job)["Restarts"] == "1"
+        follows = f"job {job} is requeued" if name == "SIGUSR1" else f"SLURM has requeued job {job}"
+    (event,) = chain.events("preempted")
+    assert (event["phase"], event["message"]) == ("train", f"stopped by {name} before the controller was ready")
+    lab.wait_until(lambda: f"stacking: {name} came before the controller was ready; {follows}" in log(chain, "0-L1"))
 
 
 def test_more_cores_than_a_node_has_are_refused(lab: Lab, tmp_path: Path, data: Path) -> None:

@@ -39,6 +39,7 @@ CONTROL_HALF = [
     "stacking.report.status",
     "stacking.slurm.command",
     "stacking.tune.command",
+    "stacking.compare.command",
 ]
 
 

@@ -18,7 +18,10 @@ BEGIN, END = "<!-- house: python -m tools.house --write -->\n", "<!-- end of hou
 
 ROOMS: list[dict[str, str]] = [
     {"cli": "one module per group of commands, and the text they print"},
-    {"tune": "searches for the fastest setting of each stage"},
+    {
+        "compare": "schedules beside a baseline: speed-up at equal loss",
+        "tune": "searches for the fastest setting of each stage",
+    },
     {
         "bench": "measures training steps",
         "doctor": "examines a machine before it trains",

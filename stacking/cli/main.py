@@ -13,6 +13,7 @@ import click
 
 from stacking import __version__
 from stacking.cli.bench import bench
+from stacking.cli.compare import compare
 from stacking.cli.doctor import doctor
 from stacking.cli.jobs import cancel, submit
 from stacking.cli.options import COMMAND
@@ -49,6 +50,7 @@ COMMANDS = (
     evaluate,
     report,
     baseline,
+    compare,
     bench,
     doctor,
     tune,

@@ -137,6 +137,11 @@ class Plan(_Part):
         """Return the XXH3-128 of ``to_json``, in hex."""
         return xxhash.xxh3_128_hexdigest(self.to_json().encode())
 
+    def flops_done(self, index: int, step: int) -> float:
+        """Return the floating-point operations of the run up to update ``step`` of stage ``index``."""
+        stage = self.stages[index]
+        return sum(earlier.flops for earlier in self.stages[:index]) + stage.flops * step / stage.steps
+
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Write ``plan.json``, sealed and atomically; the same plan gives the same bytes."""

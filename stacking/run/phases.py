@@ -137,6 +137,12 @@ def unfinished(chain: Sequence[Phase], on_damage: OnDamage) -> Sequence[Phase]:
     return chain
 
 
+def is_over(run: RunFolder) -> bool:
+    """Returns whether the last phase is finished, its output exists and no damage was found since."""
+    last = next((e for e in reversed(run.journal.events()) if e["event"] in ("finished", "damaged", "started")), None)
+    return last is not None and (last["event"], last["phase"]) == ("finished", "report") and run.report.is_file()
+
+
 def starting_state(plan: Plan, run: RunFolder, stage: Stage) -> Path | None:
     """Returns the state that ``stage`` starts from; None: random weights."""
     if stage.growth is not None:

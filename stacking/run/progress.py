@@ -200,11 +200,8 @@ class _Bars:
             facts.append(f"{duration(left.stage)} left")
         self._bars.update(self._stages[stage], completed=record["step"], facts="  ".join(facts))
         if left is not None:
-            self._bars.update(self._run, completed=self._flops_done(record), facts=f"{duration(left.run)} left")
-
-    def _flops_done(self, record: Record) -> float:
-        *before, stage = self.plan.stages[: record["stage"] + 1]
-        return float(sum(earlier.flops for earlier in before) + stage.flops * record["step"] / stage.steps)
+            done = self.plan.flops_done(record["stage"], record["step"])
+            self._bars.update(self._run, completed=done, facts=f"{duration(left.run)} left")
 
     def phase_started(self, what: str) -> None:
         self._other = self._bars.add_task(what, total=None, facts="")

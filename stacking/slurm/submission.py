@@ -20,7 +20,7 @@ from stacking.launch import slurm_client
 from stacking.launch.slurm_client import SlurmJob
 from stacking.planning.plan import Plan
 from stacking.run.folder import RunFolder, command
-from stacking.run.phases import Phase, phases, unfinished
+from stacking.run.phases import Phase, is_over, phases, unfinished
 from stacking.slurm.chain import ChainJob, Mode, chain
 from stacking.slurm.ledger import is_done, known_jobs, live_jobs
 from stacking.slurm.script import script, title
@@ -89,7 +89,7 @@ def verified_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
     def note(damage: DamagedFile) -> None:
         run.journal.append("damaged", phase="verify", stage=-1, message=str(damage))
 
-    return [] if _is_over(run) else unfinished(phases(plan, run), note)
+    return [] if is_over(run) else unfinished(phases(plan, run), note)
 
 
 def reported_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
@@ -171,12 +171,6 @@ def _submit_missing(run: RunFolder, mode: Mode, found: Sequence[Link], scripts: 
 
 def _path(run: RunFolder, job: ChainJob) -> Path:
     return run.scripts / f"{job.name}.sbatch"
-
-
-def _is_over(run: RunFolder) -> bool:
-    """Returns whether the last phase is finished, its output exists and no damage was found since."""
-    last = next((e for e in reversed(run.journal.events()) if e["event"] in ("finished", "damaged", "started")), None)
-    return last is not None and (last["event"], last["phase"]) == ("finished", "report") and run.report.is_file()
 
 
 def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode) -> None:

@@ -23,6 +23,7 @@ COMMANDS = [
     "baseline",
     "bench",
     "cancel",
+    "compare",
     "consolidate",
     "doctor",
     "evaluate",

@@ -1,0 +1,53 @@
+"""Defines `stacking compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
+
+
+@click.command(**COMMAND)
+@click.argument("baseline")
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.option("--data", type=FOLDER, required=True, help="The prepared data.")
+@click.option("--out", type=FOLDER, required=True, help="The folder for all runs and results; may be continued.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs per recipe.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key in every recipe.")
+@LAUNCHER
+@HOSTFILE
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def compare(
+    baseline: str,
+    recipes: tuple[str, ...],
+    data: Path,
+    out: Path,
+    seeds: int,
+    overrides: tuple[str, ...],
+    launcher: str | None,
+    hostfile: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how much sooner growing reaches the baseline's loss.
+
+    BASELINE is a recipe that trains the final architecture from the start; each RECIPE grows to it. All are trained on
+    the same samples in the same order. Run the same command again to continue an interrupted comparison.
+    """
+    from stacking.compare.command import Request
+    from stacking.compare.command import compare as compare_recipes
+    from stacking.compare.tables import as_text
+
+    request = Request(
+        sources=(baseline, *recipes),
+        data=data,
+        out=out,
+        seeds=seeds,
+        overrides=overrides,
+        launcher=launcher,
+        hostfile=hostfile,
+    )
+    result = compare_recipes(request, lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else as_text(result))

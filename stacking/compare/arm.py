@@ -1,0 +1,143 @@
+"""The arms of a comparison: recipes that are trained on the same samples, and how they must agree."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stacking.config.recipe import Recipe, find_recipe, load_recipe
+from stacking.errors import UserError
+from stacking.planning.plan import Plan
+from stacking.run.create import plan_recipe
+
+_NAME = re.compile(r"[\w.+-]+")
+_ANNEALED = 1e-3
+"""A final learning rate up to this share of the peak counts as zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One schedule of a comparison."""
+
+    name: str
+    """The recipe file's name without its ending; also the name of the arm's folder."""
+    source: str
+    """The recipe as the user gave it: a file, or the name of a shipped one."""
+    data: Path
+    overrides: tuple[str, ...]
+    """``KEY=VALUE`` each, applied to the recipe; without the seed."""
+    plan: Plan
+    """The plan for the first seed."""
+    held_out: int
+    """Number of held-out samples in the data."""
+
+    @property
+    def where(self) -> str:
+        """The recipe's file, for messages."""
+        return str(find_recipe(self.source))
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate of the schedule."""
+        return max(value for stage in self.plan.stages for _, value in stage.learning_rate)
+
+    def settings(self, seed: int) -> list[str]:
+        """Returns the overrides of one seed's run."""
+        return [*self.overrides, f"seed={seed}"]
+
+    def recipe(self, seed: int) -> Recipe:
+        """Returns the recipe of one seed's run."""
+        return load_recipe(self.source, self.settings(seed), self.data)
+
+    def command(self, seed: int, run_dir: Path) -> str:
+        """Returns the command that trains one seed's run by itself."""
+        settings = [word for setting in self.settings(seed) for word in ("--set", setting)]
+        parts = ["stacking", "run", self.source, "--data", str(self.data), *settings, "--run-dir", str(run_dir)]
+        return shlex.join(parts)
+
+
+def read_arm(source: str, data: Path, overrides: Sequence[str] = ()) -> Arm:
+    """Reads a recipe and plans it for the first seed.
+
+    Raises:
+        UserError: the recipe or the data is invalid, or the recipe's file has a name that no folder should have.
+    """
+    name = find_recipe(source).stem
+    if not _NAME.fullmatch(name):
+        problem = "names the arm's folder and has other characters than letters, digits and . + - _"
+        raise UserError(source, problem, "rename the file")
+    recipe = load_recipe(source, [*overrides, "seed=0"], data)
+    plan, samples = plan_recipe(recipe, fast=True)
+    return Arm(
+        name=name, source=source, data=data, overrides=tuple(overrides), plan=plan, held_out=len(samples["held_out"])
+    )
+
+
+def check_arms(arms: Sequence[Arm]) -> None:
+    """Checks that a comparison of ``arms``, the baseline first, is fair.
+
+    Raises:
+        UserError: two arms have one name, the baseline grows, or an arm differs from it in something other than the
+            schedule.
+    """
+    baseline = arms[0]
+    names = [arm.name for arm in arms]
+    for arm in arms:
+        if names.count(arm.name) > 1:
+            raise UserError(arm.source, f"is the second arm called {arm.name}", "rename one of the two files")
+    if len({stage.layers for stage in baseline.plan.stages}) > 1:
+        depths = " → ".join(str(stage.layers) for stage in baseline.plan.stages)
+        problem = f"grows ({depths} layers), but the baseline trains the final architecture from the start"
+        raise UserError(f"{baseline.where}: stages", problem, "give a recipe of one depth as the first argument")
+    if not baseline.held_out:
+        raise UserError(baseline.data, "has no held-out samples", "prepare the data with --held-out 0.01 or more")
+    for arm in arms:
+        _check_alone(arm)
+        _check_against(baseline, arm)
+
+
+def _check_alone(arm: Arm) -> None:
+    if arm.plan.start is not None:
+        problem = f"is {arm.plan.start}, whose training would be free"
+        raise UserError(f"{arm.where}: start", problem, "start every arm from random weights")
+    final = arm.plan.stages[-1].learning_rate[-1][1]
+    if final > _ANNEALED * arm.peak:
+        problem = f"ends at a learning rate of {final:.3g}, {final / arm.peak:.0%} of its peak"
+        raise UserError(arm.where, problem, "let the schedule of every arm end at 0")
+
+
+def _check_against(baseline: Arm, arm: Arm) -> None:
+    theirs = dict(_facts(baseline.plan))
+    for key, value in _facts(arm.plan):
+        if value != theirs.get(key):
+            problem = f"is {_shown(value)}, but {_shown(theirs.get(key))} in the baseline {baseline.where}"
+            raise UserError(f"{arm.where}: {key}", problem, "give every arm the same")
+
+
+def _facts(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Yields what all arms must share, under the keys of a recipe."""
+    last = plan.stages[-1]
+    yield "stages[-1].layers", last.layers
+    yield from _flat("model", plan.model.model_dump(mode="json", exclude={"layers"}))
+    data = plan.data.model_dump(mode="json", include={"digest", "samples", "sequence_length", "mask_probability"})
+    yield from _flat("data", data)
+    yield "evaluation.samples", plan.evaluation.samples
+    yield from _flat("optimizer", plan.optimizer.model_dump(mode="json"))
+    yield "ds_config.optimizer.type", last.ds_config.get("optimizer", {}).get("type")
+    yield "precision", sorted({stage.precision for stage in plan.stages})
+    yield "launch.accelerator", plan.launch.accelerator
+    yield "launch.ranks", max(stage.ranks for stage in plan.stages)
+
+
+def _flat(place: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        yield f"{place}.{key}", value
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

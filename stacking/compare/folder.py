@@ -1,0 +1,41 @@
+"""The layout of a comparison's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stacking.run.folder import RunFolder
+from stacking.run.lease import Lease
+from stacking.storage.files import disk_errors
+
+
+class CompareFolder:
+    """Names the paths inside ``OUT/``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.lock = self.path / "lock"
+        self.page = self.path / "compare.html"
+        self.result = self.path / "compare.json"
+        self.step_times = self.path / "step-times"
+
+    def run(self, arm: str, seed: int) -> RunFolder:
+        """Returns the run folder of one seed of an arm."""
+        return RunFolder(self.path / "arms" / arm / f"seed-{seed}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Creates the folder and holds its lock.
+
+        Raises:
+            UserError: another process works on this comparison.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        lease = Lease(self.lock, patience=10.0)
+        try:
+            yield
+        finally:
+            lease.close()

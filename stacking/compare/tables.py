@@ -1,0 +1,99 @@
+"""The tables of a comparison, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from stacking.compare.curve import Measure, Spread
+from stacking.compare.result import ArmResult, Level, Result
+from stacking.report.tables import Table
+from stacking.terminal.units import UNKNOWN, count, duration, loss
+
+_MEASURES: dict[Measure, str] = {"wall": "wall-clock", "rebuilt": "rebuilt", "flops": "FLOPs", "tokens": "tokens"}
+
+
+def summary_table(result: Result) -> Table:
+    """Lists every arm: its cost, its final loss, and its speed-up to the baseline's final loss."""
+    head = ("arm", "wall-clock", "rebuilt", "FLOPs", "tokens", "final loss", "speed-up", "rebuilt", "FLOPs")
+    rows = [_summary_row(arm, arm is result.baseline) for arm in result.arms]
+    notes = [
+        "Speed-up: what the baseline needs to its final loss, over what the arm needs to that loss. Means over"
+        f" {len(result.seeds)} {'seed' if len(result.seeds) == 1 else 'seeds'} ± standard deviation.",
+        "Wall-clock: everything but evaluations. Rebuilt: from each stage's median step time, measured in alternation,"
+        " and measured launches and transitions.",
+    ]
+    return Table(head, rows, notes)
+
+
+def _summary_row(arm: ArmResult, is_baseline: bool) -> tuple[str, ...]:
+    totals = [_mean(arm.total(measure), form) for measure, form in _FORMS]
+    speedups = [UNKNOWN] * 3 if is_baseline else [_speedup(arm.final, m) for m in ("wall", "rebuilt", "flops")]
+    return (arm.arm.name, *totals, _spread(arm.final_loss, loss), *speedups)
+
+
+def level_table(result: Result, arm: ArmResult) -> Table:
+    """Lists an arm's speed-up at every loss."""
+    head = ("held-out loss", *(f"{word} speed-up" for word in _MEASURES.values()), "reached with")
+    levels = [*((f"{level.loss[0]:.2f}", level) for level in arm.levels), ("the baseline's final loss", arm.final)]
+    rows = [(name, *(_speedup(level, measure) for measure in _MEASURES), _depths(level)) for name, level in levels]
+    return Table(head, rows)
+
+
+def equal_time_table(result: Result) -> Table:
+    """Lists the losses of each arm and the baseline after the same wall-clock, per seed."""
+    rows = []
+    for arm in result.arms[1:]:
+        for run, equal in zip(arm.runs, arm.equal_time, strict=True):
+            cells = (
+                (
+                    duration(equal.seconds),
+                    loss(equal.loss),
+                    loss(equal.baseline_loss),
+                    f"{equal.loss - equal.baseline_loss:+.4f}",
+                )
+                if equal
+                else (UNKNOWN,) * 4
+            )
+            rows.append((arm.arm.name, str(run.seed), *cells))
+    note = "Wall-clock: where the first of the two ends. The other one may not have annealed its learning rate by then."
+    return Table(("arm", "seed", "wall-clock", "loss", "baseline's loss", "difference"), rows, [note])
+
+
+def as_text(result: Result) -> str:
+    """Returns the tables for the terminal."""
+    if not result.seeds:
+        return "no seed is finished in every arm yet"
+    parts = [summary_table(result), *(level_table(result, arm) for arm in result.arms[1:]), equal_time_table(result)]
+    names = ["", *(f"{arm.arm.name}, speed-up at equal loss\n" for arm in result.arms[1:]), "at equal time\n"]
+    return "\n\n".join(name + part.as_text() for name, part in zip(names, parts, strict=True))
+
+
+def _speedup(level: Level, measure: Measure) -> str:
+    """Returns ``2.71 ± 0.10``, or why there is no number."""
+    reached = sum(reached is not None for reached in level.reached)
+    if reached < len(level.reached):
+        return "not reached" if not reached else f"reached by {reached} of {len(level.reached)} seeds"
+    return _spread(level.speedup[measure], lambda value: f"{value:.2f}")
+
+
+def _spread(spread: Spread, form: Callable[[float], str]) -> str:
+    if spread.mean is None:
+        return UNKNOWN
+    return form(spread.mean) + (f" ± {spread.deviation:.2g}" if spread.deviation is not None else "")
+
+
+def _mean(spread: Spread, form: Callable[[float], str]) -> str:
+    return UNKNOWN if spread.mean is None else form(spread.mean)
+
+
+_FORMS: Sequence[tuple[Measure, Callable[[float], str]]] = (
+    ("wall", duration),
+    ("rebuilt", duration),
+    ("flops", count),
+    ("tokens", count),
+)
+
+
+def _depths(level: Level) -> str:
+    depths = sorted({reached.layers for reached in level.reached if reached})
+    return f"{' or '.join(map(str, depths))} layers" if depths else UNKNOWN

@@ -99,7 +99,6 @@ UNSUPPORTED: Mapping[str, tuple[object, str, str]] = {
     "bf16.bf16_master_weights_and_grads": (False, _MASTER, "remove it"),
     "bf16.bf16_optimizer_states": (False, _MASTER, "remove it"),
     "fp16.fp16_master_weights_and_grads": (False, _MASTER, "remove it"),
-    "fp16.auto_cast": (False, "casts inputs, which are integers here", "remove it"),
     **{f"zero_optimization.{key}": (None, _REMOVED, "remove it") for key in sorted(REMOVED_ZERO)},
     "zero_optimization.zenflow": (None, "splits Adam's state in a way that cannot be consolidated here", "remove it"),
     **{

@@ -77,7 +77,7 @@ class Examination:
     ) -> None:
         """Record a row for one key, under the name that the user gave it."""
         name = self.user_name(path)
-        value = get(self.original, name, self.get(path)) if said is MISSING else said
+        value = get(self.original, name, self.get(path, MISSING)) if said is MISSING else said
         self.rows.append(Row(name, _said(value), verdict, problem, remedy, refused, done))
 
     def drop(self, path: str, problem: str, remedy: str = "remove it", *, refused: bool = False) -> None:
@@ -134,5 +134,7 @@ class Examination:
 
 
 def _said(value: Any) -> str:
+    if value is MISSING:
+        return ""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else shown(value)

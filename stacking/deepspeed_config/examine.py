@@ -6,6 +6,7 @@ remains, use this examination.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +29,7 @@ from stacking.deepspeed_config.examination import MISSING, Examination, is_off, 
 from stacking.deepspeed_config.facts import COUNT, OTHER, SECTIONS, TEXT, TOP
 from stacking.deepspeed_config.findings import Row
 from stacking.deepspeed_config.names import RENAMED, meant, named, surely
-from stacking.deepspeed_config.old_names import amp_to_fp16, old_zero, translate_old_flags
+from stacking.deepspeed_config.old_names import amp_to_fp16, translate_old_flags, translate_old_values
 from stacking.deepspeed_config.optimizer import examine_optimizer
 from stacking.deepspeed_config.schedulers import examine_scheduler
 from stacking.deepspeed_config.values import coerced, is_a
@@ -128,7 +129,7 @@ def _old_names(found: Examination) -> None:
     for old, new in RENAMED.items():
         if found.get(old, MISSING) is not MISSING:
             found.rename(old, new, "is an old name")
-    old_zero(found)
+    translate_old_values(found)
 
 
 def _unsupported_sections_off(found: Examination) -> None:
@@ -140,25 +141,24 @@ def _unsupported_sections_off(found: Examination) -> None:
 
 def _unknown(found: Examination) -> None:
     """Reject names that DeepSpeed does not know, at any depth."""
-    unknown = _unknown_paths(found)
-    for path in unknown[:_NAMED]:
-        section = path.rpartition(".")[0]
-        problem = f"is not a key of {section or 'DeepSpeed'}"
-        near = meant(path)
-        if near and surely(path):
-            found.rename(path, near, problem, refused=True)
-        else:
-            known = sorted(SECTION_KEYS.get(section, ()))
-            choose = (
-                f"choose one of {', '.join(known)}" if 0 < len(known) <= 10 else "remove it: no known name is like it"
-            )
-            found.drop(path, problem, f"did you mean {named(path, near)!r}?" if near else choose, refused=True)
-    for path in unknown[_NAMED:]:
-        found.remove(path)
-    if len(unknown) > _NAMED:
-        rest = unknown[_NAMED:]
-        for path in rest:
+    while unknown := _unknown_paths(found):  # again where a section moved: its keys are now known by their place
+        for path in unknown[:_NAMED]:
+            _one_unknown(found, path)
+        for path in unknown[_NAMED:]:
             found.rows.append(Row(path, "", "impossible", "is not a key of DeepSpeed", "remove it", True))
+            found.remove(path)
+
+
+def _one_unknown(found: Examination, path: str) -> None:
+    section = path.rpartition(".")[0]
+    problem = f"is not a key of {section or 'DeepSpeed'}"
+    near = meant(path)
+    if near and surely(path):
+        found.rename(path, near, problem, refused=True)
+    else:
+        known = sorted(SECTION_KEYS.get(section, ()))
+        choose = f"choose one of {', '.join(known)}" if 0 < len(known) <= 10 else "remove it: no known name is like it"
+        found.drop(path, problem, f"did you mean {named(path, near)!r}?" if near else choose, refused=True)
 
 
 def _unknown_paths(found: Examination) -> list[str]:
@@ -185,24 +185,28 @@ def _kinds(found: Examination) -> None:
             continue
         if value is None:
             found.drop(section, "is null", "DeepSpeed's default applies")
+        elif isinstance(value, bool) and "enabled" in SECTION_KEYS[section]:
+            switch = {"enabled": value}
+            found.replace(section, switch, f"is {shown(value)}", f"give {json.dumps(switch)}", refused=value)
         else:
             remedy = f"give an object, such as {_EXAMPLES.get(section, _ENABLED)}"
             found.drop(section, f"is {shown(value)}", remedy, refused=True)
     for key in [key for key in KNOWN_KEYS if key in found.content and key not in SECTION_KEYS]:
-        _value(found, key, KNOWN_KEYS[key], bool(TOP.get(key, {}).get("null")))
+        _value(found, key, KNOWN_KEYS[key], TOP.get(key, {}))
     for section, keys in SECTION_KEYS.items():
         for key in [key for key in found.get(section) or () if key in keys]:
-            nullable = bool(SECTIONS.get(section, {}).get(key, {}).get("null"))
-            _value(found, f"{section}.{key}", keys[key], nullable)
+            _value(found, f"{section}.{key}", keys[key], SECTIONS.get(section, {}).get(key, {}))
 
 
-def _value(found: Examination, path: str, kind: str, nullable: bool) -> None:
+def _value(found: Examination, path: str, kind: str, about: Mapping[str, Any]) -> None:
     value = found.get(path)
     if value is None:
-        if not nullable and kind != OTHER:
+        if not about.get("null") and kind != OTHER:
             found.drop(path, "is null", "DeepSpeed's default applies")
     elif value == "auto" and kind != TEXT:
         _auto(found, path)
+    elif value == about.get("default", MISSING):
+        return
     elif not is_a(kind, value):
         read = coerced(kind, value)
         if read is None:

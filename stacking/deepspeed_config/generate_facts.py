@@ -115,6 +115,12 @@ def _kind_of_default(default: Any) -> str:
     return next((kind for type_, kind in kinds if isinstance(default, type_)), OTHER)
 
 
+def _of_default(default: Any) -> dict[str, Any]:
+    """Describe a key by its default, which is noted where it is a number below 0 that stands for something else."""
+    kind = _kind_of_default(default)
+    return {"kind": kind, **({"default": default} if kind in (COUNT, NUMBER) and default < 0 else {})}
+
+
 def _kind_of(annotation: Any) -> str:
     inner = [a for a in typing.get_args(annotation) if a is not type(None)]
     if type(None) in typing.get_args(annotation) and len(inner) == 1:
@@ -152,7 +158,7 @@ def facts() -> dict[str, Any]:
     for path, model in MODELS.items():
         _describe(path, model, sections)
     for path in (*PLAIN, *NESTED):
-        keys = {key: {"kind": _kind_of_default(value)} for key, value in read.get(path, {}).items()}
+        keys = {key: _of_default(value) for key, value in read.get(path, {}).items()}
         sections[path] = dict(sorted(keys.items()))
     top: dict[str, dict[str, Any]] = {key: {"kind": _kind_of_default(value)} for key, value in read[""].items()}
     top |= {key: {"kind": COUNT} for key in (*BATCH, "vocabulary_size", "sequence_parallel_size", "steps_per_print")}

@@ -17,6 +17,11 @@ MEANINGS: Mapping[str, str] = {
     "clip_grad": "gradient_clipping",
     "clip_grad_norm": "gradient_clipping",
     "gradient_clip_val": "gradient_clipping",
+    "gradient_clip": "gradient_clipping",
+    "gradient_clip_norm": "gradient_clipping",
+    "max_norm": "gradient_clipping",
+    "clip": "gradient_clipping",
+    "gradient_accumulation": "gradient_accumulation_steps",
     "bp16": "bf16",
     "bfp16": "bf16",
     "fp16_enabled": "fp16.enabled",
@@ -27,6 +32,12 @@ MEANINGS: Mapping[str, str] = {
     "zero": "zero_optimization",
     "zero_stage": "zero_optimization.stage",
     "learning_rate": "optimizer.params.lr",
+    "adam_epsilon": "optimizer.params.eps",
+    "optimizer.params.epsilon": "optimizer.params.eps",
+    "optimizer.params.learning_rate": "optimizer.params.lr",
+    "zero3_save_16bit_model": "zero_optimization.stage3_gather_16bit_weights_on_model_save",
+    "zero_optimization.comm_overlap": "zero_optimization.overlap_comm",
+    "zero_optimization.prefetch_bucket_size": "zero_optimization.stage3_prefetch_bucket_size",
     "batch_size": "train_batch_size",
     "global_batch_size": "train_batch_size",
     "micro_batch_size": "train_micro_batch_size_per_gpu",
@@ -53,6 +64,10 @@ RENAMED: Mapping[str, str] = {
     "activation_checkpointing.partitioned_activations": "activation_checkpointing.partition_activations",
 }
 """Names of earlier versions, with the current ones."""
+
+
+_EVERYWHERE = frozenset(("enabled", "verbose", "debug", "type", "params", "device", "project", "team", "group"))
+"""Names that say nothing about the section they belong to."""
 
 
 def known_keys(section: str) -> Iterable[str]:
@@ -83,6 +98,8 @@ def _closest(name: str, names: Iterable[str], cutoff: float = 0.8) -> str:
 
 def _elsewhere(section: str, name: str) -> str:
     """Return the place of a key given in the wrong section; empty if there is none, or more than one."""
+    if name in _EVERYWHERE:
+        return ""
     homes = [home for home in ("", *SECTION_KEYS) if home != section and name in known_keys(home)]
     if not section and name in _ADAM:
         homes.append("optimizer.params")
@@ -98,6 +115,13 @@ def named(path: str, near: str) -> str:
 
 
 def surely(path: str) -> bool:
-    """Whether `meant` is almost certainly right about ``path``: a typo of a letter or two, or a name in `MEANINGS`."""
+    """Whether `meant` is almost certainly right about ``path``.
+
+    That is a typo of a letter or two, a name in `MEANINGS`, or a key in the section around or beside its own.
+    """
     section, _, name = path.rpartition(".")
-    return path.lower() in MEANINGS or bool(_closest(name[:_LONGEST], known_keys(section), cutoff=0.88))
+    if path.lower() in MEANINGS or _closest(name[:_LONGEST], known_keys(section), cutoff=0.88):
+        return True
+    near = meant(path)
+    home, _, other = near.rpartition(".")
+    return other == name and (not section or not home or home == f"{section}.params")

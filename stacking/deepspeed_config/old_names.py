@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stacking.config.reading import shown
+from stacking.deepspeed_config.ds_facts import SECTION_KEYS
 from stacking.deepspeed_config.examination import MISSING, Examination, is_off
 
 _COMMUNICATION = ("fp32_allreduce", "allreduce_always_fp32")
@@ -45,7 +47,31 @@ def translate_old_flags(found: Examination) -> None:
             found.put("communication_data_type", "fp32")
 
 
-def old_zero(found: Examination) -> None:
+def translate_old_values(found: Examination) -> None:
+    """Translate words and sections that earlier versions read in another way."""
+    _old_words(found)
+    _old_zero(found)
+    _without_loss_scale(found)
+
+
+def _without_loss_scale(found: Examination) -> None:
+    """Drop keys of fp16 in ``bf16``, which earlier versions passed over and today's rejects, and ``auto_cast``."""
+    section = found.get("bf16")
+    for key in list(section) if isinstance(section, Mapping) else ():
+        if key in SECTION_KEYS["fp16"] and key not in SECTION_KEYS["bf16"]:
+            found.drop(f"bf16.{key}", "is a key of fp16; bf16 needs no loss scale", "left out")
+    if found.get("fp16.auto_cast", MISSING) not in (MISSING, False):
+        found.drop("fp16.auto_cast", "casts inputs that are no integers; here all are", "left out")
+
+
+def _old_words(found: Examination) -> None:
+    """Translate words of earlier versions."""
+    if str(found.get("communication_data_type")).lower() in ("bfp16", "bfloat16"):
+        value = shown(found.get("communication_data_type"))
+        found.replace("communication_data_type", "bf16", f"is {value}, an old word", 'read as "bf16"')
+
+
+def _old_zero(found: Examination) -> None:
     """Translate ``zero_optimization: true`` and flags for offloading."""
     zero = found.get("zero_optimization", MISSING)
     if isinstance(zero, bool):

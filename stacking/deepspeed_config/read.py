@@ -16,6 +16,8 @@ _LARGEST = 16 << 20
 _DEEPEST = 64
 _TEMPLATE = re.compile(r"\{\{ *\w+ *\}\}|\$\{[A-Za-z_]\w*\}|\$[A-Za-z_]\w*|<[A-Za-z_]\w*>")
 """Placeholders of template engines and shell scripts."""
+_WORD = re.compile(r'"[ \t]*:[ \t]*([A-Z][A-Z0-9_]+)[ \t]*,?[ \t]*$', re.MULTILINE)
+"""A bare word in capitals where JSON has a value: a script was to replace it."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -63,18 +65,18 @@ def _hjson(path: Path, text: str, unique: Any, strict: json.JSONDecodeError) -> 
     try:
         value = hjson.loads(text, object_pairs_hook=unique)
     except hjson.HjsonDecodeError as error:
-        template = _TEMPLATE.search(text)
+        template = _TEMPLATE.search(text) or _WORD.search(text)
         if template:
-            raise _unfilled(path, text[: template.start()].count("\n") + 1, template[0]) from None
+            raise _unfilled(path, text[: template.end()].count("\n") + 1, template[template.lastindex or 0]) from None
         plain = not re.search(r"//|#|/\*", text)
         line, message = (strict.lineno, strict.msg) if plain else (error.lineno or strict.lineno, error.msg)
         place, problem = f"{path}: line {line}", f"is neither JSON nor HJSON ({message})"
         raise UserError(place, problem, "check commas, quotes and brackets") from None
     except RecursionError:
         raise UserError(path, "is nested too deeply", "check its brackets") from None
-    placeholder = _placeholder(value)
+    placeholder = _placeholder(value, frozenset(_WORD.findall(text)))
     if placeholder:
-        raise _unfilled(path, strict.lineno, placeholder)
+        raise _unfilled(path, text[: text.find(placeholder)].count("\n") + 1, placeholder)
     return value
 
 
@@ -83,16 +85,20 @@ def _unfilled(path: Path, line: int, placeholder: str) -> UserError:
     return UserError(f"{path}: line {line}", problem, "fill it in")
 
 
-def _placeholder(value: Any) -> str:
-    """Find the first placeholder that a template engine should have replaced."""
+def _placeholder(value: Any, words: frozenset[str]) -> str:
+    """Find the first placeholder that a template engine, or a script that knows ``words``, should have replaced."""
     if isinstance(value, dict):
         parts = [*value, *value.values()]
     elif isinstance(value, list):
         parts = value
+    elif not isinstance(value, str):
+        return ""
+    elif value.rstrip(", ") in words:
+        return value.rstrip(", ")
     else:
-        match = _TEMPLATE.match(value) if isinstance(value, str) else None
+        match = _TEMPLATE.match(value)
         return match[0] if match else ""
-    return next((found for found in map(_placeholder, parts) if found), "")
+    return next((found for part in parts if (found := _placeholder(part, words))), "")
 
 
 def _base64(text: str) -> str:

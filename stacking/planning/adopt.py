@@ -15,7 +15,7 @@ from stacking.config.reading import read_yaml_mapping, shown
 from stacking.config.recipe import Recipe, find_recipe, load_recipe, recipe_from
 from stacking.config.shipped import DS_CONFIGS
 from stacking.deepspeed_config import ds_config
-from stacking.deepspeed_config.accelerate import read_accelerate
+from stacking.deepspeed_config.accelerate import read_any
 from stacking.deepspeed_config.ds_config import UserConfig
 from stacking.deepspeed_config.ds_facts import WITHOUT_EFFECT
 from stacking.deepspeed_config.examination import Examination, get, leaves
@@ -24,7 +24,6 @@ from stacking.deepspeed_config.findings import Row, Verdict
 from stacking.deepspeed_config.names import known_keys
 from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
 from stacking.deepspeed_config.own_check import Final, check_finals, refusals
-from stacking.deepspeed_config.read import read_config
 from stacking.deepspeed_config.schedulers import schedule_of
 from stacking.deepspeed_config.settle import OPTIMIZER_KEYS
 from stacking.errors import UserError
@@ -67,8 +66,9 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
     require_absent(out)
     if not file.exists() and (DS_CONFIGS / file).is_file():
         file = DS_CONFIGS / file
-    content = read_accelerate(file) if file.suffix in (".yaml", ".yml") else read_config(file)
+    content, around = read_any(file)
     adopted = _accepted(content, recipe, gpus, str(file))
+    adopted = replace(adopted, rows=(*around, *adopted.rows))
     if content and not _is_known(content, adopted.rows):
         raise UserError(file, "has no key that DeepSpeed knows", "give a DeepSpeed configuration")
     out.mkdir(parents=True)
@@ -207,13 +207,18 @@ def _move_schedule(moved: _Moved) -> None:
     found, raw = moved.found, moved.raw
     section, rate = found.get("scheduler"), found.get(_RATE)
     rate = None if rate == "auto" else rate
-    first = raw["stages"][0]
+    stated = (raw["stages"][0].get("learning_rate") or {}).get("peak")
     if not section:
         if rate is not None:
             _move_rate(moved, rate)
+        elif stated is None and "schedule" not in raw:
+            _choose_peak(moved, "stages[0].learning_rate.peak")
+            raw["stages"][0]["learning_rate"] = {**(raw["stages"][0].get("learning_rate") or {}), "peak": _PEAK}
         return
-    known = rate if rate is not None else (first.get("learning_rate") or {}).get("peak", _PEAK)
+    known = next(value for value in (rate, stated, _PEAK) if value is not None)
     raw["schedule"] = schedule_of(section, known)
+    if known is _PEAK and _PEAK in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr")):
+        _choose_peak(moved, "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr")
     for stage in raw["stages"]:
         stage.pop("learning_rate", None)
     for path, _ in leaves({"scheduler": section}):
@@ -227,6 +232,11 @@ def _move_schedule(moved: _Moved) -> None:
             _RATE, place if used else "left out", "moved to the recipe" if used else "without meaning here", problem
         )
         found.remove(_RATE)
+
+
+def _choose_peak(moved: _Moved, place: str) -> None:
+    row = Row(_RATE, "", "moved to the recipe", "nothing says what it is", f"{place}: {_PEAK:g}, as in Devlin et al.")
+    moved.rows.append(row)
 
 
 def _move_rate(moved: _Moved, rate: float) -> None:

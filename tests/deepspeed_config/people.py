@@ -188,6 +188,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
                            "detailed": True, "output_file": None},
         "comms_logger": {"enabled": False, "verbose": False}, "dump_state": True, "memory_breakdown": True,
     },
+    "Megatron, older still": {
+        "train_batch_size": 16, "zero_optimization": {"stage": 2, "cpu_offload": True, "comm_overlap": True},
+        "communication_data_type": "bfp16", "bfloat16": {"enabled": True, "loss_scale": 1.0},
+        "fp16": {"enabled": False, "auto_cast": True}, "gradient_accumulation": 1, "cuda_visible_devices": 0,
+    },
+    "made for a newer program": {
+        "train_micro_batch_size_per_gpu": "auto", "fp8": {"enabled": True}, "sequence_parallel": {"size": 4},
+        "monitor_config": {"csv_monitor": {"enabled": False}}, "zero3_init_flag": True,
+        "bf16": {"enabled": True, "auto_cast": False, "hysteresis": 2}, "zero_optimization": {"stage": 3},
+    },
+    "switches without sections": {"fp16": False, "bf16": True, "flops_profiler": True, "tensorboard": False},
     "compression": {
         "train_batch_size": 64, "compression_training": {"weight_quantization": {"shared_parameters": {}}},
         "eigenvalue": {"enabled": False}, "quantize_training": {"enabled": True}, "nebula": {"enabled": False},

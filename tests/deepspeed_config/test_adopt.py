@@ -128,15 +128,125 @@ def test_verdicts_of_one_file() -> None:
     }
 
 
-def test_accelerates_own_file_is_read() -> None:
-    Path("accelerate.yaml").write_text(
-        "mixed_precision: bf16\ndeepspeed_config: {zero_stage: 2, gradient_clipping: 0.5, "
-        "gradient_accumulation_steps: 1, offload_optimizer_device: none, zero3_init_flag: false}\n"
-    )
+ACCELERATE = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+downcast_bf16: 'no'
+mixed_precision: no
+num_processes: 8
+something_new: 1
+deepspeed_config:
+  zero_stage: 2
+  gradient_clipping: 0.5
+  gradient_accumulation_steps: 1
+  offload_optimizer_device: none
+  zero3_init_flag: false
+  deepspeed_multinode_launcher: standard
+"""
+
+
+def test_accelerates_own_file_is_read_with_a_row_for_every_key() -> None:
+    Path("accelerate.yaml").write_text(ACCELERATE)
     result = adopt(Path("accelerate.yaml"), "small.yaml", None, Path("out"))
     assert result.config["zero_optimization"]["stage"] == 2
-    assert result.recipe["optimizer"]["clip"] == 0.5
+    assert (result.recipe["optimizer"]["clip"], result.recipe["precision"]) == (0.5, "fp32")
     assert yaml.safe_load((Path("out") / RECIPE).read_text())["ds_config"] == CONFIG
+    said = verdicts(result)
+    for path, _ in leaves(yaml.safe_load(ACCELERATE)):
+        assert path in said
+    assert said["something_new"] == "impossible"
+    assert said["num_processes"] == said["deepspeed_config.zero3_init_flag"] == "without meaning here"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        (
+            "train.yaml",
+            "learning_rate: 1e-4\ndeepspeed: ds_z2.json\n",
+            "deepspeed: refers .*; adopt ds_z2.json instead",
+        ),
+        ("train.json", '{"deepspeed": "ds_z2.json"}', "deepspeed: refers .*; adopt ds_z2.json instead"),
+        (
+            "a.yaml",
+            "deepspeed_config: {deepspeed_config_file: z.json}",
+            "deepspeed_config_file: refers .*z.json",
+        ),
+        ("other.yaml", "zero_optimization: {stage: 2}\n", "deepspeed_config: is missing"),
+    ],
+)
+def test_a_file_that_refers_to_the_configuration_names_it(name: str, text: str, line: str) -> None:
+    Path(name).write_text(text)
+    with pytest.raises(UserError, match=line):
+        adopt(Path(name), "small.yaml", None, Path("out"))
+
+
+def test_arguments_of_the_trainer_are_laid_under_the_configuration_among_them() -> None:
+    content = {
+        "learning_rate": 3e-4, "per_device_train_batch_size": 4, "max_grad_norm": 0.5, "bf16": True, "output_dir": "x",
+        "deepspeed": {"zero_optimization": {"stage": 1}, "bf16": {"enabled": False}},
+    }  # fmt: skip
+    Path("args.json").write_text(json.dumps(content))
+    Path("peakless.yaml").write_text(Path("small.yaml").read_text().replace("learning_rate: {peak: 1e-3}", ""))
+    result = adopt(Path("args.json"), "small.yaml", 2, Path("out"))
+    assert result.recipe["stages"][0]["learning_rate"]["peak"] == 3e-4
+    assert (result.recipe["stages"][0]["micro_batch"], result.recipe["optimizer"]["clip"]) == (4, 0.5)
+    assert result.recipe["precision"] == "fp32" and result.config["zero_optimization"] == {"stage": 1}
+    said = verdicts(result)
+    assert {"learning_rate", "per_device_train_batch_size", "max_grad_norm", "bf16", "output_dir"} <= said.keys()
+
+
+@pytest.mark.parametrize(
+    "text", ['{\n "train_batch_size": BATCH,\n "fp16": {"enabled": USE_FP16}\n}', '{"a": {{ b }}}']
+)
+def test_a_template_is_refused_and_a_word_in_capitals_is_not(text: str) -> None:
+    Path("ds.json").write_text(text)
+    with pytest.raises(UserError, match=r"line \d: holds the placeholder '.*': it is a template"):
+        adopt(Path("ds.json"), "small.yaml", None, Path("out"))
+    Path("hjson.json").write_text("{\n train_batch_size: 8\n csv_monitor: {job_name: BERT\n enabled: true}\n}")
+    assert adopt(Path("hjson.json"), "small.yaml", 2, Path("out")).config["csv_monitor"]["job_name"] == "BERT"
+
+
+def test_a_peak_that_nobody_states_is_chosen_and_told() -> None:
+    Path("small.yaml").write_text("stages: [{layers: 2, steps: 9, batch_sequences: 8}]\n")
+    result = adopted({"zero_optimization": {"stage": 1}})
+    assert result.recipe["stages"][0]["learning_rate"] == {"peak": 1e-4}
+    assert "nothing says what it is; stages[0].learning_rate.peak: 0.0001" in table(result.rows)
+    result = adopted({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 3}}})
+    assert "schedule.warmup_max_lr: 0.0001" in table(result.rows)
+
+
+MOVED: list[tuple[dict[str, Any], str, Any]] = [
+    ({"gradient_clip": 0.3}, "optimizer.clip", 0.3),
+    ({"max_grad_norm": 0.3}, "optimizer.clip", 0.3),
+    ({"gradient_cliping": 0.3}, "optimizer.clip", 0.3),
+    ({"zero_optimization": {"stage": 1, "gradient_clipping": 0.3}}, "optimizer.clip", 0.3),
+    ({"optimizer": {"type": "Adam", "eps": 1e-7}}, "optimizer.eps", 1e-7),
+    ({"optimizer": {"type": "Adam", "betas": [0.9, 0.95]}}, "optimizer.betas", [0.9, 0.95]),
+    ({"weight_decay": 0.2}, "optimizer.weight_decay", 0.2),
+    ({"adam_epsilon": 1e-7}, "optimizer.eps", 1e-7),
+    ({"optimizer": {"params": {"max_grad_norm": 0.3}}}, "optimizer.clip", 0.3),
+]
+
+
+@pytest.mark.parametrize(("content", "place", "value"), MOVED)
+def test_a_value_in_another_place_or_by_another_name_is_moved(content: dict[str, Any], place: str, value: Any) -> None:
+    found: Any = adopted(content).recipe
+    for part in place.split("."):
+        found = found[part]
+    assert found == value
+
+
+def test_a_scheduler_inside_the_optimizer_is_the_schedule() -> None:
+    inner = {"type": "WarmupLR", "params": {"warmup_max_lr": 1e-3, "warmup_num_steps": 5}}
+    assert adopted({"optimizer": {"type": "AdamW", "scheduler": inner}}).recipe["schedule"]["warmup_max_lr"] == 1e-3
+
+
+def test_what_bf16_does_not_need_is_passed_over_as_earlier_versions_did() -> None:
+    bf16 = {"enabled": True, "loss_scale": 0, "loss_scale_window": 500, "auto_cast": True}
+    result = adopted({"bf16": bf16, "communication_data_type": "bfp16"}, A100S)
+    assert verdicts(result)["bf16.loss_scale"] == verdicts(result)["bf16.auto_cast"] == "without meaning here"
+    assert result.config == {"bf16": {"enabled": "auto"}, "communication_data_type": "bf16"}
 
 
 def test_what_deepspeed_alone_refuses_is_left_out_with_its_reason(

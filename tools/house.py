@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
@@ -51,6 +52,7 @@ ROOMS: list[dict[str, str]] = [
 """From top to bottom. A subpackage imports only from lower rows; `errors` is below all of them."""
 
 
+@functools.cache
 def sources() -> list[Path]:
     """Returns the package's modules."""
     return sorted((ROOT / "stacking").rglob("*.py"))
@@ -66,6 +68,7 @@ def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else module
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     """Returns the package's own modules that ``path`` imports, at any nesting level."""
     names = {module_name(source) for source in sources()}

@@ -2,7 +2,7 @@
 
 Read from the source of DeepSpeed 0.19: runtime/zero/stage_1_and_2.py, zero/stage3.py, bf16_optimizer.py,
 fp16/fused_optimizer.py, fp16/unfused_optimizer.py, fp16/loss_scaler.py, ops/adam/cpu_adam.py and ops/__init__.py.
-setup.py bounds the version.
+pyproject.toml bounds the version.
 """
 
 from __future__ import annotations

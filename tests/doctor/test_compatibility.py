@@ -13,7 +13,7 @@ from stacking.doctor.compatibility import TESTED, builds_for, runs_on, version
 from stacking.doctor.facts import Capability
 from tests.doctor.made_up import CU126, CU130
 
-SETUP = (Path(__file__).parents[2] / "setup.py").read_text()
+PROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_versions_are_compared_as_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", TESTED)
-def test_what_is_asked_for_is_what_setup_py_asks_for(name: str) -> None:
-    (least,) = re.findall(rf'"{name}>=([\d.]+)[,"]', SETUP)
+def test_the_oldest_tested_version_is_the_oldest_that_is_required(name: str) -> None:
+    (least,) = re.findall(rf'"{name}>=([\d.]+)[,"]', PROJECT)
     assert TESTED[name].least == least
     assert version(TESTED[name].newest) > version(least)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stacking.cli.options import ALLOW_NON_FINITE, COMMAND, FOLDER
-from stacking.errors import printable
+from stacking.errors import UserError, printable
 
 if TYPE_CHECKING:
     pass
@@ -40,14 +40,22 @@ def consolidate(checkpoint: Path, config: Path | None, out: Path, allow_non_fini
 
 @click.command(**COMMAND)
 @click.argument("state", type=FOLDER)
-@click.option("--layers", type=click.IntRange(min=1), required=True, help="Depth of the grown model.")
-@click.option("--operator", default="stack", show_default=True, help="stack, interleave or identity.")
+@click.option("--layers", type=click.IntRange(min=1), help="Depth of the grown model.")
+@click.option("--operator", default="stack", show_default=True, help="How --layers is reached: see docs/growth.md.")
+@click.option("--layers-from", metavar="N,N,...", help="The source of each layer instead: 0,1,2,1,2,3 or 0,1,1 silent.")
 @click.option("--optimizer-state", default="reset", show_default=True, help="What to do with Adam's moments and steps.")
 @click.option("--share", is_flag=True, help="Hard-link the files of STATE instead of copying them.")
 @click.option("--out", type=FOLDER, required=True, help="The state folder to write.")
 @ALLOW_NON_FINITE
 def grow(
-    state: Path, layers: int, operator: str, optimizer_state: str, share: bool, out: Path, allow_non_finite: bool
+    state: Path,
+    layers: int | None,
+    operator: str,
+    layers_from: str | None,
+    optimizer_state: str,
+    share: bool,
+    out: Path,
+    allow_non_finite: bool,
 ) -> None:
     """Grow a shallow state into a deeper one.
 
@@ -57,9 +65,12 @@ def grow(
     from stacking.storage.files import require_absent
     from stacking.terminal.progress_bar import bar
 
+    if (layers is None) == (layers_from is None):
+        raise UserError("--layers", "has no place beside --layers-from" if layers else "is missing", "give one of them")
     require_absent(out)
+    listed = layers_from.split(",") if layers_from is not None else None
     with bar("growing") as update:
-        grow_state(state, out, layers, operator, optimizer_state, update, share, allow_non_finite)
+        grow_state(state, out, layers, operator, optimizer_state, update, share, allow_non_finite, listed)
 
 
 @click.command(**COMMAND)

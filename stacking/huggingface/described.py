@@ -11,7 +11,7 @@ from stacking.huggingface.names import DECODER_WEIGHT, hugging_face_names, with_
 from stacking.huggingface.tensor_names import modern_names
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import BUFFERS, Readable
+from stacking.state.format import BUFFERS, Readable, step_of
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.partition import Shape, numel
 from stacking.storage.safetensors_file import TensorSpec
@@ -41,6 +41,8 @@ class DescribedCheckpoint(Readable):
         self._check()
         self.buffers: dict[str, TensorSpec] = dict(source.buffers) if ours else {}
         self.moments, self.optimizer_step = source.moments, source.optimizer_step
+        steps = {name: step_of(source, parts[0]) for name, parts in self._parts.items()}
+        self.parameter_steps = {name: step for name, step in steps.items() if step != self.optimizer_step}
         self.progress: dict[str, Any] | None = source.progress
 
     def shape(self, name: str) -> Shape:

@@ -147,6 +147,8 @@ def starting_state(plan: Plan, run: RunFolder, stage: Stage) -> Path | None:
     """Returns the state that ``stage`` starts from; None: random weights."""
     if stage.growth is not None:
         return run.stage(stage.name).start
+    if stage.index > 0:
+        return run.stage(plan.stages[stage.index - 1].name).state
     return _initial_state(plan, run)
 
 

@@ -142,15 +142,25 @@ def is_at_smallest_scale(error: Exception) -> bool:
     return "loss scale already at minimum" in str(error)
 
 
-def count_bias_correction(optimizer: Any, steps: int) -> None:
-    """Sets β₁ᵗ and β₂ᵗ of a DeepSpeedCPUAdam, which C++ code accumulates, to their values after ``steps`` updates.
+def count_bias_correction(optimizer: Any, counts: Sequence[int]) -> None:
+    """Sets β₁ᵗ and β₂ᵗ of a DeepSpeedCPUAdam, which C++ code accumulates, to their values after training.
 
-    Each replayed step updates one number with a learning rate of zero.
+    It keeps one pair for all tensors: a tensor with the next count multiplies, any other one takes powers anew. With
+    one count for all, every update is replayed; with several, powers are taken anew in every round over the tensors,
+    so that the last two rounds suffice. Each replayed step updates one number with a learning rate of zero.
+
+    Args:
+        counts: the updates of each tensor, in the order in which they are stepped.
     """
     group = optimizer.param_groups[0]
     hyperparameters = (0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"])
     tensors = [torch.zeros(1) for _ in range(4)]
-    for step in range(1, steps + 1):
+    last = max(counts, default=0)
+    if len(set(counts)) > 1:
+        replayed = [count - back for back in (1, 0) for count in counts if count > back]
+    else:
+        replayed = list(range(1, last + 1))
+    for step in replayed:
         optimizer.ds_opt_adam.adam_update(optimizer.opt_id, step, *hyperparameters, *tensors)
 
 

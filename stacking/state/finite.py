@@ -31,7 +31,8 @@ class FiniteState(Readable):
     def __init__(self, source: TrainingState, where: Path) -> None:
         self._source, self._where = source, where
         self.names, self.buffers, self.moments = source.names, source.buffers, source.moments
-        self.optimizer_step, self.model, self.progress = source.optimizer_step, source.model, source.progress
+        self.optimizer_step, self.parameter_steps = source.optimizer_step, source.parameter_steps
+        self.model, self.progress = source.model, source.progress
 
     def shape(self, name: str) -> Shape:
         return self._source.shape(name)

@@ -9,16 +9,20 @@
 All keys are parameter names; a tied parameter appears once, under its first name.
 
 A state grown with shared files has hard links to the shallow model's files and lists in its manifest, under
-``layer_sources``, the source of every layer, so that it takes no space of its own.
+``layer_sources``, the source of every layer, so that it takes no space of its own. ``fresh_layers`` are its layers
+whose moments are zero, whatever the files hold.
+
+``optimizer_step`` counts the updates that Adam's bias correction has seen; ``parameter_steps`` names the parameters
+with another count, such as those of layers that were added later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from reprlib import repr as short_repr
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stacking.errors import DamagedFile, UserError
 from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.layers import LayerSource, origins
+from stacking.state.layers import LayerSource, layer_of, origins
 from stacking.storage.block_writer import BlockWriter, Meter
 from stacking.storage.blocks import Entry, digest
 from stacking.storage.files import MANIFEST, disk_errors, new_folder, verify_folder
@@ -62,7 +66,11 @@ class TrainingState(Protocol):
 
     @property
     def optimizer_step(self) -> int:
-        """Updates that Adam's bias correction has counted."""
+        """Updates that Adam's bias correction has counted, except for `parameter_steps`."""
+
+    @property
+    def parameter_steps(self) -> Mapping[str, int]:
+        """The counts of the parameters that differ from `optimizer_step`."""
 
     @property
     def model(self) -> ModelConfig | None:
@@ -89,10 +97,16 @@ class TrainingState(Protocol):
         """Reads elements ``start … stop`` of a flattened tensor; arguments as in `fill`."""
 
 
+def step_of(source: TrainingState, name: str) -> int:
+    """Returns the updates that Adam's bias correction has counted for the parameter ``name``."""
+    return source.parameter_steps.get(name, source.optimizer_step)
+
+
 class Readable:
-    """Implements `read` for training states that implement `fill`."""
+    """Implements `read` for training states that implement `fill`, with the same step count for all parameters."""
 
     buffers: Mapping[str, TensorSpec]
+    parameter_steps: Mapping[str, int] = {}
 
     def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Reads elements ``start … stop`` of a flattened tensor; ``kind`` as in `TrainingState.fill`.
@@ -113,17 +127,23 @@ class Readable:
         raise NotImplementedError
 
 
+_Steps = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+
+
 class _Description(BaseModel):
     """Holds the entries of a state's manifest apart from its files."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     model: ModelConfig | None
-    optimizer_step: int = Field(ge=0, le=MOST_STEPS)
+    optimizer_step: _Steps
+    parameter_steps: dict[str, _Steps] = {}
     progress: dict[str, Any] | None
     moments: bool
     layer_sources: list[str] | None = Field(default=None, max_length=MOST_LAYERS)
     """For each layer "NUMBER TREATMENT", if the files are those of a shallower model."""
+    fresh_layers: list[Annotated[int, Field(ge=0, lt=MOST_LAYERS)]] = Field(default=[], max_length=MOST_LAYERS)
+    """Layers whose moments are zero, whatever the files hold."""
 
 
 def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
@@ -170,9 +190,12 @@ class State(Readable):
             for kind in (WEIGHTS, BUFFERS)
         }
         self.names = tuple(self._origins[WEIGHTS])
+        self.parameter_steps = self._description.parameter_steps
+        self.fresh_layers = frozenset(self._description.fresh_layers)
         self.buffers = {name: self._files[BUFFERS].specs[o.name] for name, o in self._origins[BUFFERS].items()}
         self._check_weights()
         self._check_moments()
+        self._check_steps()
 
     @property
     def moments(self) -> bool:
@@ -195,14 +218,15 @@ class State(Readable):
         """Identifies the tensors: states with equal digests hold the same bytes."""
         files = self.manifest["files"]
         checksums = [f"{name} {files[name]['checksum']}" for name in sorted(files)]
-        return digest(" ".join([*checksums, *(self._description.layer_sources or ())]).encode())
+        fresh = [f"fresh {layer}" for layer in sorted(self.fresh_layers)]
+        return digest(" ".join([*checksums, *(self._description.layer_sources or ()), *fresh]).encode())
 
     def shape(self, name: str) -> Shape:
         return self._files[WEIGHTS].specs[self._origins[WEIGHTS][name].name].shape
 
     def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
         origin = self._origins[BUFFERS if kind == BUFFERS else WEIGHTS][name]
-        if origin.zero:
+        if origin.zero or (kind in MOMENTS and layer_of(name) in self.fresh_layers):
             into[:] = 0
         else:
             self._files[kind].fill(origin.name, start, into, self.verified)
@@ -246,6 +270,10 @@ class State(Readable):
         for kind in MOMENTS if self.moments else ():
             if self._files[kind].specs != self._files[WEIGHTS].specs:
                 raise DamagedFile(self._file(kind), "does not hold the same parameters as the weights")
+
+    def _check_steps(self) -> None:
+        for name in sorted(self.parameter_steps.keys() - set(self.names)):
+            raise DamagedFile(self.path / MANIFEST, f"counts the steps of {name!r}, which is not a parameter")
 
 
 class StateWriter:
@@ -303,7 +331,9 @@ def manifest_of(
     model: ModelConfig | None,
     progress: Mapping[str, Any] | None,
     provenance: Mapping[str, Any],
+    parameter_steps: Mapping[str, int] | None = None,
     layer_sources: Sequence[str] | None = None,
+    fresh_layers: Iterable[int] = (),
 ) -> dict[str, Any]:
     """Returns the entries of a state's manifest apart from its files."""
     return {
@@ -311,9 +341,11 @@ def manifest_of(
         "format": FORMAT,
         "model": None if model is None else model.model_dump(),
         "optimizer_step": optimizer_step,
+        **({"parameter_steps": dict(parameter_steps)} if parameter_steps else {}),
         "progress": None if progress is None else dict(progress),
         "moments": moments,
         **({} if layer_sources is None else {"layer_sources": list(layer_sources)}),
+        **({"fresh_layers": fresh} if (fresh := sorted(fresh_layers)) else {}),
         "provenance": dict(provenance),
     }
 
@@ -343,7 +375,9 @@ def write_state(
         DamagedFile: a file of the source is truncated, altered or missing; nothing is left at ``path``.
         NoSpace: the disk is full; nothing is left at ``path``.
     """
-    manifest = manifest_of(source.moments, source.optimizer_step, source.model, source.progress, provenance)
+    manifest = manifest_of(
+        source.moments, source.optimizer_step, source.model, source.progress, provenance, source.parameter_steps
+    )
     shapes = {name: source.shape(name) for name in source.names}
     sealed: dict[str, Entry] = {}
     with disk_errors(path), new_folder(path, manifest, sealed) as folder, ExitStack() as stack:

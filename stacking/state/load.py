@@ -7,7 +7,7 @@ model's low-precision weights are then updated from the masters as DeepSpeed doe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from stacking.errors import UserError
 from stacking.state import deepspeed_private as private
 from stacking.state.deepspeed_optimizers import Master, adapter_of, parameter_shape
-from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState
+from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState, step_of
 from stacking.storage.threads import each, thread_count
 
 _SLICE = 1 << 22
@@ -25,17 +25,18 @@ _SLICE = 1 << 22
 
 @torch.no_grad()
 def load(engine: Any, source: TrainingState) -> None:
-    """Sets the weights, both moments, the step count and the buffers of ``engine`` to those of ``source``.
+    """Sets the weights, both moments, the step counts and the buffers of ``engine`` to those of ``source``.
 
     All ranks must call this together.
 
     Args:
         engine: the result of ``deepspeed.initialize`` with Adam (torch's, FusedAdam or DeepSpeedCPUAdam). Its
             optimizer state is replaced.
-        source: a `State` or a `ZeroCheckpoint`. Missing moments start at zero; the step count is copied.
+        source: a `State` or a `ZeroCheckpoint`. Missing moments start at zero; the step counts are copied.
 
     Raises:
-        UserError: the source is of another model (names a parameter), or the optimizer is not supported.
+        UserError: the source is of another model (names a parameter), the optimizer is not supported, or one of its
+            parameter groups would hold parameters with different step counts.
         DamagedFile: a file of the source is truncated or missing.
     """
     parameters = dict(engine.module.named_parameters())
@@ -45,8 +46,10 @@ def load(engine: Any, source: TrainingState) -> None:
     adapter, adam = adapter_of(engine), _adam_of(engine)
     adapter.prepare(engine)
     slices: list[Slice] = []
+    steps: list[int] = []
     for master in adapter.masters(engine, {id(p): name for name, p in parameters.items()}):
-        state = _adam_state(engine, adam, master, source.optimizer_step)
+        steps.append(_common_step(source, master))
+        state = _adam_state(engine, adam, master, steps[-1])
         slices += _slices(master.tensor, master, WEIGHTS)
         for kind in MOMENTS:
             if source.moments:
@@ -55,7 +58,7 @@ def load(engine: Any, source: TrainingState) -> None:
                 state[kind].zero_()
     each(lambda part: _fill(part, source), slices, thread_count(_ranks_here()))
     adapter.refresh(engine)
-    adam.finish(private.inner_optimizer(engine), source.optimizer_step)
+    adam.finish(private.inner_optimizer(engine), steps)
     for name, buffer in buffers.items():
         buffer.copy_(torch.from_numpy(source.read(BUFFERS, name)).view(buffer.shape))
 
@@ -89,6 +92,16 @@ class Slice(NamedTuple):
     kind: str
     name: str
     start: int
+
+
+def _common_step(source: TrainingState, master: Master) -> int:
+    """Returns the step count of a master's parameters, which DeepSpeed keeps in one number."""
+    counts = {step_of(source, piece.name) for piece in master.pieces} or {source.optimizer_step}
+    if len(counts) > 1:
+        first, last = min(counts), max(counts)
+        problem = f"holds parameters after {first:,} and after {last:,} updates"
+        raise UserError("optimizer: a parameter group", problem, "make a group for each count")
+    return counts.pop()
 
 
 def _adam_state(engine: Any, adam: Adam, master: Master, step: int) -> dict[str, Any]:
@@ -171,8 +184,8 @@ class Adam(NamedTuple):
 
     set_step: Callable[[dict[str, Any], Master, int], None]
     """Sets the step count, given a master's state, the master and the count."""
-    finish: Callable[[Any, int], None]
-    """Updates everything else that depends on the step count, given the optimizer and the count."""
+    finish: Callable[[Any, Sequence[int]], None]
+    """Updates everything else that depends on the step counts, given the optimizer and the count of each master."""
 
 
 def _step_tensor(state: dict[str, Any], master: Master, step: int) -> None:

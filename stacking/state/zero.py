@@ -56,6 +56,8 @@ class Master(NamedTuple):
     pieces: list[Piece]
     weights: StoredTensor
     state: Mapping[str, Any]
+    group: int
+    """Index of the optimizer's parameter group, or of its sub-group in ZeRO 3."""
 
 
 class Checkpoint(NamedTuple):
@@ -108,7 +110,9 @@ class ZeroCheckpoint(Readable):
         }
         self.buffers = {name: TensorSpec(t.read_dtype, t.shape) for name, t in self._buffers.items()}
         self.moments = any(self._places[MOMENTS[0]].values())
-        self.optimizer_step = _step(self.path, masters)
+        steps = _steps(self.path, masters)
+        self.optimizer_step = max(steps.values(), default=0)
+        self.parameter_steps = {name: step for name, step in steps.items() if step != self.optimizer_step}
         self.progress, self.model = _recorded(self.path / PROGRESS)
 
     def shape(self, name: str) -> Shape:
@@ -248,7 +252,7 @@ def _flat_groups(checkpoint: Checkpoint) -> list[Master]:
         for file, shard in checkpoint.shards:
             weights = stored(shard["single_partition_of_fp32_groups"][index], file)
             state = _base_state(shard["base_optimizer_state"], index, shard.get("base_optimizer_state_step"))
-            masters.append(Master(cut(pieces, position, position + weights.numel), weights, state))
+            masters.append(Master(cut(pieces, position, position + weights.numel), weights, state, index))
             position += weights.numel
     return masters
 
@@ -261,7 +265,7 @@ def _sharded_groups(checkpoint: Checkpoint) -> list[Master]:
         for index, shapes in enumerate(groups):
             weights = stored(shard["fp32_flat_groups"][index], file)
             state = _base_state(shard["optimizer_state_dict"], index)
-            masters.append(Master(sharded(shapes.items(), rank, ranks), weights, state))
+            masters.append(Master(sharded(shapes.items(), rank, ranks), weights, state, index))
     return masters
 
 
@@ -282,17 +286,18 @@ def _replicated(checkpoint: Checkpoint) -> list[Master]:
     if saved is not None:
         checked(ADAM if "state" in saved else WRAPPED, saved, file)
     if saved is None or not (saved if "state" in saved else saved["optimizer_state_dict"])["state"]:
-        return [Master(whole(name, t.shape), t, {}) for name, t in parameters.items()]
+        return [Master(whole(name, t.shape), t, {}, 0) for name, t in parameters.items()]
     if "fp32_groups_flat" in saved:
         return _replicated_flat(checkpoint, parameters)
     base = saved if "state" in saved else saved["optimizer_state_dict"]
     weights = [stored(t, file) for group in saved.get("fp32_groups", ()) for t in group]
     shapes = [[_state_shape(base, i, file) for i in group["params"]] for group in base["param_groups"]]
-    names = [name for group in _group_names(file, parameters, base["param_groups"], shapes) for name in group]
-    weights = weights or [parameters[name] for name in names]
+    groups = _group_names(file, parameters, base["param_groups"], shapes)
+    named = [(name, group) for group, names in enumerate(groups) for name in names]
+    weights = weights or [parameters[name] for name, _ in named]
     return [
-        Master(whole(name, parameters[name].shape), master, _base_state(base, index))
-        for index, (name, master) in enumerate(zip(names, weights, strict=True))
+        Master(whole(name, parameters[name].shape), master, _base_state(base, index), group)
+        for index, ((name, group), master) in enumerate(zip(named, weights, strict=True))
     ]
 
 
@@ -308,7 +313,7 @@ def _replicated_flat(checkpoint: Checkpoint, parameters: Mapping[str, StoredTens
     masters = []
     for index, (group, flat) in enumerate(zip(named, flats, strict=True)):
         pieces = packed((name, parameters[name].shape) for name in group)
-        masters.append(Master(pieces, flat, _base_state(base, index)))
+        masters.append(Master(pieces, flat, _base_state(base, index), index))
     return masters
 
 
@@ -384,18 +389,20 @@ def _places(shapes: Iterable[str], masters: Iterable[Master], kind: str) -> dict
     return dict(places)
 
 
-def _step(folder: Path, masters: Iterable[Master]) -> int:
-    """Returns the step count that all masters share.
+def _steps(folder: Path, masters: Iterable[Master]) -> dict[str, int]:
+    """Returns the step count of every parameter that was ever stepped.
 
-    torch's Adam counts in one tensor per parameter. DeepSpeed's optimizers use plain numbers, and its FusedAdam updates
-    only that of a group's last tensor and uses it for the whole group, so the maximum is correct.
+    torch's Adam counts in one tensor per master. DeepSpeed's optimizers use plain numbers, and its FusedAdam updates
+    only that of a group's last tensor and uses it for the whole group, so the group's maximum is correct.
     """
-    steps = [master.state["step"] for master in masters if master.state.get("step") is not None]
-    counted = {number(step, folder) for step in steps if isinstance(step, StoredTensor)}
-    if len(counted) > 1:
-        problem = f"has parameters after {min(counted)} and after {max(counted)} updates"
-        raise UserError(folder, problem, "give a checkpoint whose parameters were all trained from the start")
-    return max((number(step, folder) for step in steps), default=0)
+    stepped = [(master, master.state["step"]) for master in masters if master.state.get("step") is not None]
+    counts = [(master, number(step, folder), isinstance(step, StoredTensor)) for master, step in stepped]
+    highest: dict[int, int] = {}
+    for master, count, _ in counts:
+        highest[master.group] = max(count, highest.get(master.group, 0))
+    return {
+        piece.name: count if own else highest[master.group] for master, count, own in counts for piece in master.pieces
+    }
 
 
 def _entry(file: Path, key: str) -> Mapping[str, Any]:

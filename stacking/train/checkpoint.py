@@ -20,7 +20,7 @@ from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.blocks import Entry, hash_files
-from stacking.storage.files import disk_errors, fsync_file, move_folder, read_sealed, seal_folder, write_sealed
+from stacking.storage.files import disk_errors, fsync_file, move_folder, seal_folder, write_sealed
 from stacking.storage.threads import each
 from stacking.train.finite import diverged, first_not_finite
 from stacking.train.rank_sync import Agreement
@@ -161,34 +161,41 @@ def padded_tokens(plan: Plan, stage: Stage, step: int) -> int:
     return before + step * stage.global_batch * plan.data.sequence_length
 
 
-def restore(
-    engine: DeepSpeedEngine, plan: Plan, stage: Stage, checkpoint: Path | None, start: Path | None, agreement: Agreement
-) -> dict[str, Any]:
-    """Loads ``checkpoint`` or, without one, the state ``start`` that the stage begins from.
+def open_source(plan: Plan, stage: Stage, checkpoint: Path | None, start: Path | None) -> State | ZeroCheckpoint | None:
+    """Opens ``checkpoint`` or, without one, the state ``start`` that the stage begins from; None: neither exists.
 
     Args:
         checkpoint: the result of `agreed_checkpoint`, the same on all ranks.
+
+    Raises:
+        UserError: the checkpoint belongs to another model or stage.
+        DamagedFile: a file is missing or truncated.
+    """
+    if checkpoint is None:
+        return None if start is None else State(start)
+    source = ZeroCheckpoint(checkpoint)
+    if source.model != plan.model.with_layers(stage.layers) or (source.progress or {}).get("stage") != stage.index:
+        raise UserError(checkpoint, "does not belong to the plan's model and stage", "use the run's own folder")
+    return source
+
+
+def restore(engine: DeepSpeedEngine, stage: Stage, source: State | ZeroCheckpoint | None) -> dict[str, Any]:
+    """Loads the result of `open_source`.
 
     Returns:
         The checkpoint's ``progress.json``; at the beginning of a stage only ``step``, ``seconds`` and ``tokens``.
 
     Raises:
-        UserError: the checkpoint belongs to another model or stage.
-        DamagedFile: a file of the checkpoint is missing or truncated.
+        UserError: the state is of another model.
+        DamagedFile: a file is truncated or altered.
     """
-    if checkpoint is None:
-        state = State(start) if start is not None else None
-        if state is not None:
-            load(engine, state)
-        else:
-            begin(engine)
-        seen = (state.progress or {}).get("tokens", 0) if state is not None and stage.index else 0
-        return {"step": 0, "seconds": 0.0, "tokens": seen}
-    progress: dict[str, Any] = agreement.decided(lambda: read_sealed(checkpoint / PROGRESS))
-    expected = plan.model.with_layers(stage.layers).model_dump()
-    if progress["model"] != expected or progress["stage"] != stage.index:
-        raise UserError(checkpoint, "does not belong to the plan's model and stage", "use the run's own folder")
-    load(engine, ZeroCheckpoint(checkpoint))
+    if source is None:
+        begin(engine)
+        return {"step": 0, "seconds": 0.0, "tokens": 0}
+    load(engine, source)
+    progress = source.progress or {}
+    if isinstance(source, State):
+        return {"step": 0, "seconds": 0.0, "tokens": progress.get("tokens", 0) if stage.index else 0}
     set_loss_scale(engine, progress["loss_scale"])
     engine.global_steps = progress["step"]
     engine.global_samples = progress["step"] * stage.global_batch

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -19,6 +21,7 @@ from stacking.model.bert import Bert, build
 from stacking.model.kernels import kernels_for, use
 from stacking.planning.plan import Plan, Stage
 from stacking.state.deepspeed_private import compile_no_operations
+from stacking.state.format import TrainingState, step_of
 from stacking.storage.partition import PARAMETER_NAMES
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -43,20 +46,22 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def start_engine(plan: Plan, stage: Stage, drawn: bool = True) -> DeepSpeedEngine:
+def start_engine(plan: Plan, stage: Stage, drawn: bool = True, source: TrainingState | None = None) -> DeepSpeedEngine:
     """Returns a DeepSpeed engine with the model of ``stage``, initialised from the plan's seed.
 
     The same seed gives the same weights on every rank and at every world size.
 
     Args:
         drawn: False if all weights will be loaded later; they are uninitialised until then.
+        source: what will be loaded later. Parameters with different step counts get groups of their own.
     """
     torch.manual_seed(plan.seed)
     with nullcontext() if drawn else _Undrawn():
         model = build(plan.model.with_layers(stage.layers))
     choose_kernels(model, stage)
     weight_decay = stage.ds_config["optimizer"]["params"]["weight_decay"]
-    groups = parameter_groups(model, weight_decay, plan.optimizer.weight_decay_on)
+    kind_of = partial(step_of, source) if source else _same
+    groups = parameter_groups(model, weight_decay, plan.optimizer.weight_decay_on, kind_of)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
     engine.global_samples = stage.first_sample  # the monitors' x-axis, shared by all stages
     return engine
@@ -98,12 +103,29 @@ def chosen_kernels(engine: DeepSpeedEngine, stage: Stage) -> dict[str, str]:
     }
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str) -> list[dict[str, Any]]:
+def _same(name: str) -> int:
+    return 0
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay_on: str, kind_of: Callable[[str], Hashable] = _same
+) -> list[dict[str, Any]]:
     """Returns AdamW's parameter groups, with weight decay on all parameters or only on matrices, as in Google's BERT.
 
     Each group lists its parameters' names, so that its checkpoints can be read without the model.
+
+    Args:
+        kind_of: parameters for which it differs are in different groups. The kinds are in the order in which the model
+            first has them, so that the groups are the same after a restart.
     """
-    named = list(model.named_parameters())
+    kinds: dict[Hashable, list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        kinds.setdefault(kind_of(name), []).append((name, parameter))
+    return [group for named in kinds.values() for group in _groups(named, weight_decay, decay_on)]
+
+
+def _groups(named: list[tuple[str, nn.Parameter]], weight_decay: float, decay_on: str) -> list[dict[str, Any]]:
+    """Returns the groups of one kind."""
     if decay_on == "all":
         return [_group(named, weight_decay)]
     matrices = [(name, p) for name, p in named if p.ndim >= 2]

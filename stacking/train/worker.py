@@ -25,7 +25,7 @@ from stacking.run.lease import Watch
 from stacking.run.metrics import MetricsWriter, truncate_after
 from stacking.run.phases import starting_state
 from stacking.train.allocator import keep_freed_memory
-from stacking.train.checkpoint import Saver, restore
+from stacking.train.checkpoint import Saver, open_source, restore
 from stacking.train.engine import connect, start_engine
 from stacking.train.loader import updates
 from stacking.train.loop import train
@@ -52,8 +52,9 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     checkpoint = agreed_checkpoint(agreement, folder.checkpoints)
     if checkpoint is None and start is not None:
         require_same_view(agreement, start)
-    engine = start_engine(plan, stage, drawn=start is None and checkpoint is None)
-    progress = restore(engine, plan, stage, checkpoint, start, agreement)
+    source = open_source(plan, stage, checkpoint, start)
+    engine = start_engine(plan, stage, source is None, source)
+    progress = restore(engine, stage, source)
     writer = None
     if dist.get_rank() == 0:
         truncate_after(folder.metrics, progress["step"])

@@ -104,8 +104,8 @@ WRONG = {
     ),
     "unknown optimizer state": (
         "name: small",
-        "growth: {optimizer_state: keep}",
-        'growth.optimizer_state: is "keep"; choose one of reset, reset-keep-step, copy, copy-keep-step',
+        "growth: {optimizer_state: zero}",
+        'growth.optimizer_state: is "zero"; choose one of reset, reset-keep-step, copy, copy-keep-step, keep-old',
     ),
     "unknown variant": (
         "hidden: 64",

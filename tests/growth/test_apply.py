@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stacking.errors import DamagedFile, UserError
 from stacking.growth.apply import grow
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import MOMENTS, State, StateWriter
+from stacking.state.format import MOMENTS, State, StateWriter, step_of
 from stacking.storage.safetensors_file import TensorSpec
 
 KINDS = ("weights", *MOMENTS)
@@ -87,6 +90,56 @@ def test_identity_silences_the_new_layers_in_weights_and_moments(tmp_path: Path)
         )
 
 
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=7))
+def test_a_list_of_layers_decides_where_weights_and_moments_come_from(order: list[int]) -> None:
+    with TemporaryDirectory() as folder:
+        source = write(Path(folder) / "s")
+
+        grown = grow(source, Path(folder) / "g", layers_from=order, optimizer_state="copy")
+
+        assert grown.model == source.model.with_layers(len(order))  # type: ignore[union-attr]
+        for kind in KINDS:
+            for target, origin in enumerate(order):
+                values = grown.read(kind, f"layers.{target}.attention.qkv.weight")
+                np.testing.assert_array_equal(values, source.read(kind, f"layers.{origin}.attention.qkv.weight"))
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_old_layers_keep_their_moments_and_steps_and_added_ones_begin(tmp_path: Path, share: bool) -> None:
+    source = write(tmp_path / "s")
+
+    grown = grow(source, tmp_path / "g", 6, "interleave", "keep-old", share=share)
+
+    assert grown.moments and grown.optimizer_step == 50
+    assert set(grown.parameter_steps) == {f"layers.{i}.{name}" for i in (1, 3, 5) for name in LAYER}
+    assert set(grown.parameter_steps.values()) == {0}
+    for kind in KINDS:
+        assert grown.read(kind, "mlm_head.bias").any()
+        for target in range(6):
+            values = grown.read(kind, f"layers.{target}.feed_forward.up.weight")
+            expected = source.read(kind, f"layers.{target // 2}.feed_forward.up.weight")
+            kept = kind == "weights" or target % 2 == 0
+            np.testing.assert_array_equal(values, expected if kept else np.zeros_like(expected))
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_what_was_added_last_time_is_old_the_next_time(tmp_path: Path, share: bool) -> None:
+    """Each of three generations has its own step count; copies with kept steps have their source's."""
+    first = grow(write(tmp_path / "s", layers=1), tmp_path / "2", 2, "stack", "keep-old", share=share)
+
+    kept = grow(first, tmp_path / "4", 4, "stack", "copy-keep-step", share=share)
+    added = grow(first, tmp_path / "4-old", 4, "stack", "keep-old", share=share)
+
+    assert steps(kept) == [50, 0, 50, 0] and steps(added) == [50, 0, 0, 0]
+    assert [kept.read("exp_avg", f"layers.{i}.feed_forward.up.weight").any() for i in range(4)] == [True, False] * 2
+    reset = grow(first, tmp_path / "4-reset", 4, "stack", "reset", share=share)
+    assert not reset.moments and steps(reset) == [0] * 4 and not reset.fresh_layers
+
+
+def steps(state: State) -> list[int]:
+    return [step_of(state, f"layers.{i}.feed_forward.up.weight") for i in range(4)]
+
+
 @pytest.mark.parametrize(
     ("rule", "moments", "step"),
     [("reset", False, 0), ("reset-keep-step", False, 50), ("copy", True, 0), ("copy-keep-step", True, 50)],
@@ -137,6 +190,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         grow(source, tmp_path / "g", 6, "double")
     with pytest.raises(UserError, match="no optimizer-state rule 'keep'"):
         grow(source, tmp_path / "g", 6, "stack", "keep")
+    with pytest.raises(UserError, match=r"--layers-from: layer 3 does not exist: the model has the layers 0 to 2"):
+        grow(source, tmp_path / "g", layers_from=[0, 3])
+    with pytest.raises(UserError, match="--layers: is missing"):
+        grow(source, tmp_path / "g")
     with StateWriter(tmp_path / "flat", {"a": (1,)}, moments=False) as writer:
         writer.append("weights", "a", np.zeros(1, np.float32))
     with pytest.raises(UserError, match="has no layers to grow"):

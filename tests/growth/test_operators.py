@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from stacking.growth.operators import (
     OPERATORS,
     OPTIMIZER_STATES,
+    added_layers,
+    check_listed,
     layer_sources,
+    listed_sources,
     optimizer_state_rule,
     reachable,
 )
@@ -22,6 +25,7 @@ from stacking.state.layers import becomes_zero, layer_of, with_layer
 depths = st.integers(1, 12)
 factors = st.integers(1, 5)
 operators = st.sampled_from(sorted(OPERATORS))
+to_any_multiple = st.sampled_from(["stack", "interleave", "identity"])
 
 
 def layers(operator: str, source: int, target: int) -> list[int]:
@@ -34,12 +38,68 @@ def test_the_operators_of_the_paper() -> None:
     assert layer_sources("identity", 2, 3) == ((0, "copy"), (1, "copy"), (0, "silent"))
 
 
-@given(operators, depths, factors)
-def test_every_target_layer_has_a_source_layer_that_exists(operator: str, source: int, factor: int) -> None:
-    found = layers(operator, source, factor * source)
+def test_the_operators_of_later_papers() -> None:
+    assert layers("middle", 6, 8) == [0, 1, 2, 3, 2, 3, 4, 5]  # the second of three blocks
+    assert layers("middle", 4, 6) == [0, 1, 0, 1, 2, 3]  # the first of two
+    assert layers("middle", 5, 7) == [0, 1, 0, 1, 2, 3, 4]  # the fifth layer is in no block
+    assert layers("middle", 3, 6) == layers("stack", 3, 6)
+    assert [str(entry) for entry in layer_sources("block-expansion", 4, 6)] == [
+        "0 copy", "1 copy", "1 silent", "2 copy", "3 copy", "3 silent",
+    ]  # fmt: skip
+    assert [e.layer for e in listed_sources([*range(24), *range(8, 32)])] == [*range(24), *range(8, 32)]  # SOLAR
 
-    assert len(found) == factor * source
-    assert set(found) == set(range(source))
+
+@given(operators, depths, st.integers(1, 60))
+def test_every_target_layer_has_a_source_layer_that_exists(operator: str, source: int, target: int) -> None:
+    if reachable(operator, source, target):
+        found = layers(operator, source, target)
+
+        assert len(found) == target
+        assert set(found) == set(range(source))
+
+
+@given(operators, depths, st.integers(1, 60))
+def test_every_source_layer_is_kept_once_in_order_and_the_rest_is_added(
+    operator: str, source: int, target: int
+) -> None:
+    if reachable(operator, source, target):
+        sources = layer_sources(operator, source, target)
+        added = added_layers(sources)
+
+        assert [s for i, s in enumerate(sources) if i not in added] == [(i, "copy") for i in range(source)]
+        assert len(added) == target - source
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.sampled_from(["copy", "silent"])), min_size=1, max_size=20))
+def test_of_a_list_the_lowest_plain_copy_of_a_layer_is_old(items: list[tuple[int, str]]) -> None:
+    sources = listed_sources([f"{layer} {treatment}" for layer, treatment in items])
+    added = added_layers(sources)
+
+    assert sources == tuple(items)
+    for target, source in enumerate(sources):
+        assert (target in added) == (source.treatment == "silent" or source in sources[:target])
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_growth_by_a_few_layers_at_a_time_is_a_list_for_each_stage(first: int, more: int) -> None:
+    """Gradual growth: the top ``more`` layers again, as often as wanted."""
+    depth, order = max(first, more), list(range(max(first, more)))
+    for _ in range(3):
+        step = listed_sources([*range(depth), *range(depth - more, depth)])
+        check_listed(step, depth)
+        order = [order[source.layer] for source in step]
+        depth += more
+
+    assert added_layers(listed_sources(order)) == tuple(range(max(first, more), depth))
+
+
+def test_a_list_of_layers_that_do_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="'top' is neither a layer number nor one followed by 'silent'"):
+        listed_sources([0, "top"])
+    with pytest.raises(ValueError, match="-1 is neither a layer number"):
+        listed_sources([-1])
+    with pytest.raises(ValueError, match="layer 2 does not exist: the model has the layers 0 to 1"):
+        check_listed(listed_sources([0, 1, 2]), 2)
 
 
 @given(st.sampled_from(["stack", "interleave"]), depths, factors)
@@ -47,7 +107,7 @@ def test_every_source_layer_is_used_equally_often(operator: str, source: int, fa
     assert set(Counter(layers(operator, source, factor * source)).values()) == {factor}
 
 
-@given(operators, depths, factors, factors)
+@given(to_any_multiple, depths, factors, factors)
 def test_growing_twice_is_growing_at_once(operator: str, source: int, first: int, second: int) -> None:
     middle, target = source * first, source * first * second
     upper = layers(operator, middle, target)
@@ -74,22 +134,25 @@ def test_what_cannot_be_reached_is_refused_with_what_can(operator: str, source: 
     if reachable(operator, source, target):
         assert len(layer_sources(operator, source, target)) == target
     else:
-        with pytest.raises(ValueError, match=f"layers out of {source}, not {target}"):
+        with pytest.raises(ValueError, match=f"{operator} makes .*layers out of {source}, not {target}"):
             layer_sources(operator, source, target)
 
 
 def test_a_refusal_lists_the_depths() -> None:
     with pytest.raises(ValueError, match="stack makes 3, 6, 9, 12, … layers out of 3, not 7"):
         layer_sources("stack", 3, 7)
-    with pytest.raises(ValueError, match="no growth operator 'double'; there are stack, interleave, identity"):
+    with pytest.raises(ValueError, match="middle makes 3, 4, 5, 6 layers out of 3, not 7"):
+        layer_sources("middle", 3, 7)
+    with pytest.raises(ValueError, match="no growth operator 'double'; there are stack, interleave, identity, block-"):
         reachable("double", 3, 6)
     with pytest.raises(ValueError, match="no optimizer-state rule 'keep'; there are reset, "):
         optimizer_state_rule("keep")
 
 
-def test_the_optimizer_state_rules_are_all_four() -> None:
-    assert set(OPTIMIZER_STATES.values()) == {(a, b) for a in (False, True) for b in (False, True)}
-    assert OPTIMIZER_STATES["copy"] == (True, False)  # the original's --double-optimizer
+def test_the_optimizer_state_rules_treat_moments_and_steps() -> None:
+    for_all = {(a, b) for a in ("none", "all") for b in ("none", "all")}
+    assert set(OPTIMIZER_STATES.values()) == {*for_all, ("old", "old")}
+    assert OPTIMIZER_STATES["copy"] == ("all", "none")  # the original's --double-optimizer
 
 
 def test_layer_numbers_are_read_and_written_in_names() -> None:

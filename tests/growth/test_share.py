@@ -12,7 +12,7 @@ import pytest
 
 from stacking.errors import DamagedFile
 from stacking.growth.apply import grow
-from stacking.growth.operators import layer_sources
+from stacking.growth.operators import OPERATORS, OPTIMIZER_STATES, layer_sources
 from stacking.state.format import BUFFERS, State
 from stacking.state.layers import composed, origins
 from stacking.storage.files import verify_folder, write_sealed
@@ -21,8 +21,8 @@ from tests.growth.test_apply import KINDS, contents, shapes, write
 
 def assert_same(one: State, other: State) -> None:
     assert one.names == other.names and dict(one.buffers) == dict(other.buffers)
-    assert (one.moments, one.optimizer_step, one.model, one.progress) == (
-        other.moments, other.optimizer_step, other.model, other.progress,
+    assert (one.moments, one.optimizer_step, one.parameter_steps, one.model, one.progress) == (
+        other.moments, other.optimizer_step, other.parameter_steps, other.model, other.progress,
     )  # fmt: skip
     for kind in KINDS if one.moments else KINDS[:1]:
         for name in one.names:
@@ -32,8 +32,8 @@ def assert_same(one: State, other: State) -> None:
         np.testing.assert_array_equal(one.read(BUFFERS, name), other.read(BUFFERS, name))
 
 
-@pytest.mark.parametrize("operator", ["stack", "interleave", "identity"])
-@pytest.mark.parametrize("rule", ["reset", "reset-keep-step", "copy", "copy-keep-step"])
+@pytest.mark.parametrize("operator", sorted(OPERATORS))
+@pytest.mark.parametrize("rule", sorted(OPTIMIZER_STATES))
 def test_a_shared_state_reads_as_a_copied_one(tmp_path: Path, operator: str, rule: str) -> None:
     source = write(tmp_path / "s")
 
@@ -63,14 +63,15 @@ def test_without_moments_their_files_are_not_shared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", ["stack", "interleave", "identity"])
 @pytest.mark.parametrize("second", ["stack", "interleave", "identity"])
-def test_a_shared_state_grows_on_shared_or_not(tmp_path: Path, first: str, second: str) -> None:
+@pytest.mark.parametrize("rule", ["copy", "keep-old"])
+def test_a_shared_state_grows_on_shared_or_not(tmp_path: Path, first: str, second: str, rule: str) -> None:
     source = write(tmp_path / "s")
-    copied = grow(grow(source, tmp_path / "6", 6, first, "copy"), tmp_path / "12", 12, second, "copy")
+    copied = grow(grow(source, tmp_path / "6", 6, first, rule), tmp_path / "12", 12, second, rule)
 
-    middle = grow(source, tmp_path / "shared-6", 6, first, "copy", share=True)
+    middle = grow(source, tmp_path / "shared-6", 6, first, rule, share=True)
 
-    assert_same(grow(middle, tmp_path / "shared-12", 12, second, "copy", share=True), copied)
-    assert_same(grow(middle, tmp_path / "copied-12", 12, second, "copy"), copied)
+    assert_same(grow(middle, tmp_path / "shared-12", 12, second, rule, share=True), copied)
+    assert_same(grow(middle, tmp_path / "copied-12", 12, second, rule), copied)
 
 
 def test_the_digest_tells_growths_of_the_same_files_apart(tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_the_digest_tells_growths_of_the_same_files_apart(tmp_path: Path) -> Non
         grow(source, tmp_path / "b", 6, "interleave", "copy", share=True).digest,
     }
     assert len(digests) == 3
+    assert grow(source, tmp_path / "c", 6, "stack", "keep-old", share=True).digest not in digests
 
 
 def test_damage_after_sharing_is_found_by_whoever_reads(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from stacking.growth.apply import grow
 from stacking.state.consolidate import consolidate
+from stacking.state.format import step_of
 from tests.state.ranks import run_ranks
 from tests.state.test_matrix import WORKER
 
@@ -48,6 +50,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for n in (3, 9)
         ]
     )
+    for name in ENGINES:
+        grow(folder / "states" / name, folder / "grown" / name, 4, "interleave", "keep-old")
+    deep = {"model": {"layers": 4}, "ages": True}
+    launch(
+        [
+            {
+                **e,
+                **deep,
+                "load": str(folder / "grown" / name),
+                "steps": [3, n],
+                "save": str(folder / f"{name}-deep-{n}"),
+            }
+            for name, e in ENGINES.items()
+            for n in (5, 9)
+        ]
+    )
+    resumed = [
+        {**e, **deep, "load": str(folder / f"{n}-deep-5"), "steps": [5, 9], "save": str(folder / f"{n}-deep-5-9")}
+        for n, e in ENGINES.items()
+    ]
+    launch(resumed)
     return folder
 
 
@@ -64,3 +87,18 @@ def test_training_goes_on_as_if_it_had_never_stopped(folder: Path, name: str) ->
     straight = consolidate(folder / f"{name}-9", folder / "straight" / name)
 
     assert consolidate(folder / f"{name}-3-9", folder / "continued" / name).digest == straight.digest
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_layers_of_different_ages_count_their_own_updates(folder: Path, name: str) -> None:
+    state = consolidate(folder / f"{name}-deep-9", folder / "deep" / name)
+
+    old, new = (step_of(state, f"layers.{layer}.up.weight") for layer in (0, 1))
+    assert new == 6 and old >= 9
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name.startswith("cpu-adam") and "bf16" not in name])
+def test_a_restart_with_layers_of_different_ages_changes_no_bit(folder: Path, name: str) -> None:
+    straight = consolidate(folder / f"{name}-deep-9", folder / "deep-straight" / name)
+
+    assert consolidate(folder / f"{name}-deep-5-9", folder / "deep-continued" / name).digest == straight.digest

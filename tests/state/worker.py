@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import nn
 
-from stacking.state.format import MOMENTS, State
+from stacking.state.format import MOMENTS, State, step_of
 from stacking.state.load import begin, load
 from stacking.state.zero import ZeroCheckpoint
+from stacking.train.engine import parameter_groups as own_groups
 
 BATCH = 4
 
@@ -88,8 +90,15 @@ def make_engine(job: dict[str, Any], ranks: int) -> Any:
     torch.manual_seed(job.get("seed", 0))
     model = Tiny(**job.get("model", {}))
     groups = parameter_groups(model, job.get("named", False))
+    if job.get("ages"):
+        groups = own_groups(model, 0.01, "matrices", partial(step_of, open_source(job)))
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config(job, ranks))
     return engine
+
+
+def open_source(job: dict[str, Any]) -> State | ZeroCheckpoint:
+    source = job["load"]
+    return State(source) if (Path(source) / "weights.safetensors").exists() else ZeroCheckpoint(source)
 
 
 def train(engine: Any, rank: int, ranks: int, steps: range) -> None:
@@ -120,8 +129,8 @@ def run(job: dict[str, Any], rank: int, ranks: int) -> None:
     engine = make_engine(job, ranks)
     if job.get("begin"):
         begin(engine)
-    if source := job.get("load"):
-        load(engine, State(source) if (Path(source) / "weights.safetensors").exists() else ZeroCheckpoint(source))
+    if "load" in job:
+        load(engine, open_source(job))
     first, last = job["steps"]
     train(engine, rank, ranks, range(first, last))
     engine.save_checkpoint(job["save"], tag="step")

@@ -49,6 +49,13 @@ def test_each_phase_reads_what_the_one_before_it_wrote() -> None:
     assert starting_state(plan_of(SMALL), RunFolder(Path("run")), plan_of(SMALL).stages[1]) == grow.output
 
 
+def test_a_stage_as_deep_as_the_one_before_begins_where_that_ended() -> None:
+    text = SMALL.replace("layers: 4", "layers: 2")
+    plan, run = plan_of(text), RunFolder(Path("run"))
+    assert "grow 1" not in names(text)
+    assert starting_state(plan, run, plan.stages[1]) == run.stage("0-L2").state
+
+
 def test_a_state_of_the_first_depth_is_started_from_as_it_is() -> None:
     write_state(Path("state"), TINY, random_weights(TINY))
     text = SMALL + "start: state\n"

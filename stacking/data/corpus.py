@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import digest
@@ -22,6 +24,28 @@ ARRAYS = ("tokens", "sentences", "documents")
 
 I64 = npt.NDArray[np.int64]
 _PROBED_TOKENS = 1 << 14
+
+
+class _Special(BaseModel, strict=True):
+    pad: NonNegativeInt
+    unk: NonNegativeInt
+    cls: NonNegativeInt
+    sep: NonNegativeInt
+    mask: NonNegativeInt
+
+
+class _Split(BaseModel, strict=True):
+    documents: NonNegativeInt
+    sentences: NonNegativeInt
+    tokens: NonNegativeInt
+
+
+class _Facts(BaseModel, strict=True):
+    """What a manifest says of its tokens."""
+
+    vocabulary: PositiveInt
+    special: _Special
+    splits: dict[str, _Split]
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -43,6 +67,12 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         problem = f"has format {manifest.get('format')!r}, but this version reads {FORMAT}"
         raise UserError(folder, problem, "prepare the data again")
+    try:
+        _Facts.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DamagedFile(folder / MANIFEST, f"{key}: {first['msg']}", "prepare the data again") from None
     return {**manifest, "digest": _digest(manifest)}
 
 
@@ -100,9 +130,13 @@ class Corpus:
         path = shard_path(self.folder, self.split, number, array)
         try:
             with disk_errors(path):
-                return np.asarray(np.load(path, mmap_mode="r"))
-        except (ValueError, EOFError, FileNotFoundError) as error:
+                values = np.asarray(np.load(path, mmap_mode="r"))
+        except (ValueError, EOFError, OverflowError, TokenError, FileNotFoundError) as error:
             raise DamagedFile(path, f"is not a readable array ({error})", "prepare the data again") from None
+        if values.ndim != 1 or values.dtype.kind not in "iu" or (array != "tokens" and not len(values)):
+            problem = f"holds {values.dtype} of shape {values.shape}, not a row of integers"
+            raise DamagedFile(path, problem, "prepare the data again")
+        return values
 
     def _check(self, expected: dict[str, int]) -> None:
         """Check the shards against each other, the manifest and the vocabulary."""

@@ -40,7 +40,7 @@ def examine_scheduler(found: Examination) -> None:
     if name is None:
         found.drop("scheduler", "has no type", "left out: the recipe's schedule applies")
         return
-    if name not in SCHEDULER_PARAMETERS:
+    if not isinstance(name, str) or name not in SCHEDULER_PARAMETERS:
         known = sorted(SCHEDULER_PARAMETERS)
         found.drop(
             "scheduler",

@@ -50,8 +50,8 @@ class Worker:
     """A process that reads one target's file again and again; a new one is started where it dies or hangs."""
 
     def __init__(self, target: str, folder: Path) -> None:
-        self._target = target
-        self._file = TARGETS[target].make(folder)
+        self._name, self.target = target, TARGETS[target]
+        self._file = self.target.make(folder)
         self.valid = self._file.read_bytes()
         self._start()
 
@@ -94,7 +94,7 @@ class Worker:
         self._file.write_bytes(self.valid)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzz.worker", self._target, str(self._file)],
+            [sys.executable, "-m", "tests.fuzz.worker", self._name, str(self._file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -103,28 +103,27 @@ class Worker:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         if self._stdout.readline() != b"ready\n":
-            raise RuntimeError(f"{self._target}: the valid file is not read")
+            raise RuntimeError(f"{self._name}: the valid file is not read")
 
     def _end(self) -> None:
         self._process.kill()
         self._process.communicate()
 
 
-def fuzz(target: str, folder: Path, of_seed: int, go_on: Callable[[int], bool]) -> Findings:
-    """Mutate and read until ``go_on`` of the number of examples so far is false."""
+def fuzz(worker: Worker, draws: str, go_on: Callable[[int], bool]) -> Findings:
+    """Mutate and read until ``go_on`` of the number of files so far is false; equal ``draws`` draw the same files."""
     findings = Findings()
-    with Worker(target, folder) as worker:
-        turn = 0
-        while go_on(findings.counts.total()):
-            _examples(worker, target, f"{of_seed} {turn}", findings, go_on)
-            turn += 1
+    turn = 0
+    while go_on(findings.counts.total()):
+        _turn(worker, f"{draws} {turn}", findings, go_on)
+        turn += 1
     return findings
 
 
-def _examples(worker: Worker, target: str, of_seed: str, findings: Findings, go_on: Callable[[int], bool]) -> None:
-    """A few hundred examples that hypothesis draws."""
+def _turn(worker: Worker, draws: str, findings: Findings, go_on: Callable[[int], bool]) -> None:
+    """A few hundred files that hypothesis draws."""
 
-    @seed(of_seed)
+    @seed(draws)
     @settings(
         max_examples=300,
         deadline=None,
@@ -134,7 +133,7 @@ def _examples(worker: Worker, target: str, of_seed: str, findings: Findings, go_
     )
     @given(st.data())
     def one(data: Any) -> None:
-        content = TARGETS[target].mutate(data.draw, worker.valid)
+        content = worker.target.mutate(data.draw, worker.valid)
         if go_on(findings.counts.total()):
             findings.add(*worker.read(content), content)
 

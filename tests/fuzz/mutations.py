@@ -6,11 +6,13 @@ import copy
 import io
 import json
 import pickletools
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import xxhash
 from hypothesis import strategies as st
 
 from stacking.storage.seal import sealed
@@ -66,11 +68,30 @@ def json_values(draw: Draw, valid: bytes) -> bytes:
 
 def sealed_values(draw: Draw, valid: bytes) -> bytes:
     """As `json_values`, under a seal that fits: what somebody made on purpose."""
-    content = json_values(draw, valid)
+    return _sealed(json_values(draw, valid))
+
+
+def _sealed(content: bytes) -> bytes:
     try:
         return _encoded(sealed(json.loads(content)))
     except (ValueError, AttributeError, RecursionError):
         return content
+
+
+def sealed_lines(draw: Draw, valid: bytes) -> bytes:
+    """As `json_lines`, each line under a seal that fits."""
+    return b"".join(_sealed(line) + b"\n" for line in json_lines(draw, valid).splitlines())
+
+
+def checked_lines(draw: Draw, valid: bytes) -> bytes:
+    """As `json_lines`, each line under a checksum that fits, as in metrics."""
+    bare = re.sub(rb', "check": "[0-9a-f]+"', b"", valid)
+    return b"".join(checked(line) + b"\n" for line in json_lines(draw, bare).splitlines())
+
+
+def checked(line: bytes) -> bytes:
+    """A line of metrics with its checksum."""
+    return line[:-1] + b', "check": "%s"}' % xxhash.xxh3_64_hexdigest(line).encode()
 
 
 def json_lines(draw: Draw, valid: bytes) -> bytes:
@@ -229,6 +250,19 @@ def torch_file(draw: Draw, valid: bytes) -> bytes:
     return zipped(records)
 
 
+def saved_values(draw: Draw, valid: bytes) -> bytes:
+    """A file of torch.save with one or two of its values replaced, dropped or given another name."""
+    import torch
+
+    value = torch.load(io.BytesIO(valid), weights_only=False)
+    buffer = io.BytesIO()
+    odd = st.sampled_from(
+        [torch.ones(3), torch.zeros(2, 2).half(), (1, 2), {1, 2}, torch.Size((5, 3)), {0: {"step": 1}}]
+    )
+    torch.save(_mutated(draw, value, ODD_VALUES | odd), buffer)
+    return buffer.getvalue()
+
+
 def _opcodes(pickled: bytes) -> Iterator[bytes]:
     """The pickle cut before each opcode."""
     starts = [position for _, _, position in pickletools.genops(pickled) if position is not None]
@@ -245,24 +279,24 @@ def zipped(records: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _mutated(draw: Draw, value: Any) -> Any:
+def _mutated(draw: Draw, value: Any, odd: st.SearchStrategy[Any] = ODD_VALUES) -> Any:
     """``value`` with one or two of its places changed."""
     for _ in range(draw(st.integers(1, 2))):
         places = list(_places(value))
         if not places:
-            return copy.deepcopy(draw(ODD_VALUES))
+            return copy.deepcopy(draw(odd))
         holder, key = draw(st.sampled_from(places))
         match draw(st.sampled_from(["replace", "replace", "replace", "drop", "rename", "swap"])):
             case "replace":
-                holder[key] = copy.deepcopy(draw(ODD_VALUES))
+                holder[key] = copy.deepcopy(draw(odd))
             case "drop":
                 del holder[key]
             case "rename" if isinstance(holder, dict):
-                name = draw(st.text(max_size=6) | st.sampled_from(sorted(holder)))
+                name = draw(st.text(max_size=6) | st.sampled_from(sorted(holder, key=str)))
                 holder[name] = holder.pop(key)
             case "swap":
                 other, there = draw(st.sampled_from(places))
-                holder[key] = json.loads(json.dumps(other[there]))
+                holder[key] = copy.deepcopy(other[there])
     return value
 
 

@@ -15,8 +15,11 @@ from pathlib import Path
 from stacking.errors import UserError
 from tests.fuzz.targets import TARGETS
 
-MEMORY = 1 << 29
+MEMORY = 1 << 28
 """Bytes beyond what the process has and what the file holds."""
+
+LONGEST_MESSAGE = 2500
+"""Characters of a refusal."""
 
 
 def answer(read: Callable[[Path], object], path: Path) -> dict[str, str]:
@@ -24,7 +27,9 @@ def answer(read: Callable[[Path], object], path: Path) -> dict[str, str]:
     try:
         read(path)
     except UserError as error:
-        return {"outcome": "refused", "message": str(error)}
+        said = str(error)
+        one_line = said.isprintable() and len(said) < LONGEST_MESSAGE
+        return {"outcome": "refused" if one_line else "message", "message": said[:300]}
     except MemoryError:
         return {"outcome": "memory", "message": _place()}
     except BaseException as error:

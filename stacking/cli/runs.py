@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,19 +62,26 @@ def run(
     metavar="N",
     help="Go back to the checkpoint after update N of the current stage; 0: to its beginning.",
 )
+@click.option("--here", is_flag=True, help="Run on this machine even if SLURM jobs of the run are queued or running.")
 @LAUNCHER
 @HOSTFILE
-def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str | None, hostfile: Path | None) -> None:
+def resume(
+    run_dir: Path, only: str | None, from_step: int | None, here: bool, launcher: str | None, hostfile: Path | None
+) -> None:
     """Resume a run from its files.
 
     With --from-step, resume from an earlier checkpoint of the current stage.
     """
     from stacking.launch.registry import open_launcher
+    from stacking.launch.slurm import own_job
     from stacking.run.create import open_run, require_run
     from stacking.run.rewind import refuse_repetition, rewind
+    from stacking.slurm.ledger import refuse_beside_jobs
 
     folder = RunFolder(run_dir)
     require_run(folder)
+    if not here:
+        refuse_beside_jobs(folder, os.environ)
     # A scheduler may start this job before the lock of a dead node has expired.
     with folder.locked(patience=120 if launcher == "slurm" else 10) as lease:
         plan = open_run(folder, note=lambda text: click.echo(text, err=True))
@@ -83,7 +91,7 @@ def resume(run_dir: Path, only: str | None, from_step: int | None, launcher: str
         else:
             stage = rewind(folder, plan, from_step)
             click.echo(f"{stage}: back at step {from_step}; later files are kept as *.superseded", err=True)
-        folder.journal.append("resumed")
+        folder.journal.append("resumed", **own_job(os.environ))
         _control(folder, plan, lease, chosen, only)
 
 

@@ -16,7 +16,7 @@ from stacking.doctor.checks.registry import examine
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding
 from stacking.doctor.gather import gather
-from stacking.doctor.ranks import QUICK, SIZES, TimeIsUp, measure
+from stacking.doctor.ranks import INTERRUPTED, QUICK, SIZES, Interrupted, TimeIsUp, measure
 from stacking.errors import StackingError
 from stacking.launch.job import Accelerator, Launcher
 from stacking.launch.registry import open_launcher
@@ -27,6 +27,9 @@ _PATIENCE = 240.0
 _QUICK_PATIENCE = 120.0
 _CPU_RANKS = 2
 """How many ranks measure on a machine without GPUs when no plan says."""
+
+_FAILURES: dict[type[Exception], str] = {TimeIsUp: "collectives in time", Interrupted: INTERRUPTED}
+"""Names of the failures that prove nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,7 @@ def _with_collectives(
     try:
         found = measure(launcher, ranks, accelerator, request.folder, sizes, patience)
     except (StackingError, OSError) as error:
-        name = "collectives in time" if isinstance(error, TimeIsUp) else "collectives"
-        failures = {**facts.failures, name: " ".join(str(error).split())}
+        failures = {**facts.failures, _FAILURES.get(type(error), "collectives"): " ".join(str(error).split())}
         return facts.model_copy(update={"failures": failures})
     return as_facts({**dict(facts), "collectives": found})
 

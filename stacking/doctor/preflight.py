@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from stacking.doctor.examine import Request, Visit, visit
+from stacking.doctor.ranks import INTERRUPTED
 from stacking.doctor.report import as_json
 from stacking.errors import StackingError
+from stacking.launch.slurm import own_job
 from stacking.planning.plan import Plan, load_plan
 from stacking.run.folder import RunFolder
 from stacking.storage.files import read_json, write_json
@@ -40,14 +42,15 @@ def before_job(run: RunFolder, environment: Mapping[str, str]) -> int:
             many = int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1
             request = Request(folder=run.path, plan=plan, launcher="slurm", collectives=many, quick=True)
             found = visit(request)
-            write_json(run.path / NAME, {"job": about, **as_json(found)})
+            if INTERRUPTED not in found.facts.failures:
+                write_json(run.path / NAME, {"job": about, **as_json(found)})
     except Exception as error:
         _say(f"the check of this node failed, continuing without it: {type(error).__name__}: {error}")
         return 0
-    return _verdict(run, plan, found)
+    return _verdict(run, plan, found, environment)
 
 
-def _verdict(run: RunFolder, plan: Plan, found: Visit) -> int:
+def _verdict(run: RunFolder, plan: Plan, found: Visit, environment: Mapping[str, str]) -> int:
     errors = [finding for finding in found.findings if finding.level == "error"]
     for finding in found.findings:
         if finding.level == "warning":
@@ -57,7 +60,7 @@ def _verdict(run: RunFolder, plan: Plan, found: Visit) -> int:
     first, more = errors[0], f" (and {len(errors) - 1} more in {run.path / NAME})" if errors[1:] else ""
     message = f"{found.facts.host.name}: {first.what}: {first.found}; {first.advice}{more}"
     _say(message)
-    run.journal.append("resumed")  # whatever ran before has ended
+    run.journal.append("resumed", **own_job(environment))  # whatever ran before has ended
     run.journal.append("failed", phase="doctor", stage=_stage(run, plan), message=message)
     return StackingError.exit_code
 

@@ -7,12 +7,14 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stacking.errors import StackingError
 from stacking.launch.job import Accelerator, Job, Launcher, Outcome
 from stacking.launch.outcome import describe
+from stacking.launch.rendezvous import NoAddress
 from stacking.storage.files import read_json
 
 ASK, FOUND = "ask.json", "found.json"
@@ -23,13 +25,20 @@ SIZES: dict[Accelerator, Sequence[int]] = {
     "cuda": [_KiB * 4**power for power in range(11)],
 }
 """Buffer sizes in bytes: up to 64 MiB on CPUs, up to 1 GiB on GPUs."""
-_ATTEMPTS = 2
-"""Tries: a step that a scheduler fails to start once proves nothing."""
+_PAUSES = (0.0, 5.0, 15.0)
+"""Seconds before each try: what fails once may pass."""
 QUICK: dict[Accelerator, Sequence[int]] = {"cpu": [_KiB, _MiB], "cuda": [_KiB, _MiB, 64 * _MiB]}
+
+INTERRUPTED = "collectives interrupted"
+"""Names the failure of a measurement whose ranks were killed or not started."""
 
 
 class TimeIsUp(StackingError):
     """The ranks did not end in time, possibly because of a slow file server."""
+
+
+class Interrupted(StackingError):
+    """The ranks were killed, or not started at all: that proves nothing about the nodes."""
 
 
 def measure(
@@ -44,7 +53,8 @@ def measure(
 
     Raises:
         TimeIsUp: the ranks did not end in time.
-        StackingError: they failed twice; names the first failed rank and its last words.
+        Interrupted: each try was interrupted from outside.
+        StackingError: they failed at each try; names the first failed rank and its last words.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     work = there / f".stacking-doctor.{time.time_ns():x}"
@@ -53,16 +63,23 @@ def measure(
         (work / ASK).write_text(json.dumps(list(sizes)))
         argv = [sys.executable, "-m", "stacking.doctor.collectives", str(work), json.dumps(list(sizes))]
         job = Job(name="doctor", argv=argv, ranks=ranks, logs=work / "logs", accelerator=accelerator)
-        for _ in range(_ATTEMPTS):
-            outcome = _wait(launcher, job, patience)
+        for number, pause in enumerate(_PAUSES):
+            time.sleep(pause)
+            outcome = _wait(launcher, replace(job, name=f"doctor-{number}"), patience)
             if outcome.exit_code == 0:
                 break
         else:
-            raise StackingError(describe(outcome).rpartition(" (log: ")[0])
+            words = describe(outcome).rpartition(" (log: ")[0]
+            raise Interrupted(words) if _is_interrupted(outcome) else StackingError(words)
         found: dict[str, Any] = read_json(work / FOUND)
         return found
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_interrupted(outcome: Outcome) -> bool:
+    """Returns whether a rank was killed, the launcher failed or the first host had no address."""
+    return outcome.exit_code < 0 or outcome.rank is None or outcome.exit_code == NoAddress.exit_code
 
 
 def _wait(launcher: Launcher, job: Job, patience: float) -> Outcome:

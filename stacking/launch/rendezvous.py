@@ -9,22 +9,33 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 
-from stacking.errors import UserError
+from stacking.errors import StackingError, UserError
 
 Variables = dict[str, str]
 
 _FIRST_PORT, _PORTS = 12_000, 18_000
 """Below the kernel's ephemeral ports, above those of services."""
+_PATIENCE = 60.0
+"""Seconds for which the address of a host is asked again: name servers and slurmctld may be away for a moment."""
 _INTERFACE_KEYS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+class NoAddress(StackingError):
+    """Reports that the first host has no address, possibly only for a moment."""
+
+    exit_code = 69
+    """Only of a rank: the controller tries the phase again."""
 
 
 def rendezvous(environment: Mapping[str, str]) -> Variables:
     """Returns what to add to ``environment``: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_SIZE, MASTER_ADDR, MASTER_PORT, …
 
     Raises:
-        UserError: no launcher has set its variables, or the first host has no address.
+        UserError: no launcher has set its variables.
+        NoAddress: the first host has no address.
     """
     if "RANK" in environment:
         return interfaces(environment)
@@ -63,13 +74,18 @@ def address(host: str, ipv6: bool) -> str:
     """Returns an address of ``host``, asking SLURM if the resolver does not know the node's name.
 
     Raises:
-        UserError: no address was found.
+        NoAddress: no address was found for a minute.
     """
-    for name in (host, _node_address(host)) if not _resolves(host) else (host,):
-        if name and (found := _resolves(name, socket.AF_INET6 if ipv6 else socket.AF_UNSPEC)):
-            return found
-    family = "IPv6 " if ipv6 else ""
-    raise UserError(f"MASTER_ADDR: {host}", f"has no {family}address", "set MASTER_ADDR, or correct /etc/hosts")
+    deadline, pause = time.monotonic() + _PATIENCE, 1.0
+    while True:
+        for name in (host, _node_address(host)) if not _resolves(host) else (host,):
+            if name and (found := _resolves(name, socket.AF_INET6 if ipv6 else socket.AF_UNSPEC)):
+                return found
+        if time.monotonic() + pause > deadline:
+            family = "IPv6 " if ipv6 else ""
+            raise NoAddress(f"MASTER_ADDR: {host}: has no {family}address; set MASTER_ADDR, or correct /etc/hosts")
+        time.sleep(pause)
+        pause = min(10.0, 2 * pause)
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Variables:

@@ -116,6 +116,12 @@ class Slurm:
         }
 
 
+def own_job(environment: Mapping[str, str]) -> dict[str, int]:
+    """Returns the SLURM job of this process as a fact for the journal; empty outside of SLURM."""
+    number = environment.get("SLURM_JOB_ID", "")
+    return {"job": int(number)} if number.isdigit() else {}
+
+
 def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> list[str]:
     """Returns the command that starts ``job``; the site's options and container come from ``environment``."""
     per_node = allocation.tasks_per_node(job.ranks, job.accelerator)

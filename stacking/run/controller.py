@@ -15,7 +15,7 @@ from stacking.launch.outcome import describe, diagnosed, explain, raise_for
 from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
 from stacking.run.checkpoints import checkpoints, step_of
-from stacking.run.folder import RunFolder, command, continuation
+from stacking.run.folder import RunFolder, continuation
 from stacking.run.journal import Event
 from stacking.run.lease import TOKEN_VARIABLE, Lease
 from stacking.run.metrics import Follower
@@ -84,9 +84,7 @@ class Controller:
         wanted = [phase for phase in left if not self._only or phase.label in self._only]
         if wanted and wanted[0] is not left[0]:
             problem = f"comes after {left[0].label}, which is not done"
-            raise UserError(
-                f"--only {wanted[0].label}", problem, f"run `{command('resume', self._run.path)}` to do both"
-            )
+            raise UserError(f"--only {wanted[0].label}", problem, f"run `{continuation(self._run)}` to do both")
         return wanted
 
     def _complete(self, phase: Phase) -> None:

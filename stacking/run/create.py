@@ -19,7 +19,7 @@ from stacking.hardware.machine import find_machine
 from stacking.planning.make_plan import make_plan
 from stacking.planning.plan import Plan, check_machine, load_plan, write_plan
 from stacking.planning.stage import user_config
-from stacking.run.folder import RunFolder, command, is_locked
+from stacking.run.folder import RunFolder, continuation, is_locked
 from stacking.run.lease import Lease
 from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_atomically
 
@@ -240,7 +240,7 @@ def _refuse_foreign_folder(run: RunFolder) -> None:
     ours = {path.name for path in (run.recipe, run.plan, run.lock, run.scripts, *samples)}
     foreign = [name for name in names if name not in ours and not name.startswith(".")]
     if run.journal.events() or (run.plan.is_file() and foreign):
-        remedy = f"run `{command('resume', run.path)}` to continue it, or choose another folder"
+        remedy = f"run `{continuation(run)}` to continue it, or choose another folder"
         raise UserError(run.path, "holds a run already", remedy)
     if foreign:
         raise UserError(run.path, f"is not empty (it holds {foreign[0]!r})", "choose a new or empty folder")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from stacking.errors import StackingError, UserError
 from stacking.launch import slurm_client
 from stacking.launch.slurm_client import SlurmJob
+from stacking.run.folder import RunFolder, command
 
 Event = Mapping[str, Any]
 
@@ -35,6 +37,33 @@ def live_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
         StackingError: SLURM does not answer.
     """
     return {name: job for name, job in slurm_jobs(events).items() if job.is_live and job.reason != slurm_client.NEVER}
+
+
+def refuse_beside_jobs(run: RunFolder, environment: Mapping[str, str]) -> None:
+    """Refuses to start a controller by hand while SLURM jobs of the run will need its lock.
+
+    Args:
+        environment: tells whether this process itself belongs to a job of the run.
+
+    Raises:
+        UserError: jobs are queued or running, or SLURM does not say whether they are.
+    """
+    events = run.journal.events()
+    submitted = {str(event["job"]) for event in events if event["event"] == "submitted"}
+    if not submitted or environment.get("SLURM_JOB_ID") in submitted:
+        return
+    try:
+        live = live_jobs(events)
+    except StackingError as error:
+        if all(is_done(event, events) for event in known_jobs(events).values()):
+            return
+        problem = f"was submitted to SLURM, which does not say whether its jobs are queued or running ({error})"
+        raise UserError(run.path, problem, "ask again later, or add --here if there are none") from None
+    if live:
+        listed = ", ".join(f"{job.id} ({name}, {job.state.lower()})" for name, job in live.items())
+        missing = f"run `{command('submit --resume', run.path)}` to submit the jobs that are missing"
+        here = f"`{command('cancel', run.path)}` first, or --here, to run it on this machine"
+        raise UserError(run.path, f"is continued by its SLURM jobs {listed}", f"{missing}, or {here}")
 
 
 def is_done(submitted: Event, events: Iterable[Event]) -> bool:

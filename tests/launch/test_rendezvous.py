@@ -90,7 +90,7 @@ def test_a_host_that_only_slurm_knows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_host_that_nobody_knows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_node_address", lambda node: None)
-    with pytest.raises(UserError, match=r"no-such-host\.invalid: has no address"):
+    with pytest.raises(NoAddress, match=r"no-such-host\.invalid: has no address"):
         address("no-such-host.invalid", ipv6=False)
 
 

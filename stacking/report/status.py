@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from stacking.errors import StackingError, printable
+from stacking.errors import printable
 from stacking.launch.slurm_client import LIVE, NEVER, SlurmJob
 from stacking.report.run import Event, Run, read_run
 from stacking.report.timeline import attempts
@@ -18,13 +18,16 @@ from stacking.run.folder import command, is_locked
 from stacking.run.metrics import Record
 from stacking.run.progress import Speedometer, TimeLeft
 from stacking.run.rewind import divergence
-from stacking.slurm.ledger import is_done, known_jobs, slurm_jobs
+from stacking.slurm.ledger import Queue, is_done, known_jobs, queue
 from stacking.terminal.units import count, duration, loss
 
-State = Literal["running", "queued", "finished", "failed", "preempted", "stopped"]
+State = Literal["running", "queued", "finished", "failed", "preempted", "stopped", "unknown"]
 _LAST_PHASE = "report"
 _QUEUE_SECONDS = 10.0
 """Minimum seconds between queries of `--watch` to SLURM's controller, which all users share."""
+UNKNOWN = "UNKNOWN"
+"""The state of a submitted job while SLURM does not answer and has never been asked about it."""
+_FAILED = ("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "BOOT_FAIL", "DEADLINE", "LAUNCH_FAILED")
 _ENDED_AS: dict[str, State] = {"failed": "failed", "preempted": "preempted"}
 
 
@@ -45,6 +48,10 @@ class JobStatus:
     elapsed: str
     start: str | None
     """Actual or expected start time, ISO 8601."""
+    log: str | None = None
+    """Its log, if it failed."""
+    reached_controller: bool = True
+    """False: the job failed before its controller started, for example because a node was lost or out of memory."""
 
     def as_text(self) -> str:
         state = self.state.lower() if self.state else "no longer known to SLURM"
@@ -52,7 +59,9 @@ class JobStatus:
         where = f" on {self.nodes}" if self.nodes else ""
         took = f", {self.elapsed}" if self.nodes and self.elapsed else ""
         begins = f", expected {self.start.replace('T', ' ')}" if self.start and self.state == "PENDING" else ""
-        return f"{self.id}  {self.name:<16}  {state}{reason}{where}{took}{begins}"
+        early = " before its controller started" if not self.reached_controller else ""
+        log = f", log {self.log}" if self.log else ""
+        return f"{self.id}  {self.name:<16}  {state}{early}{reason}{where}{took}{begins}{log}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +71,8 @@ class Status:
     run_dir: str
     name: str
     state: State
-    """``queued``: a SLURM job is pending. ``stopped``: no process is running, for an unknown reason."""
+    """``queued``: a SLURM job is pending. ``stopped``: no process is running, for an unknown reason. ``unknown``: SLURM
+    does not answer, and has never been asked about a job that is needed."""
     phase: str | None
     """The current or last phase: ``train``, ``consolidate``, ``grow``, ``export``, ``report``."""
     stage: int
@@ -89,7 +99,9 @@ class Status:
     jobs: tuple[JobStatus, ...] = ()
     """In the order of the chain; empty if the run was not submitted to SLURM."""
     queue_error: str | None = None
-    """Why SLURM could not be queried."""
+    """Why SLURM could not be queried; the jobs are then in the states of ``queue_asked``."""
+    queue_asked: float | None = None
+    """When SLURM last answered, as unix time; null: never."""
     warning: str | None = None
     """The latest warning from training, such as overflowing fp16 gradients."""
     damage: tuple[str, ...] = ()
@@ -131,17 +143,22 @@ class Status:
         rows += [("" if number else "jobs", job.as_text()) for number, job in enumerate(self.jobs)]
         rows += [("" if number else "metrics", problem) for number, problem in enumerate(self.damage)]
         if self.queue_error:
-            rows.append(("queue", f"unknown: {self.queue_error}"))
+            rows.append(("queue", f"{self._asked_text()}: {self.queue_error}"))
         return "\n".join(f"{name:<10}  {printable(value)}" for name, value in rows)
 
     def _state_text(self) -> str:
         doing = f": {self.phase}" if self.phase and self.state != "finished" else ""
-        resumable = self.state not in ("running", "queued", "finished") and not self.diverged
+        resumable = self.state not in ("running", "queued", "finished", "unknown") and not self.diverged
         hint = f" (run `{self._command()}` to continue)" if resumable else ""
         return f"{self.state}{doing}{hint}"
 
     def _command(self) -> str:
         return command("submit --resume" if self.jobs else "resume", Path(self.run_dir))
+
+    def _asked_text(self) -> str:
+        if not self.queue_asked:
+            return "unknown"
+        return f"as of {datetime.fromtimestamp(self.queue_asked):%a %d %b %H:%M:%S}, since SLURM does not answer"
 
     def _left_text(self) -> str:
         end = f", until {datetime.fromtimestamp(self.estimated_end):%a %d %b %H:%M}" if self.estimated_end else ""
@@ -156,7 +173,8 @@ def status(run_dir: Path) -> Status:
         DamagedFile: its plan or journal is damaged.
     """
     run = read_run(run_dir)
-    jobs, queue_error = _jobs(run.events)
+    found = queue(run.folder, run.events)
+    jobs = _jobs(run, found)
     state = _state(run.events, is_locked(run.folder.lock), jobs)
     last = _last_at_work(run.events)
     stage = run.plan.stages[last["stage"] if last else _last_measured(run)]
@@ -177,12 +195,13 @@ def status(run_dir: Path) -> Status:
         held_out_loss=_last(run.records("evaluation"), "loss"),
         tokens_per_second=_last(trained, "tokens_per_second"),
         restarts=_restarts(run),
-        last_error=_last_error(run.events),
+        last_error=_early_end(jobs) or _last_error(run.events),
         last_stop=_last_stop(run),
         seconds_left=left.run if left else None,
         estimated_end=time.time() + left.run if left and state == "running" else None,
         jobs=tuple(jobs),
-        queue_error=queue_error,
+        queue_error=found.error,
+        queue_asked=found.asked or None,
         warning=trained[-1].get("warning") if trained else None,
         damage=run.damage,
         diverged=divergence(run.events) is not None,
@@ -199,36 +218,37 @@ def watch(run_dir: Path, every: float = 2.0) -> Iterator[Status]:
     while True:
         now = status(run_dir)
         yield now
-        if now.state not in ("running", "queued"):
+        if now.state not in ("running", "queued") and (now.queue_error is None or now.state == "finished"):
             return
         time.sleep(max(every, _QUEUE_SECONDS) if now.jobs else every)
 
 
-def _jobs(events: list[Event]) -> tuple[list[JobStatus], str | None]:
-    """Returns the run's SLURM jobs, and the reason if SLURM could not be queried."""
-    known = known_jobs(events)
-    try:
-        found, error = slurm_jobs(events), None
-    except StackingError as refusal:
-        found, error = {}, str(refusal)
-    unknown = SlurmJob(id=0, state="")
-    jobs = []
-    for name, event in known.items():
-        job = found.get(name, unknown)
-        state = job.state or ("COMPLETED" if is_done(event, events) else None)
-        jobs.append(
-            JobStatus(
-                id=event["job"],
-                name=name,
-                state=state,
-                reason=job.reason,
-                nodes=job.nodes,
-                partition=job.partition,
-                elapsed=job.elapsed,
-                start=job.start,
-            )
-        )
-    return jobs, error
+def _jobs(run: Run, found: Queue) -> list[JobStatus]:
+    """Returns the run's SLURM jobs in the order of the chain."""
+    reached = {event.get("job") for event in run.events if event["event"] == "resumed"}
+    return [
+        _job(run, name, event, found.jobs.get(name), found, event["job"] in reached)
+        for name, event in known_jobs(run.events).items()
+    ]
+
+
+def _job(run: Run, name: str, event: Mapping[str, Any], job: SlurmJob | None, found: Queue, reached: bool) -> JobStatus:
+    if job is None or job.id != event["job"]:
+        unheard = UNKNOWN if found.error else ""
+        job = SlurmJob(id=event["job"], state="COMPLETED" if is_done(event, run.events) else unheard)
+    failed = job.state in _FAILED
+    return JobStatus(
+        id=job.id,
+        name=name,
+        state=job.state or None,
+        reason=job.reason,
+        nodes=job.nodes,
+        partition=job.partition,
+        elapsed=job.elapsed,
+        start=job.start,
+        log=str(run.folder.scripts / f"{name}.{job.id}.log") if failed else None,
+        reached_controller=reached or not failed,
+    )
 
 
 def _state(events: list[Event], locked: bool, jobs: list[JobStatus]) -> State:
@@ -240,7 +260,20 @@ def _state(events: list[Event], locked: bool, jobs: list[JobStatus]) -> State:
         return "finished"
     if any(job.state in LIVE and job.reason != NEVER for job in jobs):
         return "queued"
+    if _early_end(jobs):
+        return "failed"
+    if any(job.state == UNKNOWN for job in jobs) and last["event"] not in ("failed", "cancelled"):
+        return "unknown"
     return _ENDED_AS.get(last["event"], "stopped")
+
+
+def _early_end(jobs: list[JobStatus]) -> str | None:
+    """Describes a job that failed before its controller could write to the journal."""
+    job = next((job for job in jobs if not job.reached_controller), None)
+    if job is None:
+        return None
+    reason = f", {job.reason}" if job.reason and job.reason != job.state else ""
+    return f"job {job.id} ({job.name}) ended as {job.state}{reason} before its controller started; see {job.log}"
 
 
 def _last_at_work(events: list[Event]) -> Event | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from stacking.errors import StackingError, UserError
 from stacking.launch import slurm_client
 from stacking.launch.slurm_client import SlurmJob
 from stacking.run.folder import RunFolder, command
+from stacking.storage.files import read_json, write_json
 
 Event = Mapping[str, Any]
 
@@ -37,6 +42,52 @@ def live_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
         StackingError: SLURM does not answer.
     """
     return {name: job for name, job in slurm_jobs(events).items() if job.is_live and job.reason != slurm_client.NEVER}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is known of a run's jobs."""
+
+    jobs: Mapping[str, SlurmJob]
+    """By name; without those that SLURM does not know."""
+    asked: float
+    """The unix time at which SLURM answered."""
+    error: str | None = None
+    """Why SLURM does not answer now."""
+
+
+def queue(run: RunFolder, events: Iterable[Event]) -> Queue:
+    """Asks SLURM for the run's jobs and remembers the answer; returns the last answer if there is none now.
+
+    The memory also keeps how jobs ended after SLURM has forgotten them.
+    """
+    if not known_jobs(events):
+        return Queue({}, time.time())
+    known = _remembered(run)
+    try:
+        found = slurm_jobs(events)
+    except StackingError as error:
+        return replace(known, error=str(error))
+    ids = {int(event["job"]) for event in known_jobs(events).values()}
+    ended = {name: job for name, job in known.jobs.items() if job.id in ids and not job.is_live}
+    now = Queue({**ended, **found}, time.time())
+    if now.jobs != known.jobs:
+        with suppress(StackingError, OSError):  # other users may look, too
+            rows = {name: {**asdict(job), "folder": None} for name, job in now.jobs.items()}
+            write_json(_memory(run), {"asked": now.asked, "jobs": rows})
+    return now
+
+
+def _memory(run: RunFolder) -> Path:
+    return run.scripts / "queue.json"
+
+
+def _remembered(run: RunFolder) -> Queue:
+    try:
+        content = read_json(_memory(run))
+        return Queue({name: SlurmJob(**job) for name, job in content["jobs"].items()}, float(content["asked"]))
+    except (StackingError, OSError, TypeError, ValueError, KeyError, AttributeError):
+        return Queue({}, 0.0)
 
 
 def refuse_beside_jobs(run: RunFolder, environment: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stacking.errors import UserError
 from stacking.launch import rendezvous as module
-from stacking.launch.rendezvous import address, expand_counts, first_host, interfaces, port, rendezvous
+from stacking.launch.rendezvous import NoAddress, address, expand_counts, first_host, interfaces, port, rendezvous
 
 SLURM = {
     "SLURM_PROCID": "3",
@@ -88,8 +88,16 @@ def test_a_host_that_only_slurm_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert address("no-such-host.invalid", ipv6=False) == "127.0.0.1"
 
 
+def test_a_host_that_is_unknown_for_a_moment_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([None, "127.0.0.1"])
+    monkeypatch.setattr(module, "_node_address", lambda node: next(answers))
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    assert address("no-such-host.invalid", ipv6=False) == "127.0.0.1"
+
+
 def test_a_host_that_nobody_knows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_node_address", lambda node: None)
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
     with pytest.raises(NoAddress, match=r"no-such-host\.invalid: has no address"):
         address("no-such-host.invalid", ipv6=False)
 

@@ -197,8 +197,43 @@ def test_a_chain_that_can_never_go_on_is_not_queued(submitted: SyntheticRun, slu
 
 def test_without_slurm_the_journal_alone_is_told_and_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
     now = status(submitted.path)
-    assert now.state == "stopped" and now.queue_error is not None
-    assert "unknown: squeue: is not on this machine" in now.as_text()
+    assert now.state == "unknown" and now.queue_error is not None
+    assert "to continue" not in now.as_text() and "unknown: squeue: is not on this machine" in now.as_text()
+
+
+AWAY = {"stderr": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)", "code": 1}
+
+
+def test_while_slurm_is_away_the_last_known_states_are_told(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    slurm.answers(
+        "squeue", stdout="11|PENDING|gpu||0:00|N/A|Resources|a|/run\n12|PENDING|gpu||0:00|N/A|Dependency|b|/run\n"
+    )
+    watched = watch(submitted.path, every=0.0)
+    assert status(submitted.path).state == "queued"
+    slurm.answers("squeue", **AWAY)  # type: ignore[arg-type]
+    now = next(watched)
+    assert (now.state, [job.state for job in now.jobs]) == ("queued", ["PENDING", "PENDING", "UNKNOWN"])
+    assert "since SLURM does not answer: squeue: slurm_load_jobs error: Unable to contact" in now.as_text()
+    assert "to continue" not in now.as_text()
+
+
+def test_how_a_job_ended_is_remembered_when_slurm_has_forgotten_it(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stdout="11|OUT_OF_MEMORY|gpu|n1|1:00|N/A|OutOfMemory|a|/run\n")
+    status(submitted.path)
+    slurm.answers("squeue", stderr="slurm_load_jobs error: Invalid job id specified", code=1)
+    assert status(submitted.path).jobs[0].state == "OUT_OF_MEMORY"
+
+
+def test_a_job_that_never_reached_its_controller_is_told_with_its_log(
+    submitted: SyntheticRun, slurm: FakeSlurm
+) -> None:
+    slurm.answers("squeue", stdout="11|FAILED|gpu|n1|0:01|N/A|JobLaunchFailure|a|/run\n")
+    now = status(submitted.path)
+    log = submitted.path / "slurm" / "0-L3.11.log"
+    words = f"job 11 (0-L3) ended as FAILED, JobLaunchFailure before its controller started; see {log}"
+    assert (now.state, now.last_error) == ("failed", words)
+    submitted.event("resumed", job=11)
+    assert status(submitted.path).last_error is None
 
 
 def test_a_run_that_was_not_submitted_does_not_ask_slurm(run: SyntheticRun, slurm: FakeSlurm) -> None:

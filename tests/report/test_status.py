@@ -149,6 +149,7 @@ SUBMITTED = [("0-L3", 11, "train:0"), ("0-L3-to-1-L6", 12, "consolidate:0,grow:1
 
 @pytest.fixture
 def submitted(run: SyntheticRun) -> SyntheticRun:
+    RunFolder(run.path).scripts.mkdir()
     for name, job, phases in SUBMITTED:
         run.event("submitted", job=job, name=name, mode="per-stage", phases=phases)
     return run

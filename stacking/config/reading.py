@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from stacking.errors import UserError
@@ -70,6 +70,12 @@ Word = Annotated[str, AfterValidator(_one_word)]
 """A value for unquoted use in a line that no shell reads, such as ``#SBATCH --partition=…``."""
 
 
+class Section(BaseModel):
+    """A group of keys in a user's file: unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
 def read_text(path: Path) -> str:
     """Returns the UTF-8 text of a user's file."""
     try:
@@ -91,7 +97,10 @@ def read_text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML 1.1 like PyYAML, but ``1e-4`` is a number, ``24:00:00`` is not, and duplicate keys are errors."""
+    """Reads YAML 1.1 like PyYAML, except that duplicate keys are errors.
+
+    ``1e-4`` is a number, ``24:00:00`` and ``0123`` are not: an account of the latter form would change in base 8.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -107,9 +116,9 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
-_SEXAGESIMAL = re.compile(r"^[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$")
-for _first in "-+0123456789":  # takes precedence over the resolver for sexagesimal numbers
-    _Loader.yaml_implicit_resolvers[_first].insert(0, ("tag:yaml.org,2002:str", _SEXAGESIMAL))
+_NO_NUMBER = re.compile(r"^[-+]?(\d[\d_]*(:[0-5]?\d)+(\.\d*)?|0[0-7_]+)$")
+for _first in "-+0123456789":  # takes precedence over the resolvers for numbers in base 60 and 8
+    _Loader.yaml_implicit_resolvers[_first].insert(0, ("tag:yaml.org,2002:str", _NO_NUMBER))
 
 
 def _check_size(root: yaml.Node) -> None:

@@ -12,9 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from stacking.config.reading import Word, complaint, dotted, nearest, one_of, parse_yaml, read_yaml_mapping, user_error
+from stacking.config.reading import (
+    Section,
+    complaint,
+    dotted,
+    nearest,
+    one_of,
+    parse_yaml,
+    read_yaml_mapping,
+    user_error,
+)
+from stacking.config.resources import Count, Positive, Resources, whole
 from stacking.data.sampler import SAMPLERS
 from stacking.errors import UserError
 from stacking.growth.operators import OPERATORS, OPTIMIZER_STATES
@@ -25,13 +35,8 @@ from stacking.model.config import MOST_LAYERS, WIDEST, Variant
 RECIPES = Path(__file__).parent / "recipes"
 
 
-def _whole(value: Any) -> Any:
-    """Converts ``1e9`` to a whole number."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _auto(value: Any) -> Any:
-    return None if value == "auto" else _whole(value)
+    return None if value == "auto" else whole(value)
 
 
 def _path_or_mapping(value: Any) -> Any:
@@ -40,11 +45,9 @@ def _path_or_mapping(value: Any) -> Any:
     raise complaint("is neither a path nor a mapping", "give the path of a JSON file, or its content")
 
 
-Count = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=10**12)]
-Width = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=WIDEST)]
-CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Width = Annotated[int, BeforeValidator(whole), Field(gt=0, le=WIDEST)]
+CountOrZero = Annotated[int, BeforeValidator(whole), Field(ge=0)]
 AutoCount = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_auto)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 DsConfig = Annotated[Any, BeforeValidator(_path_or_mapping)]
@@ -55,18 +58,14 @@ LauncherName = Annotated[str, one_of(LAUNCHERS)]
 Device = Annotated[str, one_of(ChainMap({"auto": None}, DEVICE_CLASSES))]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-
-class Data(_Section):
+class Data(Section):
     """Defines the training data."""
 
     path: str | None = None
     """The folder written by `stacking prepare`. Optional for a plan, required for a run."""
     samples: Samples = "segment-pair"
     """``sentence-pair`` (Gong et al.), ``segment-pair`` (Google's BERT) or ``packed`` (no next-sentence task)."""
-    sequence_length: Annotated[int, BeforeValidator(_whole), Field(ge=8, le=WIDEST)] = 128
+    sequence_length: Annotated[int, BeforeValidator(whole), Field(ge=8, le=WIDEST)] = 128
     """Tokens per sample, including special tokens and padding."""
     mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the tokens that are masked and predicted."""
@@ -74,7 +73,7 @@ class Data(_Section):
     """Reject schedules with more passes over the data than this; null: no limit."""
 
 
-class Model(_Section):
+class Model(Section):
     """Defines the model except its depth, which each stage sets."""
 
     variant: Variant = "post_ln"
@@ -87,7 +86,7 @@ class Model(_Section):
     """Attention heads; null: the shape's, or one per 64 of a given ``hidden``."""
     intermediate: Width | None = None
     """Width of the feed-forward layer; null: 4 x hidden."""
-    vocabulary: Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**31)] | None = None
+    vocabulary: Annotated[int, BeforeValidator(whole), Field(gt=0, lt=2**31)] | None = None
     """Rows of the token embedding; null: the data's vocabulary size, or 30,522 without data."""
     max_positions: Width = 512
     """Maximum sequence length of the model, in tokens."""
@@ -102,7 +101,7 @@ class Model(_Section):
     """Standard deviation of the initial weights (``post_ln``)."""
 
 
-class Optimizer(_Section):
+class Optimizer(Section):
     """Defines Adam with decoupled weight decay."""
 
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
@@ -114,7 +113,7 @@ class Optimizer(_Section):
     """Maximum norm of the gradient; 0: no clipping."""
 
 
-class StagesSchedule(_Section):
+class StagesSchedule(Section):
     """Gives each stage its own warm-up and slope; a stage starts where the previous one ended."""
 
     kind: Literal["stages"] = "stages"
@@ -122,7 +121,7 @@ class StagesSchedule(_Section):
     """Steps of a linear rise from 0 after each growth; 0: none."""
 
 
-class WarmupStableDecay(_Section):
+class WarmupStableDecay(Section):
     """Applies one warm-up, one plateau and one decay to the whole run, independent of its stages."""
 
     kind: Literal["warmup-stable-decay"]
@@ -136,7 +135,7 @@ class WarmupStableDecay(_Section):
     """Steps of a linear rise from 0 after each growth; 0: none."""
 
 
-class _Warmup(_Section):
+class _Warmup(Section):
     """Holds the common keys of DeepSpeed's schedules with a warm-up."""
 
     warmup_num_steps: Count = 1000
@@ -179,7 +178,7 @@ class WarmupCosineLR(_Warmup):
     """The update at which the cosine ends; null: the end of the run."""
 
 
-class OneCycle(_Section):
+class OneCycle(Section):
     """DeepSpeed's schedule of this name over the whole run, with constant momentum: up, down, then a slow decay."""
 
     kind: Literal["OneCycle"]
@@ -211,7 +210,7 @@ Schedule = Annotated[
 ]
 
 
-class Growth(_Section):
+class Growth(Section):
     """Defines how a shallow model grows into the next, deeper one."""
 
     operator: Operator = "stack"
@@ -219,27 +218,14 @@ class Growth(_Section):
     """The treatment of Adam's moments and step count."""
 
 
-class StageGrowth(_Section):
+class StageGrowth(Section):
     """Overrides ``growth`` for one stage."""
 
     operator: Operator | None = None
     optimizer_state: OptimizerState | None = None
 
 
-class Resources(_Section):
-    """Defines the resources that a job requests; null: the site file's value."""
-
-    nodes: Count | None = None
-    """Number of nodes; null: as many as the ranks need."""
-    min_nodes: Count | None = None
-    """With ``launch.elastic``: the minimum number of nodes to start or resume on; null: exactly ``nodes``."""
-    hours: Positive | None = None
-    """The time limit in hours. A job that reaches it writes a checkpoint and is requeued."""
-    partition: Word | None = None
-    qos: Word | None = None
-
-
-class LearningRate(_Section):
+class LearningRate(Section):
     """Defines the rate of a stage: ``start`` rises to ``peak`` over ``warmup_steps``, then falls to ``end``."""
 
     start: NotNegative | None = None
@@ -257,10 +243,10 @@ class LearningRate(_Section):
         return self
 
 
-class Stage(_Section):
+class Stage(Section):
     """Defines one stage, which trains at one depth."""
 
-    layers: Annotated[int, BeforeValidator(_whole), Field(gt=0, le=MOST_LAYERS)]
+    layers: Annotated[int, BeforeValidator(whole), Field(gt=0, le=MOST_LAYERS)]
     """The number of encoder layers."""
     steps: Count | None = None
     """Optimizer updates; alternatively ``tokens``."""
@@ -291,7 +277,7 @@ class Stage(_Section):
         return self
 
 
-class Launch(_Section):
+class Launch(Section):
     """Defines where and how the ranks run."""
 
     launcher: LauncherName = "local"
@@ -312,7 +298,7 @@ class Launch(_Section):
     """The resources that `stacking submit` requests for every training job."""
 
 
-class Checkpoint(_Section):
+class Checkpoint(Section):
     """Defines when checkpoints are written."""
 
     every_steps: Count = 1000
@@ -320,7 +306,7 @@ class Checkpoint(_Section):
     """Number of checkpoints to keep per stage."""
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     """Defines the evaluation on the held-out split."""
 
     every_steps: Count = 1000
@@ -328,12 +314,12 @@ class Evaluation(_Section):
     """Maximum number of held-out samples to score."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Defines a whole run."""
 
     name: str = ""
     """Null: the file's name."""
-    seed: Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**63)] = 0
     data: Data = Data()
     model: Model = Model()
     start: str | None = None

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from stacking.launch.process import RankStarter, Tail, start_process
 from stacking.launch.rendezvous import expand_counts
 from stacking.storage.files import disk_errors
 
+_OF_ONE_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 _GRACE = 10.0
 """Seconds that the other ranks get to log their errors after a rank has failed."""
 _PATIENCE = 600.0
@@ -83,7 +85,7 @@ class Slurm:
         with suppress(Unreachable):  # srun then fails and says so
             slurm_client.patiently(lambda: slurm_client.standing(self._allocation.job), _PATIENCE)
         argv = srun(job, self._allocation, os.environ)
-        environment = {**os.environ, **self._variables(job), **job.environment}
+        environment = {**inherited_by_ranks(os.environ), **self._variables(job), **job.environment}
         said = Tail(job.launcher_log)
         return Step(job, start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM), said)
 
@@ -101,6 +103,8 @@ class Slurm:
         state, restarts = slurm_client.standing(job)
         if restarts > self._allocation.restarts:
             return Fate(f"SLURM has requeued job {job} and will start it again", restarts=True)
+        if state == "RUNNING" and os.environ.get("STACKING_NO_REQUEUE"):
+            return Fate(f"the script of job {job} submits the rest of the chain again", restarts=True)
         if state == "RUNNING":
             slurm_client.requeue(job)
             return Fate(f"job {job} is requeued and will start again", restarts=True)
@@ -122,6 +126,17 @@ def own_job(environment: Mapping[str, str]) -> dict[str, int]:
     return {"job": int(number)} if number.isdigit() else {}
 
 
+def inherited_by_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the job's environment without what would tell every rank that it is the same one.
+
+    Of the options that srun reads from the environment, ``--cpus-per-gpu`` contradicts the launcher's.
+    """
+    found = [name for name in _OF_ONE_RANK if name in environment]
+    if found:
+        print(f"stacking: {', '.join(found)}: ignored, since the launcher numbers the ranks", file=sys.stderr)
+    return {name: value for name, value in environment.items() if name not in (*_OF_ONE_RANK, "SLURM_CPUS_PER_GPU")}
+
+
 def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> list[str]:
     """Returns the command that starts ``job``; the site's options and container come from ``environment``."""
     per_node = allocation.tasks_per_node(job.ranks, job.accelerator)
@@ -141,10 +156,28 @@ def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> li
         f"--output={job.log('%t')}",
         f"--error={job.log('%t')}",
         "--open-mode=append",
-        *shlex.split(environment.get("STACKING_SRUN", "")),
-        *shlex.split(environment.get("STACKING_CONTAINER", "")),
-        *job.argv,
+        *_words(environment, "srun"),
+        *_words(environment, "container"),
+        environment.get("STACKING_CONTAINER_PYTHON", job.argv[0]),
+        *job.argv[1:],
     ]
+
+
+def _words(environment: Mapping[str, str], key: str) -> list[str]:
+    """Returns the words of a key of the site file, with ``$NAMES`` expanded.
+
+    Raises:
+        UserError: a variable is not set in the job.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found.group(1) or found.group(2)
+        if name not in environment:
+            raise UserError(f"site file: {key}", f"has ${name}, which is not set in the job", "set it in the prelude")
+        return environment[name]
+
+    words = shlex.split(environment.get(f"STACKING_{key.upper()}", ""))
+    return [re.sub(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", value, word) for word in words]
 
 
 class Step(RankStarter):

@@ -14,8 +14,11 @@ from typing import TypeVar
 
 from stacking.errors import StackingError, Unreachable, UserError
 
-_FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "PMI_", "PMIX_", "OMPI_", "PRTE_")
-_KEPT = ("SLURM_CONF",)
+_FOREIGN = (
+    *("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_"),
+    *("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "MV2_COMM_"),
+)
+_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
 _TIMEOUT = 120
 """Seconds; a busy slurmctld answers late, a dead one never."""
 _UNREACHABLE = (
@@ -78,16 +81,22 @@ def require() -> None:
         raise UserError("sbatch", "is not on this machine", "run this on a login node, or preview with --dry-run")
 
 
-def submit_argv(script: Path, folder: Path, after: object = None) -> list[str]:
-    """Returns the command that submits ``script`` to run in ``folder`` once job ``after`` has succeeded.
+def own_job() -> int | None:
+    """Returns the id of the SLURM job that this process runs in."""
+    own = os.environ.get("SLURM_JOB_ID", "")
+    return int(own) if own.isdigit() else None
+
+
+def submit_argv(script: Path, folder: Path, after: str | None = None) -> list[str]:
+    """Returns the command that submits ``script`` to run in ``folder`` after a dependency such as ``afterok:11``.
 
     The job is submitted on hold, so that it cannot start before the run's journal records its id.
     """
-    dependency = [] if after is None else [f"--dependency=afterok:{after}"]
+    dependency = [] if after is None else [f"--dependency={after}"]
     return ["sbatch", "--parsable", "--hold", f"--chdir={folder}", *dependency, str(script)]
 
 
-def submit(script: Path, folder: Path, after: int | None = None) -> int:
+def submit(script: Path, folder: Path, after: str | None = None) -> int:
     """Submits a script on hold and returns the job's id.
 
     Raises:
@@ -207,6 +216,8 @@ def _accounting(ids: Sequence[int]) -> dict[int, SlurmJob]:
 def _parse(text: str) -> dict[int, SlurmJob]:
     found = {}
     for line in text.splitlines():
+        if line.startswith("CLUSTER:"):  # with SLURM_CLUSTERS
+            continue
         number, state, partition, nodes, elapsed, start, reason, name, folder = line.split("|", 8)
         found[int(number)] = SlurmJob(
             id=int(number),

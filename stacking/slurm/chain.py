@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, get_args
 
-from stacking.config.recipe import Resources
+from stacking.config.resources import Resources
 from stacking.errors import UserError
 from stacking.planning.plan import Plan, Stage
 from stacking.run.folder import RunFolder
@@ -19,6 +19,10 @@ from stacking.slurm.site import Site
 
 Mode = Literal["one-allocation", "per-stage"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+_OF_THE_LARGEST = ("nodes", "ranks_per_node")
+"""Resources of which a single allocation takes those of the stage with the most."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,19 @@ def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
     return jobs
 
 
+def ignored(plan: Plan, mode: Mode) -> list[str]:
+    """Returns the keys of stages that a single allocation, which requests ``launch.resources``, cannot follow."""
+    if mode != "one-allocation":
+        return []
+    common = plan.launch.resources.model_dump()
+    return [
+        f"stages[{stage.index}].resources.{key}"
+        for stage in plan.stages
+        for key, value in stage.resources.model_dump().items()
+        if key not in _OF_THE_LARGEST and value != common.get(key)
+    ]
+
+
 def _transition_name(plan: Plan, group: list[Phase]) -> str:
     if group[-1].name == "report":
         return "finish"
@@ -101,12 +118,13 @@ def _transition_name(plan: Plan, group: list[Phase]) -> str:
 def _shape(plan: Plan, stage: Stage, site: Site) -> Shape:
     """Uses as few nodes as the ranks need, with the same number of ranks on each."""
     nodes = stage.resources.nodes
+    allowed = stage.resources.ranks_per_node or site.ranks_per_node
     if nodes is None:
-        least = -(-stage.ranks // site.ranks_per_node)
+        least = -(-stage.ranks // allowed)
         nodes = next(n for n in range(least, stage.ranks + 1) if stage.ranks % n == 0)
     shape = Shape(nodes, stage.ranks // nodes)
-    if shape.ranks_per_node > site.ranks_per_node:
-        problem = f"is {nodes}: {shape.ranks_per_node} ranks per node, but the site allows {site.ranks_per_node}"
+    if shape.ranks_per_node > allowed:
+        problem = f"is {nodes}: {shape.ranks_per_node} ranks per node, but the site allows {allowed}"
         where = f"{plan.recipe}: stages[{stage.index}].resources.nodes"
         raise UserError(where, problem, "use more nodes, or correct ranks_per_node in the site file")
     return shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from stacking.run.create import create_run, open_run, plan_recipe
 from stacking.run.folder import RunFolder, command, is_locked
 from stacking.run.phases import phases
 from stacking.run.rewind import refuse_repetition
-from stacking.slurm.chain import Mode, chain
+from stacking.slurm.chain import Mode, chain, ignored
 from stacking.slurm.ledger import known_jobs, live_jobs
 from stacking.slurm.script import script
 from stacking.slurm.site import Site, check_programs, load_site
@@ -88,7 +89,13 @@ def submit(request: Request) -> Iterator[str]:
                     plan = create_run(str(request.recipe), run, request.overrides, request.data, elsewhere=True)
                 left = verified_left(run, plan)
         found = submit_chain(run, plan, site, mode, left)
+    yield from _ignored(plan, mode)
     yield from _answers(run, found)
+
+
+def _ignored(plan: Plan, mode: Mode) -> Iterator[str]:
+    if keys := ignored(plan, mode):
+        yield f"one allocation requests launch.resources, so these are ignored: {', '.join(keys)}"
 
 
 def dry_run(request: Request) -> Iterator[str]:
@@ -102,13 +109,14 @@ def dry_run(request: Request) -> Iterator[str]:
         plan, scripts = _design(request, site, mode)
         live, left = {}, phases(plan, run)
         yield from _unchecked(scripts)
-    before: object = None
+    yield from (f"# {line}" for line in _ignored(plan, mode))
+    before: str | None = None
     for link in links(chain(plan, run, site, mode), left, live):
         if link.id is None:
             path = run.scripts / f"{link.job.name}.sbatch"
             yield f"# {shlex.join(slurm_client.submit_argv(path, run.path, before))}"
             yield script(link.job, plan, run, site)
-        before = link.id or f"JOB_{link.job.name}"
+        before = f"afterok:{link.id or f'JOB_{link.job.name}'}"
 
 
 def cancel(run: RunFolder) -> Iterator[str]:
@@ -199,7 +207,15 @@ def _check_scripts(scripts: Mapping[str, str]) -> None:
         for name, text in scripts.items():
             path = Path(folder) / f"{name}.sbatch"
             path.write_text(text, encoding="utf-8")
+            _check_syntax(path)
             slurm_client.check(path, Path(folder))
+
+
+def _check_syntax(path: Path) -> None:
+    done = subprocess.run(["/bin/bash", "-n", path], capture_output=True, text=True)
+    if done.returncode != 0:
+        said = "; ".join(line.removeprefix(f"{path}: ") for line in done.stderr.splitlines())
+        raise UserError(path.name, f"is not a bash script: {said}", "correct the site file's prelude or template")
 
 
 def _changes_anything(request: Request) -> bool:

@@ -38,10 +38,13 @@ def slurm_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
 def live_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
     """Returns the run's pending and running jobs by name, except those whose dependency can never be satisfied.
 
+    A job from which this process submits the rest of the chain is about to end and does not count.
+
     Raises:
         StackingError: SLURM does not answer.
     """
-    return {name: job for name, job in slurm_jobs(events).items() if job.is_live and job.reason != slurm_client.NEVER}
+    jobs, own = slurm_jobs(events), slurm_client.own_job()
+    return {n: job for n, job in jobs.items() if job.is_live and job.reason != slurm_client.NEVER and job.id != own}
 
 
 @dataclass(frozen=True)

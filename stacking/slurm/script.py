@@ -2,116 +2,169 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from stacking.config.resources import KEYED, NO_GPUS, Requests, Resources, TrainingRequests, option_name
 from stacking.errors import UserError
 from stacking.planning.plan import Plan
 from stacking.run.folder import RunFolder
 from stacking.slurm.chain import ChainJob
-from stacking.slurm.site import Site, check_warning
+from stacking.slurm.site import Site, Transition, check_warning, expanded_here
 from stacking.slurm.templates import find_template, render
+
+_Requests = TypeVar("_Requests", bound=Requests)
+_LIKE_TRAINING = ("account", "modules", "prelude", "modules_first")
+"""What a transition takes from training if the site file does not say otherwise."""
+
+_PLACEHOLDER_OF = {"gpu_option": "gpus", "cores_per_rank": "cores_per_task"}
 
 
 def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> str:
     """Returns the sbatch script of ``job``.
 
     Raises:
-        UserError: the template or the run's path is unusable.
+        UserError: the template or the run's path is unusable, or an option contradicts a key.
     """
-    hours = site.transition.hours if job.template == "transition" else job.resources.hours or site.hours
-    check_warning(site, hours, f"job {job.name}")
+    asked = requests(job, site)
+    check_warning(site, asked.hours, f"job {job.name}")
+    values = placeholders(job, plan, run, site)
+    _check_options(job, asked, values)
     own = Path(site.templates) if site.templates else None
-    return render(find_template(job.template, own), placeholders(job, plan, run, site))
+    return render(find_template(job.template, own), values)
 
 
-def title(plan: Plan, job: ChainJob) -> str:
-    """Returns the job's name in the queue: the names of the run and the job, as one plain word."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', plan.name) or 'stacking'}-{job.name}"
+def requests(job: ChainJob, site: Site) -> Resources | Transition:
+    """Returns what ``job`` requests: its own resources, otherwise those of the site."""
+    if job.template == "transition":
+        return _or_those_of(site, site.transition, _LIKE_TRAINING)
+    return _or_those_of(site, job.resources, TrainingRequests.model_fields)
+
+
+def _or_those_of(site: Site, own: _Requests, names: Iterable[str]) -> _Requests:
+    return own.model_copy(update={name: getattr(site, name) for name in names if getattr(own, name) is None})
+
+
+def title(run: RunFolder, job: ChainJob) -> str:
+    """Returns the job's name in the queue, whose first eight characters tell runs and jobs apart.
+
+    The first part is a digest of the run's path, the last one the folder's name.
+    """
+    tag = hashlib.sha256(bytes(run.path)).hexdigest()[:3]
+    return f"{tag}-{job.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', run.path.name) or 'run'}"
 
 
 def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
     """Returns the values that a template may use: quoted where the shell reads them, plain words elsewhere."""
-    common = {
-        "name": title(plan, job),
+    asked = requests(job, site)
+    words = {
+        name: expanded_here(value, f"site file or recipe: {name}") if (value := getattr(asked, name)) else None
+        for name in ("account", "partition", "qos", "constraint", "reservation", "exclude", "memory")
+    }
+    common = words | {
+        "name": title(run, job),
         "job": job.name,
         # Relative to the job's folder, so that SLURM does not interpret characters of the run's path.
         "log": f"slurm/{job.name}.%j.log",
         "warning_seconds": site.warning_seconds,
         "mends": site.mends,
-        "account": site.account,
-        "reservation": site.reservation,
-        "options": [_option(option) for option in site.options],
-        "prelude": site.prelude,
-        "modules": shlex.join(site.modules),
+        "exclusive": asked.exclusive,
+        "time": _time(asked.hours),
+        "comment": shlex.quote(expanded_here(site.comment, "site file: comment")) if site.comment else None,
+        "mail": site.mail,
+        "mail_type": "END,FAIL" if job.phases[-1].name == "report" else "FAIL",
+        "options": [_option(option) for option in asked.options or ()],
+        "setup": _setup(asked),
         "exports": [f"{name}={_in_quotes(value)}" for name, value in site.environment.items()]
         + [f"{name}={shlex.quote(value)}" for name, value in _launcher(job, site).items()],
-        "scratch": site.scratch,
-        "command": shlex.join(_command(job, run, site)),
-        "interrupted": shlex.join([site.python or sys.executable, "-m", "stacking.slurm.interrupted", str(run.path)]),
+        "scratch": _in_quotes(site.scratch, "scratch") if site.scratch else None,
+        "command": _program(site, "stacking", *_command(job, run)),
+        "again": None if site.requeue else _program(site, "stacking", "submit", "--resume", str(run.path)),
+        "interrupted": _program(site, "stacking.slurm.interrupted", str(run.path)),
     }
-    asks = _transition(site) if job.template == "transition" else _training(job, plan, run, site)
-    return common | asks
+    return common | (_transition(asked) if isinstance(asked, Transition) else _training(job, asked, plan, run, site))
 
 
-def _training(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
-    cuda = plan.launch.accelerator == "cuda"
+def _training(job: ChainJob, asked: Resources, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
+    gpus = asked.gpu_option if plan.launch.accelerator == "cuda" and asked.gpu_option != NO_GPUS else None
+    per_gpu = any(option_name(option) == "--cpus-per-gpu" for option in asked.options or ())
     return {
         "nodes": job.nodes,
         # With --ntasks-per-node, SLURM picks the fewest nodes of a range; without it, as many as are available.
         "tasks_per_node": None if job.is_elastic else job.shape.ranks_per_node,
-        "cores_per_task": site.cores_per_rank * (job.shape.ranks_per_node if job.is_elastic else 1),
-        "gpus": site.gpu_option.format(gpus=job.shape.ranks_per_node) if cuda else None,
-        "memory": site.memory,
-        "time": _time(job.resources.hours or site.hours),
-        "partition": job.resources.partition or site.partition,
-        "qos": job.resources.qos or site.qos,
-        "constraint": site.constraint,
-        "doctor": shlex.join(_doctor(run, site)) if site.doctor else None,
+        "cores_per_task": None
+        if per_gpu
+        else (asked.cores_per_rank or 1) * (job.shape.ranks_per_node if job.is_elastic else 1),
+        "gpus": gpus.format(gpus=job.shape.ranks_per_node) if gpus else None,
+        "doctor": _program(site, "stacking", "doctor", "--before-job", "--run-dir", str(run.path))
+        if site.doctor
+        else None,
     }
 
 
-def _transition(site: Site) -> dict[str, Any]:
-    small = site.transition
-    return {
-        "cores": small.cores,
-        "memory": small.memory,
-        "time": _time(small.hours),
-        "partition": small.partition,
-        "qos": small.qos,
-        "constraint": small.constraint,
-    }
+def _transition(asked: Transition) -> dict[str, Any]:
+    return {"cores": asked.cores}
 
 
-def _command(job: ChainJob, run: RunFolder, site: Site) -> list[str]:
+def _setup(asked: Requests) -> list[str]:
+    """Returns the lines that prepare the job's shell, in the user's order."""
+    modules = [f"module load {shlex.join(asked.modules)}"] if asked.modules else []
+    prelude = list(asked.prelude or ())
+    return modules + prelude if asked.modules_first else prelude + modules
+
+
+def _check_options(job: ChainJob, asked: Requests, values: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: an option is given together with the key for it, one of which would be silently overridden.
+    """
+    for option in asked.options or ():
+        key = KEYED.get(option_name(option))
+        if key and values.get(_PLACEHOLDER_OF.get(key, key)):
+            raise UserError("options", f"has {option} for job {job.name}, and {key} is set too", "keep one of them")
+
+
+def _command(job: ChainJob, run: RunFolder) -> list[str]:
     if found := re.search(r"[\x00-\x1f\x7f%\\]", str(run.path)):
         problem = f"contains {found.group()!r}, which SLURM replaces in log paths"
         raise UserError(repr(str(run.path)), problem, "choose another --run-dir")
     only = [] if job.name == "run" else ["--only", job.only]
-    return _program("resume", str(run.path), "--launcher", "slurm", *only, site=site)
+    return ["resume", str(run.path), "--launcher", "slurm", *only]
 
 
-def _doctor(run: RunFolder, site: Site) -> list[str]:
-    return _program("doctor", "--before-job", "--run-dir", str(run.path), site=site)
+def _doctor(run: RunFolder, site: Site) -> str:
+    return _program(site, "stacking", "doctor", "--before-job", "--run-dir", str(run.path))
 
 
-def _program(*arguments: str, site: Site) -> list[str]:
-    return [site.python or sys.executable, "-m", "stacking", *arguments]
+def _program(site: Site, module: str, *arguments: str) -> str:
+    """Returns ``python -m MODULE`` for the job's shell, which expands the variables of ``python``."""
+    python = _in_quotes(site.python, "python") if site.python and "$" in site.python else None
+    return f"{python or shlex.quote(site.python or sys.executable)} {shlex.join(['-m', module, *arguments])}"
 
 
 def _option(option: str) -> str:
-    """Formats an option for a ``#SBATCH`` line, quoting a value that contains spaces."""
-    name, equals, value = option.partition("=")
-    return f"{name}={shlex.quote(value)}" if equals else option
+    """Formats an option for a ``#SBATCH`` line, quoting a value that contains spaces or ``#``."""
+    name, sign, value = re.fullmatch(r"(-[\w-]+)([= ]?)(.*)", expanded_here(option, "options")).groups()  # type: ignore[union-attr]
+    return f"{name}{sign}{shlex.quote(value)}" if sign else name + value
 
 
-def _in_quotes(value: str) -> str:
-    """Quotes a value so that the job's shell expands ``$NAMES`` and nothing else."""
-    return '"' + re.sub(r'["\\`]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})', r"\\\g<0>", value) + '"'
+def _in_quotes(value: str, required_by: str = "") -> str:
+    """Quotes a value so that the job's shell expands ``$NAMES`` and nothing else.
+
+    Args:
+        required_by: the key whose variables must be set; otherwise unset variables are empty.
+    """
+    quoted = re.sub(r'["\\`]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})', r"\\\g<0>", value)
+    if required_by:
+        words = rf"${{\1:?is not set, but {required_by} in the site file names it}}"
+        quoted = re.sub(r"(?<!\\)\$\{?(?!HOME\b|USER\b|SLURM_)([A-Za-z_]\w*)\}?", words, quoted)
+    return f'"{quoted}"'
 
 
 def _launcher(job: ChainJob, site: Site) -> dict[str, str]:
@@ -119,8 +172,11 @@ def _launcher(job: ChainJob, site: Site) -> dict[str, str]:
     launcher = {
         "STACKING_SRUN": shlex.join(site.srun),
         "STACKING_CONTAINER": shlex.join(site.container),
+        "STACKING_CONTAINER_PYTHON": site.container_python or "",
         "STACKING_INTERFACE": site.interface or "",
+        "STACKING_HOST_SUFFIX": site.host_suffix or "",
         "STACKING_IPV6": "1" if site.ipv6 else "",
+        "STACKING_NO_REQUEUE": "" if site.requeue else "1",
         "STACKING_RANKS_PER_NODE": str(job.shape.ranks_per_node) if job.is_elastic else "",
     }
     return {name: value for name, value in launcher.items() if value}

@@ -9,62 +9,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from stacking.config.reading import Word, complaint, read_yaml_mapping, shown, user_error
-from stacking.config.recipe import Count, Positive
+from stacking.config.reading import complaint, read_yaml_mapping, shown, user_error
+from stacking.config.resources import (
+    Count,
+    GpuOption,
+    Line,
+    Name,
+    Positive,
+    Requests,
+    SrunOption,
+    TrainingRequests,
+)
 from stacking.errors import UserError
 
-_PLACEHOLDER = "{gpus}"
-_OWNED = (
-    *("--array", "--begin", "--chdir", "--dependency", "--error", "--hold", "--job-name", "--no-requeue", "--nodes"),
-    *("--ntasks", "--ntasks-per-node", "--open-mode", "--output", "--parsable", "--requeue", "--signal", "--test-only"),
-    *("--time", "--wait", "--wrap", "-a", "-b", "-D", "-d", "-e", "-H", "-J", "-N", "-n", "-o", "-t", "-W"),
-)
-"""Options that the scripts set themselves; a site's option would silently override them."""
+
+def _at_home(value: str) -> str:
+    """Writes ``~`` at the beginning of a path as ``$HOME``, which every place can expand."""
+    if found := re.search(r"(?:^|[=:])(~\w+)", value):
+        raise complaint(f"has {found.group(1)}, which is not expanded", "write the path out")
+    return re.sub(r"(^|[=:])~(?=/|:|$)", r"\1$HOME", value)
 
 
-def _gpu_option(value: str) -> str:
-    if not value.startswith("--") or re.findall(r"{[^}]*}", value) != [_PLACEHOLDER]:
-        raise complaint(f"is {shown(value)}, not an option with {_PLACEHOLDER} once", "write --gres=gpu:{gpus}")
-    return value
-
-
-def _option(value: str) -> str:
-    if not value.startswith("-"):
-        raise complaint(f"is {shown(value)}, not an option", "write it like --mail-type=FAIL")
-    return value
-
-
-def _sbatch_option(value: str) -> str:
-    if _option(value).partition("=")[0].split()[0] in _OWNED:
-        remedy = "leave it out; nodes, time limits and partitions have keys of their own, in the recipe and here"
-        raise complaint(f"is {shown(value)}, which `stacking submit` sets itself", remedy)
-    return value
-
-
-def _text(value: Any) -> Any:
-    """Converts numbers to text: in ``account: 20231`` and ``memory: 0`` YAML reads a number."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _expanded(value: str) -> str:
-    """Expands ``~`` and ``$VARIABLES`` in the environment of the submitting process."""
-    full = os.path.expandvars(os.path.expanduser(value))
-    if found := re.search(r"\$\{?\w+", full):
-        raise complaint(f"has {found.group()}, which is not set here", "set it, or write the path out")
-    return full
-
-
-def _one_line(value: str) -> str:
-    if not value or re.search(r"[\x00-\x1f\x7f]", value):
-        raise complaint("is not one line of text", "write one line, without control characters")
-    return value
-
-
-def _expandable(value: str) -> str:
-    if not re.fullmatch(r"[/$][\w./${}-]*", value):
-        raise complaint(f"is {shown(value)}", "write an absolute path of letters, digits and $VARIABLES")
+def _folder(value: str) -> str:
+    if not re.fullmatch(r"[/$][^\"`\\]*", value) or "$(" in value:
+        raise complaint(f"is {shown(value)}", 'write an absolute path, with $VARIABLES but without ", ` and \\')
     return value
 
 
@@ -75,81 +45,71 @@ def _variables(value: Any) -> Any:
     return value
 
 
-Line = Annotated[str, BeforeValidator(_text), AfterValidator(_one_line)]
-Lines = Annotated[tuple[Line, ...], Field(strict=False)]
-Name = Annotated[Word, BeforeValidator(_text)]
-Expanded = Annotated[Line, AfterValidator(_expanded)]
+Expanded = Annotated[Line, AfterValidator(_at_home)]
+"""Text whose ``~`` and ``$NAMES`` the job expands, after its prelude and modules."""
 ExpandedLines = Annotated[tuple[Expanded, ...], Field(strict=False)]
 
 
 _EARLY = 60
 """Seconds by which SLURM may send a signal early (sbatch --signal)."""
+_BY_SLURM = ("SLURM_", "CUDA_", "TMPDIR")
+"""Variables that exist in a job even if they do not exist where it is submitted."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+class Transition(Requests):
+    """Defines the resources of the small jobs between stages, which read and write files and need no GPU.
 
+    Null: nothing is requested, except that ``account``, ``modules`` and ``prelude`` are those of training.
+    """
 
-class Transition(_Section):
-    """Defines the resources of the small jobs between stages, which read and write files and need no GPU."""
-
-    partition: Name | None = None
-    """Null: the cluster's default, not the stages' partition."""
-    qos: Name | None = None
-    constraint: Name | None = None
     cores: Count = 2
-    memory: Name | None = None
-    """In SLURM's format, such as 16G; null: the partition's default."""
     hours: Positive = 1.0
 
 
-class Site(_Section):
-    """Defines a cluster's settings. A null or an empty list is left out of the scripts."""
+class Site(TrainingRequests):
+    """Defines a cluster's settings. A null or an empty list is left out of the scripts.
 
-    account: Name | None = None
-    partition: Name | None = None
-    """Where stages train, unless the recipe's ``resources`` say otherwise."""
-    qos: Name | None = None
-    constraint: Name | None = None
-    reservation: Name | None = None
-    options: Annotated[tuple[Annotated[Line, AfterValidator(_sbatch_option)], ...], Field(strict=False)] = ()
-    """Additional sbatch options for every job, copied verbatim."""
+    What a training job requests is the default for all stages; the recipe's ``resources`` override it.
+    """
+
     ranks_per_node: Count = 1
     """The number of GPUs per node, or of CPU ranks per node."""
     cores_per_rank: Count = 1
-    gpu_option: Annotated[Word, AfterValidator(_gpu_option)] = "--gres=gpu:{gpus}"
-    """The sbatch option that requests GPUs per node: ``--gres=gpu:v100:{gpus}``, ``--gpus-per-node={gpus}``."""
-    memory: Name | None = None
-    """Memory per node in SLURM's format; 0: all of the node's memory."""
-    hours: Positive | None = None
-    """Time limit of a training job, in hours; null: the partition's."""
+    gpu_option: GpuOption = "--gres=gpu:{gpus}"
+    """The sbatch option that requests a node's GPUs: ``--gres=gpu:v100:{gpus}``, ``--gpus-per-task=1`` or ``none``."""
     warning_seconds: Count = 300
     """Seconds before the time limit at which a job is told to checkpoint; must exceed an update plus a checkpoint."""
+    requeue: bool = True
+    """Whether SLURM may requeue jobs; false: a stopped stage submits itself again as a new job."""
+    comment: Line | None = None
+    """The jobs' comment, for accounting."""
+    mail: Name | None = None
+    """An address that gets one mail per chain: at its end, or when a job fails."""
     transition: Transition = Transition()
 
-    modules: Lines = ()
-    """The arguments of ``module load``."""
-    environment: Annotated[dict[str, Line], BeforeValidator(_variables)] = Field(default_factory=dict)
-    """Environment variables of the job and all of its ranks; the job expands ``$NAMES`` in their values."""
-    prelude: Lines = ()
-    """Lines of bash that run first, on the first node, verbatim: ``source ~/venv/bin/activate``."""
-    scratch: Annotated[str, AfterValidator(_expandable)] | None = None
+    environment: Annotated[dict[str, Expanded], BeforeValidator(_variables)] = Field(default_factory=dict)
+    """Environment variables of the job and all of its ranks."""
+    scratch: Annotated[Expanded, AfterValidator(_folder)] | None = None
     """A folder for temporary files on each node's local disk, created if missing: ``/scratch/$USER``."""
     python: Expanded | None = None
     """The Python interpreter that has this package; null: the submitting one."""
     container: ExpandedLines = ()
     """Prefix of each rank's command: ``[apptainer, exec, --nv, /images/bert.sif]``. The controller runs outside it."""
-    srun: Annotated[tuple[Annotated[Expanded, AfterValidator(_option)], ...], Field(strict=False)] = ()
+    container_python: Line | None = None
+    """The Python interpreter inside the container; null: ``python``."""
+    srun: Annotated[tuple[Annotated[Expanded, SrunOption], ...], Field(strict=False)] = ()
     """Additional options of the srun that starts the ranks, such as ``--mpi=none``."""
     interface: Name | None = None
     """The network interface between ranks, for hosts with several: ``ib0``."""
+    host_suffix: Name | None = None
+    """What follows a node's name in its name on the fast network: ``i`` where n1 is n1i there."""
     ipv6: bool = False
     """Whether ranks rendezvous over IPv6."""
     mends: Annotated[int, Field(ge=0)] = 3
     """How often a job whose controller was killed is requeued automatically; 0: never."""
     doctor: bool = True
     """Whether a training job checks its nodes first and ends at once if they cannot train."""
-    templates: Line | None = None
+    templates: Expanded | None = None
     """A folder with the site's own ``*.sbatch`` templates, relative to the site file."""
 
     def to_yaml(self) -> str:
@@ -171,21 +131,55 @@ def load_site(file: Path | None) -> Site:
         raise user_error(error, Site, file) from None
     if site.templates is None:
         return site
-    return site.model_copy(update={"templates": str(file.absolute().parent / site.templates)})
+    folder = expanded_here(site.templates, f"{file}: templates")
+    return site.model_copy(update={"templates": str(file.absolute().parent / folder)})
+
+
+def expanded_here(value: str, where: str) -> str:
+    """Expands ``$NAMES`` in the submitter's environment, for text that no shell of the job reads.
+
+    Raises:
+        UserError: a variable is not set.
+    """
+    full = os.path.expandvars(value)
+    if names := _unset(full):
+        raise UserError(where, f"has ${names[0]}, which is not set here", "set it, or write the value out")
+    return full
+
+
+def _unset(text: str) -> list[str]:
+    """Returns the names of variables that expansion has left over."""
+    return re.findall(r"\$\{?([A-Za-z_]\w*)", text)
 
 
 def check_programs(site: Site, where: str) -> None:
     """Checks that the programs the jobs start exist, as far as this machine can tell.
 
+    A variable that the prelude, the modules or SLURM may set is left to the job, which ends if it is not set.
+
     Raises:
-        UserError: the interpreter, the container program or its image does not exist here.
+        UserError: a variable is not set, or the interpreter, the container program or its image does not exist here.
     """
-    for key, value in (("python", site.python), ("container[0]", next(iter(site.container), None))):
-        if value and shutil.which(value) is None:
-            raise UserError(f"{where}: {key}", f"is {value}, which is not a program", "name one that all nodes see")
-    for number, word in enumerate(site.container[1:], start=1):
-        if word.endswith((".sif", ".sqsh")) and word.startswith("/") and not Path(word).is_file():
-            raise UserError(f"{where}: container[{number}]", f"is {word}, which does not exist", "correct the path")
+    words = {"python": site.python, "scratch": site.scratch}
+    words |= {f"container[{number}]": word for number, word in enumerate(site.container)}
+    words |= {f"srun[{number}]": word for number, word in enumerate(site.srun)}
+    for key, word in words.items():
+        full = os.path.expandvars(word or "")
+        unknown = [name for name in _unset(full) if name not in site.environment and not name.startswith(_BY_SLURM)]
+        if unknown and not site.prelude and not site.modules:
+            problem = f"has ${unknown[0]}, which is not set here"
+            raise UserError(f"{where}: {key}", problem, "set it in `environment`, or write the path out")
+        if not _unset(full):
+            _check_word(f"{where}: {key}", full)
+
+
+def _check_word(where: str, word: str) -> None:
+    """Checks a program, or the image of a container."""
+    if where.endswith((": python", ": container[0]")) and word and shutil.which(word) is None:
+        raise UserError(where, f"is {word}, which is not a program", "name one that all nodes see")
+    image = re.fullmatch(r"(?:--container-image=)?(/.*\.(?:sif|sqsh))", word)
+    if image and not Path(image.group(1)).is_file():
+        raise UserError(where, f"is {image.group(1)}, which does not exist", "correct the path")
 
 
 def check_warning(site: Site, hours: float | None, where: str) -> None:

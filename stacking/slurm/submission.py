@@ -110,7 +110,7 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
     scripts = {job.name: script(job, plan, run, site) for job in jobs}
     found = links(jobs, left, {name: job for name, job in live.items() if not _is_outdated(job, name, scripts, run)})
     kept = {link.id for link in found}
-    slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs, plan)) if job.id not in kept])
+    slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs)) if job.id not in kept])
     write_atomically(run.site, site.to_yaml())
     found = _submit_missing(run, mode, found, scripts)
     held = {job.id for job in live.values() if job.reason == slurm_client.HELD}
@@ -148,14 +148,17 @@ def _is_outdated(job: SlurmJob, name: str, scripts: Mapping[str, str], run: RunF
 
 def _submit_missing(run: RunFolder, mode: Mode, found: Sequence[Link], scripts: Mapping[str, str]) -> list[Link]:
     missing = [link.job for link in found if link.id is None]
+    own = _after_own_job(run)
     for job in missing:
         write_atomically(_path(run, job), scripts[job.name])
+        if own is None:  # whoever submits by hand has seen to what killed the controllers
+            (run.scripts / f"{job.name}.kills").unlink(missing_ok=True)
     starts = {job.name: slurm_client.check(_path(run, job), run.path) for job in missing}
     done: list[Link] = []
     try:
         for link in found:
             if link.id is None:
-                after = done[-1].id if done else None
+                after = f"afterok:{done[-1].id}" if done else own
                 id = slurm_client.submit(_path(run, link.job), run.path, after)
                 link = Link(job=link.job, id=id, is_new=True, start=None if after else starts[link.job.name])
                 facts = {"job": link.id, "name": link.job.name, "phases": link.job.only, "after": after}
@@ -167,6 +170,12 @@ def _submit_missing(run: RunFolder, mode: Mode, found: Sequence[Link], scripts: 
         run.journal.append("cancelled", jobs=new, message="SLURM rejected the rest of the chain")
         raise
     return done
+
+
+def _after_own_job(run: RunFolder) -> str | None:
+    """Returns the dependency on the run's job that submits the rest of the chain, if this is one."""
+    known = {event["job"] for event in run.journal.events() if event["event"] == "submitted"}
+    return f"afterany:{slurm_client.own_job()}" if slurm_client.own_job() in known else None
 
 
 def _path(run: RunFolder, job: ChainJob) -> Path:
@@ -181,9 +190,9 @@ def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode)
         raise UserError(run.path, problem, f"run `{command('cancel', run.path)}` first")
 
 
-def _orphans(run: RunFolder, jobs: Iterable[ChainJob], plan: Plan) -> list[SlurmJob]:
+def _orphans(run: RunFolder, jobs: Iterable[ChainJob]) -> list[SlurmJob]:
     """Returns pending jobs missing from the journal, left by an interrupted submission or lost lines."""
     known = {int(event["job"]) for event in run.journal.events() if event["event"] == "submitted"}
-    names = {title(plan, job) for job in jobs}
+    names = {title(run, job) for job in jobs}
     found = slurm_client.jobs_in(run.path).values()
     return [job for job in found if job.id not in known and job.is_waiting and job.name in names]

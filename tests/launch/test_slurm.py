@@ -9,7 +9,7 @@ import pytest
 
 from stacking.errors import UserError
 from stacking.launch.job import Accelerator, Job
-from stacking.launch.slurm import Allocation, Failure, first_failure, srun
+from stacking.launch.slurm import Allocation, Failure, first_failure, inherited_by_ranks, srun
 
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_CPUS_PER_NODE": "16(x3),8"}
 
@@ -88,3 +88,22 @@ def test_outside_of_a_job_there_is_one_line() -> None:
 def test_what_srun_says_about_a_task(said: str, failure: Failure | None) -> None:
     noise = "srun: Step created for job 4\n"
     assert first_failure(f"{noise}{said}\nsrun: error: n9: task 9: Killed\n" if said and failure else said) == failure
+
+
+def test_variables_in_the_site_s_words_are_those_of_the_job() -> None:
+    variables = {"STACKING_CONTAINER": "run '$IMAGES/x 1.sif' --bind=${HOME}", "IMAGES": "/my images", "HOME": "/h"}
+    argv = srun(job(1), Allocation.of(BATCH), variables)
+    assert argv[-6:] == ["run", "/my images/x 1.sif", "--bind=/h", "python", "-m", "x"]
+    with pytest.raises(UserError, match=r"site file: srun: has \$NO, which is not set in the job"):
+        srun(job(1), Allocation.of(BATCH), {"STACKING_SRUN": "--x=$NO"})
+
+
+def test_a_container_has_an_interpreter_of_its_own() -> None:
+    argv = srun(job(1), Allocation.of(BATCH), {"STACKING_CONTAINER_PYTHON": "/opt/python"})
+    assert argv[-3:] == ["/opt/python", "-m", "x"]
+
+
+def test_a_rank_that_the_prelude_exports_is_nobody_s(capsys: pytest.CaptureFixture[str]) -> None:
+    left = inherited_by_ranks({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "n1i", "SLURM_CPUS_PER_GPU": "4"})
+    assert left == {"MASTER_ADDR": "n1i"}
+    assert capsys.readouterr().err == "stacking: RANK, WORLD_SIZE: ignored, since the launcher numbers the ranks\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -10,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacking.config.recipe import Resources
+from stacking.config.resources import Resources
 from stacking.config.shipped import SLURM_TEMPLATES
 from stacking.errors import UserError
 from stacking.run.folder import RunFolder
-from stacking.slurm.chain import MODES, chain
-from stacking.slurm.script import script
-from stacking.slurm.site import Site, load_site
+from stacking.slurm.chain import MODES, chain, ignored
+from stacking.slurm.script import script, title
+from stacking.slurm.site import Site, Transition, load_site
 from tests.slurm.plans import plan_for_jobs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -81,9 +82,96 @@ def test_a_warning_that_would_come_at_once_is_refused() -> None:
 
 
 def test_a_name_that_slurm_or_bash_could_misread_becomes_plain() -> None:
-    made = scripts(PLAIN, "per-stage", name="a b\n#SBATCH --uid=0; é")["0-L3"]
-    assert "#SBATCH --job-name=a_b_SBATCH_--uid_0_-0-L3\n" in made
-    assert made.count("uid") == 2 and "\n#SBATCH --uid" not in made
+    made = scripts(PLAIN, "per-stage", RunFolder(Path("/runs/a b #SBATCH --uid=0; é")))["0-L3"]
+    assert re.search(r"^#SBATCH --job-name=\w{3}-0-L3-a_b_SBATCH_--uid_0_$", made, re.MULTILINE)
+
+
+def test_the_first_eight_characters_tell_runs_and_stages_apart() -> None:
+    jobs = chain(plan_for_jobs(), RUN, PLAIN, "per-stage")
+    names = {title(RunFolder(Path("/runs") / run), job)[:8] for run in ("bert-large-a", "bert-large-b") for job in jobs}
+    assert len(names) == 2 * (len(jobs) - 2)  # the name of a transition begins like the stage before it
+
+
+def test_a_stage_requests_what_its_resources_say_and_a_transition_what_is_its_own() -> None:
+    wide = Resources(account="a2", partition="p2", constraint="c2", memory="1G", reservation="r2", exclude="n2")
+    wide = wide.model_copy(update={"gpu_option": "--gres=gpu:a100:{gpus}", "exclusive": True, "cores_per_rank": 3})
+    wide = wide.model_copy(update={"options": ("--nice=2",), "prelude": ("echo 2",), "modules": ("m2",)})
+    site = Site(
+        partition="p1", options=("--nice=1",), prelude=("echo 1",), transition=Transition(options=("--nice=3",))
+    )
+    made = scripts(site, "per-stage", resources=[Resources(), wide, Resources()])
+    lines = set(made["1-L6"].splitlines())
+    asked = "account=a2 partition=p2 constraint=c2 mem=1G reservation=r2 exclude=n2 gres=gpu:a100:1 exclusive nice=2"
+    assert {f"#SBATCH --{option}" for option in asked.split()} <= lines
+    assert {"#SBATCH --cpus-per-task=3", "echo 2", "module load m2"} <= lines
+    assert not {"#SBATCH --nice=1", "#SBATCH --partition=p1", "echo 1"} & lines
+    assert {"#SBATCH --nice=1", "#SBATCH --partition=p1", "echo 1"} <= set(made["0-L3"].splitlines())
+    between = set(made["0-L3-to-1-L6"].splitlines())
+    assert {"#SBATCH --nice=3", "echo 1"} <= between and "#SBATCH --partition=p1" not in between
+
+
+@pytest.mark.parametrize(("option", "line"), [("--gpus-per-task=1", "#SBATCH --gpus-per-task=1"), ("none", None)])
+def test_gpus_are_requested_per_task_or_not_at_all(option: str, line: str | None) -> None:
+    made = scripts(Site(gpu_option=option), "per-stage")["0-L3"]
+    assert [found for found in made.splitlines() if "gpu" in found] == ([line] if line else [])
+
+
+def test_cores_per_gpu_replace_cores_per_task() -> None:
+    made = scripts(Site(options=("--cpus-per-gpu=8",)), "per-stage")["0-L3"]
+    assert "--cpus-per-gpu=8" in made and "--cpus-per-task" not in made
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [("-p other", "partition"), ("--mem=1G", "memory"), ("--gres=gpu:1", "gpu_option"), ("--mail-type=ALL", "mail")],
+)
+def test_an_option_beside_its_key_is_refused(option: str, key: str) -> None:
+    site = Site(partition="gpu", memory="2G", mail="me", options=(option,))
+    with pytest.raises(UserError, match=f"^options: has {option} for job 0-L3, and {key} is set too"):
+        scripts(site, "per-stage")
+
+
+def test_one_allocation_names_what_it_cannot_follow() -> None:
+    plan = plan_for_jobs(resources=[Resources(hours=100), Resources(hours=24, nodes=2), Resources(partition="big")])
+    assert ignored(plan, "one-allocation") == ["stages[1].resources.hours", "stages[2].resources.partition"]
+    assert ignored(plan, "per-stage") == []
+
+
+@pytest.mark.parametrize("order", [("modules", "prelude"), ("prelude", "modules")])
+def test_modules_and_prelude_run_in_the_order_of_the_file(tmp_path: Path, order: tuple[str, str]) -> None:
+    lines = {"modules": "modules: [m1, m2]\n", "prelude": "prelude: [p1]\n"}
+    (tmp_path / "site.yaml").write_text("".join(lines[key] for key in order))
+    site = load_site(tmp_path / "site.yaml")
+    (tmp_path / "kept.yaml").write_text(site.to_yaml())
+    for read in (site, load_site(tmp_path / "kept.yaml")):
+        made = scripts(read, "per-stage")["finish"]
+        commands = {"modules": made.index("module load m1 m2"), "prelude": made.index("\np1\n")}
+        assert sorted(commands, key=commands.__getitem__) == list(order)
+
+
+def run_setup(folder: Path, *prelude: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script up to its program, from a file as SLURM does."""
+    made = scripts(Site(prelude=prelude), "per-stage")["finish"].replace("\nsupervise ", "\necho reached; exit\n")
+    (folder / "script").write_text(made)
+    return subprocess.run(["bash", folder / "script"], capture_output=True, text=True)
+
+
+def test_the_job_ends_at_the_line_of_the_prelude_that_fails(tmp_path: Path) -> None:
+    done = run_setup(tmp_path, "true", "(exit 3)", "echo later")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "stacking: failed: ( exit 3 )\n")
+
+
+def test_a_failure_that_the_prelude_expects_or_that_a_sourced_file_ignores_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "inner").write_text("false\ntrue\n")
+    done = run_setup(tmp_path, "false || true", "if false; then", "echo", "fi", f"source {tmp_path}/inner")
+    assert (done.returncode, done.stdout) == (0, "reached\n")
+
+
+def test_a_variable_that_a_path_needs_ends_the_job_and_says_which_key() -> None:
+    site = Site(python="$VENV/bin/python", prelude=("true",))
+    made = scripts(site, "per-stage")["finish"]
+    done = subprocess.run(["bash"], input=made, capture_output=True, text=True, env={})
+    assert done.returncode != 0 and "VENV: is not set, but python in the site file names it" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["100%", "back\\slash", "new\nline", "bell\a"])

@@ -19,11 +19,21 @@ MISTAKES = {
     "account: true": "account: is true, which is not text; give text",
     "options: [--time=5]": 'options[0]: is "--time=5", which `stacking submit` sets itself; leave it out',
     "options: [--array=0-1]": "which `stacking submit` sets itself",
-    "container: [apptainer, $NO_SUCH_NAME/x.sif]": "container[1]: has $NO_SUCH_NAME, which is not set here",
-    "gpu_option: gpu:{gpus}": "not an option with {gpus} once; write --gres=gpu:{gpus}",
+    "python: ~someone/python": "python: has ~someone, which is not expanded; write the path out",
+    "options: [--arr=0-1]": "which `stacking submit` sets itself; leave it out: each job must run once",
+    "options: [--no-requeue]": "leave it out: give `requeue: false` if the site never requeues jobs",
+    "options: [-J x]": "leave it out: jobs are found by their names",
+    "options: [--wait]": "leave it out: sbatch would wait for the job's end",
+    "options: [-t 5]": "leave it out: give `hours`",
+    "options: [-N2]": "leave it out: give `nodes` in the recipe's resources",
+    "options: [--clusters=c2]": "leave it out: run `export SLURM_CLUSTERS=NAME` instead",
+    "transition: {options: [--output=x]}": 'transition.options[0]: is "--output=x", which',
+    "srun: [--export=NONE]": 'srun[0]: is "--export=NONE", which the launcher sets itself',
+    "gpu_option: --gpus={gpus}": "which counts the GPUs of all nodes; write --gpus-per-node={gpus}",
+    "gpu_option: gpu:{gpus}": "not an option with {gpus} once; write --gres=gpu:{gpus}, --gpus-per-task=1, or none",
     "gpu_option: --gres=gpu:4": "not an option with {gpus} once",
     "gpu_option: --gres=gpu:{n}": "not an option with {gpus} once",
-    "options: [mail]": 'options[0]: is "mail", not an option; write it like --mail-type=FAIL',
+    "options: [mail]": 'options[0]: is "mail", not an option; write it like --nice=100',
     "options: --x": "options: is",
     "srun: ['x y']": "srun[0]: is",
     "ranks_per_node: 0": "ranks_per_node: is 0; give a number greater than 0",
@@ -34,7 +44,7 @@ MISTAKES = {
     "environment: {A-B: x}": 'environment: has "A-B", which is not a valid variable name',
     "environment: {A: [1]}": "environment.A: is",
     "scratch: /scratch/$(date)": "scratch: is",
-    "scratch: scratch": "write an absolute path of letters, digits and $VARIABLES",
+    "scratch: scratch": "write an absolute path",
     "interface: ib 0": "interface: is",
     "ipv6: maybe": "ipv6: is",
     "- account": 'is ["account"] where keys and values are expected',
@@ -67,30 +77,55 @@ def test_settings_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 def test_numbers_stand_for_the_words_that_they_are(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
-    file.write_text("account: 20231\nmemory: 0\nenvironment: {OMP_NUM_THREADS: 8}\n")
+    file.write_text(
+        "account: 20231\nqos: 5\nmemory: 0\nenvironment: {OMP_NUM_THREADS: 8}\ntransition: {account: 0123}\n"
+    )
     site = load_site(file)
-    assert (site.account, site.memory, site.environment) == ("20231", "0", {"OMP_NUM_THREADS": "8"})
+    assert (site.account, site.qos, site.memory, site.transition.account) == ("20231", "5", "0", "0123")
+    assert site.environment == {"OMP_NUM_THREADS": "8"}
 
 
-def test_home_and_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_home_is_a_variable_everywhere(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
-    file.write_text("python: ~/venv/bin/python\ncontainer: [apptainer, exec, $HOME/bert.sif]\n")
+    text = "python: ~/p\ncontainer: [x, ~/i.sif]\nsrun: [--container-mounts=~/d]\nscratch: ~/s\n"
+    file.write_text(f"{text}environment: {{A: '~:~/b'}}\n")
     site = load_site(file)
-    assert (site.python, site.container[2]) == (f"{tmp_path}/venv/bin/python", f"{tmp_path}/bert.sif")
-    with pytest.raises(UserError, match=r"site.yaml: python: is .*/venv/bin/python, which is not a program"):
-        check_programs(site, str(file))
+    assert (site.python, site.container[1], site.scratch) == ("$HOME/p", "$HOME/i.sif", "$HOME/s")
+    assert (site.srun[0], site.environment["A"]) == ("--container-mounts=$HOME/d", "$HOME:$HOME/b")
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        (Site(python="$HOME/no/python"), "python: is .*/no/python, which is not a program"),
+        (Site(container=("apptainer-that-is-not-here",)), r"container\[0\]: is apptainer-.*, which is not a program"),
+        (Site(container=("env", "/no/x.sif")), r"container\[1\]: is /no/x.sif, which does not exist"),
+        (Site(srun=("--container-image=/no/x.sqsh",)), r"srun\[0\]: is /no/x.sqsh, which does not exist"),
+        (Site(container=("env", "$NO_SUCH_NAME/x.sif")), r"container\[1\]: has \$NO_SUCH_NAME, which is not set here"),
+    ],
+)
+def test_what_a_job_starts_is_checked_where_it_is_submitted(site: Site, words: str) -> None:
+    with pytest.raises(UserError, match=rf"^site.yaml: {words}"):
+        check_programs(site, "site.yaml")
+
+
+def test_a_variable_that_the_job_may_set_is_left_to_it() -> None:
+    check_programs(Site(python="$VENV/bin/python", prelude=("source activate",)), "site.yaml")
+    check_programs(Site(container=("env", "$IMAGES/x.sif"), environment={"IMAGES": "/i"}), "site.yaml")
+    check_programs(Site(scratch="/scratch/$SLURM_JOB_ID"), "site.yaml")
 
 
 def test_an_option_may_have_blanks(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
-    file.write_text("options: ['--comment=my run']\nsrun: ['--container-image=nvcr.io#nvidia/pytorch:24.05-py3']\n")
+    file.write_text(
+        "options: ['--comment=my run', '-A nlp#2']\nsrun: ['--container-image=nvcr.io#nvidia/pytorch:24.05-py3']\n"
+    )
     site = load_site(file)
     assert site.srun == ("--container-image=nvcr.io#nvidia/pytorch:24.05-py3",)
-    assert "#SBATCH --comment='my run'\n" in scripts(site, "per-stage")["finish"]
+    assert "#SBATCH --comment='my run'\n#SBATCH -A 'nlp#2'\n" in scripts(site, "per-stage")["0-L3"]
 
 
 def test_every_setting_is_described() -> None:
     undescribed = {name for name, field in Site.model_fields.items() if field.description is None}
-    plain = {"account", "qos", "constraint", "reservation", "cores_per_rank", "transition"}
+    plain = {"account", "partition", "qos", "reservation", "cores_per_rank", "transition"}
     assert undescribed == plain

@@ -15,7 +15,7 @@ SCRIPT, FOLDER = Path("/run/slurm/0-L3.sbatch"), Path("/run")
 
 def test_a_job_is_submitted_held_in_its_folder_and_after_another(slurm: FakeSlurm) -> None:
     slurm.answers("sbatch", stdout="sbatch: warning of the site\n4711;cluster\n")
-    assert slurm_client.submit(SCRIPT, FOLDER, after=4710) == 4711
+    assert slurm_client.submit(SCRIPT, FOLDER, after="afterok:4710") == 4711
     options = ["--parsable", "--hold", "--chdir=/run", "--dependency=afterok:4710"]
     assert slurm.calls() == [["sbatch", *options, "/run/slurm/0-L3.sbatch"]]
 
@@ -105,3 +105,14 @@ def test_the_commands_that_change_jobs(slurm: FakeSlurm) -> None:
         ["scontrol", "release", "2,3"],
         ["scontrol", "requeue", "3"],
     ]
+
+
+def test_nothing_of_a_surrounding_job_reaches_a_new_one() -> None:
+    foreign = "SLURM_JOB_ID SLURM_MEM_PER_CPU SBATCH_PARTITION SQUEUE_FORMAT PMI_RANK PMIX_RANK OMPI_COMM_WORLD_SIZE"
+    kept = {"SLURM_CONF": "/c", "SLURM_CLUSTERS": "c2", "PATH": "/bin"}
+    assert slurm_client._environment(kept | dict.fromkeys(foreign.split(), "1")) == kept
+
+
+def test_the_name_of_another_cluster_is_no_job(slurm: FakeSlurm) -> None:
+    slurm.answers("squeue", stdout="CLUSTER: c2\n11|RUNNING|gpu|n1|0:01|N/A|None|a|/run\n")
+    assert list(slurm_client.jobs([11])) == [11]

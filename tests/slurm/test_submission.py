@@ -15,7 +15,7 @@ from stacking.planning.make_plan import make_plan
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
 from stacking.slurm.chain import chain
-from stacking.slurm.command import _unchecked
+from stacking.slurm.command import _check_syntax, _unchecked
 from stacking.slurm.ledger import is_done, known_jobs
 from stacking.slurm.script import title
 from stacking.slurm.site import Site
@@ -54,11 +54,11 @@ def test_waiting_jobs_that_the_journal_lost_are_not_submitted_beside(tmp_path: P
     for number in (11, 12):
         run.journal.append("submitted", job=number, name=jobs[0].name, mode="per-stage", phases="train:0")
     run.journal.path.write_bytes(run.journal.path.read_bytes().replace(b'"job": 12', b'"job": 13'))
-    name = title(plan, jobs[0])
+    name = title(run, jobs[0])
     rows = [(11, "PENDING", name), (12, "PENDING", name), (14, "RUNNING", name), (15, "PENDING", "of-somebody-else")]
     lines = [f"{job}|{state}|gpu||0:00|N/A|Priority|{name}|{run.path}" for job, state, name in rows]
     slurm.answers("squeue", stdout="".join(f"{line}\n" for line in lines))
-    assert [job.id for job in _orphans(run, jobs, plan)] == [12]
+    assert [job.id for job in _orphans(run, jobs)] == [12]
 
 
 @settings(deadline=None)
@@ -157,3 +157,9 @@ def test_resources_that_cannot_be_are_refused(
     with pytest.raises(UserError) as caught:
         make_plan(load_recipe("recipe.yaml"), None, None, MACHINE)
     assert words in str(caught.value)
+
+
+def test_a_prelude_that_is_not_bash_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "0-L3.sbatch").write_text("if true\nexit 0\n")
+    with pytest.raises(UserError, match=r"^0-L3.sbatch: is not a bash script: line \d: syntax error.*correct the site"):
+        _check_syntax(tmp_path / "0-L3.sbatch")

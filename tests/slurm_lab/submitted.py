@@ -27,7 +27,7 @@ class Submitted:
         environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         settings["environment"] = environment | settings.get("environment", {})
         # A look at the nodes takes longer than most of these jobs; test_doctor.py asks for it.
-        self.site.write_text(yaml.safe_dump({"python": str(python), "doctor": False, **settings}))
+        self.site.write_text(yaml.safe_dump({"python": str(python), "doctor": False, **settings}, sort_keys=False))
 
     def stacking(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "stacking", *map(str, arguments)]

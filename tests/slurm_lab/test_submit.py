@@ -34,6 +34,14 @@ def stub(folder: Path) -> Path:
     return path
 
 
+def real_submit(folder: Path) -> Path:
+    """An interpreter that runs the stub in place of the controller, and everything else as it is."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\ncase "$3" in resume) exec {stub(folder)} "$@";; esac\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
 def killed(folder: Path) -> Path:
     """An interpreter that is killed at once."""
     path = folder / "killed"
@@ -151,6 +159,25 @@ def test_a_signal_before_the_controller_listens_is_told(
     (event,) = chain.events("preempted")
     assert (event["phase"], event["message"]) == ("train", f"stopped by {name} before the controller was ready")
     lab.wait_until(lambda: f"stacking: {name} came before the controller was ready; {follows}" in log(chain, "0-L1"))
+
+
+def test_without_requeue_a_stopped_stage_submits_the_rest_of_the_chain_again(
+    lab: Lab, tmp_path: Path, data: Path
+) -> None:
+    chain = Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=real_submit(tmp_path), requeue=False)
+    script(chain, train0="wait")
+    chain.submit()
+    first = chain.jobs()
+    lab.wait_until(lambda: chain.events("started") != [])
+    (tmp_path / "script.json").unlink()
+    lab.run("scancel", "--batch", "--signal=USR1", str(first["0-L1"]))
+    lab.wait_until(lambda: len(chain.events("submitted")) == 2 * len(CHAIN))
+    second = chain.jobs()
+    lab.wait_for(second["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+    assert (lab.state(first["0-L1"]), lab.job(first["0-L1"])["Requeue"]) == ("COMPLETED", "0")
+    assert {lab.state(first[name]) for name in CHAIN[1:]} == {"CANCELLED"}
+    assert chain.events("submitted")[len(CHAIN)]["after"] == f"afterany:{first['0-L1']}"
 
 
 def test_more_cores_than_a_node_has_are_refused(lab: Lab, tmp_path: Path, data: Path) -> None:
@@ -314,9 +341,10 @@ def test_a_site_s_settings_reach_the_jobs(lab: Lab, tmp_path: Path, data: Path) 
         python=stub(tmp_path),
         partition="high",
         options=["--nice=7"],
+        comment="it's #1",
         cores_per_rank=2,
         hours=0.5,
-        transition={"cores": 1, "hours": 0.25, "partition": "low"},
+        transition={"cores": 1, "hours": 0.25, "partition": "low", "options": ["--nice=9"]},
         prelude=['module() { export LOADED="$*"; }'],
         modules=["cuda/12", "gcc 13"],
         environment={"GREETING": 'it\'s $HOME `date` "x" \\ ; # é'},
@@ -327,12 +355,12 @@ def test_a_site_s_settings_reach_the_jobs(lab: Lab, tmp_path: Path, data: Path) 
     chain.submit()
     lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     for name, file, *facts in (
-        ("0-L1", "train0", "high", "00:30:00", "2"),
-        ("0-L1-to-1-L2", "consolidate0", "low", "00:15:00", "1"),
+        ("0-L1", "train0", "high", "00:30:00", "2", "7"),
+        ("0-L1-to-1-L2", "consolidate0", "low", "00:15:00", "1", "9"),
     ):
         job = lab.job(chain.jobs()[name])
-        assert [job["Partition"], job["TimeLimit"], job["CPUs/Task"]] == facts
-        assert job["Nice"] == "7"
+        assert [job["Partition"], job["TimeLimit"], job["CPUs/Task"], job["Nice"]] == facts
+        assert "Comment=it's #1 \n" in lab.run("scontrol", "show", "job", str(chain.jobs()[name]))
         found = json.loads((tmp_path / f"environment.{file}.json").read_text())
         assert found["GREETING"] == f'it\'s {os.environ["HOME"]} `date` "x" \\ ; # é'
         assert found["LOADED"] == "load cuda/12 gcc 13"

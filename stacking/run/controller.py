@@ -111,7 +111,7 @@ class Controller:
         facts: dict[str, Any] = {"phase": phase.name, "stage": phase.stage, "world_size": ranks, "attempt": attempt}
         self._record("started", **facts)
         started = time.monotonic()
-        with self._progress.phase(phase.name, phase.stage):
+        with self._progress.phase(phase.name, phase.stage, _progress_of(phase)):
             outcome = self._wait(
                 phase, self._launcher.start(self._job(phase, attempt, ranks), inherited=[self._lease.descriptor])
             )

@@ -18,10 +18,20 @@ from stacking.storage.os_errors import patiently
 from stacking.storage.seal import BrokenSeal, sealed, unsealed
 
 Event = Literal[
-    "created", "started", "finished", "failed", "preempted", "damaged", "resumed", "rewound", "submitted", "cancelled"
+    "created",
+    "started",
+    "finished",
+    "failed",
+    "preempted",
+    "damaged",
+    "resumed",
+    "rewound",
+    "submitted",
+    "released",
+    "cancelled",
 ]
 
-_OF_A_RUN = ("created", "resumed", "submitted", "cancelled")
+_OF_A_RUN = ("created", "resumed", "submitted", "released", "cancelled")
 """Events that do not belong to a phase."""
 
 

@@ -95,7 +95,7 @@ class Progress:
         self._warned = False
 
     def update(self, record: Record) -> None:
-        """Shows one record of ``metrics.jsonl``; a record older than this display only counts towards the speed."""
+        """Shows one record of ``metrics.jsonl``; a record older than the phase only counts towards the speed."""
         training = record["kind"] == "train"
         if training:
             self._speed.update(record)
@@ -116,11 +116,15 @@ class Progress:
         self._warned = bool(warning)
 
     @contextmanager
-    def phase(self, name: str, stage: int) -> Iterator[None]:
-        """Shows that a phase is running, and its duration when it has ended."""
-        begun = time.monotonic()
+    def phase(self, name: str, stage: int, step: int = 0) -> Iterator[None]:
+        """Shows that a phase is running, and its duration when it has ended.
+
+        Args:
+            step: training only: the update of the checkpoint to continue from. Earlier records are not shown again.
+        """
+        begun, self._since = time.monotonic(), time.time()
         what = f"{_layers(self._plan, stage)}: {_DOING.get(name, name)}"
-        self._display.phase_started(what)
+        self._display.phase_started(f"{what} again from step {step:,}" if step else what)
         try:
             yield
         finally:

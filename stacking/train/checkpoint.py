@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Saver:
         every = self._plan.checkpoint.every_steps
         return step == self._stage.steps or step % every == 0
 
-    def save(self, step: int, seconds: float, tokens: int) -> None:
+    def save(self, step: int, seconds: float, tokens: int, window: Sequence[Sequence[float]]) -> None:
         """Writes the checkpoint after update ``step``; all ranks must call this together.
 
         DeepSpeed writes into a temporary folder, and each rank hashes the files that it wrote; rank 0 then adds
@@ -64,6 +64,7 @@ class Saver:
             step: the update, from 1.
             seconds: training time in this stage so far.
             tokens: tokens seen in the whole run so far, without padding.
+            window: the losses of the latest updates, which no record of the metrics covers yet.
 
         Raises:
             Diverged: the training state or its loss is not finite; the previous checkpoint stays.
@@ -76,7 +77,8 @@ class Saver:
         self._agreement.decided(lambda: shutil.rmtree(saving, ignore_errors=True))
         try:
             entries = self._write(saving, step)
-            self._agreement.decided(lambda: self._publish(saving, step, seconds, tokens, entries))
+            progress = self._progress(step, seconds, tokens) | {"window": window}
+            self._agreement.decided(lambda: self._publish(saving, step, progress, entries))
         except BaseException:
             shutil.rmtree(saving, ignore_errors=True)
             raise
@@ -106,13 +108,13 @@ class Saver:
             mine = sealed_by(saving / tag(step), dist.get_rank())
         return {name: entry for entries in self._agreement.gathered(mine) for name, entry in entries.items()}
 
-    def _publish(self, saving: Path, step: int, seconds: float, tokens: int, entries: Mapping[str, Entry]) -> None:
+    def _publish(self, saving: Path, step: int, progress: Mapping[str, Any], entries: Mapping[str, Entry]) -> None:
         folder = saving / tag(step)
         for name in entries:
             if not (folder / name).is_file():
                 raise DamagedFile(folder / name, "was written by another rank and is not visible to rank 0")
         with disk_errors(self._folder):
-            write_sealed(folder / PROGRESS, self._progress(step, seconds, tokens))
+            write_sealed(folder / PROGRESS, progress)
             seal_folder(folder, {"kind": "checkpoint", "format": 1}, entries)
             move_folder(folder, self._folder / tag(step))
             for script in saving.glob("*.py"):

@@ -47,7 +47,7 @@ def train(
         if lost:
             raise saver.diverged(f"the loss was not finite for {PATIENCE} consecutive updates, up to update {step}")
         if stop:
-            saver.save(step, recorder.seconds, recorder.tokens)
+            saver.save(step, recorder.seconds, recorder.tokens, recorder.window())
             raise Preempted(f"stage {stage.name} stopped after step {step} of {stage.steps} with a checkpoint")
 
         learning_rate = learning_rate_at(stage.learning_rate, step)
@@ -71,4 +71,4 @@ def train(
                 recorder.evaluation(done, held_out.losses(engine))
         if saver.is_due(done):
             with recorder.paused():
-                saver.save(done, recorder.seconds, recorder.tokens)
+                saver.save(done, recorder.seconds, recorder.tokens, recorder.window())

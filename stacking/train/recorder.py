@@ -24,7 +24,8 @@ class Recorder:
     """Collects the losses of each update on the device and reads them only when a record is due.
 
     ``seconds`` is the training time of this stage over all attempts, excluding evaluation and checkpoints.
-    ``tokens`` counts the tokens of the whole run, without padding.
+    ``tokens`` counts the tokens of the whole run, without padding. A record's loss is the mean over its ``updates``,
+    also after a restart; its ``tokens_per_second`` is that since the restart.
 
     Args:
         progress: the result of `restore`.
@@ -45,6 +46,7 @@ class Recorder:
         self._logged_seconds, self._logged_step, self._logged_tokens = self._seconds, -1, self.tokens
         self._watch = LossWatch()
         self._window: list[tuple[Tensor, int]] = []
+        self._carried: list[list[float]] = progress.get("window", [])
 
     @property
     def seconds(self) -> float:
@@ -86,15 +88,25 @@ class Recorder:
         if step % self._plan.log_every == 0 or step == self._stage.steps:
             self._write_record(step, learning_rate)
 
+    def window(self) -> list[list[float]]:
+        """Returns the two losses of each update since the last record, which a checkpoint carries to the next start.
+
+        All ranks must call this together; it synchronises the device.
+        """
+        if not self._window:
+            return self._carried
+        means = torch.stack([s / s.new_tensor([count, self._stage.global_batch]) for s, count in self._window])
+        dist.all_reduce(means)
+        return self._carried + means.tolist()
+
     def _write_record(self, step: int, learning_rate: float) -> None:
-        means = [sums / sums.new_tensor([count, self._stage.global_batch]) for sums, count in self._window]
-        total = torch.stack(means).mean(0)
-        dist.all_reduce(total)
-        mlm, nsp = total.tolist()
+        losses = self.window()
+        mlm, nsp = (sum(values) / len(losses) for values in zip(*losses, strict=True))
         seconds = self.seconds
         record = {
             "kind": "train",
             **self._position(step),
+            "updates": len(losses),
             "loss": mlm + nsp,
             "mlm_loss": mlm,
             "nsp_loss": nsp,
@@ -103,7 +115,8 @@ class Recorder:
             "seconds": seconds,
         }
         self._write({**record, **self._skips(step - self._logged_step)})
-        self._logged_step, self._logged_seconds, self._logged_tokens, self._window = step, seconds, self.tokens, []
+        self._logged_step, self._logged_seconds, self._logged_tokens = step, seconds, self.tokens
+        self._window, self._carried = [], []
 
     def _skips(self, updates: int) -> dict[str, Any]:
         """Returns the loss scale and the skipped ones of the latest ``updates``, with a warning if too many."""

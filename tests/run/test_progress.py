@@ -132,3 +132,16 @@ def test_a_phase_that_fails_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(OSError), Progress(PLAN, stream) as progress, progress.phase("grow", 1):
         raise OSError
     assert stream.getvalue().splitlines() == ["6 layers: growing ...", "6 layers: growing took 0.0 s"]
+
+
+def test_a_phase_that_is_tried_again_counts_on_and_shows_no_record_twice() -> None:
+    stream = io.StringIO()
+    with Progress(PLAN, stream, every=0.0) as progress:
+        with progress.phase("train", 0):
+            progress.update(first := trained(10))
+        with progress.phase("train", 0, step=5):
+            progress.update(first)
+            progress.update(trained(15))
+    lines = [line.split(",")[0] for line in stream.getvalue().splitlines() if "took" not in line]
+    again = "3 layers: training again from step 5 ..."
+    assert lines == ["3 layers: training ...", "3 layers: step 10/100", again, "3 layers: step 15/100"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ def test_it_learns_and_says_where_it_is(reference: list[dict[str, Any]]) -> None
     assert 6 * 16 * 8 < train[-1]["tokens"] < 6 * 16 * 32
     assert [record["learning_rate"] for record in train][:3] == pytest.approx([0, 1e-3, 2e-3])
     assert [record["step"] for record in reference if record["kind"] == "evaluation"] == [3, 6]
+
+
+def test_a_record_after_a_stop_is_the_mean_over_all_of_its_updates(data: Path, tmp_path: Path) -> None:
+    """The stop is made up: the run goes back to a checkpoint after update 3, between the records of 2 and of 4."""
+    settings = {"checkpoint": {"every_steps": 3, "keep": 2}, "log_every": 4}
+    recipe = recipe_of_one_stage(tmp_path / "r", data, ranks=2, micro_batch=4, **settings)
+    expected = [record for record in train_alone(tmp_path / "run", recipe) if record["kind"] == "train"]
+    stacking("resume", tmp_path / "run", "--from-step", "3")
+    lines = (tmp_path / "run" / "0-L2" / "metrics.jsonl").read_text().splitlines()
+    found = [record for record in map(json.loads, lines) if record["kind"] == "train"]
+    assert [(record["step"], record["updates"]) for record in found] == [(4, 4), (6, 2)]
+    assert losses(found) == losses(expected)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])

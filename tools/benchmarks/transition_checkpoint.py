@@ -32,7 +32,7 @@ def save_with_engine(plan: Plan, checkpoints: Path) -> None:
     load(engine, NoisyState(plan.model.with_layers(stage.layers)))
     engine.global_steps = stage.steps
     saver = Saver(engine, plan, stage, checkpoints, Agreement(), works=lambda engine: True)
-    saver.save(stage.steps, seconds=1.0, tokens=0)
+    saver.save(stage.steps, seconds=1.0, tokens=0, window=[])
 
 
 def small(plan: Plan) -> Plan:

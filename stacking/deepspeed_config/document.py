@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, READ_FROM, REMOVED_KEYS, SECTION_KEYS, UNSUPPORTED
 from stacking.deepspeed_config.examine import effect
-from stacking.deepspeed_config.facts import SCHEDULER_PARAMETERS
+from stacking.deepspeed_config.facts import REMOVED_ZERO, SCHEDULER_PARAMETERS
 from stacking.deepspeed_config.names import RENAMED
 from stacking.deepspeed_config.schedulers import TRANSLATED
 
@@ -66,10 +66,13 @@ def _schedules() -> str:
 def _old_keys() -> str:
     rows = [f"| `{old}` | read as `{new}` |" for old, new in RENAMED.items()]
     rows += [f"| `{key}` | removed from DeepSpeed: {remedy} |" for key, remedy in sorted(REMOVED_KEYS.items())]
+    rows += [f"| `zero_optimization.{key}` | removed from DeepSpeed: remove it |" for key in sorted(REMOVED_ZERO)]
     more = (
         "| `zero_optimization: true` | read as stage 1 |",
         "| `zero_optimization.cpu_offload`, `cpu_offload_param` | read as `offload_optimizer`, `offload_param` |",
         "| `fp32_allreduce`, `allreduce_always_fp32` | read as `communication_data_type: fp32` |",
+        "| `bf16.loss_scale`, `bf16.auto_cast` and other keys of fp16 | left out: bf16 needs no loss scale |",
+        "| `communication_data_type: bfp16` | read as `bf16` |",
         "| `amp.enabled: true` | read as fp16 (`O0`: fp32) |",
         "| `optimizer.params.max_grad_norm` | read as `gradient_clipping` |",
         "| `optimizer.type: FusedAdam`, `DeepSpeedCPUAdam`, ... | read as `AdamW` |",

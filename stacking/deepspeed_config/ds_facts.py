@@ -80,7 +80,7 @@ _REMOVED = f"was removed from DeepSpeed ({READ_FROM})"
 _MASTER = "would keep the master state in 16 bits, but a state here is fp32"
 _SHARDING = "shards the model in a way that cannot be consolidated here"
 
-_QUANTISED = "rounds what is trained, so that a consolidated state would not be exact"
+_QUANTISED = "rounds what the ranks exchange, with kernels that exist for GPUs only, and is not tested here"
 
 UNSUPPORTED: Mapping[str, tuple[object, str, str]] = {
     "torch_autocast": ({}, "is not supported", "use fp16 or bf16"),
@@ -105,11 +105,6 @@ UNSUPPORTED: Mapping[str, tuple[object, str, str]] = {
         f"zero_optimization.zero_quantized_{what}": (False, _QUANTISED, "remove it")
         for what in ("weights", "gradients", "nontrainable_weights")
     },
-    "zero_optimization.zero_hpz_partition_size": (
-        1,
-        "is not tested with the consolidation of checkpoints",
-        "remove it",
-    ),
     "checkpoint.writer": (None, "would write checkpoints in a format that cannot be read here", "remove it"),
     "checkpoint.checkpoint_serialization": (True, "would write checkpoints that cannot be read here", "remove it"),
     "compile.offload_parameters": (False, "needs DeepCompile, which is not used here", "remove it"),
@@ -134,6 +129,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "data_types.param_dtype": "the precision is fp16's, bf16's or the recipe's",
     "data_types.buffer_dtype": "the model has no buffers of this type",
     "data_types.keep_in_fp32_modules": "the model has no such buffers",
+    "zero_optimization.zero_hpz_partition_size": "it is for models built in parts; here they are built whole",
     "zero_optimization.elastic_checkpoint": "states are resharded by this program",
     "zero_optimization.leaf_module": "there are no experts here",
     "zero_optimization.save_muon_momentum_buffer_in_memory": "the optimizer is Adam",

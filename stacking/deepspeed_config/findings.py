@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 from stacking.errors import UserError
 
@@ -35,18 +35,29 @@ class Row:
     """What `stacking adopt` did, where ``remedy`` is a question."""
 
 
+class Final(NamedTuple):
+    """The final configuration of one stage."""
+
+    where: str
+    """Its source file or key, for errors."""
+    stage: str
+    config: dict[str, Any]
+    ranks: int
+
+
 class ConfigConflict(UserError):
     """All contradictions between configurations and recipe, in one error.
 
     Args:
         errors: one per contradiction; at least one.
         command: a command that resolves all of them; empty: there is none.
+        finals: what the stages would give to DeepSpeed without the keys at fault, where that is decided.
     """
 
-    def __init__(self, errors: Sequence[UserError], command: str) -> None:
+    def __init__(self, errors: Sequence[UserError], command: str, finals: Sequence[Final] = ()) -> None:
         first = errors[0]
         super().__init__(first.where, first.problem, first.remedy)
-        self.errors, self.command = tuple(errors), command
+        self.errors, self.command, self.finals = tuple(errors), command, tuple(finals)
         self.args = (self._text(),)
 
     def _text(self) -> str:
@@ -98,11 +109,14 @@ class Findings:
             self.add(error)
             return None
 
-    def raise_if_any(self, command: str = "") -> None:
+    def raise_if_any(self, command: str = "", finals: Callable[[], Sequence[Final]] = tuple) -> None:
         """Raise the collected errors.
+
+        Args:
+            finals: called if there are any; see `ConfigConflict`.
 
         Raises:
             ConfigConflict: there is at least one.
         """
         if self.errors:
-            raise ConfigConflict(self.errors, command)
+            raise ConfigConflict(self.errors, command, finals())

@@ -10,28 +10,18 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import xxhash
 
 from stacking.config.reading import shown
 from stacking.deepspeed_config import probe
 from stacking.deepspeed_config.examination import MISSING, get
-from stacking.deepspeed_config.findings import Findings
+from stacking.deepspeed_config.findings import ConfigConflict, Final, Findings
 from stacking.errors import StackingError, UserError
 
 _SECONDS = 300
 _KEPT_LINES = 3
-
-
-class Final(NamedTuple):
-    """The final configuration of one stage."""
-
-    where: str
-    """Its source file or key, for errors."""
-    stage: str
-    config: dict[str, Any]
-    ranks: int
 
 
 def check_finals(finals: Sequence[Final]) -> None:
@@ -49,6 +39,14 @@ def check_finals(finals: Sequence[Final]) -> None:
     findings.raise_if_any()
 
 
+def with_complaints(conflict: ConfigConflict) -> ConfigConflict:
+    """Add what DeepSpeed says against the rest of the configurations, so that all mistakes come in one answer."""
+    told = {error.where for error in conflict.errors}
+    more = {str(refusal.error): refusal.error for refusal in refusals(conflict.finals)}
+    new = [error for error in more.values() if error.where not in told]
+    return ConfigConflict([*conflict.errors, *new], conflict.command) if new else conflict
+
+
 class Refusal(NamedTuple):
     """What DeepSpeed says against the configuration of one stage."""
 
@@ -58,21 +56,20 @@ class Refusal(NamedTuple):
 
 
 def refusals(finals: Sequence[Final]) -> list[Refusal]:
-    """What the installed DeepSpeed refuses, at most one key a stage; see `check_finals`."""
+    """What the installed DeepSpeed refuses; see `check_finals`."""
     new = [final for final in finals if not _accepted(final).exists()]
     if not new or find_spec("deepspeed") is None:
         return []
     asked = json.dumps([{"config": final.config, "ranks": final.ranks} for final in new])
     refused = []
-    for final, complaint in zip(new, _ask(asked), strict=True):
-        if complaint:
-            refused.append(_refusal(final, complaint))
-        else:
+    for final, complaints in zip(new, _ask(asked), strict=True):
+        refused += [_refusal(final, complaint) for complaint in complaints]
+        if not complaints:
             _remember(final)
     return refused
 
 
-def _ask(asked: str) -> list[dict[str, str] | None]:
+def _ask(asked: str) -> list[list[dict[str, str]]]:
     command = [sys.executable, "-m", "stacking.deepspeed_config.probe"]
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -84,7 +81,7 @@ def _ask(asked: str) -> list[dict[str, str] | None]:
     if done.returncode != 0:
         said = " / ".join(done.stderr.strip().splitlines()[-_KEPT_LINES:])
         raise StackingError(f"DeepSpeed could not check the configuration: {said}")
-    answers: list[dict[str, str] | None] = json.loads(done.stdout)
+    answers: list[list[dict[str, str]]] = json.loads(done.stdout)
     return answers
 
 

@@ -1,7 +1,7 @@
 """The process in which DeepSpeed validates configurations: a JSON list on stdin, a JSON list of complaints on stdout.
 
-Run by `stacking.deepspeed_config.own_check`. Each item is ``{"config": ..., "ranks": ...}``; each answer is null or
-``{"section": ..., "key": ..., "message": ...}``.
+Run by `stacking.deepspeed_config.own_check`. Each item is ``{"config": ..., "ranks": ...}``; each answer is a list
+of ``{"section": ..., "key": ..., "message": ...}``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from stacking.deepspeed_config.examination import get, leaves
+from stacking.deepspeed_config.examination import Examination, get, leaves
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     from deepspeed import comm
 
     comm.get_rank = lambda *_, **__: 0  # DeepSpeed only reads the number of ranks from ``mpu`` in a distributed run
-    json.dump([_complaint(item["config"], item["ranks"]) for item in asked], answers)
+    json.dump([_complaints(item["config"], item["ranks"]) for item in asked], answers)
     answers.flush()
 
 
@@ -38,6 +38,23 @@ class _Ranks:
 
     def get_data_parallel_world_size(self) -> int:
         return self.ranks
+
+
+_MOST = 10
+_NEEDED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer")
+"""Without these DeepSpeed would complain about something else."""
+
+
+def _complaints(config: dict[str, Any], ranks: int) -> list[dict[str, str]]:
+    """Return the first complaint, and those about the rest without the key that it names."""
+    rest, found = Examination(config), list[dict[str, str]]()
+    while len(found) < _MOST and (complaint := _complaint(rest.content, ranks)):
+        found.append(complaint)
+        key = ".".join(filter(None, (complaint["section"], complaint["key"])))
+        if rest.get(key) is None or key.partition(".")[0] in _NEEDED:
+            break
+        rest.remove(key)
+    return found
 
 
 def _complaint(config: dict[str, Any], ranks: int) -> dict[str, str] | None:

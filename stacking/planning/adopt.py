@@ -20,10 +20,10 @@ from stacking.deepspeed_config.ds_config import UserConfig
 from stacking.deepspeed_config.ds_facts import WITHOUT_EFFECT
 from stacking.deepspeed_config.examination import Examination, get, leaves
 from stacking.deepspeed_config.examine import examine, kept_rows
-from stacking.deepspeed_config.findings import Row, Verdict
+from stacking.deepspeed_config.findings import Final, Row, Verdict
 from stacking.deepspeed_config.names import known_keys
 from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
-from stacking.deepspeed_config.own_check import Final, check_finals, refusals
+from stacking.deepspeed_config.own_check import check_finals, refusals
 from stacking.deepspeed_config.schedulers import schedule_of
 from stacking.deepspeed_config.settle import OPTIMIZER_KEYS
 from stacking.errors import UserError

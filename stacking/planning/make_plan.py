@@ -9,19 +9,19 @@ from typing import Any
 
 from stacking.config.recipe import Recipe
 from stacking.deepspeed_config.ds_config import UserConfig, offloads
-from stacking.deepspeed_config.findings import Findings
+from stacking.deepspeed_config.findings import Final, Findings
 from stacking.deepspeed_config.settle import settle_rates
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.model.config import ModelConfig
-from stacking.planning.batch import automatic_ranks
+from stacking.planning.batch import Batch, automatic_ranks
 from stacking.planning.cost import stage_flops
 from stacking.planning.devices import Devices, find_devices
 from stacking.planning.initial_model import Start, model_config, read_start
 from stacking.planning.initial_vocabulary import compare_words
-from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, StagePlan
+from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, StagePlan, stage_name
 from stacking.planning.schedule import Points, resolve_schedule
-from stacking.planning.stage import DecidedStage, RunBasis, decide_stage, plan_stage
+from stacking.planning.stage import DecidedStage, RunBasis, decide_stage, plan_stage, stage_config
 
 _DEFAULT_VOCABULARY = 30_522
 """BERT's vocabulary, if there is no data yet."""
@@ -49,7 +49,8 @@ def make_plan(
     for index in range(len(recipe.stages)):
         decided.append(decide_stage(run, index, decided[-1] if decided else None, findings))
     rates, notes = _decide_rates(recipe, decided, findings)
-    findings.raise_if_any(_adopt_command(recipe, [stage.user for stage in decided], findings))
+    command = _adopt_command(recipe, [stage.user for stage in decided], findings)
+    findings.raise_if_any(command, lambda: [_final(run, stage) for stage in decided])
     stages: list[StagePlan] = []
     for stage, points in zip(decided, rates, strict=True):
         stages.append(plan_stage(run, stage, points, stages[-1] if stages else None))
@@ -110,6 +111,14 @@ def _decide_rates(
         return [], notes
     grown = [stage.growth is not None for stage in decided]
     return findings.attempt(resolve_schedule, settled, steps, grown) or [], notes
+
+
+def _final(run: RunBasis, decided: DecidedStage) -> Final:
+    """Return what a stage would give to DeepSpeed, with any number where a complaint left it open."""
+    recipe, name = run.recipe, stage_name(decided.index, decided.model.layers)
+    ranks = recipe.stages[decided.index].ranks or recipe.launch.ranks or run.ranks
+    batch = decided.batch or Batch(1, 1, ranks)
+    return Final(decided.user.where, name, stage_config(run, decided, batch, ((0, 1e-4),), name), batch.ranks)
 
 
 def _adopt_command(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> str:

@@ -190,7 +190,7 @@ def plan_stage(run: RunBasis, decided: DecidedStage, points: Points, before: Sta
     assert batch is not None  # without a batch there are complaints, and no plan
     assert steps is not None
     name, data = stage_name(decided.index, model.layers), run.recipe.data
-    config = _stage_config(run, decided, batch, points, name)
+    config = stage_config(run, decided, batch, points, name)
     sequences = steps * batch.total
     first_sample = before.last_sample if before else 0
     return StagePlan(
@@ -230,7 +230,7 @@ def plan_stage(run: RunBasis, decided: DecidedStage, points: Points, before: Sta
     )
 
 
-def _stage_config(run: RunBasis, decided: DecidedStage, batch: Batch, points: Points, name: str) -> ds_config.Json:
+def stage_config(run: RunBasis, decided: DecidedStage, batch: Batch, points: Points, name: str) -> ds_config.Json:
     """Return the complete DeepSpeed configuration."""
     facts = StageFacts(
         micro_batch=batch.micro,

@@ -13,7 +13,8 @@ from typing import Any
 from stacking.config.recipe import Recipe, load_recipe
 from stacking.data.corpus import Corpus, load_manifest
 from stacking.data.samples import SampleIndex
-from stacking.deepspeed_config.own_check import Final, check_finals
+from stacking.deepspeed_config.findings import ConfigConflict, Final
+from stacking.deepspeed_config.own_check import check_finals, with_complaints
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import find_machine
 from stacking.planning.make_plan import make_plan
@@ -35,7 +36,10 @@ def plan_recipe(recipe: Recipe, fast: bool = False) -> tuple[Plan, dict[str, Sam
     Raises:
         UserError: the recipe or the data is invalid, or DeepSpeed rejects a configuration.
     """
-    plan, samples = _plan_and_samples(recipe)
+    try:
+        plan, samples = _plan_and_samples(recipe)
+    except ConfigConflict as conflict:
+        raise (conflict if fast else with_complaints(conflict)) from None
     if not fast:
         wheres = [user_config(recipe, stage.index).where for stage in plan.stages]
         check_finals([Final(w, s.name, s.ds_config, s.ranks) for w, s in zip(wheres, plan.stages, strict=True)])

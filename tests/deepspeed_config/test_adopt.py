@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from stacking.config.recipe import load_recipe, recipe_from
 from stacking.deepspeed_config.examination import leaves
 from stacking.deepspeed_config.facts import SECTIONS, TOP
-from stacking.deepspeed_config.own_check import Final, check_finals
+from stacking.deepspeed_config.findings import Final
+from stacking.deepspeed_config.own_check import check_finals
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from stacking.config.recipe import load_recipe
 from stacking.deepspeed_config import own_check
-from stacking.deepspeed_config.own_check import Final, check_finals
+from stacking.deepspeed_config.findings import Final
+from stacking.deepspeed_config.own_check import check_finals
 from stacking.errors import UserError
+from stacking.run.create import plan_recipe
 from tests.small_recipe import SMALL, plan_of
 
 
@@ -69,3 +72,23 @@ def test_what_was_accepted_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -
     check_finals([good])
     monkeypatch.setattr(own_check, "_ask", lambda asked: pytest.fail("asked again"))
     check_finals([good])
+
+
+def test_its_complaints_come_in_the_same_answer_as_ours() -> None:
+    """All of them, for every stage, with the command that resolves them; `plan --fast` does not ask."""
+    user = {
+        "comms_logger": {"enabled": True, "prof_ops": "all"}, "zero_optimization": {"stage": 3}, "stepsperprint": 1,
+        "gradient_allreduce_op": "sum", "train_micro_batch_size_per_gpu": 3, "gradient_clipping": 0.3,
+    }  # fmt: skip
+    Path("ds.json").write_text(json.dumps(user))
+    Path("recipe.yaml").write_text(SMALL + "optimizer: {clip: 1.0}\nds_config: ds.json\n")
+    recipe = load_recipe("recipe.yaml")
+    with pytest.raises(UserError) as caught:
+        plan_recipe(recipe)
+    lines = str(caught.value).splitlines()
+    told = [line.split()[0] for line in lines[1:-1]]
+    assert "stacking adopt" in lines[-1] and lines[0].endswith("things do not fit")
+    assert {"gradient_clipping", "stepsperprint", "comms_logger.prof_ops", "gradient_allreduce_op"} <= set(told)
+    with pytest.raises(UserError) as quick:
+        plan_recipe(recipe, fast=True)
+    assert "gradient_allreduce_op" not in str(quick.value) and "stepsperprint" in str(quick.value)

@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "zero2-bf16-robin": {"zero": 2, "precision": "bf16", "zero_options": {"round_robin_gradients": True}},
     "zero2-offload-bf16": {"zero": 2, "offload": True, "precision": "bf16"},
     "zero3-bf16": {"zero": 3, "precision": "bf16", "zero_options": {"sub_group_size": 200}},
+    "zero3-hpz-bf16": {"zero": 3, "precision": "bf16", "zero_options": {"zero_hpz_partition_size": 2}},
     "zero3-offload-bf16": {"zero": 3, "offload": True, "precision": "bf16"},
     "zero0-fp16": {"zero": 0, "precision": "fp16"},
     "zero2-fp16": {"zero": 2, "precision": "fp16"},

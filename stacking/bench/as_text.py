@@ -12,7 +12,11 @@ from stacking.terminal.units import UNKNOWN, count
 
 Row = Callable[[Measurement, Derived], str]
 
-_NAMES = {"hugging-face": "Hugging Face", "hugging-face-compiled": "Hugging Face, compiled"}
+_NAMES = {
+    "checkpointing": "with checkpointing",
+    "hugging-face": "Hugging Face",
+    "hugging-face-compiled": "Hugging Face, compiled",
+}
 ROWS: Mapping[str, Row] = {
     "real tokens/s": lambda m, d: count(d.real_tokens_per_second),
     "  lowest – highest": lambda m, d: " – ".join(count(rate) for rate in d.spread),

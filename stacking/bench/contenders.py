@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from stacking.bench.contender import Contender
-from stacking.bench.ours import Padded, Stacking
+from stacking.bench.ours import Padded, Recomputed, Stacking
 from stacking.bench.trial import Trial
 
 Factory = Callable[[Trial], Contender]
@@ -21,6 +21,7 @@ def _hugging_face(compiled: bool) -> Factory:
 CONTENDERS: dict[str, Callable[[], Factory]] = {
     "stacking": lambda: Stacking,
     "padded": lambda: Padded,
+    "checkpointing": lambda: Recomputed,
     "hugging-face": lambda: _hugging_face(compiled=False),
     "hugging-face-compiled": lambda: _hugging_face(compiled=True),
 }

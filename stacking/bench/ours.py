@@ -51,3 +51,14 @@ class Padded(Stacking):
 
     def prepare(self, batch: Unpadded) -> MicroBatch:
         return with_padding(self.padded(batch), self.engine.device)
+
+
+class Recomputed(Stacking):
+    """The same with activation checkpointing: the backward pass recomputes every layer."""
+
+    def __init__(self, trial: Trial) -> None:
+        super().__init__(trial)
+        self.engine.module.recompute = True
+
+    def chosen(self) -> dict[str, str]:
+        return {**super().chosen(), "activation checkpointing": "each layer"}

@@ -28,6 +28,7 @@ OPPONENTS: dict[str, Contender] = {
     "hf": "hugging-face",
     "hf-compiled": "hugging-face-compiled",
     "padded": "padded",
+    "checkpointing": "checkpointing",
 }
 """The values of ``--against``."""
 

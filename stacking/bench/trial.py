@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.05
 _KILLED = -9
 """The signal with which the kernel kills a process when the host is out of memory."""
 
-Contender = Literal["stacking", "padded", "hugging-face", "hugging-face-compiled"]
+Contender = Literal["stacking", "padded", "checkpointing", "hugging-face", "hugging-face-compiled"]
 Section = Literal["data", "forward", "backward", "communication", "optimizer"]
 
 

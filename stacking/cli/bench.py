@@ -41,7 +41,7 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("target", required=False)
-@click.option("--against", callback=_words, help="Alternate with these and print ratios: hf, hf-compiled, padded.")
+@click.option("--against", callback=_words, help="Alternate with hf, hf-compiled, padded, checkpointing; print ratios.")
 @click.option("--hf-compile", is_flag=True, help="With --against hf: compile the Hugging Face model.")
 @click.option("--stages", callback=_words, help="Stages of a recipe, such as 0,2; default: all.")
 @click.option("--hidden", type=_COUNT, help="Width of the model; without TARGET, one head per 64.")
@@ -117,6 +117,9 @@ def _measure(
     found = targets(wanted)
     if wanted.ragged and found[0].plan.data.path is not None:
         raise UserError("--ragged", "has no effect with data, which has its own lengths", "omit one of the two")
+    if "checkpointing" in contenders and any(t.plan.stages[t.stage].kernels.activation_checkpointing for t in found):
+        problem = "compares nothing: the recipe turns activation checkpointing on"
+        raise UserError("--against checkpointing", problem, "set stacking.activation_checkpointing to false")
     launcher = open_launcher(launcher_name or found[0].plan.launch.launcher)
     if folder is not None:
         require_empty(folder, "--folder")

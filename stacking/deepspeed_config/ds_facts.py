@@ -164,7 +164,7 @@ EFFECTS: Mapping[str, str] = {
     "wall_clock_breakdown": "DeepSpeed prints the times of forward, backward and step",
     "steps_per_print": "how often DeepSpeed prints; never by default",
     "comms_logger": "DeepSpeed logs its collectives",
-    "activation_checkpointing": "turns on `stacking.activation_checkpointing`: every layer is recomputed",
+    "activation_checkpointing": "turns on `stacking.activation_checkpointing`",
     "tensorboard": "written by DeepSpeed, to one folder per stage",
     "csv_monitor": "written by DeepSpeed, to one folder per stage",
     "wandb": "written by DeepSpeed; needs the package wandb",
@@ -173,7 +173,10 @@ EFFECTS: Mapping[str, str] = {
     "timers": "passed to DeepSpeed; this program measures throughput itself",
     "checkpoint": "passed to DeepSpeed",
     "stacking.compile": "compile each layer; `auto`: where that is faster",
-    "stacking.activation_checkpointing": "keep only a layer's input and recompute the layer in the backward pass",
+    "stacking.activation_checkpointing": (
+        "keep only a layer's input and recompute the layer in the backward pass: the same losses and gradients, "
+        "bit for bit; `stacking bench RECIPE --against checkpointing` measures memory and speed with and without"
+    ),
     "stacking.why": "reasons for people to read, written by `stacking tune`",
     "stacking": "read by this program; not passed to DeepSpeed",
     "": "passed to DeepSpeed",

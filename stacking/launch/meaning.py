@@ -14,10 +14,13 @@ _RANK = re.compile(r"^\[rank\d+\]: ?")
 
 
 def meaning(lines: Sequence[str]) -> str:
-    """Describes the last exception in a log in one line, with a remedy if its kind is known; empty without one."""
+    """Describes the last exception in a log in one line, with a remedy if its kind is known; empty without one.
+
+    A process that C++ code ended leaves no traceback: its last words are looked for instead.
+    """
     found = _last_exception(lines)
     if found is None:
-        return ""
+        return next((tell for pattern, tell in _LAST_WORDS if any(map(pattern.search, lines))), "")
     name, message = found
     for pattern, tell in _KINDS:
         match = pattern.search(f"{name}: {' '.join(message)}")
@@ -82,8 +85,24 @@ def _kernel(match: re.Match[str], message: list[str], lines: Sequence[str]) -> s
     return f"{kernel} could not be compiled{reason}; `stacking doctor` checks the compilers"
 
 
+def _ninja(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    return "a kernel must be compiled and ninja was not found; run 'pip install ninja'"
+
+
 def _toolkit(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
     return "a kernel must be compiled and no CUDA toolkit was found; install it, or set CUDA_HOME to its path"
+
+
+def _library(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    return f"the shared library {match[1]} was not found; load the module that has it, or set LD_LIBRARY_PATH"
+
+
+def _address(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    return "the ranks' meeting point is taken by another process (address already in use); start again"
+
+
+def _gpu_code(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    return "this torch has no code for this GPU; `stacking doctor` names the GPUs that it was built for"
 
 
 _Tell = Callable[[re.Match[str], list[str], Sequence[str]], str]
@@ -91,6 +110,10 @@ _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
     (re.compile(r"validation errors? for (\w+)"), _configuration),
     (re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator|^MemoryError"), _memory),
     (re.compile(r"No module named '([^']+)'"), _package),
+    (re.compile(r"(\S+\.so[\d.]*): cannot open shared object file"), _library),
+    (re.compile(r"EADDRINUSE|[Aa]ddress already in use"), _address),
+    (re.compile(r"no kernel image is available"), _gpu_code),
+    (re.compile(r"Ninja is required to load C\+\+ extensions"), _ninja),
     (re.compile(r"Error building extension '(\w+)'|Unable to JIT load the (\w+) op"), _kernel),
     (re.compile(r"CUDA_HOME (?:does not exist|environment variable is not set)|MissingCUDAException"), _toolkit),
     (
@@ -99,3 +122,21 @@ _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
     ),
 )
 """Kinds of failures; the first match wins."""
+
+_LAST_WORDS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"Watchdog caught collective operation timeout|Heartbeat monitor timed out"),
+        "the ranks lost contact (a collective operation timed out); see the log of the rank that failed first; "
+        "NCCL_DEBUG=INFO gives details",
+    ),
+    (
+        re.compile(r"oom[-_ ]?kill|Out of memory: Killed process", re.IGNORECASE),
+        "out of memory on the host; use fewer ranks per node or a smaller micro_batch",
+    ),
+    (
+        re.compile(r"insufficient shared memory|unable to (?:mmap|write to file).*(?:shm|torch_)"),
+        "no shared memory is left; raise the limit of /dev/shm",
+    ),
+    (re.compile(r"illegal instruction|Illegal instruction"), "this build has instructions that this processor lacks"),
+)
+"""What C++ code and the system print before a process ends; the first match wins."""

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from stacking.bench.trial import OUT_OF_MEMORY, Trial, TrialResult, run_trial
 from stacking.cli.bench import bench
+from stacking.errors import UserError
 from stacking.launch.job import Fate, Job, Outcome, RunningJob
 from stacking.launch.registry import open_launcher
 from tests.chain import prepare_text
@@ -29,7 +30,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     plan = plan_of(SMALL, overrides=[TINY])
-    return Trial(plan=plan, contenders=("stacking", "hugging-face"), warmup=1, steps=2, repeats=2, ragged=True)
+    contenders = ("stacking", "hugging-face", "checkpointing")
+    return Trial(plan=plan, contenders=contenders, warmup=1, steps=2, repeats=2, ragged=True)
 
 
 @pytest.mark.distributed
@@ -37,7 +39,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
 def test_contenders_do_the_same_work_in_turns(small: Trial, tmp_path: Path) -> None:
     result = run_trial(small, tmp_path / "trial", open_launcher("local"), limit_seconds=200)
     assert result.outcome == "measured", result.message
-    ours, theirs = (result.measurements[name] for name in small.contenders)
+    ours, theirs, recomputed = (result.measurements[name] for name in small.contenders)
+    assert recomputed.step_real_tokens == ours.step_real_tokens
+    assert ours.chosen["activation checkpointing"] == "no"
+    assert recomputed.chosen["activation checkpointing"] == "each layer"
     assert len(ours.step_seconds) == len(theirs.step_seconds) == 4
     assert ours.step_real_tokens == theirs.step_real_tokens
     assert ours.flops_per_step == theirs.flops_per_step
@@ -119,3 +124,10 @@ def test_memory_that_runs_out_is_told_from_other_failures(tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "DS_ACCELERATOR": "cpu"}
     said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == "True True True False"
+
+
+def test_checkpointing_is_not_compared_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(SMALL + "ds_config: {stacking: {activation_checkpointing: true}}\n")
+    ran = CliRunner().invoke(bench, ["recipe.yaml", "--against", "checkpointing"])
+    assert isinstance(ran.exception, UserError) and "compares nothing" in str(ran.exception)

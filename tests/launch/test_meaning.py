@@ -51,6 +51,48 @@ LOGS = {
         "deepspeed.ops.op_builder.builder.MissingCUDAException: CUDA_HOME does not exist, unable to compile CUDA op(s)",
         "a kernel must be compiled and no CUDA toolkit was found; install it, or set CUDA_HOME to its path",
     ),
+    "no ninja": (
+        "RuntimeError: Ninja is required to load C++ extensions (pip install ninja to get it)",
+        "a kernel must be compiled and ninja was not found; run 'pip install ninja'",
+    ),
+    "a kernel that the op builder cannot load": (
+        "RuntimeError: Unable to JIT load the cpu_adam op due to it not being compatible due to hardware/software",
+        "DeepSpeed's kernel cpu_adam could not be compiled; `stacking doctor` checks the compilers",
+    ),
+    "a library that is missing": (
+        "ImportError: libcudart.so.12: cannot open shared object file: No such file or directory",
+        "the shared library libcudart.so.12 was not found; load the module that has it, or set LD_LIBRARY_PATH",
+    ),
+    "a port that is taken": (
+        "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. "
+        "port: 29500, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use",
+        "the ranks' meeting point is taken by another process (address already in use); start again",
+    ),
+    "a GPU that is too old": (
+        "torch.AcceleratorError: CUDA error: no kernel image is available for execution on the device",
+        "this torch has no code for this GPU; `stacking doctor` names the GPUs that it was built for",
+    ),
+    "a peer that died under gloo": (
+        "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7",
+        "the ranks lost contact ([../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer "
+        "[127.0.0.1]:7); see the log of the rank that failed first; NCCL_DEBUG=INFO gives details",
+    ),
+    "a configuration that DeepSpeed's own checks refuse": (
+        "deepspeed.runtime.config.DeepSpeedConfigError: MiCS ZeRO-3 sharding has been removed; "
+        "'zero_optimization.mics_shard_size' is no longer supported.",
+        "DeepSpeedConfigError: MiCS ZeRO-3 sharding has been removed; 'zero_optimization.mics_shard_size' is no longer "
+        "supported.",
+    ),
+    "a batch that DeepSpeed refuses": (
+        "AssertionError: Check batch related parameters. train_batch_size is not equal to micro_batch_per_gpu * "
+        "gradient_acc_step * world_size 16 != 4 * 1 * 2",
+        "AssertionError: Check batch related parameters. train_batch_size is not equal to micro_batch_per_gpu * "
+        "gradient_acc_step * world_size 16 != 4 * 1 * 2",
+    ),
+    "Python without memory": (
+        "MemoryError",
+        "out of memory; use a smaller micro_batch, activation checkpointing or a higher ZeRO stage",
+    ),
     "anything else": ("ValueError: the third is odd", "ValueError: the third is odd"),
     "nothing but a name": ("AssertionError", "AssertionError"),
 }
@@ -66,6 +108,23 @@ def test_an_end_is_told_by_its_meaning(name: str) -> None:
 def test_a_prefix_with_the_rank_is_no_part_of_it() -> None:
     text = "".join(f"[rank1]: {line}\n" for line in f"{TRACE}ValueError: odd".splitlines())
     assert meaning(text.splitlines()) == "ValueError: odd"
+
+
+LAST_WORDS = {
+    "[rank1]:[E1126 ProcessGroupNCCL.cpp:616] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)":
+        "the ranks lost contact (a collective operation timed out); see the log of the rank that failed first; "
+        "NCCL_DEBUG=INFO gives details",
+    "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.":
+        "out of memory on the host; use fewer ranks per node or a smaller micro_batch",
+    "ERROR: Unexpected bus error encountered in worker. This might be caused by insufficient shared memory (shm).":
+        "no shared memory is left; raise the limit of /dev/shm",
+    "Fatal Python error: Illegal instruction": "this build has instructions that this processor lacks",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", LAST_WORDS)
+def test_an_end_without_a_traceback_is_told_by_the_last_words(words: str) -> None:
+    assert meaning(["starting", words, "terminate called without an active exception"]) == LAST_WORDS[words]
 
 
 def test_a_log_without_a_traceback_says_nothing() -> None:

@@ -43,11 +43,11 @@ ROOMS: list[dict[str, str]] = [
         "launch": "local, SLURM and MPI launchers",
         "huggingface": "names, export, import, model card",
     },
-    {"hardware": "device classes, peaks, this machine"},
     {"state": "the canonical training state; ZeRO shards to state and back"},
     {"model": "BERT on one device: variants, layers, kernels"},
     {"data": "text to token shards; samplers"},
     {"storage": "files that are complete or absent, checksums, formats", "terminal": "progress bars, units"},
+    {"hardware": "device classes, peaks, this machine"},
 ]
 """From top to bottom. A subpackage imports only from lower rows; `errors` is below all of them."""
 

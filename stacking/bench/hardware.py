@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stacking.hardware.peaks import find_card, peak_tflops
-from stacking.hardware.presets import Precision
+from stacking.errors import StackingError
+from stacking.hardware.cores import usable_cores
+from stacking.hardware.nvidia_smi import query, visible_gpus
+from stacking.hardware.presets import Precision, printed_peak
 from stacking.planning.plan import Stage
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -27,7 +27,7 @@ _SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.lim
 def hardware(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
     """Describe the machine, after the engines have configured it.
 
-    ``peak_tflops`` covers the devices of all ranks in the stage's precision: from `stacking.hardware.peaks`, or, on a
+    ``peak_tflops`` covers the devices of all ranks in the stage's precision: from `stacking.hardware.presets`, or, on a
     CPU or a card without a row, ``gemm``.
 
     Args:
@@ -37,7 +37,7 @@ def hardware(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
         "device": device.type,
         "ranks": stage.ranks,
         "host_cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "threads_per_rank": torch.get_num_threads(),
         "gemm_tflops": gemm,
         **_versions(),
@@ -78,13 +78,13 @@ def _measured_here(device: torch.device) -> str:
 def _gpu(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(device)
     precision = "tf32" if multiplies_in_tf32(stage.precision) else stage.precision
-    card = find_card(properties.name)
+    peak, source = printed_peak(properties.name, precision) or (gemm / stage.ranks, _measured_here(device))
     return {
         "name": properties.name,
         "compute_capability": f"{properties.major}.{properties.minor}",
         "memory_bytes": properties.total_memory,
-        "peak_tflops": peak_tflops(card, precision) * stage.ranks if card else gemm,
-        "peak_source": f"{precision}, {card.source if card else _measured_here(device)}",
+        "peak_tflops": peak * stage.ranks,
+        "peak_source": f"{precision}, {source}",
         "matmul_precision": precision,
         **_from_smi(torch.cuda.current_device()),
     }
@@ -104,14 +104,11 @@ def _versions() -> dict[str, str]:
 
 def _from_smi(index: int) -> dict[str, str]:
     """Return driver, clocks and power limit as printed by nvidia-smi; empty if it is unavailable."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    wanted = visible[index] if index < len(visible) and visible[index] else str(index)
-    argv = ["nvidia-smi", "-i", wanted, f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader"]
     try:
-        said = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+        uuid = visible_gpus()[index].uuid
+        return next(row for row in query("uuid", *_SMI) if row.pop("uuid") == uuid)
+    except (StackingError, IndexError, StopIteration):
         return {}
-    return dict(zip(_SMI, (part.strip() for part in said.splitlines()[0].split(",")), strict=False))
 
 
 def _cpu_name() -> str:

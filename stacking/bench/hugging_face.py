@@ -18,6 +18,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
 from stacking.bench.contender import Contender, Sections, unmeasured
 from stacking.bench.trial import Trial
+from stacking.data.sampler import SAMPLERS
 from stacking.data.unpad import Unpadded
 from stacking.huggingface.names import to_hugging_face
 from stacking.train.engine import parameter_groups
@@ -32,7 +33,7 @@ class HuggingFace(Contender):
         super().__init__(trial)
         torch.manual_seed(self.plan.seed)
         config = BertConfig(**to_hugging_face(self.plan.model.with_layers(self.stage.layers)))
-        architecture = BertForMaskedLM if self.plan.data.samples == "packed" else BertForPreTraining
+        architecture = BertForPreTraining if SAMPLERS[self.plan.data.samples].pairs else BertForMaskedLM
         model = architecture._from_config(config, attn_implementation="sdpa")
         self._compiled = compiled
         if compiled:

@@ -41,7 +41,7 @@ def source(trial: Trial, folder: Path) -> Batches:
             plan.seed,
             data.mask_probability,
             ragged=trial.ragged,
-            pairs=data.samples != "packed",
+            pairs=SAMPLERS[data.samples].pairs,
             padding_id=plan.model.padding_id,
         )
         return sampler.unpadded

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from stacking.cli.options import FOLDER
+from stacking.cli.options import FOLDER, LAUNCHER
 from stacking.errors import StackingError, UserError
+from stacking.hardware.cores import usable_cores
+from stacking.hardware.presets import Precision
 
 if TYPE_CHECKING:
     from stacking.bench.results import StageResult
@@ -50,7 +51,7 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--vocabulary", type=click.IntRange(min=16), help="Default: the data's, or 30,522.")
 @click.option("--micro-batch", type=_COUNT, help="Sequences that a rank computes at once.")
 @click.option("--batch", type=_COUNT, help="Sequences per update, over all ranks.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Default: the device's best.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Default: the device's best.")
 @click.option("--ranks", type=_COUNT, help="Processes; default of a named model: one per GPU, one on a CPU.")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="In all places; default: 0.1.")
 @click.option("--ragged", is_flag=True, help="Without data: draw lengths from S/16 to S instead of full sequences.")
@@ -59,7 +60,7 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--warmup", type=_COUNT, help="Steps before the first repeat; default: 2 on a CPU, 10 on a GPU.")
 @click.option("--repeats", type=_COUNT, default=5, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe.")
-@click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="Default: the recipe's.")
+@LAUNCHER
 @click.option("--folder", type=FOLDER, help="For plans and logs; all nodes must see it. Default: a temporary one.")
 @click.option("--profile", is_flag=True, help="Also print the operators that take longest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -158,6 +159,6 @@ def _check_capacity(launcher: Launcher, accelerator: Accelerator, ranks: int) ->
 
     capacity, what = launcher.capacity(accelerator), "devices"
     if accelerator == "cpu" and isinstance(launcher, Local):
-        capacity, what = len(os.sched_getaffinity(0)), "cores"  # ranks that share a core would slow each other down
+        capacity, what = usable_cores(), "cores"  # ranks that share a core would slow each other down
     if capacity is not None and capacity < ranks:
         raise UserError("--ranks", f"{ranks} are requested, but this machine has {capacity} {what}", f"give {capacity}")

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from stacking.cli.options import FOLDER
 from stacking.errors import UserError
+from stacking.launch.registry import LAUNCHERS, check_hostfile
 
 if TYPE_CHECKING:
     from stacking.planning.plan import Plan
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--ranks", type=click.IntRange(min=1), help="Ranks to measure. Default: the plan's, one per GPU, or 2.")
 @click.option(
     "--launcher",
-    type=click.Choice(["local", "slurm", "mpi"]),
+    type=click.Choice(list(LAUNCHERS)),
     default="local",
     show_default=True,
     help="Starts the ranks.",
@@ -58,8 +59,7 @@ def doctor(
 
     # Handled like Ctrl-C, so that no measuring process is left behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    if hostfile is not None and launcher != "mpi":
-        raise UserError("--hostfile", f"is for mpirun, and the launcher is {launcher}", "add --launcher mpi")
+    check_hostfile(launcher, hostfile)
     if before_job:
         _refuse_beside_before_job()
         sys.exit(preflight.before_job(RunFolder(run_dir), os.environ))

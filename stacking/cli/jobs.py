@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from stacking.cli.options import COMMAND, FOLDER
 from stacking.run.folder import RunFolder
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command(**COMMAND)

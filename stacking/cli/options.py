@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from stacking.launch.registry import LAUNCHERS
+
 
 class _Folder(click.Path):
     """Converts a path to `pathlib.Path`; rejects an empty one, which is often an unset shell variable."""
@@ -25,7 +27,7 @@ FOLDER = _Folder()
 COMMAND: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
 LAUNCHER = click.option(
     "--launcher",
-    type=click.Choice(["local", "slurm", "mpi"]),
+    type=click.Choice(list(LAUNCHERS)),
     help="Launcher of the ranks. Default: the recipe's.",
 )
 ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Accept NaN and infinity.")

@@ -11,6 +11,7 @@ import click
 
 from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
 from stacking.errors import UserError
+from stacking.launch.registry import open_launcher, runs_elsewhere
 from stacking.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -40,12 +41,11 @@ def run(
     """
     from stacking.cli.plan_report import explain_text
     from stacking.cli.plan_text import expected, precision_notes
-    from stacking.launch.registry import open_launcher
     from stacking.run.create import design_run, holding_new, require_idle, write_run
 
     folder = RunFolder(run_dir)
     require_idle(folder)
-    design = design_run(recipe, folder, overrides, data, elsewhere=launcher in ("slurm", "mpi"))
+    design = design_run(recipe, folder, overrides, data, elsewhere=runs_elsewhere(launcher))
     chosen = open_launcher(launcher or design.plan.launch.launcher, hostfile)
     with holding_new(folder) as lease:
         write_run(design, folder)
@@ -72,7 +72,6 @@ def resume(
 
     With --from-step, resume from an earlier checkpoint of the current stage.
     """
-    from stacking.launch.registry import open_launcher
     from stacking.launch.slurm import own_job
     from stacking.run.create import open_run, require_run
     from stacking.run.rewind import refuse_repetition, rewind
@@ -120,7 +119,6 @@ def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: 
     The baseline trains for the wall-clock time of the run in RUN_DIR, and RUN_DIR/report.html compares the two. To
     continue an interrupted baseline, run `stacking resume BASELINE` and `stacking report RUN_DIR --beside BASELINE`.
     """
-    from stacking.launch.registry import open_launcher
     from stacking.report.baseline import baseline_recipe
     from stacking.report.comparison import comparison_table
     from stacking.report.html import write_report
@@ -129,7 +127,7 @@ def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: 
 
     recipe, folder = baseline_recipe(read_run(run_dir)), RunFolder(baseline_dir)
     require_idle(folder)
-    design = design_of(recipe, folder, elsewhere=launcher in ("slurm", "mpi"))
+    design = design_of(recipe, folder, elsewhere=runs_elsewhere(launcher))
     plan, chosen = design.plan, open_launcher(launcher or design.plan.launch.launcher, hostfile)
     with holding_new(folder) as lease:
         write_run(design, folder)

@@ -114,7 +114,7 @@ def import_model(model: Path, out: Path) -> None:
 @click.argument("state", type=FOLDER)
 @click.option("--data", type=FOLDER, required=True, help="The prepared data.")
 @click.option("--samples", type=click.IntRange(min=1), default=2048, show_default=True)
-@click.option("--kind", default="segment-pair", show_default=True, help="sentence-pair, segment-pair or packed.")
+@click.option("--kind", default="segment-pair", show_default=True, help="As `data.samples` of a recipe.")
 @click.option("--sequence-length", type=click.IntRange(min=8), default=128, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stacking.cli.options import FOLDER
+from stacking.cli.options import FOLDER, LAUNCHER
 from stacking.errors import UserError
 
 
@@ -17,7 +17,7 @@ from stacking.errors import UserError
 @click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's, or random tokens.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
 @click.option("--stages", metavar="0,2", help="Tune only these stages; default: all.")
-@click.option("--launcher", type=click.Choice(["local", "slurm", "mpi"]), help="Launcher of the ranks.")
+@LAUNCHER
 @click.option("--trials", type=int, help="Maximum number of settings per stage; the final repeats two of them.")
 @click.option("--budget-minutes", type=float, help="Total time limit; the best settings so far are written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -30,7 +30,7 @@ from stacking.errors import UserError
 from stacking.growth.operators import OPERATORS, OPTIMIZER_STATES
 from stacking.hardware.presets import DEVICE_CLASSES, SHAPES
 from stacking.launch.registry import LAUNCHERS
-from stacking.model.config import MOST_LAYERS, WIDEST, Variant
+from stacking.model.config import MOST_LAYERS, VARIANTS, WIDEST
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -76,7 +76,7 @@ class Data(Section):
 class Model(Section):
     """Defines the model except its depth, which each stage sets."""
 
-    variant: Variant = "post_ln"
+    variant: Annotated[str, one_of(VARIANTS)] = "post_ln"
     """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al."""
     shape: Annotated[str, one_of(SHAPES)] = "bert-base"
     """The source of ``hidden``, ``heads`` and ``intermediate`` where they are not given."""

@@ -40,9 +40,10 @@ from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole,
 from stacking.data.summary import read_as
 from stacking.data.unknown import check_unknown, unknown_cause, unknown_share
 from stacking.data.vocabulary import Vocabulary
-from stacking.data.workers import Workers, available_cores, worker_processes
+from stacking.data.workers import Workers, worker_processes
 from stacking.data.written import check_written
 from stacking.errors import UserError
+from stacking.hardware.cores import usable_cores
 from stacking.storage.files import MANIFEST, checksum, disk_errors, move_folder, seal_folder
 from stacking.terminal.progress_bar import progress
 
@@ -134,7 +135,7 @@ def prepare(
     digest = _tokenizer_digest(given) if given else None
     options = Options(0 if given else vocabulary_size, bool(lowercase and not given), digest, held_out, seed)
     existing = _existing(out, options)
-    with _work_folder(out) as work, worker_processes(workers or available_cores()) as processes:
+    with _work_folder(out) as work, worker_processes(workers or usable_cores()) as processes:
         job = _Job(work, options, Reading(format, text_key), processes)
         texts = job.find(inputs, held_out_inputs, embedded, fetch=existing is None)
         for line in _told(texts):

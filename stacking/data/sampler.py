@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.masking import Masking
 from stacking.data.random import below, hash64, permute
-from stacking.data.samples import fill
+from stacking.data.sample_rows import fill, packed, segment_pairs, sentence_pairs, stream_length
 from stacking.data.unpad import Unpadded, pad, positions_in, split
 
 I64 = npt.NDArray[np.int64]
@@ -48,6 +48,9 @@ class Sampler(ABC):
         mask_probability: share of the maskable positions to predict.
     """
 
+    pairs: ClassVar[bool] = True
+    """Whether a sample is a pair of segments with a next-sentence label."""
+
     def __init__(
         self, corpus: Corpus, samples: I64, sequence_length: int, seed: int, mask_probability: float = 0.15
     ) -> None:
@@ -59,6 +62,16 @@ class Sampler(ABC):
     def __len__(self) -> int:
         """Return the number of samples in an epoch."""
         return len(self.samples)
+
+    @staticmethod
+    @abstractmethod
+    def rows(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
+        """Yield the sample index in chunks, int64 [N, columns]."""
+
+    @classmethod
+    def count(cls, corpus: Corpus, sequence_length: int) -> int:
+        """Return the number of rows, by arithmetic where that suffices."""
+        return sum(map(len, cls.rows(corpus, sequence_length)))
 
     def unpadded(self, sample_ids: I64) -> Unpadded:
         """Return the samples with these global indices, int64 [B], each at least 0.
@@ -157,6 +170,13 @@ class _PairSampler(Sampler):
 class SentencePairSampler(_PairSampler):
     """The pairs of Gong et al. (2019): two adjacent single sentences."""
 
+    rows = staticmethod(sentence_pairs)
+
+    @classmethod
+    def count(cls, corpus: Corpus, sequence_length: int) -> int:
+        """Return the number of rows: all sentences but the last of each document."""
+        return corpus.sentences - corpus.documents
+
     def _sentences(self, rows: I64, sample_ids: I64) -> tuple[I64, I64, I64]:
         first = rows[:, 0]
         return first, first + 1, first + 2
@@ -172,6 +192,8 @@ class SegmentPairSampler(_PairSampler):
     A random B is filled by the same rule as the sequence, so that its length does not give it away.
     """
 
+    rows = staticmethod(segment_pairs)
+
     def _sentences(self, rows: I64, sample_ids: I64) -> tuple[I64, I64, I64]:
         first, end = rows[:, 0], rows[:, 1]
         return first, first + 1 + below(self._draw(_SPLIT, sample_ids), end - first - 1), end
@@ -184,6 +206,14 @@ class SegmentPairSampler(_PairSampler):
 
 class PackedSampler(Sampler):
     """Full sequences without NSP: CLS, the running text with SEP between documents, SEP."""
+
+    pairs = False
+    rows = staticmethod(packed)
+
+    @classmethod
+    def count(cls, corpus: Corpus, sequence_length: int) -> int:
+        """Return the number of rows: the text and its separators, divided into full sequences."""
+        return -(-stream_length(corpus) // (sequence_length - 2))
 
     def _text(self, rows: I64, sample_ids: I64) -> _Text:
         first, end, document, end_document = rows.T

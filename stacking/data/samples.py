@@ -1,16 +1,10 @@
-"""The sample index: the content of each sample of an epoch, before order, partners and masks are drawn.
+"""The sample index of an epoch: written once per run, in chunks, and then memory-mapped.
 
-Written once per run, in chunks, and then memory-mapped. One int64 row per sample:
-
-    sentence-pair   [first sentence]                                    the second one follows it in its document
-    segment-pair    [first sentence, end sentence]                      two or more sentences of one document
-    packed          [first token, end token, first document, end document]   a separator stands after each document
-                                                                        from first (inclusive) to end (exclusive)
+Each kind of samples has its own rows: see `stacking.data.sample_rows`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +13,13 @@ import numpy.typing as npt
 
 from stacking.data.arrays import growing_array
 from stacking.data.corpus import Corpus
+from stacking.data.sampler import SAMPLERS
 from stacking.errors import UserError
 from stacking.storage.files import disk_errors
 
 I64 = npt.NDArray[np.int64]
 
 SHORTEST_SEQUENCE = 8
-_SENTENCES_AT_ONCE = 1 << 20
 
 
 def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
@@ -35,7 +29,7 @@ def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
         UserError: the kind is unknown, the sequence too short, or the corpus has no sample of this kind.
     """
     check_samples(corpus, kind, sequence_length)
-    return np.concatenate(list(INDEXES[kind](corpus, sequence_length)))
+    return np.concatenate(list(SAMPLERS[kind].rows(corpus, sequence_length)))
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class SampleIndex:
             NoSpace: the disk is full.
         """
         with disk_errors(path), growing_array(path, np.int64) as rows:
-            for chunk in INDEXES[self.kind](self.corpus, self.sequence_length):
+            for chunk in SAMPLERS[self.kind].rows(self.corpus, self.sequence_length):
                 rows.append(chunk)
 
 
@@ -74,22 +68,18 @@ def samples_per_epoch(corpus: Corpus, kind: str, sequence_length: int) -> int:
         UserError: as ``build_samples``.
     """
     check_samples(corpus, kind, sequence_length)
-    if kind == "sentence-pair":
-        return corpus.sentences - corpus.documents
-    if kind == "packed":
-        return -(-_stream_length(corpus) // (sequence_length - 2))
-    return sum(map(len, INDEXES[kind](corpus, sequence_length)))
+    return SAMPLERS[kind].count(corpus, sequence_length)
 
 
 def check_samples(corpus: Corpus, kind: str, sequence_length: int) -> None:
     """Reject input without samples."""
-    if kind not in INDEXES:
-        raise UserError("data.samples", f"there is no kind {kind!r}", f"use one of {', '.join(INDEXES)}")
+    if kind not in SAMPLERS:
+        raise UserError("data.samples", f"there is no kind {kind!r}", f"use one of {', '.join(SAMPLERS)}")
     if sequence_length < SHORTEST_SEQUENCE:
         problem = f"{sequence_length} tokens cannot hold a pair of sentences"
         raise UserError("data.sequence_length", problem, f"use at least {SHORTEST_SEQUENCE}")
     where = f"{corpus.folder}: {corpus.split}"
-    if kind == "packed":
+    if not SAMPLERS[kind].pairs:
         return
     if corpus.documents < 2:
         problem = f"{kind} samples need partners from another document, but there is only one"
@@ -97,92 +87,3 @@ def check_samples(corpus: Corpus, kind: str, sequence_length: int) -> None:
     if corpus.sentences == corpus.documents:
         problem = f"{kind} samples need documents of two or more sentences, but there are none"
         raise UserError(where, problem, "prepare longer documents or use packed samples")
-
-
-def _documents(corpus: Corpus) -> Iterator[tuple[int, I64]]:
-    """Yield all documents in chunks: the number of the first, and the sentence bounds of each, including the last end.
-
-    Documents hold few sentences (``readers.LONGEST_DOCUMENT``), so chunks bound the memory of the caller.
-    """
-    first = 0
-    while first < corpus.documents:
-        sentence = int(corpus.document_start(np.array([first]))[0]) + _SENTENCES_AT_ONCE
-        end = corpus.documents
-        if sentence < corpus.sentences:
-            end = max(first + 1, int(corpus.document_of(np.array([sentence]))[0]))
-        yield first, corpus.document_start(np.arange(first, end + 1))
-        first = end
-
-
-def _sentence_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """Yield every sentence that has a successor in its document, once."""
-    for _, bounds in _documents(corpus):
-        has_follower = np.ones(bounds[-1] - bounds[0], dtype=bool)
-        has_follower[bounds[1:] - bounds[0] - 1] = False
-        yield np.flatnonzero(has_follower)[:, None] + bounds[0]
-
-
-def _segment_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """Cut each document into runs of whole sentences that fill a sequence.
-
-    A run has at least two sentences, so that it can be split; a single sentence left at the end of a document joins
-    the previous run. All documents of a chunk advance together, one run per round.
-    """
-    for _, bounds in _documents(corpus):
-        first, last = bounds[:-1], bounds[1:]
-        runs = [np.empty((0, 2), dtype=np.int64)]
-        while True:
-            open_documents = last - first >= 2
-            first, last = first[open_documents], last[open_documents]
-            if not len(first):
-                break
-            end = fill(corpus, first, last, np.full(len(first), sequence_length - 3))
-            end = np.minimum(np.maximum(end, first + 2), last)
-            end = np.where(last - end == 1, last, end)
-            runs.append(np.stack([first, end], axis=1))
-            first = end
-        rows = np.concatenate(runs)
-        yield rows[np.argsort(rows[:, 0], kind="stable")]
-
-
-def fill(corpus: Corpus, first: I64, last: I64, room: I64) -> I64:
-    """Return the end (exclusive) of the longest run of sentences from ``first`` to at most ``last`` in ``room`` tokens.
-
-    A run has at least one sentence, even if it does not fit. All int64 [N].
-    """
-    limit = corpus.sentence_start(first) + room
-    end = corpus.sentence_at(np.minimum(limit, corpus.tokens - 1))
-    end = np.where(limit >= corpus.tokens, corpus.sentences, end)
-    return np.minimum(np.maximum(end, first + 1), last)
-
-
-def _stream_length(corpus: Corpus) -> int:
-    """Count the tokens of the split plus one separator between every two documents."""
-    return corpus.tokens + corpus.documents - 1
-
-
-def _packed(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """Cut the stream of all documents, with separators, into full sequences; only the last can be shorter.
-
-    In the stream, the separator after document d is at d + (end of d in tokens), which counts the documents before any
-    position. The stream ends where the last document's separator would be.
-    """
-    step, cut = sequence_length - 2, 0
-    last = np.empty((0, 2), dtype=np.int64)
-    for first, bounds in _documents(corpus):
-        separators = corpus.sentence_start(bounds[1:]) + first + np.arange(len(bounds) - 1)
-        cuts = np.arange(cut, separators[-1] + 1, step)
-        cut += step * len(cuts)
-        if first + len(separators) == corpus.documents and cut - step < separators[-1]:
-            cuts = np.append(cuts, separators[-1])
-        documents = first + np.searchsorted(separators, cuts, side="left")
-        ends = np.concatenate([last, np.stack([cuts - documents, documents], axis=1)])  # tokens, documents
-        last = ends[-1:]
-        yield np.stack([ends[:-1, 0], ends[1:, 0], ends[:-1, 1], ends[1:, 1]], axis=1)
-
-
-INDEXES: dict[str, Callable[[Corpus, int], Iterator[I64]]] = {
-    "sentence-pair": _sentence_pairs,
-    "segment-pair": _segment_pairs,
-    "packed": _packed,
-}

@@ -21,11 +21,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Workers:
     """``count`` processes; a single worker is this process, without an ``executor``."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stacking.hardware.processor import BF16_FLAGS
 from stacking.planning.plan import Plan
 
 Capability = tuple[int, int]
@@ -44,7 +43,7 @@ class Host(_Facts):
     quota: float | None = None
     """CPU time that the control group allows, in cores."""
     cpu_flags: tuple[str, ...] = ()
-    """Those of `CPU_FLAGS` that the processor has."""
+    """Those of `stacking.doctor.machine.CPU_FLAGS` that the processor has."""
     memory: int = 0
     """Bytes; the control group's limit where that is lower."""
     available: int = 0
@@ -59,9 +58,6 @@ class Host(_Facts):
     """RDMA adapters."""
     environment: Mapping[str, str] = Field(default_factory=dict)
     """Environment variables that affect the results."""
-
-
-CPU_FLAGS = ("avx2", "avx512f", *sorted(BF16_FLAGS))
 
 
 class Tools(_Facts):

@@ -15,14 +15,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stacking.doctor.facts import CPU_FLAGS
-from stacking.hardware.processor import cpu_flags
+from stacking.hardware.cores import usable_cores
+from stacking.hardware.nvidia_smi import installed_gpus, query
+from stacking.hardware.processor import BF16_FLAGS, cpu_flags
 
 _PACKAGES = (
     *("torch", "deepspeed", "transformers", "tokenizers", "datasets", "safetensors", "numpy", "pydantic"),
     *("triton", "apex", "flash-attn", "mpi4py", "ninja"),
 )
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "DS_ACCELERATOR", "CUDA_HOME", "DS_SKIP_CUDA_CHECK")
+CPU_FLAGS = ("avx2", "avx512f", *sorted(BF16_FLAGS))
 _NO_LIMIT = 1 << 62
 """Control groups and the kernel write "unlimited" as a number close to the largest possible one."""
 
@@ -35,7 +37,7 @@ def host() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "cores": os.cpu_count() or 1,
-        "affinity": len(os.sched_getaffinity(0)),
+        "affinity": usable_cores(),
         "quota": _quota(),
         "cpu_flags": _cpu_flags(),
         "memory": memory,
@@ -62,15 +64,10 @@ def packages() -> dict[str, str]:
 
 def gpus() -> list[dict[str, Any]]:
     """Return every GPU that nvidia-smi lists, visible to ranks or not, as fields of `facts.Gpu`."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    rows = [[part.strip() for part in line.split(",")] for line in _output(query).splitlines()]
     return [
-        {
-            "name": name,
-            "memory": int(float(mebibytes)) << 20,
-            "capability": [int(part) for part in capability.split(".")],
-        }
-        for name, mebibytes, capability in (row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d+", row[2]))
+        {"name": gpu.name, "memory": gpu.memory, "capability": [int(part) for part in str(gpu.capability).split(".")]}
+        for gpu in installed_gpus()
+        if gpu.capability
     ]
 
 
@@ -82,7 +79,7 @@ def tools() -> dict[str, Any]:
         "ninja": _said(["ninja", "--version"], r"(\d+\.\d+\S*)"),
         "mpirun": _said(["mpirun", "--version"], r"(\d+\.\d+\S*)"),
         "srun": _said(["srun", "--version"], r"(\d+\.\d+\S*)"),
-        "driver": _said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], r"(\d+\.\d+(?:\.\d+)?)"),
+        "driver": next((gpu["driver_version"] for gpu in query("driver_version")), None),
     }
 
 

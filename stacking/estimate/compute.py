@@ -104,11 +104,9 @@ class Tabled:
         device, precision = self._device, plan.stages[-1].precision
         each = f"{device.utilisation:.0%} of {device.peak[precision]:g} TFLOPS ({precision})"
         full = f"every sample is {plan.data.sequence_length} tokens long; skipping padding makes it faster"
+        source = f"{device.source}; utilisation: {device.utilisation_source}"
         if device.name == "cpu":
-            return [
-                f"each of {cores} cores reaches {each}, {device.source}; {cores / planned:.3g} of them per rank",
-                full,
-            ]
+            return [f"each of {cores} cores reaches {each}, {source}; {cores / planned:.3g} of them per rank", full]
         fixed = f"plus {device.layer_seconds * 1e3:g} ms per layer and micro-batch"
         memory = f"memory {device.memory_bandwidth / 1e9:,.0f} GB/s ({device.memory_source})"
-        return [f"each {device.name} reaches {each}, {device.source}; {fixed}; {memory}", full]
+        return [f"each {device.name} reaches {each}, {source}; {fixed}; {memory}", full]

@@ -85,7 +85,7 @@ def outside(plan: Plan, stage: Stage, work: Work, host: Host, beginning: Beginni
     checkpoint = _checkpoint_bytes(stage)
     loaded = state if stage.index or plan.start else 0
     last = stage.index == plan.stages[-1].index
-    exported = plan.model.variant == "post_ln"
+    exported = plan.model.has_hugging_face_class
     return Outside(
         start_up=host.imports + (beginning.engine if beginning else host.engine) + loaded / host.disk,
         warm_up=beginning.warm_up if beginning else 0.0,

@@ -48,6 +48,17 @@ _NVLINK4 = _inside(450, "NVLink 4, 900 GB/s both ways (NVIDIA H100 SXM data shee
 _NDR = _between(8, 400, "NVIDIA DGX H100 data sheet")
 
 
+_HALVED = "; tensor-core figures there are with sparsity, halved here"
+
+
+@dataclass(frozen=True)
+class Form:
+    """Another form of a card, with its own peaks."""
+
+    peak: Mapping[str, float]
+    source: str
+
+
 @dataclass(frozen=True)
 class DeviceClass:
     """One class of devices that ranks train on."""
@@ -56,7 +67,10 @@ class DeviceClass:
     memory: int
     """Bytes per device; 0 if the host's memory is used."""
     peak: Mapping[str, float]
-    """Dense matrix-multiplication peak per precision, in TFLOPS per device (per core for a CPU)."""
+    """Dense matrix-multiplication peak per precision, without sparsity, in TFLOPS per device (per core for a CPU).
+
+    ``tf32`` is fp32 on tensor cores.
+    """
     utilisation: float
     """Assumed share of the peak that BERT pre-training reaches in large micro-batches; for time estimates."""
     precision: Precision
@@ -70,6 +84,10 @@ class DeviceClass:
     pattern: str = ""
     """Part of the name that nvidia-smi prints."""
     source: str = ""
+    """Of the peaks."""
+    utilisation_source: str = "assumed"
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """Cards of this class with other peaks, by a part of the name that nvidia-smi prints."""
     layer_seconds: float = _LAYER_SECONDS
     """Fixed seconds of a layer's forward and backward pass, independent of the micro-batch."""
     memory_bandwidth: float = 5e11
@@ -101,7 +119,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
     "p40": DeviceClass(
         name="p40",
         memory=24 * GiB,
-        peak={"fp32": 11.76},
+        peak={"fp32": 11.76},  # NVIDIA gives 0.18 for fp16, which mixed precision does not use there
         utilisation=0.395,
         precision="fp32",
         unfit={
@@ -110,7 +128,8 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         },
         compiled="refused",
         pattern="P40",
-        source="NVIDIA Tesla P40 data sheet; utilisation: derived from the 338 hours of Gong et al. (2019)",
+        source="NVIDIA Tesla P40 data sheet",
+        utilisation_source="derived from the 338 hours of Gong et al. (2019)",
         memory_bandwidth=346e9,
         memory_source="NVIDIA Tesla P40 data sheet",
         per_node=4,
@@ -123,7 +142,12 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         precision="fp16",
         unfit={"bf16": "Volta emulates it, about 9 times slower than fp16 (measured GEMM: 10.7 against 97.4 TFLOPS)"},
         pattern="V100",
-        source="NVIDIA V100 SXM2 data sheet; utilisation: marginal rate of DeepSpeed bing_bert on it (DLPerf)",
+        source="NVIDIA V100 SXM2 data sheet",
+        utilisation_source="marginal rate of DeepSpeed bing_bert on it (DLPerf)",
+        forms={
+            "V100-PCIE": Form({"fp32": 14.0, "fp16": 112.0}, "NVIDIA V100 data sheet, PCIe"),
+            "V100S": Form({"fp32": 16.4, "fp16": 130.0}, "NVIDIA V100 data sheet, V100S"),
+        },
         memory_bandwidth=900e9,
         memory_source="NVIDIA V100 SXM2 data sheet",
         inside=_inside(150, "NVLink 2, 300 GB/s both ways (NVIDIA V100 SXM2 data sheet)"),
@@ -132,12 +156,13 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
     "a100": DeviceClass(
         name="a100",
         memory=40 * GiB,
-        peak={"fp32": 19.5, "fp16": 312.0, "bf16": 312.0},
+        peak={"fp32": 19.5, "tf32": 156.0, "fp16": 312.0, "bf16": 312.0},
         utilisation=0.35,
         precision="bf16",
         compiled="faster",
         pattern="A100",
-        source="NVIDIA A100 data sheet; utilisation: BERT-large in NVIDIA DeepLearningExamples (TF2, length 512)",
+        source="NVIDIA A100 data sheet",
+        utilisation_source="BERT-large in NVIDIA DeepLearningExamples (TF2, length 512)",
         memory_bandwidth=1555e9,
         memory_source="NVIDIA A100 40 GB data sheet",
         inside=_inside(300, "NVLink 3, 600 GB/s both ways (NVIDIA A100 data sheet)"),
@@ -146,12 +171,21 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
     "h100": DeviceClass(
         name="h100",
         memory=80 * GiB,
-        peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
+        peak={"fp32": 67.0, "tf32": 494.5, "fp16": 989.0, "bf16": 989.0},
         utilisation=0.35,
         precision="bf16",
         compiled="faster",
         pattern="H100",
-        source="NVIDIA H100 SXM data sheet; utilisation assumed as on A100",
+        source=f"NVIDIA H100 SXM data sheet{_HALVED}",
+        utilisation_source="assumed as on A100",
+        forms={
+            "H100 PCIe": Form(
+                {"fp32": 51.0, "tf32": 378.0, "fp16": 756.0, "bf16": 756.0}, f"NVIDIA H100 data sheet, PCIe{_HALVED}"
+            ),
+            "H100 NVL": Form(
+                {"fp32": 60.0, "tf32": 417.5, "fp16": 835.0, "bf16": 835.0}, f"NVIDIA H100 data sheet, NVL{_HALVED}"
+            ),
+        },
         memory_bandwidth=3.35e12,
         memory_source="NVIDIA H100 SXM data sheet",
         inside=_NVLINK4,
@@ -160,12 +194,13 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
     "h200": DeviceClass(
         name="h200",
         memory=141 * GiB,
-        peak={"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
+        peak={"fp32": 67.0, "tf32": 494.5, "fp16": 989.0, "bf16": 989.0},
         utilisation=0.35,
         precision="bf16",
         compiled="faster",
         pattern="H200",
-        source="NVIDIA H200 SXM data sheet; utilisation assumed as on A100",
+        source=f"NVIDIA H200 SXM data sheet{_HALVED}",
+        utilisation_source="assumed as on A100",
         memory_bandwidth=4.8e12,
         memory_source="NVIDIA H200 SXM data sheet",
         inside=_NVLINK4,
@@ -202,6 +237,18 @@ def device_class(name: str, memory: int, capability: float) -> DeviceClass:
     precision: Precision = "bf16" if "bf16" not in unfit else "fp16" if "fp16" not in unfit else "fp32"
     compiled: Compiled = "faster" if capability >= 8 else "possible" if capability >= 7 else "refused"
     return DeviceClass(name, memory, {}, 0.3, precision, unfit, compiled=compiled, source="nvidia-smi")
+
+
+def printed_peak(name: str, precision: str) -> tuple[float, str] | None:
+    """Return peak TFLOPS of the card that nvidia-smi calls ``name``, and their source; None if no row has it.
+
+    A card without a faster way computes ``precision`` as fp32.
+    """
+    row = next((row for row in DEVICE_CLASSES.values() if row.pattern and row.pattern in name), None)
+    if row is None:
+        return None
+    form = next((form for part, form in row.forms.items() if part in name), Form(row.peak, row.source))
+    return form.peak.get(precision, form.peak["fp32"]), form.source
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from stacking.errors import StackingError
-from stacking.storage.files import read_json, write_json
-
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 """Either flag means native bf16 products."""
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
@@ -52,17 +49,17 @@ def bf16_slowdown() -> float | None:
     about = {"cpu": _field("model name", _CPU_INFO), "torch": _version("torch"), **_limits()}
     kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stacking" / "bf16.json"
     try:
-        known = read_json(kept)
+        known = json.loads(kept.read_text(encoding="utf-8"))
         if known["about"] == about:
             return float(known["slowdown"])
-    except (StackingError, OSError, KeyError, TypeError, ValueError):
-        pass
+    except (OSError, KeyError, TypeError, ValueError):
+        pass  # not measured yet, or being written by another process
     slowdown = _measure()
     if slowdown is not None:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            write_json(kept, {"about": about, "slowdown": slowdown})
-        except (StackingError, OSError):
+            kept.write_text(json.dumps({"about": about, "slowdown": slowdown}), encoding="utf-8")
+        except OSError:
             pass  # measured again next time
     return slowdown
 

@@ -39,7 +39,7 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
     """
     source, config = read_model(state)
     require_outside(out, source.path)
-    if config.variant != "post_ln":
+    if not config.has_hugging_face_class:
         raise UserError(
             state / MANIFEST,
             f"holds a {config.variant} model, for which Hugging Face has no class",

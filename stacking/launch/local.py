@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 
 from stacking.errors import StackingError
+from stacking.hardware.cores import usable_cores
 from stacking.hardware.machine import find_machine
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.process import start_process
@@ -41,7 +42,6 @@ class Local:
 
 def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
     """Returns the variables with which ``torch.distributed`` and DeepSpeed find the ranks of ``job`` locally."""
-    cores = len(os.sched_getaffinity(0))
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -51,7 +51,7 @@ def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         # Otherwise gloo resolves the host's own name, which fails in many containers.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // job.ranks))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // job.ranks))),
         "DS_ACCELERATOR": job.accelerator,
         "TOKENIZERS_PARALLELISM": "false",
     }

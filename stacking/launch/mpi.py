@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stacking.errors import UserError
+from stacking.hardware.cores import usable_cores
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.local import Local, LocalJob
 from stacking.launch.process import RankStarter, start_process
@@ -70,9 +71,8 @@ def mpirun(job: Job, hostfile: Path | None, names: Iterable[str]) -> list[str]:
 
 
 def _variables(job: Job) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0))
     return {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // job.ranks))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // job.ranks))),
         "DS_ACCELERATOR": job.accelerator,
         "TOKENIZERS_PARALLELISM": "false",
         "STACKING_RANK_LOG": str(job.log(_RANK)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from stacking.errors import UserError
 from stacking.launch.job import Launcher
@@ -10,7 +12,22 @@ from stacking.launch.local import Local
 from stacking.launch.mpi import Mpi
 from stacking.launch.slurm import Slurm
 
-LAUNCHERS: dict[str, type[Local] | type[Mpi] | type[Slurm]] = {"local": Local, "slurm": Slurm, "mpi": Mpi}
+
+class LauncherEntry(NamedTuple):
+    """How a launcher is opened, and where its ranks run."""
+
+    open: Callable[[], Launcher]
+    open_with_hosts: Callable[[Path], Launcher] | None = None
+    """The same with ``--hostfile``; None: it takes none."""
+    elsewhere: bool = False
+    """Whether ranks may run on other machines than this one."""
+
+
+LAUNCHERS: dict[str, LauncherEntry] = {
+    "local": LauncherEntry(Local),
+    "slurm": LauncherEntry(Slurm, elsewhere=True),
+    "mpi": LauncherEntry(Mpi, open_with_hosts=Mpi, elsewhere=True),
+}
 
 
 def open_launcher(name: str, hostfile: Path | None = None) -> Launcher:
@@ -20,7 +37,24 @@ def open_launcher(name: str, hostfile: Path | None = None) -> Launcher:
         UserError: the launcher does not work here, or takes no hostfile.
     """
     if hostfile is None:
-        return LAUNCHERS[name]()
-    if name != "mpi":
-        raise UserError("--hostfile", f"is for mpirun, and the launcher is {name}", "add --launcher mpi")
-    return Mpi(hostfile)
+        return LAUNCHERS[name].open()
+    check_hostfile(name, hostfile)
+    with_hosts = LAUNCHERS[name].open_with_hosts
+    assert with_hosts is not None
+    return with_hosts(hostfile)
+
+
+def runs_elsewhere(name: str | None) -> bool:
+    """Returns whether the launcher may start ranks on other machines; None is the recipe's launcher, here."""
+    return name is not None and LAUNCHERS[name].elsewhere
+
+
+def check_hostfile(name: str, hostfile: Path | None) -> None:
+    """Rejects a hostfile for a launcher that takes none.
+
+    Raises:
+        UserError: names the launchers that take one.
+    """
+    if hostfile is not None and LAUNCHERS[name].open_with_hosts is None:
+        able = " or ".join(other for other, entry in LAUNCHERS.items() if entry.open_with_hosts)
+        raise UserError("--hostfile", f"is for mpirun, and the launcher is {name}", f"add --launcher {able}")

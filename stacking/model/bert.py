@@ -6,13 +6,14 @@ Shapes: T tokens of B sequences in one row, R of them needed by a head, P of the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stacking.model.blocks import PostLNBlock, PreLNBlock
-from stacking.model.config import ModelConfig
+from stacking.model.config import VARIANTS, ModelConfig
 from stacking.model.embeddings import PostLNEmbeddings, PreLNEmbeddings
 from stacking.model.heads import PostLNMLMHead, PreLNMLMHead
 from stacking.model.kernels import PLAIN
@@ -188,12 +189,10 @@ class PreLNBert(Bert):
                 nn.init.zeros_(module.down.bias)
 
 
-VARIANTS: dict[str, type[Bert]] = {"post_ln": PostLNBert, "pre_ln": PreLNBert}
-
-
 def build(config: ModelConfig) -> Bert:
     """Build a freshly initialised model in fp32; the same for the same ``torch.manual_seed``."""
-    return VARIANTS[config.variant](config)
+    variant: type[Bert] = resolve_name(VARIANTS[config.variant].model)
+    return variant(config)
 
 
 def zero_padding_row(embedding: nn.Embedding) -> None:

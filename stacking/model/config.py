@@ -1,12 +1,15 @@
-"""The description of a model that plans, states and checkpoints share. Does not import torch."""
+"""The description of a model that plans, states and checkpoints share, and the variants. Does not import torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Variant = Literal["post_ln", "pre_ln"]
+from stacking.model.shapes import Shapes, linear, norm
+
 MOST_LAYERS, WIDEST = 10_000, 1_000_000
 """Far beyond any BERT: a larger value is a typo."""
 
@@ -16,7 +19,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    variant: Variant = "post_ln"
+    variant: str = "post_ln"
     """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` is that of Gong et al. (2019)."""
     layers: int = Field(gt=0, le=MOST_LAYERS)
     hidden: int = Field(gt=0, le=WIDEST)
@@ -45,8 +48,12 @@ class ModelConfig(BaseModel):
             raise ValueError(f"hidden {self.hidden} does not divide into {self.heads} heads")
         if self.padding_id >= self.vocabulary:
             raise ValueError(f"padding_id {self.padding_id} is outside the vocabulary of {self.vocabulary}")
-        if self.variant == "post_ln" and not (self.positions == "learned" and self.norm_affine):
-            raise ValueError("post_ln has learned positions and affine norms; for anything else use variant pre_ln")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"there is no variant {self.variant!r}; use one of {', '.join(VARIANTS)}")
+        for key, value in VARIANTS[self.variant].fixed.items():
+            if getattr(self, key) != value:
+                others = " or ".join(name for name, variant in VARIANTS.items() if key not in variant.fixed)
+                raise ValueError(f"{key} of {self.variant} is {value!r}; for anything else use variant {others}")
         if self.positions == "sinusoidal" and (self.hidden % 2 or self.hidden < 4):
             raise ValueError(f"sinusoidal positions need an even hidden of at least 4, not {self.hidden}")
         return self
@@ -54,3 +61,54 @@ class ModelConfig(BaseModel):
     def with_layers(self, layers: int) -> ModelConfig:
         """Return the same model at another depth."""
         return self.model_copy(update={"layers": layers})
+
+    @property
+    def has_hugging_face_class(self) -> bool:
+        """Whether the model can be exported."""
+        return VARIANTS[self.variant].hugging_face
+
+
+def _post_ln_heads(config: ModelConfig) -> Shapes:
+    return {
+        **linear("pooler", config.hidden, config.hidden),
+        "mlm_head.bias": (config.vocabulary,),
+        **linear("mlm_head.transform", config.hidden, config.hidden),
+        **norm("mlm_head.norm", config.hidden),
+        **linear("nsp_head", config.hidden, 2),
+    }
+
+
+def _pre_ln_heads(config: ModelConfig) -> Shapes:
+    return {
+        **norm("final_norm", config.hidden, config.norm_affine),
+        **linear("mlm_head.transform", config.hidden, config.hidden),
+        **norm("mlm_head.norm", config.hidden),
+        **linear("nsp_head", config.hidden, 1),
+    }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of BERT."""
+
+    model: str
+    """Module and class, which is imported when a model is built: plans do not import torch."""
+    heads: Callable[[ModelConfig], Shapes]
+    """The parameters after the layers, in the order of the class."""
+    norms_embeddings: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of `ModelConfig` that have only one value."""
+    hugging_face: bool = False
+    """Whether it is ``transformers.BertForPreTraining``."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "post_ln": Variant(
+        "stacking.model.bert:PostLNBert",
+        _post_ln_heads,
+        norms_embeddings=True,
+        fixed={"positions": "learned", "norm_affine": True},
+        hugging_face=True,
+    ),
+    "pre_ln": Variant("stacking.model.bert:PreLNBert", _pre_ln_heads),
+}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from stacking.model.config import ModelConfig
-
-Shapes = dict[str, tuple[int, ...]]
+from stacking.model.config import VARIANTS, ModelConfig
+from stacking.model.shapes import Shapes, linear, norm
 
 
 def parameter_shapes(config: ModelConfig) -> Shapes:
@@ -18,7 +17,7 @@ def parameter_shapes(config: ModelConfig) -> Shapes:
     shapes = _embeddings(config)
     for layer in range(config.layers):
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in _block(config).items()}
-    return shapes | _HEADS[config.variant](config)
+    return shapes | VARIANTS[config.variant].heads(config)
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -44,51 +43,21 @@ def training_flops(config: ModelConfig, sequence_length: int, predicted: float) 
     return float(config.layers * encoder + 6 * predicted * head)
 
 
-def _linear(name: str, inputs: int, outputs: int) -> Shapes:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norm(name: str, width: int, affine: bool = True) -> Shapes:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)} if affine else {}
-
-
 def _embeddings(config: ModelConfig) -> Shapes:
     shapes: Shapes = {"embeddings.tokens.weight": (config.vocabulary, config.hidden)}
     if config.positions == "learned":
         shapes["embeddings.positions.weight"] = (config.max_positions, config.hidden)
     shapes["embeddings.segments.weight"] = (config.segments, config.hidden)
-    return shapes | _norm("embeddings.norm", config.hidden, affine=config.variant == "post_ln")
+    return shapes | norm("embeddings.norm", config.hidden, VARIANTS[config.variant].norms_embeddings)
 
 
 def _block(config: ModelConfig) -> Shapes:
     hidden, intermediate = config.hidden, config.intermediate
     return {
-        **_linear("attention.qkv", hidden, 3 * hidden),
-        **_linear("attention.output", hidden, hidden),
-        **_norm("attention_norm", hidden, config.norm_affine),
-        **_linear("feed_forward.up", hidden, intermediate),
-        **_linear("feed_forward.down", intermediate, hidden),
-        **_norm("feed_forward_norm", hidden, config.norm_affine),
+        **linear("attention.qkv", hidden, 3 * hidden),
+        **linear("attention.output", hidden, hidden),
+        **norm("attention_norm", hidden, config.norm_affine),
+        **linear("feed_forward.up", hidden, intermediate),
+        **linear("feed_forward.down", intermediate, hidden),
+        **norm("feed_forward_norm", hidden, config.norm_affine),
     }
-
-
-def _post_ln_heads(config: ModelConfig) -> Shapes:
-    return {
-        **_linear("pooler", config.hidden, config.hidden),
-        "mlm_head.bias": (config.vocabulary,),
-        **_linear("mlm_head.transform", config.hidden, config.hidden),
-        **_norm("mlm_head.norm", config.hidden),
-        **_linear("nsp_head", config.hidden, 2),
-    }
-
-
-def _pre_ln_heads(config: ModelConfig) -> Shapes:
-    return {
-        **_norm("final_norm", config.hidden, config.norm_affine),
-        **_linear("mlm_head.transform", config.hidden, config.hidden),
-        **_norm("mlm_head.norm", config.hidden),
-        **_linear("nsp_head", config.hidden, 1),
-    }
-
-
-_HEADS = {"post_ln": _post_ln_heads, "pre_ln": _pre_ln_heads}

@@ -99,7 +99,7 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
         last = folder.checkpoints / checkpoints.tag(stage.steps)
         chain.append(_command("consolidate", stage, folder.state, [str(last)]))
     final = plan.stages[-1]
-    if plan.model.variant == "post_ln":
+    if plan.model.has_hugging_face_class:
         source = [str(run.stage(final.name).state), "--data", str(plan.data.path)]
         chain.append(_command("export", final, run.export, source))
     chain.append(

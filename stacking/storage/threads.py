@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
+
+from stacking.hardware.cores import usable_cores
 
 T = TypeVar("T")
 
@@ -19,8 +20,7 @@ def thread_count(sharing: int = 1) -> int:
     Args:
         sharing: the number of processes on this host that do the same at the same time.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(2, min(_MOST_THREADS, cores // sharing))
+    return max(2, min(_MOST_THREADS, usable_cores() // sharing))
 
 
 def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:

@@ -107,7 +107,8 @@ def test_gpus_are_read_from_what_nvidia_smi_prints(tmp_path: Path, monkeypatch: 
     """The program is made up: it prints what nvidia-smi prints for two cards, and for one that is broken."""
     program = tmp_path / "nvidia-smi"
     program.write_text(
-        f"#!{sys.executable}\nprint('Tesla P40, 24451, 6.1\\nNVIDIA H200, 143771, 9.0\\n[Error], , [N/A]')"
+        f"#!{sys.executable}\n"
+        "print('0, GPU-1, Tesla P40, 24451, 6.1\\n1, GPU-2, NVIDIA H200, 143771, 9.0\\n2, , [Error], , [N/A]')"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stacking.errors import StackingError
-from stacking.hardware import machine
+from stacking.hardware import nvidia_smi as program
 from stacking.hardware.machine import find_machine
 
 ROWS = "\n".join(
@@ -63,7 +63,7 @@ def test_visible_gpus_are_those_that_are_named(
 
 def test_a_driver_that_hangs_is_no_machine_without_gpus(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi.write_text("#!/bin/sh\nexec sleep 60\n")
-    monkeypatch.setattr(machine, "_PATIENCE", 0.2)
+    monkeypatch.setattr(program, "_PATIENCE", 0.2)
     with pytest.raises(StackingError, match="did not answer"):
         find_machine()
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stacking.model.bert import VARIANTS, build
-from stacking.model.config import ModelConfig
+from stacking.model.bert import build
+from stacking.model.config import VARIANTS, ModelConfig
 from stacking.model.embeddings import SinusoidalPositions
 from tests.model.conftest import CONFIGS, Inputs
 from tests.states import SMALL
@@ -114,7 +114,10 @@ def test_the_same_seed_gives_the_same_model(config: ModelConfig) -> None:
 
 
 def test_every_variant_of_the_config_can_be_built() -> None:
-    assert list(VARIANTS) == list(ModelConfig.model_fields["variant"].annotation.__args__)  # type: ignore[union-attr]
+    for name, variant in VARIANTS.items():
+        values = {"variant": name, "layers": 1, "hidden": 8, "heads": 2, "intermediate": 16, "vocabulary": 9}
+        model = build(ModelConfig.model_validate(values))
+        assert f"{type(model).__module__}:{type(model).__name__}" == variant.model
 
 
 def test_post_ln_starts_as_bert_does() -> None:

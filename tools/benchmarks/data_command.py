@@ -11,6 +11,7 @@ import click
 
 from stacking.cli.main import run_command
 from stacking.cli.options import FOLDER
+from stacking.hardware.cores import usable_cores
 
 if TYPE_CHECKING:
     from tools.benchmarks.data import DataBench
@@ -39,13 +40,12 @@ def bench_data(inputs: tuple[str, ...], data: Path | None, characters: int, repe
 
 def as_document(bench: DataBench) -> str:
     """The figures as JSON, with what they were measured on."""
-    import os
     import platform
     from dataclasses import asdict
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("numpy", "tokenizers", "datasets")}
-    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {"processor": platform.machine(), "cores": usable_cores(), "python": platform.python_version()}
     return json.dumps({"format": 1, "kind": "bench-data", "hardware": machine | packages, **asdict(bench)}, indent=2)
 
 

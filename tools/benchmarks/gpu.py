@@ -24,6 +24,7 @@ from stacking.bench.trial import Contender, run_trial
 from stacking.cli.options import FOLDER
 from stacking.errors import StackingError, UserError
 from stacking.hardware.machine import Machine, find_machine
+from stacking.hardware.nvidia_smi import installed_gpus
 from stacking.launch.local import Local
 from stacking.storage.files import disk_errors, read_json, write_atomically, write_json
 from stacking.terminal.units import UNKNOWN, count
@@ -133,7 +134,7 @@ def measure_operators(machine: Machine) -> dict[str, Any]:
 
 def record(out: Path, name: str, found: dict[str, Any]) -> tuple[Path, Path]:
     """Adds a case to the card's results; returns the JSON and the table."""
-    card = _slug(_card_name())
+    card = _slug(installed_gpus()[0].name)
     path = out / f"gpu-{card}.json"
     content: dict[str, Any] = read_json(path) if path.exists() else {"format": 1, "kind": "gpu-bench", "cases": {}}
     if hardware := found.pop("hardware", None):
@@ -205,11 +206,6 @@ def _operator_lines(operators: dict[str, Any] | None) -> list[str]:
     if operators["message"]:
         lines += ["", f"DeepSpeed's kernels: {operators['message']}."]
     return [*lines, ""]
-
-
-def _card_name() -> str:
-    argv = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0].strip()
 
 
 def _slug(name: str) -> str:

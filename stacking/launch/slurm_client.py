@@ -124,7 +124,7 @@ def check(script: Path, folder: Path) -> str | None:
     return found.group(1) if found else None
 
 
-def release(ids: Iterable[int]) -> None:
+def release(ids: Iterable[int | None]) -> None:
     """Releases held jobs."""
     listed = ",".join(map(str, ids))
     if listed:

@@ -21,7 +21,7 @@ from stacking.run.rewind import divergence
 from stacking.slurm.ledger import Queue, is_done, known_jobs, queue
 from stacking.terminal.units import count, duration, loss
 
-State = Literal["running", "queued", "finished", "failed", "preempted", "stopped", "unknown"]
+State = Literal["running", "queued", "finished", "failed", "preempted", "stopped", "unknown", "cancelled"]
 _LAST_PHASE = "report"
 _QUEUE_SECONDS = 10.0
 """Minimum seconds between queries of `--watch` to SLURM's controller, which all users share."""
@@ -176,7 +176,7 @@ def status(run_dir: Path) -> Status:
     found = queue(run.folder, run.events)
     jobs = _jobs(run, found)
     state = _state(run.events, is_locked(run.folder.lock), jobs)
-    last = _last_at_work(run.events)
+    last = (_waiting_phase(run, jobs) if state == "queued" else None) or _last_at_work(run.events)
     stage = run.plan.stages[last["stage"] if last else _last_measured(run)]
     trained = run.stage_records(stage.index, "train")
     left = _time_left(run, trained) if state != "finished" else None
@@ -195,8 +195,8 @@ def status(run_dir: Path) -> Status:
         held_out_loss=_last(run.records("evaluation"), "loss"),
         tokens_per_second=_last(trained, "tokens_per_second"),
         restarts=_restarts(run),
-        last_error=_early_end(jobs) or _last_error(run.events),
-        last_stop=_last_stop(run),
+        last_error=None if state == "finished" else _early_end(jobs) or _last_error(run.events),
+        last_stop=None if state == "finished" else _last_stop(run),
         seconds_left=left.run if left else None,
         estimated_end=time.time() + left.run if left and state == "running" else None,
         jobs=tuple(jobs),
@@ -262,9 +262,31 @@ def _state(events: list[Event], locked: bool, jobs: list[JobStatus]) -> State:
         return "queued"
     if _early_end(jobs):
         return "failed"
+    if _was_cancelled(events, jobs):
+        return "cancelled"
     if any(job.state == UNKNOWN for job in jobs) and last["event"] not in ("failed", "cancelled"):
         return "unknown"
     return _ENDED_AS.get(last["event"], "stopped")
+
+
+def _was_cancelled(events: list[Event], jobs: list[JobStatus]) -> bool:
+    """Returns whether `stacking cancel` or scancel ended the run, and nothing has happened since."""
+    ours = ("started", "failed", "submitted", "cancelled")
+    last = next((event for event in reversed(events) if event["event"] in ours), {"event": "created"})
+    first_left = next((job.state for job in jobs if job.state != "COMPLETED"), None)
+    return last["event"] == "cancelled" or (first_left == "CANCELLED" and last["event"] != "failed")
+
+
+def _waiting_phase(run: Run, jobs: list[JobStatus]) -> Event | None:
+    """Returns the phase and stage with which the first waiting job will begin."""
+    finished = {f"{event['phase']}:{event['stage']}" for event in run.events if event["event"] == "finished"}
+    waiting = {job.name for job in jobs if job.state in LIVE}
+    for name, event in known_jobs(run.events).items():
+        for label in str(event["phases"]).split(",") if name in waiting else ():
+            if label not in finished:
+                phase, _, stage = label.partition(":")
+                return {"phase": phase, "stage": int(stage)}
+    return None
 
 
 def _early_end(jobs: list[JobStatus]) -> str | None:

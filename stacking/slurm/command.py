@@ -20,7 +20,7 @@ from stacking.run.folder import RunFolder, command, is_locked
 from stacking.run.phases import phases
 from stacking.run.rewind import refuse_repetition
 from stacking.slurm.chain import Mode, chain, ignored
-from stacking.slurm.ledger import known_jobs, live_jobs
+from stacking.slurm.ledger import known_jobs, live_jobs, unreleased
 from stacking.slurm.script import script
 from stacking.slurm.site import Site, check_programs, load_site
 from stacking.slurm.submission import (
@@ -77,7 +77,8 @@ def submit(request: Request) -> Iterator[str]:
         _, scripts = _design(request, site, mode)
         _check_scripts(scripts)
     with submitting(run):
-        if any(job.reason != slurm_client.HELD for job in live_jobs(run.journal.events()).values()):
+        live = live_jobs(events := run.journal.events())
+        if any(job.id not in unreleased(events, live) for job in live.values()):
             # A job may start at any moment and needs the run's lock, so this must not take it.
             plan = load_plan(run.plan)
             left = reported_left(run, plan)

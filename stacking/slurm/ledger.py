@@ -47,6 +47,12 @@ def live_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
     return {n: job for n, job in jobs.items() if job.is_live and job.reason != slurm_client.NEVER and job.id != own}
 
 
+def unreleased(events: Iterable[Event], live: Mapping[str, SlurmJob]) -> set[int]:
+    """Returns the jobs that an interrupted submission left on hold; any other hold was placed by a user."""
+    released = {job for event in events if event["event"] == "released" for job in event["jobs"]}
+    return {job.id for job in live.values() if job.reason == slurm_client.HELD and job.id not in released}
+
+
 @dataclass(frozen=True)
 class Queue:
     """What is known of a run's jobs."""

@@ -22,7 +22,7 @@ from stacking.planning.plan import Plan
 from stacking.run.folder import RunFolder, command
 from stacking.run.phases import Phase, is_over, phases, unfinished
 from stacking.slurm.chain import ChainJob, Mode, chain
-from stacking.slurm.ledger import is_done, known_jobs, live_jobs
+from stacking.slurm.ledger import is_done, known_jobs, live_jobs, unreleased
 from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
 from stacking.storage.files import disk_errors, write_atomically
@@ -60,8 +60,7 @@ def standing(run: RunFolder) -> dict[str, SlurmJob]:
     events = run.journal.events()
     live = live_jobs(events)
     dead = [e for name, e in known_jobs(events).items() if name not in live and not is_done(e, events)]
-    held = [job for job in live.values() if job.reason == slurm_client.HELD]
-    return {} if dead or held else live
+    return {} if dead or unreleased(events, live) else live
 
 
 @contextmanager
@@ -101,11 +100,16 @@ def reported_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
 def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Sequence[Phase]) -> list[Link]:
     """Submits the jobs that cover the phases ``left`` and are not in the queue; call it inside ``submitting``.
 
+    A job that its user holds stays on hold, and so does the job that replaces it.
+
     Raises:
         UserError: SLURM rejects a job, or jobs of the other mode are in the queue; no job is submitted.
     """
-    live = live_jobs(run.journal.events())
+    events = run.journal.events()
+    live = live_jobs(events)
     _refuse_other_mode(run, live, mode)
+    forgotten = unreleased(events, live)
+    held = {name for name, job in live.items() if job.reason == slurm_client.HELD and job.id not in forgotten}
     jobs = chain(plan, run, site, mode)
     scripts = {job.name: script(job, plan, run, site) for job in jobs}
     found = links(jobs, left, {name: job for name, job in live.items() if not _is_outdated(job, name, scripts, run)})
@@ -113,14 +117,15 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
     slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs)) if job.id not in kept])
     write_atomically(run.site, site.to_yaml())
     found = _submit_missing(run, mode, found, scripts)
-    held = {job.id for job in live.values() if job.reason == slurm_client.HELD}
-    wanted = [link.id for link in found if link.id is not None and (link.is_new or link.id in held)]
+    wanted = [link.id for link in found if link.id is not None and (link.is_new or link.id in forgotten)]
     try:
-        slurm_client.release(wanted)
+        slurm_client.release(link.id for link in found if link.id in wanted and link.job.name not in held)
     except UserError:
         slurm_client.cancel(wanted)
         run.journal.append("cancelled", jobs=wanted, message="SLURM refused to release the chain")
         raise
+    if wanted:
+        run.journal.append("released", jobs=wanted)
     return found
 
 

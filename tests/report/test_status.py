@@ -174,6 +174,39 @@ def test_a_run_that_waits_in_the_queue_says_why(submitted: SyntheticRun, slurm: 
     assert json.loads(json.dumps(now.as_dict()))["jobs"][0]["id"] == 11
 
 
+def test_the_phase_that_waits_is_named(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+    submitted.train(0)
+    slurm.answers(
+        "squeue", stdout="12|PENDING|cpu||0:00|N/A|Priority|b|/run\n13|PENDING|gpu||0:00|N/A|Dependency|c|/run\n"
+    )
+    assert "state       queued: consolidate" in status(submitted.path).as_text()
+    submitted.transition(0)
+    slurm.answers("squeue", stdout="13|PENDING|gpu||0:00|N/A|Priority|c|/run\n")
+    now = status(submitted.path)
+    assert (now.phase, now.stage, now.step) == ("train", 1, 0)
+
+
+@pytest.mark.parametrize("by", ["stacking cancel", "scancel"])
+def test_a_cancelled_run_is_not_one_that_stopped_by_itself(submitted: SyntheticRun, slurm: FakeSlurm, by: str) -> None:
+    submitted.train(0, last=40)
+    if by == "stacking cancel":
+        submitted.event("cancelled", jobs=[11, 12, 13])
+    submitted.event("preempted", phase="train", stage=0, attempt=1, message="stopped by SIGTERM")
+    lines = [f"{job}|CANCELLED|gpu||0:00|N/A|None|a|/run\n" for job in (11, 12, 13)]
+    slurm.answers("squeue", stdout="" if by == "stacking cancel" else "".join(lines))
+    now = status(submitted.path)
+    assert now.state == "cancelled" and "to continue)" in now.as_text()
+
+
+def test_a_finished_run_does_not_show_what_went_wrong_before(run: SyntheticRun) -> None:
+    run.train(0, last=40)
+    run.event("failed", phase="train", stage=0, attempt=1, message="rank 0 was killed")
+    run.event("preempted", phase="train", stage=0, attempt=2, message="stopped by SIGTERM")
+    run.whole()
+    now = status(run.path)
+    assert (now.state, now.last_error, now.last_stop) == ("finished", None, None)
+
+
 def test_a_run_at_work_elsewhere_names_its_nodes(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
     slurm.answers("squeue", stdout="11|RUNNING|gpu|n[1-2]|1:02:03|2026-01-02T03:04:05|None|a|/run\n")
     now = status(submitted.path)

@@ -211,6 +211,21 @@ def test_another_mode_is_never_ignored(chain: Submitted) -> None:
     (chain.run.parent / "go").touch()
 
 
+def test_a_hold_that_the_user_placed_stays(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    first = chain.jobs()
+    chain.lab.run("scontrol", "uhold", str(first["1-L2"]))
+    assert "1-L2               job" in chain.resume().stdout
+    assert (chain.jobs(), chain.lab.job(first["1-L2"])["Reason"]) == (first, "JobHeldUser")
+    chain.site.write_text(chain.site.read_text() + "hours: 2\n")
+    chain.submit()
+    second = chain.jobs()
+    assert second["1-L2"] != first["1-L2"] and second["0-L1"] == first["0-L1"]
+    reasons = {name: chain.lab.job(second[name])["Reason"] for name in CHAIN[1:]}
+    assert reasons == dict.fromkeys(CHAIN[1:], "Dependency") | {"1-L2": "JobHeldUser"}
+
+
 def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
@@ -313,7 +328,7 @@ def test_cancel_ends_all_jobs_and_nothing_starts_meanwhile(chain: Submitted) -> 
     assert chain.lab.run("squeue", "-h").strip() == ""
     assert [e["phase"] for e in chain.events("started")] == ["train"]
     assert sorted(chain.events("cancelled")[0]["jobs"]) == sorted(chain.jobs().values())
-    assert chain.status()["state"] == "stopped"
+    assert chain.status()["state"] == "cancelled"
     assert "nothing to cancel" in chain.stacking("cancel", chain.run).stdout
     script(chain)
     chain.resume()

@@ -64,6 +64,8 @@ POSITIVE_KEYS = _keys(
 
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 """Two of these determine the third."""
+MOST_SEQUENCES = 10**12
+"""As in a recipe."""
 
 AUTO_KEYS = _keys(
     """

@@ -18,6 +18,7 @@ from stacking.deepspeed_config.ds_facts import (
     CHOICES,
     EFFECTS,
     KNOWN_KEYS,
+    MOST_SEQUENCES,
     POSITIVE_KEYS,
     READ_FROM,
     REMOVED_KEYS,
@@ -242,8 +243,10 @@ def _choices(found: Examination) -> None:
         if found.get(path) == 0:
             found.drop(path, "is 0", "give a number greater than 0", refused=True)
     for path in BATCH_KEYS:
-        if found.get(path) == 0:
-            found.drop(path, "is 0", 'give a whole number above 0, or "auto"', refused=True)
+        value = found.get(path)
+        if value == 0 or (isinstance(value, int) and value > MOST_SEQUENCES):
+            remedy = f'give a whole number from 1 to {MOST_SEQUENCES:,}, or "auto"'
+            found.drop(path, f"is {shown(value)}", remedy, refused=True)
 
 
 def _precision(found: Examination) -> None:

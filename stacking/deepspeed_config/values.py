@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from stacking.deepspeed_config.facts import COUNT, FLAG, NUMBER, OTHER, TEXT
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+_LARGEST = 10**20
+"""No number in a configuration is as large; Python's own integers have no limit."""
 
 
 def is_a(kind: str, value: Any) -> bool:
@@ -16,7 +18,7 @@ def is_a(kind: str, value: Any) -> bool:
         return isinstance(value, bool)
     if kind == TEXT:
         return isinstance(value, str)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LARGEST
     return kind == OTHER or (number and (kind == NUMBER or value == int(value)))
 
 

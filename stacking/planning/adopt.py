@@ -36,7 +36,7 @@ from stacking.storage.files import require_absent, write_atomically
 Json = dict[str, Any]
 CONFIG, RECIPE = "ds_config.json", "recipe.yaml"
 _STEPS, _PEAK, _WARMUP = 30_000, 1e-4, 1000
-_RATE = "optimizer.params.lr"
+_RATE, _TUNED = "optimizer.params.lr", "stacking.why"
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
     raw = _raw(recipe, found)
     if gpus is not None:
         raw.setdefault("launch", {})["ranks"] = gpus
+    if found.get(_TUNED) and (unchanged := _as_it_is(found, raw, machine, where)):
+        return unchanged
     file = Path(RECIPE)
     complete = recipe_from({**copy.deepcopy(raw), "ds_config": {}}, file)
     devices = find_devices(complete, machine)
@@ -132,6 +134,19 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
     plan = make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": found.content}, file), None, None, machine)
     finals = tuple(Final(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
     return Adopted(found.content, raw, _in_order(found, [*found.rows, *moved.rows]), finals)
+
+
+def _as_it_is(found: Examination, raw: Json, machine: Machine, where: str) -> Adopted | None:
+    """Leave a file of `stacking tune` unchanged where it fits the recipe; None: it does not."""
+    content = found.original
+    if found.content != content:
+        return None
+    try:
+        plan = make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": content}, Path(RECIPE)), None, None, machine)
+    except UserError:
+        return None
+    finals = tuple(Final(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
+    return Adopted(content, {**raw, "ds_config": CONFIG}, _in_order(found, []), finals)
 
 
 class _Moved:

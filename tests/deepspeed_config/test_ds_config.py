@@ -113,7 +113,7 @@ WRONG = {
     ),
     "batch of none": (
         '{"train_batch_size": 0}',
-        'ds.json: train_batch_size: is 0; give a whole number above 0, or "auto"',
+        'ds.json: train_batch_size: is 0; give a whole number from 1 to 1,000,000,000,000, or "auto"',
     ),
     "an infinite bucket": (
         '{"zero_optimization": {"stage": 2, "reduce_bucket_size": Infinity}}',

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from deepspeed.runtime import lr_schedules
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from stacking.config.recipe import Schedule, recipe_from
@@ -71,3 +73,48 @@ def test_an_adopted_scheduler_trains_at_deepspeeds_rates(kind: str, params: dict
     plan = make_plan(recipe_from({**raw, "ds_config": None}, Path("r.yaml")), None, None, MACHINE)
     rates = [learning_rate_at(stage.learning_rate, step) for stage in plan.stages for step in range(stage.steps)]
     assert rates == pytest.approx(theirs(kind, params, len(rates)), rel=1e-9, abs=1e-18)
+
+
+RATE = st.floats(1e-6, 1e-2)
+STEPS = st.integers(1, 40)
+TYPES = st.sampled_from(["log", "linear"])
+WARM = {"warmup_num_steps": STEPS, "warmup_type": TYPES}
+RANDOM = st.one_of(
+    st.tuples(st.just("WarmupLR"), st.fixed_dictionaries({**WARM, "warmup_min_lr": RATE, "warmup_max_lr": RATE})),
+    st.tuples(
+        st.just("WarmupDecayLR"),
+        st.fixed_dictionaries({**WARM, "warmup_min_lr": RATE, "warmup_max_lr": RATE, "total_num_steps": STEPS}),
+    ),
+    st.tuples(
+        st.just("WarmupCosineLR"),
+        st.fixed_dictionaries(
+            {**WARM, "total_num_steps": STEPS, "warmup_min_ratio": st.floats(0, 1), "cos_min_ratio": st.floats(0, 0.9)}
+        ),
+    ),
+    st.tuples(
+        st.just("OneCycle"),
+        st.fixed_dictionaries(
+            {
+                "cycle_min_lr": st.floats(1e-6, 1e-3),
+                "cycle_max_lr": st.floats(1e-3, 1e-2),
+                "cycle_first_step_size": STEPS,
+            },
+            optional={
+                "cycle_second_step_size": STEPS,
+                "cycle_first_stair_count": st.integers(0, 5),
+                "cycle_second_stair_count": st.integers(0, 5),
+                "decay_step_size": st.integers(0, 9),
+                "decay_lr_rate": st.floats(0, 2),
+            },
+        ),
+    ),
+)
+
+
+@given(RANDOM)
+def test_any_parameters_give_deepspeeds_rates(case: tuple[str, dict[str, Any]]) -> None:
+    kind, params = case
+    peak = {"peak": PEAK} if kind == "WarmupCosineLR" else {}
+    ours: Any = TypeAdapter(Schedule).validate_python({"kind": kind, **params, **peak})
+    expected = theirs(kind, params, 120)
+    assert [rate_at(ours, n, 120) for n in range(120)] == pytest.approx(expected, rel=1e-9, abs=1e-18)

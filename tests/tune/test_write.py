@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stacking.config.recipe import load_recipe
+from stacking.planning.adopt import adopt_content
 from stacking.planning.make_plan import make_plan
 from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
 from stacking.tune.explain import gain, reasons
@@ -152,3 +153,20 @@ def test_a_tuned_recipe_keeps_what_the_users_json_decided(tmp_path: Path, monkey
         assert after.learning_rate == before.learning_rate
         assert after.ds_config["optimizer"] == before.ds_config["optimizer"]
         assert after.ds_config["gradient_clipping"] == 0.5
+
+
+def test_adopt_leaves_a_tuned_file_as_it_is(variants: Variants) -> None:
+    """With a row for every key, and the stage that was tuned; a recipe that it does not fit gets what it says."""
+    one = tuned(variants, 0)
+    config = tuned_configs(variants, [one])[0]
+    stages = {"stages": [{"layers": 2, "steps": 10, "batch_sequences": 64, "learning_rate": {"peak": 1e-3}}]}
+    Path("one.yaml").write_text(yaml.safe_dump({**yaml.safe_load(RECIPE), "ds_config": None, **stages}))
+    result = adopt_content(config, "one.yaml", None, MACHINE, "0-L2.json")
+    assert result.config == config
+    assert {row.verdict for row in result.rows} == {"kept"}
+    assert set(leaves(config)) == {row.key for row in result.rows}
+    tuned_stage = result.finals[0].config
+    assert tuned_stage["train_micro_batch_size_per_gpu"] == 8 and tuned_stage["zero_optimization"]["stage"] == 1
+    other = adopt_content(config, "one.yaml", 1, MACHINE, "0-L2.json")
+    assert (other.recipe["launch"]["ranks"], other.recipe["stages"][0]["batch_sequences"]) == (1, 64)
+    assert other.config["stacking"] == config["stacking"]

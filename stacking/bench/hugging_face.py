@@ -34,7 +34,7 @@ class HuggingFace(Contender):
         torch.manual_seed(self.plan.seed)
         config = BertConfig(**to_hugging_face(self.plan.model.with_layers(self.stage.layers)))
         architecture = BertForPreTraining if SAMPLERS[self.plan.data.samples].pairs else BertForMaskedLM
-        model = architecture._from_config(config, attn_implementation="sdpa")
+        model = architecture._from_config(config, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
         self._compiled = compiled
         if compiled:
             model.compile()

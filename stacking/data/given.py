@@ -9,6 +9,7 @@ it. A bare ``vocab.txt`` is Google's WordPiece; a bare ``tokenizer.json`` is use
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -126,7 +127,7 @@ def _transformers(folder: Path, shown: Path, is_named: bool, cased: bool) -> Any
 
     kind = transformers.AutoTokenizer if is_named else getattr(transformers, "BertTokenizerFast")  # noqa: B009
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.set_verbosity(logging.CRITICAL)
     options: dict[str, Any] = {"do_lower_case": False} if cased else {}
     try:
         loaded = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)

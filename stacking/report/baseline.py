@@ -72,7 +72,7 @@ def baseline_steps(run: Run) -> int:
     updates = last.steps - first["step"]
     if not updates:
         raise UserError(run.folder.path, "has only one record of its last stage", "lower log_every in its recipe")
-    seconds = (clock(records[-1]["time"]) - clock(first["time"])) / updates
+    seconds: float = (clock(records[-1]["time"]) - clock(first["time"])) / updates
     start_up = transition(run, last.index).start_up or 0.0
     return max(1, round((charged_seconds(run) - start_up) / seconds))
 

@@ -40,8 +40,8 @@ class ChargedClock:
     def __init__(self, run: Run) -> None:
         self._clock = wall_clock(run)
         evaluations = run.records("evaluation")
-        self._ends = [record["time"] for record in evaluations]
-        self._spent = list(accumulate((record["seconds"] for record in evaluations), initial=0.0))
+        self._ends: list[float] = [record["time"] for record in evaluations]
+        self._spent: list[float] = list(accumulate((record["seconds"] for record in evaluations), initial=0.0))
 
     def __call__(self, time: float) -> float:
         """Returns the seconds charged up to the unix time ``time``."""

@@ -29,4 +29,4 @@ class Retries:
         self._count += 1
         if self._count > self._limit:
             return None
-        return min(_LONGEST, self._seconds * 2 ** (self._count - 1))
+        return min(_LONGEST, self._seconds * 2.0 ** (self._count - 1))

@@ -23,7 +23,7 @@ def find_template(name: str, own: Path | None = None) -> Path:
     """
     if own is not None and not own.is_dir():
         raise UserError(own, "is not a folder of templates", "correct `templates` in the site file")
-    folders = (*((own,) if own else ()), SLURM_TEMPLATES)
+    folders: tuple[Path, ...] = (*((own,) if own else ()), SLURM_TEMPLATES)
     found = next((folder / f"{name}.sbatch" for folder in folders if (folder / f"{name}.sbatch").is_file()), None)
     if found is None:
         looked = " nor in ".join(map(str, folders))

@@ -106,7 +106,7 @@ def _common_step(source: TrainingState, master: Master) -> int:
 
 def _adam_state(engine: Any, adam: Adam, master: Master, step: int) -> dict[str, Any]:
     """Returns Adam's state of a master after ``step`` updates; in newly allocated moments only the padding is set."""
-    state = private.inner_optimizer(engine).state[master.tensor]
+    state: dict[str, Any] = private.inner_optimizer(engine).state[master.tensor]
     for kind in MOMENTS:
         if kind not in state:
             state[kind] = _empty_like(master.tensor)

@@ -409,4 +409,5 @@ def _entry(file: Path, key: str) -> Mapping[str, Any]:
     content = read_torch_file(file)
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
         raise UserError(file, "is not an optimizer file of DeepSpeed", _REMEDY)
-    return checked(SHARD, content[key], file)
+    shard: Mapping[str, Any] = checked(SHARD, content[key], file)
+    return shard

@@ -14,7 +14,8 @@ import xxhash
 
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import BLOCK, Entry, digests_of, hash_files, open_file, verify_blocks
-from stacking.storage.os_errors import disk_errors, patiently
+from stacking.storage.os_errors import disk_errors as disk_errors
+from stacking.storage.os_errors import patiently
 from stacking.storage.seal import BrokenSeal, sealed, unsealed
 from stacking.storage.threads import each
 

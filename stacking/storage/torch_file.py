@@ -344,4 +344,5 @@ def _data_offset(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     if header[0] != b"PK\x03\x04":
         raise zipfile.BadZipFile("a local header is missing")
-    return info.header_offset + _LOCAL_HEADER.size + header[-2] + header[-1]
+    name, extra = map(int, header[-2:])
+    return info.header_offset + _LOCAL_HEADER.size + name + extra

@@ -42,7 +42,8 @@ class Recorder:
         self._plan, self._stage, self._writer, self._monitor = plan, stage, writer, engine.monitor
         self._engine, self._skipped, self._streak = engine, engine.skipped_steps, 0
         self._sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
-        self._seconds, self._since, self.tokens = progress["seconds"], time.perf_counter(), progress["tokens"]
+        self._seconds: float = progress["seconds"]
+        self._since, self.tokens = time.perf_counter(), progress["tokens"]
         self._logged_seconds, self._logged_step, self._logged_tokens = self._seconds, -1, self.tokens
         self._watch = LossWatch()
         self._window: list[tuple[Tensor, int]] = []

@@ -32,7 +32,7 @@ def seconds_of(step: Step) -> float:
     """Median seconds of ``step`` on the GPU."""
     for _ in range(_WARMUP):
         step()
-    times = []
+    times: list[float] = []
     for _ in range(_REPEATS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -81,13 +81,15 @@ def _torch_adam(fused: bool) -> Step:
 def _deepspeed_adam() -> Step:
     from deepspeed.ops.adam import FusedAdam
 
-    return FusedAdam(_parameters(), lr=1e-4, set_grad_none=False).step
+    step: Step = FusedAdam(_parameters(), lr=1e-4, set_grad_none=False).step
+    return step
 
 
 def _deepspeed_lamb() -> Step:
     from deepspeed.ops.lamb import FusedLamb
 
-    return FusedLamb(_parameters(), lr=1e-4).step
+    step: Step = FusedLamb(_parameters(), lr=1e-4).step
+    return step
 
 
 def _hidden(dtype: torch.dtype) -> torch.Tensor:

@@ -39,9 +39,9 @@ def test_an_experiment_trains_the_stage_with_the_given_configuration(
     environment = {**ENVIRONMENT, **rank, "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    (losses,) = (tmp_path / "csv" / "job").glob("*loss.csv")
-    updates = losses.read_text().splitlines()[1:]
-    assert len(updates) == 50
+    rates = tmp_path / "csv" / "job" / "Train_Samples_lr.csv"
+    samples = [int(line.split(",")[0]) for line in rates.read_text().splitlines()[1:]]
+    assert samples == [8 * update for update in range(1, 51)]
 
 
 def test_without_a_recipe_the_usage_is_printed() -> None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer, Resources
+from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer
+from stacking.config.resources import Resources
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import Compiled, Precision

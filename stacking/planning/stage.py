@@ -8,7 +8,8 @@ from math import ceil
 
 import xxhash
 
-from stacking.config.recipe import Growth, Optimizer, Recipe, Resources
+from stacking.config.recipe import Growth, Optimizer, Recipe
+from stacking.config.resources import Resources
 from stacking.deepspeed_config import ds_config
 from stacking.deepspeed_config.ds_config import StageFacts, UserConfig
 from stacking.deepspeed_config.examination import get

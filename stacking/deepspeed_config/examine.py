@@ -136,7 +136,9 @@ def _old_names(found: Examination) -> None:
 def _unsupported_sections_off(found: Examination) -> None:
     for path in UNSUPPORTED:
         value = found.get(path, MISSING)
-        if isinstance(value, Mapping) and is_off(value):
+        if value is None:
+            found.drop(path, "is null", "DeepSpeed's default applies")
+        elif isinstance(value, Mapping) and is_off(value):
             found.drop(path, "is off", "left out")
 
 
@@ -277,12 +279,13 @@ def _own(found: Examination) -> None:
     compiled, why = found.get("stacking.compile", "auto"), found.get("stacking.why", {})
     if compiled != "auto" and not isinstance(compiled, bool):
         found.drop("stacking.compile", f"is {shown(compiled)}", 'give true, false or "auto"', refused=True)
-    if not isinstance(why, Mapping):
+    if not isinstance(why, dict):
         found.drop("stacking.why", f"is {shown(why)}", "give an object of texts, or remove it", refused=True)
         return
     for key, reason in dict(why).items():
         if not isinstance(reason, str):
             name = f"stacking.why.{key}"
+            del why[key]
             found.rows.append(
                 Row(name, shown(reason), "impossible", f"is {shown(reason)}", "give a text, or remove it", True)
             )

@@ -90,8 +90,9 @@ def bytes_per_update(stage: Stage) -> float:
 
 def _communicated(stage: Stage) -> str:
     """Return the type in which gradients are communicated."""
-    return str(stage.ds_config.get("communication_data_type") or ds_config.precision(stage.ds_config))
+    return str(stage.ds_config.get("communication_data_type") or ds_config.precision(stage.ds_config)).lower()
 
 
 def _calls(elements: int, bucket: float) -> int:
-    return max(1, ceil(elements / bucket))
+    """Return the number of buckets; a size of 0 makes none, as with ``stage3_prefetch_bucket_size``."""
+    return max(1, ceil(elements / bucket)) if bucket else 1

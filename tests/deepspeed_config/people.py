@@ -198,6 +198,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "monitor_config": {"csv_monitor": {"enabled": False}}, "zero3_init_flag": True,
         "bf16": {"enabled": True, "auto_cast": False, "hysteresis": 2}, "zero_optimization": {"stage": 3},
     },
+    "Trainer, 2021": {
+        "fp16": {"enabled": True, "loss_scale": 0}, "steps_per_print": 2000,
+        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"},
+                              "sub_group_size": 1e14, "reduce_bucket_size": 0, "stage3_prefetch_bucket_size": 0,
+                              "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0,
+                              "stage3_gather_fp16_weights_on_model_save": True},
+    },
     "switches without sections": {"fp16": False, "bf16": True, "flops_profiler": True, "tensorboard": False},
     "compression": {
         "train_batch_size": 64, "compression_training": {"weight_quantization": {"shared_parameters": {}}},

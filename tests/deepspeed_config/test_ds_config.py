@@ -480,6 +480,7 @@ def test_other_spellings_are_read_as_what_they_mean(user: dict[str, Any], path: 
     [
         {"_comment": "mine", "//": 1, "#x": {"y": 2}},
         {"gradient_clipping": None, "fp16": None, "steps_per_print": None},
+        {"autotuning": None, "data_efficiency": None, "pipeline": None, "tensor_parallel": None},
         {"elasticity": {"enabled": False}, "autotuning": {"enabled": False}, "sparse_gradients": False},
         {"tensor_parallel": {"enabled": False}, "amp": {"enabled": False}},
     ],

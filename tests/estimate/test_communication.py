@@ -50,12 +50,19 @@ def test_one_rank_sends_nothing(zero: int) -> None:
 def test_gradients_travel_in_the_type_that_the_configuration_names() -> None:
     wide = stage(0).model_copy(update={"ds_config": {"bf16": {"enabled": True}, "communication_data_type": "fp32"}})
     assert bytes_per_update(wide) == 2 * bytes_per_update(stage(0))
+    wide.ds_config["communication_data_type"] = "FP32"  # DeepSpeed reads it in any case
+    assert bytes_per_update(wide) == 2 * bytes_per_update(stage(0))
 
 
 def test_smaller_buckets_are_more_calls() -> None:
     [reduce, _] = transfers(stage(2, reduce_bucket_size=STAGE.parameters // 10))
     assert reduce.calls == 11
     assert transfers(stage(2))[0].calls == 1
+
+
+def test_without_prefetching_each_matrix_is_gathered_alone() -> None:
+    gather, _ = transfers(stage(3, stage3_prefetch_bucket_size=0))
+    assert gather.calls == 4 * STAGE.layers
 
 
 @pytest.mark.parametrize(

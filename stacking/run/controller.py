@@ -127,7 +127,8 @@ class Controller:
             self._record("preempted", **facts, message=f"stopped by {who}{f' ({describe(outcome)})' if failed else ''}")
             raise Preempted(f"{who} stopped {phase.name}")
         else:
-            self._record("failed", **facts, message=describe(outcome))
+            node = {"node": outcome.host} if outcome.host else {}
+            self._record("failed", **facts, **node, message=describe(outcome))
         return outcome
 
     def _next_attempt(self, phase: Phase) -> int:

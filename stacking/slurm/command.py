@@ -25,6 +25,7 @@ from stacking.slurm.script import script
 from stacking.slurm.site import Site, check_programs, load_site
 from stacking.slurm.submission import (
     Link,
+    avoided_nodes,
     check_recipe,
     links,
     reported_left,
@@ -91,6 +92,8 @@ def submit(request: Request) -> Iterator[str]:
                 left = verified_left(run, plan)
         found = submit_chain(run, plan, site, mode, left)
     yield from _ignored(plan, mode)
+    if avoided := avoided_nodes(run, chain(plan, run, site, mode), plan, site):
+        yield f"excluded, since ranks failed there twice: {', '.join(avoided)}"
     yield from _answers(run, found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -51,6 +52,17 @@ def unreleased(events: Iterable[Event], live: Mapping[str, SlurmJob]) -> set[int
     """Returns the jobs that an interrupted submission left on hold; any other hold was placed by a user."""
     released = {job for event in events if event["event"] == "released" for job in event["jobs"]}
     return {job.id for job in live.values() if job.reason == slurm_client.HELD and job.id not in released}
+
+
+_BAD_FOR = 7 * 24 * 3600.0
+"""Seconds for which a failure counts against a node."""
+
+
+def failing_nodes(events: Iterable[Event]) -> list[str]:
+    """Returns the nodes on which a rank was the first to fail, twice within a week."""
+    since = time.time() - _BAD_FOR
+    failed = Counter(e["node"] for e in events if e["event"] == "failed" and "node" in e and e["time"] > since)
+    return sorted(node for node, times in failed.items() if times > 1)
 
 
 @dataclass(frozen=True)

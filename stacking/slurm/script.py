@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,8 +26,11 @@ _LIKE_TRAINING = ("account", "modules", "prelude", "modules_first")
 _PLACEHOLDER_OF = {"gpu_option": "gpus", "cores_per_rank": "cores_per_task"}
 
 
-def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> str:
+def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site, avoided: Sequence[str] = ()) -> str:
     """Returns the sbatch script of ``job``.
+
+    Args:
+        avoided: nodes to exclude besides those of the site and the recipe.
 
     Raises:
         UserError: the template or the run's path is unusable, or an option contradicts a key.
@@ -36,6 +39,7 @@ def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> str:
     check_warning(site, asked.hours, f"job {job.name}")
     values = placeholders(job, plan, run, site)
     _check_options(job, asked, values)
+    values["exclude"] = ",".join([*([values["exclude"]] if values["exclude"] else []), *avoided])
     own = Path(site.templates) if site.templates else None
     return render(find_template(job.template, own), values)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from stacking.planning.plan import Plan
 from stacking.run.folder import RunFolder, command
 from stacking.run.phases import Phase, is_over, phases, unfinished
 from stacking.slurm.chain import ChainJob, Mode, chain
-from stacking.slurm.ledger import is_done, known_jobs, live_jobs, unreleased
+from stacking.slurm.ledger import failing_nodes, is_done, known_jobs, live_jobs, unreleased
 from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
 from stacking.storage.files import disk_errors, write_atomically
@@ -111,7 +112,8 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
     forgotten = unreleased(events, live)
     held = {name for name, job in live.items() if job.reason == slurm_client.HELD and job.id not in forgotten}
     jobs = chain(plan, run, site, mode)
-    scripts = {job.name: script(job, plan, run, site) for job in jobs}
+    avoided = avoided_nodes(run, jobs, plan, site)
+    scripts = {job.name: script(job, plan, run, site, avoided) for job in jobs}
     found = links(jobs, left, {name: job for name, job in live.items() if not _is_outdated(job, name, scripts, run)})
     kept = {link.id for link in found}
     slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs)) if job.id not in kept])
@@ -127,6 +129,22 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
     if wanted:
         run.journal.append("released", jobs=wanted)
     return found
+
+
+def avoided_nodes(run: RunFolder, jobs: Sequence[ChainJob], plan: Plan, site: Site) -> list[str]:
+    """Returns the nodes that failed twice, unless SLURM could not place the largest job without them."""
+    nodes = failing_nodes(run.journal.events())
+    if not nodes:
+        return []
+    with tempfile.TemporaryDirectory(prefix="stacking-submit-") as folder:
+        largest = max(jobs, key=lambda job: job.shape.nodes)
+        path = Path(folder) / f"{largest.name}.sbatch"
+        path.write_text(script(largest, plan, run, site, nodes), encoding="utf-8")
+        try:
+            slurm_client.check(path, run.path)
+        except UserError:
+            return []
+    return nodes
 
 
 def check_recipe(recipe: Recipe, plan: Plan) -> None:

@@ -17,9 +17,9 @@ from stacking.run.phases import phases
 from stacking.slurm.chain import chain
 from stacking.slurm.command import _check_syntax, _unchecked
 from stacking.slurm.ledger import is_done, known_jobs
-from stacking.slurm.script import title
+from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
-from stacking.slurm.submission import _orphans, check_recipe, links
+from stacking.slurm.submission import _orphans, avoided_nodes, check_recipe, links
 from tests.slurm.fake_slurm import FakeSlurm, slurm
 from tests.slurm.plans import plan_for_jobs
 from tests.small_recipe import MACHINE, SMALL
@@ -163,3 +163,20 @@ def test_a_prelude_that_is_not_bash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "0-L3.sbatch").write_text("if true\nexit 0\n")
     with pytest.raises(UserError, match=r"^0-L3.sbatch: is not a bash script: line \d: syntax error.*correct the site"):
         _check_syntax(tmp_path / "0-L3.sbatch")
+
+
+def failed_on(node: str, run: RunFolder) -> None:
+    run.journal.append("failed", phase="train", stage=0, attempt=1, node=node, message="rank 1 was killed by SIGKILL")
+
+
+def test_a_node_that_failed_twice_is_excluded_unless_the_job_needs_it(tmp_path: Path, slurm: FakeSlurm) -> None:
+    run, plan = RunFolder(tmp_path), plan_for_jobs()
+    jobs = chain(plan, run, Site(), "per-stage")
+    for node in ("n1", "n2", "n2", "n3", "n3"):
+        failed_on(node, run)
+    slurm.answers("sbatch", stderr="sbatch: Job 1 to start at 2026-01-01T00:00:00\n")
+    assert avoided_nodes(run, jobs, plan, Site()) == ["n2", "n3"]
+    text = script(jobs[0], plan, run, Site(exclude="n7"), ["n2", "n3"])
+    assert "#SBATCH --exclude=n7,n2,n3\n" in text
+    slurm.answers("sbatch", stderr="sbatch: error: Requested node configuration is not available\n", code=1)
+    assert avoided_nodes(run, jobs, plan, Site()) == []

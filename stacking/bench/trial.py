@@ -129,7 +129,7 @@ def run_trial(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: flo
         logs=folder / "logs",
         accelerator=trial.plan.launch.accelerator,
     )
-    outcome = _wait(launcher, job, limit_seconds)
+    outcome = wait_for(launcher, job, limit_seconds)
     if outcome is None:
         return TrialResult(outcome="failed", message=f"took longer than {limit_seconds:g} s")
     if outcome.exit_code == 0:
@@ -171,7 +171,7 @@ def _sample_index(plan: Plan) -> np.ndarray:
     return build_samples(corpus, plan.data.samples, plan.data.sequence_length)
 
 
-def _wait(launcher: Launcher, job: Job, limit_seconds: float | None) -> Outcome | None:
+def wait_for(launcher: Launcher, job: Job, limit_seconds: float | None) -> Outcome | None:
     """Wait for the job to end; None: it took too long and was stopped. No process is left running in any case."""
     job.logs.mkdir(parents=True, exist_ok=True)
     for old in job.logs.glob(f"{job.name}.*"):

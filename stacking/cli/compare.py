@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
+from stacking.errors import UserError
 
 
 @click.command(**COMMAND)
@@ -16,6 +17,12 @@ from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
 @click.option("--data", type=FOLDER, required=True, help="The prepared data.")
 @click.option("--out", type=FOLDER, required=True, help="The folder for all runs and results; may be continued.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs per recipe.")
+@click.option(
+    "--tune-baseline",
+    "rates",
+    metavar="5e-4,1e-3,2e-3",
+    help="First search the baseline's learning rate on its whole budget; every arm uses the best one.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key in every recipe.")
 @LAUNCHER
 @HOSTFILE
@@ -26,6 +33,7 @@ def compare(
     data: Path,
     out: Path,
     seeds: int,
+    rates: str | None,
     overrides: tuple[str, ...],
     launcher: str | None,
     hostfile: Path | None,
@@ -45,9 +53,25 @@ def compare(
         data=data,
         out=out,
         seeds=seeds,
+        rates=_rates(rates),
         overrides=overrides,
         launcher=launcher,
         hostfile=hostfile,
     )
     result = compare_recipes(request, lambda line: click.echo(line, err=True))
     click.echo(json.dumps(result.as_dict(), indent=2) if as_json else as_text(result))
+
+
+def _rates(text: str | None) -> tuple[float, ...]:
+    """Parses ``5e-4,1e-3``.
+
+    Raises:
+        UserError: it is not a list of different positive numbers.
+    """
+    try:
+        rates = [float(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        rates = [0.0]
+    if not all(0 < rate < float("inf") for rate in rates) or len(set(rates)) < len(rates):
+        raise UserError("--tune-baseline", f"is {text!r}", "give different learning rates, such as 5e-4,1e-3,2e-3")
+    return tuple(rates)

@@ -71,6 +71,7 @@ def read_arm(source: str, data: Path, overrides: Sequence[str] = ()) -> Arm:
     if not _NAME.fullmatch(name):
         problem = "names the arm's folder and has other characters than letters, digits and . + - _"
         raise UserError(source, problem, "rename the file")
+    data = data.absolute()
     recipe = load_recipe(source, [*overrides, "seed=0"], data)
     plan, samples = plan_recipe(recipe, fast=True)
     return Arm(

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stacking.compare.arm import Arm, check_arms, read_arm
 from stacking.compare.folder import CompareFolder
+from stacking.compare.page import write_page
+from stacking.compare.plateau import plateau_warnings, token_entropy
 from stacking.compare.rebuilt import curve_of
 from stacking.compare.result import Result, Trained, compare_runs
-from stacking.compare.training import check_recipe_of, is_settled, train
-from stacking.errors import Diverged, Preempted
+from stacking.compare.step_times import StepTime, measure_step_times, read_step_times, step_seconds
+from stacking.compare.tuning import FIRST_SEED, Tuned, at_rate, candidates, search
+from stacking.compare.work import Task, Tell, Work, check_recipes
+from stacking.data.corpus import Corpus
 from stacking.launch.registry import open_launcher
-from stacking.report.comparison import charged_seconds
+from stacking.planning.plan import load_plan
 from stacking.report.run import read_run
 from stacking.run.folder import RunFolder
 from stacking.run.rewind import divergence
 from stacking.storage.files import write_json
-from stacking.terminal.units import duration
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +34,24 @@ class Request:
     data: Path
     out: Path
     seeds: int
+    rates: tuple[float, ...]
+    """Learning rates to search for the baseline; empty: the recipes' own."""
     overrides: tuple[str, ...]
     launcher: str | None
     """None: the recipes'."""
     hostfile: Path | None
 
+    @property
+    def command(self) -> str:
+        """The command that makes the whole comparison."""
+        options = ["--data", str(self.data), "--out", str(self.out), "--seeds", str(self.seeds)]
+        options += ["--tune-baseline", ",".join(f"{rate:g}" for rate in self.rates)] if self.rates else []
+        options += [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["stacking", "compare", *self.sources, *options])
+
 
 def compare(request: Request, tell: Tell) -> Result:
-    """Trains what is missing, arm after arm, and compares; writes the result after every run.
+    """Trains what is missing, arm after arm, and compares; writes the result after every seed.
 
     Args:
         tell: called with each line of progress.
@@ -52,55 +64,88 @@ def compare(request: Request, tell: Tell) -> Result:
     arms = [read_arm(source, request.data, request.overrides) for source in request.sources]
     check_arms(arms)
     folder = CompareFolder(request.out)
-    runs = [(arm, seed) for seed in range(request.seeds) for arm in arms]
-    for arm, seed in runs:
-        check_recipe_of(folder.run(arm.name, seed), arm.recipe(seed))
     with folder.locked():
-        for number, (arm, seed) in enumerate(runs, start=1):
-            if not is_settled(folder.run(arm.name, seed)):
-                tell(f"[{number}/{len(runs)}] {arm.name}, seed {seed}{_left(folder, runs)}")
-                _train(request, folder, arm, seed, tell)
-                _write(folder, arms, request.seeds)
-        return _write(folder, arms, request.seeds)
+        arms, tuned, losers = _tuned(folder, arms, request, tell)
+        tasks = _tasks(folder, arms, request.seeds)
+        check_recipes(tasks)
+        work = Work([*losers, *tasks], request.launcher, request.hostfile, tell)
+        for task in tasks:
+            work.do(task)
+            if task.arm is arms[-1]:
+                _write(request, folder, arms, tasks, tuned, {})
+        return _write(request, folder, arms, tasks, tuned, _step_times(folder, arms, request, tell))
 
 
-def _train(request: Request, folder: CompareFolder, arm: Arm, seed: int, tell: Tell) -> None:
-    name = request.launcher or arm.plan.launch.launcher
-    launcher = open_launcher(name, request.hostfile)
-    try:
-        train(folder.run(arm.name, seed), arm.recipe(seed), launcher, name != "local", tell)
-    except Preempted:
-        where = f"{arm.name}, seed {seed}"
-        raise Preempted(f"{where}: stopped with a checkpoint; run the same command again to continue") from None
-    except Diverged as diverged:
-        tell(f"{arm.name}, seed {seed}: {diverged}")
-
-
-def _left(folder: CompareFolder, runs: Sequence[tuple[Arm, int]]) -> str:
-    """Returns the expected remaining time at the FLOPs per second of the runs so far; empty before the first."""
-    settled = [(arm, seed) for arm, seed in runs if is_settled(folder.run(arm.name, seed))]
-    seconds = sum(charged_seconds(read_run(folder.run(arm.name, seed).path)) for arm, seed in settled)
-    done, total = (sum(arm.plan.cost.flops for arm, _ in some) for some in (settled, runs))
-    return f", about {duration(seconds / done * (total - done))} left in all" if done else ""
-
-
-def _write(folder: CompareFolder, arms: Sequence[Arm], seeds: int) -> Result:
-    """Compares the seeds that are settled in every arm, and writes the result."""
-    settled = [seed for seed in range(seeds) if all(is_settled(folder.run(arm.name, seed)) for arm in arms)]
-    pending = [
-        f"{arm.name}, seed {seed}"
-        for seed in range(seeds)
-        for arm in arms
-        if not is_settled(folder.run(arm.name, seed))
+def _tasks(folder: CompareFolder, arms: Sequence[Arm], seeds: int) -> list[Task]:
+    """Returns the runs of all arms, seed after seed, so that the first seed's result is there soon."""
+    return [
+        Task(f"{arm.name}, seed {seed}", arm, seed, folder.run(arm.name, seed)) for seed in range(seeds) for arm in arms
     ]
-    compared = compare_runs([(arm, [_trained(folder.run(arm.name, seed), seed) for seed in settled]) for arm in arms])
-    commands = [arm.command(seed, folder.run(arm.name, seed).path) for arm in arms for seed in settled]
-    result = Result(arms=tuple(compared), seeds=tuple(settled), pending=tuple(pending), commands=tuple(commands))
+
+
+def _tuned(
+    folder: CompareFolder, arms: list[Arm], request: Request, tell: Tell
+) -> tuple[list[Arm], Tuned | None, list[Task]]:
+    """Searches the baseline's learning rate if asked to.
+
+    Returns:
+        The arms at the best rate, the result of the search and the runs of the other rates.
+    """
+    if not request.rates:
+        return arms, None, []
+    tries = candidates(folder, arms[0], request.rates)
+    later = _tasks(folder, arms, request.seeds)[1:]  # the winner becomes the first
+    work = Work([*tries.values(), *later], request.launcher, request.hostfile, tell)
+    tuned = search(folder, arms[0], tries, work.do)
+    losers = [task for rate, task in tries.items() if rate != tuned.winner]
+    return [at_rate(arm, tuned.winner) for arm in arms], tuned, losers
+
+
+def _step_times(folder: CompareFolder, arms: Sequence[Arm], request: Request, tell: Tell) -> Mapping[str, StepTime]:
+    """Measures the updates of all stages, unless they ran on other machines than this command."""
+    runs = [folder.run(arm.name, FIRST_SEED) for arm in arms]
+    launcher = request.launcher or arms[0].plan.launch.launcher
+    if launcher == "local" and any(run.site.is_file() for run in runs):
+        tell("the step times are not measured here, since the runs were jobs; repeat this in one with --launcher slurm")
+        return read_step_times(folder)
+    plans = [load_plan(run.plan) for run in runs]
+    return measure_step_times(folder, plans, runs[0].samples("train"), open_launcher(launcher, request.hostfile), tell)
+
+
+def _write(
+    request: Request,
+    folder: CompareFolder,
+    arms: Sequence[Arm],
+    tasks: Sequence[Task],
+    tuned: Tuned | None,
+    measured: Mapping[str, StepTime],
+) -> Result:
+    """Compares the seeds that are settled in every arm, and writes the result."""
+    pending = [task for task in tasks if not task.is_settled]
+    seeds = sorted({task.seed for task in tasks} - {task.seed for task in pending})
+    compared = compare_runs(
+        [(arm, [_trained(folder.run(arm.name, seed), seed, measured) for seed in seeds]) for arm in arms]
+    )
+    corpus = Corpus(arms[0].data)
+    warnings = plateau_warnings(compared, token_entropy(corpus))
+    if tuned and tuned.warning:
+        warnings.append(tuned.warning)
+    result = Result(
+        arms=tuple(compared),
+        seeds=tuple(seeds),
+        pending=tuple(task.name for task in pending),
+        commands=(request.command, *(task.command for task in tasks)),
+        rates=tuned.losses if tuned else {},
+        step_times=tuple(measured.values()),
+        warnings=tuple(warnings),
+    )
     write_json(folder.result, result.as_dict())
+    write_page(result, folder.page)
     return result
 
 
-def _trained(folder: RunFolder, seed: int) -> Trained:
-    if diverged := divergence(folder.journal.events()):
+def _trained(run: RunFolder, seed: int, measured: Mapping[str, StepTime]) -> Trained:
+    if diverged := divergence(run.journal.events()):
         return Trained(seed=seed, curve=(), diverged=diverged)
-    return Trained(seed=seed, curve=curve_of(read_run(folder.path)))
+    read = read_run(run.path)
+    return Trained(seed=seed, curve=curve_of(read, step_seconds(read.plan, measured)))

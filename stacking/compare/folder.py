@@ -19,7 +19,8 @@ class CompareFolder:
         self.lock = self.path / "lock"
         self.page = self.path / "compare.html"
         self.result = self.path / "compare.json"
-        self.step_times = self.path / "step-times"
+        self.step_times = self.path / "step-times.json"
+        self.tuning = self.path / "tuning.json"
 
     def run(self, arm: str, seed: int) -> RunFolder:
         """Returns the run folder of one seed of an arm."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from stacking.compare.arm import Arm
 from stacking.compare.curve import MEASURES, Measure, Point, Spread, cost_at, crossing, loss_at, round_levels
+from stacking.compare.step_times import StepTime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,13 @@ class Result:
     pending: tuple[str, ...]
     """Runs that are not finished: ``late-2-12, seed 1``."""
     commands: tuple[str, ...]
-    """A command for every run."""
+    """The command of the comparison, then one for every run by itself."""
+    rates: Mapping[float, float | None]
+    """The baseline's final loss at every learning rate of the search, None where it diverged; empty: no search."""
+    step_times: tuple[StepTime, ...]
+    """Empty: not measured yet."""
+    warnings: tuple[str, ...]
+    """What limits the comparison."""
 
     @property
     def baseline(self) -> ArmResult:
@@ -198,5 +205,8 @@ class Result:
             "pending": list(self.pending),
             "levels": self.levels,
             "arms": [arm.as_dict() for arm in self.arms],
+            "tuning": [{"rate": rate, "loss": loss} for rate, loss in self.rates.items()],
+            "step_times": [{**time.model_dump(mode="json"), "seconds": time.seconds} for time in self.step_times],
+            "warnings": list(self.warnings),
             "commands": list(self.commands),
         }

@@ -31,7 +31,7 @@ def _summary_row(arm: ArmResult, is_baseline: bool) -> tuple[str, ...]:
     return (arm.arm.name, *totals, _spread(arm.final_loss, loss), *speedups)
 
 
-def level_table(result: Result, arm: ArmResult) -> Table:
+def level_table(arm: ArmResult) -> Table:
     """Lists an arm's speed-up at every loss."""
     head = ("held-out loss", *(f"{word} speed-up" for word in _MEASURES.values()), "reached with")
     levels = [*((f"{level.loss[0]:.2f}", level) for level in arm.levels), ("the baseline's final loss", arm.final)]
@@ -59,13 +59,47 @@ def equal_time_table(result: Result) -> Table:
     return Table(("arm", "seed", "wall-clock", "loss", "baseline's loss", "difference"), rows, [note])
 
 
+def tuning_table(result: Result) -> Table:
+    """Lists the search for the baseline's learning rate."""
+    known = [value for value in result.rates.values() if value is not None]
+    rows = [
+        (f"{rate:g}", "diverged" if value is None else loss(value), "chosen" if value == min(known) else "")
+        for rate, value in sorted(result.rates.items())
+    ]
+    return Table(("learning rate", "final loss", ""), rows, ["The baseline on its whole budget, first seed."])
+
+
+def step_table(result: Result) -> Table:
+    """Lists the measured updates."""
+    rows = [
+        (
+            str(time.layers),
+            str(time.ranks),
+            f"{1e3 * time.seconds:.1f} ms",
+            f"{1e3 * min(time.rounds):.1f} ms",
+            f"{1e3 * max(time.rounds):.1f} ms",
+        )
+        for time in sorted(result.step_times, key=lambda time: time.layers)
+    ]
+    note = "Medians of rounds in which all stages took turns; fastest and slowest round."
+    return Table(("layers", "ranks", "update", "fastest", "slowest"), rows, [note])
+
+
 def as_text(result: Result) -> str:
     """Returns the tables for the terminal."""
     if not result.seeds:
         return "no seed is finished in every arm yet"
-    parts = [summary_table(result), *(level_table(result, arm) for arm in result.arms[1:]), equal_time_table(result)]
-    names = ["", *(f"{arm.arm.name}, speed-up at equal loss\n" for arm in result.arms[1:]), "at equal time\n"]
-    return "\n\n".join(name + part.as_text() for name, part in zip(names, parts, strict=True))
+    parts = [summary_table(result), *(level_table(arm) for arm in result.arms[1:]), equal_time_table(result)]
+    if result.step_times:
+        parts.append(step_table(result))
+    names = [
+        "",
+        *(f"{arm.arm.name}, speed-up at equal loss\n" for arm in result.arms[1:]),
+        "at equal time\n",
+        "updates\n",
+    ]
+    text = "\n\n".join(name + part.as_text() for name, part in zip(names, parts, strict=False))
+    return "\n".join([text, *(f"warning: {warning}" for warning in result.warnings)])
 
 
 def _speedup(level: Level, measure: Measure) -> str:
@@ -96,4 +130,4 @@ _FORMS: Sequence[tuple[Measure, Callable[[float], str]]] = (
 
 def _depths(level: Level) -> str:
     depths = sorted({reached.layers for reached in level.reached if reached})
-    return f"{' or '.join(map(str, depths))} layers" if depths else UNKNOWN
+    return f"{' or '.join(map(str, depths))} {'layer' if depths == [1] else 'layers'}" if depths else UNKNOWN

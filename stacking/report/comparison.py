@@ -19,7 +19,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stacking.report.plots import BLUE, GREY, PALE, STYLE, VERMILION, inline, smoothed, thinned
+from stacking.report.plots import COLOURS, GREY, PALE, STYLE, inline, smoothed, thinned
 from stacking.report.run import Run
 from stacking.report.tables import Table, change_label
 from stacking.report.timeline import wall_clock
@@ -27,8 +27,6 @@ from stacking.run.metrics import Record
 from stacking.storage.files import disk_errors, write_atomically
 from stacking.terminal.units import count, duration, loss
 
-_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00")
-"""The palette of Okabe and Ito (2008)."""
 _PICTURE = "comparison.png"
 _HALO = patheffects.withStroke(linewidth=2.5, foreground="white")
 """A white outline that keeps numbers readable on a curve."""
@@ -135,7 +133,7 @@ def _draw(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained", facecolor="none")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, scale in ((left, _time_scale(runs)), (right, _token_scale(runs))):
-        for run, name, colour in zip(runs, titles(runs), _COLOURS * len(runs), strict=False):
+        for run, name, colour in zip(runs, titles(runs), COLOURS * len(runs), strict=False):
             _draw_run(axes, run, scale, name, colour)
             _mark_growths(axes, run, scale)
         axes.set_xlabel(scale.label)

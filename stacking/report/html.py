@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from stacking.report import plots, tables
 from stacking.report.comparison import comparison_chart, comparison_table, write_comparison_picture
@@ -38,37 +38,45 @@ def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
     return run.folder.report
 
 
-def render(run: Run, others: Sequence[Run] = ()) -> str:
-    """Returns the page as HTML."""
-    compared = [run, *others] if others else []
-    environment = Environment(
-        loader=PackageLoader("stacking", "report"),
+def environment(*rooms: str) -> Environment:
+    """Returns the templates of this folder, and before them those of the package's other ``rooms``."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader("stacking", room) for room in (*rooms, "report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(run: Run, others: Sequence[Run] = ()) -> str:
+    """Returns the page as HTML."""
+    compared = [run, *others] if others else []
     idle = wall_clock(run).idle
-    return environment.get_template("template.html").render(
-        name=run.plan.name,
-        summary=_summary(run),
-        facts=_facts(run),
-        trained=bool(run.records("train")),
-        by_tokens=plots.chart(run, plots.tokens_axis(run)),
-        by_time=plots.chart(run, plots.time_axis(run)),
-        comparison=comparison_chart(compared) if compared else None,
-        compared=comparison_table(compared) if compared else None,
-        idle=duration(idle) if idle else None,
-        not_a_number=_not_a_number(run),
-        damage=run.damage,
-        stages=tables.stage_table(run),
-        transitions=tables.transition_table(run),
-        account=tables.account_table(run),
-        schedule=tables.schedule_table(run),
-        incidents=tables.incident_table(run),
-        identity=tables.identity_table(run),
-        versions=tables.version_table(),
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            name=run.plan.name,
+            summary=_summary(run),
+            facts=_facts(run),
+            trained=bool(run.records("train")),
+            by_tokens=plots.chart(run, plots.tokens_axis(run)),
+            by_time=plots.chart(run, plots.time_axis(run)),
+            comparison=comparison_chart(compared) if compared else None,
+            compared=comparison_table(compared) if compared else None,
+            idle=duration(idle) if idle else None,
+            not_a_number=_not_a_number(run),
+            damage=run.damage,
+            stages=tables.stage_table(run),
+            transitions=tables.transition_table(run),
+            account=tables.account_table(run),
+            schedule=tables.schedule_table(run),
+            incidents=tables.incident_table(run),
+            identity=tables.identity_table(run),
+            versions=tables.version_table(),
+            made=f"{datetime.now():%Y-%m-%d %H:%M}",
+        )
     )
 
 

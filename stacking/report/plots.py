@@ -22,6 +22,8 @@ from stacking.storage.files import disk_errors, write_atomically
 
 # The colour-blind-safe palette of Okabe and Ito (2008); greys for everything that is not data.
 BLUE, VERMILION, GREY, PALE, INK = "#0072B2", "#D55E00", "#8A8A86", "#ECEBE6", "#33332F"
+COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00")
+"""For the curves of several runs."""
 _DOTS: dict[str, Any] = {
     "linestyle": "",
     "marker": "o",

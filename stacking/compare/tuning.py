@@ -1,0 +1,127 @@
+"""Searches the baseline's learning rate: every candidate is trained on the whole budget, the lowest final loss wins.
+
+A candidate's run lies in ``OUT/tuning/RATE/`` and the winner's becomes the baseline's first seed, so the search costs
+one run per candidate that lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from stacking.compare.arm import Arm, read_arm
+from stacking.compare.folder import CompareFolder
+from stacking.compare.rates import rate_overrides
+from stacking.compare.rebuilt import curve_of
+from stacking.compare.work import Task, check_recipes
+from stacking.errors import DamagedFile, StackingError, UserError
+from stacking.report.run import read_run
+from stacking.run.folder import RunFolder
+from stacking.run.rewind import divergence
+from stacking.storage.files import disk_errors, fsync_folder, read_sealed, write_sealed
+
+FIRST_SEED = 0
+"""The seed of the search."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The result of a search."""
+
+    losses: dict[float, float | None]
+    """The baseline's final held-out loss by peak learning rate; None: it diverged."""
+    winner: float
+
+    @property
+    def warning(self) -> str | None:
+        """A warning if a rate outside the candidates may be better."""
+        rates = sorted(self.losses)
+        if self.winner not in (rates[0], rates[-1]) or len(rates) == 1:
+            return None
+        end, direction = ("lowest", "lower") if self.winner == rates[0] else ("highest", "higher")
+        return f"the baseline's best learning rate, {self.winner:g}, is the {end} of the search; try {direction} ones"
+
+
+def at_rate(arm: Arm, rate: float) -> Arm:
+    """Returns the arm with all its learning rates in proportion, so that the highest is ``rate``."""
+    changes = rate_overrides(arm.recipe(FIRST_SEED), arm.peak, rate)
+    return read_arm(arm.source, arm.data, (*arm.overrides, *changes))
+
+
+def candidates(folder: CompareFolder, baseline: Arm, rates: Sequence[float]) -> dict[float, Task]:
+    """Returns the run of every learning rate in the search."""
+    tasks = {}
+    for rate in rates:
+        run = RunFolder(folder.path / "tuning" / f"{rate:g}")
+        tasks[rate] = Task(f"{baseline.name} at {rate:g}", at_rate(baseline, rate), FIRST_SEED, run)
+    return tasks
+
+
+def search(folder: CompareFolder, baseline: Arm, tasks: Mapping[float, Task], do: Callable[[Task], None]) -> Tuned:
+    """Trains the baseline at every rate; reuses a finished search.
+
+    Args:
+        do: trains a run, or returns if that is done.
+
+    Raises:
+        UserError: the folder holds a search over other rates, or the baseline was trained without one.
+        StackingError: training diverged at every rate.
+    """
+    tuned, target = read_tuned(folder), folder.run(baseline.name, FIRST_SEED)
+    if tuned is None:
+        if target.path.exists():
+            problem = "was trained without a search of its learning rate"
+            raise UserError(target.path, problem, "omit --tune-baseline, or choose another --out")
+        tuned = _searched(tasks, do)
+        facts = [{"rate": rate, "loss": loss} for rate, loss in tuned.losses.items()]
+        write_sealed(folder.tuning, {"baseline": baseline.name, "winner": tuned.winner, "candidates": facts})
+    if set(tuned.losses) != set(tasks):
+        problem = f"holds a search over {', '.join(f'{rate:g}' for rate in sorted(tuned.losses))}"
+        raise UserError(folder.tuning, problem, "give --tune-baseline the same rates, or choose another --out")
+    _adopt(tasks[tuned.winner].run, target)
+    return tuned
+
+
+def _searched(tasks: Mapping[float, Task], do: Callable[[Task], None]) -> Tuned:
+    check_recipes(list(tasks.values()))
+    for task in tasks.values():
+        do(task)
+    losses = {rate: _final_loss(task.run) for rate, task in tasks.items()}
+    sound = {rate: loss for rate, loss in losses.items() if loss is not None}
+    if not sound:
+        raise StackingError("the baseline diverged at every rate of --tune-baseline; give lower ones")
+    return Tuned(losses, min(sound, key=lambda rate: sound[rate]))
+
+
+def read_tuned(folder: CompareFolder) -> Tuned | None:
+    """Returns the result of a finished search; None: there is none.
+
+    Raises:
+        DamagedFile: the file was changed.
+    """
+    if not folder.tuning.exists():
+        return None
+    content = read_sealed(folder.tuning)
+    try:
+        losses = {float(item["rate"]): item["loss"] for item in content["candidates"]}
+        return Tuned(losses, float(content["winner"]))
+    except (KeyError, TypeError, ValueError):
+        raise DamagedFile(folder.tuning, "does not hold a search", "restore it, or choose another --out") from None
+
+
+def _adopt(candidate: RunFolder, target: RunFolder) -> None:
+    """Makes the winner's run the baseline's first seed, unless it is already."""
+    if not candidate.path.exists():
+        return
+    with disk_errors(target.path):
+        target.path.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(candidate.path, target.path)
+        fsync_folder(target.path.parent)
+
+
+def _final_loss(folder: RunFolder) -> float | None:
+    if divergence(folder.journal.events()):
+        return None
+    curve = curve_of(read_run(folder.path))
+    return curve[-1].loss if curve else None

@@ -1,0 +1,133 @@
+"""The runs of a comparison, trained one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stacking.compare.arm import Arm
+from stacking.config.recipe import Recipe, load_recipe
+from stacking.errors import Diverged, Preempted, UserError
+from stacking.launch.job import Launcher
+from stacking.launch.registry import open_launcher
+from stacking.planning.plan import Plan, load_plan
+from stacking.report.comparison import charged_seconds
+from stacking.report.run import read_run
+from stacking.run.controller import Controller
+from stacking.run.create import design_of, holding_new, open_run, require_idle, write_run
+from stacking.run.folder import RunFolder
+from stacking.run.lease import Lease
+from stacking.run.phases import is_over
+from stacking.run.progress import Progress
+from stacking.run.rewind import divergence, refuse_repetition
+from stacking.terminal.units import duration
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run to train: one seed of an arm."""
+
+    name: str
+    """How messages call it: ``late-2-12, seed 1``."""
+    arm: Arm
+    seed: int
+    run: RunFolder
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.arm.recipe(self.seed)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it needs no more training: it is finished, or has diverged and would diverge again."""
+        return is_over(self.run) or divergence(self.run.journal.events()) is not None
+
+    @property
+    def command(self) -> str:
+        """The command that trains this run by itself."""
+        return self.arm.command(self.seed, self.run.path)
+
+
+def check_recipes(tasks: Sequence[Task]) -> None:
+    """Checks that existing runs were created from the recipes of their tasks, on the same data.
+
+    Raises:
+        UserError: one was created from another recipe or other data.
+    """
+    for task in tasks:
+        if not task.run.journal.events():
+            continue
+        if _content(load_recipe(task.run.recipe)) != _content(task.recipe):
+            problem = f"was trained with other settings than {task.arm.where} has now"
+            raise UserError(task.run.recipe, problem, "rename the recipe's file, or choose another --out")
+        if load_plan(task.run.plan).data.digest != task.arm.plan.data.digest:
+            problem = f"was trained on other data than {task.arm.data} holds now"
+            raise UserError(task.run.plan, problem, "restore the data, or choose another --out")
+
+
+def _content(recipe: Recipe) -> dict[str, Any]:
+    """Returns everything in a recipe but the path of its data, which may be written in several ways."""
+    return recipe.model_dump(mode="json", exclude={"data": {"path"}})
+
+
+class Work:
+    """Trains runs through the ordinary chain, each from wherever it was left, and says how far all of them are.
+
+    Args:
+        tasks: all runs of the comparison, in the order of training.
+        launcher: None: that of the recipes.
+        tell: called with each line of progress.
+    """
+
+    def __init__(self, tasks: Sequence[Task], launcher: str | None, hostfile: Path | None, tell: Tell) -> None:
+        self._tasks, self._launcher, self._hostfile, self._tell = tasks, launcher, hostfile, tell
+
+    def do(self, task: Task) -> None:
+        """Trains one run, unless it is settled.
+
+        Raises:
+            Preempted: a signal stopped it after a checkpoint.
+            StackingError: a phase failed.
+        """
+        if task.is_settled:
+            return
+        self._tell(f"[{self._tasks.index(task) + 1}/{len(self._tasks)}] {task.name}{self._left()}")
+        name = self._launcher or task.arm.plan.launch.launcher
+        try:
+            self._train(task, open_launcher(name, self._hostfile), elsewhere=name != "local")
+        except Preempted:
+            problem = "stopped with a checkpoint; run the same command again to continue"
+            raise Preempted(f"{task.name}: {problem}") from None
+        except Diverged as diverged:
+            self._tell(f"{task.name}: {diverged}")
+
+    def _train(self, task: Task, launcher: Launcher, elsewhere: bool) -> None:
+        run = task.run
+        require_idle(run)
+        if not run.journal.events():
+            design = design_of(task.recipe, run, elsewhere)
+            with holding_new(run) as lease:
+                write_run(design, run)
+                _control(run, design.plan, launcher, lease)
+            return
+        with run.locked() as lease:
+            plan = open_run(run, self._tell)
+            refuse_repetition(run)
+            run.journal.append("resumed")
+            _control(run, plan, launcher, lease)
+
+    def _left(self) -> str:
+        """Returns the remaining time at the FLOPs per second of the settled runs; empty before the first."""
+        settled = [task for task in self._tasks if task.is_settled]
+        seconds = sum(charged_seconds(read_run(task.run.path)) for task in settled)
+        done, total = (sum(task.arm.plan.cost.flops for task in some) for some in (settled, self._tasks))
+        return f", about {duration(seconds / done * (total - done))} left in all" if done else ""
+
+
+def _control(run: RunFolder, plan: Plan, launcher: Launcher, lease: Lease) -> None:
+    with Progress(plan) as progress:
+        Controller(run, plan, launcher, progress, lease).run()

@@ -1,0 +1,54 @@
+"""The page and the tables of a comparison."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from stacking.compare.page import render
+from stacking.compare.result import Result, Trained
+from stacking.compare.step_times import StepTime
+from stacking.compare.tables import as_text
+from tests.compare.arms import trained
+from tests.compare.test_result import FALLING, result_of
+
+
+@pytest.fixture
+def result() -> Result:
+    found = result_of([trained(FALLING, 10.0)], [trained(FALLING, 5.0)])
+    times = (StepTime(layers=12, ranks=1, rounds=(0.2, 0.1, 0.3)), StepTime(layers=2, ranks=1, rounds=(0.05,)))
+    return replace(
+        found,
+        commands=("stacking compare a b", "stacking run <a>"),
+        rates={1e-3: 3.5, 2e-3: None},
+        step_times=times,
+        warnings=("train it longer",),
+    )
+
+
+def test_the_page_holds_curves_tables_and_commands_and_loads_nothing(result: Result) -> None:
+    page = render(result)
+    assert len(re.findall("<svg", page)) == 4
+    for words in ("late: speed-up at equal loss", "2.00", "diverged", "200.0 ms", "train it longer", "run &lt;a&gt;"):
+        assert words in page
+    assert not re.search(r"(src|href)=\"http|@import|url\(http", page)
+
+
+def test_the_rebuilt_wall_clock_has_no_chart_before_it_is_measured() -> None:
+    page = render(result_of([trained(FALLING, rebuilt=False)], [trained(FALLING, rebuilt=False)]))
+    assert len(re.findall("<svg", page)) == 3 and "Not measured yet" in page
+
+
+def test_a_comparison_without_a_finished_seed_has_a_page(result: Result) -> None:
+    empty = replace(result_of([], []), pending=("late, seed 0",))
+    assert "No seed is finished" in render(empty) and "no seed is finished" in as_text(empty)
+
+
+def test_the_tables_say_what_was_not_reached() -> None:
+    text = as_text(result_of([trained(FALLING)], [trained([7.0, 6.0, 3.6])]))
+    assert re.search(r"the baseline's final loss +not reached", text)
+    both = [trained(FALLING, seed=0), trained(FALLING, seed=1)]
+    text = as_text(result_of(both, [trained(FALLING), Trained(seed=1, curve=(), diverged="not finite")]))
+    assert "reached by 1 of 2 seeds" in text

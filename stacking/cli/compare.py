@@ -26,6 +26,10 @@ from stacking.errors import UserError
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key in every recipe.")
 @LAUNCHER
 @HOSTFILE
+@click.option(
+    "--submit", is_flag=True, help="Submit every run to SLURM as a chain of jobs, and report what is finished."
+)
+@click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="With --submit: the cluster's settings, a YAML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def compare(
     baseline: str,
@@ -37,17 +41,23 @@ def compare(
     overrides: tuple[str, ...],
     launcher: str | None,
     hostfile: Path | None,
+    submit: bool,
+    site: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how much sooner growing reaches the baseline's loss.
 
     BASELINE is a recipe that trains the final architecture from the start; each RECIPE grows to it. All are trained on
     the same samples in the same order. Run the same command again to continue an interrupted comparison.
+
+    With --submit, the same command submits what is missing and reports what is finished.
     """
     from stacking.compare.command import Request
     from stacking.compare.command import compare as compare_recipes
     from stacking.compare.tables import as_text
 
+    if submit and (launcher or hostfile):
+        raise UserError("--submit", "runs under SLURM's launcher", "omit --launcher and --hostfile")
     request = Request(
         sources=(baseline, *recipes),
         data=data,
@@ -57,6 +67,8 @@ def compare(
         overrides=overrides,
         launcher=launcher,
         hostfile=hostfile,
+        submit=submit,
+        site=site,
     )
     result = compare_recipes(request, lambda line: click.echo(line, err=True))
     click.echo(json.dumps(result.as_dict(), indent=2) if as_json else as_text(result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from stacking.compare.plateau import plateau_warnings, token_entropy
 from stacking.compare.rebuilt import curve_of
 from stacking.compare.result import Result, Trained, compare_runs
 from stacking.compare.step_times import StepTime, measure_step_times, read_step_times, step_seconds
+from stacking.compare.submitting import progress_of, submit_run
 from stacking.compare.tuning import FIRST_SEED, Tuned, at_rate, candidates, search
 from stacking.compare.work import Task, Tell, Work, check_recipes
 from stacking.data.corpus import Corpus
@@ -40,6 +41,10 @@ class Request:
     launcher: str | None
     """None: the recipes'."""
     hostfile: Path | None
+    submit: bool = False
+    """Submit the runs to SLURM instead of training them here."""
+    site: Path | None = None
+    """With ``submit``: the site file; None: the defaults."""
 
     @property
     def command(self) -> str:
@@ -51,7 +56,7 @@ class Request:
 
 
 def compare(request: Request, tell: Tell) -> Result:
-    """Trains what is missing, arm after arm, and compares; writes the result after every seed.
+    """Trains or submits what is missing, arm after arm, and compares; writes the result after every seed.
 
     Args:
         tell: called with each line of progress.
@@ -65,15 +70,29 @@ def compare(request: Request, tell: Tell) -> Result:
     check_arms(arms)
     folder = CompareFolder(request.out)
     with folder.locked():
-        arms, tuned, losers = _tuned(folder, arms, request, tell)
+        tuned, losers = _search(folder, arms, request, tell)
+        if request.rates and tuned is None:
+            tell("the search for the learning rate is in SLURM's queue; run the same command again when it has ended")
+            return _write(request, folder, arms, _tasks(folder, arms, request.seeds), None, {})
+        arms = [at_rate(arm, tuned.winner) for arm in arms] if tuned else arms
         tasks = _tasks(folder, arms, request.seeds)
         check_recipes(tasks)
-        work = Work([*losers, *tasks], request.launcher, request.hostfile, tell)
+        do = _doing(request, [*losers, *tasks], tell)
         for task in tasks:
-            work.do(task)
-            if task.arm is arms[-1]:
+            is_new = not task.is_settled
+            do(task)
+            if is_new and task.arm is arms[-1]:
                 _write(request, folder, arms, tasks, tuned, {})
-        return _write(request, folder, arms, tasks, tuned, _step_times(folder, arms, request, tell))
+        for line in progress_of(tasks):
+            tell(line)
+        return _write(request, folder, arms, tasks, tuned, _step_times(folder, tasks, request, tell))
+
+
+def _doing(request: Request, tasks: Sequence[Task], tell: Tell) -> Callable[[Task], None]:
+    """Returns the function that trains or submits one of ``tasks``."""
+    if request.submit:
+        return lambda task: submit_run(task, request.site, tell)
+    return Work(tasks, request.launcher, request.hostfile, tell).do
 
 
 def _tasks(folder: CompareFolder, arms: Sequence[Arm], seeds: int) -> list[Task]:
@@ -83,33 +102,33 @@ def _tasks(folder: CompareFolder, arms: Sequence[Arm], seeds: int) -> list[Task]
     ]
 
 
-def _tuned(
-    folder: CompareFolder, arms: list[Arm], request: Request, tell: Tell
-) -> tuple[list[Arm], Tuned | None, list[Task]]:
+def _search(
+    folder: CompareFolder, arms: Sequence[Arm], request: Request, tell: Tell
+) -> tuple[Tuned | None, list[Task]]:
     """Searches the baseline's learning rate if asked to.
 
     Returns:
-        The arms at the best rate, the result of the search and the runs of the other rates.
+        The result, or None without a search or if it is still in SLURM's queue; and the runs of the other rates.
     """
     if not request.rates:
-        return arms, None, []
+        return None, []
     tries = candidates(folder, arms[0], request.rates)
     later = _tasks(folder, arms, request.seeds)[1:]  # the winner becomes the first
-    work = Work([*tries.values(), *later], request.launcher, request.hostfile, tell)
-    tuned = search(folder, arms[0], tries, work.do)
-    losers = [task for rate, task in tries.items() if rate != tuned.winner]
-    return [at_rate(arm, tuned.winner) for arm in arms], tuned, losers
+    tuned = search(folder, arms[0], tries, _doing(request, [*tries.values(), *later], tell))
+    return tuned, [task for rate, task in tries.items() if tuned and rate != tuned.winner]
 
 
-def _step_times(folder: CompareFolder, arms: Sequence[Arm], request: Request, tell: Tell) -> Mapping[str, StepTime]:
-    """Measures the updates of all stages, unless they ran on other machines than this command."""
-    runs = [folder.run(arm.name, FIRST_SEED) for arm in arms]
-    launcher = request.launcher or arms[0].plan.launch.launcher
-    if launcher == "local" and any(run.site.is_file() for run in runs):
-        tell("the step times are not measured here, since the runs were jobs; repeat this in one with --launcher slurm")
+def _step_times(folder: CompareFolder, tasks: Sequence[Task], request: Request, tell: Tell) -> Mapping[str, StepTime]:
+    """Measures the updates of all stages, unless runs are missing or ran on other machines than this command."""
+    first = [task for task in tasks if task.seed == FIRST_SEED]
+    launcher = request.launcher or first[0].arm.plan.launch.launcher
+    if launcher == "local" and any(task.run.site.is_file() for task in first):
+        if all(task.is_settled for task in tasks) and not folder.step_times.exists():
+            tell("no step times yet: run this without --submit and with --launcher slurm in a job on the same nodes")
         return read_step_times(folder)
-    plans = [load_plan(run.plan) for run in runs]
-    return measure_step_times(folder, plans, runs[0].samples("train"), open_launcher(launcher, request.hostfile), tell)
+    plans = [load_plan(task.run.plan) for task in first]
+    samples = first[0].run.samples("train")
+    return measure_step_times(folder, plans, samples, open_launcher(launcher, request.hostfile), tell)
 
 
 def _write(

@@ -58,11 +58,16 @@ def candidates(folder: CompareFolder, baseline: Arm, rates: Sequence[float]) -> 
     return tasks
 
 
-def search(folder: CompareFolder, baseline: Arm, tasks: Mapping[float, Task], do: Callable[[Task], None]) -> Tuned:
+def search(
+    folder: CompareFolder, baseline: Arm, tasks: Mapping[float, Task], do: Callable[[Task], None]
+) -> Tuned | None:
     """Trains the baseline at every rate; reuses a finished search.
 
     Args:
-        do: trains a run, or returns if that is done.
+        do: trains a run or submits it, or returns if that is done.
+
+    Returns:
+        The result; None while submitted runs are not finished.
 
     Raises:
         UserError: the folder holds a search over other rates, or the baseline was trained without one.
@@ -73,7 +78,12 @@ def search(folder: CompareFolder, baseline: Arm, tasks: Mapping[float, Task], do
         if target.path.exists():
             problem = "was trained without a search of its learning rate"
             raise UserError(target.path, problem, "omit --tune-baseline, or choose another --out")
-        tuned = _searched(tasks, do)
+        check_recipes(list(tasks.values()))
+        for task in tasks.values():
+            do(task)
+        if not all(task.is_settled for task in tasks.values()):
+            return None
+        tuned = _judged(tasks)
         facts = [{"rate": rate, "loss": loss} for rate, loss in tuned.losses.items()]
         write_sealed(folder.tuning, {"baseline": baseline.name, "winner": tuned.winner, "candidates": facts})
     if set(tuned.losses) != set(tasks):
@@ -83,10 +93,8 @@ def search(folder: CompareFolder, baseline: Arm, tasks: Mapping[float, Task], do
     return tuned
 
 
-def _searched(tasks: Mapping[float, Task], do: Callable[[Task], None]) -> Tuned:
-    check_recipes(list(tasks.values()))
-    for task in tasks.values():
-        do(task)
+def _judged(tasks: Mapping[float, Task]) -> Tuned:
+    """Returns the rate with the lowest final loss."""
     losses = {rate: _final_loss(task.run) for rate, task in tasks.items()}
     sound = {rate: loss for rate, loss in losses.items() if loss is not None}
     if not sound:

@@ -19,7 +19,7 @@ from stacking.compare.folder import CompareFolder
 from stacking.errors import DamagedFile, StackingError
 from stacking.launch.job import Job, Launcher
 from stacking.launch.outcome import describe
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.storage.files import disk_errors, read_sealed, write_atomically, write_sealed
 
 ROUNDS = 7
@@ -61,7 +61,7 @@ class StepTime(BaseModel):
         return median(self.rounds)
 
 
-def kind_of(stage: Stage) -> str:
+def kind_of(stage: StagePlan) -> str:
     """Returns a key that stages share if their updates take equally long."""
     facts = stage.model_dump(mode="json", exclude=_IRRELEVANT)
     config = {key: value for key, value in stage.ds_config.items() if key != "scheduler"}

@@ -18,7 +18,13 @@ from stacking.run.folder import RunFolder
 @click.option("--mode", type=click.Choice(["per-stage", "one-allocation"]), help="Default: per-stage, or as before.")
 @click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="The cluster's settings, a YAML file.")
 @click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key: stages[1].steps=200. With --resume: resources only.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the commands and scripts without submitting.")
 def submit(
     recipe: str | None,
@@ -32,7 +38,8 @@ def submit(
 ) -> None:
     """Run a recipe through SLURM.
 
-    One job per stage, chained, or one job for the whole run. Submitting twice is harmless.
+    One job per stage, chained, or one job for the whole run. Submitting twice is harmless. Another site file, or other
+    resources in the recipe or with --set, replace the jobs that wait.
     """
     from stacking.slurm.command import Request
     from stacking.slurm.command import dry_run as scripts_of
@@ -41,8 +48,8 @@ def submit(
     folder = run_dir or resumed
     if folder is None or (run_dir is None) == (resumed is None) or (recipe is None) != (run_dir is None):
         raise click.UsageError("give RECIPE and --run-dir DIR, or --resume RUN_DIR alone")
-    if resumed and (data or overrides):
-        raise click.UsageError("--resume continues the run unchanged: omit --data and --set")
+    if resumed and data:
+        raise click.UsageError("--resume continues the run with its own data: omit --data")
     request = Request(run=RunFolder(folder), recipe=recipe, mode=mode, site=site, overrides=overrides, data=data)
     for line in (scripts_of if dry_run else submit_run)(request):
         click.echo(line)

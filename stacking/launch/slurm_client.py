@@ -124,6 +124,26 @@ def check(script: Path, folder: Path) -> str | None:
     return found.group(1) if found else None
 
 
+def default_hours(partition: str | None) -> float | None:
+    """Returns the time limit of jobs in ``partition`` that request none; None: unlimited, or unknown.
+
+    Args:
+        partition: None is the cluster's default.
+    """
+    for line in _run(["sinfo", "--noheader", "--format=%P|%L|%l"], refused="sinfo").splitlines():
+        name, default, longest = line.strip().split("|")
+        if name == f"{partition}*" or name == partition or (partition is None and name.endswith("*")):
+            return _hours(default) or _hours(longest)
+    return None
+
+
+def _hours(text: str) -> float | None:
+    """Parses ``days-hours:minutes:seconds``, of which SLURM leaves out leading parts."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
+    return days * 24 + hours + minutes / 60 + seconds / 3600 or None
+
+
 def release(ids: Iterable[int | None]) -> None:
     """Releases held jobs."""
     listed = ",".join(map(str, ids))

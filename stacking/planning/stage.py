@@ -82,7 +82,7 @@ def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, finding
         inherited = before.batch.total if before and before.batch else None
         fits = fits_device(recipe, model, precision, devices)
         batch = findings.attempt(decide_batch, recipe, index, user, run.ranks, inherited, fits)
-    resources = findings.attempt(decide_resources, recipe, index, batch) or Resources()
+    resources = findings.attempt(decide_resources, recipe, index, batch.ranks if batch else None) or Resources()
     steps = decide_steps(recipe, index, batch)
     return DecidedStage(index, user, model, growth, optimizer, notes, precision, kernels, batch, steps, resources)
 
@@ -163,7 +163,7 @@ def decide_steps(recipe: Recipe, index: int, batch: Batch | None) -> int | None:
     return ceil(stage.tokens / (batch.total * recipe.data.sequence_length))
 
 
-def decide_resources(recipe: Recipe, index: int, batch: Batch | None) -> Resources:
+def decide_resources(recipe: Recipe, index: int, ranks: int | None) -> Resources:
     """Return the resources that the job of one stage requests.
 
     Raises:
@@ -171,10 +171,10 @@ def decide_resources(recipe: Recipe, index: int, batch: Batch | None) -> Resourc
     """
     own = recipe.stages[index].resources
     asked = recipe.launch.resources.model_copy(update=own.model_dump(exclude_none=True))
-    if batch and asked.nodes and batch.ranks % asked.nodes:
+    if ranks and asked.nodes and ranks % asked.nodes:
         where = recipe.key(*(("stages", index) if own.nodes else ("launch",)), "resources", "nodes")
-        problem = f"is {asked.nodes}, over which {batch.ranks} ranks do not divide"
-        raise UserError(where, problem, f"give a divisor of {batch.ranks}")
+        problem = f"is {asked.nodes}, over which {ranks} ranks do not divide"
+        raise UserError(where, problem, f"give a divisor of {ranks}")
     if asked.min_nodes and not recipe.launch.elastic:
         where = recipe.key(*(("stages", index) if own.min_nodes else ("launch",)), "resources", "min_nodes")
         raise UserError(where, "is given, but launch.elastic is false", "set launch.elastic to true, or remove it")

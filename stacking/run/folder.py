@@ -27,6 +27,7 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.site = self.path / "site.yaml"
         self.scripts = self.path / "slurm"
+        self.amended = self.scripts / "recipe.yaml"
         self.journal = Journal(self.path / "journal.jsonl")
 
     def samples(self, split: str) -> Path:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stacking.config.recipe import Recipe, load_recipe
-from stacking.errors import StackingError, UserError
+from stacking.errors import StackingError, Unreachable, UserError
 from stacking.launch import slurm_client
 from stacking.planning.plan import Plan, check_machine, load_plan
 from stacking.run.create import create_run, open_run, plan_recipe
 from stacking.run.folder import RunFolder, command, is_locked
 from stacking.run.phases import phases
 from stacking.run.rewind import refuse_repetition
-from stacking.slurm.chain import Mode, chain, ignored
+from stacking.slurm.amendment import (
+    chosen_recipe,
+    current_recipe,
+    is_same_run,
+    resources_of,
+    with_resources,
+    write_amendment,
+)
+from stacking.slurm.chain import ChainJob, Mode, chain, ignored
 from stacking.slurm.ledger import known_jobs, live_jobs, unreleased
+from stacking.slurm.refusal import refusal
 from stacking.slurm.script import script
-from stacking.slurm.site import Site, check_programs, load_site
+from stacking.slurm.site import Site, check_programs, check_warning, load_site
 from stacking.slurm.submission import (
     Link,
     avoided_nodes,
@@ -35,6 +47,9 @@ from stacking.slurm.submission import (
     verified_left,
 )
 
+_TIME = re.compile(r"^#SBATCH (?:--time=|-t)", re.MULTILINE)
+_PARTITION = re.compile(r"^#SBATCH --partition=(\S+)", re.MULTILINE)
+_SITE_FILE = "site file"
 _END_PATIENCE = 90.0
 """Seconds to wait for cancelled jobs to end; SLURM's KillWait is 30 by default."""
 
@@ -71,12 +86,12 @@ def submit(request: Request) -> Iterator[str]:
         yield from (f"{name:<18} job {job.id} is {job.state.lower()}" for name, job in there.items())
         yield "nothing to submit: the whole chain is queued or running"
         return
-    site, mode = _site(request), _mode(request)
+    site, mode, recipe = _site(request), _mode(request), _resourced(request, exists)
     if exists:
         refuse_repetition(run)
     else:
-        _, scripts = _design(request, site, mode)
-        _check_scripts(scripts)
+        _, jobs, scripts = _design(request, recipe, site, mode)
+        _check_scripts(request, recipe, site, jobs, scripts)
     with submitting(run):
         live = live_jobs(events := run.journal.events())
         if any(job.id not in unreleased(events, live) for job in live.values()):
@@ -90,7 +105,11 @@ def submit(request: Request) -> Iterator[str]:
                 else:
                     plan = create_run(str(request.recipe), run, request.overrides, request.data, elsewhere=True)
                 left = verified_left(run, plan)
-        found = submit_chain(run, plan, site, mode, left)
+        plan = with_resources(plan, recipe)
+        with _naming(request):
+            found = submit_chain(run, plan, site, mode, left, partial(_check_scripts, request, recipe, site))
+        if resources_of(recipe) != resources_of(current_recipe(run)):
+            write_amendment(run, recipe)
     yield from _ignored(plan, mode)
     if avoided := avoided_nodes(run, chain(plan, run, site, mode), plan, site):
         yield f"excluded, since ranks failed there twice: {', '.join(avoided)}"
@@ -105,17 +124,19 @@ def _ignored(plan: Plan, mode: Mode) -> Iterator[str]:
 def dry_run(request: Request) -> Iterator[str]:
     """Yields the commands and scripts that `submit` would submit now, going by the journal; writes nothing."""
     run, site, mode = request.run, _site(request), _mode(request)
-    if _exists(request):
+    exists = _exists(request)
+    recipe = _resourced(request, exists)
+    if exists:
         refuse_repetition(run)
-        plan, live = load_plan(run.plan), live_jobs(run.journal.events())
-        left = reported_left(run, plan)
+        plan = with_resources(load_plan(run.plan), recipe)
+        jobs, live, left = chain(plan, run, site, mode), live_jobs(run.journal.events()), reported_left(run, plan)
     else:
-        plan, scripts = _design(request, site, mode)
+        plan, jobs, scripts = _design(request, recipe, site, mode)
         live, left = {}, phases(plan, run)
-        yield from _unchecked(scripts)
+        yield from _unchecked(request, recipe, site, jobs, scripts)
     yield from (f"# {line}" for line in _ignored(plan, mode))
     before: str | None = None
-    for link in links(chain(plan, run, site, mode), left, live):
+    for link in links(jobs, left, live):
         if link.id is None:
             path = run.scripts / f"{link.job.name}.sbatch"
             yield f"# {shlex.join(slurm_client.submit_argv(path, run.path, before))}"
@@ -164,7 +185,7 @@ def _exists(request: Request) -> bool:
         return False
     if request.recipe is None or not run.recipe.is_file():
         return True
-    if run.recipe.read_bytes() != _recipe(request).to_yaml().encode():
+    if not is_same_run(load_recipe(str(run.recipe)), _recipe(request)):
         remedy = f"run `{command('submit --resume', run.path)}` to continue it, or choose another folder"
         raise UserError(run.recipe, "belongs to another recipe, or one with other data or settings", remedy)
     return True
@@ -179,40 +200,79 @@ def _recipe(request: Request) -> Recipe:
     return load_recipe(str(request.recipe), list(request.overrides), request.data)
 
 
-def _design(request: Request, site: Site, mode: Mode) -> tuple[Plan, dict[str, str]]:
-    """The plan and every job's script of a run that can be submitted; nothing is written."""
-    recipe = _recipe(request)
+def _resourced(request: Request, exists: bool) -> Recipe:
+    """Returns the recipe whose resources the jobs shall request."""
+    if not exists:
+        return _recipe(request)
+    if request.recipe is None:
+        return current_recipe(request.run, request.overrides)
+    return chosen_recipe(request.run, _recipe(request))
+
+
+def _design(request: Request, recipe: Recipe, site: Site, mode: Mode) -> tuple[Plan, list[ChainJob], dict[str, str]]:
+    """The plan, the jobs and their scripts of a run that can be submitted; nothing is written."""
     plan, _ = plan_recipe(recipe)
     check_machine(plan, None)
     check_recipe(recipe, plan)
     check_programs(site, str(request.site or "site file"))
-    return plan, {job.name: script(job, plan, request.run, site) for job in chain(plan, request.run, site, mode)}
+    jobs = chain(plan, request.run, site, mode)
+    with _naming(request):
+        return plan, jobs, {job.name: script(job, plan, request.run, site) for job in jobs}
 
 
-def _unchecked(scripts: Mapping[str, str]) -> Iterator[str]:
-    """Let SLURM check the scripts if it is there; yields a comment where it does not answer.
+@contextmanager
+def _naming(request: Request) -> Iterator[None]:
+    """Gives the path of the site file to errors that only know that it is one."""
+    try:
+        yield
+    except UserError as error:
+        if request.site is None or not error.where.startswith(_SITE_FILE):
+            raise
+        where = error.where.replace(_SITE_FILE, str(request.site), 1)
+        raise UserError(where, error.problem, error.remedy) from None
+
+
+def _unchecked(
+    request: Request, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
+) -> Iterator[str]:
+    """Lets SLURM check the scripts if it is there; yields a comment where it does not answer.
 
     Raises:
-        UserError: SLURM refuses a job.
+        UserError: SLURM rejects a job.
     """
     if shutil.which("sbatch") is None:
         return
     try:
-        _check_scripts(scripts)
-    except UserError:
-        raise
-    except StackingError as error:
+        _check_scripts(request, recipe, site, jobs, scripts)
+    except Unreachable as error:
         yield f"# SLURM did not check these scripts: {error}"
 
 
-def _check_scripts(scripts: Mapping[str, str]) -> None:
-    """Has SLURM validate every job before anything is written."""
+def _check_scripts(
+    request: Request, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
+) -> dict[str, str | None]:
+    """Has SLURM validate every job before anything is written; returns their expected starts."""
+    starts = {}
     with tempfile.TemporaryDirectory(prefix="stacking-submit-") as folder:
-        for name, text in scripts.items():
-            path = Path(folder) / f"{name}.sbatch"
-            path.write_text(text, encoding="utf-8")
+        for job in jobs:
+            path = Path(folder) / f"{job.name}.sbatch"
+            path.write_text(scripts[job.name], encoding="utf-8")
             _check_syntax(path)
-            slurm_client.check(path, Path(folder))
+            try:
+                starts[job.name] = slurm_client.check(path, Path(folder))
+            except UserError as error:
+                raise refusal(error, job, recipe, request.site) from None
+            if not _TIME.search(scripts[job.name]):
+                _check_default_limit(request, site, job, scripts[job.name])
+    return starts
+
+
+def _check_default_limit(request: Request, site: Site, job: ChainJob, script: str) -> None:
+    """Checks the warning against the partition's own time limit, for a job that requests none."""
+    partition = _PARTITION.search(script)
+    with _naming(request):
+        hours = slurm_client.default_hours(partition.group(1) if partition else None)
+        check_warning(site, hours, f"job {job.name}, with its partition's limit,")
 
 
 def _check_syntax(path: Path) -> None:
@@ -223,10 +283,11 @@ def _check_syntax(path: Path) -> None:
 
 
 def _changes_anything(request: Request) -> bool:
-    """Returns whether the requested site or mode differs from that of the jobs in the queue."""
+    """Returns whether the requested site, mode or resources differ from those of the jobs in the queue."""
     kept = request.run.site
     site = request.site is not None and (not kept.is_file() or load_site(kept) != load_site(request.site))
-    return site or (request.mode is not None and request.mode != _mode_before(request.run))
+    mode = request.mode is not None and request.mode != _mode_before(request.run)
+    return site or mode or resources_of(_resourced(request, True)) != resources_of(current_recipe(request.run))
 
 
 def _site(request: Request) -> Site:
@@ -249,8 +310,9 @@ def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:
         return
     before = None
     for link in found:
+        what = "submitted" if link.is_new else "already running" if link.is_running else "already queued"
         after = f" after {before}" if before and link.is_new else ""
         start = f", expected to start at {link.start.replace('T', ' ')}" if link.start else ""
-        yield f"{link.job.name:<18} job {link.id} {'submitted' if link.is_new else 'already queued'}{after}{start}"
+        yield f"{link.job.name:<18} job {link.id} {what}{after}{start}"
         before = link.id
     yield f"`{command('status', run.path)}` shows these jobs, `{command('cancel', run.path)}` ends them"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
 from stacking.storage.files import disk_errors, write_atomically
 
+Check = Callable[[Sequence[ChainJob], Mapping[str, str]], Mapping[str, str | None]]
+"""Takes jobs and all scripts by name; returns the expected start of each job."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
@@ -38,6 +41,8 @@ class Link:
     """The SLURM job id; None: not submitted yet."""
     is_new: bool = False
     """Whether this call submitted it."""
+    is_running: bool = False
+    """Whether it has started, with the resources that it was submitted with."""
     start: str | None = None
     """SLURM's expected start time, ISO 8601; only for a job without dependencies."""
 
@@ -49,7 +54,8 @@ def links(jobs: Sequence[ChainJob], left: Iterable[Phase], live: Mapping[str, Sl
     found: list[Link] = []
     for job in needed:
         broken = bool(found) and found[-1].id is None
-        found.append(Link(job=job, id=live[job.name].id if job.name in live and not broken else None))
+        there = None if broken else live.get(job.name)
+        found.append(Link(job=job, id=there.id if there else None, is_running=bool(there and not there.is_waiting)))
     return found
 
 
@@ -98,13 +104,16 @@ def reported_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
     return [phase for phase in phases(plan, run) if (phase.name, phase.stage) not in finished]
 
 
-def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Sequence[Phase]) -> list[Link]:
+def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Sequence[Phase], check: Check) -> list[Link]:
     """Submits the jobs that cover the phases ``left`` and are not in the queue; call it inside ``submitting``.
 
     A job that its user holds stays on hold, and so does the job that replaces it.
 
+    Args:
+        check: has SLURM validate the scripts of these jobs and returns when each could start.
+
     Raises:
-        UserError: SLURM rejects a job, or jobs of the other mode are in the queue; no job is submitted.
+        UserError: SLURM rejects a job, or jobs of the other mode are in the queue; no job is submitted or cancelled.
     """
     events = run.journal.events()
     live = live_jobs(events)
@@ -115,10 +124,11 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
     avoided = avoided_nodes(run, jobs, plan, site)
     scripts = {job.name: script(job, plan, run, site, avoided) for job in jobs}
     found = links(jobs, left, {name: job for name, job in live.items() if not _is_outdated(job, name, scripts, run)})
+    starts = check([link.job for link in found if link.id is None], scripts)
     kept = {link.id for link in found}
     slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs)) if job.id not in kept])
     write_atomically(run.site, site.to_yaml())
-    found = _submit_missing(run, mode, found, scripts)
+    found = _submit_missing(run, mode, found, scripts, starts)
     wanted = [link.id for link in found if link.id is not None and (link.is_new or link.id in forgotten)]
     try:
         slurm_client.release(link.id for link in found if link.id in wanted and link.job.name not in held)
@@ -169,14 +179,15 @@ def _is_outdated(job: SlurmJob, name: str, scripts: Mapping[str, str], run: RunF
     return job.is_waiting and path.is_file() and path.read_text(encoding="utf-8") != scripts.get(name)
 
 
-def _submit_missing(run: RunFolder, mode: Mode, found: Sequence[Link], scripts: Mapping[str, str]) -> list[Link]:
+def _submit_missing(
+    run: RunFolder, mode: Mode, found: Sequence[Link], scripts: Mapping[str, str], starts: Mapping[str, str | None]
+) -> list[Link]:
     missing = [link.job for link in found if link.id is None]
     own = _after_own_job(run)
     for job in missing:
         write_atomically(_path(run, job), scripts[job.name])
         if own is None:  # whoever submits by hand has seen to what killed the controllers
             (run.scripts / f"{job.name}.kills").unlink(missing_ok=True)
-    starts = {job.name: slurm_client.check(_path(run, job), run.path) for job in missing}
     done: list[Link] = []
     try:
         for link in found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stacking.errors import StackingError, UserError
+from stacking.errors import StackingError, Unreachable, UserError
 from stacking.launch import slurm_client
 from tests.slurm.fake_slurm import FakeSlurm
 
@@ -41,6 +41,31 @@ def test_an_answer_without_a_number_is_shown(slurm: FakeSlurm) -> None:
     slurm.answers("sbatch", stdout="Thank you for your job!\n")
     with pytest.raises(StackingError, match="answered 'Thank you for your job!' where the id of a job was expected"):
         slurm_client.submit(SCRIPT, FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("partition", "hours"), [(None, 0.5), ("debug", 0.5), ("gpu", 49.0), ("long", None), ("no", None)]
+)
+def test_the_time_limit_of_a_job_that_requests_none_is_its_partition_s(
+    slurm: FakeSlurm, partition: str | None, hours: float | None
+) -> None:
+    slurm.answers("sinfo", stdout="debug*|30:00|1:00:00\ngpu|n/a|2-01:00:00\nlong|n/a|infinite\n")
+    assert slurm_client.default_hours(partition) == hours
+
+
+def test_what_does_not_answer_is_asked_again(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Exception | int] = [Unreachable("away"), Unreachable("away"), 7]
+
+    def ask() -> int:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(slurm_client, "_PAUSES", (0.0,))
+    assert slurm_client.patiently(ask, patience=60) == 7
+    answers += [Unreachable("away"), Unreachable("still away")]
+    with pytest.raises(Unreachable):
+        slurm_client.patiently(ask, patience=-1)
 
 
 def test_a_machine_without_slurm_is_named(slurm: FakeSlurm) -> None:

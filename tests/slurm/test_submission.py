@@ -15,7 +15,7 @@ from stacking.planning.make_plan import make_plan
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
 from stacking.slurm.chain import chain
-from stacking.slurm.command import _check_syntax, _unchecked
+from stacking.slurm.command import Request, _check_syntax, _unchecked
 from stacking.slurm.ledger import is_done, known_jobs
 from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
@@ -127,15 +127,24 @@ def test_a_recipe_that_says_it_all_can_be_submitted_from_anywhere(
     check_recipe(recipe, make_plan(recipe, None, None, MACHINE))
 
 
-def test_a_dry_run_goes_without_slurms_check_where_slurm_does_not_answer(slurm: FakeSlurm) -> None:
-    scripts = {"0-L3": "#!/bin/bash\n"}
-    assert list(_unchecked(scripts)) == []
+def test_a_dry_run_goes_without_slurms_check_where_slurm_does_not_answer(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = {"0-L3": "#!/bin/bash\n#SBATCH --time=1:00:00\n"}
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(SMALL)
+    request = Request(run=RUN, recipe="recipe.yaml", mode=None, site=Path("site.yaml"))
+
+    def unchecked() -> list[str]:
+        return list(_unchecked(request, load_recipe("recipe.yaml"), Site(), JOBS[:1], scripts))
+
+    assert unchecked() == []
     slurm.answers("sbatch", stderr="sbatch: fatal: Could not establish a configuration source\n", code=1)
-    (line,) = _unchecked(scripts)
+    (line,) = unchecked()
     assert line.startswith("# SLURM did not check these scripts: ")
     slurm.answers("sbatch", stderr="sbatch: error: invalid partition specified: nopart\n", code=1)
-    with pytest.raises(UserError, match="nopart"):
-        list(_unchecked(scripts))
+    with pytest.raises(UserError, match=r"^site\.yaml: partition: job 0-L3: sbatch says: .*nopart"):
+        unchecked()
 
 
 @pytest.mark.parametrize(

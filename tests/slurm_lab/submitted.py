@@ -39,8 +39,8 @@ class Submitted:
         arguments = ["submit", self.recipe, "--run-dir", self.run, "--site", self.site, *options]
         return self.stacking(*arguments, check=check)
 
-    def resume(self, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.stacking("submit", "--resume", self.run, check=check)
+    def resume(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.stacking("submit", "--resume", self.run, *options, check=check)
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.stacking("status", self.run, "--json").stdout)

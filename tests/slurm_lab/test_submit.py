@@ -183,7 +183,8 @@ def test_without_requeue_a_stopped_stage_submits_the_rest_of_the_chain_again(
 def test_more_cores_than_a_node_has_are_refused(lab: Lab, tmp_path: Path, data: Path) -> None:
     chain = Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=stub(tmp_path), transition={"cores": 999})
     refused = chain.submit(check=False)
-    assert refused.returncode == 2 and "sbatch says" in refused.stderr
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert f"{chain.site}: transition: job 0-L1-to-1-L2: sbatch says: " in refused.stderr
     assert not chain.run.exists()
 
 
@@ -200,6 +201,61 @@ def test_waiting_jobs_follow_a_changed_site_file(chain: Submitted) -> None:
     assert chain.lab.state(before["1-L2"]) == "CANCELLED"
     (chain.run.parent / "go").touch()
     chain.lab.wait_for(after["finish"], "COMPLETED")
+
+
+def test_resources_of_a_run_are_changed_by_resuming_it(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    before = chain.jobs()
+    chain.lab.wait_for(before["0-L1"], "RUNNING")
+    chain.lab.wait_until(lambda: chain.events("started") != [])
+    change = ["--set", "stages[1].resources.partition=high", "--set", "launch.resources.hours=1"]
+    answer = chain.resume(*change).stdout.splitlines()
+    assert answer[0].endswith(f"job {before['0-L1']} already running") and "submitted after" in answer[2]
+    after = chain.jobs()
+    assert [chain.lab.state(before[name]) for name in CHAIN[2:]] == ["CANCELLED"] * 4
+    assert [chain.lab.job(after[name])["Partition"] for name in ("0-L1", "1-L2", "2-L4")] == ["low", "high", "low"]
+    assert chain.lab.job(after["2-L4"])["TimeLimit"] == "01:00:00"
+    for again in (chain.resume(), chain.submit()):  # the change stays
+        assert "nothing to submit" in again.stdout
+    refused = chain.resume("--set", "stages[1].resources.partition=nowhere", check=False)
+    assert refused.returncode == 2 and "stages[1].resources.partition: job 1-L2: sbatch says" in refused.stderr
+    refused = chain.resume("--set", "seed=8", check=False)
+    assert refused.returncode == 2 and "--set seed=8: changes the run itself" in refused.stderr
+    assert chain.jobs() == after and chain.lab.state(after["1-L2"]) == "PENDING"
+
+
+def test_resuming_by_hand_is_refused_while_jobs_are_live(chain: Submitted) -> None:
+    script(chain, train0="wait")
+    chain.submit()
+    chain.lab.wait_until(lambda: chain.events("started") != [])
+    refused = chain.stacking("resume", chain.run, check=False)
+    quoted = shlex.quote(str(chain.run))
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert f"`stacking submit --resume {quoted}`" in refused.stderr and "--here" in refused.stderr
+    here = chain.stacking("resume", chain.run, "--here", check=False)
+    assert "is in use by process" in here.stderr
+    again = chain.stacking("run", chain.recipe, "--run-dir", chain.run, check=False)
+    assert again.returncode == 2 and ("is in use" in again.stderr or "submit --resume" in again.stderr)
+
+
+def test_a_slurm_that_is_away_for_a_moment_costs_nothing(chain: Submitted) -> None:
+    """At the time limit the controller's job is requeued as soon as slurmctld is back."""
+    script(chain, train0="wait")
+    chain.submit()
+    job = chain.jobs()["0-L1"]
+    chain.lab.wait_until(lambda: chain.events("started") != [])
+    assert chain.status()["state"] == "running"
+    chain.lab.tool("kill", "slurmctld")
+    try:
+        now = chain.status()
+        assert [j["state"] for j in now["jobs"]] == ["RUNNING", *["PENDING"] * 5] and now["queue_error"]
+    finally:
+        chain.lab.tool("revive", "slurmctld")
+        chain.lab.wait_until(lambda: chain.lab.run("squeue", "-h", check=False) != "")
+    (chain.run.parent / "go").touch()
+    chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    assert chain.jobs()["0-L1"] == job
 
 
 def test_another_mode_is_never_ignored(chain: Submitted) -> None:
@@ -293,7 +349,8 @@ def test_the_other_way_to_submit_is_refused_while_jobs_are_in_the_queue(chain: S
 def test_what_slurm_refuses_leaves_no_half_of_a_chain(chain: Submitted) -> None:
     refused = chain.submit("--set", "stages[1].resources.partition=nowhere", check=False)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "1-L2.sbatch: sbatch says: " in refused.stderr and "invalid partition" in refused.stderr
+    where = f"{chain.recipe}: stages[1].resources.partition: job 1-L2: sbatch says: invalid partition"
+    assert where in refused.stderr
     assert chain.lab.run("squeue", "-h").strip() == "" and not chain.run.exists()
 
 

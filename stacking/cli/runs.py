@@ -12,7 +12,7 @@ import click
 from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
 from stacking.errors import UserError
 from stacking.launch.registry import open_launcher, runs_elsewhere
-from stacking.run.folder import RunFolder
+from stacking.run.folder import RunFolder, continuation
 
 if TYPE_CHECKING:
     from stacking.launch.job import Launcher
@@ -70,12 +70,13 @@ def resume(
 ) -> None:
     """Resume a run from its files.
 
-    With --from-step, resume from an earlier checkpoint of the current stage.
+    With --from-step, resume from an earlier checkpoint of the current stage. For a run that was submitted to SLURM this
+    only goes back, and `stacking submit --resume` continues from there.
     """
     from stacking.launch.slurm import own_job
     from stacking.run.create import open_run, require_run
     from stacking.run.rewind import refuse_repetition, rewind
-    from stacking.slurm.ledger import refuse_beside_jobs
+    from stacking.slurm.ledger import is_submitted_from_outside, refuse_beside_jobs
 
     folder = RunFolder(run_dir)
     require_run(folder)
@@ -90,6 +91,9 @@ def resume(
         else:
             stage = rewind(folder, plan, from_step)
             click.echo(f"{stage}: back at step {from_step}; later files are kept as *.superseded", err=True)
+            if not here and is_submitted_from_outside(folder, os.environ):
+                click.echo(f"run `{continuation(folder)}` to continue", err=True)
+                return
         folder.journal.append("resumed", **own_job(os.environ))
         _control(folder, plan, lease, chosen, only)
 

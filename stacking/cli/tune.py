@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -54,7 +55,8 @@ def tune(
         click.echo(json.dumps(as_dict(report), indent=2))
     else:
         click.echo(as_table(report).as_text())
-        click.echo(f"\n{report.page} explains the choice; run `stacking run {report.recipe}` to train with it")
+        command = shlex.join(["stacking", "run", str(report.recipe)])
+        click.echo(f"\n{report.page} explains the choice; run `{command}` to train with it")
 
 
 def _numbers(text: str | None) -> list[int] | None:

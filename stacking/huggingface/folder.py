@@ -55,7 +55,7 @@ CONVERSIONS: dict[str, tuple[str, str]] = {
     "saved_model.pb": ("a TensorFlow graph", "take the checkpoint or the PyTorch weights from which it was made"),
     "*_states.pt": (
         "a DeepSpeed checkpoint",
-        "turn that into a state: `stacking consolidate {folder} --config {config} --out STATE`",
+        "turn that into a state: `stacking consolidate {quote(str(folder))} --config {quote(str(config))} --out STATE`",
     ),
 }
 """Unsupported weights by file name: what they are, and how to convert them."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from stacking.errors import Unreachable, UserError
+from stacking.errors import StackingError, Unreachable, UserError
 from stacking.launch import slurm_client
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.process import RankStarter, Tail, start_process
@@ -82,7 +82,7 @@ class Slurm:
     def start(self, job: Job, inherited: Sequence[int] = ()) -> Step:
         with disk_errors(job.logs):
             job.logs.mkdir(parents=True, exist_ok=True)
-        with suppress(Unreachable):  # srun then fails and says so
+        with suppress(StackingError):  # srun then fails and says so
             slurm_client.patiently(lambda: slurm_client.standing(self._allocation.job), _PATIENCE)
         argv = srun(job, self._allocation, os.environ)
         environment = {**inherited_by_ranks(os.environ), **self._variables(job), **job.environment}

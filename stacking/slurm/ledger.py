@@ -111,6 +111,12 @@ def _remembered(run: RunFolder) -> Queue:
         return Queue({}, 0.0)
 
 
+def is_submitted_from_outside(run: RunFolder, environment: Mapping[str, str]) -> bool:
+    """Returns whether the run was submitted, and this process belongs to none of its jobs."""
+    submitted = {str(event["job"]) for event in run.journal.events() if event["event"] == "submitted"}
+    return bool(submitted) and environment.get("SLURM_JOB_ID") not in submitted
+
+
 def refuse_beside_jobs(run: RunFolder, environment: Mapping[str, str]) -> None:
     """Refuses to start a controller by hand while SLURM jobs of the run will need its lock.
 
@@ -120,10 +126,9 @@ def refuse_beside_jobs(run: RunFolder, environment: Mapping[str, str]) -> None:
     Raises:
         UserError: jobs are queued or running, or SLURM does not say whether they are.
     """
-    events = run.journal.events()
-    submitted = {str(event["job"]) for event in events if event["event"] == "submitted"}
-    if not submitted or environment.get("SLURM_JOB_ID") in submitted:
+    if not is_submitted_from_outside(run, environment):
         return
+    events = run.journal.events()
     try:
         live = live_jobs(events)
     except StackingError as error:

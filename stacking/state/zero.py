@@ -18,6 +18,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,7 +183,7 @@ def _where_to_look(folder: Path) -> str:
     below += [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/*_optim_states.pt")]
     if below:
         newest = max({path.parent for path in below}, key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))])
-        return f"there is one inside: run `stacking consolidate {newest} --out STATE`"
+        return f"there is one inside: run `stacking consolidate {quote(str(newest))} --out STATE`"
     states = sorted(path.parent for place in (".", "state", "*/state") for path in folder.glob(f"{place}/{MANIFEST}"))
     if states:
         return f"{states[-1]} needs no consolidating if it is a state: grow or export it"

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,7 +122,12 @@ def check(script: Path, folder: Path) -> str | None:
     """
     said = _run(["sbatch", "--test-only", f"--chdir={folder}", str(script)], refused=str(script), errors=True)
     found = _START.search(said)
-    return found.group(1) if found else None
+    return found.group(1) if found and _is_soon(found.group(1)) else None
+
+
+def _is_soon(start: str) -> bool:
+    """Returns whether a start is a prediction: behind jobs without a time limit, SLURM names one years ahead."""
+    return datetime.fromisoformat(start) < datetime.now() + timedelta(days=300)
 
 
 def default_hours(partition: str | None) -> float | None:

@@ -31,7 +31,7 @@ from stacking.slurm.amendment import (
     write_amendment,
 )
 from stacking.slurm.chain import ChainJob, Mode, chain, ignored
-from stacking.slurm.ledger import known_jobs, live_jobs, unreleased
+from stacking.slurm.ledger import known_jobs, live_jobs, queue, unreleased
 from stacking.slurm.refusal import refusal
 from stacking.slurm.script import script
 from stacking.slurm.site import Site, check_programs, check_warning, load_site
@@ -110,6 +110,7 @@ def submit(request: Request) -> Iterator[str]:
             found = submit_chain(run, plan, site, mode, left, partial(_check_scripts, request, recipe, site))
         if resources_of(recipe) != resources_of(current_recipe(run)):
             write_amendment(run, recipe)
+    queue(run, run.journal.events())  # what `status` shows if SLURM does not answer then
     yield from _ignored(plan, mode)
     if avoided := avoided_nodes(run, chain(plan, run, site, mode), plan, site):
         yield f"excluded, since ranks failed there twice: {', '.join(avoided)}"

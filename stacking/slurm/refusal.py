@@ -41,7 +41,7 @@ def _place(key: str | None, job: ChainJob, recipe: Recipe, site: str) -> tuple[s
         location = ("stages", job.phases[0].stage)
     elif not _names(recipe.launch.resources, key):
         if key == "nodes":
-            remedy = f"fewer ranks, or ranks_per_node, cores_per_rank, memory or partition in {site}"
+            remedy = f"lower its ranks, or correct ranks_per_node, cores_per_rank, memory or partition in {site}"
             return recipe.key(*(("launch",) if job.name == "run" else ("stages", job.phases[0].stage))), remedy
         return (f"{site}: {key}", "correct it") if key else (site, f"correct it, or the resources in {recipe.file}")
     return recipe.key(*location, "resources", str(key)), "correct it"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from stacking.config.recipe import Recipe, Resources, load_recipe
+from stacking.config.recipe import Recipe, load_recipe
+from stacking.config.resources import Resources
 from stacking.errors import UserError
 from stacking.planning.plan import Plan
 from stacking.planning.stage import decide_resources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -30,8 +31,12 @@ from stacking.terminal.lenient import lenient
 
 @click.group(**COMMAND)
 @click.version_option(__version__)
-def cli() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Explain decisions, retries and SLURM queries on stderr.")
+def cli(verbose: bool) -> None:
     """Pre-train BERT by progressive stacking, with DeepSpeed."""
+    logging.getLogger("stacking").setLevel(logging.DEBUG if verbose else logging.WARNING)
+    if verbose:
+        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
 
 
 COMMANDS = (

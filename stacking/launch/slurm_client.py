@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -15,6 +17,7 @@ from typing import TypeVar
 
 from stacking.errors import StackingError, Unreachable, UserError
 
+_LOG = logging.getLogger(__name__)
 _FOREIGN = (
     *("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_"),
     *("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "MV2_COMM_"),
@@ -273,6 +276,7 @@ def _run(argv: Sequence[str], refused: str, errors: bool = False) -> str:
         raise UserError(program, "is not on this machine", "run this on a login node of the cluster") from None
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{program} did not answer for {_TIMEOUT} s") from None
+    _LOG.debug("%s: exit code %d: %s", shlex.join(argv), done.returncode, (done.stdout + done.stderr).strip())
     if done.returncode == 0:
         return done.stderr if errors else done.stdout
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from stacking.errors import DamagedFile
 from stacking.storage.files import set_aside, verify_folder, write_atomically
 
+_LOG = logging.getLogger(__name__)
 SAVING = ".saving"
 """The folder in which the next checkpoint is being written."""
 _PREFIX = "global_step"
@@ -65,6 +67,7 @@ def newest_good(folder: Path, on_damage: Callable[[DamagedFile], None]) -> Path 
             continue
         if latest(folder) != checkpoint:
             point_latest(folder, checkpoint)
+        _LOG.debug("%s is the newest undamaged checkpoint", checkpoint)
         return checkpoint
     if folder.is_dir():
         point_latest(folder, None)

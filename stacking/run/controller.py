@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -24,6 +26,7 @@ from stacking.run.progress import Progress
 from stacking.run.retries import FINAL, Retries
 from stacking.run.signals import asking, received
 
+_LOG = logging.getLogger(__name__)
 _POLL_SECONDS, _LONGEST_POLL = 0.1, 1.0
 """Seconds between two looks at a running phase: 1 % of its duration so far, within these bounds."""
 _RETRIES = 3
@@ -85,6 +88,7 @@ class Controller:
         if wanted and wanted[0] is not left[0]:
             problem = f"comes after {left[0].label}, which is not done"
             raise UserError(f"--only {wanted[0].label}", problem, f"run `{continuation(self._run)}` to do both")
+        _LOG.debug("phases left: %s", ", ".join(phase.label for phase in wanted) or "none")
         return wanted
 
     def _complete(self, phase: Phase) -> None:
@@ -110,6 +114,7 @@ class Controller:
         attempt = self._next_attempt(phase)
         facts: dict[str, Any] = {"phase": phase.name, "stage": phase.stage, "world_size": ranks, "attempt": attempt}
         self._record("started", **facts)
+        _LOG.debug("%s: attempt %d on %d ranks: %s", phase.label, attempt, ranks, shlex.join(phase.argv))
         started = time.monotonic()
         with self._progress.phase(phase.name, phase.stage, _progress_of(phase)):
             outcome = self._wait(

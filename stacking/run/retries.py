@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from stacking.errors import Diverged, UserError
 
+_LOG = logging.getLogger(__name__)
 FINAL = frozenset({UserError.exit_code, Diverged.exit_code})
 """Exit codes of failures that a retry would only repeat."""
 _LONGEST = 600.0
@@ -27,6 +30,7 @@ class Retries:
         if step > self._step:
             self._count, self._step = 0, step
         self._count += 1
+        _LOG.debug("crash %d since step %d; %d retries are allowed", self._count, step, self._limit)
         if self._count > self._limit:
             return None
         return min(_LONGEST, self._seconds * 2.0 ** (self._count - 1))

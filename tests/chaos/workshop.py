@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 LAST_STAGE = "1-L2"
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds that a command may take before it counts as hanging."""
 _WORDS = (
     "river",

@@ -30,7 +30,7 @@ _LEAST_SECONDS = 1.0
 """A turn lasts at least this long."""
 _IRRELEVANT = {
     "index", "name", "steps", "first_step", "first_sample", "last_sample", "tokens", "epochs", "learning_rate",
-    "growth", "ds_config", "ds_config_digest", "flops", "resources",
+    "growth", "ds_config", "ds_config_digest", "flops", "resources", "until",
 }  # fmt: skip
 """What a stage may differ in while its updates take equally long; of ``ds_config``, the learning rate alone."""
 

@@ -337,7 +337,7 @@ def test_a_job_that_was_cancelled_by_hand_is_submitted_again_while_an_earlier_on
     chain.lab.run("scancel", str(first["1-L2"]))
     chain.lab.wait_until(lambda: chain.lab.state(first["finish"]) == "CANCELLED")
     answer = chain.resume().stdout.splitlines()
-    assert "already queued" in answer[0] and answer[2].endswith(f"submitted after {first['0-L1-to-1-L2']}")
+    assert "already running" in answer[0] and answer[2].endswith(f"submitted after {first['0-L1-to-1-L2']}")
     assert [name for name in CHAIN if chain.jobs()[name] == first[name]] == CHAIN[:2]
     (chain.run.parent / "go").touch()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")

@@ -16,6 +16,7 @@ from stacking import __version__
 from stacking.cli.bench import bench
 from stacking.cli.compare import compare
 from stacking.cli.doctor import doctor
+from stacking.cli.expand import expand
 from stacking.cli.jobs import cancel, submit
 from stacking.cli.options import COMMAND
 from stacking.cli.planning import adopt, plan
@@ -56,6 +57,7 @@ COMMANDS = (
     report,
     baseline,
     compare,
+    expand,
     bench,
     doctor,
     tune,

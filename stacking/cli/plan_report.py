@@ -11,6 +11,7 @@ from rich.text import Text
 
 from stacking.estimate.prediction import Prediction, StagePrediction
 from stacking.estimate.scaling import Row, Scaling
+from stacking.growth.operators import LISTED
 from stacking.planning.plan import Plan, Stage
 from stacking.planning.schedule import learning_rate_at
 from stacking.terminal.units import duration
@@ -102,7 +103,15 @@ def _learning_rate(stage: Stage) -> str:
 
 
 def _growth(stage: Stage) -> str:
-    return f"{stage.growth.operator}, moments {stage.growth.optimizer_state}" if stage.growth else "-"
+    if stage.growth is None:
+        return "-"
+    growth, new = stage.growth, stage.growth.new_layers
+    sources = " ".join(source.removesuffix(" copy") for source in growth.sources)
+    mapping = f"layers {sources}" if growth.operator == LISTED else growth.operator
+    alone = [f"new layers alone for {new.alone_steps:,} steps"] if new.alone_steps else []
+    warmed = new.rewarmup_steps or new.peak_factor != 1
+    rise = [f"new layers to {new.peak_factor:g}x the rate in {new.rewarmup_steps:,}"] if warmed else []
+    return ", ".join([mapping, f"moments {growth.optimizer_state}", *alone, *rise])
 
 
 _ROWS: dict[str, Callable[[Stage], str]] = {

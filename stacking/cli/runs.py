@@ -50,7 +50,7 @@ def run(
     with holding_new(folder) as lease:
         write_run(design, folder)
         click.echo(explain_text(design.plan, expected(design.plan), precision_notes(design.plan)))
-        _control(folder, design.plan, lease, chosen)
+        control(folder, design.plan, lease, chosen)
 
 
 @click.command(**COMMAND)
@@ -95,10 +95,10 @@ def resume(
                 click.echo(f"run `{continuation(folder)}` to continue", err=True)
                 return
         folder.journal.append("resumed", **own_job(os.environ))
-        _control(folder, plan, lease, chosen, only)
+        control(folder, plan, lease, chosen, only)
 
 
-def _control(folder: RunFolder, plan: Plan, lease: Lease, launcher: Launcher, only: str | None = None) -> None:
+def control(folder: RunFolder, plan: Plan, lease: Lease, launcher: Launcher, only: str | None = None) -> None:
     """Runs the unfinished phases, with progress on stderr and the table of stages at the end."""
     from stacking.report.run import read_run
     from stacking.report.tables import stage_table
@@ -137,7 +137,7 @@ def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: 
         write_run(design, folder)
         (stage,) = plan.stages
         click.echo(f"{stage.layers} layers from the start: {stage.steps:,} steps fit into the same wall-clock")
-        _control(folder, plan, lease, chosen)
+        control(folder, plan, lease, chosen)
     write_report(run_dir, [baseline_dir])
     click.echo(f"\n{comparison_table([read_run(run_dir), read_run(baseline_dir)]).as_text()}")
 

@@ -210,12 +210,24 @@ Schedule = Annotated[
 ]
 
 
+class NewLayers(Section):
+    """Defines how the layers that a growth has added are trained; by default like the rest of the model."""
+
+    alone_steps: CountOrZero = 0
+    """Updates at the beginning of the stage that change only the added layers."""
+    rewarmup_steps: CountOrZero = 0
+    """Updates over which the added layers' learning rate rises from 0 to ``peak_factor`` times the schedule's."""
+    peak_factor: Positive = 1.0
+    """From its peak, the factor returns to 1 linearly until the end of the stage."""
+
+
 class Growth(Section):
     """Defines how a shallow model grows into the next, deeper one."""
 
     operator: Operator = "stack"
     optimizer_state: OptimizerState = "reset"
     """The treatment of Adam's moments and step count."""
+    new_layers: NewLayers = NewLayers()
 
 
 class StageGrowth(Section):
@@ -223,6 +235,17 @@ class StageGrowth(Section):
 
     operator: Operator | None = None
     optimizer_state: OptimizerState | None = None
+    layers_from: Annotated[tuple[int | str, ...], Field(strict=False, min_length=1, max_length=MOST_LAYERS)] | None = (
+        None
+    )
+    """The source of each layer, instead of an operator: ``[0, 1, 2, 1, 2, 3]``; ``3 silent`` adds nothing at first."""
+    new_layers: NewLayers | None = None
+
+    @model_validator(mode="after")
+    def _one_mapping(self) -> StageGrowth:
+        if self.operator and self.layers_from:
+            raise complaint("has both operator and layers_from", "give one of them")
+        return self
 
 
 class LearningRate(Section):

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer
+from stacking.config.recipe import Checkpoint, Evaluation, Optimizer
 from stacking.config.resources import Resources
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import Compiled, Precision
 from stacking.model.config import ModelConfig
-from stacking.planning.schedule import Points
+from stacking.planning.growth import PlannedGrowth, Rates
+from stacking.planning.schedule import Points, learning_rate_at
 from stacking.storage.files import read_sealed, write_sealed
 
 
@@ -94,7 +95,7 @@ class StagePlan(_Part):
     """The complete DeepSpeed configuration."""
     ds_config_digest: str
     kernels: PlannedKernels = PlannedKernels()
-    growth: Growth | None
+    growth: PlannedGrowth | None
     """How the stage's initial weights derive from the previous model; null: random, or unchanged."""
     parameters: int
     flops: float
@@ -102,6 +103,11 @@ class StagePlan(_Part):
     """Bytes, estimated."""
     resources: Resources = Resources()
     """The scheduler resources of the stage's job."""
+
+    def rates_at(self, step: int) -> Rates:
+        """Return the learning rates of update ``step``, from 0."""
+        rate = learning_rate_at(self.learning_rate, step)
+        return self.growth.rates(step, self.steps, rate) if self.growth else Rates(rate, rate)
 
 
 Stage = StagePlan

@@ -8,7 +8,7 @@ from math import ceil
 
 import xxhash
 
-from stacking.config.recipe import Growth, Optimizer, Recipe
+from stacking.config.recipe import Optimizer, Recipe
 from stacking.config.resources import Resources
 from stacking.deepspeed_config import ds_config
 from stacking.deepspeed_config.ds_config import StageFacts, UserConfig
@@ -16,13 +16,13 @@ from stacking.deepspeed_config.examination import get
 from stacking.deepspeed_config.findings import Findings
 from stacking.deepspeed_config.settle import settle_optimizer
 from stacking.errors import UserError
-from stacking.growth.operators import reachable
 from stacking.hardware.presets import Compiled, DeviceClass, Precision
 from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters
 from stacking.planning.batch import Batch, decide_batch, fits_device, has_own_batch
 from stacking.planning.cost import memory_per_rank, stage_flops
 from stacking.planning.devices import Devices
+from stacking.planning.growth import PlannedGrowth, decide_growth
 from stacking.planning.plan import PlannedKernels, StagePlan, stage_name
 from stacking.planning.schedule import Points
 
@@ -48,7 +48,7 @@ class DecidedStage:
     index: int
     user: UserConfig
     model: ModelConfig
-    growth: Growth | None
+    growth: PlannedGrowth | None
     optimizer: Optimizer
     notes: tuple[str, ...]
     """Which values of the optimizer the configuration sets."""
@@ -72,7 +72,6 @@ def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, finding
     model = run.model.with_layers(recipe.stages[index].layers)
     user = user_config(recipe, index)
     findings.extend(user.errors)
-    growth = findings.attempt(decide_growth, recipe, index, before.model.layers if before else run.depth)
     optimizer, notes = settle_optimizer(recipe, user, findings)
     precision = findings.attempt(decide_precision, recipe, user, devices.device) or devices.device.precision
     kernels = findings.attempt(decide_kernels, user, devices.device.compiled) or PlannedKernels()
@@ -84,6 +83,7 @@ def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, finding
         batch = findings.attempt(decide_batch, recipe, index, user, run.ranks, inherited, fits)
     resources = findings.attempt(decide_resources, recipe, index, batch.ranks if batch else None) or Resources()
     steps = decide_steps(recipe, index, batch)
+    growth = findings.attempt(decide_growth, recipe, index, before.model.layers if before else run.depth, steps)
     return DecidedStage(index, user, model, growth, optimizer, notes, precision, kernels, batch, steps, resources)
 
 
@@ -98,29 +98,6 @@ def user_config(recipe: Recipe, index: int) -> UserConfig:
     reference = stage.ds_config if own else recipe.ds_config
     where = recipe.key("stages", index, "ds_config") if own else recipe.key("ds_config")
     return ds_config.load(reference, where, recipe.file.parent)
-
-
-def decide_growth(recipe: Recipe, index: int, before: int | None) -> Growth | None:
-    """Decide how a stage grows out of ``before`` layers; None: its weights are random, or the previous stage's.
-
-    Raises:
-        UserError: the number of layers shrinks, or the operator cannot produce it.
-    """
-    stage = recipe.stages[index]
-    if before is None or stage.layers == before:
-        return None
-    changes = stage.growth.model_dump(exclude_none=True) if stage.growth else {}
-    growth = recipe.growth.model_copy(update=changes)
-    where = recipe.key("stages", index, "layers")
-    if stage.layers < before:
-        raise UserError(where, f"is {stage.layers} after {before}", "layers can only grow")
-    if not reachable(growth.operator, before, stage.layers):
-        depths = [n for n in range(before, stage.layers + before + 1) if reachable(growth.operator, before, n)]
-        near = min(depths, key=lambda n: abs(n - stage.layers))
-        problem = f"is {stage.layers}, which {growth.operator} cannot grow from {before}"
-        remedy = f"give {near} or another multiple of {before}, or growth.operator: identity"
-        raise UserError(where, problem, remedy)
-    return growth
 
 
 def decide_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> Precision:

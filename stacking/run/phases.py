@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from stacking.config.reading import nearest
-from stacking.config.recipe import Growth
 from stacking.errors import DamagedFile, UserError
+from stacking.growth.operators import LISTED
+from stacking.planning.growth import PlannedGrowth
 from stacking.planning.plan import Plan, Stage
 from stacking.run import checkpoints
 from stacking.run.folder import RunFolder
@@ -169,10 +170,13 @@ def _beginning(plan: Plan, run: RunFolder) -> list[Phase]:
     return chain
 
 
-def _grow(run: RunFolder, stage: Stage, growth: Growth, source: Path | None) -> Phase:
-    depth = ["--layers", str(stage.layers)]
-    how = ["--operator", growth.operator, "--optimizer-state", growth.optimizer_state, "--share"]
-    return _command("grow", stage, run.stage(stage.name).start, [str(source), *depth, *how])
+def _grow(run: RunFolder, stage: Stage, growth: PlannedGrowth, source: Path | None) -> Phase:
+    if growth.operator == LISTED:
+        mapping = ["--layers-from", ",".join(growth.sources)]
+    else:
+        mapping = ["--layers", str(stage.layers), "--operator", growth.operator]
+    how = ["--optimizer-state", growth.optimizer_state, "--share"]
+    return _command("grow", stage, run.stage(stage.name).start, [str(source), *mapping, *how])
 
 
 def _command(name: PhaseName, stage: Stage, output: Path, arguments: Sequence[str]) -> Phase:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import deepspeed
@@ -19,11 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from stacking.model.bert import Bert, build
 from stacking.model.kernels import kernels_for, use
+from stacking.planning.growth import Rates
 from stacking.planning.plan import Plan, Stage
 from stacking.state.deepspeed_private import compile_no_operations
 from stacking.state.format import TrainingState, step_of
+from stacking.state.layers import layer_of
 from stacking.storage.partition import PARAMETER_NAMES
 
+_ADDED = "added"
+"""Key of an optimizer's parameter group: whether its layers have the learning rate of added ones."""
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -60,8 +63,14 @@ def start_engine(plan: Plan, stage: Stage, drawn: bool = True, source: TrainingS
         model = build(plan.model.with_layers(stage.layers))
     choose_kernels(model, stage)
     weight_decay = stage.ds_config["optimizer"]["params"]["weight_decay"]
-    kind_of = partial(step_of, source) if source else _same
+    apart = stage.growth.apart if stage.growth else frozenset()
+
+    def kind_of(name: str) -> Hashable:
+        return layer_of(name) in apart, step_of(source, name) if source else 0
+
     groups = parameter_groups(model, weight_decay, plan.optimizer.weight_decay_on, kind_of)
+    for group in groups:
+        group[_ADDED] = layer_of(group[PARAMETER_NAMES][0]) in apart
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
     engine.global_samples = stage.first_sample  # the monitors' x-axis, shared by all stages
     return engine
@@ -141,10 +150,13 @@ def _group(named: list[tuple[str, nn.Parameter]], weight_decay: float) -> dict[s
     }
 
 
-def set_learning_rate(engine: DeepSpeedEngine, value: float) -> None:
-    """Sets the learning rate of the next update, for all parameters."""
+def set_learning_rates(engine: DeepSpeedEngine, rates: Rates) -> None:
+    """Sets the learning rates of the next update.
+
+    A rate of 0 leaves weights as they are, to the bit, since decay is multiplied by it; moments follow the gradients.
+    """
     for group in engine.optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = rates.added if group[_ADDED] else rates.rest
 
 
 def _use_gloo_alone() -> None:

@@ -8,10 +8,9 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.errors import Preempted
 from stacking.planning.plan import Plan, Stage
-from stacking.planning.schedule import learning_rate_at
 from stacking.state.deepspeed_private import is_at_smallest_scale
 from stacking.train.checkpoint import Saver
-from stacking.train.engine import set_learning_rate
+from stacking.train.engine import set_learning_rates
 from stacking.train.finite import PATIENCE
 from stacking.train.loader import Update
 from stacking.train.randomness import seed_dropout
@@ -50,8 +49,8 @@ def train(
             saver.save(step, recorder.seconds, recorder.tokens, recorder.window())
             raise Preempted(f"stage {stage.name} stopped after step {step} of {stage.steps} with a checkpoint")
 
-        learning_rate = learning_rate_at(stage.learning_rate, step)
-        set_learning_rate(engine, learning_rate)
+        rates = stage.rates_at(step)
+        set_learning_rates(engine, rates)
         for micro_step, micro in enumerate(update.micro_batches):
             seed_dropout(plan.seed, stage.first_step + step, micro_step, engine.global_rank)
             mlm, nsp = engine(*micro.inputs)
@@ -65,7 +64,7 @@ def train(
             recorder.add(mlm, nsp)
 
         done = step + 1
-        recorder.update_done(done, predictions, tokens, learning_rate)
+        recorder.update_done(done, predictions, tokens, rates)
         if held_out.is_due(done):
             with recorder.paused():
                 recorder.evaluation(done, held_out.losses(engine))

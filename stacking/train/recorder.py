@@ -12,6 +12,7 @@ import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor
 
+from stacking.planning.growth import Rates
 from stacking.planning.plan import Plan, Stage
 from stacking.run.metrics import MetricsWriter
 from stacking.state.loss_scale import loss_scale, overflow_warning, smallest_scale
@@ -73,7 +74,7 @@ class Recorder:
         self._sums[0] += mlm.detach()
         self._sums[1] += nsp.detach()
 
-    def update_done(self, step: int, predictions: int, tokens: int, learning_rate: float) -> None:
+    def update_done(self, step: int, predictions: int, tokens: int, rates: Rates) -> None:
         """Completes update ``step`` (from 1).
 
         Args:
@@ -87,7 +88,7 @@ class Recorder:
         if self._logged_step < 0:
             self._logged_step = step - 1
         if step % self._plan.log_every == 0 or step == self._stage.steps:
-            self._write_record(step, learning_rate)
+            self._write_record(step, rates)
 
     def window(self) -> list[list[float]]:
         """Returns the two losses of each update since the last record, which a checkpoint carries to the next start.
@@ -100,7 +101,7 @@ class Recorder:
         dist.all_reduce(means)
         return self._carried + means.tolist()
 
-    def _write_record(self, step: int, learning_rate: float) -> None:
+    def _write_record(self, step: int, rates: Rates) -> None:
         losses = self.window()
         mlm, nsp = (sum(values) / len(losses) for values in zip(*losses, strict=True))
         seconds = self.seconds
@@ -111,7 +112,8 @@ class Recorder:
             "loss": mlm + nsp,
             "mlm_loss": mlm,
             "nsp_loss": nsp,
-            "learning_rate": learning_rate,
+            "learning_rate": rates.rest,
+            **({"added_layers_learning_rate": rates.added} if rates.added != rates.rest else {}),
             "tokens_per_second": (self.tokens - self._logged_tokens) / max(seconds - self._logged_seconds, 1e-9),
             "seconds": seconds,
         }

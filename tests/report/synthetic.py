@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stacking.config.recipe import Checkpoint, Evaluation, Growth, Optimizer
+from stacking.config.recipe import Checkpoint, Evaluation, Optimizer
 from stacking.model.config import ModelConfig
+from stacking.planning.growth import PlannedGrowth
 from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, Stage, write_plan
 from stacking.run.metrics import MetricsWriter
 from stacking.storage.seal import sealed
@@ -55,6 +56,7 @@ def synthetic_plan(layers: Sequence[int], steps: Sequence[int]) -> Plan:
 
 def _stage(index: int, layers: int, all_steps: Sequence[int]) -> Stage:
     steps, first_step = all_steps[index], sum(all_steps[:index])
+    growth = PlannedGrowth(operator="stack", optimizer_state="reset", sources=("0 copy",) * layers)
     return Stage(
         index=index,
         name=f"{index}-L{layers}",
@@ -74,7 +76,7 @@ def _stage(index: int, layers: int, all_steps: Sequence[int]) -> Stage:
         zero_stage=2,
         ds_config={},
         ds_config_digest="d5d5",
-        growth=Growth(operator="stack", optimizer_state="reset") if index else None,
+        growth=growth if index else None,
         parameters=4_000_000 + 200_000 * layers,
         flops=1e9 * layers * steps,
         memory_per_rank=1 << 30,

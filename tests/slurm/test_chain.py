@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacking.config.recipe import Growth, Resources
+from stacking.config.recipe import Resources
 from stacking.errors import UserError
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
@@ -33,7 +33,7 @@ def test_a_chain_alternates_between_training_and_what_lies_between() -> None:
 
 def test_a_run_that_starts_from_a_model_begins_with_a_job_for_it() -> None:
     plan = plan_for_jobs(start="/bert", start_format="huggingface")
-    first = plan.stages[0].model_copy(update={"growth": Growth()})
+    first = plan.stages[0].model_copy(update={"growth": plan.stages[1].growth})
     jobs = chain(plan.model_copy(update={"stages": (first, *plan.stages[1:])}), RUN, Site(), "per-stage")
     assert [(job.name, job.only) for job in jobs[:2]] == [("begin", "import:0,grow:0"), ("0-L3", "train:0")]
 

@@ -15,6 +15,7 @@ import yaml
 from stacking.launch.job import Job
 from stacking.launch.local import Local
 from stacking.launch.outcome import describe
+from stacking.planning.plan import Plan
 from stacking.run.create import create_run
 from stacking.run.folder import RunFolder
 from stacking.run.metrics import read_metrics
@@ -75,7 +76,11 @@ def write_recipe(folder: Path, data: Path, **changes: object) -> Path:
 def train_alone(run_dir: Path, recipe: Path, stage: int = 0) -> list[dict[str, Any]]:
     """Create the run and train one stage of it with its ranks, without the other phases; returns its metrics."""
     run = RunFolder(run_dir)
-    plan = create_run(str(recipe), run)
+    return train_stage(run, create_run(str(recipe), run), stage)
+
+
+def train_stage(run: RunFolder, plan: Plan, stage: int) -> list[dict[str, Any]]:
+    """Train one stage of a run with its ranks; returns its metrics."""
     phase = next(phase for phase in phases(plan, run) if phase.name == "train" and phase.stage == stage)
     folder = run.stage(plan.stages[stage].name)
     job = Job(name="train", argv=phase.argv, ranks=phase.ranks, logs=folder.logs, environment={"OMP_NUM_THREADS": "1"})

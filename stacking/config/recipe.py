@@ -266,6 +266,17 @@ class LearningRate(Section):
         return self
 
 
+class Until(Section):
+    """Ends a stage when its held-out loss has levelled off, and leaves the remaining updates to the last stage."""
+
+    plateau: Positive
+    """The stage ends once its loss falls by less than this, in nats, while the number of its updates doubles."""
+    at_most: Count
+    """Updates after which it ends anyway."""
+    evaluations: Annotated[int, Field(ge=3, le=1000)] = 4
+    """The latest evaluations of the stage, over which the fall is fitted."""
+
+
 class Stage(Section):
     """Defines one stage, which trains at one depth."""
 
@@ -275,6 +286,8 @@ class Stage(Section):
     """Optimizer updates; alternatively ``tokens``."""
     tokens: Count | None = None
     """Tokens to train on, rounded up to whole updates."""
+    until: Until | None = None
+    """An automatic end, an alternative to a fixed length; only with ``schedule.kind: warmup-stable-decay``."""
     batch_sequences: Count | None = None
     """Sequences per update over all ranks; null: that of ``ds_config``, otherwise that of the previous stage."""
     batch_tokens: Count | None = None
@@ -293,8 +306,10 @@ class Stage(Section):
 
     @model_validator(mode="after")
     def _one_measure_each(self) -> Stage:
-        if (self.steps is None) == (self.tokens is None):
-            raise complaint("has both steps and tokens" if self.steps else "has no length", "give steps or tokens")
+        lengths = [name for name in ("steps", "tokens", "until") if getattr(self, name) is not None]
+        if len(lengths) != 1:
+            problem = f"has both {' and '.join(lengths)}" if lengths else "has no length"
+            raise complaint(problem, "give steps, tokens or until" if not lengths else "give one of them")
         if self.batch_sequences and self.batch_tokens:
             raise complaint("has both batch_sequences and batch_tokens", "give one of them")
         return self

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stacking.config.recipe import Recipe
+from stacking.config.recipe import Recipe, WarmupStableDecay
 from stacking.deepspeed_config.ds_config import UserConfig, offloads
 from stacking.deepspeed_config.findings import Final, Findings
 from stacking.deepspeed_config.settle import settle_rates
@@ -20,6 +20,7 @@ from stacking.planning.devices import Devices, find_devices
 from stacking.planning.initial_model import Start, model_config, read_start
 from stacking.planning.initial_vocabulary import compare_words
 from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, StagePlan, stage_name
+from stacking.planning.plateau import check_until
 from stacking.planning.schedule import Points, resolve_schedule
 from stacking.planning.stage import DecidedStage, RunBasis, decide_stage, plan_stage, stage_config
 
@@ -55,6 +56,7 @@ def make_plan(
     for stage, points in zip(decided, rates, strict=True):
         stages.append(plan_stage(run, stage, points, stages[-1] if stages else None))
     _check_epochs(recipe, stages, samples_per_epoch)
+    check_until(recipe, stages)
     return Plan(
         name=recipe.name,
         seed=recipe.seed,
@@ -64,6 +66,7 @@ def make_plan(
         start=str(start.path) if start else None,
         start_format=start.format if start else None,
         optimizer=decided[0].optimizer,
+        schedule=_schedule(recipe, stages),
         stages=tuple(stages),
         checkpoint=recipe.checkpoint,
         evaluation=recipe.evaluation,
@@ -93,6 +96,12 @@ def _initial_model(recipe: Recipe, start: Start | None, manifest: Mapping[str, A
         problem = f"the model has {model.vocabulary:,} token embeddings, but the data {vocabulary:,} tokens"
         raise UserError(recipe.key(*key), problem, "prepare the data with the model's own tokenizer")
     return model
+
+
+def _schedule(recipe: Recipe, stages: Sequence[StagePlan]) -> WarmupStableDecay | None:
+    """Return the schedule from which the plan is cut again when a stage has ended early."""
+    automatic = any(stage.until for stage in stages)
+    return recipe.schedule if automatic and isinstance(recipe.schedule, WarmupStableDecay) else None
 
 
 def _padding_id(manifest: Mapping[str, Any]) -> int | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stacking.config.recipe import Checkpoint, Evaluation, Optimizer
+from stacking.config.recipe import Checkpoint, Evaluation, Optimizer, Until, WarmupStableDecay
 from stacking.config.resources import Resources
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
@@ -95,6 +95,8 @@ class StagePlan(_Part):
     """The complete DeepSpeed configuration."""
     ds_config_digest: str
     kernels: PlannedKernels = PlannedKernels()
+    until: Until | None = None
+    """What may end the stage before ``steps``; see `stacking.planning.plateau`."""
     growth: PlannedGrowth | None
     """How the stage's initial weights derive from the previous model; null: random, or unchanged."""
     parameters: int
@@ -127,6 +129,8 @@ class Plan(_Part):
     """Absolute path of the folder to start from."""
     start_format: Literal["state", "huggingface"] | None
     optimizer: Optimizer
+    schedule: WarmupStableDecay | None = None
+    """The learning rates over the run, if a stage may end early."""
     stages: Annotated[tuple[StagePlan, ...], Field(min_length=1)]
     checkpoint: Checkpoint
     evaluation: Evaluation

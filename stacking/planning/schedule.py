@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from stacking.config.recipe import (
     DeepSpeedSchedule,
@@ -55,12 +55,27 @@ def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]
         stages = _stage_by_stage(recipe, steps)
     rise = recipe.schedule.rewarmup_steps
     for i, (count, is_grown) in enumerate(zip(steps, grown, strict=True)):
-        if rise and is_grown:
-            if rise > count:
-                where = recipe.key("schedule", "rewarmup_steps")
-                raise UserError(where, f"is {rise:,}, but stages[{i}] has {count:,} steps", "give fewer")
-            stages[i] = _with_rise(stages[i], rise)
-    return stages
+        if is_grown and rise > count:
+            where = recipe.key("schedule", "rewarmup_steps")
+            raise UserError(where, f"is {rise:,}, but stages[{i}] has {count:,} steps", "give fewer")
+    return _with_rises(stages, rise, grown)
+
+
+def cut_into_stages(schedule: WarmupStableDecay, steps: Sequence[int], grown: Sequence[bool]) -> list[Points]:
+    """Return the break points of every stage of a schedule over the run; arguments as in `resolve_schedule`."""
+    total = sum(steps)
+    decay = round(total * schedule.decay_share)
+    run = warmup_stable_decay(total, schedule.peak, schedule.warmup_steps, decay, schedule.final)
+    ends = list(accumulate(steps))
+    cut = [_between(run, end - count, end) for end, count in zip(ends, steps, strict=True)]
+    return _with_rises(cut, schedule.rewarmup_steps, grown)
+
+
+def _with_rises(stages: Sequence[Points], rise: int, grown: Sequence[bool]) -> list[Points]:
+    return [
+        _with_rise(points, rise) if rise and is_grown else points
+        for points, is_grown in zip(stages, grown, strict=True)
+    ]
 
 
 def warmup_stable_decay(total: int, peak: float, warmup: int, decay: int, final: float) -> Points:
@@ -79,12 +94,7 @@ def _over_the_run(recipe: Recipe, steps: Sequence[int]) -> list[Points]:
         where = recipe.key("schedule", "warmup_steps")
         problem = f"is {schedule.warmup_steps:,}, which with {decay:,} steps of decay exceeds the run's {total:,}"
         raise UserError(where, problem, f"give at most {total - decay:,}")
-    run = warmup_stable_decay(total, schedule.peak, schedule.warmup_steps, decay, schedule.final)
-    first, cut = 0, []
-    for count in steps:
-        cut.append(_between(run, first, first + count))
-        first += count
-    return cut
+    return cut_into_stages(schedule.model_copy(update={"rewarmup_steps": 0}), steps, [False] * len(steps))
 
 
 def _refuse_rates_of_stages(recipe: Recipe, kind: str) -> None:

@@ -134,9 +134,11 @@ def decide_kernels(user: UserConfig, device: Compiled) -> PlannedKernels:
 def decide_steps(recipe: Recipe, index: int, batch: Batch | None) -> int | None:
     """Return the updates of a stage; if it is given in tokens, they are rounded up to whole updates."""
     stage = recipe.stages[index]
+    if stage.until is not None:
+        return stage.until.at_most
     if stage.steps is not None or batch is None:
         return stage.steps
-    assert stage.tokens is not None  # the recipe sets one of the two
+    assert stage.tokens is not None  # the recipe sets one of the three
     return ceil(stage.tokens / (batch.total * recipe.data.sequence_length))
 
 
@@ -191,6 +193,7 @@ def plan_stage(run: RunBasis, decided: DecidedStage, points: Points, before: Sta
         ds_config=config,
         ds_config_digest=xxhash.xxh3_128_hexdigest(json.dumps(config, sort_keys=True).encode()),
         kernels=decided.kernels,
+        until=run.recipe.stages[decided.index].until,
         growth=decided.growth,
         parameters=count_parameters(model),
         flops=stage_flops(model, sequences, data.sequence_length, data.mask_probability),

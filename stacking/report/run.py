@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stacking.errors import DamagedFile, UserError
-from stacking.planning.plan import Plan, Stage, load_plan
+from stacking.planning.plan import Plan, Stage
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.run.folder import RunFolder, StageFolder, command
+from stacking.run.lengths import settled_plan
 from stacking.run.metrics import Reading, Record, inspect_metrics
 
 Event = dict[str, Any]
@@ -49,7 +50,7 @@ def read_run(path: Path) -> Run:
     if not folder.plan.is_file():
         problem = "is not a run directory (no plan.json)" if path.is_dir() else "is not a folder"
         raise UserError(path, problem, "give the folder that was --run-dir of `stacking run`")
-    plan = load_plan(folder.plan)
+    plan = settled_plan(folder)
     events = folder.journal.events()
     if any(event.get("stage", 0) >= len(plan.stages) for event in events):
         problem = f"mentions a stage beyond the {len(plan.stages)} of {folder.plan.name}"

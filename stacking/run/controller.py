@@ -16,10 +16,12 @@ from stacking.launch.job import Fate, Job, Launcher, Outcome, RunningJob
 from stacking.launch.outcome import describe, diagnosed, explain, raise_for
 from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan
+from stacking.planning.plateau import with_lengths
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.run.folder import RunFolder, continuation
 from stacking.run.journal import Event
 from stacking.run.lease import TOKEN_VARIABLE, Lease
+from stacking.run.lengths import decided_lengths
 from stacking.run.metrics import Follower
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
@@ -72,8 +74,10 @@ class Controller:
         """
         with self._signals():
             try:
-                for phase in self.unfinished():
-                    self._complete(phase)
+                labels = [phase.label for phase in self.unfinished()]
+                for label in labels:
+                    self._complete(self._phase(label))
+                    self._settle(label)
             except Preempted as preempted:
                 raise Preempted(f"{preempted}; {self._what_follows()}") from None
 
@@ -90,6 +94,20 @@ class Controller:
             raise UserError(f"--only {wanted[0].label}", problem, f"run `{continuation(self._run)}` to do both")
         _LOG.debug("phases left: %s", ", ".join(phase.label for phase in wanted) or "none")
         return wanted
+
+    def _phase(self, label: str) -> Phase:
+        return next(phase for phase in phases(self._plan, self._run) if phase.label == label)
+
+    def _settle(self, label: str) -> None:
+        """Records the length of a stage that has ended automatically, and shifts the following stages."""
+        for stage in self._plan.stages:
+            if label == f"train:{stage.index}" and stage.until is not None:
+                length = decided_lengths(self._run, self._plan).get(stage.index)
+                if length is None:
+                    return
+                self._record("decided", phase="train", stage=stage.index, steps=length)
+                self._progress.note(f"{stage.name}: the held-out loss has levelled off after {length:,} updates")
+                self._plan = with_lengths(self._plan, {stage.index: length})
 
     def _complete(self, phase: Phase) -> None:
         """Runs ``phase``, retrying after crashes, until it is done."""

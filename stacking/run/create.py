@@ -18,10 +18,11 @@ from stacking.deepspeed_config.own_check import check_finals, with_complaints
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import find_machine
 from stacking.planning.make_plan import make_plan
-from stacking.planning.plan import Plan, check_machine, load_plan, write_plan
+from stacking.planning.plan import Plan, check_machine, write_plan
 from stacking.planning.stage import user_config
 from stacking.run.folder import RunFolder, continuation, is_locked
 from stacking.run.lease import Lease
+from stacking.run.lengths import settled_plan
 from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_atomically
 
 SPLITS = ("train", "held_out")
@@ -204,7 +205,7 @@ def _own_plan(run: RunFolder) -> Plan:
     """Returns the plan, which must be the one that the run was created with."""
     created = _created(run)
     try:
-        plan = load_plan(run.plan)
+        plan = settled_plan(run)
     except DamagedFile as damage:
         raise DamagedFile(run.plan, damage.problem, "restore it from a copy, or start another run") from None
     if created is not None and created.get("plan") != checksum(run.plan):

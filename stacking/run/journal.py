@@ -23,6 +23,7 @@ Event = Literal[
     "finished",
     "failed",
     "preempted",
+    "decided",
     "damaged",
     "resumed",
     "rewound",

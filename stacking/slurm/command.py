@@ -17,9 +17,10 @@ from pathlib import Path
 from stacking.config.recipe import Recipe, load_recipe
 from stacking.errors import StackingError, Unreachable, UserError
 from stacking.launch import slurm_client
-from stacking.planning.plan import Plan, check_machine, load_plan
+from stacking.planning.plan import Plan, check_machine
 from stacking.run.create import create_run, open_run, plan_recipe
 from stacking.run.folder import RunFolder, command, is_locked
+from stacking.run.lengths import settled_plan
 from stacking.run.phases import phases
 from stacking.run.rewind import refuse_repetition
 from stacking.slurm.amendment import (
@@ -96,7 +97,7 @@ def submit(request: Request) -> Iterator[str]:
         live = live_jobs(events := run.journal.events())
         if any(job.id not in unreleased(events, live) for job in live.values()):
             # A job may start at any moment and needs the run's lock, so this must not take it.
-            plan = load_plan(run.plan)
+            plan = settled_plan(run)
             left = reported_left(run, plan)
         else:
             with run.locked():
@@ -129,7 +130,7 @@ def dry_run(request: Request) -> Iterator[str]:
     recipe = _resourced(request, exists)
     if exists:
         refuse_repetition(run)
-        plan = with_resources(load_plan(run.plan), recipe)
+        plan = with_resources(settled_plan(run), recipe)
         jobs, live, left = chain(plan, run, site, mode), live_jobs(run.journal.events()), reported_left(run, plan)
     else:
         plan, jobs, scripts = _design(request, recipe, site, mode)

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from stacking.launch.slurm import Slurm
-from stacking.planning.plan import load_plan
 from stacking.run.folder import RunFolder, continuation
+from stacking.run.lengths import settled_plan
 from stacking.slurm.submission import reported_left
 
 
@@ -22,7 +22,7 @@ def record(run: RunFolder, began: float, name: str) -> str:
     """
     ours = [event for event in run.journal.events() if event["time"] >= began]
     told = any(event["event"] in ("preempted", "failed") for event in ours)
-    left = reported_left(run, load_plan(run.plan))
+    left = reported_left(run, settled_plan(run))
     if left and not told:
         message = f"stopped by {name} before the controller was ready"
         run.journal.append("preempted", phase=left[0].name, stage=left[0].stage, message=message)

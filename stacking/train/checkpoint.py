@@ -15,6 +15,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from stacking.errors import DamagedFile, Diverged, NoSpace, UserError
 from stacking.planning.plan import Plan, Stage
 from stacking.run.checkpoints import SAVING, checkpoints, point_latest, tag
+from stacking.run.lengths import ENDED
 from stacking.state.format import State
 from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale
@@ -53,7 +54,9 @@ class Saver:
         every = self._plan.checkpoint.every_steps
         return step == self._stage.steps or step % every == 0
 
-    def save(self, step: int, seconds: float, tokens: int, window: Sequence[Sequence[float]]) -> None:
+    def save(
+        self, step: int, seconds: float, tokens: int, window: Sequence[Sequence[float]], ended: bool = False
+    ) -> None:
         """Writes the checkpoint after update ``step``; all ranks must call this together.
 
         DeepSpeed writes into a temporary folder, and each rank hashes the files that it wrote; rank 0 then adds
@@ -65,6 +68,7 @@ class Saver:
             seconds: training time in this stage so far.
             tokens: tokens seen in the whole run so far, without padding.
             window: the losses of the latest updates, which no record of the metrics covers yet.
+            ended: the stage ends here, before its planned last update.
 
         Raises:
             Diverged: the training state or its loss is not finite; the previous checkpoint stays.
@@ -77,7 +81,7 @@ class Saver:
         self._agreement.decided(lambda: shutil.rmtree(saving, ignore_errors=True))
         try:
             entries = self._write(saving, step)
-            progress = self._progress(step, seconds, tokens) | {"window": window}
+            progress = self._progress(step, seconds, tokens) | {"window": window} | ({ENDED: True} if ended else {})
             self._agreement.decided(lambda: self._publish(saving, step, progress, entries))
         except BaseException:
             shutil.rmtree(saving, ignore_errors=True)
@@ -178,6 +182,10 @@ def open_source(plan: Plan, stage: Stage, checkpoint: Path | None, start: Path |
     source = ZeroCheckpoint(checkpoint)
     if source.model != plan.model.with_layers(stage.layers) or (source.progress or {}).get("stage") != stage.index:
         raise UserError(checkpoint, "does not belong to the plan's model and stage", "use the run's own folder")
+    step, samples = (source.progress or {}).get("step", 0), (source.progress or {}).get("samples")
+    if samples != stage.first_sample + step * stage.global_batch:
+        problem = f"has seen {samples} samples where the plan has {stage.first_sample + step * stage.global_batch}"
+        raise UserError(checkpoint, problem, "restore the journal and the folders of the stages before")
     return source
 
 

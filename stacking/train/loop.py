@@ -13,6 +13,7 @@ from stacking.train.checkpoint import Saver
 from stacking.train.engine import set_learning_rates
 from stacking.train.finite import PATIENCE
 from stacking.train.loader import Update
+from stacking.train.plateau import Plateau
 from stacking.train.randomness import seed_dropout
 from stacking.train.rank_sync import Agreement
 from stacking.train.recorder import Recorder
@@ -29,6 +30,7 @@ def train(
     recorder: Recorder,
     held_out: HeldOut,
     saver: Saver,
+    plateau: Plateau,
 ) -> None:
     """Trains from update ``first_step`` to the end of the stage, which writes a checkpoint.
 
@@ -67,7 +69,14 @@ def train(
         recorder.update_done(done, predictions, tokens, rates)
         if held_out.is_due(done):
             with recorder.paused():
-                recorder.evaluation(done, held_out.losses(engine))
-        if saver.is_due(done):
+                losses = held_out.losses(engine)
+                recorder.evaluation(done, losses)
+                plateau.note(done, losses.loss)
+        ends = plateau.is_reached
+        if ends:
+            recorder.complete(done, rates)
+        if ends or saver.is_due(done):
             with recorder.paused():
-                saver.save(done, recorder.seconds, recorder.tokens, recorder.window())
+                saver.save(done, recorder.seconds, recorder.tokens, recorder.window(), ends)
+        if ends:
+            return

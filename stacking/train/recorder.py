@@ -101,6 +101,11 @@ class Recorder:
         dist.all_reduce(means)
         return self._carried + means.tolist()
 
+    def complete(self, step: int, rates: Rates) -> None:
+        """Writes the record of the latest updates, up to ``step``, unless it is written."""
+        if self._logged_step < step:
+            self._write_record(step, rates)
+
     def _write_record(self, step: int, rates: Rates) -> None:
         losses = self.window()
         mlm, nsp = (sum(values) / len(losses) for values in zip(*losses, strict=True))

@@ -20,15 +20,18 @@ from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
 from stacking.planning.elastic import resized
 from stacking.planning.plan import Plan, Stage, load_plan
+from stacking.planning.plateau import with_lengths
 from stacking.run.folder import RunFolder
 from stacking.run.lease import Watch
-from stacking.run.metrics import MetricsWriter, truncate_after
+from stacking.run.lengths import decided_lengths
+from stacking.run.metrics import MetricsWriter, read_metrics, truncate_after
 from stacking.run.phases import starting_state
 from stacking.train.allocator import keep_freed_memory
 from stacking.train.checkpoint import Saver, open_source, restore
 from stacking.train.engine import connect, start_engine
 from stacking.train.loader import updates
 from stacking.train.loop import train
+from stacking.train.plateau import Plateau
 from stacking.train.rank_sync import Agreement
 from stacking.train.recorder import Recorder
 from stacking.train.selection import agreed_checkpoint, require_same_view
@@ -43,11 +46,18 @@ def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
     return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability)
 
 
-def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
-    """Trains ``stage`` from its latest checkpoint, or from its beginning, to its end."""
+def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int) -> None:
+    """Trains stage ``index`` from its latest checkpoint, or from its beginning, to its end.
+
+    Args:
+        plan: as it was made, without decided lengths.
+    """
+    fitted(plan, plan.stages[index], ranks)
     connect()
     keep_freed_memory()
     agreement = Agreement(Watch(run.lock, os.environ))
+    plan = with_lengths(plan, agreement.decided(lambda: decided_lengths(run, plan)))
+    stage = fitted(plan, plan.stages[index], ranks)
     folder, start = run.stage(stage.name), starting_state(plan, run, stage)
     checkpoint = agreed_checkpoint(agreement, folder.checkpoints)
     if checkpoint is None and start is not None:
@@ -59,6 +69,7 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
     if dist.get_rank() == 0:
         truncate_after(folder.metrics, progress["step"])
         writer = MetricsWriter(folder.metrics)
+    records = agreement.decided(lambda: read_metrics(folder.metrics)) if stage.until else []
     sampler, grouped = open_sampler(plan, run, "train"), engine.module.kernels.grouped
     held_out = HeldOut(open_sampler(plan, run, "held_out"), plan.evaluation, stage, dist.get_rank())
     train(
@@ -71,6 +82,7 @@ def run_stage(run: RunFolder, plan: Plan, stage: Stage) -> None:
         Recorder(engine, plan, stage, writer, progress),
         held_out,
         Saver(engine, plan, stage, folder.checkpoints, agreement, held_out.is_finite),
+        Plateau(plan, stage, records),
     )
     dist.barrier()
     dist.destroy_process_group()
@@ -92,7 +104,7 @@ def fitted(plan: Plan, stage: Stage, ranks: int) -> Stage:
 def main(run_dir: str, stage: str) -> None:
     run, index = RunFolder(Path(run_dir)), int(stage)
     plan = load_plan(run.plan)
-    run_stage(run, plan, fitted(plan, plan.stages[index], int(os.environ["WORLD_SIZE"])))
+    run_stage(run, plan, index, int(os.environ["WORLD_SIZE"]))
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def test_an_interrupted_expansion_is_resumed_to_the_same_bits(expanded: Path, pr
         (["--layers", "1"], "stages[0].layers: is 1 after 2; layers can only grow"),
         (["--layers", "2"], "stages[0].growth.new_layers: has no effect: the stage keeps its 2 layers"),
         (["--layers-from", "0,2"], "layers_from: layer 2 does not exist"),
-        (["--layers", "3", "--operator", "blok"], 'stages[0].growth.operator: is "blok"; did you mean \'block-'),
+        (["--layers", "3", "--operator", "blok"], 'stages[0].growth.operator: is "blok"; choose one of stack,'),
         (["--layers", "3", "--alone-steps", "5"], "alone_steps: is 5, but stages[0] has 4 steps; give fewer"),
         (["--layers", "3", "--learning-rate", "0"], "learning_rate.peak"),
     ],

@@ -85,12 +85,12 @@ WRONG = {
     "no length": (
         "{layers: 4, steps: 10}",
         "{layers: 4}",
-        "stages[1]: has no length; give steps or tokens",
+        "stages[1]: has no length; give steps, tokens or until",
     ),
     "two lengths": (
         "{layers: 4, steps: 10}",
         "{layers: 4, steps: 10, tokens: 1000}",
-        "stages[1]: has both steps and tokens; give steps or tokens",
+        "stages[1]: has both steps and tokens; give one of them",
     ),
     "two batches": (
         "batch_sequences: 8",

@@ -62,7 +62,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished: RunFolder) -> None:
     before = len(of_training(finished, "1-L2"))
     stacking("resume", finished.path)
     assert len(of_training(finished, "1-L2")) == before
-    assert stacking("status", finished.path).stdout.count("16") > 0
+    assert "state       finished" in stacking("status", finished.path).stdout
 
 
 def test_the_length_is_known_from_the_journal_or_from_the_files(finished: RunFolder, tmp_path: Path) -> None:

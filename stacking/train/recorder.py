@@ -47,6 +47,7 @@ class Recorder:
         self._since, self.tokens = time.perf_counter(), progress["tokens"]
         self._logged_seconds, self._logged_step, self._logged_tokens = self._seconds, -1, self.tokens
         self._watch = LossWatch()
+        self._apart = bool(stage.growth and stage.growth.apart)
         self._window: list[tuple[Tensor, int]] = []
         self._carried: list[list[float]] = progress.get("window", [])
 
@@ -118,7 +119,7 @@ class Recorder:
             "mlm_loss": mlm,
             "nsp_loss": nsp,
             "learning_rate": rates.rest,
-            **({"added_layers_learning_rate": rates.added} if rates.added != rates.rest else {}),
+            **({"added_layers_learning_rate": rates.added} if self._apart else {}),
             "tokens_per_second": (self.tokens - self._logged_tokens) / max(seconds - self._logged_seconds, 1e-9),
             "seconds": seconds,
         }

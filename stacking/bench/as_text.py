@@ -8,7 +8,7 @@ from typing import Any
 from stacking.bench.results import Derived, StageResult, ratios
 from stacking.bench.trial import Measurement, Trial
 from stacking.report.tables import Table
-from stacking.terminal.units import UNKNOWN, count
+from stacking.terminal.units import UNKNOWN, count, counted
 
 Row = Callable[[Measurement, Derived], str]
 
@@ -63,12 +63,12 @@ def block(stage: StageResult) -> str:
 
 def _title(trial: Trial) -> str:
     plan, stage = trial.plan, trial.planned
-    split = f"micro-batch {stage.micro_batch} x {stage.accumulation} x {stage.ranks} ranks"
+    split = f"micro-batch {stage.micro_batch} x {stage.accumulation} x {counted(stage.ranks, 'rank')}"
     batch = f"batch {stage.global_batch} = {split}"
     model = (
         plan.name,
         plan.model.variant,
-        f"{stage.layers} layers",
+        counted(stage.layers, "layer"),
         f"hidden {plan.model.hidden}",
         f"sequence {plan.data.sequence_length}",
         f"vocabulary {plan.model.vocabulary:,}",

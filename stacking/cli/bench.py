@@ -15,6 +15,7 @@ from stacking.cli.options import FOLDER, LAUNCHER
 from stacking.errors import StackingError, UserError
 from stacking.hardware.cores import usable_cores
 from stacking.hardware.presets import Precision
+from stacking.terminal.units import counted
 
 if TYPE_CHECKING:
     from stacking.bench.results import StageResult
@@ -132,7 +133,7 @@ def _measure(
         for number, target in enumerate(found):
             trial = trial_of(target, wanted, contenders, samples, **_how(target.plan.launch.accelerator, **how))
             _check_capacity(launcher, target.plan.launch.accelerator, trial.planned.ranks)
-            click.echo(f"measuring {target.plan.name}, {trial.planned.layers} layers …", err=True)
+            click.echo(f"measuring {target.plan.name}, {counted(trial.planned.layers, 'layer')} …", err=True)
             result = run_trial(trial, place / f"{number}", launcher)
             logs_wanted |= result.outcome != "measured"
             if how["profile"] and result.outcome == "measured":

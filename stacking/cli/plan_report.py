@@ -14,7 +14,7 @@ from stacking.estimate.scaling import Row, Scaling
 from stacking.growth.operators import LISTED
 from stacking.planning.plan import Plan, Stage
 from stacking.planning.schedule import learning_rate_at
-from stacking.terminal.units import duration
+from stacking.terminal.units import counted, duration
 
 
 def explain(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = ()) -> RenderableType:
@@ -86,8 +86,8 @@ def number(value: float) -> str:
 
 def _headline(plan: Plan) -> str:
     model, data = plan.model, plan.data
-    heads = f"{model.heads} head{'s' * (model.heads > 1)}"
-    where = f"{max(s.ranks for s in plan.stages)} ranks on {plan.launch.device} ({plan.launch.launcher})"
+    heads = counted(model.heads, "head")
+    where = f"{counted(max(s.ranks for s in plan.stages), 'rank')} on {plan.launch.device} ({plan.launch.launcher})"
     return (
         f"{plan.name}: {model.variant} BERT, hidden {model.hidden}, {heads}, {model.vocabulary:,} tokens; "
         f"{data.samples} samples of {data.sequence_length}; {where}"
@@ -168,7 +168,7 @@ def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
     cost, deepest = plan.cost, max(stage.layers for stage in plan.stages)
     lines = [
         "batch = micro-batch x accumulation x ranks; memory, FLOPs and times are estimates",
-        f"{deepest} layers from the start would take {number(cost.baseline_flops)}FLOPs for the same steps; "
+        f"{counted(deepest, 'layer')} from the start would take {number(cost.baseline_flops)}FLOPs for the same steps; "
         f"this run takes {cost.flops / cost.baseline_flops:.1%} of it",
     ]
     if prediction is not None:

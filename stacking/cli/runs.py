@@ -13,6 +13,7 @@ from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
 from stacking.errors import UserError
 from stacking.launch.registry import open_launcher, runs_elsewhere
 from stacking.run.folder import RunFolder, continuation
+from stacking.terminal.units import counted
 
 if TYPE_CHECKING:
     from stacking.launch.job import Launcher
@@ -136,7 +137,8 @@ def baseline(run_dir: Path, baseline_dir: Path, launcher: str | None, hostfile: 
     with holding_new(folder) as lease:
         write_run(design, folder)
         (stage,) = plan.stages
-        click.echo(f"{stage.layers} layers from the start: {stage.steps:,} steps fit into the same wall-clock")
+        layers, steps = counted(stage.layers, "layer"), counted(stage.steps, "step")
+        click.echo(f"{layers} from the start: {steps} fit into the same wall-clock")
         control(folder, plan, lease, chosen)
     write_report(run_dir, [baseline_dir])
     click.echo(f"\n{comparison_table([read_run(run_dir), read_run(baseline_dir)]).as_text()}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from stacking.compare.curve import Measure, Spread
 from stacking.compare.result import ArmResult, Level, Result
 from stacking.report.tables import Table
-from stacking.terminal.units import UNKNOWN, count, duration, loss
+from stacking.terminal.units import UNKNOWN, count, counted, duration, loss
 
 _MEASURES: dict[Measure, str] = {"wall": "wall-clock", "rebuilt": "rebuilt", "flops": "FLOPs", "tokens": "tokens"}
 
@@ -18,7 +18,7 @@ def summary_table(result: Result) -> Table:
     rows = [_summary_row(arm, arm is result.baseline) for arm in result.arms]
     notes = [
         "Speed-up: what the baseline needs to its final loss, over what the arm needs to that loss. Means over"
-        f" {len(result.seeds)} {'seed' if len(result.seeds) == 1 else 'seeds'} ± standard deviation.",
+        f" {counted(len(result.seeds), 'seed')} ± standard deviation.",
         "Wall-clock: everything but evaluations. Rebuilt: from each stage's median step time, measured in alternation,"
         " and measured launches and transitions.",
     ]

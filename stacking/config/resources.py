@@ -76,6 +76,12 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _memory(value: str) -> str:
+    if not re.fullmatch(r"[0-9]+([KMGT]B?)?", value, re.IGNORECASE):
+        raise complaint(f"is {shown(value)}, not a size of memory", "write it like 16G; SLURM knows K, M, G and T")
+    return value
+
+
 def _one_line(value: str) -> str:
     if not value or re.search(r"[\x00-\x1f\x7f]", value):
         raise complaint("is not one line of text", "write one line, without control characters")
@@ -115,6 +121,7 @@ def _gpu_option(value: str) -> str:
 Line = Annotated[str, BeforeValidator(_text), AfterValidator(_one_line)]
 Lines = Annotated[tuple[Line, ...], Field(strict=False)]
 Name = Annotated[Word, BeforeValidator(_text)]
+Memory = Annotated[Name, AfterValidator(_memory)]
 Options = Annotated[tuple[Annotated[Line, AfterValidator(_sbatch_option)], ...], Field(strict=False)]
 GpuOption = Annotated[Name, AfterValidator(_gpu_option)]
 SrunOption = AfterValidator(_srun_option)
@@ -133,7 +140,7 @@ class Requests(Section):
     """Nodes to avoid, such as ``n[1-3],n7``."""
     exclusive: bool | None = None
     """Whether the job gets whole nodes."""
-    memory: Name | None = None
+    memory: Memory | None = None
     """Memory per node in SLURM's format, such as 180G; a number alone is MiB, 0 is all of the node's memory."""
     options: Options | None = None
     """Additional sbatch options."""

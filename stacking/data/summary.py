@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stacking.terminal.units import counted
+
 _FAR = 1.5
 """A held-out share larger or smaller than requested by this factor triggers a warning."""
 _USUAL_SENTENCES = (4.0, 100.0)
@@ -117,7 +119,7 @@ def summarise(manifest: Mapping[str, Any]) -> Summary:
 
 def read_as(name: str, formats: Mapping[str, int], passed_over: Sequence[tuple[Path, str]]) -> list[str]:
     """Report, line by line, what of the input ``name`` is read in which format, and what is skipped and why."""
-    read = ", ".join(f"{count:,} {_files(count)} as {_NAMES[format]}" for format, count in formats.items())
+    read = ", ".join(f"{counted(count, 'file')} as {_NAMES[format]}" for format, count in formats.items())
     lines = [f"{name}: reading {read}"] if read else []
     by_reason: dict[str, list[str]] = {}
     for path, reason in passed_over:
@@ -126,7 +128,3 @@ def read_as(name: str, formats: Mapping[str, int], passed_over: Sequence[tuple[P
         shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
         lines.append(f"{name}: skipping {len(names):,} ({reason}): {shown}")
     return lines
-
-
-def _files(count: int) -> str:
-    return "file" if count == 1 else "files"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from stacking.errors import StackingError
+from stacking.storage.files import read_json
+
+_FAST = {"BertTokenizer": "BertTokenizerFast"}
 
 
 def check_written(folder: Path, sentences: Sequence[str], tokens: npt.NDArray[np.integer]) -> None:
-    """Load the tokenizer in ``folder`` as users do and compare its ids with those in the shards.
+    """Load the tokenizer in ``folder`` with transformers and compare its ids with those in the shards.
 
     Args:
         folder: a prepared data folder.
@@ -22,9 +26,7 @@ def check_written(folder: Path, sentences: Sequence[str], tokens: npt.NDArray[np
     Raises:
         StackingError: an id differs; names the sentence.
     """
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = _loaded(folder)
     start = 0
     for sentence in sentences:
         expected = tokenizer(sentence, add_special_tokens=False, verbose=False)["input_ids"]
@@ -35,3 +37,11 @@ def check_written(folder: Path, sentences: Sequence[str], tokens: npt.NDArray[np
                 "this is a bug in stacking or the installed transformers: please report it with the tokenizer"
             )
         start += len(expected)
+
+
+def _loaded(folder: Path) -> Any:
+    """Load the class that AutoTokenizer would choose; importing AutoTokenizer itself would load torch."""
+    import transformers
+
+    name = read_json(folder / "tokenizer_config.json")["tokenizer_class"]
+    return getattr(transformers, _FAST.get(name, name)).from_pretrained(str(folder), local_files_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class UserConfig:
     """The keys that were changed or removed."""
     path: Path | None = None
     """The file; None: the configuration is inline in the recipe."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The user's name of each key that was renamed."""
 
     @property
     def errors(self) -> Iterator[UserError]:
@@ -59,7 +61,11 @@ class UserConfig:
 
     def error(self, key: str, problem: str, remedy: str) -> UserError:
         """Create an error at ``key``."""
-        return UserError(f"{self.where}: {key}" if key else self.where, problem, remedy)
+        return UserError(self.key(key) if key else self.where, problem, remedy)
+
+    def key(self, key: str) -> str:
+        """Return ``FILE: key`` under the name that the user gave it."""
+        return f"{self.where}: {self.names.get(key, key)}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
         content, name = read_config(path), reference
     assert isinstance(content, dict)
     found = examine(content)
-    return UserConfig(found.content, name, tuple(found.rows), path)
+    return UserConfig(found.content, name, tuple(found.rows), path, found.names)
 
 
 def batch_keys(user: UserConfig) -> BatchKeys:

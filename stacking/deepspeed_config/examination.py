@@ -59,7 +59,8 @@ class Examination:
         self.original: Json = copy.deepcopy(dict(content))
         self.content: Json = copy.deepcopy(dict(content))
         self.rows: list[Row] = []
-        self._names: dict[str, str] = {}
+        self.names: dict[str, str] = {}
+        """The user's name of each key that was renamed."""
 
     def get(self, path: str, default: Any = None) -> Any:
         """Return the current value at a dotted path."""
@@ -101,7 +102,7 @@ class Examination:
         self.note(path, "translated", problem, remedy, refused, done=f"read as {new}")
         self.remove(path)
         self.put(new, value)
-        self._names[new] = self.user_name(path)
+        self.names[new] = self.user_name(path)
 
     def put(self, path: str, value: Any) -> None:
         """Set a dotted path, creating missing sections."""
@@ -127,7 +128,7 @@ class Examination:
 
     def user_name(self, path: str) -> str:
         """Return the user's name for what is now at ``path``."""
-        for new, old in self._names.items():
+        for new, old in self.names.items():
             if path == new or path.startswith(f"{new}."):
                 return old + path[len(new) :]
         return path

@@ -31,6 +31,7 @@ def amp_to_fp16(found: Examination) -> None:
     found.note("amp", "translated", f"asks for Apex's {level}, which was removed from DeepSpeed", 'read as "fp16"')
     found.remove("amp")
     found.put("fp16.enabled", True)
+    found.names["fp16.enabled"] = "amp"
 
 
 def translate_old_flags(found: Examination) -> None:

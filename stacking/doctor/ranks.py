@@ -16,6 +16,7 @@ from stacking.launch.job import Accelerator, Job, Launcher, Outcome
 from stacking.launch.outcome import describe
 from stacking.launch.rendezvous import NoAddress
 from stacking.storage.files import read_json
+from stacking.terminal.units import counted
 
 ASK, FOUND = "ask.json", "found.json"
 
@@ -88,7 +89,7 @@ def _wait(launcher: Launcher, job: Job, patience: float) -> Outcome:
     try:
         while (outcome := running.poll()) is None:
             if time.monotonic() > deadline:
-                raise TimeIsUp(f"{job.ranks} ranks did not end in {patience:.0f} s")
+                raise TimeIsUp(f"{counted(job.ranks, 'rank')} did not end in {patience:.0f} s")
             time.sleep(0.05)
         return outcome
     finally:

@@ -13,6 +13,7 @@ from stacking.doctor.checks.gpus import class_of, dotted, known_gpus
 from stacking.doctor.examine import Visit
 from stacking.doctor.facts import Collectives, Facts
 from stacking.doctor.finding import LEVELS, Finding
+from stacking.terminal.units import counted
 
 _WIDTH = 120
 """Maximum width of a line."""
@@ -32,7 +33,7 @@ def as_text(visit: Visit) -> str:
 def summary(visit: Visit) -> str:
     """Return one line, such as ``gpu7: 1 error, 2 warnings, 3 notes``."""
     counts = [(level, sum(finding.level == level for finding in visit.findings)) for level in LEVELS[:3]]
-    said = ", ".join(f"{count} {level}{'s' if count > 1 else ''}" for level, count in counts if count)
+    said = ", ".join(counted(count, level) for level, count in counts if count)
     return f"{visit.facts.host.name or 'this machine'}: {said or 'nothing to say against it'}"
 
 

@@ -31,7 +31,7 @@ from stacking.model.bert import build
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.format import WEIGHTS, StateWriter
-from stacking.storage.files import checksum
+from stacking.storage.files import checksum, require_outside
 from stacking.storage.pickled import described
 from stacking.storage.signatures import first_bytes, refuse_other_formats
 from stacking.storage.torch_file import StoredTensor, read_torch_file
@@ -75,9 +75,11 @@ def import_hugging_face(folder: Path, out: Path) -> ImportReport:
     pickles, sharded or not; fp32, fp16 or bf16; and ``gamma`` and ``beta`` for LayerNorm. Runs no code from ``folder``.
 
     Raises:
-        UserError: ``folder`` is not a BERT encoder, lacks a tensor, or has one of the wrong shape or dtype.
+        UserError: ``folder`` is not a BERT encoder, lacks a tensor, or has one of the wrong shape or dtype; or ``out``
+            is inside it.
         DamagedFile: a weights file is unreadable.
     """
+    require_outside(out, folder)
     where, content = read_config(folder)
     config = from_hugging_face(content, where)
     weights = find_weights(folder, where)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from stacking.config.recipe import Recipe
 from stacking.deepspeed_config.findings import Verdict
 from stacking.planning.batch import recipe_total
+from stacking.terminal.units import counted
 
 USUAL = 256
 """Default sequences per update: Devlin et al., 2019, appendix A.2."""
@@ -55,7 +56,7 @@ def adopt_batch(recipe: Recipe, wanted: BatchWanted, fixed: int | None, devices:
     micro = _largest(total // ranks, wanted.micro) if wanted.micro else None
     if micro is not None:
         same = micro == wanted.micro
-        problem = "" if same else f"{wanted.micro} does not divide the {total // ranks} sequences of a rank"
+        problem = "" if same else f"{wanted.micro} does not divide the {counted(total // ranks, 'sequence')} of a rank"
         rows[_MICRO] = ("moved to the recipe" if same else "translated", problem, f"stages[].micro_batch: {micro}")
     else:
         rows[_MICRO] = ("without meaning here", "", "the plan chooses the largest that fits")

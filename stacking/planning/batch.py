@@ -13,6 +13,7 @@ from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters
 from stacking.planning.cost import activation_bytes
 from stacking.planning.devices import Devices
+from stacking.terminal.units import counted
 
 _CPU_MICRO_TOKENS = 4096
 """Larger micro-batches do not speed up a CPU, they only take memory."""
@@ -113,7 +114,7 @@ def _check_total(
     unit = ranks * (micro or 1) * (accumulation or 1)
     if total % unit == 0 and (None in (micro, accumulation) or total == unit):
         return
-    parts = [f"{ranks} ranks", *([f"micro-batch {micro}"] if micro else [])]
+    parts = [counted(ranks, "rank"), *([f"micro-batch {micro}"] if micro else [])]
     parts += [f"accumulation {accumulation}"] if accumulation else []
     product = " x ".join(parts) + (f" = {unit}" if len(parts) > 1 else "")
     also = f", and stages[{index}].batch_sequences in the recipe" if recipe_total(recipe, index) else ""
@@ -139,7 +140,7 @@ def _check_divides(
     exact = micro is not None and accumulation is not None
     if total % unit == 0 and (not exact or total == unit):
         return
-    parts = [f"{ranks} ranks"]
+    parts = [counted(ranks, "rank")]
     if micro:
         parts.append(f"micro-batch {micro}")
     if accumulation:
@@ -147,7 +148,7 @@ def _check_divides(
     stage, length = recipe.stages[index], recipe.data.sequence_length
     name, scale = ("batch_tokens", length) if stage.batch_tokens else ("batch_sequences", 1)
     product = " x ".join(parts) + (f" = {unit}" if len(parts) > 1 else "")
-    measure = f"is {total:,}" if scale == 1 else f"is {total * scale:,} ({total:,} sequences)"
+    measure = f"is {total:,}" if scale == 1 else f"is {total * scale:,} ({counted(total, 'sequence')})"
     verb = ", not" if exact else ", not a multiple of"
     remedy = f"give {unit * scale:,}" if exact else _multiples(total * scale, unit * scale)
     raise UserError(recipe.key("stages", index, name), f"{measure}{verb} {product}", remedy)

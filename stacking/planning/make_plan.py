@@ -10,7 +10,7 @@ from typing import Any
 from stacking.config.recipe import Recipe, WarmupStableDecay
 from stacking.deepspeed_config.ds_config import UserConfig, offloads
 from stacking.deepspeed_config.findings import Final, Findings
-from stacking.deepspeed_config.settle import settle_rates
+from stacking.deepspeed_config.settle import OPTIMIZER_KEYS, settle_rates
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.model.config import ModelConfig
@@ -23,6 +23,7 @@ from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, Stage
 from stacking.planning.plateau import check_until
 from stacking.planning.schedule import Points, resolve_schedule
 from stacking.planning.stage import DecidedStage, RunBasis, decide_stage, plan_stage, stage_config
+from stacking.terminal.units import counted
 
 _DEFAULT_VOCABULARY = 30_522
 """BERT's vocabulary, if there is no data yet."""
@@ -50,6 +51,7 @@ def make_plan(
     for index in range(len(recipe.stages)):
         decided.append(decide_stage(run, index, decided[-1] if decided else None, findings))
     rates, notes = _decide_rates(recipe, decided, findings)
+    _check_decay(recipe, decided, rates, findings)
     command = _adopt_command(recipe, [stage.user for stage in decided], findings)
     findings.raise_if_any(command, lambda: [_final(run, stage) for stage in decided])
     stages: list[StagePlan] = []
@@ -130,6 +132,19 @@ def _final(run: RunBasis, decided: DecidedStage) -> Final:
     return Final(decided.user.where, name, stage_config(run, decided, batch, ((0, 1e-4),), name), batch.ranks)
 
 
+def _check_decay(recipe: Recipe, decided: Sequence[DecidedStage], rates: Sequence[Points], findings: Findings) -> None:
+    """Complain of a weight decay that takes all of a weight away, or more, in one update."""
+    for stage, points in zip(decided, rates, strict=False):
+        decay, peak = stage.optimizer.weight_decay, max(rate for _, rate in points)
+        if decay * peak < 1:
+            continue
+        where = stage.user.key(OPTIMIZER_KEYS["weight_decay"])
+        if "weight_decay" in recipe.optimizer.model_fields_set:
+            where = recipe.key("optimizer", "weight_decay")
+        problem = f"is {decay:g}, which at a learning rate of {peak:g} erases the weights in every update"
+        findings.add(UserError(where, problem, f"give less than {1 / peak:g}; 0.01 is usual"))
+
+
 def _adopt_command(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> str:
     """Return the command that makes the first configuration fit the recipe; empty if that is not the mistake."""
     files = {user.where: user.path for user in users if user.path}
@@ -148,10 +163,10 @@ def _check_epochs(recipe: Recipe, stages: Sequence[StagePlan], samples_per_epoch
         if stage.last_sample > available:
             left = max(0, available - stage.first_sample) // stage.global_batch
             epoch = stage.last_sample / samples_per_epoch
-            problem = f"{stage.steps:,} steps end in epoch {epoch:.2f} of {limit:g} allowed"
-            remedy = f"give at most {left:,} steps, or raise data.max_epochs" if left else "raise data.max_epochs"
+            problem = f"{counted(stage.steps, 'step')} end in epoch {epoch:.2f} of {limit:g} allowed"
+            fewer = f"give at most {counted(left, 'step')}, or " if left else ""
             key = "steps" if recipe.stages[stage.index].steps else "tokens"
-            raise UserError(recipe.key("stages", stage.index, key), problem, remedy)
+            raise UserError(recipe.key("stages", stage.index, key), problem, f"{fewer}raise data.max_epochs")
 
 
 def _data(
@@ -201,7 +216,7 @@ def _warnings(recipe: Recipe, stages: Sequence[StagePlan], devices: Devices, mac
     found, device = [], devices.device
     ranks = max(stage.ranks for stage in stages)
     if devices.cuda and machine.accelerators < ranks:
-        found.append(f"planned for {ranks} x {device.name}; this machine has {machine.accelerators} GPUs")
+        found.append(f"planned for {ranks} x {device.name}; this machine has {counted(machine.accelerators, 'GPU')}")
     if recipe.data.path is None:
         found.append("planned without data: epochs are unknown")
     for precision in dict.fromkeys(stage.precision for stage in stages):

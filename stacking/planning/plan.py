@@ -21,6 +21,7 @@ from stacking.model.config import ModelConfig
 from stacking.planning.growth import PlannedGrowth, Rates
 from stacking.planning.schedule import Points, learning_rate_at
 from stacking.storage.files import read_sealed, write_sealed
+from stacking.terminal.units import counted
 
 
 class _Part(BaseModel):
@@ -181,7 +182,7 @@ def check_machine(plan: Plan, machine: Machine | None) -> None:
     """
     ranks = max(stage.ranks for stage in plan.stages)
     if machine and plan.launch.accelerator == "cuda" and machine.accelerators < ranks:
-        problem = f"needs {ranks} GPUs, but this machine has {machine.accelerators}"
+        problem = f"needs {counted(ranks, 'GPU')}, but this machine has {machine.accelerators}"
         raise UserError(plan.recipe, problem, "set launch.ranks or launch.accelerator=cpu, or run it elsewhere")
     if plan.data.path is None:
         raise UserError(f"{plan.recipe}: data.path", "is missing", "give the folder that 'stacking prepare' wrote")

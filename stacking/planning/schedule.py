@@ -22,6 +22,7 @@ from stacking.config.recipe import (
 )
 from stacking.errors import UserError
 from stacking.planning.deepspeed_rates import knots, rate_at
+from stacking.terminal.units import counted
 
 Points = tuple[tuple[int, float], ...]
 
@@ -57,7 +58,7 @@ def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]
     for i, (count, is_grown) in enumerate(zip(steps, grown, strict=True)):
         if is_grown and rise > count:
             where = recipe.key("schedule", "rewarmup_steps")
-            raise UserError(where, f"is {rise:,}, but stages[{i}] has {count:,} steps", "give fewer")
+            raise UserError(where, f"is {rise:,}, but stages[{i}] has {counted(count, 'step')}", "give fewer")
     return _with_rises(stages, rise, grown)
 
 
@@ -174,7 +175,7 @@ def _stage_by_stage(recipe: Recipe, steps: Sequence[int]) -> list[Points]:
             raise UserError(where, "is missing", "add it: the highest learning rate, such as 1e-4")
         if wanted.warmup_steps > count:
             where = recipe.key("stages", i, "learning_rate", "warmup_steps")
-            raise UserError(where, f"is {wanted.warmup_steps:,}, more than the {count:,} steps", "give fewer")
+            raise UserError(where, f"is {wanted.warmup_steps:,}, more than the {counted(count, 'step')}", "give fewer")
         resolved.append(_one_stage(wanted, count, handed_on))
     return resolved
 

@@ -110,7 +110,7 @@ def decide_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> P
     wanted = recipe.precision
     if wanted == "auto":
         chosen = asked or device.precision
-        named = f"{user.where}: {asked}.enabled" if asked else recipe.key("precision")
+        named = user.key(f"{asked}.enabled") if asked else recipe.key("precision")
         ds_config.check_precision(chosen, device, named)
         return chosen
     explicit = asked is not None and get(user.content, f"{asked}.enabled") is True

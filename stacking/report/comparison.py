@@ -25,7 +25,7 @@ from stacking.report.tables import Table, change_label
 from stacking.report.timeline import wall_clock
 from stacking.run.metrics import Record
 from stacking.storage.files import disk_errors, write_atomically
-from stacking.terminal.units import count, duration, loss
+from stacking.terminal.units import count, counted, duration, loss
 
 _PICTURE = "comparison.png"
 _HALO = patheffects.withStroke(linewidth=2.5, foreground="white")
@@ -55,7 +55,7 @@ def charged_seconds(run: Run) -> float:
 def title(run: Run) -> str:
     """Returns ``2 → 12 layers``, or ``12 layers from the start``."""
     depths = [str(stage.layers) for stage in run.plan.stages]
-    return f"{' → '.join(depths)} layers" if len(depths) > 1 else f"{depths[0]} layers from the start"
+    return f"{' → '.join(depths)} layers" if len(depths) > 1 else f"{counted(int(depths[0]), 'layer')} from the start"
 
 
 def titles(runs: Sequence[Run]) -> list[str]:

@@ -14,7 +14,7 @@ from stacking.report.comparison import comparison_chart, comparison_table, write
 from stacking.report.run import Run, read_run
 from stacking.report.timeline import wall_clock
 from stacking.storage.files import write_atomically
-from stacking.terminal.units import count, duration, loss
+from stacking.terminal.units import count, counted, duration, loss
 
 
 def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
@@ -82,14 +82,15 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
 
 def _summary(run: Run) -> str:
     """Returns the sentence below the title."""
-    depths = " → ".join(str(stage.layers) for stage in run.plan.stages)
+    *before, last = (stage.layers for stage in run.plan.stages)
+    depths = " → ".join([*map(str, before), counted(last, "layer")])
     trained = run.records("train")
     if not trained:
-        return f"{depths} layers; nothing trained yet."
+        return f"{depths}; nothing trained yet."
     planned = sum(stage.steps for stage in run.plan.stages)
     done = trained[-1]["global_step"]
-    progress = f"{done:,} updates" if done >= planned else f"{done:,} of {planned:,} updates so far"
-    return f"{depths} layers, {progress}, {count(trained[-1]['tokens'])} real tokens."
+    progress = counted(done, "update") if done >= planned else f"{done:,} of {counted(planned, 'update')} so far"
+    return f"{depths}, {progress}, {count(trained[-1]['tokens'])} real tokens."
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from stacking.run.metrics import Record
 from stacking.run.progress import Speedometer, TimeLeft
 from stacking.run.rewind import divergence
 from stacking.slurm.ledger import Queue, is_done, known_jobs, queue
-from stacking.terminal.units import count, duration, loss
+from stacking.terminal.units import count, counted, duration, loss
 
 State = Literal["running", "queued", "finished", "failed", "preempted", "stopped", "unknown", "cancelled"]
 _LAST_PHASE = "report"
@@ -123,7 +123,7 @@ class Status:
         rows = [
             ("run", f"{self.name} ({self.run_dir})"),
             ("state", self._state_text()),
-            ("stage", f"{self.stage + 1} of {self.stages}, {self.layers} layers"),
+            ("stage", f"{self.stage + 1} of {self.stages}, {counted(self.layers, 'layer')}"),
             ("step", f"{self.step:,} of {self.steps:,} ({self.step / self.steps:.0%})"),
             ("loss", f"{loss(self.loss)}, held-out {loss(self.held_out_loss)}"),
             ("speed", f"{count(self.tokens_per_second)} tokens/s, {count(self.tokens)} so far, without padding"),

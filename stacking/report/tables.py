@@ -14,7 +14,7 @@ from stacking.planning.plan import Stage
 from stacking.report import timeline
 from stacking.report.run import Event, Run
 from stacking.run.metrics import Record
-from stacking.terminal.units import UNKNOWN, count, duration, loss
+from stacking.terminal.units import UNKNOWN, count, counted, duration, loss
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
 
@@ -136,7 +136,7 @@ def change_label(run: Run, stage: int) -> str:
     """Returns ``3 → 6 layers``, or ``3 layers`` for a stage that keeps the depth, such as the first."""
     layers = run.plan.stages[stage].layers
     before = run.plan.stages[max(stage - 1, 0)].layers
-    return f"{before} → {layers} layers" if layers != before else f"{layers} layers"
+    return f"{before} → {counted(layers, 'layer')}" if layers != before else counted(layers, "layer")
 
 
 _INCIDENTS = ("failed", "preempted", "damaged", "rewound", "resumed")
@@ -193,7 +193,7 @@ def _schedule_row(stage: Stage) -> tuple[str, ...]:
         stage.growth.operator if stage.growth else "",
         stage.growth.optimizer_state if stage.growth else "",
         f"{rates[0]:.3g}{peak} → {rates[-1]:.3g}",
-        f"{stage.global_batch:,} = {stage.micro_batch:,} × {stage.accumulation} × {stage.ranks} ranks",
+        f"{stage.global_batch:,} = {stage.micro_batch:,} × {stage.accumulation} × {counted(stage.ranks, 'rank')}",
         stage.precision,
         str(stage.zero_stage),
     )
@@ -212,7 +212,7 @@ def _incident_row(run: Run, event: Event) -> tuple[str, ...]:
 
 
 def _model_text(model: ModelConfig) -> str:
-    width = f"hidden {model.hidden:,}, {model.heads} heads, feed-forward {model.intermediate:,}"
+    width = f"hidden {model.hidden:,}, {counted(model.heads, 'head')}, feed-forward {model.intermediate:,}"
     return f"{model.variant}, {width}, vocabulary {model.vocabulary:,}"
 
 

@@ -27,6 +27,7 @@ from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
 from stacking.run.retries import FINAL, Retries
 from stacking.run.signals import asking, received
+from stacking.terminal.units import counted
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS, _LONGEST_POLL = 0.1, 1.0
@@ -177,7 +178,9 @@ class Controller:
         if not self._plan.launch.elastic:
             problem = f"is false: {stage.name} is planned for {phase.ranks} ranks, but only {room} are available"
             raise UserError(f"{self._plan.recipe}: launch.elastic", problem, "request more nodes, or set it to true")
-        self._progress.note(f"{stage.name}: {room} of {phase.ranks} ranks available, continuing with the same updates")
+        self._progress.note(
+            f"{stage.name}: {room} of {counted(phase.ranks, 'rank')} available, continuing with the same updates"
+        )
         return most_ranks(stage, room)
 
     def _job(self, phase: Phase, attempt: int, ranks: int) -> Job:

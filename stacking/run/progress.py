@@ -23,7 +23,7 @@ from rich.table import Column
 from stacking.planning.plan import Plan
 from stacking.run.metrics import Record
 from stacking.terminal.lenient import lenient
-from stacking.terminal.units import count, duration, loss
+from stacking.terminal.units import count, counted, duration, loss
 
 _WINDOW = 20
 """Number of records over which the speed is measured."""
@@ -224,7 +224,7 @@ class _Bars:
 
 
 def _layers(plan: Plan, stage: int) -> str:
-    return f"{plan.stages[stage].layers} layers"
+    return counted(plan.stages[stage].layers, "layer")
 
 
 def _step(plan: Plan, record: Record) -> str:

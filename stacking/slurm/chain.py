@@ -16,6 +16,7 @@ from stacking.planning.plan import Plan, Stage
 from stacking.run.folder import RunFolder
 from stacking.run.phases import Phase, phases
 from stacking.slurm.site import Site
+from stacking.terminal.units import counted
 
 Mode = Literal["one-allocation", "per-stage"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -124,7 +125,7 @@ def _shape(plan: Plan, stage: Stage, site: Site) -> Shape:
         nodes = next(n for n in range(least, stage.ranks + 1) if stage.ranks % n == 0)
     shape = Shape(nodes, stage.ranks // nodes)
     if shape.ranks_per_node > allowed:
-        problem = f"is {nodes}: {shape.ranks_per_node} ranks per node, but the site allows {allowed}"
+        problem = f"is {nodes}: {counted(shape.ranks_per_node, 'rank')} per node, but the site allows {allowed}"
         where = f"{plan.recipe}: stages[{stage.index}].resources.nodes"
         raise UserError(where, problem, "use more nodes, or correct ranks_per_node in the site file")
     return shape

@@ -18,6 +18,7 @@ from stacking.state import deepspeed_private as private
 from stacking.state.deepspeed_optimizers import Master, adapter_of, parameter_shape
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState, step_of
 from stacking.storage.threads import each, thread_count
+from stacking.terminal.units import counted
 
 _SLICE = 1 << 22
 """Elements per copy of a thread: 16 MiB."""
@@ -99,7 +100,7 @@ def _common_step(source: TrainingState, master: Master) -> int:
     counts = {step_of(source, piece.name) for piece in master.pieces} or {source.optimizer_step}
     if len(counts) > 1:
         first, last = min(counts), max(counts)
-        problem = f"holds parameters after {first:,} and after {last:,} updates"
+        problem = f"holds parameters after {first:,} and after {counted(last, 'update')}"
         raise UserError("optimizer: a parameter group", problem, "make a group for each count")
     return counts.pop()
 

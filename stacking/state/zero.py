@@ -43,6 +43,7 @@ from stacking.storage.partition import (
 from stacking.storage.safetensors_file import TensorSpec
 from stacking.storage.torch_file import StoredTensor, read_torch_file
 from stacking.storage.verified_files import VerifiedFiles, verified_files
+from stacking.terminal.units import counted
 
 PROGRESS = "progress.json"
 _REMEDY = "give a folder written by engine.save_checkpoint"
@@ -226,7 +227,7 @@ def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path
         if rank not in ranks:
             raise DamagedFile(folder / first[0].name.replace("rank_0_mp", f"rank_{rank}_mp"), "is missing")
     if len(ranks) != world_size:
-        problem = f"holds shards of {len(ranks)} ranks, but rank 0 was one of {world_size}"
+        problem = f"holds shards of {counted(len(ranks), 'rank')}, but rank 0 was one of {world_size}"
         raise UserError(folder, problem, "remove those of another run")
 
 

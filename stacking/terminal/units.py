@@ -34,6 +34,11 @@ def count(number: float | None) -> str:
     return f"{number:.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a number of things: ``1 layer``, ``1,200 layers``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def loss(value: float | None) -> str:
     """Format four decimals; a dash if there is no value."""
     if value is None:

@@ -26,6 +26,7 @@ from stacking.run.lease import Watch
 from stacking.run.lengths import decided_lengths
 from stacking.run.metrics import MetricsWriter, read_metrics, truncate_after
 from stacking.run.phases import starting_state
+from stacking.terminal.units import counted
 from stacking.train.allocator import keep_freed_memory
 from stacking.train.checkpoint import Saver, open_source, restore
 from stacking.train.engine import connect, start_engine
@@ -96,8 +97,8 @@ def fitted(plan: Plan, stage: Stage, ranks: int) -> Stage:
     """
     where = f"{plan.recipe}: launch.elastic"
     if ranks != stage.ranks and not plan.launch.elastic:
-        problem = f"is false: {stage.name} is planned for {stage.ranks} ranks but was started with {ranks}"
-        raise UserError(where, problem, f"start {stage.ranks} ranks, or set it to true")
+        problem = f"is false: {stage.name} is planned for {counted(stage.ranks, 'rank')} but was started with {ranks}"
+        raise UserError(where, problem, f"start {counted(stage.ranks, 'rank')}, or set it to true")
     return resized(stage, ranks, where)
 
 

@@ -22,7 +22,7 @@ from stacking.report.tables import Table
 from stacking.run.create import plan_recipe
 from stacking.run.folder import RunFolder
 from stacking.storage.files import write_atomically, write_json
-from stacking.terminal.units import UNKNOWN
+from stacking.terminal.units import UNKNOWN, counted
 from stacking.tune.budget import Budget
 from stacking.tune.candidate import Candidate
 from stacking.tune.explain import gain
@@ -147,7 +147,7 @@ def _chosen(plan: Plan, indices: Sequence[int] | None) -> list[Stage]:
 def _check_room(plan: Plan, stage: Stage, launcher: Launcher) -> None:
     room = launcher.capacity(plan.launch.accelerator)
     if room is not None and room < stage.ranks:
-        problem = f"{stage.name} is planned for {stage.ranks} ranks, but there is room for {room}"
+        problem = f"{stage.name} is planned for {counted(stage.ranks, 'rank')}, but there is room for {room}"
         raise UserError(plan.recipe, problem, "tune where the stage will run, or set launch.ranks")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from stacking.deepspeed_config.ds_config import Json
 from stacking.planning.plan import Stage
+from stacking.terminal.units import counted
 from stacking.tune.candidate import OFFLOAD_WORDS
 from stacking.tune.record import Tried
 from stacking.tune.runoff import Final
@@ -35,7 +36,7 @@ def reasons(stage: Stage, config: Json, found: Found, final: Final) -> dict[str,
     why = {
         _ACROSS[0]: "the recipe's batch, which tuning never changes",
         _ACROSS[1]: _micro_batch(found, final),
-        _ACROSS[2]: f"{stage.global_batch} = {winner.micro_batch} x {accumulation} x {stage.ranks} ranks",
+        _ACROSS[2]: f"{stage.global_batch} = {winner.micro_batch} x {accumulation} x {counted(stage.ranks, 'rank')}",
     }
     why |= {key: _dimension(name, found, final) for name, key in KEYS.items()}
     if winner.setting.offload == "none":

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from stacking.planning.plan import Plan
 from stacking.report.plots import GREY, INK, PALE, STYLE, VERMILION
 from stacking.storage.files import write_atomically
+from stacking.terminal.units import counted
 from stacking.tune.candidate import Candidate, Setting
 from stacking.tune.record import Tried
 from stacking.tune.write import Tuned
@@ -120,7 +121,7 @@ def _draw_map(axes: Axes, one: Tuned, colours: Mapping[Setting, str], most_rows:
     if others := _left_out(one):
         axes.plot([own.micro_batch for own in others], [len(rows)] * len(others), linestyle="", **_MARKS["pruned"])
         number = len({own.setting for own in others})
-        words, ink = [*words, f"{number} other setting{'s' * (number > 1)}"], [*ink, GREY]
+        words, ink = [*words, counted(number, "other setting")], [*ink, GREY]
     axes.set_xscale("log", base=2)
     rungs = sorted({tried.candidate.micro_batch for tried in one.found.tried})
     axes.set_xticks(rungs, [str(rung) for rung in rungs])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+from stacking.terminal.units import counted
 from stacking.tune.candidate import Candidate
 from stacking.tune.record import Tried
 from stacking.tune.search import Found, Spent
@@ -84,7 +85,7 @@ def _broken(fastest: Tried, challenger: Tried, mine: Tried, other: Tried) -> Fin
 
 
 def _judge(found: Found, fastest: Tried, challenger: Tried, ratios: list[float]) -> Final:
-    words, lead = f"{_words(ratios)} in {len(ratios)} alternating round{'s' * (len(ratios) > 1)}", median(ratios)
+    words, lead = f"{_words(ratios)} in {counted(len(ratios), 'alternating round')}", median(ratios)
     if min(ratios) > _CLEAR:
         reason = f"faster than {challenger.candidate.words} by {words}"
         return Final(fastest, challenger, tuple(ratios), reason, lead)

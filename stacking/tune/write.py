@@ -13,7 +13,7 @@ from stacking.deepspeed_config.ds_config import Json
 from stacking.deepspeed_config.settle import without_rates
 from stacking.planning.plan import Plan, Stage
 from stacking.storage.files import write_atomically
-from stacking.terminal.units import duration
+from stacking.terminal.units import counted, duration
 from stacking.tune.explain import gain, reasons
 from stacking.tune.record import Tried
 from stacking.tune.runoff import Final
@@ -81,8 +81,8 @@ def page(plan: Plan, tuned: Sequence[Tuned], names: Mapping[int, str], configs: 
 
 def _section(one: Tuned) -> list[str]:
     stage, found, final = one
-    ranks = f"{stage.ranks} rank{'s' * (stage.ranks > 1)}"
-    parts = [f"## {stage.name}: {stage.layers} layers, {stage.global_batch:,} sequences per update, {ranks}"]
+    counts = [counted(stage.layers, "layer"), f"{counted(stage.global_batch, 'sequence')} per update"]
+    parts = [f"## {stage.name}: {', '.join([*counts, counted(stage.ranks, 'rank')])}"]
     if final is None:
         parts.append("Nothing could be measured, so the recipe's own setting is kept.")
     else:

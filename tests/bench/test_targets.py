@@ -69,7 +69,7 @@ def test_mistakes_are_named(wanted: Wanted, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "line"),
     [
-        (Wanted(hidden=64, micro_batch=3, batch=4), "--batch: is 4, not a multiple of 1 ranks x micro-batch 3 = 3"),
+        (Wanted(hidden=64, micro_batch=3, batch=4), "--batch: is 4, not a multiple of 1 rank x micro-batch 3 = 3"),
         (Wanted(hidden=64, micro_batch=3, ranks=2, batch=6, dropout=0.1, precision="fp16"), "--precision: "),
         (Wanted(target="demo", sequence_length=100_000), "--sequence-length: is 100000"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,3 +63,12 @@ def test_a_difference_stops_the_preparation(data_folder: Path) -> None:
 def test_options_without_effect_are_refused(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
     done = stacking("prepare", "a.txt", "--out", str(tmp_path / "out"), *options, check=False)
     assert done.returncode == 2 and line in done.stderr
+
+
+def test_preparing_text_does_not_import_torch(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS * 3))
+    code = (
+        "import sys; from pathlib import Path; from stacking.data.prepare import prepare\n"
+        "prepare(['a.jsonl'], Path('out'), held_out=0.3, workers=1); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

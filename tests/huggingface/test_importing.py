@@ -282,8 +282,9 @@ def test_double_precision_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: is not a folder"):
         import_hugging_face(tmp_path / "nowhere", tmp_path / "state")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"config\.json: does not exist"):
-        import_hugging_face(tmp_path, tmp_path / "state")
+        import_hugging_face(tmp_path / "empty", tmp_path / "state")
 
 
 def test_a_folder_without_weights_is_named(folder: Path, tmp_path: Path) -> None:
@@ -363,3 +364,9 @@ def test_a_pickle_that_is_not_plain_tensors_is_refused_and_not_run(
         import_hugging_face(folder, tmp_path / "state")
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_state_is_not_written_into_the_folder_that_it_comes_from(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"is inside its source .*choose a folder elsewhere"):
+        import_hugging_face(folder, folder / "state")
+    assert not (folder / "state").exists()

@@ -81,6 +81,12 @@ WRONG = {
         "peak: 1e-3, warmup_steps: 20",
         "stages[0].learning_rate.warmup_steps: is 20, more than the 10 steps; give fewer",
     ),
+    "a decay that erases the weights": (
+        "name: small",
+        "optimizer: {weight_decay: 1000}",
+        "optimizer.weight_decay: is 1000, which at a learning rate of 0.001 erases the weights in every update; "
+        "give less than 1000; 0.01 is usual",
+    ),
     "re-warm-up longer than the stage": (
         "name: small",
         "schedule: {rewarmup_steps: 20}",

@@ -85,6 +85,21 @@ def test_numbers_stand_for_the_words_that_they_are(tmp_path: Path) -> None:
     assert site.environment == {"OMP_NUM_THREADS": "8"}
 
 
+@pytest.mark.parametrize("key", ["memory", "transition.memory"])
+@pytest.mark.parametrize("memory", ["16X", "16 G", "-1", "1.5G", "G", "16_000", ".nan", "16GiB"])
+def test_memory_that_slurm_cannot_read_is_refused_without_slurm(tmp_path: Path, key: str, memory: str) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(f"memory: {memory!r}" if key == "memory" else f"transition: {{memory: {memory!r}}}")
+    with pytest.raises(UserError, match=rf"site\.yaml: {key}: is .*{memory}.*write"):
+        load_site(file)
+
+
+@pytest.mark.parametrize("memory", ["0", "180", "16G", "16gb", "500M", "1T"])
+def test_memory_in_slurms_format_is_accepted(tmp_path: Path, memory: str) -> None:
+    (tmp_path / "site.yaml").write_text(f"memory: {memory}\n")
+    assert load_site(tmp_path / "site.yaml").memory == memory
+
+
 def test_home_is_a_variable_everywhere(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     text = "python: ~/p\ncontainer: [x, ~/i.sif]\nsrun: [--container-mounts=~/d]\nscratch: ~/s\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacking.terminal.units import UNKNOWN, count, duration, loss
+from stacking.terminal.units import UNKNOWN, count, counted, duration, loss
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,7 @@ def test_a_count_is_within_half_a_percent(number: float) -> None:
 
 def test_a_loss_that_is_not_a_number_says_so() -> None:
     assert [loss(2.34567), loss(None), loss(math.nan)] == ["2.3457", UNKNOWN, "not a number"]
+
+
+def test_one_thing_is_singular() -> None:
+    assert [counted(number, "layer") for number in (0, 1, 1200)] == ["0 layers", "1 layer", "1,200 layers"]

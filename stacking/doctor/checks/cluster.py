@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from stacking.doctor.facts import Facts, Transfer
 from stacking.doctor.finding import Finding, Level
+from stacking.terminal.units import counted
 
 _MUCH_SKEW = 1.0
 """Seconds; beyond this, the journals of several nodes order events wrongly."""
@@ -31,7 +32,7 @@ def transfers(facts: Facts) -> Iterator[Finding]:
         return
     rates = ", ".join(f"{t.operation} {t.bandwidth / 1e9:.2f}" for t in best)
     delay = f"; {_brief(found.latency_seconds)} for one number" if found.latency_seconds else ""
-    where = f"{found.ranks} ranks on {found.nodes} node{'s' if found.nodes > 1 else ''}"
+    where = f"{counted(found.ranks, 'rank')} on {counted(found.nodes, 'node')}"
     said = f"{rates} GB/s ({best[0].bytes >> 20} MiB, {found.backend}, {where}){delay}"
     slow = found.nodes > 1 and found.backend == "nccl" and min(t.bandwidth for t in best) < _SLOW_NETWORK
     advice = (

@@ -8,6 +8,7 @@ from stacking.deepspeed_config import ds_config
 from stacking.doctor.checks.gpus import known_gpus
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding
+from stacking.terminal.units import counted
 
 GiB = 1 << 30
 _LEAST_SHARED = 1 << 30
@@ -24,7 +25,7 @@ def cores(facts: Facts) -> Iterator[Finding]:
         return
     usable = min(host.affinity, host.quota or host.affinity)
     of = f" of {host.cores}" if host.affinity < host.cores else ""
-    found = f"{usable:g}{of} for {ranks} rank{'s' if ranks > 1 else ''} here"
+    found = f"{usable:g}{of} for {counted(ranks, 'rank')} here"
     threads = host.environment.get("OMP_NUM_THREADS", "")
     if usable < ranks:
         yield Finding("warning", "cores", found, "start fewer ranks, or request more cores: ranks share cores now")
@@ -65,7 +66,7 @@ def shared_memory(facts: Facts) -> Iterator[Finding]:
             yield Finding("warning", "/dev/shm", "not there", "mount a tmpfs on it: NCCL needs it between local ranks")
     elif size < _LEAST_SHARED and facts.ranks > 1:
         advice = "in a container: --shm-size=8g, or --ipc=host; otherwise remount it larger"
-        yield Finding("warning", "/dev/shm", f"{size / 2**20:.0f} MiB for {facts.ranks} ranks", advice)
+        yield Finding("warning", "/dev/shm", f"{size / 2**20:.0f} MiB for {counted(facts.ranks, 'rank')}", advice)
     else:
         yield Finding("ok", "/dev/shm", f"{size / GiB:.1f} GiB")
 

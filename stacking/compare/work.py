@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stacking.compare.arm import Arm
-from stacking.config.recipe import Recipe, load_recipe
+from stacking.config.recipe import Recipe
 from stacking.errors import Diverged, Preempted, UserError
 from stacking.launch.job import Launcher
 from stacking.launch.registry import open_launcher
@@ -18,6 +18,7 @@ from stacking.report.run import read_run
 from stacking.run.controller import Controller
 from stacking.run.create import design_of, holding_new, open_run, require_idle, write_run
 from stacking.run.folder import RunFolder
+from stacking.run.kept import kept_recipe
 from stacking.run.lease import Lease
 from stacking.run.phases import is_over
 from stacking.run.progress import Progress
@@ -61,7 +62,7 @@ def check_recipes(tasks: Sequence[Task]) -> None:
     for task in tasks:
         if not task.run.journal.events():
             continue
-        if _content(load_recipe(task.run.recipe)) != _content(task.recipe):
+        if _content(kept_recipe(task.run.recipe)) != _content(task.recipe):
             problem = f"was trained with other settings than {task.arm.where} has now"
             raise UserError(task.run.recipe, problem, "rename the recipe's file, or choose another --out")
         if load_plan(task.run.plan).data.digest != task.arm.plan.data.digest:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -173,6 +173,7 @@ class _Job:
     def find(self, inputs: Sequence[str], held_out: Sequence[str], embedded: bool, fetch: bool) -> list[Input]:
         """Return the inputs as files, after fetching what is not a file yet (a dataset, the embedded corpus)."""
         files = {name: self._files(name) for name in [*inputs, *held_out] if not is_dataset(name)}
+        _refuse_overlap(files, inputs, held_out)
         self._refuse_idle_reading(list(files.values()), len(files) < len({*inputs, *held_out}))
         found = [self._input(name, files.get(name), False, fetch) for name in inputs]
         if embedded:
@@ -321,6 +322,16 @@ def _check(inputs: Sequence[str], embedded: bool, size: int, held_out: float, wo
         raise UserError("--held-out", f"{held_out} is not a share", "use a number above 0 and below 1, such as 0.01")
     if workers is not None and workers < 1:
         raise UserError("--workers", f"is {workers}", "use 1 or more")
+
+
+def _refuse_overlap(files: Mapping[str, Found], inputs: Sequence[str], held_out: Sequence[str]) -> None:
+    """Reject text that is held out and trained on at once: its loss would not be a held-out loss."""
+    both = next((name for name in held_out if name in inputs), None)
+    trained = {file.path.resolve() for name in inputs if name in files for file in files[name].files}
+    apart = (file.path for name in held_out if name in files for file in files[name].files)
+    shared = both or next((path for path in apart if path.resolve() in trained), None)
+    if shared is not None:
+        raise UserError(shared, "is an input and a --held-out-input", "give it as one of the two")
 
 
 def _refuse_nesting(out: Path, inputs: Sequence[str]) -> None:

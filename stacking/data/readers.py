@@ -29,6 +29,9 @@ _CUTS = ("\n\n", ".\n", ". ", "。", "।", "؟", "\n", " ")
 
 _EMPHASIS = re.compile(r"([*_](?<!\w_)[*_]{0,2})(?=\S)([^*_\n]+)(?<=\S)\1(?!\w)")
 
+_MOST_ZEROS = 0.2
+"""Share of zero bytes at the beginning of a file above which it is no text."""
+
 
 @dataclass(frozen=True)
 class TextFile:
@@ -140,6 +143,9 @@ def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
         except UnicodeDecodeError as error:
             carried = len(error.object) - len(block)
             raise _not_utf8(path, offset - carried + error.start, block if offset == 0 else b"") from None
+        if offset == 0 and block.count(0) > _MOST_ZEROS * len(block):
+            problem = "consists largely of zero bytes, like UTF-16 or binary files"
+            raise UserError(path, problem, f"convert it: iconv -f UTF-16LE -t UTF-8 {path.name}")
         yield text.removeprefix("\ufeff") if offset == 0 else text
         offset += len(block)
 
@@ -147,6 +153,8 @@ def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
 def _not_utf8(path: Path, offset: int, start: bytes) -> UserError:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return UserError(path, "is UTF-16, not UTF-8", f"convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
+    if start.startswith(b"PK\x03\x04"):
+        return UserError(path, "is a zip archive", "unpack it")
     remedy = "convert it to UTF-8, from Windows-1252 for example: iconv -f WINDOWS-1252 -t UTF-8"
     return UserError(path, f"is not UTF-8 at byte {offset:,}", remedy)
 

@@ -10,7 +10,7 @@ from typing import Any
 from stacking.config.recipe import Recipe, WarmupStableDecay
 from stacking.deepspeed_config.ds_config import UserConfig, offloads
 from stacking.deepspeed_config.findings import Final, Findings
-from stacking.deepspeed_config.settle import OPTIMIZER_KEYS, settle_rates
+from stacking.deepspeed_config.settle import OPTIMIZER_KEYS, given, settle_rates
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.model.config import ModelConfig
@@ -135,12 +135,11 @@ def _final(run: RunBasis, decided: DecidedStage) -> Final:
 def _check_decay(recipe: Recipe, decided: Sequence[DecidedStage], rates: Sequence[Points], findings: Findings) -> None:
     """Complain of a weight decay that takes all of a weight away, or more, in one update."""
     for stage, points in zip(decided, rates, strict=False):
-        decay, peak = stage.optimizer.weight_decay, max(rate for _, rate in points)
-        if decay * peak < 1:
-            continue
-        where = stage.user.key(OPTIMIZER_KEYS["weight_decay"])
-        if "weight_decay" in recipe.optimizer.model_fields_set:
-            where = recipe.key("optimizer", "weight_decay")
+        decay, peak, key = stage.optimizer.weight_decay, max(rate for _, rate in points), OPTIMIZER_KEYS["weight_decay"]
+        is_recipes = "weight_decay" in recipe.optimizer.model_fields_set
+        if decay * peak < 1 or (not is_recipes and given(stage.user, key) is None):
+            continue  # a rate that only the default is too high for may be meant
+        where = recipe.key("optimizer", "weight_decay") if is_recipes else stage.user.key(key)
         problem = f"is {decay:g}, which at a learning rate of {peak:g} erases the weights in every update"
         findings.add(UserError(where, problem, f"give less than {1 / peak:g}; 0.01 is usual"))
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stacking.config.recipe import Recipe, load_recipe, recipe_from
+from stacking.config.recipe import Recipe, recipe_from
 from stacking.errors import UserError
 from stacking.report.comparison import ChargedClock, charged_seconds
 from stacking.report.run import Run
 from stacking.report.timeline import transition
 from stacking.run.folder import command
+from stacking.run.kept import kept_recipe
 from stacking.run.rewind import divergence
 
 _LENGTHS = ("total_num_steps", "cycle_first_step_size", "cycle_second_step_size", "decay_step_size")
@@ -32,7 +33,7 @@ def baseline_recipe(run: Run) -> Recipe:
     plan, last = run.plan, run.plan.stages[-1]
     if plan.start is not None:
         raise UserError(run.folder.path, f"started from {plan.start}", "compare runs that start from random weights")
-    raw = load_recipe(run.folder.recipe).model_dump(mode="json")
+    raw = kept_recipe(run.folder.recipe).model_dump(mode="json")
     steps = baseline_steps(run)
     kernels = {"compile": last.kernels.compile, "activation_checkpointing": last.kernels.activation_checkpointing}
     stage: dict[str, Any] = {

@@ -23,7 +23,7 @@ from stacking.planning.stage import user_config
 from stacking.run.folder import RunFolder, continuation, is_locked
 from stacking.run.lease import Lease
 from stacking.run.lengths import settled_plan
-from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_atomically
+from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_sealed_text
 
 SPLITS = ("train", "held_out")
 
@@ -133,7 +133,7 @@ def write_run(design: Design, run: RunFolder) -> None:
         run.path.mkdir(parents=True, exist_ok=True)
         for split, index in design.samples.items():
             index.write(run.samples(split))
-        write_atomically(run.recipe, design.recipe.to_yaml())
+        write_sealed_text(run.recipe, design.recipe.to_yaml())
         write_plan(run.plan, design.plan)
         _record_creation(run, design.plan)
 

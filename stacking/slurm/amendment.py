@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from stacking.config.recipe import Recipe, load_recipe
+from stacking.config.recipe import Recipe
 from stacking.config.resources import Resources
 from stacking.errors import UserError
 from stacking.planning.plan import Plan
 from stacking.planning.stage import decide_resources
 from stacking.run.folder import RunFolder
-from stacking.storage.files import write_atomically
+from stacking.run.kept import kept_recipe
+from stacking.storage.files import write_sealed_text
 
 _OF_RESOURCES = re.compile(r"\s*(launch|stages\[\d+\])\.resources\b")
 
@@ -34,12 +35,12 @@ def current_recipe(run: RunFolder, overrides: Sequence[str] = ()) -> Recipe:
             remedy = "give launch.resources.KEY or stages[i].resources.KEY, or start another run"
             raise UserError(f"--set {override}", problem, remedy)
     file = run.amended if run.amended.is_file() else run.recipe
-    return load_recipe(str(file), list(overrides))
+    return kept_recipe(file, overrides)
 
 
 def chosen_recipe(run: RunFolder, given: Recipe) -> Recipe:
     """Returns the recipe whose resources count: the current one, unless ``given`` differs from the run's own."""
-    own = load_recipe(str(run.recipe))
+    own = kept_recipe(run.recipe)
     return current_recipe(run) if resources_of(given) == resources_of(own) else given
 
 
@@ -63,7 +64,7 @@ def resources_of(recipe: Recipe) -> tuple[Resources, ...]:
 
 def write_amendment(run: RunFolder, recipe: Recipe) -> None:
     """Makes the resources of ``recipe`` those of the jobs that are submitted from now on."""
-    write_atomically(run.amended, recipe.to_yaml())
+    write_sealed_text(run.amended, recipe.to_yaml())
 
 
 def _identity(recipe: Recipe) -> str:

@@ -20,6 +20,7 @@ from stacking.launch import slurm_client
 from stacking.planning.plan import Plan, check_machine
 from stacking.run.create import create_run, open_run, plan_recipe
 from stacking.run.folder import RunFolder, command, is_locked
+from stacking.run.kept import kept_recipe
 from stacking.run.lengths import settled_plan
 from stacking.run.phases import phases
 from stacking.run.rewind import refuse_repetition
@@ -47,6 +48,7 @@ from stacking.slurm.submission import (
     submitting,
     verified_left,
 )
+from stacking.storage.files import read_sealed_text
 
 _TIME = re.compile(r"^#SBATCH (?:--time=|-t)", re.MULTILINE)
 _PARTITION = re.compile(r"^#SBATCH --partition=(\S+)", re.MULTILINE)
@@ -187,7 +189,7 @@ def _exists(request: Request) -> bool:
         return False
     if request.recipe is None or not run.recipe.is_file():
         return True
-    if not is_same_run(load_recipe(str(run.recipe)), _recipe(request)):
+    if not is_same_run(kept_recipe(run.recipe), _recipe(request)):
         remedy = f"run `{command('submit --resume', run.path)}` to continue it, or choose another folder"
         raise UserError(run.recipe, "belongs to another recipe, or one with other data or settings", remedy)
     return True
@@ -286,15 +288,21 @@ def _check_syntax(path: Path) -> None:
 
 def _changes_anything(request: Request) -> bool:
     """Returns whether the requested site, mode or resources differ from those of the jobs in the queue."""
-    kept = request.run.site
-    site = request.site is not None and (not kept.is_file() or load_site(kept) != load_site(request.site))
+    site = request.site is not None and _kept_site(request.run) != load_site(request.site)
     mode = request.mode is not None and request.mode != _mode_before(request.run)
     return site or mode or resources_of(_resourced(request, True)) != resources_of(current_recipe(request.run))
 
 
 def _site(request: Request) -> Site:
-    kept = request.run.site if request.run.site.is_file() else None
-    return load_site(request.site or kept)
+    return (_kept_site(request.run) if request.site is None else None) or load_site(request.site)
+
+
+def _kept_site(run: RunFolder) -> Site | None:
+    """Returns the settings of the last submission."""
+    if not run.site.is_file():
+        return None
+    read_sealed_text(run.site)
+    return load_site(run.site)
 
 
 def _mode(request: Request) -> Mode:

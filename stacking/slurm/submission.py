@@ -26,7 +26,7 @@ from stacking.slurm.chain import ChainJob, Mode, chain
 from stacking.slurm.ledger import failing_nodes, is_done, known_jobs, live_jobs, unreleased
 from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
-from stacking.storage.files import disk_errors, write_atomically
+from stacking.storage.files import disk_errors, write_atomically, write_sealed_text
 
 Check = Callable[[Sequence[ChainJob], Mapping[str, str]], Mapping[str, str | None]]
 """Takes jobs and all scripts by name; returns the expected start of each job."""
@@ -127,7 +127,7 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
     starts = check([link.job for link in found if link.id is None], scripts)
     kept = {link.id for link in found}
     slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs)) if job.id not in kept])
-    write_atomically(run.site, site.to_yaml())
+    write_sealed_text(run.site, site.to_yaml())
     found = _submit_missing(run, mode, found, scripts, starts)
     wanted = [link.id for link in found if link.id is not None and (link.is_new or link.id in forgotten)]
     try:

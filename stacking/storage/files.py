@@ -16,7 +16,7 @@ from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import BLOCK, Entry, digests_of, hash_files, open_file, verify_blocks
 from stacking.storage.os_errors import disk_errors as disk_errors
 from stacking.storage.os_errors import patiently
-from stacking.storage.seal import BrokenSeal, sealed, unsealed
+from stacking.storage.seal import BrokenSeal, sealed, sealed_text, unsealed, unsealed_text
 from stacking.storage.threads import each
 
 MANIFEST = "manifest.json"
@@ -100,6 +100,28 @@ def read_sealed(path: Path) -> dict[str, Any]:
         return unsealed(value)
     except (BrokenSeal, RecursionError) as error:
         raise DamagedFile(path, str(error), "restore it, or recreate what it belongs to") from None
+
+
+def write_sealed_text(path: Path, text: str) -> None:
+    """Writes ``text`` and its seal atomically."""
+    write_atomically(path, sealed_text(text))
+
+
+def read_sealed_text(path: Path) -> str:
+    """Reads a file written by `write_sealed_text`.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFile: the file was changed since, or has no seal.
+    """
+    if not path.exists():
+        raise UserError(path, "does not exist", "check the path")
+    with disk_errors(path):
+        data = patiently(lambda: _read_small(path))
+    try:
+        return unsealed_text(data.decode(errors="replace"))
+    except BrokenSeal as error:
+        raise DamagedFile(path, str(error), "restore it from a copy") from None
 
 
 def fsync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from stacking.storage.blocks import digest
 
 SEAL = "seal"
+_COMMENT = "# seal: "
 
 
 class BrokenSeal(ValueError):
@@ -37,6 +38,25 @@ def unsealed(value: Any) -> dict[str, Any]:
         raise BrokenSeal("has no seal: it is damaged, or an earlier version wrote it")
     bare = {key: part for key, part in value.items() if key != SEAL}
     if value[SEAL] != _seal_of(bare):
+        raise BrokenSeal("does not match its seal: it was changed after it was written")
+    return bare
+
+
+def sealed_text(text: str) -> str:
+    """Returns ``text`` with its seal in a comment on the last line: YAML that anyone can read."""
+    return f"{text}{_COMMENT}{digest(text.encode())}\n"
+
+
+def unsealed_text(text: str) -> str:
+    """Checks a sealed text and returns it without the seal.
+
+    Raises:
+        BrokenSeal: ``text`` has no seal, or was changed since it was sealed.
+    """
+    bare, comment, seal = text.rpartition(_COMMENT)
+    if not comment:
+        raise BrokenSeal("has no seal: it is damaged, or an earlier version wrote it")
+    if seal != f"{digest(bare.encode())}\n":
         raise BrokenSeal("does not match its seal: it was changed after it was written")
     return bare
 

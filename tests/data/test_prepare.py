@@ -183,6 +183,17 @@ def test_held_out_inputs_are_the_held_out_split(tmp_path: Path, text_folder: Pat
     assert {split: counts["documents"] for split, counts in manifest["splits"].items()} == {"train": 40, "held_out": 5}
 
 
+def test_text_cannot_be_trained_on_and_held_out(tmp_path: Path) -> None:
+    text = tmp_path / "text" / "a.txt"
+    text.parent.mkdir()
+    text.write_text("One river. Two stones.\n")
+    (link := text.with_name("same.txt")).symlink_to("a.txt")
+    for held_out in (text, link, text.parent):
+        with pytest.raises(UserError, match="is an input and a --held-out-input; give it as one of the two"):
+            run([text], tmp_path / "out", held_out_inputs=[str(held_out)])
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_existing_tokenizer_is_taken_as_it_is(tmp_path: Path, text_folder: Path, data_folder: Path) -> None:
     manifest = run([text_folder], tmp_path / "out", tokenizer=data_folder / "vocab.txt").manifest
     assert (tmp_path / "out/vocab.txt").read_bytes() == (data_folder / "vocab.txt").read_bytes()

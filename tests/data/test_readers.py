@@ -162,3 +162,9 @@ def test_only_rows_and_articles_can_be_empty(tmp_path: Path) -> None:
     write(tmp_path / "b.txt", "\n\n \n")
     assert list(rows(TextFile(tmp_path / "a.jsonl", "jsonl"))) == ["a", "", "", ""]
     assert list(rows(TextFile(tmp_path / "b.txt", "text"))) == []
+
+
+def test_utf16_without_a_mark_and_archives_are_named(tmp_path: Path) -> None:
+    assert "consists largely of zero bytes" in refusal(write(tmp_path / "a.txt", "Ein Text.".encode("utf-16-le")))
+    assert "is a zip archive; unpack it" in refusal(write(tmp_path / "b.txt", b"PK\x03\x04\x14\x00\xff\xff"))
+    assert documents(write(tmp_path / "c.txt", "A stray\0 byte is no reason to refuse a whole text.")) != []

@@ -26,3 +26,7 @@ def test_a_decay_that_erases_the_weights_is_blamed_on_who_asks_for_it() -> None:
     asks = '{"optimizer": {"type": "AdamW", "params": {"weight_decay": 5000}}}'
     with pytest.raises(UserError, match=r"ds\.json: optimizer\.params\.weight_decay: is 5000, which at"):
         plan_of(SMALL, ds_config=asks)
+
+
+def test_the_default_decay_is_nobodys_mistake() -> None:
+    plan_of(SMALL.replace("peak: 1e-3", "peak: 1e30"))

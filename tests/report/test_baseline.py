@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from stacking.errors import UserError
+from stacking.errors import DamagedFile, UserError
 from stacking.planning.make_plan import make_plan
 from stacking.planning.plan import write_plan
 from stacking.report.baseline import baseline_recipe, baseline_steps
 from stacking.report.run import Run, read_run
+from stacking.storage.files import write_sealed_text
 from tests.report.synthetic import SyntheticRun
 from tests.small_recipe import MACHINE, MANIFEST, SAMPLES, plan_of
 
@@ -38,7 +39,7 @@ def finished(folder: Path, recipe: str, **changes: Any) -> Run:
     plan = plan_of(recipe).model_copy(update=changes)
     run = SyntheticRun(folder, layers=(2, 12), steps=(100, 100)).whole()
     write_plan(run.path / "plan.json", plan)
-    (run.path / "recipe.yaml").write_text(Path("recipe.yaml").read_text())
+    write_sealed_text(run.path / "recipe.yaml", Path("recipe.yaml").read_text())
     return read_run(run.path)
 
 
@@ -122,4 +123,12 @@ def test_a_run_that_diverged_is_not_to_be_finished(tmp_path: Path) -> None:
 def test_a_run_that_did_not_start_from_random_weights_has_none(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", WSD, start="/models/bert", start_format="huggingface")
     with pytest.raises(UserError, match="started from /models/bert; compare runs that start from random weights"):
+        baseline_recipe(run)
+
+
+def test_a_recipe_that_was_altered_after_the_run_began_is_no_basis_for_a_baseline(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run", WSD)
+    text = run.folder.recipe.read_text()
+    run.folder.recipe.write_text(text.replace("hidden: 64", "hidden: 65"))
+    with pytest.raises(DamagedFile, match=r"run/recipe\.yaml: does not match its seal"):
         baseline_recipe(run)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.files import read_sealed, write_sealed
-from stacking.storage.seal import BrokenSeal, sealed, unsealed
+from stacking.storage.seal import BrokenSeal, sealed, sealed_text, unsealed, unsealed_text
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | st.text(),
@@ -72,3 +72,13 @@ def test_hostile_json_is_damage(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DamagedFile):
         read_sealed(path)
+
+
+@given(st.text(alphabet=st.characters(blacklist_categories=["Cs"])), st.data())
+def test_one_changed_byte_of_a_sealed_text_is_found(text: str, data: st.DataObject) -> None:
+    whole = sealed_text(text)
+    assert unsealed_text(whole) == text
+    content = bytearray(whole.encode())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(BrokenSeal):
+        unsealed_text(content.decode(errors="replace"))

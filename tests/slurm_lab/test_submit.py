@@ -156,7 +156,7 @@ def test_a_signal_before_the_controller_listens_is_told(
     chain.submit()
     job = chain.jobs()["0-L1"]
     lab.wait_for(job, "RUNNING")
-    lab.wait_until(lambda: "sleep" in lab.run("sh", "-c", "ps -eo args | grep '[s]leep 60' || true"))
+    lab.wait_until((tmp_path / "started").exists)
     lab.run(*disturbance, str(job))
     if disturbance == ["scancel"]:
         lab.wait_for(job, "CANCELLED")
@@ -165,9 +165,9 @@ def test_a_signal_before_the_controller_listens_is_told(
         lab.wait_for(job, "COMPLETED")
         assert lab.job(job)["Restarts"] == "1"
         follows = f"job {job} is requeued" if name == "SIGUSR1" else f"SLURM has requeued job {job}"
+    lab.wait_until(lambda: f"stacking: {name} came before the controller was ready; {follows}" in log(chain, "0-L1"))
     (event,) = chain.events("preempted")
     assert (event["phase"], event["message"]) == ("train", f"stopped by {name} before the controller was ready")
-    lab.wait_until(lambda: f"stacking: {name} came before the controller was ready; {follows}" in log(chain, "0-L1"))
 
 
 def test_without_requeue_a_stopped_stage_submits_the_rest_of_the_chain_again(

@@ -75,7 +75,8 @@ def _old_keys() -> str:
         "| `communication_data_type: bfp16` | read as `bf16` |",
         "| `amp.enabled: true` | read as fp16 (`O0`: fp32) |",
         "| `optimizer.params.max_grad_norm` | read as `gradient_clipping` |",
-        "| `optimizer.type: FusedAdam`, `DeepSpeedCPUAdam`, ... | read as `AdamW` |",
+        "| `optimizer.type: FusedAdam` | read as `AdamW` with `torch_adam: false`, compiled at the first start |",
+        "| `optimizer.type: DeepSpeedCPUAdam`, ... | read as `AdamW` |",
     )
     return "\n".join(["| key | action |", "|---|---|", *rows, *more]) + "\n"
 

@@ -26,8 +26,8 @@ from stacking.hardware.presets import Compiled, DeviceClass, Precision
 Json = dict[str, Any]
 OWN = "stacking"
 """The section for this program; it is not passed to DeepSpeed."""
-_QUIET = 1_000_000_000
-"""``steps_per_print``: the training loop reports progress, so DeepSpeed need not."""
+_OURS: Json = {"steps_per_print": 1_000_000_000, "timers": {"throughput": {"enabled": False}}}
+"""The training loop reports progress, so DeepSpeed need not; its timer would wait for the device at every step."""
 
 
 _NOT_TOLD = ("is a comment", "is null", "is 'auto'", "only has the value 'auto'")
@@ -89,8 +89,6 @@ class StageFacts:
     hidden: int
     optimizer: Optimizer
     cuda: bool
-    fused_adam: bool
-    """Whether DeepSpeed's own Adam kernel is available."""
     stage: str = ""
     """The stage's name: DeepSpeed's output files are separate for each stage."""
 
@@ -132,9 +130,9 @@ def batch_keys(user: UserConfig) -> BatchKeys:
 def resolve(user: UserConfig, facts: StageFacts) -> Json:
     """Return the complete DeepSpeed configuration: the user's, with the plan's values filled in."""
     config = with_batch(user.content, facts.global_batch, facts.micro_batch, facts.accumulation)
-    config["steps_per_print"] = config.get("steps_per_print", _QUIET)
-    if config["steps_per_print"] == "auto":
-        config["steps_per_print"] = _QUIET
+    for key, value in _OURS.items():
+        if config.get(key, "auto") == "auto":
+            config[key] = copy.deepcopy(value)
     config.pop(OWN, None)
     config.pop("scheduler", None)  # the plan's schedule applies
     config["gradient_clipping"] = facts.optimizer.clip
@@ -244,10 +242,10 @@ _AUTO_ZERO: Mapping[str, Callable[[int], int]] = {
 """Values of ``auto`` in ``zero_optimization``, as in Hugging Face's Trainer."""
 
 
-def optimizer_errors(user: UserConfig, fused_adam: bool) -> Iterator[UserError]:
+def optimizer_errors(user: UserConfig) -> Iterator[UserError]:
     """Return parameters that DeepSpeed's optimizer class for this stage does not accept."""
     given = _given_parameters(user)
-    for key, problem, remedy in refused_parameters(given, _built(user.content, fused_adam, given)):
+    for key, problem, remedy in refused_parameters(given, _built(user.content, given)):
         yield user.error(f"optimizer.params.{key}", problem, remedy)
 
 
@@ -256,14 +254,13 @@ def _given_parameters(user: UserConfig) -> Json:
     return {key: value for key, value in params.items() if value != "auto"} if isinstance(params, dict) else {}
 
 
-def _built(content: Mapping[str, Any], fused_adam: bool, given: Mapping[str, Any]) -> str:
-    torch_adam = given.get("torch_adam", not fused_adam)
-    return adam_class(torch_adam, "optimizer" in offloads(content))
+def _built(content: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    return adam_class(given.get("torch_adam", True), "optimizer" in offloads(content))
 
 
 def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
     given = _given_parameters(user)
-    if _built(user.content, facts.fused_adam, given) == "AdamW":
+    if _built(user.content, given) == "AdamW":
         given.pop("bias_correction", None)  # PyTorch always applies it
     wanted: Json = {
         "lr": facts.peak_learning_rate,
@@ -272,19 +269,19 @@ def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
         "weight_decay": facts.optimizer.weight_decay,
     }
     name = _get(user.content, "optimizer.type", "AdamW")
-    return {"type": name, "params": {**given, **wanted, **_implementation(facts, given)}}
+    return {"type": name, "params": {**given, **wanted, **_implementation(given)}}
 
 
-def _implementation(facts: StageFacts, given: Json) -> Json:
-    """Use PyTorch's Adam, one kernel per tensor, where DeepSpeed's fused one is unavailable."""
-    if facts.fused_adam and "torch_adam" not in given:
-        return {}
+def _implementation(given: Json) -> Json:
+    """Use PyTorch's fused Adam, which needs no compiler, unless the user asks for DeepSpeed's."""
     torch_adam = given.get("torch_adam", True)
     fuse = torch_adam and not {"fused", "foreach"} & given.keys()
     return {"torch_adam": torch_adam, **({"fused": True} if fuse else {})}
 
 
 def _fill_precision(config: Json, facts: StageFacts) -> None:
+    if facts.precision == "bf16":  # a check of every gradient; `stacking.train.finite` reads the norm instead
+        config["bf16"] = {"check_grad_overflow": False, **config.get("bf16", {})}
     for name in ("fp16", "bf16"):
         if facts.precision == name:
             config[name] = {**config.get(name, {}), "enabled": True}
@@ -313,12 +310,12 @@ def _separate_files(config: Json, stage: str) -> None:
 
 def _fill_zero(config: Json, facts: StageFacts) -> None:
     # A single GPU: without flat groups, 16-bit training would wait for every parameter's overflow check.
-    flat = facts.cuda and facts.precision != "fp32" and not facts.fused_adam
+    flat = facts.cuda and facts.precision != "fp32"
     scaled = config.get("prescale_gradients") or config.get("gradient_predivide_factor", 1) != 1
     sharded = 1 if scaled else 2  # ZeRO 2 does not scale gradients before reducing them
     zero = config.setdefault("zero_optimization", {"stage": sharded if facts.ranks > 1 else int(flat)})
     for key, value in zero.items():
         if value == "auto":
             zero[key] = _AUTO_ZERO[key](facts.hidden)
-    if not facts.cuda and "optimizer" in offloads(config):
-        config.setdefault("zero_force_ds_cpu_optimizer", False)  # on a CPU PyTorch's Adam works as well
+    if config["optimizer"]["params"]["torch_adam"] and "optimizer" in offloads(config):
+        config.setdefault("zero_force_ds_cpu_optimizer", False)

@@ -13,8 +13,10 @@ from stacking.deepspeed_config.names import meant
 from stacking.deepspeed_config.values import coerced, is_a
 
 _ADAM = {"adam": "Adam", "adamw": "AdamW"}
-_SAME = ("fusedadam", "cpuadam", "deepspeedcpuadam", "deepspeedfusedadam", "bertadam", "torchadam")
+_SAME = ("cpuadam", "deepspeedcpuadam", "bertadam", "torchadam")
 """Other names of Adam, in lower case."""
+_COMPILED = ("fusedadam", "deepspeedfusedadam")
+"""Names of DeepSpeed's own kernel, which is built at the first start."""
 _COMMON = ("lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode", "bias_correction", "foreach", "fused")
 _HARMLESS = {"amsgrad": False, "maximize": False, "capturable": False, "differentiable": False, "set_grad_none": True}
 """Parameters of one of the classes, with their neutral value."""
@@ -81,6 +83,11 @@ def _type(found: Examination) -> bool:
     plain = name.lower().replace("_", "").replace("torch.optim.", "")
     if plain in _ADAM:
         found.put(path, _ADAM[plain])
+        return True
+    if plain in _COMPILED:
+        if found.get("optimizer.params.torch_adam", "auto") == "auto":
+            found.put("optimizer.params", {**(found.get("optimizer.params") or {}), "torch_adam": False})
+        found.replace(path, "AdamW", f"is {shown(name)}", "read as AdamW with torch_adam: false")
         return True
     if plain in _SAME:
         found.replace(path, "AdamW", f"is {shown(name)}", "read as AdamW")

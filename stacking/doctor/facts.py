@@ -58,6 +58,8 @@ class Host(_Facts):
     """RDMA adapters."""
     environment: Mapping[str, str] = Field(default_factory=dict)
     """Environment variables that affect the results."""
+    stale_locks: tuple[str, ...] = ()
+    """Locks that killed builds of DeepSpeed's kernels have left."""
 
 
 class Tools(_Facts):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stacking.hardware.cores import usable_cores
+from stacking.hardware.extension_locks import stale_locks
 from stacking.hardware.nvidia_smi import installed_gpus, query
 from stacking.hardware.processor import BF16_FLAGS, cpu_flags
 
@@ -47,6 +48,7 @@ def host() -> dict[str, Any]:
         "open_files": _limit(resource.RLIMIT_NOFILE, hard=True),
         "infiniband": _names(Path("/sys/class/infiniband")),
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "stale_locks": [str(lock) for lock in stale_locks()],
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 
 from stacking.hardware.cores import usable_cores
@@ -23,8 +22,6 @@ class Machine:
     memory: int
     """Bytes per GPU, or of the whole host."""
     cores: int
-    has_nvcc: bool = False
-    """Whether DeepSpeed can compile its CUDA kernels here."""
     cpu: DeviceClass = DEVICE_CLASSES["cpu"]
     """The class of the CPU, which ranks use if there is no GPU or none is requested."""
 
@@ -42,10 +39,5 @@ def find_machine() -> Machine:
     if gpus:
         first = gpus[0]
         device = device_class(first.name, first.memory, first.capability)
-        return Machine(len(gpus), device, first.memory, cores, _has_nvcc(), cpu)
+        return Machine(len(gpus), device, first.memory, cores, cpu)
     return Machine(0, cpu, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cores, cpu=cpu)
-
-
-def _has_nvcc() -> bool:
-    toolkit = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    return shutil.which("nvcc") is not None or os.access(os.path.join(toolkit, "bin", "nvcc"), os.X_OK)

@@ -275,7 +275,7 @@ def _move_optimizer(moved: _Moved, devices: Devices) -> None:
             raw["optimizer"] = {**(raw.get("optimizer") or {}), key: value}
     given = {k: v for k, v in (found.get("optimizer.params") or {}).items() if v != "auto"}
     offloaded = "optimizer" in ds_config.offloads(found.content)
-    built = adam_class(given.get("torch_adam", not devices.fused_adam), offloaded)
+    built = adam_class(given.get("torch_adam", True), offloaded)
     for key, problem, remedy in refused_parameters(given, built):
         found.drop(f"optimizer.params.{key}", problem, remedy, refused=True)
     for key in list(found.get("optimizer.params") or {}):

@@ -22,8 +22,6 @@ class Devices:
     memory: int
     """Bytes per GPU, or of the host; 0: unknown."""
     count: int
-    fused_adam: bool
-    """Whether to use DeepSpeed's CUDA kernel for Adam, which is compiled at first use."""
 
 
 def find_devices(recipe: Recipe, machine: Machine) -> Devices:
@@ -43,9 +41,8 @@ def find_devices(recipe: Recipe, machine: Machine) -> Devices:
         if named not in ("auto", "cpu"):
             raise UserError(recipe.key("launch", "device"), f"is {named}, but the accelerator is cpu", "remove one")
         memory = 0 if machine.accelerators else machine.memory
-        return Devices(False, machine.cpu, memory, _CPU_RANKS, False)
+        return Devices(False, machine.cpu, memory, _CPU_RANKS)
     if named == "auto":
-        return Devices(True, machine.device, machine.memory, machine.accelerators, machine.has_nvcc)
+        return Devices(True, machine.device, machine.memory, machine.accelerators)
     device = DEVICE_CLASSES[named]
-    fused_adam = machine.has_nvcc or machine.accelerators == 0  # a login node says nothing about the compute nodes
-    return Devices(True, device, device.memory, max(machine.accelerators, 1), fused_adam)
+    return Devices(True, device, device.memory, max(machine.accelerators, 1))

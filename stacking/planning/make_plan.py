@@ -211,6 +211,12 @@ def _config_notes(decided: Sequence[DecidedStage], rates: Sequence[str]) -> list
     return list(dict.fromkeys([*optimizers, *rates, *keys]))
 
 
+_COMPILED = (
+    "torch_adam is false: DeepSpeed compiles its own Adam at the first start, which needs a C++ compiler and, on GPUs, "
+    "the CUDA toolkit of torch's version; check with `stacking doctor`"
+)
+
+
 def _warnings(recipe: Recipe, stages: Sequence[StagePlan], devices: Devices, machine: Machine) -> list[str]:
     found, device = [], devices.device
     ranks = max(stage.ranks for stage in stages)
@@ -225,6 +231,8 @@ def _warnings(recipe: Recipe, stages: Sequence[StagePlan], devices: Devices, mac
         if devices.memory and stage.memory_per_rank > devices.memory:
             need, have = stage.memory_per_rank / 2**30, devices.memory / 2**30
             found.append(f"{stage.name} needs about {need:.1f} GiB per rank, but a {device.name} has {have:.0f}")
+        if not stage.ds_config["optimizer"]["params"].get("torch_adam"):
+            found.append(f"{stage.name}: {_COMPILED}")
         if not devices.cuda and offloads(stage.ds_config):
             found.append(f"{stage.name} offloads to the CPU on a CPU, which saves nothing")
     peak = max(value for stage in stages for _, value in stage.learning_rate)

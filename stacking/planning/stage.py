@@ -75,7 +75,7 @@ def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, finding
     optimizer, notes = settle_optimizer(recipe, user, findings)
     precision = findings.attempt(decide_precision, recipe, user, devices.device) or devices.device.precision
     kernels = findings.attempt(decide_kernels, user, devices.device.compiled) or PlannedKernels()
-    findings.extend(ds_config.optimizer_errors(user, devices.fused_adam))
+    findings.extend(ds_config.optimizer_errors(user))
     batch = None
     if before is None or before.batch or has_own_batch(recipe, index, user):
         inherited = before.batch.total if before and before.batch else None
@@ -222,7 +222,6 @@ def stage_config(run: RunBasis, decided: DecidedStage, batch: Batch, points: Poi
         hidden=decided.model.hidden,
         optimizer=decided.optimizer,
         cuda=run.devices.cuda,
-        fused_adam=run.devices.fused_adam,
         stage=name,
     )
     return ds_config.resolve(decided.user, facts)

@@ -24,6 +24,7 @@ from stacking.state.deepspeed_private import compile_no_operations
 from stacking.state.format import TrainingState, step_of
 from stacking.state.layers import layer_of
 from stacking.storage.partition import PARAMETER_NAMES
+from stacking.train.builds import wait_for_builds
 
 _ADDED = "added"
 """Key of an optimizer's parameter group: whether its layers have the learning rate of added ones."""
@@ -71,6 +72,8 @@ def start_engine(plan: Plan, stage: Stage, drawn: bool = True, source: TrainingS
     groups = parameter_groups(model, weight_decay, plan.optimizer.weight_decay_on, kind_of)
     for group in groups:
         group[_ADDED] = layer_of(group[PARAMETER_NAMES][0]) in apart
+    if not stage.ds_config["optimizer"]["params"].get("torch_adam"):
+        wait_for_builds()
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
     engine.global_samples = stage.first_sample  # the monitors' x-axis, shared by all stages
     return engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,19 +38,22 @@ def diverged(problem: str, stage: Stage, folder: Path) -> Diverged:
     return Diverged(f"{stage.name}: {problem}; {good}; {remedy}")
 
 
-class LossWatch:
-    """Counts consecutive updates of this rank whose loss was not finite.
+class FiniteWatch:
+    """Counts consecutive updates of this rank whose values were not finite.
 
-    Does not synchronise with a CUDA device: losses count once they have arrived in host memory.
+    Does not synchronise with a CUDA device: values count once they have arrived in host memory.
+
+    Args:
+        patience: consecutive non-finite updates that end training.
     """
 
-    def __init__(self) -> None:
-        self._streak = 0
+    def __init__(self, patience: int = PATIENCE) -> None:
+        self._streak, self._patience = 0, patience
         self._coming: deque[tuple[Tensor, Any]] = deque()
 
-    def note(self, losses: Tensor) -> None:
-        """Adds the summed losses of one update."""
-        finite = torch.isfinite(losses).all()
+    def note(self, values: Tensor) -> None:
+        """Adds the values of one update."""
+        finite = torch.isfinite(values).all()
         if finite.is_cuda:
             copy = torch.empty((), dtype=torch.bool, pin_memory=True)
             copy.copy_(finite, non_blocking=True)
@@ -61,13 +65,27 @@ class LossWatch:
 
     @property
     def lost(self) -> bool:
-        """Returns whether the latest `PATIENCE` known losses were all non-finite."""
+        """Returns whether the latest known values were non-finite for too long."""
         while self._coming and self._coming[0][1].query():
             self._count(self._coming.popleft()[0])
-        return self._streak >= PATIENCE
+        return self._streak >= self._patience
 
     def _count(self, finite: Tensor) -> None:
-        self._streak = 0 if finite else self._streak + 1
+        if self._streak < self._patience:  # what follows cannot undo it
+            self._streak = 0 if finite else self._streak + 1
+
+
+def applied_norm(engine: Any) -> Tensor | None:
+    """Returns the norm of the gradients of the latest update, NaN where it was not finite; None if it was not applied.
+
+    DeepSpeed computes it to clip, and skips an update where it looks for overflows, as in fp16. Elsewhere it applies
+    the update whatever the norm is, and some of its optimizers write -1 for one that is not finite.
+    """
+    norm = engine.get_global_grad_norm()
+    if norm is None or not engine.was_step_applied():
+        return None
+    norm = torch.as_tensor(norm, dtype=torch.float32)
+    return torch.where(norm < 0, math.nan, norm)
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def train(
     for step, update in enumerate(updates, start=first_step):
         (predictions, tokens, lost), stop = agreement.exchange(update.predictions, update.tokens, recorder.lost)
         if lost:
-            raise saver.diverged(f"the loss was not finite for {PATIENCE} consecutive updates, up to update {step}")
+            raise saver.diverged(f"the gradients or {PATIENCE} consecutive losses were not finite, up to update {step}")
         if stop:
             saver.save(step, recorder.seconds, recorder.tokens, recorder.window())
             raise Preempted(f"stage {stage.name} stopped after step {step} of {stage.steps} with a checkpoint")

@@ -17,7 +17,7 @@ from stacking.planning.plan import Plan, Stage
 from stacking.run.metrics import MetricsWriter
 from stacking.state.loss_scale import loss_scale, overflow_warning, smallest_scale
 from stacking.train.checkpoint import padded_tokens
-from stacking.train.finite import LossWatch
+from stacking.train.finite import FiniteWatch, applied_norm
 from stacking.train.validation import HeldOutLosses
 
 
@@ -46,7 +46,7 @@ class Recorder:
         self._seconds: float = progress["seconds"]
         self._since, self.tokens = time.perf_counter(), progress["tokens"]
         self._logged_seconds, self._logged_step, self._logged_tokens = self._seconds, -1, self.tokens
-        self._watch = LossWatch()
+        self._losses, self._norms = FiniteWatch(), FiniteWatch(patience=1)
         self._apart = bool(stage.growth and stage.growth.apart)
         self._window: list[tuple[Tensor, int]] = []
         self._carried: list[list[float]] = progress.get("window", [])
@@ -58,8 +58,8 @@ class Recorder:
 
     @property
     def lost(self) -> bool:
-        """Whether the losses of this rank were non-finite for several consecutive updates."""
-        return self._watch.lost
+        """Whether a gradient norm of this rank was not finite, or the losses of several consecutive updates."""
+        return self._losses.lost or self._norms.lost
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -83,7 +83,9 @@ class Recorder:
             tokens: the update's tokens without padding, over all ranks.
         """
         self.tokens += tokens
-        self._watch.note(self._sums)
+        self._losses.note(self._sums)
+        if (norm := applied_norm(self._engine)) is not None:
+            self._norms.note(norm)
         self._window.append((self._sums, predictions))
         self._sums = torch.zeros_like(self._sums)
         if self._logged_step < 0:

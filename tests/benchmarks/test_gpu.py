@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 
 from stacking.bench.targets import targets
-from stacking.hardware.machine import Machine
-from stacking.hardware.presets import DEVICE_CLASSES
 from tools.benchmarks import gpu
-from tools.benchmarks.gpu import CASES, as_markdown, measure_operators, record
+from tools.benchmarks.gpu import CASES, as_markdown, record
 
 TOOL = Path(__file__).parents[2] / "tools" / "gpu_bench"
-NO_NVCC = Machine(1, DEVICE_CLASSES["h200"], 1 << 37, 16)
 
 
 def stage(sequences_per_second: float, ratio: dict[str, float]) -> dict[str, Any]:
@@ -65,12 +62,6 @@ def test_cases_measured_before_stay_in_the_results(tmp_path: Path, monkeypatch: 
 def test_a_case_that_did_not_run_is_shown_with_its_reason() -> None:
     full = {**stage(1, {}), "measurements": {}, "outcome": "out-of-memory", "message": "none left", "date": "today"}
     assert "out-of-memory: none left" in as_markdown({"cases": {"large-512": full}})
-
-
-def test_kernels_need_a_compiler() -> None:
-    found = measure_operators(NO_NVCC)
-    assert found["rows"] == []
-    assert "no nvcc" in as_markdown({"cases": {"operators": {**found, "date": "today"}}})
 
 
 def test_a_kernel_is_shown_with_its_time_or_with_why_it_has_none() -> None:

@@ -26,7 +26,7 @@ from tests.deepspeed_config.people import CONFIGS
 from tests.small_recipe import MACHINE, SMALL
 
 V100S = Machine(accelerators=8, device=DEVICE_CLASSES["v100"], memory=16 << 30, cores=8)
-A100S = Machine(accelerators=8, device=DEVICE_CLASSES["a100"], memory=40 << 30, cores=8, has_nvcc=True)
+A100S = Machine(accelerators=8, device=DEVICE_CLASSES["a100"], memory=40 << 30, cores=8)
 
 
 @pytest.fixture(autouse=True)

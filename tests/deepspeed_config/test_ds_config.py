@@ -531,10 +531,11 @@ def test_parameters_are_checked_against_the_class_that_is_built() -> None:
     user = json.dumps({"optimizer": {"type": "Adam", "params": {"bias_correction": False}}})
     with pytest.raises(UserError, match=r"torch\.optim\.AdamW, built here, does not accept"):
         plan_of(SMALL, user)
+    user = json.dumps({"optimizer": {"type": "FusedAdam", "params": {"bias_correction": False}}})
     params = plan_of(SMALL, user, ["launch.device=v100"]).stages[0].ds_config["optimizer"]["params"]
-    assert params["bias_correction"] is False and "torch_adam" not in params  # DeepSpeed's FusedAdam
+    assert params["bias_correction"] is False and params["torch_adam"] is False
     with pytest.raises(UserError, match=r"deepspeed\.ops\.adam\.FusedAdam, built here, does not accept"):
-        plan_of(SMALL, '{"optimizer": {"type": "Adam", "params": {"foreach": true}}}', ["launch.device=v100"])
+        plan_of(SMALL, '{"optimizer": {"type": "FusedAdam", "params": {"foreach": true}}}', ["launch.device=v100"])
 
 
 def test_each_stage_writes_files_of_its_own() -> None:

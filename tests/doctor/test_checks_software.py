@@ -81,6 +81,15 @@ def test_the_compiler_of_cuda_13_cannot_compile_for_a_p40() -> None:
     assert "nvcc 13.0 cannot compile for sm_61" in only("kernels", facts).found
 
 
+def test_the_lock_of_a_killed_build_is_told_with_the_command_that_removes_it() -> None:
+    blocked = Host(name="n1", stale_locks=("/cache/fused_adam/lock",))
+    found = only("build locks", machine(A100, host=blocked))
+    assert (found.level, found.advice) == ("warning", "run `rm /cache/fused_adam/lock`")
+    plan = plan_for(optimizer={"type": "AdamW", "params": {"torch_adam": False}})
+    assert only("build locks", machine(A100, host=blocked, plan=plan)).level == "error"
+    assert findings("build locks", machine(A100)) == []
+
+
 def test_an_apex_that_is_not_nvidia_s_is_known_by_what_it_lacks() -> None:
     impostor = Module(version="0.9.8", path="/venv/apex/__init__.py", missing=("optimizers.FusedAdam",))
     found = only("apex", machine(apex=impostor))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -321,12 +322,14 @@ def test_emulated_bf16_is_allowed_and_warned_of_with_the_measured_factor(monkeyp
     assert "emulates" not in explain_text(fast)
 
 
-@pytest.mark.parametrize(("has_nvcc", "kernel"), [(True, None), (False, True)])
-def test_deepspeeds_own_adam_is_used_where_it_can_be_compiled(has_nvcc: bool, kernel: bool | None) -> None:
-    Path("recipe.yaml").write_text(SMALL)
-    machine = Machine(2, DEVICE_CLASSES["a100"], 40 << 30, 16, has_nvcc)
-    plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, machine)
-    assert plan.stages[0].ds_config["optimizer"]["params"].get("torch_adam") is kernel
+@pytest.mark.parametrize("named", [{"type": "FusedAdam"}, {"type": "AdamW", "params": {"torch_adam": False}}])
+def test_deepspeeds_own_adam_is_compiled_only_where_it_is_named(named: dict[str, Any]) -> None:
+    machine = Machine(2, DEVICE_CLASSES["a100"], 40 << 30, 16)
+    for text, torchs in ((SMALL, True), (f"{SMALL}ds_config: {json.dumps({'optimizer': named})}\n", False)):
+        Path("recipe.yaml").write_text(text)
+        plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, machine)
+        assert plan.stages[0].ds_config["optimizer"]["params"]["torch_adam"] is torchs
+        assert any("compiles its own Adam" in warning for warning in plan.warnings) is not torchs
 
 
 def test_growth_may_differ_in_one_stage() -> None:

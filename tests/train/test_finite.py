@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from stacking.train.finite import PATIENCE, LossWatch, diverged, first_not_finite
+from stacking.train.finite import PATIENCE, FiniteWatch, applied_norm, diverged, first_not_finite
 
 
 def engine_after_a_step(dtype: torch.dtype = torch.float32) -> Any:
@@ -44,7 +44,7 @@ def test_an_optimizer_that_has_not_stepped_has_no_moments_to_look_at() -> None:
 
 
 def test_losses_are_lost_after_some_in_a_row() -> None:
-    watch, bad, good = LossWatch(), torch.tensor([math.nan, 0.0]), torch.ones(2)
+    watch, bad, good = FiniteWatch(), torch.tensor([math.nan, 0.0]), torch.ones(2)
     for losses in [bad] * (PATIENCE - 1) + [good] + [bad] * (PATIENCE - 1):
         watch.note(losses)
         assert not watch.lost
@@ -62,3 +62,34 @@ def test_the_error_names_the_good_checkpoint_and_the_way_back(tmp_path: Path) ->
     error = diverged("x", stage, folder)
     assert f"{folder / 'global_step20'} is good" in str(error) and "--from-step 20`" in str(error)
     assert error.exit_code == 3
+
+
+class _Engine:
+    """What `applied_norm` reads of a DeepSpeed engine."""
+
+    def __init__(self, norm: Any, applied: bool = True) -> None:
+        self._norm, self._applied = norm, applied
+
+    def get_global_grad_norm(self) -> Any:
+        return self._norm
+
+    def was_step_applied(self) -> bool:
+        return self._applied
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf, -1.0, torch.tensor(-1.0)])
+def test_a_norm_that_is_not_finite_ends_training_at_once_unless_the_update_was_skipped(norm: Any) -> None:
+    watch = FiniteWatch(patience=1)
+    applied = applied_norm(_Engine(norm))
+    assert applied is not None
+    watch.note(torch.tensor(3.0))
+    assert not watch.lost
+    watch.note(applied)
+    watch.note(torch.tensor(3.0))
+    assert watch.lost
+    assert applied_norm(_Engine(norm, applied=False)) is None
+
+
+def test_a_norm_that_is_not_computed_is_not_watched() -> None:
+    assert applied_norm(_Engine(None)) is None
+    assert applied_norm(_Engine(2.5)) == 2.5

@@ -23,7 +23,7 @@ from stacking.bench.targets import Wanted, targets, trial_of
 from stacking.bench.trial import Contender, run_trial
 from stacking.cli.options import FOLDER
 from stacking.errors import StackingError, UserError
-from stacking.hardware.machine import Machine, find_machine
+from stacking.hardware.machine import find_machine
 from stacking.hardware.nvidia_smi import installed_gpus
 from stacking.launch.local import Local
 from stacking.storage.files import disk_errors, read_json, write_atomically, write_json
@@ -80,8 +80,7 @@ _SHALLOW, _DEEP, _MOST_SHARE = "base-128-3", "base-128", 1 / 3.3
 @click.option("--warmup", type=click.IntRange(min=1), default=10, show_default=True)
 def gpu_bench(only: str | None, out: Path, repeats: int, warmup: int) -> None:
     """Benchmarks one GPU; earlier results on the same card are kept in its results file."""
-    machine = find_machine()
-    if not machine.accelerators:
+    if not find_machine().accelerators:
         raise UserError("tools/gpu_bench", "there is no CUDA device here", "run it on a machine with one")
     names = only.split(",") if only else [*CASES, _OPERATORS]
     for name in names:
@@ -91,7 +90,7 @@ def gpu_bench(only: str | None, out: Path, repeats: int, warmup: int) -> None:
         out.mkdir(parents=True, exist_ok=True)
     for name in names:
         click.echo(f"{name} …", err=True)
-        found = measure_operators(machine) if name == _OPERATORS else measure_case(CASES[name], repeats, warmup)
+        found = measure_operators() if name == _OPERATORS else measure_case(CASES[name], repeats, warmup)
         files = record(out, name, found)
     click.echo(files[1].read_text(encoding="utf-8"))
 
@@ -113,10 +112,8 @@ def measure_case(case: Case, repeats: int, warmup: int) -> dict[str, Any]:
     return {"title": case.title, "hardware": result.result.hardware, **result.as_dict()}
 
 
-def measure_operators(machine: Machine) -> dict[str, Any]:
+def measure_operators() -> dict[str, Any]:
     """DeepSpeed's kernels; rows with a reason instead of seconds where they cannot be had."""
-    if not machine.has_nvcc:
-        return {"rows": [], "message": "not measured: they are compiled at first use, and there is no nvcc here"}
     with tempfile.TemporaryDirectory(prefix="stacking-gpu-bench-") as folder:
         file = Path(folder) / "rows.json"
         argv = [sys.executable, "-m", "tools.benchmarks.deepspeed_ops", str(file)]

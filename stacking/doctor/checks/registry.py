@@ -19,6 +19,7 @@ CHECKS: Mapping[str, Check] = {
     "triton": gpus.triton,
     "versions": software.versions,
     "kernels": software.kernels,
+    "build locks": software.build_locks,
     "apex": software.apex,
     "flash attention": software.flash_attention,
     "backends": software.backends,

@@ -90,6 +90,14 @@ def kernels(facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "DeepSpeed kernels", f"{toolkit}g++ {facts.tools.compiler} and ninja can build all{but}")
 
 
+def build_locks(facts: Facts) -> Iterator[Finding]:
+    """Check that no killed build of a kernel blocks the next one."""
+    level: Level = "error" if _needed(facts) else "warning"
+    for lock in facts.host.stale_locks:
+        problem = f"{lock} is left of a build that was killed, and every start that needs the kernel waits for it"
+        yield Finding(level, "build lock", problem, f"run `rm {lock}`")
+
+
 def apex(facts: Facts) -> Iterator[Finding]:
     """Check that apex is NVIDIA's: the package index has an unrelated one."""
     if (failure := facts.failures.get("apex")) is not None:

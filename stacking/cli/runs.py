@@ -74,7 +74,7 @@ def resume(
     With --from-step, resume from an earlier checkpoint of the current stage. For a run that was submitted to SLURM this
     only goes back, and `stacking submit --resume` continues from there.
     """
-    from stacking.launch.slurm import own_job
+    from stacking.launch.slurm import allocation_facts
     from stacking.run.create import open_run, require_run
     from stacking.run.rewind import refuse_repetition, rewind
     from stacking.slurm.ledger import is_submitted_from_outside, refuse_beside_jobs
@@ -95,7 +95,7 @@ def resume(
             if not here and is_submitted_from_outside(folder, os.environ):
                 click.echo(f"run `{continuation(folder)}` to continue", err=True)
                 return
-        folder.journal.append("resumed", **own_job(os.environ))
+        folder.journal.append("resumed", **allocation_facts(os.environ))
         control(folder, plan, lease, chosen, only)
 
 

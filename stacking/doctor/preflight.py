@@ -15,7 +15,7 @@ from stacking.doctor.examine import Request, Visit, visit
 from stacking.doctor.ranks import INTERRUPTED
 from stacking.doctor.report import as_json
 from stacking.errors import StackingError
-from stacking.launch.slurm import own_job
+from stacking.launch.slurm import allocation_facts
 from stacking.planning.plan import Plan, load_plan
 from stacking.run.folder import RunFolder
 from stacking.storage.files import read_json, write_json
@@ -60,7 +60,7 @@ def _verdict(run: RunFolder, plan: Plan, found: Visit, environment: Mapping[str,
     first, more = errors[0], f" (and {len(errors) - 1} more in {run.path / NAME})" if errors[1:] else ""
     message = f"{found.facts.host.name}: {first.what}: {first.found}; {first.advice}{more}"
     _say(message)
-    run.journal.append("resumed", **own_job(environment))  # whatever ran before has ended
+    run.journal.append("resumed", **allocation_facts(environment))  # whatever ran before has ended
     run.journal.append("failed", phase="doctor", stage=_stage(run, plan), message=message)
     return StackingError.exit_code
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from stacking.errors import StackingError, Unreachable, UserError
 from stacking.launch import slurm_client
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
-from stacking.launch.process import RankStarter, Tail, start_process
+from stacking.launch.process import RankStarter, Tail, die_with_parent, start_process
 from stacking.launch.rendezvous import expand_counts
 from stacking.storage.files import disk_errors
 
@@ -74,6 +74,7 @@ class Slurm:
 
     def __init__(self) -> None:
         self._allocation = Allocation.of(os.environ)
+        die_with_parent(signal.SIGTERM)()  # a controller without its batch shell would train on nodes of others
 
     def capacity(self, accelerator: Accelerator) -> int | None:
         slots = self._allocation.gpus if accelerator == "cuda" else self._allocation.tasks
@@ -120,10 +121,10 @@ class Slurm:
         }
 
 
-def own_job(environment: Mapping[str, str]) -> dict[str, int]:
-    """Returns the SLURM job of this process as a fact for the journal; empty outside of SLURM."""
-    number = environment.get("SLURM_JOB_ID", "")
-    return {"job": int(number)} if number.isdigit() else {}
+def allocation_facts(environment: Mapping[str, str]) -> dict[str, int]:
+    """Returns this process's SLURM job and its number of nodes, for the journal; empty outside of SLURM."""
+    job = slurm_client.own_job(environment)
+    return {} if job is None else {"job": job, "nodes": int(environment.get("SLURM_JOB_NUM_NODES", 1))}
 
 
 def inherited_by_ranks(environment: Mapping[str, str]) -> dict[str, str]:

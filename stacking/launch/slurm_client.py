@@ -85,9 +85,9 @@ def require() -> None:
         raise UserError("sbatch", "is not on this machine", "run this on a login node, or preview with --dry-run")
 
 
-def own_job() -> int | None:
+def own_job(environment: Mapping[str, str] = os.environ) -> int | None:
     """Returns the id of the SLURM job that this process runs in."""
-    own = os.environ.get("SLURM_JOB_ID", "")
+    own = environment.get("SLURM_JOB_ID", "")
     return int(own) if own.isdigit() else None
 
 

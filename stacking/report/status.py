@@ -18,6 +18,7 @@ from stacking.run.folder import command, is_locked
 from stacking.run.metrics import Record
 from stacking.run.progress import Speedometer, TimeLeft
 from stacking.run.rewind import divergence
+from stacking.slurm.chain import WATCHER
 from stacking.slurm.ledger import Queue, is_done, known_jobs, queue
 from stacking.terminal.units import count, counted, duration, loss
 
@@ -224,12 +225,13 @@ def watch(run_dir: Path, every: float = 2.0) -> Iterator[Status]:
 
 
 def _jobs(run: Run, found: Queue) -> list[JobStatus]:
-    """Returns the run's SLURM jobs in the order of the chain."""
+    """Returns the run's SLURM jobs in the order of the chain; the watcher only while it waits or works."""
     reached = {event.get("job") for event in run.events if event["event"] == "resumed"}
-    return [
+    jobs = [
         _job(run, name, event, found.jobs.get(name), found, event["job"] in reached)
         for name, event in known_jobs(run.events).items()
     ]
+    return [job for job in jobs if job.name != WATCHER or job.state in (*LIVE, UNKNOWN)]
 
 
 def _job(run: Run, name: str, event: Mapping[str, Any], job: SlurmJob | None, found: Queue, reached: bool) -> JobStatus:
@@ -252,7 +254,7 @@ def _job(run: Run, name: str, event: Mapping[str, Any], job: SlurmJob | None, fo
 
 
 def _state(events: list[Event], locked: bool, jobs: list[JobStatus]) -> State:
-    if locked or any(job.state == "RUNNING" for job in jobs):
+    if locked or any(job.state == "RUNNING" and job.name != WATCHER for job in jobs):
         return "running"
     # Resuming a finished run does nothing, and it stays finished.
     last = next((event for event in reversed(events) if event["event"] != "resumed"), {"event": "created"})

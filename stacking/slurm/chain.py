@@ -2,6 +2,8 @@
 
 one-allocation   one job, in which the controller starts every phase
 per-stage        [begin] → 0-L3 → 0-L3-to-1-L6 → 1-L6 → … → finish: training jobs alternate with transitions
+
+The last job, ``watch``, starts only if those before it break off; `stacking.slurm.watcher` says what it does.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from stacking.terminal.units import counted
 Mode = Literal["one-allocation", "per-stage"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-
+WATCHER = "watch"
+"""The name of the job that mends the chain."""
 _OF_THE_LARGEST = ("nodes", "ranks_per_node")
 """Resources of which a single allocation takes those of the stage with the most."""
 
@@ -40,9 +43,14 @@ class ChainJob:
 
     name: str
     phases: tuple[Phase, ...]
-    template: Literal["training", "transition"]
+    """Those that it runs; of the watcher, those that it watches over."""
+    template: Literal["training", "transition", "watch"]
     shape: Shape
     resources: Resources
+
+    def after(self, job: int | str) -> str:
+        """Returns the dependency on the job before it."""
+        return f"{'afternotok' if self.name == WATCHER else 'afterok'}:{job}"
 
     @property
     def nodes(self) -> str:
@@ -70,6 +78,15 @@ def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
     Raises:
         UserError: a stage needs more ranks per node than the site allows.
     """
+    working = _working_jobs(plan, run, site, mode)
+    if site.mends == 0:
+        return working
+    everything = tuple(phase for job in working for phase in job.phases)
+    watcher = ChainJob(name=WATCHER, phases=everything, template="watch", shape=Shape(1, 1), resources=Resources())
+    return [*working, watcher]
+
+
+def _working_jobs(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
     shapes = [_shape(plan, stage, site) for stage in plan.stages]
     steps = phases(plan, run)
     if mode == "one-allocation":

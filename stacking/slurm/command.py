@@ -32,7 +32,7 @@ from stacking.slurm.amendment import (
     with_resources,
     write_amendment,
 )
-from stacking.slurm.chain import ChainJob, Mode, chain, ignored
+from stacking.slurm.chain import WATCHER, ChainJob, Mode, chain, ignored
 from stacking.slurm.ledger import known_jobs, live_jobs, queue, unreleased
 from stacking.slurm.refusal import refusal
 from stacking.slurm.script import script
@@ -139,13 +139,14 @@ def dry_run(request: Request) -> Iterator[str]:
         live, left = {}, phases(plan, run)
         yield from _unchecked(request, recipe, site, jobs, scripts)
     yield from (f"# {line}" for line in _ignored(plan, mode))
-    before: str | None = None
+    before: int | str | None = None
     for link in links(jobs, left, live):
         if link.id is None:
             path = run.scripts / f"{link.job.name}.sbatch"
-            yield f"# {shlex.join(slurm_client.submit_argv(path, run.path, before))}"
+            after = link.job.after(before) if before else None
+            yield f"# {shlex.join(slurm_client.submit_argv(path, run.path, after))}"
             yield script(link.job, plan, run, site)
-        before = f"afterok:{link.id or f'JOB_{link.job.name}'}"
+        before = link.id or f"JOB_{link.job.name}"
 
 
 def cancel(run: RunFolder) -> Iterator[str]:
@@ -321,7 +322,8 @@ def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:
     before = None
     for link in found:
         what = "submitted" if link.is_new else "already running" if link.is_running else "already queued"
-        after = f" after {before}" if before and link.is_new else ""
+        order = "after" if link.job.name != WATCHER else "in case of"
+        after = f" {order} {before}" if before and link.is_new else ""
         start = f", expected to start at {link.start.replace('T', ' ')}" if link.start else ""
         yield f"{link.job.name:<18} job {link.id} {what}{after}{start}"
         before = link.id

@@ -32,7 +32,7 @@ def refusal(error: UserError, job: ChainJob, recipe: Recipe, site_file: Path | N
 
 
 def _place(key: str | None, job: ChainJob, recipe: Recipe, site: str) -> tuple[str, str]:
-    if job.template == "transition":
+    if job.template != "training":
         if key == "nodes":
             return f"{site}: transition", "lower its cores or memory, or choose another partition"
         return (f"{site}: transition.{key}", "correct it") if key else (f"{site}: transition", "correct what it names")

@@ -15,7 +15,7 @@ from stacking.config.resources import KEYED, NO_GPUS, Requests, Resources, Train
 from stacking.errors import UserError
 from stacking.planning.plan import Plan
 from stacking.run.folder import RunFolder
-from stacking.slurm.chain import ChainJob
+from stacking.slurm.chain import WATCHER, ChainJob
 from stacking.slurm.site import Site, Transition, check_warning, expanded_here
 from stacking.slurm.templates import find_template, render
 
@@ -46,7 +46,7 @@ def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site, avoided: Seque
 
 def requests(job: ChainJob, site: Site) -> Resources | Transition:
     """Returns what ``job`` requests: its own resources, otherwise those of the site."""
-    if job.template == "transition":
+    if job.template != "training":
         return _or_those_of(site, site.transition, _LIKE_TRAINING)
     return _or_those_of(site, job.resources, TrainingRequests.model_fields)
 
@@ -82,13 +82,13 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
         "time": _time(asked.hours),
         "comment": shlex.quote(expanded_here(site.comment, "site file: comment")) if site.comment else None,
         "mail": site.mail,
-        "mail_type": "END,FAIL" if job.phases[-1].name == "report" else "FAIL",
+        "mail_type": "END,FAIL" if job.name != WATCHER and job.phases[-1].name == "report" else "FAIL",
         "options": [_option(option) for option in asked.options or ()],
         "setup": _setup(asked),
         "exports": [f"{name}={_in_quotes(value)}" for name, value in site.environment.items()]
         + [f"{name}={shlex.quote(value)}" for name, value in _launcher(job, site).items()],
         "scratch": _in_quotes(site.scratch, "scratch") if site.scratch else None,
-        "command": _program(site, "stacking", *_command(job, run)),
+        "command": _command(job, run, site),
         "again": None if site.requeue else _program(site, "stacking", "submit", "--resume", str(run.path)),
         "interrupted": _program(site, "stacking.slurm.interrupted", str(run.path)),
     }
@@ -134,16 +134,14 @@ def _check_options(job: ChainJob, asked: Requests, values: Mapping[str, Any]) ->
             raise UserError("options", f"has {option} for job {job.name}, and {key} is set too", "keep one of them")
 
 
-def _command(job: ChainJob, run: RunFolder) -> list[str]:
+def _command(job: ChainJob, run: RunFolder, site: Site) -> str:
     if found := re.search(r"[\x00-\x1f\x7f%\\]", str(run.path)):
         problem = f"contains {found.group()!r}, which SLURM replaces in log paths"
         raise UserError(repr(str(run.path)), problem, "choose another --run-dir")
+    if job.name == WATCHER:
+        return _program(site, "stacking.slurm.watcher", str(run.path), str(site.mends))
     only = [] if job.name == "run" else ["--only", job.only]
-    return ["resume", str(run.path), "--launcher", "slurm", *only]
-
-
-def _doctor(run: RunFolder, site: Site) -> str:
-    return _program(site, "stacking", "doctor", "--before-job", "--run-dir", str(run.path))
+    return _program(site, "stacking", "resume", str(run.path), "--launcher", "slurm", *only)
 
 
 def _program(site: Site, module: str, *arguments: str) -> str:

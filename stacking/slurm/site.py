@@ -106,7 +106,7 @@ class Site(TrainingRequests):
     ipv6: bool = False
     """Whether ranks rendezvous over IPv6."""
     mends: Annotated[int, Field(ge=0)] = 3
-    """How often a job whose controller was killed is requeued automatically; 0: never."""
+    """How often a job whose controller or shell was killed is started again automatically; 0: never."""
     doctor: bool = True
     """Whether a training job checks its nodes first and ends at once if they cannot train."""
     templates: Expanded | None = None

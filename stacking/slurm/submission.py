@@ -126,7 +126,8 @@ def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Seque
     found = links(jobs, left, {name: job for name, job in live.items() if not _is_outdated(job, name, scripts, run)})
     starts = check([link.job for link in found if link.id is None], scripts)
     kept = {link.id for link in found}
-    slurm_client.cancel([job.id for job in (*live.values(), *_orphans(run, jobs)) if job.id not in kept])
+    unwanted = {job.id for job in (*live.values(), *_orphans(run, jobs))} - kept
+    slurm_client.cancel(sorted(unwanted, reverse=True))  # the watcher before the jobs that it watches over
     write_sealed_text(run.site, site.to_yaml())
     found = _submit_missing(run, mode, found, scripts, starts)
     wanted = [link.id for link in found if link.id is not None and (link.is_new or link.id in forgotten)]
@@ -192,7 +193,7 @@ def _submit_missing(
     try:
         for link in found:
             if link.id is None:
-                after = f"afterok:{done[-1].id}" if done else own
+                after = link.job.after(str(done[-1].id)) if done else own
                 id = slurm_client.submit(_path(run, link.job), run.path, after)
                 link = Link(job=link.job, id=id, is_new=True, start=None if after else starts[link.job.name])
                 facts = {"job": link.id, "name": link.job.name, "phases": link.job.only, "after": after}

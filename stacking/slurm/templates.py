@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.meta import find_undeclared_variables
+from jinja2.meta import find_referenced_templates, find_undeclared_variables
 
 from stacking.config.reading import nearest, read_text
 from stacking.config.shipped import SLURM_TEMPLATES
@@ -38,18 +38,30 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
         UserError: the template has a syntax error or a placeholder that is not among ``values``.
     """
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader([template.parent, SLURM_TEMPLATES]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    text = read_text(template)
     try:
-        tree = environment.parse(text)
-        _check_placeholders(template, tree, values)
-        return environment.from_string(text).render(values)
+        _check(environment, template, values)
+        return environment.get_template(template.name).render(values)
+    except (jinja2.TemplateError, TypeError) as error:
+        raise UserError(template, f"cannot be rendered ({error})", "compare it with the packaged template") from None
+
+
+def _check(environment: jinja2.Environment, template: Path, values: Mapping[str, Any]) -> None:
+    """Checks a template and those that it includes."""
+    try:
+        tree = environment.parse(read_text(template))
     except jinja2.TemplateSyntaxError as error:
         where = f"{template}: line {error.lineno}"
         raise UserError(where, f"is not a template ({error.message})", "write placeholders as {{ name }}") from None
-    except (jinja2.TemplateError, TypeError) as error:
-        raise UserError(template, f"cannot be rendered ({error})", "compare it with the packaged template") from None
+    _check_placeholders(template, tree, values)
+    for name in find_referenced_templates(tree):
+        if name is not None:
+            _check(environment, Path(str(environment.get_template(name).filename)), values)
 
 
 def _check_placeholders(template: Path, tree: nodes.Template, values: Mapping[str, Any]) -> None:

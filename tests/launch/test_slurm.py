@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +111,27 @@ def test_a_rank_that_the_prelude_exports_is_nobody_s(capsys: pytest.CaptureFixtu
     left = inherited_by_ranks({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "n1i", "SLURM_CPUS_PER_GPU": "4"})
     assert left == {"MASTER_ADDR": "n1i"}
     assert capsys.readouterr().err == "stacking: RANK, WORLD_SIZE: ignored, since the launcher numbers the ranks\n"
+
+
+def test_a_controller_whose_batch_shell_is_killed_is_asked_to_stop(tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib, signal, time
+from stacking.launch.slurm import Slurm
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path / "asked")!r}).touch(), os._exit(0)))
+Slurm()
+pathlib.Path({str(tmp_path / "ready")!r}).touch()
+time.sleep(60)
+"""
+    environment = {**os.environ, "SLURM_JOB_ID": "7"}
+    shell = subprocess.Popen(["bash", "-c", '"$0" -c "$1" & wait', sys.executable, code], env=environment)
+    wait_for(tmp_path / "ready")
+    shell.kill()
+    shell.wait()
+    wait_for(tmp_path / "asked")
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)

@@ -17,10 +17,11 @@ from stacking.slurm.site import Site
 from tests.slurm.plans import plan_for_jobs
 
 RUN = RunFolder(Path("/run"))
+UNWATCHED = Site(mends=0)
 
 
 def test_a_chain_alternates_between_training_and_what_lies_between() -> None:
-    jobs = chain(plan_for_jobs(), RUN, Site(), "per-stage")
+    jobs = chain(plan_for_jobs(), RUN, UNWATCHED, "per-stage")
     assert [(job.name, job.only, job.template) for job in jobs] == [
         ("0-L3", "train:0", "training"),
         ("0-L3-to-1-L6", "consolidate:0,grow:1", "transition"),
@@ -29,6 +30,14 @@ def test_a_chain_alternates_between_training_and_what_lies_between() -> None:
         ("2-L12", "train:2", "training"),
         ("finish", "consolidate:2,export:2,report:2", "transition"),
     ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_watcher_of_one_core_follows_if_the_chain_breaks(mode: str) -> None:
+    *working, watcher = chain(plan_for_jobs(), RUN, Site(), mode)  # type: ignore[arg-type]
+    assert working == chain(plan_for_jobs(), RUN, UNWATCHED, mode)  # type: ignore[arg-type]
+    assert (watcher.name, watcher.after(7), working[-1].after(6)) == ("watch", "afternotok:7", "afterok:6")
+    assert list(watcher.phases) == phases(plan_for_jobs(), RUN) and watcher.shape == Shape(1, 1)
 
 
 def test_a_run_that_starts_from_a_model_begins_with_a_job_for_it() -> None:
@@ -41,18 +50,18 @@ def test_a_run_that_starts_from_a_model_begins_with_a_job_for_it() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_every_phase_belongs_to_one_job_in_the_run_s_order(mode: str) -> None:
     plan = plan_for_jobs()
-    jobs = chain(plan, RUN, Site(), mode)  # type: ignore[arg-type]
+    jobs = chain(plan, RUN, UNWATCHED, mode)  # type: ignore[arg-type]
     assert [phase for job in jobs for phase in job.phases] == phases(plan, RUN)
     assert len({job.name for job in jobs}) == len(jobs)
 
 
 def test_each_stage_gets_the_nodes_that_its_ranks_need() -> None:
-    jobs = chain(plan_for_jobs(ranks=(2, 6, 8)), RUN, Site(ranks_per_node=4), "per-stage")
+    jobs = chain(plan_for_jobs(ranks=(2, 6, 8)), RUN, Site(ranks_per_node=4, mends=0), "per-stage")
     assert [job.shape for job in jobs] == [Shape(1, 2), Shape(1, 1), Shape(2, 3), Shape(1, 1), Shape(2, 4), Shape(1, 1)]
 
 
 def test_one_allocation_holds_the_nodes_of_the_largest_stage() -> None:
-    (job,) = chain(plan_for_jobs(), RUN, Site(ranks_per_node=4), "one-allocation")
+    (job,) = chain(plan_for_jobs(), RUN, Site(ranks_per_node=4, mends=0), "one-allocation")
     assert job.shape == Shape(2, 4)
 
 

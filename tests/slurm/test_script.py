@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -30,7 +31,7 @@ def scripts(site: Site, mode: str, run: RunFolder = RUN, **changes: object) -> d
     return {job.name: script(job, plan, run, site) for job in chain(plan, run, site, mode)}  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["0-L3", "0-L3-to-1-L6", "2-L12", "finish"])
+@pytest.mark.parametrize("name", ["0-L3", "0-L3-to-1-L6", "2-L12", "finish", "watch"])
 def test_each_job_of_a_chain_on_a_cluster_with_every_setting(name: str) -> None:
     made = scripts(load_site(GOLDEN / "site.yaml"), "per-stage")[name]
     assert made == (GOLDEN / f"{name}.sbatch").read_text()
@@ -62,18 +63,25 @@ def test_any_name_of_a_folder_reaches_the_program_as_it_is(name: str) -> None:
     assert shlex.split(last.partition("\ncode=")[0])[4] == str(run.path)
 
 
-def test_values_of_variables_reach_bash_as_they_are() -> None:
+def bash(made: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script as SLURM does: from a file, in the run's folder."""
+    (folder / "slurm").mkdir(exist_ok=True)
+    (folder / "script").write_text(made)
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", **variables}
+    return subprocess.run(["bash", "script"], cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_values_of_variables_reach_bash_as_they_are(tmp_path: Path) -> None:
     value = 'it\'s $5 `date` "x" \\ ; # é $(date) $'
     made = scripts(Site(environment={"GREETING": value}), "per-stage")["finish"]
     body = made.replace("\nsupervise ", '\nprintf %s "$GREETING"; exit\n')
-    assert subprocess.run(["bash"], input=body, capture_output=True, text=True).stdout == value
+    assert bash(body, tmp_path).stdout == value
 
 
-def test_names_of_variables_in_them_are_expanded_by_the_job() -> None:
+def test_names_of_variables_in_them_are_expanded_by_the_job(tmp_path: Path) -> None:
     made = scripts(Site(environment={"PATHS": "/x:$HOME:${HOME}/y"}), "per-stage")["finish"]
     body = made.replace("\nsupervise ", '\nprintf %s "$PATHS"; exit\n')
-    done = subprocess.run(["bash"], input=body, capture_output=True, text=True, env={"HOME": "/h"})
-    assert done.stdout == "/x:/h:/h/y"
+    assert bash(body, tmp_path, HOME="/h").stdout == "/x:/h:/h/y"
 
 
 def test_a_warning_that_would_come_at_once_is_refused() -> None:
@@ -150,15 +158,15 @@ def test_modules_and_prelude_run_in_the_order_of_the_file(tmp_path: Path, order:
 
 
 def run_setup(folder: Path, *prelude: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script up to its program, from a file as SLURM does."""
+    """Runs a script up to its program."""
     made = scripts(Site(prelude=prelude), "per-stage")["finish"].replace("\nsupervise ", "\necho reached; exit\n")
-    (folder / "script").write_text(made)
-    return subprocess.run(["bash", folder / "script"], capture_output=True, text=True)
+    return bash(made, folder)
 
 
 def test_the_job_ends_at_the_line_of_the_prelude_that_fails(tmp_path: Path) -> None:
     done = run_setup(tmp_path, "true", "(exit 3)", "echo later")
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "stacking: failed: ( exit 3 )\n")
+    assert (tmp_path / "slurm" / "finish.7.code").read_text() == "3\n"  # an error: the watcher mends nothing
 
 
 def test_a_failure_that_the_prelude_expects_or_that_a_sourced_file_ignores_ends_nothing(tmp_path: Path) -> None:
@@ -167,10 +175,10 @@ def test_a_failure_that_the_prelude_expects_or_that_a_sourced_file_ignores_ends_
     assert (done.returncode, done.stdout) == (0, "reached\n")
 
 
-def test_a_variable_that_a_path_needs_ends_the_job_and_says_which_key() -> None:
+def test_a_variable_that_a_path_needs_ends_the_job_and_says_which_key(tmp_path: Path) -> None:
     site = Site(python="$VENV/bin/python", prelude=("true",))
     made = scripts(site, "per-stage")["finish"]
-    done = subprocess.run(["bash"], input=made, capture_output=True, text=True, env={})
+    done = bash(made, tmp_path)
     assert done.returncode != 0 and "VENV: is not set, but python in the site file names it" in done.stderr
 
 
@@ -210,9 +218,8 @@ def own_templates(tmp_path: Path, text: str) -> Site:
 
 def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
     shipped = (SLURM_TEMPLATES / "training.sbatch").read_text()
-    site = own_templates(
-        tmp_path, shipped.replace("{% if account %}", "#SBATCH --hint=nomultithread\n{% if account %}")
-    )
+    first = "#SBATCH --nodes"
+    site = own_templates(tmp_path, shipped.replace(first, f"#SBATCH --hint=nomultithread\n{first}", 1))
     made = scripts(site, "per-stage")
     assert "#SBATCH --hint=nomultithread\n" in made["0-L3"]
     assert "hint" not in made["finish"]
@@ -229,6 +236,7 @@ def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
         ("{{ cores }}", "line 1: {{ cores }} is not a placeholder"),
         ("a\n{{ account", "line 2: is not a template"),
         ("{% if account %}", "line 1: is not a template"),
+        ('{% include "nothing.sh" %}', "cannot be rendered ('nothing.sh' not found"),
         ("{{ nodes.counts }}", "cannot be rendered"),
         ("{{ nodes + account }}", "cannot be rendered"),
     ],

@@ -27,7 +27,7 @@ from tests.small_recipe import MACHINE, SMALL
 __all__ = ["slurm"]
 
 RUN = RunFolder(Path("/run"))
-JOBS = chain(plan_for_jobs(), RUN, Site(), "per-stage")
+JOBS = chain(plan_for_jobs(), RUN, Site(mends=0), "per-stage")
 PHASES = phases(plan_for_jobs(), RUN)
 
 

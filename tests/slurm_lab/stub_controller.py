@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from stacking.launch import slurm_client
-from stacking.launch.slurm import own_job
+from stacking.launch.slurm import allocation_facts
 from stacking.planning.plan import load_plan
 from stacking.run.checkpoints import tag
 from stacking.run.folder import RunFolder
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     script = run.path.parent / "script.json"
     act = json.loads(script.read_text()).get(only) if script.exists() else None
     with run.locked(patience=30):
-        run.journal.append("resumed", **own_job(os.environ))
+        run.journal.append("resumed", **allocation_facts(os.environ))
         for phase in todo:
             run.journal.append("started", phase=phase.name, stage=phase.stage, attempt=1, job=only)
             if act == "fail":

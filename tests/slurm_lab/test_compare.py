@@ -34,10 +34,10 @@ def test_every_run_is_submitted_once_as_a_chain(lab: Lab, data: Path, tmp_path: 
 
     arguments = ["compare", scratch, late, "--data", data, "--out", out, "--seeds", "1", "--submit", "--site", site]
     first = stacking(*arguments)
-    assert submitted() == [["0-L2", "finish"], ["0-L1", "0-L1-to-1-L2", "1-L2", "finish"]]
+    assert submitted() == [["0-L2", "finish", "watch"], ["0-L1", "0-L1-to-1-L2", "1-L2", "finish", "watch"]]
     assert "late, seed 0: 0 of 24 updates" in first.stderr and "no seed is finished" in first.stdout
     again = stacking(*arguments)
-    assert submitted() == [["0-L2", "finish"], ["0-L1", "0-L1-to-1-L2", "1-L2", "finish"]]
+    assert submitted() == [["0-L2", "finish", "watch"], ["0-L1", "0-L1-to-1-L2", "1-L2", "finish", "watch"]]
     assert "nothing to submit" in again.stderr
     for run in runs:
         stacking("cancel", run.path)

@@ -20,6 +20,7 @@ from tests.slurm_lab.submitted import Submitted
 pytestmark = pytest.mark.slurm
 
 CHAIN = ["0-L1", "0-L1-to-1-L2", "1-L2", "1-L2-to-2-L4", "2-L4", "finish"]
+JOBS = [*CHAIN, "watch"]
 FACTS = ["train:0", "consolidate:0", "grow:1", "train:1", "consolidate:1", "grow:2", "train:2", "consolidate:2"]
 
 
@@ -60,6 +61,16 @@ def log(chain: Submitted, name: str) -> str:
     return (chain.run / "slurm" / f"{name}.{chain.jobs()[name]}.log").read_text()
 
 
+def kill_shell(chain: Submitted) -> None:
+    """Kill the batch shell and the controller of the stage that started last, as the kernel does without memory."""
+    already = len(chain.events("failed"))
+    chain.lab.wait_until(lambda: len(chain.events("started")) > already)
+    controller = chain.events("started")[-1]["pid"]
+    shell = int(Path(f"/proc/{controller}/stat").read_text().rpartition(")")[2].split()[1])
+    for process in (shell, controller):
+        os.kill(process, signal.SIGKILL)
+
+
 @pytest.fixture
 def chain(lab: Lab, tmp_path: Path, data: Path) -> Submitted:
     return Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=stub(tmp_path))
@@ -67,13 +78,14 @@ def chain(lab: Lab, tmp_path: Path, data: Path) -> Submitted:
 
 def test_a_chain_runs_every_phase_once_and_in_order(chain: Submitted) -> None:
     answer = chain.submit().stdout.splitlines()
-    assert [line.split()[0] for line in answer[:-1]] == CHAIN
+    assert [line.split()[0] for line in answer[:-1]] == JOBS
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     assert chain.finished() == [*FACTS, "export:2", "report:2"]
     assert chain.status()["state"] == "finished"
     assert {job["state"] for job in chain.status()["jobs"]} == {"COMPLETED"}
     logs = sorted(path.name for path in (chain.run / "slurm").glob("*.log"))
-    assert logs == sorted(f"{name}.{job}.log" for name, job in chain.jobs().items())
+    assert logs == sorted(f"{name}.{job}.log" for name, job in chain.jobs().items() if name != "watch")
+    chain.lab.wait_until(lambda: chain.lab.run("squeue", "-h").strip() == "")
 
 
 def test_one_allocation_is_one_job(chain: Submitted) -> None:
@@ -90,13 +102,15 @@ def test_a_stage_that_failed_never_starts_its_successor_and_submitting_again_goe
     chain.lab.wait_for(first["1-L2"], "FAILED")
     chain.lab.wait_until(lambda: chain.lab.state(first["finish"]) == "CANCELLED")
     assert chain.finished() == FACTS[:3]
+    chain.lab.wait_for(first["watch"], "COMPLETED")
+    assert log(chain, "watch") == f"stacking: job {first['1-L2']} (1-L2) ended as FAILED, which is not mended\n"
     status = chain.status()
     assert (status["state"], status["last_error"]) == ("failed", "as it was told")
     assert f"stacking submit --resume {shlex.quote(str(chain.run))}" in chain.stacking("status", chain.run).stdout
 
     script(chain)
     answer = chain.resume().stdout.splitlines()
-    assert [line.split()[0] for line in answer[:-1]] == CHAIN[2:]
+    assert [line.split()[0] for line in answer[:-1]] == JOBS[2:]
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     assert chain.finished() == [*FACTS, "export:2", "report:2"]
 
@@ -107,7 +121,7 @@ def test_a_requeued_stage_keeps_its_job_and_the_chain_mends_itself(chain: Submit
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     assert chain.finished() == [*FACTS, "export:2", "report:2"]
     assert [chain.lab.job(chain.jobs()[name])["Restarts"] for name in CHAIN[:3]] == ["1", "1", "0"]
-    assert len(chain.events("submitted")) == len(CHAIN)
+    assert len(chain.events("submitted")) == len(JOBS)
 
 
 def test_a_killed_controller_costs_nobody_a_night(chain: Submitted) -> None:
@@ -134,6 +148,51 @@ def test_a_controller_that_is_always_killed_ends_the_chain(lab: Lab, tmp_path: P
     chain.submit()
     lab.wait_for(chain.jobs()["0-L1"], "FAILED")
     assert lab.job(chain.jobs()["0-L1"])["Restarts"] == "1"
+
+
+def test_a_killed_batch_shell_costs_nobody_a_night(chain: Submitted) -> None:
+    """SLURM sees a failed job, as after running out of memory, and cancels those after it."""
+    script(chain, train0="wait")
+    chain.submit()
+    first = chain.jobs()
+    kill_shell(chain)
+    chain.lab.wait_until(lambda: len(chain.events("submitted")) == 2 * len(JOBS))
+    (chain.run.parent / "go").touch()
+    second = chain.jobs()
+    chain.lab.wait_for(second["finish"], "COMPLETED")
+    assert chain.finished() == [*FACTS, "export:2", "report:2"]
+    ends = {name: chain.lab.state(job) for name, job in first.items()}
+    assert ends == dict.fromkeys(CHAIN, "CANCELLED") | {"0-L1": "FAILED", "watch": "COMPLETED"}
+    (failed,) = chain.events("failed")
+    lost = f"job {first['0-L1']} (0-L1) ended as FAILED, and its script was killed"
+    assert failed["message"] == f"{lost}; the rest of the chain is submitted again"
+    chain.lab.wait_until(lambda: chain.lab.run("squeue", "-h").strip() == "")
+    assert set(second.values()) == {event["job"] for event in chain.events("submitted")[len(JOBS) :]}
+
+
+def test_a_shell_that_is_killed_again_and_again_ends_the_chain(lab: Lab, tmp_path: Path, data: Path) -> None:
+    chain = Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=stub(tmp_path), mends=1)
+    script(chain, train0="wait")
+    chain.submit()
+    kill_shell(chain)
+    lab.wait_until(lambda: len(chain.events("submitted")) == 2 * len(JOBS))
+    kill_shell(chain)
+    lab.wait_until(lambda: lab.run("squeue", "-h").strip() == "")
+    status = chain.status()
+    assert (
+        status["state"] == "failed" and "its script was killed; already started again 1 times" in status["last_error"]
+    )
+    assert len(chain.events("submitted")) == 2 * len(JOBS)
+
+
+def test_without_mends_nobody_watches(lab: Lab, tmp_path: Path, data: Path) -> None:
+    chain = Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=stub(tmp_path), mends=0)
+    script(chain, train0="wait")
+    chain.submit()
+    assert list(chain.jobs()) == CHAIN
+    kill_shell(chain)
+    lab.wait_until(lambda: lab.run("squeue", "-h").strip() == "")
+    assert chain.status()["state"] == "stopped"
 
 
 @pytest.mark.parametrize(
@@ -180,13 +239,13 @@ def test_without_requeue_a_stopped_stage_submits_the_rest_of_the_chain_again(
     lab.wait_until(lambda: chain.events("started") != [])
     (tmp_path / "script.json").unlink()
     lab.run("scancel", "--batch", "--signal=USR1", str(first["0-L1"]))
-    lab.wait_until(lambda: len(chain.events("submitted")) == 2 * len(CHAIN))
+    lab.wait_until(lambda: len(chain.events("submitted")) == 2 * len(JOBS))
     second = chain.jobs()
     lab.wait_for(second["finish"], "COMPLETED")
     assert chain.finished() == [*FACTS, "export:2", "report:2"]
     assert (lab.state(first["0-L1"]), lab.job(first["0-L1"])["Requeue"]) == ("COMPLETED", "0")
     assert {lab.state(first[name]) for name in CHAIN[1:]} == {"CANCELLED"}
-    assert chain.events("submitted")[len(CHAIN)]["after"] == f"afterany:{first['0-L1']}"
+    assert chain.events("submitted")[len(JOBS)]["after"] == f"afterany:{first['0-L1']}"
 
 
 def test_more_cores_than_a_node_has_are_refused(lab: Lab, tmp_path: Path, data: Path) -> None:
@@ -297,7 +356,7 @@ def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
     chain.lab.wait_until(lambda: chain.events("started") != [])
     for again in (chain.submit(), chain.resume()):
         assert "nothing to submit: the whole chain is queued or running" in again.stdout
-    assert len(chain.lab.run("squeue", "-h", "-o", "%A").split()) == len(CHAIN)
+    assert len(chain.lab.run("squeue", "-h", "-o", "%A").split()) == len(JOBS)
     assert [(job["name"], job["state"]) for job in chain.status()["jobs"]][:2] == [
         ("0-L1", "RUNNING"),
         ("0-L1-to-1-L2", "PENDING"),
@@ -316,7 +375,7 @@ def test_two_who_submit_at_the_same_time_make_one_run(chain: Submitted) -> None:
     errors = [process.communicate(timeout=120)[1] for process in both]
     assert sorted(process.returncode for process in both) in ([0, 0], [0, 2]), errors
     assert len(chain.events("created")) == 1
-    assert len(chain.events("submitted")) == len(CHAIN)
+    assert len(chain.events("submitted")) == len(JOBS)
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     assert chain.finished() == [*FACTS, "export:2", "report:2"]
 
@@ -335,7 +394,8 @@ def test_a_job_that_was_cancelled_by_hand_is_submitted_again_while_an_earlier_on
     first = chain.jobs()
     chain.lab.wait_until(lambda: chain.events("started") != [])
     chain.lab.run("scancel", str(first["1-L2"]))
-    chain.lab.wait_until(lambda: chain.lab.state(first["finish"]) == "CANCELLED")
+    chain.lab.wait_for(first["watch"], "COMPLETED")
+    assert log(chain, "watch") == f"stacking: job {first['1-L2']} (1-L2) ended as CANCELLED, which is not mended\n"
     answer = chain.resume().stdout.splitlines()
     assert "already running" in answer[0] and answer[2].endswith(f"submitted after {first['0-L1-to-1-L2']}")
     assert [name for name in CHAIN if chain.jobs()[name] == first[name]] == CHAIN[:2]
@@ -380,7 +440,7 @@ def test_what_is_missing_on_disk_is_submitted_again_whatever_the_journal_says(ch
         subprocess.run(["rm", "-r", str(chain.run / name)], check=True)
     (chain.run / "report.html").unlink()
     answer = chain.submit().stdout.splitlines()
-    assert [line.split()[0] for line in answer[:-1]] == CHAIN[3:]
+    assert [line.split()[0] for line in answer[:-1]] == JOBS[3:]
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
 
 
@@ -452,9 +512,9 @@ def test_a_dry_run_prints_what_is_submitted_and_does_nothing(chain: Submitted) -
     assert not chain.run.exists()
     assert chain.lab.run("squeue", "-h").strip() == ""
     chain.submit()
-    for name in CHAIN:
+    for name in JOBS:
         assert (chain.run / "slurm" / f"{name}.sbatch").read_text() in printed
-    assert printed.count("#!/bin/bash") == printed.count("# sbatch --parsable --hold") == len(CHAIN)
+    assert printed.count("#!/bin/bash") == printed.count("# sbatch --parsable --hold") == len(JOBS)
 
 
 def _submit_and_die(chain: Submitted, moment: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatch
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from stacking.errors import DamagedFile, UserError
@@ -38,11 +39,11 @@ CONVERSIONS: dict[str, tuple[str, str]] = {
     ),
     "*.h5": (
         "TensorFlow weights",
-        f"{_TRANSFORMERS_4}BertForPreTraining.from_pretrained({{folder!r}}, from_tf=True).save_pretrained(NEW)",
+        f"{_TRANSFORMERS_4}BertForPreTraining.from_pretrained({{name}}, from_tf=True).save_pretrained(NEW)",
     ),
     "*.msgpack": (
         "Flax weights",
-        f"{_TRANSFORMERS_4}BertForPreTraining.from_pretrained({{folder!r}}, from_flax=True).save_pretrained(NEW)",
+        f"{_TRANSFORMERS_4}BertForPreTraining.from_pretrained({{name}}, from_flax=True).save_pretrained(NEW)",
     ),
     "adapter_*": (
         "an adapter without its model",
@@ -55,7 +56,7 @@ CONVERSIONS: dict[str, tuple[str, str]] = {
     "saved_model.pb": ("a TensorFlow graph", "take the checkpoint or the PyTorch weights from which it was made"),
     "*_states.pt": (
         "a DeepSpeed checkpoint",
-        "turn that into a state: `stacking consolidate {quote(str(folder))} --config {quote(str(config))} --out STATE`",
+        "turn that into a state: `stacking consolidate {folder} --config {config} --out STATE`",
     ),
 }
 """Unsupported weights by file name: what they are, and how to convert them."""
@@ -151,7 +152,9 @@ def _unreadable(folder: Path, config: Path) -> tuple[str, str]:
     """Returns the problem and remedy of a folder without supported weights."""
     for pattern, (what, conversion) in CONVERSIONS.items():
         for path in [*sorted(folder.glob(pattern)), *sorted(folder.glob(f"*/{pattern}"))]:
-            remedy = conversion.format(folder=str(path.parent), stem=str(path.with_suffix("")), config=str(config))
+            words = {"folder": path.parent, "stem": path.with_suffix(""), "config": config}
+            quoted = {key: quote(str(word)) for key, word in words.items()}
+            remedy = conversion.format(**quoted, name=repr(str(path.parent)))
             return f"holds {what} ({path.name}), which is not supported", remedy
     return "holds no weights", f"put {WEIGHTS[0]} or {WEIGHTS[1]} next to {config.name}"
 

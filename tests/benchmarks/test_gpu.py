@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stacking.bench.targets import targets
+from stacking.hardware.nvidia_smi import Gpu
 from tools.benchmarks import gpu
 from tools.benchmarks.gpu import CASES, as_markdown, record
 
@@ -47,7 +48,8 @@ def test_every_case_can_be_planned(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_cases_measured_before_stay_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_card_name", lambda: "NVIDIA H200")
+    card = Gpu("0", "GPU-1", "NVIDIA H200", 141 << 30, 9.0)
+    monkeypatch.setattr(gpu, "installed_gpus", lambda: [card])
     record(tmp_path, "base-128", stage(1000, {"hugging-face": 2.5, "hugging-face-compiled": 1.61}))
     table = record(tmp_path, "base-128-3", stage(3400, {"hugging-face": 4.0}))[1]
     assert table.name == "gpu-h200.md"

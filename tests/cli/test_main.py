@@ -27,6 +27,7 @@ COMMANDS = [
     "consolidate",
     "doctor",
     "evaluate",
+    "expand",
     "export",
     "grow",
     "import",
@@ -86,7 +87,6 @@ MISTAKES = {
     "importing something else": (["import", "{full}", "--out", "{tmp}/x"], "{full}"),
     "a name that is too long": (["consolidate", "{tmp}", "--out", "a" * 300], "File name too long"),
     "a place where nothing can be": (["prepare", "{file}.txt", "--out", "/proc/x"], "/proc/.x.partial"),
-    "a depth beyond all models": (["grow", "{full}", "--layers", "400000000", "--out", "{tmp}/x"], "more than any"),
     "a state that is a bare folder": (["grow", "{tmp}", "--layers", "2", "--out", "{tmp}/x"], "is not a state folder"),
     "a vocabulary of less than nothing": (
         ["prepare", "{tmp}", "--out", "{tmp}/x", "--vocabulary-size", "-1"],
@@ -98,7 +98,10 @@ MISTAKES = {
     "submitting a recipe nowhere": (["submit", "demo"], "give RECIPE and --run-dir DIR"),
     "submitting two things": (["submit", "demo", "--resume", "{tmp}"], "give RECIPE and --run-dir DIR"),
     "submitting what is not a run": (["submit", "--resume", "{tmp}", "--dry-run"], "is not a run; submit one with"),
-    "submitting with other data": (["submit", "--resume", "{tmp}", "--data", "{tmp}"], "omit --data and --set"),
+    "submitting with other data": (
+        ["submit", "--resume", "{tmp}", "--data", "{tmp}"],
+        "the run with its own data: omit --data",
+    ),
     "submitting in an unknown way": (
         ["submit", "demo", "--run-dir", "{tmp}/x", "--mode", "all"],
         "'all' is not one of",

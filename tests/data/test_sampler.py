@@ -13,8 +13,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stacking.data import sample_rows
 from stacking.data import sampler as module
-from stacking.data import samples
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
@@ -132,7 +132,7 @@ def test_an_index_written_in_chunks_is_the_same(
     corpus: Corpus, kind: str, length: int, sentences: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = build_samples(corpus, kind, length)
-    monkeypatch.setattr(samples, "_SENTENCES_AT_ONCE", sentences)
+    monkeypatch.setattr(sample_rows, "_SENTENCES_AT_ONCE", sentences)
     path = tmp_path / "samples.npy"
     index = SampleIndex(corpus, kind, length)
     index.write(path)

@@ -210,3 +210,8 @@ def test_a_damaged_source_is_found_before_anything_is_written(tmp_path: Path) ->
     with pytest.raises(DamagedFile, match=r"exp_avg\.safetensors"):
         grow(tmp_path / "s", tmp_path / "g", 6)
     assert not (tmp_path / "g").exists()
+
+
+def test_a_depth_beyond_all_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--layers: 400,000,000 layers make no model; give 1 to 10,000"):
+        grow(write(tmp_path / "shallow"), tmp_path / "deep", 400_000_000)

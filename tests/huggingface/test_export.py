@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,12 +30,18 @@ def state(tmp_path: Path) -> Path:
     return write_state(tmp_path / "state", config, random_weights(config))
 
 
+def _about_data(vocabulary: int) -> dict[str, Any]:
+    """The manifest of a prepared folder without splits."""
+    special = dict(zip(("pad", "unk", "cls", "sep", "mask"), range(5), strict=True))
+    return {"kind": "data", "format": 1, "vocabulary": vocabulary, "special": special, "splits": {}}
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """The part of a prepared data folder that export reads."""
     from tokenizers import BertWordPieceTokenizer
 
-    with new_folder(tmp_path / "data", {"kind": "data", "format": 1, "vocabulary": len(WORDS)}) as folder:
+    with new_folder(tmp_path / "data", _about_data(len(WORDS))) as folder:
         tokenizer = BertWordPieceTokenizer({word: number for number, word in enumerate(WORDS)})
         tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
@@ -129,7 +136,7 @@ def test_pre_ln_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_larger_tokenizer_is_refused(state: Path, tmp_path: Path) -> None:
-    with new_folder(tmp_path / "data", {"kind": "data", "format": 1, "vocabulary": 102}):
+    with new_folder(tmp_path / "data", _about_data(102)):
         pass
     with pytest.raises(UserError, match="is 102 where the model embeds 101 tokens"):
         export(state, tmp_path / "out", tmp_path / "data")

@@ -44,8 +44,7 @@ WRONG = {
     "layers not reachable": (
         "layers: 4",
         "layers: 5",
-        "stages[1].layers: is 5, which stack cannot grow from 2; give 4 or another multiple of 2, or "
-        "growth.operator: identity",
+        "stages[1].layers: is 5, which stack cannot grow from 2; give 4, or growth.operator: identity",
     ),
     "batch does not divide": (
         "batch_sequences: 8",
@@ -194,9 +193,9 @@ def test_the_complaints_about_all_stages_are_one_answer() -> None:
     assert head == "recipe.yaml: 5 things do not fit"
     assert [line.split()[0] for line in lines] == [
         "stages[0].batch_sequences",
-        "stages[1].layers",
         "stages[1].batch_tokens",
         "stages[1].resources.min_nodes",
+        "stages[1].layers",
         "stages[0].learning_rate.warmup_steps",
     ]
 

@@ -242,6 +242,23 @@ def _accounting(ids: Sequence[int]) -> dict[int, SlurmJob]:
         return {}
 
 
+def node_hours(ids: Sequence[int], since: float) -> float | None:
+    """Returns the node-hours of these jobs with those of their requeued parts; None without accounting.
+
+    Args:
+        since: the unix time of the first submission; SLURM may have given the same ids to earlier jobs.
+    """
+    start = f"--starttime={datetime.fromtimestamp(since):%Y-%m-%dT%H:%M:%S}"
+    argv = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", start]
+    argv += ["--format=NNodes,ElapsedRaw", "--jobs", ",".join(map(str, ids))]
+    try:
+        lines = _run(argv, refused="sacct").splitlines()
+    except StackingError:
+        return None
+    rows = [line.split("|") for line in lines if line and not line.startswith("CLUSTER:")]
+    return sum(int(nodes) * int(seconds) for nodes, seconds in rows) / 3600 if rows else None
+
+
 def _parse(text: str) -> dict[int, SlurmJob]:
     found = {}
     for line in text.splitlines():

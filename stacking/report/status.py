@@ -14,6 +14,7 @@ from stacking.errors import printable
 from stacking.launch.slurm_client import LIVE, NEVER, SlurmJob
 from stacking.report.run import Event, Run, read_run
 from stacking.report.timeline import attempts
+from stacking.report.usage import NodeHours, node_hours
 from stacking.run.folder import command, is_locked
 from stacking.run.metrics import Record
 from stacking.run.progress import Speedometer, TimeLeft
@@ -97,6 +98,10 @@ class Status:
     """Remaining training time in seconds, excluding evaluations and transitions."""
     estimated_end: float | None
     """Estimated end as unix time; only while the run is active."""
+    node_hours: float | None = None
+    """Of all SLURM jobs so far, with requeued and failed parts; null: not submitted, or unknown."""
+    node_hours_source: str | None = None
+    """``SLURM's accounting`` or ``the journal``."""
     jobs: tuple[JobStatus, ...] = ()
     """In the order of the chain; empty if the run was not submitted to SLURM."""
     queue_error: str | None = None
@@ -141,6 +146,8 @@ class Status:
             rows.append(("last error", self.last_error))
         if self.journal_damage:
             rows.append(("journal", self.journal_damage))
+        if self.node_hours and self.node_hours_source:
+            rows.append(("node-hours", NodeHours(self.node_hours, self.node_hours_source).as_text()))
         rows += [("" if number else "jobs", job.as_text()) for number, job in enumerate(self.jobs)]
         rows += [("" if number else "metrics", problem) for number, problem in enumerate(self.damage)]
         if self.queue_error:
@@ -181,6 +188,7 @@ def status(run_dir: Path) -> Status:
     stage = run.plan.stages[last["stage"] if last else _last_measured(run)]
     trained = run.stage_records(stage.index, "train")
     left = _time_left(run, trained) if state != "finished" else None
+    used = node_hours(run)
     return Status(
         run_dir=str(run_dir),
         name=run.plan.name,
@@ -200,6 +208,8 @@ def status(run_dir: Path) -> Status:
         last_stop=None if state == "finished" else _last_stop(run),
         seconds_left=left.run if left else None,
         estimated_end=time.time() + left.run if left and state == "running" else None,
+        node_hours=used.hours if used else None,
+        node_hours_source=used.source if used else None,
         jobs=tuple(jobs),
         queue_error=found.error,
         queue_asked=found.asked or None,

@@ -13,6 +13,7 @@ from stacking.model.config import ModelConfig
 from stacking.planning.plan import Stage
 from stacking.report import timeline
 from stacking.report.run import Event, Run
+from stacking.report.usage import node_hours
 from stacking.run.metrics import Record
 from stacking.terminal.units import UNKNOWN, count, counted, duration, loss
 
@@ -90,6 +91,8 @@ def account_table(run: Run) -> Table:
     }
     rows = [(name, duration(seconds), _share(seconds, spent.total)) for name, seconds in parts.items()]
     notes = [f"{duration(spent.idle)} between attempts are not counted."] if spent.idle else []
+    if used := node_hours(run):
+        notes.append(f"Node-hours: {used.as_text()}.")
     return Table(("", "time", "share"), rows, notes)
 
 

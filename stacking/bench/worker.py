@@ -53,7 +53,6 @@ def source(trial: Trial, folder: Path) -> Batches:
 def run(folder: Path, trial: Trial) -> None:
     """Measure, and let rank 0 write the result."""
     connect()
-    get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     device = torch.device(get_accelerator().current_device_name())
     gemm = gemm_tflops(device, trial.planned.precision)
     measured = measure(trial, source(trial, folder), device)

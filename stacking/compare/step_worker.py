@@ -46,7 +46,6 @@ def measure(turns: Turns, folder: Path, device: torch.device) -> list[list[float
 def main(folder: Path) -> None:
     turns = Turns.model_validate_json((folder / TURNS).read_text())
     connect()
-    get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     rounds = measure(turns, folder, torch.device(get_accelerator().current_device_name()))
     if dist.get_rank() == 0:
         write_json(folder / ROUND_TIMES, rounds)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from stacking.doctor.ranks import ASK, FOUND
 from stacking.launch.mpi import log_to_file
-from stacking.launch.rank import run_rank
+from stacking.launch.rank import own_gpu, run_rank
 from stacking.storage.files import write_json
 
 _PATIENCE = timedelta(seconds=60)
@@ -225,7 +225,7 @@ def _connect() -> tuple[torch.device, dist.ProcessGroup | None]:
     if os.environ.get("DS_ACCELERATOR") != "cuda":
         dist.init_process_group("gloo", timeout=_PATIENCE)
         return torch.device("cpu"), None
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    device = torch.device("cuda", own_gpu(torch.cuda.device_count()))
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", timeout=_PATIENCE)
     return device, dist.new_group(backend="gloo", timeout=_PATIENCE)

@@ -21,8 +21,9 @@ class Gpu:
     uuid: str
     name: str
     memory: int
-    """Bytes."""
+    """Bytes; 0: nvidia-smi does not say."""
     capability: float
+    """0: nvidia-smi does not say."""
 
 
 def query(*fields: str) -> list[dict[str, str]]:
@@ -42,26 +43,36 @@ def installed_gpus() -> list[Gpu]:
     Raises:
         StackingError: nvidia-smi does not answer.
     """
+    fields = ("index", "uuid", "name", "memory.total")
+    rows = query(*fields, "compute_cap") or query(*fields)  # drivers before 510 refuse compute_cap
     return [
-        Gpu(row["index"], row["uuid"], row["name"], _bytes(row["memory.total"]), _number(row["compute_cap"]))
-        for row in query("index", "uuid", "name", "memory.total", "compute_cap")
+        Gpu(row["index"], row["uuid"], row["name"], _bytes(row["memory.total"]), _number(row.get("compute_cap", "")))
+        for row in rows
     ]
 
 
 def visible_gpus() -> list[Gpu]:
     """Return the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order.
 
+    Where a GPU is divided by MIG, CUDA gives a process its first visible slice and nothing else.
+
     Raises:
         StackingError: nvidia-smi does not answer.
     """
     gpus = installed_gpus()
+    slices = _slices(gpus) if gpus else {}
+    chosen = _chosen([*gpus, *(part for parts in slices.values() for part in parts)], len(gpus))
+    return next(([slices.get(gpu.uuid, [gpu])[0]] for gpu in chosen if gpu.uuid in slices or not gpu.index), chosen)
+
+
+def _chosen(gpus: list[Gpu], whole: int) -> list[Gpu]:
+    """Return what CUDA_VISIBLE_DEVICES names; without it, the first ``whole`` ones."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return gpus
-    slices = _slices(gpus) if "MIG-" in visible else []
+        return gpus[:whole]
     chosen: list[Gpu] = []
     for item in filter(None, map(str.strip, visible.split(","))):
-        match = next((gpu for gpu in (*gpus, *slices) if _is_called(gpu, item)), None)
+        match = next((gpu for gpu in gpus if _is_called(gpu, item)), None)
         if match is None or match in chosen:
             break  # like CUDA, ignore everything from the first unknown item on
         chosen.append(match)
@@ -73,19 +84,21 @@ def _is_called(gpu: Gpu, item: str) -> bool:
     return item == gpu.index if item.isdigit() else len(item) > 4 and gpu.uuid.startswith(item)
 
 
-def _slices(gpus: list[Gpu]) -> list[Gpu]:
-    """Return the MIG devices, each with the memory that its profile (``1g.5gb``) names."""
-    slices, parent = [], None
+def _slices(gpus: list[Gpu]) -> dict[str, list[Gpu]]:
+    """Return the MIG devices by their GPU's UUID, each with the memory that its profile (``1g.5gb``) names."""
+    slices: dict[str, list[Gpu]] = {}
+    parent = None
     for line in _ask("nvidia-smi", "-L").splitlines():
         uuid = re.search(r"UUID: ([\w/-]+)", line)
         if uuid is None:
             continue
-        profile = re.search(r"MIG \S*?\.(\d+)gb", line)
+        profile = re.search(r"MIG \S*?\.(\d+)gb\S*", line)
         if profile is None:
             parent = next((gpu for gpu in gpus if gpu.uuid == uuid[1]), None)
         elif parent is not None:
             memory = int(profile[1]) << 30
-            slices.append(Gpu("", uuid[1], parent.name, memory, parent.capability))
+            part = Gpu("", uuid[1], f"{parent.name} {profile[0]}", memory, parent.capability)
+            slices.setdefault(parent.uuid, []).append(part)
     return slices
 
 

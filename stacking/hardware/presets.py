@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -228,15 +229,44 @@ def device_class(name: str, memory: int, capability: float) -> DeviceClass:
     """
     for row in DEVICE_CLASSES.values():
         if row.pattern and row.pattern in name:
-            return row
+            return _sliced(row, name, memory)
     unfit = {}
-    if capability < 8:
+    if not capability:
+        unfit = dict.fromkeys(("bf16", "fp16"), "nvidia-smi does not say its compute capability")
+    elif capability < 8:
         unfit["bf16"] = f"compute capability {capability} emulates it"
-    if capability < 7:
-        unfit["fp16"] = f"compute capability {capability} has no tensor cores"
+        if capability < 7:
+            unfit["fp16"] = f"compute capability {capability} has no tensor cores"
     precision: Precision = "bf16" if "bf16" not in unfit else "fp16" if "fp16" not in unfit else "fp32"
     compiled: Compiled = "faster" if capability >= 8 else "possible" if capability >= 7 else "refused"
     return DeviceClass(name, memory, {}, 0.3, precision, unfit, compiled=compiled, source="nvidia-smi")
+
+
+_SLICE = re.compile(r"MIG (\d)g\.")
+_PARTS = 8
+"""A MIG slice ``ng`` of an A100 or H100 has about n eighths of its multiprocessors, and memory of its own."""
+
+
+def _share(name: str) -> float:
+    """Return which share of its card a MIG slice computes with; 1 for a whole card."""
+    found = _SLICE.search(name)
+    return int(found[1]) / _PARTS if found else 1.0
+
+
+def _sliced(row: DeviceClass, name: str, memory: int) -> DeviceClass:
+    """Return the row of a MIG slice of a card of class ``row``; of a whole card, ``row`` itself."""
+    share = _share(name)
+    if share == 1:
+        return row
+    return replace(
+        row,
+        name=f"{row.name} {name[name.index('MIG') :]}",
+        memory=memory,
+        peak={precision: share * peak for precision, peak in row.peak.items()},
+        memory_bandwidth=share * row.memory_bandwidth,
+        pattern="",
+        source=f"{share:g} of {row.source}",
+    )
 
 
 def printed_peak(name: str, precision: str) -> tuple[float, str] | None:
@@ -248,7 +278,9 @@ def printed_peak(name: str, precision: str) -> tuple[float, str] | None:
     if row is None:
         return None
     form = next((form for part, form in row.forms.items() if part in name), Form(row.peak, row.source))
-    return form.peak.get(precision, form.peak["fp32"]), form.source
+    share = _share(name)
+    source = form.source if share == 1 else f"{share:g} of {form.source}"
+    return share * form.peak.get(precision, form.peak["fp32"]), source
 
 
 @dataclass(frozen=True)

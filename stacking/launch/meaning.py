@@ -105,6 +105,10 @@ def _gpu_code(match: re.Match[str], message: list[str], lines: Sequence[str]) ->
     return "this torch has no code for this GPU; `stacking doctor` names the GPUs that it was built for"
 
 
+def _shared_gpu(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
+    return "two ranks have the same GPU; start one rank per GPU, and look at CUDA_VISIBLE_DEVICES"
+
+
 _Tell = Callable[[re.Match[str], list[str], Sequence[str]], str]
 _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
     (re.compile(r"validation errors? for (\w+)"), _configuration),
@@ -116,6 +120,7 @@ _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
     (re.compile(r"Ninja is required to load C\+\+ extensions"), _ninja),
     (re.compile(r"Error building extension '(\w+)'|Unable to JIT load the (\w+) op"), _kernel),
     (re.compile(r"CUDA_HOME (?:does not exist|environment variable is not set)|MissingCUDAException"), _toolkit),
+    (re.compile(r"Duplicate GPU detected"), _shared_gpu),
     (
         re.compile(r"NCCL|DistBackendError|gloo|Connection (?:closed|reset) by peer|collective operation timeout"),
         _collective,

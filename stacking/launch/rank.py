@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from stacking.errors import StackingError
+from stacking.errors import StackingError, UserError
 from stacking.launch.rendezvous import rendezvous
 from stacking.storage.os_errors import storage_error
 
@@ -28,6 +28,25 @@ def run_rank(work: Callable[[], None], failure: Callable[[Exception], int] = lam
     os._exit(code)
 
 
+def own_gpu(visible: int) -> int:
+    """Returns which of the visible GPUs is this rank's, and sets LOCAL_RANK to it, which DeepSpeed reads.
+
+    That is the rank's number on its node, or the only GPU where the scheduler shows each rank just its own.
+
+    Args:
+        visible: the number of GPUs that torch sees.
+
+    Raises:
+        UserError: there are fewer GPUs than ranks.
+    """
+    index = 0 if visible == 1 else int(os.environ["LOCAL_RANK"])
+    if index >= visible:
+        problem = f"is {index}, but this rank sees {visible} GPUs"
+        raise UserError("LOCAL_RANK", problem, "start one rank per GPU, and look at CUDA_VISIBLE_DEVICES")
+    os.environ["LOCAL_RANK"] = str(index)
+    return index
+
+
 def _told(error: StackingError) -> int:
     with suppress(OSError):
         print(error, file=sys.stderr, flush=True)
@@ -36,6 +55,7 @@ def _told(error: StackingError) -> int:
 
 def _code_of(work: Callable[[], None], failure: Callable[[Exception], int]) -> int:
     try:
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi numbers GPUs
         os.environ.update(rendezvous(os.environ))
         work()
     except StackingError as error:

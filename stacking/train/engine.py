@@ -16,6 +16,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from stacking.launch.rank import own_gpu
 from stacking.model.bert import Bert, build
 from stacking.model.kernels import kernels_for, use
 from stacking.planning.growth import Rates
@@ -37,7 +38,7 @@ def connect() -> None:
         _use_gloo_alone()
     if get_accelerator().device_name() == "cuda":
         # DeepSpeed does this with its engine, but kernels are chosen earlier, for this rank's device.
-        get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+        get_accelerator().set_device(own_gpu(torch.cuda.device_count()))
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 

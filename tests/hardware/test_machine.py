@@ -15,6 +15,7 @@ ROWS = "\n".join(
         "0, GPU-aaaa1111-0000, Tesla P40, 23040, 6.1",
         "1, GPU-bbbb2222-0000, Tesla V100-SXM2-16GB, 16384, 7.0",
         "2, GPU-cccc3333-0000, NVIDIA A100-SXM4-40GB, 40960, 8.0",
+        "3, GPU-ffff6666-0000, NVIDIA A100-SXM4-40GB, 40960, 8.0",
     ]
 )
 LISTED = "\n".join(
@@ -41,11 +42,13 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("visible", "count", "first", "gibibytes"),
     [
-        (None, 3, "p40", 22.5),
-        ("1,2", 2, "v100", 16),
-        ("2", 1, "a100", 40),
+        (None, 1, "a100 MIG 1g.5gb", 5),
+        ("1,3", 2, "v100", 16),
+        ("3", 1, "a100", 40),
+        ("2", 1, "a100 MIG 1g.5gb", 5),
+        ("0,2", 1, "a100 MIG 1g.5gb", 5),
         ("GPU-bbbb2222,0", 2, "v100", 16),
-        ("MIG-eeee5555-0000", 1, "a100", 10),
+        ("MIG-eeee5555-0000", 1, "a100 MIG 2g.10gb", 10),
         ("1,7,2", 1, "v100", 16),
         ("", 0, "cpu", None),
         ("-1", 0, "cpu", None),
@@ -66,6 +69,28 @@ def test_a_driver_that_hangs_is_no_machine_without_gpus(nvidia_smi: Path, monkey
     monkeypatch.setattr(program, "_PATIENCE", 0.2)
     with pytest.raises(StackingError, match="did not answer"):
         find_machine()
+
+
+WHOLE = "GPU 0: Tesla V100-SXM2-16GB (UUID: GPU-aaaa)"
+
+
+def answers(program: Path, row: str, *, refuses: str = "") -> None:
+    """Let nvidia-smi print ``row``, and fail if it is asked for the field ``refuses``."""
+    refusal = f'case "$*" in *{refuses}*) echo "not a valid field" ; exit 2;; esac\n' if refuses else ""
+    program.write_text(f'#!/bin/sh\n{refusal}if [ "$1" = -L ]; then echo "{WHOLE}"; else echo "{row}"; fi\n')
+
+
+def test_an_old_driver_that_cannot_say_the_compute_capability_still_lists_its_gpus(nvidia_smi: Path) -> None:
+    answers(nvidia_smi, "0, GPU-aaaa, Tesla V100-SXM2-16GB, 16384", refuses="compute_cap")
+    assert find_machine().device.name == "v100"
+
+
+@pytest.mark.parametrize("unknown", ["[N/A]", "[Unknown Error]", "[Insufficient Permissions]", "[Not Supported]"])
+def test_what_nvidia_smi_may_not_say_is_unknown(nvidia_smi: Path, unknown: str) -> None:
+    answers(nvidia_smi, f"0, GPU-aaaa, Quadro X, {unknown}, {unknown}")
+    found = find_machine()
+    assert (found.accelerators, found.memory, found.device.precision) == (1, 0, "fp32")
+    assert found.device.unfit["bf16"] == "nvidia-smi does not say its compute capability"
 
 
 def test_without_a_driver_there_are_no_gpus(nvidia_smi: Path) -> None:

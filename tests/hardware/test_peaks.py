@@ -21,6 +21,7 @@ from stacking.hardware.presets import DEVICE_CLASSES, printed_peak
         ("NVIDIA H100 PCIe", "bf16", 756.0),
         ("NVIDIA H100 NVL", "fp16", 835.0),
         ("NVIDIA H200", "tf32", 494.5),
+        ("NVIDIA A100-SXM4-40GB MIG 2g.10gb", "bf16", 78.0),
     ],
 )
 def test_a_card_has_the_peak_of_its_form_and_of_the_precision(printed: str, precision: str, tflops: float) -> None:

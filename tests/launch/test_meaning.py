@@ -41,6 +41,11 @@ LOGS = {
         "the ranks lost contact (NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled system error); see the log of the "
         "rank that failed first; NCCL_DEBUG=INFO gives details",
     ),
+    "a GPU that two ranks have": (
+        "torch.distributed.DistBackendError: NCCL error in: NCCLUtils.cpp:77, invalid usage\n"
+        "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 3b000",
+        "two ranks have the same GPU; start one rank per GPU, and look at CUDA_VISIBLE_DEVICES",
+    ),
     "a kernel that cannot be compiled": (
         "RuntimeError: Error building extension 'fused_adam': ninja: build stopped\n"
         'multi_tensor_adam.cu(12): error: identifier "foo" is undefined',

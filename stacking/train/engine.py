@@ -98,7 +98,8 @@ def _compile(model: Bert) -> None:
     All layers share one cache, with entries for all rows and for the rows of a head, with and without gradients, and
     for static and dynamic shapes. With torch's limit of 8, some would silently stay uncompiled.
     """
-    torch._dynamo.config.recompile_limit = 64
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # torch < 2.6
+    setattr(torch._dynamo.config, limit, 64)
     for layer in model.layers:
         layer.compile()
 

@@ -25,6 +25,8 @@ ROWS: Mapping[str, Row] = {
     "sequences/s": lambda m, d: f"{d.sequences_per_second:,.1f}",
     "model TFLOPS": lambda m, d: f"{d.tflops:.3g}",
     "MFU": lambda m, d: f"{d.mfu:.1%}" if d.mfu is not None else UNKNOWN,
+    "executed TFLOPS": lambda m, d: UNKNOWN if d.executed_tflops is None else f"{d.executed_tflops:.3g}",
+    "  of the peak": lambda m, d: UNKNOWN if d.executed_share is None else f"{d.executed_share:.1%}",
     "step": lambda m, d: _milliseconds(d.seconds_per_step),
     "  data": lambda m, d: _part(m, "data"),
     "  forward": lambda m, d: _part(m, "forward"),
@@ -103,7 +105,8 @@ def _notes(stages: Sequence[StageResult], hardware: Mapping[str, Any]) -> list[s
     return [
         f"Medians of {trial.repeats} alternating repeats, after {trial.warmup} warm-up steps.",
         "The parts of a step are timed in separate steps without overlap.",
-        "Model FLOPs count real tokens and masked positions, whatever a contender computes.",
+        "Model FLOPs, and MFU, count real tokens and masked positions, whatever a contender computes.",
+        "Executed FLOPs are fewer: the last layer skips what no head needs.",
         f"Memory is the {memory}.",
     ]
 

@@ -30,6 +30,8 @@ class Contender(ABC):
     """
 
     engine: DeepSpeedEngine
+    executes_needed = False
+    """Whether it executes `stacking.model.size.executed_flops`."""
 
     def __init__(self, trial: Trial) -> None:
         self.plan, self.stage = trial.plan, trial.planned

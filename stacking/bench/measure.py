@@ -207,10 +207,10 @@ def _measurement(entrant: Entrant, skipped: int) -> Measurement:
     counts = [count for window in entrant.windows for count in window.counts]
     total = sum(counts, Counts())
     device = entrant.device
-    numbers = [*(count.real_tokens for count in counts), total.predictions, total.flops]
+    numbers = [*(count.real_tokens for count in counts), total.predictions, total.flops, total.executed_flops]
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(sums)
-    *real, predictions, flops = sums.tolist()
+    *real, predictions, flops, executed = sums.tolist()
     most = torch.tensor([entrant.memory.most], dtype=torch.int64, device=device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     stage, steps = entrant.trial.planned, len(counts)
@@ -223,6 +223,7 @@ def _measurement(entrant: Entrant, skipped: int) -> Measurement:
         real_tokens_per_step=sum(real) / steps,
         predictions_per_step=predictions / steps,
         flops_per_step=flops / steps,
+        executed_flops_per_step=executed / steps if entrant.contender.executes_needed else None,
         split=entrant.split,
         memory_bytes=int(most),
         chosen=entrant.observed | entrant.contender.chosen(),

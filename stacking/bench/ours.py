@@ -17,6 +17,8 @@ from stacking.train.rank_sync import Agreement
 class Stacking(Contender):
     """What `stacking run` does per update, without logging and checkpoints."""
 
+    executes_needed = True
+
     def __init__(self, trial: Trial) -> None:
         super().__init__(trial)
         self._agreement = Agreement()
@@ -49,12 +51,16 @@ class Stacking(Contender):
 class Padded(Stacking):
     """The same, but the model computes the padding."""
 
+    executes_needed = False
+
     def prepare(self, batch: Unpadded) -> MicroBatch:
         return with_padding(self.padded(batch), self.engine.device)
 
 
 class Recomputed(Stacking):
     """The same with activation checkpointing: the backward pass recomputes every layer."""
+
+    executes_needed = False
 
     def __init__(self, trial: Trial) -> None:
         super().__init__(trial)

@@ -26,6 +26,10 @@ class Derived:
     """Model FLOPs per second, in 10¹²."""
     mfu: float | None
     """Share of the peak of all devices; None if the peak is unknown."""
+    executed_tflops: float | None
+    """Executed FLOPs per second, in 10¹²; None if they are not counted."""
+    executed_share: float | None
+    """Their share of the peak."""
 
 
 def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
@@ -38,6 +42,8 @@ def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
     rates = [steps / seconds for seconds in _by_repeat(measurement.step_seconds, measurement.repeats)]
     per_second, real = median(rates), measurement.real_tokens_per_step
     tflops = per_second * measurement.flops_per_step / 1e12
+    counted = measurement.executed_flops_per_step
+    executed = None if counted is None else per_second * counted / 1e12
     return Derived(
         seconds_per_step=1 / per_second,
         sequences_per_second=per_second * measurement.sequences_per_step,
@@ -47,6 +53,8 @@ def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
         pad_fraction=1 - real / measurement.tokens_per_step,
         tflops=tflops,
         mfu=tflops / peak_tflops if peak_tflops else None,
+        executed_tflops=executed,
+        executed_share=executed / peak_tflops if peak_tflops and executed is not None else None,
     )
 
 

@@ -81,6 +81,8 @@ class Measurement(_Part):
     """Mean number of masked positions."""
     flops_per_step: float
     """Model FLOPs of real tokens and masked positions (`stacking.model.size.training_flops`), mean."""
+    executed_flops_per_step: float | None = None
+    """Those that are executed (`stacking.model.size.executed_flops`); None: not counted."""
     split: dict[Section, float]
     """Median seconds per step, from separate steps that synchronise after every part, so nothing overlaps."""
     memory_bytes: int

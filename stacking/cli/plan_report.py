@@ -12,6 +12,7 @@ from rich.text import Text
 from stacking.estimate.prediction import Prediction, StagePrediction
 from stacking.estimate.scaling import Row, Scaling
 from stacking.growth.operators import LISTED
+from stacking.model.size import executed_flops, training_flops
 from stacking.planning.plan import Plan, Stage
 from stacking.planning.schedule import learning_rate_at
 from stacking.terminal.units import counted, duration
@@ -126,7 +127,7 @@ _ROWS: dict[str, Callable[[Stage], str]] = {
     "learning rate": _learning_rate,
     "precision, ZeRO": lambda s: f"{s.precision}, {s.zero_stage}",
     "memory per rank": lambda s: f"{s.memory_per_rank / 2**30:.2f} GiB",
-    "FLOPs": lambda s: number(s.flops),
+    "model FLOPs": lambda s: number(s.flops),
 }
 
 _TOTALS: dict[str, Callable[[Plan], str]] = {
@@ -134,7 +135,7 @@ _TOTALS: dict[str, Callable[[Plan], str]] = {
     "tokens, padded": lambda p: number(sum(s.tokens for s in p.stages)),
     "epochs": lambda p: "-" if p.stages[0].epochs is None else f"{sum(s.epochs or 0 for s in p.stages):.2f}",
     "memory per rank": lambda p: f"{max(s.memory_per_rank for s in p.stages) / 2**30:.2f} GiB",
-    "FLOPs": lambda p: number(p.cost.flops),
+    "model FLOPs": lambda p: number(p.cost.flops),
 }
 
 
@@ -164,6 +165,12 @@ def _stages(plan: Plan, prediction: Prediction | None) -> Table:
     return table
 
 
+def _executed(plan: Plan, stage: Stage) -> float:
+    model, length = plan.model.with_layers(stage.layers), plan.data.sequence_length
+    masked = plan.data.mask_probability * length
+    return executed_flops(model, length, masked) / training_flops(model, length, masked)
+
+
 def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
     cost, deepest = plan.cost, max(stage.layers for stage in plan.stages)
     lines = [
@@ -171,6 +178,8 @@ def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
         f"{counted(deepest, 'layer')} from the start would take {number(cost.baseline_flops)}FLOPs for the same steps; "
         f"this run takes {cost.flops / cost.baseline_flops:.1%} of it",
     ]
+    executed = ", ".join(f"{_executed(plan, stage):.0%} in {stage.name}" for stage in plan.stages)
+    lines.append(f"of the model FLOPs are executed: {executed}; the last layer skips what no head needs")
     if prediction is not None:
         times = f"{duration(prediction.training_seconds)} instead of {duration(prediction.baseline_seconds)}"
         lines.append(f"training: {times}, {prediction.communication_share:.0%} of it communication")

@@ -43,6 +43,18 @@ def training_flops(config: ModelConfig, sequence_length: int, predicted: float) 
     return float(config.layers * encoder + 6 * predicted * head)
 
 
+def executed_flops(config: ModelConfig, sequence_length: int, predicted: float) -> float:
+    """Return the part of `training_flops` that `stacking.model.bert` executes.
+
+    Its last layer computes keys and values of every token, and all else only at the first token and the masked ones
+    (`Bert.encode_needed`).
+    """
+    hidden, length, needed = config.hidden, sequence_length, min(1 + predicted, sequence_length)
+    at_needed = 2 * hidden * hidden + 2 * hidden * config.intermediate
+    skipped = (length - needed) * (6 * at_needed + 12 * hidden * length)
+    return training_flops(config, sequence_length, predicted) - skipped
+
+
 def _embeddings(config: ModelConfig) -> Shapes:
     shapes: Shapes = {"embeddings.tokens.weight": (config.vocabulary, config.hidden)}
     if config.positions == "learned":

@@ -67,6 +67,15 @@ def test_rates_are_medians_over_repeats() -> None:
     assert rates.mfu == pytest.approx(0.5)
 
 
+def test_executed_flops_have_a_rate_and_a_share_of_their_own_where_they_are_counted() -> None:
+    counted = measurement(0.1, repeats=1).model_copy(update={"executed_flops_per_step": 8e8})
+    rates = derive(counted, peak_tflops=0.02)
+    assert (rates.executed_tflops, rates.executed_share) == (pytest.approx(0.008), pytest.approx(0.4))
+    assert rates.mfu == pytest.approx(0.5)
+    uncounted = derive(measurement(0.1, repeats=1), peak_tflops=0.02)
+    assert (uncounted.executed_tflops, uncounted.executed_share) == (None, None)
+
+
 def test_without_a_peak_there_is_no_mfu() -> None:
     assert derive(measurement(0.1, repeats=1), None).mfu is None
 

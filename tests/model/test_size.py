@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
-from stacking.model.size import count_parameters, training_flops
+from stacking.model.size import count_parameters, executed_flops, training_flops
 from tests.model.conftest import Inputs
 
 BASE = {"hidden": 768, "heads": 12, "intermediate": 3072}
@@ -53,6 +53,21 @@ def test_training_flops_are_three_times_those_that_torch_counts_in_the_forward_p
     sequences, length = inputs.input_ids.shape
     expected = sequences * training_flops(config, length, len(inputs.mlm_positions) / sequences)
     assert 3 * counter.get_total_flops() == expected
+
+
+def test_executed_flops_are_those_that_torch_counts_when_the_last_layer_computes_what_the_heads_need(
+    config: ModelConfig, inputs: Inputs
+) -> None:
+    model = build(config).eval()
+    tokens = inputs._replace(attention_mask=None).tokens
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        hidden = model.encode_needed(tokens)
+        model.mlm_head(hidden.index_select(0, tokens.masked))
+    sequences, length = inputs.input_ids.shape
+    masked = torch.bincount(inputs.mlm_positions // length, minlength=sequences).tolist()
+    executed = sum(executed_flops(config, length, count) for count in masked)
+    attention = 12 * config.hidden * length * (max(masked) * sequences - sum(masked))  # queries share a rectangle
+    assert 3 * counter.get_total_flops() == executed + attention
 
 
 def test_sizes_are_known_without_torch() -> None:

@@ -22,7 +22,7 @@ _COMPARED, _LONGEST_NAME = 1_000, 100
 """Maximum number of names to compare a misspelt name with, and maximum length of such a name."""
 _LARGEST = 16 << 20
 """Maximum size of a user's file, in bytes."""
-_LARGEST_YAML, _MOST_NODES = 1 << 20, 200_000
+_LARGEST_YAML, _MOST_NODES = 256 << 10, 200_000
 """Maximum number of characters of a YAML text, which is slow to parse, and of values with aliases expanded."""
 
 
@@ -153,7 +153,7 @@ def parse_yaml(text: str, where: str) -> Any:
         UserError: the syntax is invalid or a key is duplicated; the message names the line.
     """
     if len(text) > _LARGEST_YAML:
-        raise UserError(where, f"is larger than {_LARGEST_YAML >> 20} MiB", "check the path")
+        raise UserError(where, f"is larger than {_LARGEST_YAML >> 10} KiB", "check the path")
     try:
         loader = _Loader(text)  # a SafeLoader
         node = loader.get_single_node()

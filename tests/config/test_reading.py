@@ -27,7 +27,7 @@ HOSTILE_YAML = {
         "is not YAML (could not determine a",
     ),
     "a key that is a list": ("? [a]\n: 1", "a key must be a name"),
-    "2 MiB": ("a: 1\n" * 500_000, "is larger than 1 MiB"),
+    "2 MiB": ("a: 1\n" * 500_000, "is larger than 256 KiB"),
     "tags that lie": ("!!int ", "has a tag that does not fit its value; remove the tag"),
     "a time that is none": ("!!timestamp x", "has a tag that does not fit its value"),
     "a truth that is none": ("!!bool x", "has a tag that does not fit its value"),

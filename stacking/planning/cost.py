@@ -12,21 +12,24 @@ from stacking.model.size import count_parameters, training_flops
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
-def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any]) -> int:
+def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any], cuda: bool) -> int:
     """Return the bytes per rank of weights, gradients, master weights and Adam's two moments.
 
     Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 3: per parameter, 16-bit training keeps 2 + 2 bytes of
     weights and gradients and 4 + 8 of master weights and moments; fp32 training keeps 4 + 4 and 8. Stage 1 shards
     master weights and moments over the ranks, stage 2 also gradients, stage 3 also weights; offloaded parts are not on
-    the device. One bucket of gradients in flight is added.
+    the device. A bucket of gradients in flight is added, two where ZeRO 1 or 2 overlaps. A GPU holds it whole; on
+    a CPU only what is used takes memory.
     """
     size, stage, away = _BYTES[precision(config)], zero_stage(config), offloads(config)
     share = [ranks if stage >= least else 1 for least in (3, 2, 1)]
     weights = 0 if "param" in away else parameters * size // share[0]
     gradients = parameters * size // share[1]
     moments = 0 if "optimizer" in away else parameters * (8 if size == 4 else 12) // share[2]
-    bucket = int(config.get("zero_optimization", {}).get("reduce_bucket_size", 5e8)) if stage else 0
-    return weights + gradients + moments + min(bucket, parameters) * size
+    zero = config.get("zero_optimization", {})
+    bucket = int(zero.get("reduce_bucket_size", 5e8)) if stage else 0
+    buckets = bucket * (2 if stage < 3 and zero.get("overlap_comm") else 1) if cuda else min(bucket, parameters)
+    return weights + gradients + moments + buckets * size
 
 
 def activation_bytes(
@@ -68,7 +71,7 @@ def memory_per_rank(
     mask_probability: float = 0.15,
 ) -> int:
     """Return the bytes on one rank's device: the training state and one micro-batch's activations."""
-    state = state_bytes(count_parameters(model), ranks, config)
+    state = state_bytes(count_parameters(model), ranks, config, cuda=fused)
     size = _BYTES[precision(config)]
     return state + activation_bytes(
         model, micro_batch, sequence_length, size, fused, recomputed, mask_probability=mask_probability

@@ -74,7 +74,7 @@ def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, finding
     findings.extend(user.errors)
     optimizer, notes = settle_optimizer(recipe, user, findings)
     precision = findings.attempt(decide_precision, recipe, user, devices.device) or devices.device.precision
-    kernels = findings.attempt(decide_kernels, user, devices.device.compiled) or PlannedKernels()
+    kernels = findings.attempt(decide_kernels, user, devices.device.compiled, model.hidden) or PlannedKernels()
     findings.extend(ds_config.optimizer_errors(user))
     batch = None
     if before is None or before.batch or has_own_batch(recipe, index, user):
@@ -122,13 +122,13 @@ def decide_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> P
     return wanted
 
 
-def decide_kernels(user: UserConfig, device: Compiled) -> PlannedKernels:
+def decide_kernels(user: UserConfig, device: Compiled, hidden: int) -> PlannedKernels:
     """Decide what is compiled and what is recomputed.
 
     Raises:
         UserError: the configuration asks for an unsupported combination.
     """
-    return PlannedKernels(**vars(ds_config.stage_kernels(user, device)))
+    return PlannedKernels(**vars(ds_config.stage_kernels(user, device, hidden)))
 
 
 def decide_steps(recipe: Recipe, index: int, batch: Batch | None) -> int | None:

@@ -347,8 +347,15 @@ def test_our_own_section_reaches_the_stage_and_not_deepspeed() -> None:
     ("device", "compiled"), [("cpu", False), ("p40", False), ("v100", False), ("a100", True), ("h200", True)]
 )
 def test_layers_are_compiled_where_that_is_faster(device: str, compiled: bool) -> None:
-    stages = plan_of(SMALL, overrides=[f"launch.device={device}"]).stages
+    wide = ["model.hidden=512", "model.intermediate=2048", "model.heads=8"]
+    stages = plan_of(SMALL, overrides=[f"launch.device={device}", *wide]).stages
     assert {stage.kernels.compile for stage in stages} == {compiled}
+    assert not plan_of(SMALL, overrides=[f"launch.device={device}"]).stages[0].kernels.compile  # too narrow to gain
+
+
+def test_on_a_gpu_a_bucket_is_no_larger_than_useful_unless_the_configuration_says_so() -> None:
+    zero = plan_of(SMALL, overrides=["launch.device=a100"]).stages[0].ds_config["zero_optimization"]
+    assert zero == {"stage": 1, "reduce_bucket_size": 100_000_000, "allgather_bucket_size": 100_000_000}
 
 
 def test_a_p40_cannot_compile_and_a_v100_may() -> None:

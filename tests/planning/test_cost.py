@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacking.model.config import ModelConfig
-from stacking.planning.cost import activation_bytes, memory_per_rank
+from stacking.planning.cost import activation_bytes, memory_per_rank, state_bytes
 from tests.states import SMALL
 
 MODEL = ModelConfig(**SMALL)
@@ -38,6 +38,15 @@ def test_a_larger_micro_batch_needs_more_and_more_sharding_less(micro_batch: int
     assert needed(micro_batch + 1, stage) > needed(micro_batch, stage)
     if stage > 1:
         assert needed(micro_batch, stage) <= needed(micro_batch, stage - 1)
+
+
+def test_a_gpu_holds_a_bucket_whole_and_two_where_communication_overlaps() -> None:
+    def needed(cuda: bool, **zero: int | bool) -> int:
+        return state_bytes(1000, 1, {"zero_optimization": {"reduce_bucket_size": 5000, **zero}}, cuda)
+
+    assert needed(cuda=True, stage=1) - needed(cuda=False, stage=1) == 4 * (5000 - 1000)
+    assert needed(cuda=True, stage=2, overlap_comm=True) - needed(cuda=True, stage=2) == 4 * 5000
+    assert needed(cuda=True, stage=3, overlap_comm=True) == needed(cuda=True, stage=3)
 
 
 def test_the_heads_activations_follow_the_mask_probability() -> None:

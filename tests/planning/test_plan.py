@@ -396,7 +396,7 @@ def test_a_stage_that_may_not_fit_is_pointed_out() -> None:
 
 def test_zero_divides_what_its_stage_says() -> None:
     def of(stage: int, **more: object) -> int:
-        return state_bytes(1000, 4, {"zero_optimization": {"stage": stage, "reduce_bucket_size": 0, **more}})
+        return state_bytes(1000, 4, {"zero_optimization": {"stage": stage, "reduce_bucket_size": 0, **more}}, cuda=True)
 
     assert [of(stage) for stage in range(4)] == [16_000, 10_000, 7_000, 4_000]
     assert of(2, offload_optimizer={"device": "cpu"}) == 5_000

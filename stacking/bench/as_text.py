@@ -60,6 +60,7 @@ def block(stage: StageResult) -> str:
         f"{next(iter(derived))} : {_NAMES.get(other, other)} = {ratio:.2f} × (real tokens/s, medians)"
         for other, ratio in ratios(derived).items()
     ]
+    lines += [f"{_NAMES.get(name, name)}: {problem}" for name, problem in stage.result.lost.items()]
     return "\n".join(lines) + "\n"
 
 

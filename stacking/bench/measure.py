@@ -16,7 +16,7 @@ from stacking.bench.contender import Contender
 from stacking.bench.contenders import CONTENDERS, Factory
 from stacking.bench.counts import Counter, Counts
 from stacking.bench.memory import MemoryMeter
-from stacking.bench.observe import observed, operators_of
+from stacking.bench.observe import named, observed, operators_of
 from stacking.bench.split import SECTIONS, Stopwatch, synchronise
 from stacking.bench.trial import Measurement, Section, Trial
 from stacking.data.unpad import Unpadded
@@ -166,8 +166,13 @@ def steps_for(trial: Trial, step_seconds: float) -> int:
     return steps[0]
 
 
-def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, tuple[Measurement, str]]:
+def measure(
+    trial: Trial, batches: Batches, device: torch.device, starting: Callable[[str], None]
+) -> dict[str, tuple[Measurement, str]]:
     """Run the whole trial; all ranks call it together.
+
+    Args:
+        starting: called with the name of each contender that is started, then with an empty one.
 
     Returns:
         Measurements by contender, and the profiler's table of one step of each.
@@ -177,9 +182,11 @@ def measure(trial: Trial, batches: Batches, device: torch.device) -> dict[str, t
     _import_everything()
     factories = {name: CONTENDERS[name]() for name in trial.contenders}
     for name, make in factories.items():
+        starting(name)
         entrant = Entrant(name, make, trial, device)
         fastest = min(fastest, course.warm_up(entrant))
         entrants.append(entrant)
+    starting("")
     steps, first = steps_for(trial, fastest), trial.warmup
     for entrant in entrants:
         course.window(entrant, first, 1)  # measuring the memory slowed down the next step
@@ -226,7 +233,7 @@ def _measurement(entrant: Entrant, skipped: int) -> Measurement:
         executed_flops_per_step=executed / steps if entrant.contender.executes_needed else None,
         split=entrant.split,
         memory_bytes=int(most),
-        chosen=entrant.observed | entrant.contender.chosen(),
+        chosen=named(entrant.contender.chosen(), entrant.observed),
         startup_seconds=entrant.startup_seconds,
         warmup_seconds=entrant.warmup_seconds,
         skipped_steps=skipped,

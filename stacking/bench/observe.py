@@ -42,3 +42,9 @@ def observed(operators: Collection[str]) -> dict[str, str]:
         if kernel is not None:
             found[name] = kernel
     return found
+
+
+def named(chosen: Mapping[str, str], ran: Mapping[str, str]) -> dict[str, str]:
+    """Return what was chosen, followed by what ran where that is something else: SDPA chooses among several kernels."""
+    words = {kind: name if ran.get(kind, name) == name else f"{name}: {ran[kind]}" for kind, name in chosen.items()}
+    return {**ran, **words}

@@ -103,6 +103,7 @@ class StageResult:
                 for name, measurement in self.result.measurements.items()
             },
             "ratio": ratios(derived) if derived else {},
+            "lost": self.result.lost,
         }
 
     @property

@@ -5,6 +5,7 @@ A trial runs in processes of its own, so that one that runs out of memory or cra
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -22,8 +23,11 @@ from stacking.planning.plan import Plan, Stage
 from stacking.storage.files import disk_errors, read_json, write_atomically
 
 TRIAL, RESULT, SAMPLES, PROFILE = "trial.json", "result.json", "samples.npy", "profile.txt"
+STARTING = "starting.txt"
+"""The contender that is being built and warmed up; empty once all are ready."""
 OUT_OF_MEMORY = 77
 """The exit code of a rank whose device or host is out of memory."""
+_LOGS = "logs"
 _POLL_SECONDS = 0.05
 _KILLED = -9
 """The signal with which the kernel kills a process when the host is out of memory."""
@@ -104,6 +108,8 @@ class TrialResult(_Part):
     message: str = ""
     """One line on what went wrong."""
     measurements: dict[str, Measurement] = {}
+    lost: dict[str, str] = {}
+    """Contenders that could not start, each with one line on what went wrong."""
     hardware: dict[str, Any] = {}
     """Device, peak, threads and versions as seen by the ranks; see `stacking.bench.hardware`."""
 
@@ -111,16 +117,42 @@ class TrialResult(_Part):
 def run_trial(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: float | None = None) -> TrialResult:
     """Measure in separate processes, with their files in ``folder``, and wait for the end.
 
+    A contender that cannot start is left out, except the first one, and the others are measured.
+
     Args:
-        folder: created if missing; receives ``trial.json``, ``result.json`` and ``logs/``.
-        limit_seconds: stop a trial that takes longer, and count it as failed; None: no limit.
+        folder: created if missing; receives ``trial.json``, ``result.json``, ``logs/`` and, for each contender that was
+            left out, ``logs-CONTENDER/``.
+        limit_seconds: stop an attempt that takes longer, and count it as failed; None: no limit.
 
     Raises:
         UserError: the data cannot be read, or the folder cannot be written.
     """
+    lost: dict[str, str] = {}
+    while True:
+        result = _attempt(trial, folder, launcher, limit_seconds)
+        name = _starting(folder)
+        if result.outcome == "measured" or name not in trial.contenders[1:]:
+            return result.model_copy(update={"lost": lost})
+        logs = folder / f"logs-{name}"
+        shutil.rmtree(logs, ignore_errors=True)
+        (folder / _LOGS).rename(logs)
+        lost[name] = f"{result.outcome}: {result.message.replace(str(folder / _LOGS), str(logs))}"
+        left = tuple(contender for contender in trial.contenders if contender != name)
+        trial = trial.model_copy(update={"contenders": left})
+
+
+def _starting(folder: Path) -> str:
+    try:
+        return (folder / STARTING).read_text()
+    except OSError:  # no contender has been started
+        return ""
+
+
+def _attempt(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: float | None) -> TrialResult:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
+        for old in (RESULT, STARTING):
+            (folder / old).unlink(missing_ok=True)
         write_atomically(folder / TRIAL, trial.model_dump_json(indent=2) + "\n")
         if trial.plan.data.path is not None and trial.samples is None:
             np.save(folder / SAMPLES, _sample_index(trial.plan))
@@ -128,7 +160,7 @@ def run_trial(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: flo
         name="bench",
         argv=[sys.executable, "-m", "stacking.bench.worker", str(folder)],
         ranks=trial.planned.ranks,
-        logs=folder / "logs",
+        logs=folder / _LOGS,
         accelerator=trial.plan.launch.accelerator,
     )
     outcome = wait_for(launcher, job, limit_seconds)

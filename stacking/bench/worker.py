@@ -18,7 +18,7 @@ from deepspeed.accelerator import get_accelerator
 from stacking.bench.hardware import gemm_tflops, hardware
 from stacking.bench.measure import Batches, measure
 from stacking.bench.synthetic import SyntheticSampler
-from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, SAMPLES, Trial, TrialResult, read_trial
+from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, SAMPLES, STARTING, Trial, TrialResult, read_trial
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
 from stacking.launch.mpi import log_to_file
@@ -55,7 +55,12 @@ def run(folder: Path, trial: Trial) -> None:
     connect()
     device = torch.device(get_accelerator().current_device_name())
     gemm = gemm_tflops(device, trial.planned.precision)
-    measured = measure(trial, source(trial, folder), device)
+
+    def starting(name: str) -> None:
+        if dist.get_rank() == 0:
+            write_atomically(folder / STARTING, name)
+
+    measured = measure(trial, source(trial, folder), device, starting)
     found = hardware(device, trial.planned, gemm)
     if dist.get_rank() == 0:
         if trial.profile:

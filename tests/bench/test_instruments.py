@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from stacking.bench.measure import Marks
 from stacking.bench.memory import MemoryMeter
-from stacking.bench.observe import observed, operators_of
+from stacking.bench.observe import named, observed, operators_of
 from stacking.bench.split import Stopwatch
 
 CPU = torch.device("cpu")
@@ -66,3 +66,9 @@ def test_marks_are_apart_what_happened_between_them() -> None:
     marks.mark()
     first, second = marks.seconds()
     assert first >= 0.02 > second
+
+
+def test_what_ran_is_told_beside_what_was_chosen() -> None:
+    chosen, ran = {"attention": "sdpa", "dropout": "torch"}, {"attention": "cuDNN", "layer norm": "torch"}
+    assert named(chosen, ran) == {"attention": "sdpa: cuDNN", "dropout": "torch", "layer norm": "torch"}
+    assert named({"attention": "flash"}, {"attention": "flash"}) == {"attention": "flash"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stacking.bench.trial import OUT_OF_MEMORY, Trial, TrialResult, run_trial
+from stacking.bench.trial import OUT_OF_MEMORY, Trial, TrialResult, read_trial, run_trial
 from stacking.cli.bench import bench
 from stacking.errors import UserError
 from stacking.launch.job import Fate, Job, Outcome, RunningJob
@@ -100,6 +100,35 @@ def test_how_the_ranks_end_is_a_result(small: Trial, tmp_path: Path, exit_code: 
     result = run_trial(small, tmp_path / "trial", Ended(exit_code))
     assert result.outcome == outcome
     assert "rank 0" in result.message
+
+
+class Choosy(Ended):
+    """A launcher whose jobs fail while a contender starts, and otherwise measure."""
+
+    def __init__(self, refused: str) -> None:
+        super().__init__(None)
+        self.refused = refused
+
+    def start(self, job: Job, inherited: object = ()) -> RunningJob:
+        folder = Path(job.argv[-1])
+        fails = self.refused in read_trial(folder).contenders
+        self.exit_code = 1 if fails else 0
+        job.log(0).write_text("RuntimeError: no kernel\n")
+        (folder / "starting.txt").write_text(self.refused if fails else "")
+        (folder / "result.json").write_text(TrialResult(outcome="measured").model_dump_json())
+        return super().start(job)
+
+
+def test_a_contender_that_cannot_start_loses_only_its_own_cell(small: Trial, tmp_path: Path) -> None:
+    result = run_trial(small, tmp_path / "trial", Choosy("hugging-face"))
+    assert result.outcome == "measured" and list(result.lost) == ["hugging-face"]
+    log = tmp_path / "trial" / "logs-hugging-face" / "bench.rank0.log"
+    assert f"(log: {log})" in result.lost["hugging-face"] and "no kernel" in log.read_text()
+
+
+def test_a_trial_whose_first_contender_cannot_start_fails(small: Trial, tmp_path: Path) -> None:
+    result = run_trial(small, tmp_path / "trial", Choosy("stacking"))
+    assert (result.outcome, result.lost) == ("failed", {})
 
 
 def test_a_trial_that_takes_too_long_is_ended(small: Trial, tmp_path: Path) -> None:

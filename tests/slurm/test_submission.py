@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,13 +14,16 @@ from stacking.errors import UserError
 from stacking.launch.slurm_client import SlurmJob
 from stacking.planning.make_plan import make_plan
 from stacking.run.folder import RunFolder
+from stacking.run.kept import kept_recipe
 from stacking.run.phases import phases
+from stacking.slurm.amendment import is_same_run
 from stacking.slurm.chain import chain
 from stacking.slurm.command import Request, _check_syntax, _unchecked
 from stacking.slurm.ledger import is_done, known_jobs
 from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
 from stacking.slurm.submission import _orphans, avoided_nodes, check_recipe, links
+from stacking.storage.files import write_sealed_text
 from tests.slurm.fake_slurm import FakeSlurm, slurm
 from tests.slurm.plans import plan_for_jobs
 from tests.small_recipe import MACHINE, SMALL
@@ -189,3 +193,19 @@ def test_a_node_that_failed_twice_is_excluded_unless_the_job_needs_it(tmp_path: 
     assert "#SBATCH --exclude=n7,n2,n3\n" in text
     slurm.answers("sbatch", stderr="sbatch: error: Requested node configuration is not available\n", code=1)
     assert avoided_nodes(run, jobs, plan, Site()) == []
+
+
+def test_a_kept_recipe_that_names_null_resources_is_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(SMALL)
+    recipe = load_recipe("recipe.yaml")
+    nothing = dict.fromkeys(("hours", "nodes", "min_nodes", "partition", "qos", "account", "memory"))
+    kept = yaml.safe_load(recipe.to_yaml())
+    kept["launch"]["resources"] = nothing
+    for stage in kept["stages"]:
+        stage["resources"] = nothing
+    write_sealed_text(tmp_path / "kept.yaml", yaml.safe_dump(kept))
+    assert is_same_run(kept_recipe(tmp_path / "kept.yaml"), recipe)
+    assert not is_same_run(kept_recipe(tmp_path / "kept.yaml", ["seed=8"]), recipe)

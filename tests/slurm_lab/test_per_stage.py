@@ -112,7 +112,7 @@ def test_cancel_in_training_leaves_a_checkpoint_and_no_job(chain: Submitted, und
     done = steps(chain.run, "1-L2")
     assert (chain.run / "1-L2" / "checkpoints" / "latest").read_text() == f"global_step{done}"
     status = json.loads(chain.stacking("status", chain.run, "--json").stdout)
-    assert status["state"] == "preempted" and status["step"] == done
+    assert status["state"] == "cancelled" and status["step"] == done
     chain.resume()
     assert_finished(chain)
     assert_same(chain.run, undisturbed)

@@ -173,7 +173,7 @@ class State(Readable):
     def __init__(self, path: Path, checksums: bool = False) -> None:
         self.path = Path(path)
         if self.path.is_dir() and not (self.path / MANIFEST).exists():
-            raise UserError(self.path, "is not a state folder", _MAKERS)
+            raise UserError(self.path / MANIFEST, "is missing, so this is not a state folder", _MAKERS)
         self.manifest = verify_folder(self.path, checksums)
         self._description = _description(self.path / MANIFEST, self.manifest)
         self._check_names()

@@ -145,7 +145,9 @@ def test_a_larger_tokenizer_is_refused(state: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_not_a_state_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds 'data', not a state; give a folder written by"):
         export(data, tmp_path / "out")
-    with pytest.raises(UserError, match=r"is not a state folder; give a folder written by"):
+    with pytest.raises(
+        UserError, match=r"manifest\.json: is missing, so this is not a state folder; give a folder written by"
+    ):
         export(tmp_path, tmp_path / "out")
 
 

@@ -10,6 +10,7 @@ supervise() {
   [ -z "$warned$ended" ] || return 75
   "$@" &
   child=$!
+  [ -z "$warned$ended" ] || kill -"${ended:-$warned}" $child  # it came while the program was being started
   wait $child
   while kill -0 $child 2>/dev/null; do wait $child; done
   wait $child

@@ -222,6 +222,7 @@ def test_a_signal_before_the_controller_listens_is_told(
     job = chain.jobs()["0-L1"]
     lab.wait_for(job, "RUNNING")
     lab.wait_until((tmp_path / "started").exists)
+    time.sleep(1)  # in the first tenths of a second SLURM does not signal a job's script but kills it
     lab.run(*disturbance, str(job))
     if disturbance == ["scancel"]:
         lab.wait_for(job, "CANCELLED")

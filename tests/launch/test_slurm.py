@@ -13,7 +13,10 @@ import pytest
 
 from stacking.errors import UserError
 from stacking.launch.job import Accelerator, Job
-from stacking.launch.slurm import Allocation, Failure, first_failure, inherited_by_ranks, srun
+from stacking.launch.slurm import Allocation, Failure, Slurm, first_failure, inherited_by_ranks, srun
+from tests.slurm.fake_slurm import FakeSlurm, slurm
+
+__all__ = ["slurm"]
 
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_CPUS_PER_NODE": "16(x3),8"}
 
@@ -128,6 +131,26 @@ time.sleep(60)
     shell.kill()
     shell.wait()
     wait_for(tmp_path / "asked")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "restarts"),
+    [
+        ("RUNNING 1", "job 7 is requeued and will start again", True),
+        ("COMPLETING 2", "SLURM has requeued job 7 and will start it again", True),
+        ("COMPLETING 1", "job 7 was cancelled and will not start again", False),
+    ],
+)
+def test_after_a_stop_slurm_says_what_becomes_of_the_job(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, answer: str, text: str, restarts: bool
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    slurm.answers("squeue", stdout=f"{answer}\n")
+    slurm.answers("scontrol")
+    fate = Slurm().requeue()
+    assert (fate.text, fate.restarts) == (text, restarts)
+    assert (["scontrol", "requeue", "7"] in slurm.calls()) == (answer == "RUNNING 1")
 
 
 def wait_for(path: Path) -> None:

@@ -321,6 +321,7 @@ STEPS: tuple[Callable[[Examination], None], ...] = (
     _old_names,
     _unsupported_sections_off,
     _unknown,
+    _old_names,  # again: of keys that stood in the wrong place
     _kinds,
     _unsupported,
     _choices,

@@ -83,6 +83,12 @@ def test_whatever_a_file_holds_each_key_has_a_row_and_a_plan_is_made(content: di
     assert {path for path, _ in leaves(content)} <= {row.key for row in result.rows}
 
 
+def test_an_old_name_in_the_wrong_place_is_translated_too() -> None:
+    result = adopted({"cpu_offload": True, "zero_optimization": {"stage": 2}})
+    assert result.config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert not adopted({"cpu_offload": True}).config.get("zero_optimization")  # there is nothing to offload at stage 0
+
+
 def test_what_is_written_is_planned_as_it_is(tmp_path: Path) -> None:
     Path("ds.json").write_text(json.dumps(CONFIGS["Megatron, cosine"]))
     adopt(Path("ds.json"), "small.yaml", 4, Path("out"))
@@ -120,7 +126,7 @@ def test_verdicts_of_one_file() -> None:
         "optimizer.type": "impossible",
         "optimizer.params.lr": "without meaning here",
         "optimizer.params.weight_decay": "moved to the recipe",
-        "optimizer.params.bias_correction": "kept",
+        "optimizer.params.bias_correction": "impossible",
         "optimizer.params.max_coeff": "without meaning here",
         "optimizer.params.min_coeff": "without meaning here",
         "fp16.enabled": "moved to the recipe",

@@ -100,8 +100,11 @@ def test_the_bias_correction_of_the_native_adam_is_counted_up() -> None:
         param_groups = ({"betas": (0.9, 0.98), "eps": 1e-8, "bias_correction": True},)
         ds_opt_adam, opt_id = Native(), 3
 
-    private.count_bias_correction(Optimizer(), 2)
+    private.count_bias_correction(Optimizer(), [2, 2])
     assert calls == [(3, 1, 0.0, 0.9), (3, 2, 0.0, 0.9)]
+    calls.clear()
+    private.count_bias_correction(Optimizer(), [5, 2])
+    assert [step for _, step, *_ in calls] == [4, 1, 5, 2]
     import deepspeed.ops.adam.cpu_adam
 
     source = Path(deepspeed.ops.adam.cpu_adam.__file__).read_text()

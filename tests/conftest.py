@@ -14,6 +14,7 @@ hypothesis.settings.load_profile("patient")
 _LATER = ("slow", "distributed", "slurm")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=_cost, reverse=hasattr(config, "workerinput"))
     for item in items:

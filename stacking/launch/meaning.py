@@ -25,7 +25,8 @@ def meaning(lines: Sequence[str]) -> str:
     for pattern, tell in _KINDS:
         match = pattern.search(f"{name}: {' '.join(message)}")
         if match:
-            return _short(tell(match, [name, *message], lines))
+            told = match.expand(tell) if isinstance(tell, str) else tell(match, [name, *message], lines)
+            return _short(told)
     first = next((line.strip() for line in message if line.strip()), "")
     return _short(f"{name}: {first}" if first else name)
 
@@ -69,10 +70,6 @@ def _memory(match: re.Match[str], message: list[str], lines: Sequence[str]) -> s
     return f"out of memory{size}; use a smaller micro_batch, activation checkpointing or a higher ZeRO stage"
 
 
-def _package(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return f"the package {match[1]} is not installed; install it, or disable the feature that needs it"
-
-
 def _collective(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
     said = next((line.strip() for line in message[1:] if line.strip()), "")
     return f"the ranks lost contact ({said}); see the log of the rank that failed first; NCCL_DEBUG=INFO gives details"
@@ -85,42 +82,40 @@ def _kernel(match: re.Match[str], message: list[str], lines: Sequence[str]) -> s
     return f"{kernel} could not be compiled{reason}; `stacking doctor` checks the compilers"
 
 
-def _ninja(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return "a kernel must be compiled and ninja was not found; run 'pip install ninja'"
-
-
-def _toolkit(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return "a kernel must be compiled and no CUDA toolkit was found; install it, or set CUDA_HOME to its path"
-
-
-def _library(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return f"the shared library {match[1]} was not found; load the module that has it, or set LD_LIBRARY_PATH"
-
-
-def _address(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return "the ranks' meeting point is taken by another process (address already in use); start again"
-
-
-def _gpu_code(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return "this torch has no code for this GPU; `stacking doctor` names the GPUs that it was built for"
-
-
-def _shared_gpu(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    return "two ranks have the same GPU; start one rank per GPU, and look at CUDA_VISIBLE_DEVICES"
-
-
-_Tell = Callable[[re.Match[str], list[str], Sequence[str]], str]
+_Tell = str | Callable[[re.Match[str], list[str], Sequence[str]], str]
+"""A line that `re.Match.expand` completes, or what makes one of the match, the exception's lines and the log."""
 _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
     (re.compile(r"validation errors? for (\w+)"), _configuration),
     (re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator|^MemoryError"), _memory),
-    (re.compile(r"No module named '([^']+)'"), _package),
-    (re.compile(r"(\S+\.so[\d.]*): cannot open shared object file"), _library),
-    (re.compile(r"EADDRINUSE|[Aa]ddress already in use"), _address),
-    (re.compile(r"no kernel image is available"), _gpu_code),
-    (re.compile(r"Ninja is required to load C\+\+ extensions"), _ninja),
+    (
+        re.compile(r"No module named '([^']+)'"),
+        r"the package \1 is not installed; install it, or disable the feature that needs it",
+    ),
+    (
+        re.compile(r"(\S+\.so[\d.]*): cannot open shared object file"),
+        r"the shared library \1 was not found; load the module that has it, or set LD_LIBRARY_PATH",
+    ),
+    (
+        re.compile(r"EADDRINUSE|[Aa]ddress already in use"),
+        "the ranks' meeting point is taken by another process (address already in use); start again",
+    ),
+    (
+        re.compile(r"no kernel image is available"),
+        "this torch has no code for this GPU; `stacking doctor` names the GPUs that it was built for",
+    ),
+    (
+        re.compile(r"Ninja is required to load C\+\+ extensions"),
+        "a kernel must be compiled and ninja was not found; run 'pip install ninja'",
+    ),
     (re.compile(r"Error building extension '(\w+)'|Unable to JIT load the (\w+) op"), _kernel),
-    (re.compile(r"CUDA_HOME (?:does not exist|environment variable is not set)|MissingCUDAException"), _toolkit),
-    (re.compile(r"Duplicate GPU detected"), _shared_gpu),
+    (
+        re.compile(r"CUDA_HOME (?:does not exist|environment variable is not set)|MissingCUDAException"),
+        "a kernel must be compiled and no CUDA toolkit was found; install it, or set CUDA_HOME to its path",
+    ),
+    (
+        re.compile(r"Duplicate GPU detected"),
+        "two ranks have the same GPU; start one rank per GPU, and look at CUDA_VISIBLE_DEVICES",
+    ),
     (
         re.compile(r"NCCL|DistBackendError|gloo|Connection (?:closed|reset) by peer|collective operation timeout"),
         _collective,

@@ -20,7 +20,7 @@ from stacking.run.metrics import Record
 from stacking.run.progress import Speedometer, TimeLeft
 from stacking.run.rewind import divergence
 from stacking.slurm.chain import WATCHER
-from stacking.slurm.ledger import Queue, is_done, known_jobs, queue
+from stacking.slurm.ledger import Queue, is_done, known_jobs, phases_left, queue
 from stacking.terminal.units import count, counted, duration, loss
 
 State = Literal["running", "queued", "finished", "failed", "preempted", "stopped", "unknown", "cancelled"]
@@ -291,14 +291,10 @@ def _was_cancelled(events: list[Event], jobs: list[JobStatus]) -> bool:
 
 def _waiting_phase(run: Run, jobs: list[JobStatus]) -> Event | None:
     """Returns the phase and stage with which the first waiting job will begin."""
-    finished = {f"{event['phase']}:{event['stage']}" for event in run.events if event["event"] == "finished"}
     waiting = {job.name for job in jobs if job.state in LIVE}
-    for name, event in known_jobs(run.events).items():
-        for label in str(event["phases"]).split(",") if name in waiting else ():
-            if label not in finished:
-                phase, _, stage = label.partition(":")
-                return {"phase": phase, "stage": int(stage)}
-    return None
+    labels = (event["phases"] for name, event in known_jobs(run.events).items() if name in waiting)
+    left = (phase for some in labels for phase in phases_left(some, run.events))
+    return next(({"phase": phase, "stage": stage} for phase, stage in left), None)
 
 
 def _early_end(jobs: list[JobStatus]) -> str | None:

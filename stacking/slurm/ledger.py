@@ -145,5 +145,20 @@ def refuse_beside_jobs(run: RunFolder, environment: Mapping[str, str]) -> None:
 
 def is_done(submitted: Event, events: Iterable[Event]) -> bool:
     """Returns whether every phase of a job is finished, according to the journal."""
-    finished = {f"{event['phase']}:{event['stage']}" for event in events if event["event"] == "finished"}
-    return set(str(submitted["phases"]).split(",")) <= finished
+    return not phases_left(submitted["phases"], events)
+
+
+def phases_left(labels: str, events: Iterable[Event]) -> list[tuple[str, int]]:
+    """Returns the name and stage of those of a job's phases that the journal does not call finished.
+
+    Args:
+        labels: in the format of ``stacking resume --only``.
+    """
+    finished = finished_phases(events)
+    asked = ((name, int(stage)) for name, _, stage in (label.partition(":") for label in labels.split(",")))
+    return [phase for phase in asked if phase not in finished]
+
+
+def finished_phases(events: Iterable[Event]) -> set[tuple[str, int]]:
+    """Returns the name and stage of the phases that are finished according to the journal."""
+    return {(event["phase"], event["stage"]) for event in events if event["event"] == "finished"}

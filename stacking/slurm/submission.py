@@ -23,7 +23,7 @@ from stacking.planning.plan import Plan
 from stacking.run.folder import RunFolder, command
 from stacking.run.phases import Phase, is_over, phases, unfinished
 from stacking.slurm.chain import ChainJob, Mode, chain
-from stacking.slurm.ledger import failing_nodes, is_done, known_jobs, live_jobs, unreleased
+from stacking.slurm.ledger import failing_nodes, finished_phases, is_done, known_jobs, live_jobs, unreleased
 from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
 from stacking.storage.files import disk_errors, write_atomically, write_sealed_text
@@ -100,7 +100,7 @@ def verified_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
 
 def reported_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
     """Returns the unfinished phases according to the journal; safe while the run's jobs are running."""
-    finished = {(event["phase"], event["stage"]) for event in run.journal.events() if event["event"] == "finished"}
+    finished = finished_phases(run.journal.events())
     return [phase for phase in phases(plan, run) if (phase.name, phase.stage) not in finished]
 
 

@@ -21,6 +21,7 @@ from stacking.launch import slurm_client
 from stacking.launch.slurm_client import SlurmJob
 from stacking.run.folder import RunFolder, command, is_locked
 from stacking.slurm.command import Request, submit
+from stacking.slurm.ledger import phases_left
 
 _PATIENCE = 600.0
 """Seconds to wait for SLURM to answer, and for the lost job's last processes to end."""
@@ -130,11 +131,8 @@ def _ending(run: RunFolder, event: Event, known: SlurmJob | None) -> Ending:
 
 def _record(run: RunFolder, broken: Ending, message: str) -> None:
     """Tells the journal, and thereby `stacking status`, how the job ended."""
-    finished = {f"{e['phase']}:{e['stage']}" for e in run.journal.events() if e["event"] == "finished"}
-    left = [label for label in broken.phases.split(",") if label not in finished]
-    if left:
-        phase, _, stage = left[0].partition(":")
-        run.journal.append("failed", phase=phase, stage=int(stage), message=message)
+    for phase, stage in phases_left(broken.phases, run.journal.events())[:1]:
+        run.journal.append("failed", phase=phase, stage=stage, message=message)
 
 
 def _wait_until_free(run: RunFolder) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
-from stacking.errors import UserError
+from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER, source_list
 from stacking.run.folder import RunFolder
 
 _POSITIVE = click.IntRange(min=1)
@@ -55,9 +54,7 @@ def expand(
     from stacking.launch.registry import open_launcher
     from stacking.run.create import design_of, holding_new, require_idle, write_run
 
-    if (layers is None) == (layers_from is None):
-        raise UserError("--layers", "has no place beside --layers-from" if layers else "is missing", "give one of them")
-    listed = layers_from.split(",") if layers_from is not None else None
+    listed = source_list(layers, layers_from)
     content = expansion_recipe(
         model,
         layers or len(listed or ()),

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from stacking.errors import UserError
 from stacking.launch.registry import LAUNCHERS
 
 
@@ -32,3 +33,14 @@ LAUNCHER = click.option(
 )
 ALLOW_NON_FINITE = click.option("--allow-non-finite", is_flag=True, help="Accept NaN and infinity.")
 HOSTFILE = click.option("--hostfile", type=FOLDER, help="With --launcher mpi: mpirun's hostfile.")
+
+
+def source_list(layers: int | None, layers_from: str | None) -> list[str] | None:
+    """Returns the items of ``--layers-from``; None: ``--layers`` is given.
+
+    Raises:
+        UserError: both are given, or neither.
+    """
+    if (layers is None) == (layers_from is None):
+        raise UserError("--layers", "has no place beside --layers-from" if layers else "is missing", "give one of them")
+    return layers_from.split(",") if layers_from is not None else None

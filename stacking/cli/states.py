@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stacking.cli.options import ALLOW_NON_FINITE, COMMAND, FOLDER
-from stacking.errors import UserError, printable
+from stacking.cli.options import ALLOW_NON_FINITE, COMMAND, FOLDER, source_list
+from stacking.errors import printable
 
 if TYPE_CHECKING:
     pass
@@ -65,10 +65,8 @@ def grow(
     from stacking.storage.files import require_absent
     from stacking.terminal.progress_bar import bar
 
-    if (layers is None) == (layers_from is None):
-        raise UserError("--layers", "has no place beside --layers-from" if layers else "is missing", "give one of them")
+    listed = source_list(layers, layers_from)
     require_absent(out)
-    listed = layers_from.split(",") if layers_from is not None else None
     with bar("growing") as update:
         grow_state(state, out, layers, operator, optimizer_state, update, share, allow_non_finite, listed)
 

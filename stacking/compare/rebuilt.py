@@ -4,7 +4,7 @@ On a machine that others use, the raw wall-clock says how busy they were. The re
 updates times the median seconds of an update, measured in alternation with all other stages of the comparison, plus
 the stage's launch as the run measured it: from the last update of the stage before to the first record of this one,
 less the updates in it. A launch thus holds the last checkpoint of the stage before, consolidation, growth, start-up and
-compilation. Work repeated after a crash is in the raw wall-clock alone.
+compilation.
 """
 
 from __future__ import annotations

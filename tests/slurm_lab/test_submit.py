@@ -208,7 +208,7 @@ def test_a_signal_before_the_controller_listens_is_told(lab: Lab, tmp_path: Path
     first = f"mkdir {tmp_path}/started 2>/dev/null && exec sleep 60"
     slow.write_text(f'#!/bin/sh\n{first}\nexec {stub(tmp_path)} "$@"\n')
     slow.chmod(0o755)
-    chain = Submitted(lab, tmp_path, write_recipe(tmp_path, data), python=slow)
+    chain = Submitted(lab, tmp_path, recipe(tmp_path, data), python=slow)
     chain.submit()
     job = chain.jobs()["0-L1"]
     lab.wait_until((tmp_path / "started").exists)
@@ -219,6 +219,25 @@ def test_a_signal_before_the_controller_listens_is_told(lab: Lab, tmp_path: Path
     assert line in log(chain, "0-L1")
     (event,) = chain.events("preempted")
     assert (event["phase"], event["message"]) == ("train", f"stopped by SIG{name} before the controller was ready")
+
+
+def test_without_requeue_a_stopped_stage_submits_the_rest_of_the_chain_again(
+    lab: Lab, tmp_path: Path, data: Path
+) -> None:
+    chain = Submitted(lab, tmp_path, recipe(tmp_path, data), python=real_submit(tmp_path), requeue=False)
+    script(chain, train0="wait")
+    chain.submit()
+    first = chain.jobs()
+    lab.wait_until(lambda: chain.events("started") != [])
+    (tmp_path / "script.json").unlink()
+    lab.run("scancel", "--batch", "--signal=USR1", str(first["0-L1"]))
+    lab.wait_until(lambda: len(chain.events("submitted")) == 2 * len(JOBS))
+    second = chain.jobs()
+    lab.wait_for(second["finish"], "COMPLETED")
+    assert chain.finished() == PHASES
+    assert (lab.state(first["0-L1"]), lab.job(first["0-L1"])["Requeue"]) == ("COMPLETED", "0")
+    assert {lab.state(first[name]) for name in CHAIN[1:]} == {"CANCELLED"}
+    assert chain.events("submitted")[len(JOBS)]["after"] == f"afterany:{first['0-L1']}"
 
 
 def test_more_cores_than_a_node_has_are_refused(lab: Lab, tmp_path: Path, data: Path) -> None:

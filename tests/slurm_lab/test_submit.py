@@ -336,8 +336,9 @@ def test_a_hold_that_the_user_placed_stays(chain: Submitted) -> None:
     chain.submit()
     second = chain.jobs()
     assert second["1-L2"] != first["1-L2"] and second["0-L1"] == first["0-L1"]
-    reasons = {name: chain.lab.job(second[name])["Reason"] for name in CHAIN[1:]}
-    assert reasons == dict.fromkeys(CHAIN[1:], "Dependency") | {"1-L2": "JobHeldUser"}
+    # SLURM gives a reason when it next looks at the queue.
+    expected = dict.fromkeys(CHAIN[1:], "Dependency") | {"1-L2": "JobHeldUser"}
+    chain.lab.wait_until(lambda: {name: chain.lab.job(second[name])["Reason"] for name in CHAIN[1:]} == expected)
 
 
 def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
@@ -353,7 +354,7 @@ def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
         ("0-L1", "RUNNING"),
         ("0-L1-to-1-L2", "PENDING"),
     ]
-    assert chain.status()["jobs"][1]["reason"] == "Dependency"
+    chain.lab.wait_until(lambda: chain.status()["jobs"][1]["reason"] == "Dependency")
     (chain.run.parent / "go").touch()
     chain.lab.wait_for(ids["finish"], "COMPLETED")
     assert chain.finished() == PHASES

@@ -40,6 +40,7 @@ CONTROL_HALF = [
     "stacking.slurm.command",
     "stacking.tune.command",
     "stacking.compare.command",
+    "stacking.attention.command",
 ]
 
 

@@ -28,6 +28,7 @@ ROOMS: list[dict[str, str]] = [
         "doctor": "examines a machine before it trains",
         "estimate": "predicts time and cost",
     },
+    {"attention": "what layers and heads attend to"},
     {
         "train": "the worker: engine, loop, checkpoints, metrics",
         "evaluate": "held-out losses and accuracies",

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from stacking import __version__
+from stacking.cli.attention import attention
 from stacking.cli.bench import bench
 from stacking.cli.compare import compare
 from stacking.cli.doctor import doctor
@@ -54,6 +55,7 @@ COMMANDS = (
     export,
     import_model,
     evaluate,
+    attention,
     report,
     baseline,
     compare,

@@ -20,6 +20,7 @@ from stacking.model.bert import Bert, build
 from stacking.model.config import ModelConfig
 from stacking.model.cross_entropy import summed_cross_entropy
 from stacking.model.tokens import copied, to, unpadded_tokens
+from stacking.state.format import Readable
 from stacking.storage.files import MANIFEST
 
 
@@ -88,6 +89,11 @@ def load_model(path: Path) -> Bert:
         DamagedFile: a file is truncated or altered.
     """
     state, config = read_model(path)
+    return model_of(state, config)
+
+
+def model_of(state: Readable, config: ModelConfig) -> Bert:
+    """Return a model in fp32 on the CPU with the weights of ``state``."""
     model = build(config)
     parameters = dict(model.named_parameters())
     with torch.no_grad():

@@ -51,11 +51,16 @@ def words_folder(start: Start) -> Path | None:
     """
     if start.format == "huggingface" or read_words(start.path) is not None:
         return start.path
-    for folder in list(start.path.parents)[:3]:
+    return data_of_run_around(start.path)
+
+
+def data_of_run_around(path: Path) -> Path | None:
+    """Return the prepared data of the run in whose folder a state or checkpoint lies; None if there is none."""
+    for folder in list(path.absolute().parents)[:3]:
         plan = read_json(folder / "plan.json") if (folder / "plan.json").is_file() else None
-        path = plan.get("data", {}).get("path") if isinstance(plan, dict) else None
-        if isinstance(path, str) and Path(path).is_dir():
-            return Path(path)
+        data = plan.get("data", {}).get("path") if isinstance(plan, dict) else None
+        if isinstance(data, str) and Path(data).is_dir():
+            return Path(data)
     return None
 
 

@@ -102,3 +102,10 @@ def test_files_and_functions_fit(path: Path) -> None:
 
 def test_there_is_no_drawer_for_odds_and_ends() -> None:
     assert not [path for path in SOURCES if path.stem in ("utils", "util", "helpers", "misc", "common")]
+
+
+def test_no_class_name_stands_twice() -> None:
+    classes = [
+        node.name for path in SOURCES for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(classes) == sorted(set(classes))

@@ -8,7 +8,7 @@ from stacking.config.recipe import load_recipe
 from stacking.model.bert import build
 from stacking.model.kernels import kernels_for, use
 from stacking.model.tokens import padded_tokens
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run.create import plan_recipe
 
 _UPDATES = 5
@@ -20,7 +20,7 @@ _UPDATE = 0.06
 """Seconds of a 12-layer update (forward and backward) on the machine where these constants were measured."""
 
 
-def seconds_per_update(plan: Plan, stage: Stage) -> float:
+def seconds_per_update(plan: Plan, stage: StagePlan) -> float:
     """Measures forward, backward and Adam of one rank on random tokens; returns the fastest of a few updates."""
     model = build(plan.model.with_layers(stage.layers))
     use(model, kernels_for(torch.device("cpu"), torch.float32, plan.model.hidden // plan.model.heads, 0.0))

@@ -15,7 +15,7 @@ from stacking.errors import StackingError
 from stacking.hardware.cores import usable_cores
 from stacking.hardware.nvidia_smi import query, visible_gpus
 from stacking.hardware.presets import Precision, printed_peak
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -24,7 +24,7 @@ _PACKAGES = ("deepspeed", "transformers", "triton", "apex", "flash-attn", "numpy
 _SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "persistence_mode")
 
 
-def hardware(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
+def hardware(device: torch.device, stage: StagePlan, gemm: float) -> dict[str, Any]:
     """Describe the machine, after the engines have configured it.
 
     ``peak_tflops`` covers the devices of all ranks in the stage's precision: from `stacking.hardware.presets`, or, on a
@@ -75,7 +75,7 @@ def _measured_here(device: torch.device) -> str:
     return f"measured in this run with a product of two {size:,}-wide square matrices"
 
 
-def _gpu(device: torch.device, stage: Stage, gemm: float) -> dict[str, Any]:
+def _gpu(device: torch.device, stage: StagePlan, gemm: float) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(device)
     precision = "tf32" if multiplies_in_tf32(stage.precision) else stage.precision
     peak, source = printed_peak(properties.name, precision) or (gemm / stage.ranks, _measured_here(device))

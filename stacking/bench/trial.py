@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from stacking.data.corpus import Corpus
 from stacking.data.samples import build_samples
 from stacking.errors import DamagedFile
 from stacking.launch.job import Job, Launcher, Outcome
 from stacking.launch.outcome import describe
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.storage.files import disk_errors, read_json, write_atomically
+from stacking.storage.frozen import Frozen
 
 TRIAL, RESULT, SAMPLES, PROFILE = "trial.json", "result.json", "samples.npy", "profile.txt"
 STARTING = "starting.txt"
@@ -36,11 +37,7 @@ Contender = Literal["stacking", "padded", "checkpointing", "hugging-face", "hugg
 Section = Literal["data", "forward", "backward", "communication", "optimizer"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Trial(_Part):
+class Trial(Frozen):
     """What to measure: one stage of a plan, by one contender or by several alternating ones."""
 
     plan: Plan
@@ -62,12 +59,12 @@ class Trial(_Part):
     """Also write the slowest operators, per contender."""
 
     @property
-    def planned(self) -> Stage:
+    def planned(self) -> StagePlan:
         """The stage that is measured."""
         return self.plan.stages[self.stage]
 
 
-class Measurement(_Part):
+class Measurement(Frozen):
     """The measurements of one contender, summed over all ranks unless stated otherwise."""
 
     step_seconds: tuple[float, ...]
@@ -101,16 +98,16 @@ class Measurement(_Part):
     """Measured steps without an update, skipped by the loss scaler."""
 
 
-class TrialResult(_Part):
+class TrialResult(Frozen):
     """How a trial ended."""
 
     outcome: Literal["measured", "out-of-memory", "failed"]
     message: str = ""
     """One line on what went wrong."""
-    measurements: dict[str, Measurement] = {}
-    lost: dict[str, str] = {}
+    measurements: dict[str, Measurement] = Field(default_factory=dict)
+    lost: dict[str, str] = Field(default_factory=dict)
     """Contenders that could not start, each with one line on what went wrong."""
-    hardware: dict[str, Any] = {}
+    hardware: dict[str, Any] = Field(default_factory=dict)
     """Device, peak, threads and versions as seen by the ranks; see `stacking.bench.hardware`."""
 
 

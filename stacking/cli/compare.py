@@ -52,13 +52,13 @@ def compare(
 
     With --submit, the same command submits what is missing and reports what is finished.
     """
-    from stacking.compare.command import Request
+    from stacking.compare.command import CompareRequest
     from stacking.compare.command import compare as compare_recipes
     from stacking.compare.tables import as_text
 
     if submit and (launcher or hostfile):
         raise UserError("--submit", "runs under SLURM's launcher", "omit --launcher and --hostfile")
-    request = Request(
+    request = CompareRequest(
         sources=(baseline, *recipes),
         data=data,
         out=out,

@@ -53,7 +53,7 @@ def doctor(
     Names what stands in the way and how to fix it. Exits with 1 if something makes training impossible.
     """
     from stacking.doctor import preflight, report
-    from stacking.doctor.examine import Request, visit
+    from stacking.doctor.examine import ExamineRequest, visit
     from stacking.doctor.finding import worst
     from stacking.run.folder import RunFolder
 
@@ -65,7 +65,9 @@ def doctor(
         sys.exit(preflight.before_job(RunFolder(run_dir), os.environ))
     plan = _plan(RunFolder(run_dir), recipe, overrides)
     found = visit(
-        Request(folder=run_dir, plan=plan, launcher=launcher, hostfile=hostfile, ranks=ranks, collectives=collectives)
+        ExamineRequest(
+            folder=run_dir, plan=plan, launcher=launcher, hostfile=hostfile, ranks=ranks, collectives=collectives
+        )
     )
     click.echo(json.dumps(report.as_json(found), indent=2) if as_json else report.as_text(found), nl=as_json)
     if worst(found.findings) == "error":

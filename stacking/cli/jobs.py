@@ -41,7 +41,7 @@ def submit(
     One job per stage, chained, or one job for the whole run. Submitting twice is harmless. Another site file, or other
     resources in the recipe or with --set, replace the jobs that wait.
     """
-    from stacking.slurm.command import Request
+    from stacking.slurm.command import SubmitRequest
     from stacking.slurm.command import dry_run as scripts_of
     from stacking.slurm.command import submit as submit_run
 
@@ -50,7 +50,7 @@ def submit(
         raise click.UsageError("give RECIPE and --run-dir DIR, or --resume RUN_DIR alone")
     if resumed and data:
         raise click.UsageError("--resume continues the run with its own data: omit --data")
-    request = Request(run=RunFolder(folder), recipe=recipe, mode=mode, site=site, overrides=overrides, data=data)
+    request = SubmitRequest(run=RunFolder(folder), recipe=recipe, mode=mode, site=site, overrides=overrides, data=data)
     for line in (scripts_of if dry_run else submit_run)(request):
         click.echo(line)
 

@@ -26,7 +26,7 @@ from stacking.cli.runs import baseline, report, resume, run, status
 from stacking.cli.states import consolidate, evaluate, export, grow, import_model
 from stacking.cli.tune import tune
 from stacking.errors import StackingError, UserError
-from stacking.run.signals import Stopped, exit_code, exit_on_signals, ignore_signals, raise_on_signals
+from stacking.run.signals import Stopped, exit_code, exit_on_signals, ignore_signals, raise_on_signals, received
 from stacking.storage.os_errors import explained
 from stacking.terminal.lenient import lenient
 
@@ -76,13 +76,15 @@ def main() -> NoReturn:
 def run_command(command: click.Command) -> NoReturn:
     """Runs a command and exits; a user error prints one line on stderr and exits with 2."""
     sys.stderr = lenient(sys.stderr)
-    raise_on_signals()
     try:
+        raise_on_signals()
         code = _exit_code_of(lambda: command.main(standalone_mode=False))
-    except Stopped as stop:
+    except BaseException:  # `Stopped`, or what a library made of it: pydantic raises a SchemaError instead
+        if not received:
+            raise
         exit_on_signals()
-        click.echo(f"stacking: {stop}", err=True)
-        code = exit_code(stop.signal)
+        click.echo(f"stacking: {Stopped(received[0])}", err=True)
+        code = exit_code(received[0])
     ignore_signals()
     sys.exit(code)
 

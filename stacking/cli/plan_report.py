@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stacking.estimate.prediction import Prediction, StagePrediction
-from stacking.estimate.scaling import Row, Scaling
+from stacking.estimate.scaling import Scaling, ScalingRow
 from stacking.growth.operators import LISTED
 from stacking.model.size import executed_flops, training_flops
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.planning.schedule import learning_rate_at
 from stacking.terminal.units import counted, duration
 
@@ -60,7 +60,7 @@ def _as_text(shown: RenderableType, width: int) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def _scaling_cells(row: Row, priced: bool, memory: int) -> list[str]:
+def _scaling_cells(row: ScalingRow, priced: bool, memory: int) -> list[str]:
     too_much = "*" if memory and row.memory_per_rank > memory else ""
     return [
         f"{row.ranks:,}",
@@ -95,7 +95,7 @@ def _headline(plan: Plan) -> str:
     )
 
 
-def _learning_rate(stage: Stage) -> str:
+def _learning_rate(stage: StagePlan) -> str:
     points = stage.learning_rate
     first, last = points[0][1], learning_rate_at(points, stage.steps)
     peak = max(value for _, value in points)
@@ -103,7 +103,7 @@ def _learning_rate(stage: Stage) -> str:
     return f"{first:.3g}{middle} → {last:.3g}"
 
 
-def _growth(stage: Stage) -> str:
+def _growth(stage: StagePlan) -> str:
     if stage.growth is None:
         return "-"
     growth, new = stage.growth, stage.growth.new_layers
@@ -115,7 +115,7 @@ def _growth(stage: Stage) -> str:
     return ", ".join([mapping, f"moments {growth.optimizer_state}", *alone, *rise])
 
 
-_ROWS: dict[str, Callable[[Stage], str]] = {
+_ROWS: dict[str, Callable[[StagePlan], str]] = {
     "layers": lambda s: str(s.layers),
     "grown by": _growth,
     "parameters": lambda s: number(s.parameters),
@@ -165,7 +165,7 @@ def _stages(plan: Plan, prediction: Prediction | None) -> Table:
     return table
 
 
-def _executed(plan: Plan, stage: Stage) -> float:
+def _executed(plan: Plan, stage: StagePlan) -> float:
     model, length = plan.model.with_layers(stage.layers), plan.data.sequence_length
     masked = plan.data.mask_probability * length
     return executed_flops(model, length, masked) / training_flops(model, length, masked)

@@ -39,10 +39,10 @@ def tune(
     its global batch, does not change.
     """
     from stacking.config.recipe import load_recipe
-    from stacking.tune.command import Request, as_dict, as_table
+    from stacking.tune.command import TuneRequest, as_dict, as_table
     from stacking.tune.command import tune as tune_recipe
 
-    request = Request(
+    request = TuneRequest(
         recipe=load_recipe(recipe, list(overrides), data),
         out=out,
         stages=_numbers(stages),

@@ -15,8 +15,8 @@ from stacking.compare.rebuilt import curve_of
 from stacking.compare.result import Result, Trained, compare_runs
 from stacking.compare.step_times import StepTime, measure_step_times, read_step_times, step_seconds
 from stacking.compare.submitting import progress_of, submit_run
-from stacking.compare.tuning import FIRST_SEED, Tuned, at_rate, candidates, search
-from stacking.compare.work import Task, Tell, Work, check_recipes
+from stacking.compare.tuning import FIRST_SEED, TunedBaseline, at_rate, candidates, search
+from stacking.compare.work import Task, Tell, TrainingWork, check_recipes
 from stacking.data.corpus import Corpus
 from stacking.launch.registry import open_launcher
 from stacking.planning.plan import load_plan
@@ -27,7 +27,7 @@ from stacking.storage.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CompareRequest:
     """What the user asks for."""
 
     sources: tuple[str, ...]
@@ -55,7 +55,7 @@ class Request:
         return shlex.join(["stacking", "compare", *self.sources, *options])
 
 
-def compare(request: Request, tell: Tell) -> Result:
+def compare(request: CompareRequest, tell: Tell) -> Result:
     """Trains or submits what is missing, arm after arm, and compares; writes the result after every seed.
 
     Args:
@@ -88,11 +88,11 @@ def compare(request: Request, tell: Tell) -> Result:
         return _write(request, folder, arms, tasks, tuned, _step_times(folder, tasks, request, tell))
 
 
-def _doing(request: Request, tasks: Sequence[Task], tell: Tell) -> Callable[[Task], None]:
+def _doing(request: CompareRequest, tasks: Sequence[Task], tell: Tell) -> Callable[[Task], None]:
     """Returns the function that trains or submits one of ``tasks``."""
     if request.submit:
         return lambda task: submit_run(task, request.site, tell)
-    return Work(tasks, request.launcher, request.hostfile, tell).do
+    return TrainingWork(tasks, request.launcher, request.hostfile, tell).do
 
 
 def _tasks(folder: CompareFolder, arms: Sequence[Arm], seeds: int) -> list[Task]:
@@ -103,8 +103,8 @@ def _tasks(folder: CompareFolder, arms: Sequence[Arm], seeds: int) -> list[Task]
 
 
 def _search(
-    folder: CompareFolder, arms: Sequence[Arm], request: Request, tell: Tell
-) -> tuple[Tuned | None, list[Task]]:
+    folder: CompareFolder, arms: Sequence[Arm], request: CompareRequest, tell: Tell
+) -> tuple[TunedBaseline | None, list[Task]]:
     """Searches the baseline's learning rate if asked to.
 
     Returns:
@@ -118,7 +118,9 @@ def _search(
     return tuned, [task for rate, task in tries.items() if tuned and rate != tuned.winner]
 
 
-def _step_times(folder: CompareFolder, tasks: Sequence[Task], request: Request, tell: Tell) -> Mapping[str, StepTime]:
+def _step_times(
+    folder: CompareFolder, tasks: Sequence[Task], request: CompareRequest, tell: Tell
+) -> Mapping[str, StepTime]:
     """Measures the updates of all stages, unless runs are missing or ran on other machines than this command."""
     first = [task for task in tasks if task.seed == FIRST_SEED]
     launcher = request.launcher or first[0].arm.plan.launch.launcher
@@ -132,11 +134,11 @@ def _step_times(folder: CompareFolder, tasks: Sequence[Task], request: Request, 
 
 
 def _write(
-    request: Request,
+    request: CompareRequest,
     folder: CompareFolder,
     arms: Sequence[Arm],
     tasks: Sequence[Task],
-    tuned: Tuned | None,
+    tuned: TunedBaseline | None,
     measured: Mapping[str, StepTime],
 ) -> Result:
     """Compares the seeds that are settled in every arm, and writes the result."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from stacking.bench.trial import Trial, wait_for
 from stacking.compare.folder import CompareFolder
@@ -21,6 +21,7 @@ from stacking.launch.job import Job, Launcher
 from stacking.launch.outcome import describe
 from stacking.planning.plan import Plan, StagePlan
 from stacking.storage.files import disk_errors, read_sealed, write_atomically, write_sealed
+from stacking.storage.frozen import Frozen
 
 ROUNDS = 7
 """Turns of every stage; in every other round they run in reverse order."""
@@ -35,20 +36,16 @@ _IRRELEVANT = {
 """What a stage may differ in while its updates take equally long; of ``ds_config``, the learning rate alone."""
 
 
-class Turns(BaseModel):
+class Turns(Frozen):
     """The file with which the worker is started: one trial per stage, all with the same number of ranks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trials: tuple[Trial, ...]
     rounds: int
     least_seconds: float
 
 
-class StepTime(BaseModel):
+class StepTime(Frozen):
     """The measurement of one kind of stage."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: int
     ranks: int

@@ -8,7 +8,7 @@ from pathlib import Path
 from stacking.compare.work import Task, Tell
 from stacking.errors import DamagedFile
 from stacking.report.run import read_run
-from stacking.slurm.command import Request, submit
+from stacking.slurm.command import SubmitRequest, submit
 
 
 def submit_run(task: Task, site: Path | None, tell: Tell) -> None:
@@ -22,7 +22,7 @@ def submit_run(task: Task, site: Path | None, tell: Tell) -> None:
         return
     arm = task.arm
     settings = tuple(arm.settings(task.seed))
-    request = Request(run=task.run, recipe=arm.source, mode=None, site=site, overrides=settings, data=arm.data)
+    request = SubmitRequest(run=task.run, recipe=arm.source, mode=None, site=site, overrides=settings, data=arm.data)
     for line in submit(request):
         tell(f"{task.name}: {line}")
 

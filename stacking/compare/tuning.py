@@ -26,7 +26,7 @@ FIRST_SEED = 0
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedBaseline:
     """The result of a search."""
 
     losses: dict[float, float | None]
@@ -60,7 +60,7 @@ def candidates(folder: CompareFolder, baseline: Arm, rates: Sequence[float]) -> 
 
 def search(
     folder: CompareFolder, baseline: Arm, tasks: Mapping[float, Task], do: Callable[[Task], None]
-) -> Tuned | None:
+) -> TunedBaseline | None:
     """Trains the baseline at every rate; reuses a finished search.
 
     Args:
@@ -93,16 +93,16 @@ def search(
     return tuned
 
 
-def _judged(tasks: Mapping[float, Task]) -> Tuned:
+def _judged(tasks: Mapping[float, Task]) -> TunedBaseline:
     """Returns the rate with the lowest final loss."""
     losses = {rate: _final_loss(task.run) for rate, task in tasks.items()}
     sound = {rate: loss for rate, loss in losses.items() if loss is not None}
     if not sound:
         raise StackingError("the baseline diverged at every rate of --tune-baseline; give lower ones")
-    return Tuned(losses, min(sound, key=lambda rate: sound[rate]))
+    return TunedBaseline(losses, min(sound, key=lambda rate: sound[rate]))
 
 
-def read_tuned(folder: CompareFolder) -> Tuned | None:
+def read_tuned(folder: CompareFolder) -> TunedBaseline | None:
     """Returns the result of a finished search; None: there is none.
 
     Raises:
@@ -113,7 +113,7 @@ def read_tuned(folder: CompareFolder) -> Tuned | None:
     content = read_sealed(folder.tuning)
     try:
         losses = {float(item["rate"]): item["loss"] for item in content["candidates"]}
-        return Tuned(losses, float(content["winner"]))
+        return TunedBaseline(losses, float(content["winner"]))
     except (KeyError, TypeError, ValueError):
         raise DamagedFile(folder.tuning, "does not hold a search", "restore it, or choose another --out") from None
 

@@ -75,7 +75,7 @@ def _content(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude={"data": {"path"}})
 
 
-class Work:
+class TrainingWork:
     """Trains runs through the ordinary chain, each from wherever it was left, and says how far all of them are.
 
     Args:

@@ -336,7 +336,7 @@ class Launch(Section):
     """The resources that `stacking submit` requests for every training job."""
 
 
-class Checkpoint(Section):
+class CheckpointRule(Section):
     """Defines when checkpoints are written."""
 
     every_steps: Count = 1000
@@ -372,7 +372,7 @@ class Recipe(Section):
     ds_config: DsConfig = None
     """Path of a DeepSpeed JSON, or its content, for every stage without its own."""
     launch: Launch = Launch()
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: CheckpointRule = CheckpointRule()
     evaluation: Evaluation = Evaluation()
     log_every: Count = 10
 

@@ -40,7 +40,7 @@ class _Split(BaseModel, strict=True):
     tokens: NonNegativeInt
 
 
-class _Facts(BaseModel, strict=True):
+class _TokenFacts(BaseModel, strict=True):
     """What a manifest says of its tokens."""
 
     vocabulary: PositiveInt
@@ -58,7 +58,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         UserError: it is not a prepared folder, or has another format.
         DamagedFile: a file is missing or truncated.
     """
-    if not (folder / MANIFEST).is_file():
+    if not (folder / MANIFEST).is_file() and not (folder / SPLITS[0]).is_dir():
         problem = f"is not a prepared data folder (it has no {MANIFEST})"
         raise UserError(folder, problem, "make one with: stacking prepare INPUT... --out DIR")
     manifest = verify_folder(folder, checksums=False)
@@ -68,7 +68,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         problem = f"has format {manifest.get('format')!r}, but this version reads {FORMAT}"
         raise UserError(folder, problem, "prepare the data again")
     try:
-        _Facts.model_validate(manifest)
+        _TokenFacts.model_validate(manifest)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         key = ".".join(map(str, first["loc"]))

@@ -16,7 +16,7 @@ PassOver = Callable[[Path, str], None]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """The files of an input."""
 
     files: tuple[TextFile, ...]
@@ -26,7 +26,7 @@ class Found:
     """All searched folders, with links resolved."""
 
 
-def find_files(name: str, format: str | None = None, text_key: str = "text") -> Found:
+def find_files(name: str, format: str | None = None, text_key: str = "text") -> FoundFiles:
     """Find the text files of ``name``, a file or a folder, in an order determined by the names.
 
     Folders are searched recursively. Links are followed; a target with several links is read once.
@@ -41,7 +41,7 @@ def find_files(name: str, format: str | None = None, text_key: str = "text") -> 
     """
     path = Path(name)
     if not path.is_dir():
-        return Found((TextFile(path, format or _format_of_named(path), text_key),))
+        return FoundFiles((TextFile(path, format or _format_of_named(path), text_key),))
     passed_over: list[tuple[Path, str]] = []
     folders: set[Path] = set()
     files: list[TextFile] = []
@@ -60,7 +60,7 @@ def find_files(name: str, format: str | None = None, text_key: str = "text") -> 
     if not files:
         reasons = "; it has " + ", ".join(sorted({reason for _, reason in passed_over})[:4]) if passed_over else ""
         raise UserError(name, f"has no readable file in it{reasons}", f"give a folder with {_known()}")
-    return Found(tuple(files), tuple(passed_over), frozenset(folders))
+    return FoundFiles(tuple(files), tuple(passed_over), frozenset(folders))
 
 
 def _walk(folder: Path, folders: set[Path], pass_over: PassOver) -> Iterator[Path]:

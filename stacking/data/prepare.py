@@ -28,7 +28,7 @@ from stacking.data import vocabulary
 from stacking.data.corpus import FORMAT, KIND, SPLITS, Corpus, load_manifest
 from stacking.data.embedded import LIMIT, embedded_documents, embedded_sources, fingerprint
 from stacking.data.encode import Encoder
-from stacking.data.find import Found, find_files
+from stacking.data.find import FoundFiles, find_files
 from stacking.data.given import load
 from stacking.data.held_out import ALL, is_held_out
 from stacking.data.hub import dataset_documents, is_dataset
@@ -36,7 +36,7 @@ from stacking.data.readers import TextFile
 from stacking.data.rows import keys_of
 from stacking.data.scan import Input, Scan, choose_held_out, finer_cut, input_documents, scan_file
 from stacking.data.sentences import SENTENCE_END, split_sentences
-from stacking.data.shards import PART_CHARACTERS, Part, document_hash, is_whole, merge_parts, write_part
+from stacking.data.shards import PART_CHARACTERS, DocumentRange, document_hash, is_whole, merge_parts, write_part
 from stacking.data.summary import read_as
 from stacking.data.unknown import check_unknown, unknown_cause, unknown_share
 from stacking.data.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingOptions:
     """How files are read: see ``find_files``. None means automatic detection, and ``text``."""
 
     format: str | None = None
@@ -136,7 +136,7 @@ def prepare(
     options = Options(0 if given else vocabulary_size, bool(lowercase and not given), digest, held_out, seed)
     existing = _existing(out, options)
     with _work_folder(out) as work, worker_processes(workers or usable_cores()) as processes:
-        job = _Job(work, options, Reading(format, text_key), processes)
+        job = _Job(work, options, ReadingOptions(format, text_key), processes)
         texts = job.find(inputs, held_out_inputs, embedded, fetch=existing is None)
         for line in _told(texts):
             say(line)
@@ -167,7 +167,7 @@ def prepare(
 class _Job:
     """The steps and their shared context: the work folder, the options, how to read, the processes."""
 
-    def __init__(self, work: Path, options: Options, reading: Reading, workers: Workers) -> None:
+    def __init__(self, work: Path, options: Options, reading: ReadingOptions, workers: Workers) -> None:
         self.work, self.options, self.reading, self.workers = work, options, reading, workers
 
     def find(self, inputs: Sequence[str], held_out: Sequence[str], embedded: bool, fetch: bool) -> list[Input]:
@@ -180,14 +180,14 @@ class _Job:
             found.append(self._embedded(fetch))
         return found + [self._input(name, files.get(name), True, fetch) for name in held_out]
 
-    def _files(self, name: str) -> Found:
+    def _files(self, name: str) -> FoundFiles:
         found = find_files(name, self.reading.format, self.reading.key)
         out = self.work.resolve()
         if any(out.is_relative_to(folder) for folder in found.folders):
             raise UserError(name, "points to the folder of --out", "choose an --out outside of the text")
         return found
 
-    def _refuse_idle_reading(self, found: list[Found], has_datasets: bool) -> None:
+    def _refuse_idle_reading(self, found: list[FoundFiles], has_datasets: bool) -> None:
         """Reject --format and --text-key if they apply to no input."""
         formats = {file.format for each in found for file in each.files}
         if self.reading.format is not None and not formats:
@@ -195,7 +195,7 @@ class _Job:
         if self.reading.text_key is not None and not has_datasets and not formats & {"jsonl", "parquet", "wiki"}:
             raise UserError("--text-key", "has no effect: no input is JSON lines, Parquet or a dataset", "leave it out")
 
-    def _input(self, name: str, found: Found | None, is_held_out: bool, fetch: bool) -> Input:
+    def _input(self, name: str, found: FoundFiles | None, is_held_out: bool, fetch: bool) -> Input:
         if found is not None:
             return Input(name, found.files, is_held_out, passed_over=found.passed_over)
         identity = xxhash.xxh3_128_hexdigest(f"{name} {self.reading.key}".encode())
@@ -324,7 +324,7 @@ def _check(inputs: Sequence[str], embedded: bool, size: int, held_out: float, wo
         raise UserError("--workers", f"is {workers}", "use 1 or more")
 
 
-def _refuse_overlap(files: Mapping[str, Found], inputs: Sequence[str], held_out: Sequence[str]) -> None:
+def _refuse_overlap(files: Mapping[str, FoundFiles], inputs: Sequence[str], held_out: Sequence[str]) -> None:
     """Reject text that is held out and trained on at once: its loss would not be a held-out loss."""
     both = next((name for name in held_out if name in inputs), None)
     trained = {file.path.resolve() for name in inputs if name in files for file in files[name].files}
@@ -454,7 +454,7 @@ def _sample(texts: list[Input], share: float, split: bytes, seed: int) -> Iterat
                 return
 
 
-def _parts(texts: list[Input], split: bytes, seed: int) -> Iterator[Part]:
+def _parts(texts: list[Input], split: bytes, seed: int) -> Iterator[DocumentRange]:
     """Yield all documents in order, in parts; held-out inputs have parts of their own."""
     number = 0
     for from_held_out, chosen in ((False, split), (True, ALL)):
@@ -464,14 +464,14 @@ def _parts(texts: list[Input], split: bytes, seed: int) -> Iterator[Part]:
             batch.append(document)
             size += len(document)
             if size >= PART_CHARACTERS:
-                yield Part(number, batch, chosen, seed)
+                yield DocumentRange(number, batch, chosen, seed)
                 batch, size, number = [], 0, number + 1
         if batch:
-            yield Part(number, batch, chosen, seed)
+            yield DocumentRange(number, batch, chosen, seed)
             number += 1
 
 
-def _make_part(part: Part, folder: Path, tokenizer_digest: str, tokenizer: Path) -> tuple[Path, int]:
+def _make_part(part: DocumentRange, folder: Path, tokenizer_digest: str, tokenizer: Path) -> tuple[Path, int]:
     """Write a part unless it exists; return its file and the number of characters it covers."""
     path = part.path(folder, tokenizer_digest)
     if not is_whole(path):

@@ -33,7 +33,7 @@ LONGEST_SENTENCE = 256
 
 
 @dataclass(frozen=True)
-class Part:
+class DocumentRange:
     """Consecutive documents, and which of them are held out: see ``held_out``."""
 
     number: int
@@ -61,7 +61,7 @@ def token_dtype(vocabulary: int) -> npt.DTypeLike:
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
-def write_part(part: Part, encoder: Encoder, path: Path) -> None:
+def write_part(part: DocumentRange, encoder: Encoder, path: Path) -> None:
     """Tokenize ``part`` into ``path``, which appears when complete."""
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for document in part.documents:
@@ -126,7 +126,7 @@ def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int
             tokens, sentences, documents = (part[f"{split}.{array}"] for array in ARRAYS)
         if not len(tokens):
             continue
-        shard = shard or _Shard(folder, split, number, vocabulary)
+        shard = shard or _ShardWriter(folder, split, number, vocabulary)
         shard.append(tokens, sentences, documents)
         totals["tokens"] += len(tokens)
         totals["unknown"] += int(np.count_nonzero(tokens == unknown))
@@ -140,7 +140,7 @@ def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int
     return totals
 
 
-class _Shard:
+class _ShardWriter:
     """One shard being written."""
 
     def __init__(self, folder: Path, split: str, number: int, vocabulary: int) -> None:

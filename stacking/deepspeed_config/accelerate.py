@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stacking.config.reading import read_yaml_mapping, shown
-from stacking.deepspeed_config.findings import Row
+from stacking.deepspeed_config.findings import KeyRow
 from stacking.deepspeed_config.read import read_config
 from stacking.errors import UserError
 
@@ -63,15 +63,15 @@ _UNUSED = {
 _PRECISIONS = {"fp16": ("fp16",), "bf16": ("bf16",), "no": ()}
 
 
-class Found(NamedTuple):
+class FoundConfig(NamedTuple):
     """A configuration found in another program's file."""
 
     content: dict[str, Any]
-    rows: tuple[Row, ...] = ()
+    rows: tuple[KeyRow, ...] = ()
     """One for every key around it."""
 
 
-def read_any(path: Path) -> Found:
+def read_any(path: Path) -> FoundConfig:
     """Read DeepSpeed's JSON or HJSON, Accelerate's YAML, or a file of Trainer arguments.
 
     Raises:
@@ -91,49 +91,51 @@ def read_any(path: Path) -> Found:
     if path.suffix in (".yaml", ".yml"):
         remedy = "give a DeepSpeed JSON, or Accelerate's file with one"
         raise UserError(f"{path}: {_SECTION}", "is missing", remedy)
-    return Found(content)
+    return FoundConfig(content)
 
 
-def _accelerate(content: Mapping[str, Any]) -> Found:
+def _accelerate(content: Mapping[str, Any]) -> FoundConfig:
     config: dict[str, Any] = {}
     rows = [_outer(key, value, config) for key, value in content.items() if key != _SECTION]
     for key, value in content[_SECTION].items():
         name = f"{_SECTION}.{key}"
         if key in _PLACES:
             _put(config, _PLACES[key], value)
-            rows.append(Row(name, shown(value), "translated", "", done=f"read as {_PLACES[key]}"))
+            rows.append(KeyRow(name, shown(value), "translated", "", done=f"read as {_PLACES[key]}"))
         else:
             rows.append(_without_place(name, str(key), value))
-    return Found(config, tuple(rows))
+    return FoundConfig(config, tuple(rows))
 
 
-def _outer(key: str, value: Any, config: dict[str, Any]) -> Row:
+def _outer(key: str, value: Any, config: dict[str, Any]) -> KeyRow:
     if key != "mixed_precision":
         return _without_place(str(key), str(key), value)
     word = "no" if value is False or value is None else str(value)  # YAML reads a bare ``no`` as false
     if word not in _PRECISIONS:
-        return Row(key, shown(value), "impossible", f"{word} is no precision here", "left out: give fp16, bf16 or no")
+        return KeyRow(
+            key, shown(value), "impossible", f"{word} is no precision here", "left out: give fp16, bf16 or no"
+        )
     for name in ("fp16", "bf16"):
         config[name] = {"enabled": name in _PRECISIONS[word]}
-    return Row(key, shown(value), "translated", "", done=f"read as {word if word != 'no' else 'fp32'}")
+    return KeyRow(key, shown(value), "translated", "", done=f"read as {word if word != 'no' else 'fp32'}")
 
 
-def _without_place(name: str, key: str, value: Any) -> Row:
+def _without_place(name: str, key: str, value: Any) -> KeyRow:
     if key in _UNUSED:
-        return Row(name, shown(value), "without meaning here", _UNUSED[key], "left out")
-    return Row(name, shown(value), "impossible", "is not a key of Accelerate's that is known here", "left out")
+        return KeyRow(name, shown(value), "without meaning here", _UNUSED[key], "left out")
+    return KeyRow(name, shown(value), "impossible", "is not a key of Accelerate's that is known here", "left out")
 
 
-def _trainer(content: Mapping[str, Any]) -> Found:
+def _trainer(content: Mapping[str, Any]) -> FoundConfig:
     """Lay the Trainer's arguments under the configuration that is one of them."""
     inner = dict(content[_INLINE])
     rows = [
-        Row(str(key), shown(value), "without meaning here", f"{_INLINE}.{key} is given too", "left out")
+        KeyRow(str(key), shown(value), "without meaning here", f"{_INLINE}.{key} is given too", "left out")
         for key, value in content.items()
         if key != _INLINE and key in inner
     ]
     around = {key: value for key, value in content.items() if key != _INLINE}
-    return Found({**around, **inner}, tuple(rows))
+    return FoundConfig({**around, **inner}, tuple(rows))
 
 
 def _put(config: dict[str, Any], path: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from stacking.config.shipped import DS_CONFIGS
 from stacking.deepspeed_config.ds_facts import BATCH_KEYS
 from stacking.deepspeed_config.examination import get as _get
 from stacking.deepspeed_config.examine import examine
-from stacking.deepspeed_config.findings import Row
+from stacking.deepspeed_config.findings import KeyRow
 from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
 from stacking.deepspeed_config.read import read_config
 from stacking.errors import UserError
@@ -40,7 +40,7 @@ class UserConfig:
     content: Json
     """The content after its examination."""
     where: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[KeyRow, ...] = ()
     """The keys that were changed or removed."""
     path: Path | None = None
     """The file; None: the configuration is inline in the recipe."""

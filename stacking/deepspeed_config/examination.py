@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stacking.config.reading import shown
-from stacking.deepspeed_config.findings import Row, Verdict
+from stacking.deepspeed_config.findings import KeyRow, Verdict
 from stacking.deepspeed_config.names import named
 
 Json = dict[str, Any]
@@ -58,7 +58,7 @@ class Examination:
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.original: Json = copy.deepcopy(dict(content))
         self.content: Json = copy.deepcopy(dict(content))
-        self.rows: list[Row] = []
+        self.rows: list[KeyRow] = []
         self.names: dict[str, str] = {}
         """The user's name of each key that was renamed."""
 
@@ -79,7 +79,7 @@ class Examination:
         """Record a row for one key, under the name that the user gave it."""
         name = self.user_name(path)
         value = get(self.original, name, self.get(path, MISSING)) if said is MISSING else said
-        self.rows.append(Row(name, _said(value), verdict, problem, remedy, refused, done))
+        self.rows.append(KeyRow(name, _said(value), verdict, problem, remedy, refused, done))
 
     def drop(self, path: str, problem: str, remedy: str = "remove it", *, refused: bool = False) -> None:
         """Remove a key that has no effect here or, with ``refused``, cannot be supported."""

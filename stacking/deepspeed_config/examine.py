@@ -28,7 +28,7 @@ from stacking.deepspeed_config.ds_facts import (
 )
 from stacking.deepspeed_config.examination import MISSING, Examination, is_off, leaves
 from stacking.deepspeed_config.facts import COUNT, OTHER, SECTIONS, TEXT, TOP
-from stacking.deepspeed_config.findings import Row
+from stacking.deepspeed_config.findings import KeyRow
 from stacking.deepspeed_config.names import RENAMED, meant, named, surely
 from stacking.deepspeed_config.old_names import amp_to_fp16, translate_old_flags, translate_old_values
 from stacking.deepspeed_config.optimizer import examine_optimizer
@@ -58,14 +58,14 @@ def examine(content: Mapping[str, Any]) -> Examination:
     return found
 
 
-def kept_rows(found: Examination) -> list[Row]:
+def kept_rows(found: Examination) -> list[KeyRow]:
     """Add a row for every remaining key: it is kept, with its effect."""
     told = {row.key for row in found.rows}
     rows = []
     for path, value in leaves(found.original):
         parts = path.split(".")
         if not any(".".join(parts[:n]) in told for n in range(1, len(parts) + 1)):
-            rows.append(Row(path, shown(value), "kept", "", effect(path)))
+            rows.append(KeyRow(path, shown(value), "kept", "", effect(path)))
     return rows
 
 
@@ -91,7 +91,7 @@ def _odd_names(found: Examination) -> None:
             if not key or "." in key:
                 remedy = "give a section and a key in it" if key in _PATHS else "remove it"
                 problem = f"is not a key of {above or 'DeepSpeed'}"
-                found.rows.append(Row(place, shown(section.pop(key)), "impossible", problem, remedy, True))
+                found.rows.append(KeyRow(place, shown(section.pop(key)), "impossible", problem, remedy, True))
             elif isinstance(section[key], dict) and place != "stacking":
                 waiting.append((place, section[key]))
 
@@ -148,7 +148,7 @@ def _unknown(found: Examination) -> None:
         for path in unknown[:_NAMED]:
             _one_unknown(found, path)
         for path in unknown[_NAMED:]:
-            found.rows.append(Row(path, "", "impossible", "is not a key of DeepSpeed", "remove it", True))
+            found.rows.append(KeyRow(path, "", "impossible", "is not a key of DeepSpeed", "remove it", True))
             found.remove(path)
 
 
@@ -287,7 +287,7 @@ def _own(found: Examination) -> None:
             name = f"stacking.why.{key}"
             del why[key]
             found.rows.append(
-                Row(name, shown(reason), "impossible", f"is {shown(reason)}", "give a text, or remove it", True)
+                KeyRow(name, shown(reason), "impossible", f"is {shown(reason)}", "give a text, or remove it", True)
             )
 
 

@@ -17,7 +17,7 @@ _LISTED = 40
 
 
 @dataclass(frozen=True)
-class Row:
+class KeyRow:
     """The treatment of one key."""
 
     key: str
@@ -35,7 +35,7 @@ class Row:
     """What `stacking adopt` did, where ``remedy`` is a question."""
 
 
-class Final(NamedTuple):
+class FinalConfig(NamedTuple):
     """The final configuration of one stage."""
 
     where: str
@@ -54,7 +54,7 @@ class ConfigConflict(UserError):
         finals: what the stages would give to DeepSpeed without the keys at fault, where that is decided.
     """
 
-    def __init__(self, errors: Sequence[UserError], command: str, finals: Sequence[Final] = ()) -> None:
+    def __init__(self, errors: Sequence[UserError], command: str, finals: Sequence[FinalConfig] = ()) -> None:
         first = errors[0]
         super().__init__(first.where, first.problem, first.remedy)
         self.errors, self.command, self.finals = tuple(errors), command, tuple(finals)
@@ -109,7 +109,7 @@ class Findings:
             self.add(error)
             return None
 
-    def raise_if_any(self, command: str = "", finals: Callable[[], Sequence[Final]] = tuple) -> None:
+    def raise_if_any(self, command: str = "", finals: Callable[[], Sequence[FinalConfig]] = tuple) -> None:
         """Raise the collected errors.
 
         Args:

@@ -17,14 +17,14 @@ import xxhash
 from stacking.config.reading import shown
 from stacking.deepspeed_config import probe
 from stacking.deepspeed_config.examination import MISSING, get
-from stacking.deepspeed_config.findings import ConfigConflict, Final, Findings
+from stacking.deepspeed_config.findings import ConfigConflict, FinalConfig, Findings
 from stacking.errors import StackingError, UserError
 
 _SECONDS = 300
 _KEPT_LINES = 3
 
 
-def check_finals(finals: Sequence[Final]) -> None:
+def check_finals(finals: Sequence[FinalConfig]) -> None:
     """Let the installed DeepSpeed read every configuration; accepted ones are cached.
 
     Nothing is checked if DeepSpeed is not installed.
@@ -55,7 +55,7 @@ class Refusal(NamedTuple):
     error: UserError
 
 
-def refusals(finals: Sequence[Final]) -> list[Refusal]:
+def refusals(finals: Sequence[FinalConfig]) -> list[Refusal]:
     """What the installed DeepSpeed refuses; see `check_finals`."""
     new = [final for final in finals if not _accepted(final).exists()]
     if not new or find_spec("deepspeed") is None:
@@ -85,7 +85,7 @@ def _ask(asked: str) -> list[list[dict[str, str]]]:
     return answers
 
 
-def _refusal(final: Final, complaint: dict[str, str]) -> Refusal:
+def _refusal(final: FinalConfig, complaint: dict[str, str]) -> Refusal:
     key = ".".join(filter(None, (complaint["section"], complaint["key"])))
     value = get(final.config, key, MISSING) if key else MISSING
     said = f"is {shown(value)}: " if value is not MISSING and not isinstance(value, dict) else ""
@@ -101,7 +101,7 @@ def _version() -> str:
         return ""
 
 
-def _accepted(final: Final) -> Path:
+def _accepted(final: FinalConfig) -> Path:
     """Return the file that marks this configuration as accepted by this version of DeepSpeed."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     rules = Path(probe.__file__).read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def _accepted(final: Final) -> Path:
     return Path(base) / "stacking" / "accepted" / xxhash.xxh3_128_hexdigest(content.encode())
 
 
-def _remember(final: Final) -> None:
+def _remember(final: FinalConfig) -> None:
     mark = _accepted(final)
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ _FAILURES: dict[type[Exception], str] = {TimeIsUp: "collectives in time", Interr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ExamineRequest:
     """What to examine."""
 
     folder: Path
@@ -54,7 +54,7 @@ class Visit:
     findings: list[Finding]
 
 
-def visit(request: Request) -> Visit:
+def visit(request: ExamineRequest) -> Visit:
     """Examine everything that ``request`` asks for.
 
     Raises:
@@ -84,7 +84,7 @@ def as_facts(found: Mapping[str, Any]) -> Facts:
 
 
 def _with_collectives(
-    request: Request, facts: Facts, launcher: Launcher, ranks: int, accelerator: Accelerator
+    request: ExamineRequest, facts: Facts, launcher: Launcher, ranks: int, accelerator: Accelerator
 ) -> Facts:
     sizes = (QUICK if request.quick else SIZES)[accelerator]
     patience = _QUICK_PATIENCE if request.quick else _PATIENCE
@@ -100,7 +100,7 @@ def _usable_gpus(facts: Facts) -> bool:
     return bool(facts.torch and facts.torch.gpus and known_gpus(facts))
 
 
-def _ranks(request: Request, facts: Facts, accelerator: Accelerator) -> int:
+def _ranks(request: ExamineRequest, facts: Facts, accelerator: Accelerator) -> int:
     if request.ranks is not None:
         return request.ranks
     room = _room(request, facts, accelerator)
@@ -110,14 +110,14 @@ def _ranks(request: Request, facts: Facts, accelerator: Accelerator) -> int:
     return room or min(_CPU_RANKS, facts.host.affinity or _CPU_RANKS)
 
 
-def _room(request: Request, facts: Facts, accelerator: Accelerator) -> int | None:
+def _room(request: ExamineRequest, facts: Facts, accelerator: Accelerator) -> int | None:
     """Return how many ranks there are slots for; None: unknown."""
     if request.launcher == "slurm":
         return open_launcher("slurm").capacity(accelerator) or _nodes(request)
     return len(known_gpus(facts)) if accelerator == "cuda" and request.launcher == "local" else None
 
 
-def _nodes(request: Request) -> int:
+def _nodes(request: ExamineRequest) -> int:
     if request.launcher == "slurm":
         return int(request.environment.get("SLURM_JOB_NUM_NODES", 1))
     if request.launcher == "mpi" and request.hostfile is not None and request.hostfile.is_file():

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from stacking.planning.plan import Plan
+from stacking.storage.frozen import Frozen
 
 Capability = tuple[int, int]
 """CUDA's compute capability: (6, 1) is a P40, (7, 0) a V100."""
@@ -19,18 +20,14 @@ NO_ANSWER = "no answer"
 """How a failure begins that only reports a timeout, possibly of a slow file server."""
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Gpu(_Facts):
+class GpuFacts(Frozen):
     name: str
     memory: int
     """Bytes."""
     capability: Capability
 
 
-class Host(_Facts):
+class Host(Frozen):
     """What the operating system gives a rank."""
 
     name: str = ""
@@ -62,7 +59,7 @@ class Host(_Facts):
     """Locks that killed builds of DeepSpeed's kernels have left."""
 
 
-class Tools(_Facts):
+class Tools(Frozen):
     """Versions of programs; None: not installed."""
 
     nvcc: str | None = None
@@ -75,7 +72,7 @@ class Tools(_Facts):
     """NVIDIA's."""
 
 
-class Torch(_Facts):
+class Torch(Frozen):
     """What `import torch` reports."""
 
     version: str
@@ -83,7 +80,7 @@ class Torch(_Facts):
     """The CUDA version it was built for; None: a CPU-only build."""
     architectures: tuple[str, ...] = ()
     """``torch.cuda.get_arch_list()``: sm_70 is machine code for one generation, compute_90 is PTX for later ones."""
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[GpuFacts, ...] = ()
     """The GPUs visible to torch."""
     cuda_error: str = ""
     """Why torch sees no GPU, in its own words."""
@@ -98,7 +95,7 @@ class Torch(_Facts):
     """The enabled fused attention kernels."""
 
 
-class DeepSpeed(_Facts):
+class DeepSpeed(Frozen):
     version: str
     accelerator: str
     fp16: bool
@@ -110,7 +107,7 @@ class DeepSpeed(_Facts):
     """Kernels that were compiled at installation."""
 
 
-class Module(_Facts):
+class Module(Frozen):
     """An optional package that can be imported."""
 
     version: str | None = None
@@ -119,7 +116,7 @@ class Module(_Facts):
     """Names that the genuine package has and this one lacks."""
 
 
-class Folder(_Facts):
+class FolderFacts(Frozen):
     """The folder that will hold the run."""
 
     path: str
@@ -138,7 +135,7 @@ class Folder(_Facts):
     """Bytes that the run already uses."""
 
 
-class Member(_Facts):
+class Member(Frozen):
     """One rank of the measured job."""
 
     rank: int
@@ -149,7 +146,7 @@ class Member(_Facts):
     sees_folder: bool
 
 
-class Transfer(_Facts):
+class MeasuredTransfer(Frozen):
     """One measured collective operation."""
 
     operation: str
@@ -164,7 +161,7 @@ class Transfer(_Facts):
     """Bus bandwidth in bytes/s: the load on each link, independent of the number of ranks."""
 
 
-class Skew(_Facts):
+class Skew(Frozen):
     """Offset of a host's clock from rank 0's."""
 
     host: str
@@ -174,14 +171,14 @@ class Skew(_Facts):
     """Half of the fastest round trip."""
 
 
-class Collectives(_Facts):
+class Collectives(Frozen):
     """What the ranks measured between each other."""
 
     backend: str
     ranks: int
     nodes: int
     members: tuple[Member, ...]
-    transfers: tuple[Transfer, ...] = ()
+    transfers: tuple[MeasuredTransfer, ...] = ()
     wrong: tuple[str, ...] = ()
     """Operations that gave wrong results."""
     refused: tuple[str, ...] = ()
@@ -191,21 +188,21 @@ class Collectives(_Facts):
     """Seconds of an all-reduce of one number."""
 
 
-class Facts(_Facts):
+class Facts(Frozen):
     """Everything that the checks look at."""
 
     host: Host = Host()
     tools: Tools = Tools()
     packages: Mapping[str, str] = Field(default_factory=dict)
     """Versions of the installed distributions."""
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[GpuFacts, ...] = ()
     """The GPUs that nvidia-smi lists."""
     torch: Torch | None = None
     deepspeed: DeepSpeed | None = None
     apex: Module | None = None
     flash_attn: Module | None = None
     mpi4py: Module | None = None
-    folder: Folder | None = None
+    folder: FolderFacts | None = None
     collectives: Collectives | None = None
     ranks: int = 1
     """Ranks that will run on this machine."""

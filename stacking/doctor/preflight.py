@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stacking.doctor.examine import Request, Visit, visit
+from stacking.doctor.examine import ExamineRequest, Visit, visit
 from stacking.doctor.ranks import INTERRUPTED
 from stacking.doctor.report import as_json
 from stacking.errors import StackingError
@@ -40,7 +40,7 @@ def before_job(run: RunFolder, environment: Mapping[str, str]) -> int:
         with _watchdog(_PATIENCE):
             plan = load_plan(run.plan)
             many = int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1
-            request = Request(folder=run.path, plan=plan, launcher="slurm", collectives=many, quick=True)
+            request = ExamineRequest(folder=run.path, plan=plan, launcher="slurm", collectives=many, quick=True)
             found = visit(request)
             if INTERRUPTED not in found.facts.failures:
                 write_json(run.path / NAME, {"job": about, **as_json(found)})

@@ -6,23 +6,18 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from stacking.config.reading import read_json_mapping
 from stacking.errors import UserError
+from stacking.storage.frozen import FrozenPart
 
 _OURS = "stacking"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _REMEDY = "give the output of `stacking bench RECIPE --json`"
 
 
-class _Part(BaseModel):
-    """Ignores unknown keys: a benchmark holds much more than a prediction needs."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Split(_Part):
+class Split(FrozenPart):
     """Seconds of an update's parts, each timed with a synchronisation after it."""
 
     data: Seconds
@@ -32,7 +27,7 @@ class Split(_Part):
     optimizer: Seconds
 
 
-class Measured(_Part):
+class Measured(FrozenPart):
     """One contender's result for one stage."""
 
     step_seconds: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(min_length=1)
@@ -48,7 +43,7 @@ class Measured(_Part):
         return self.seconds_per_step or median(self.step_seconds)
 
 
-class MeasuredStage(_Part):
+class MeasuredStage(FrozenPart):
     """One measured stage."""
 
     layers: int = Field(gt=0)
@@ -77,7 +72,7 @@ class MeasuredStage(_Part):
         return max(self.ours.warmup_seconds - usual, 0.0) if self.warmup_steps else 0.0
 
 
-class BenchFile(_Part):
+class BenchFile(FrozenPart):
     """A whole file."""
 
     path: Path

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stacking.errors import UserError
-from stacking.estimate.prediction import Prediction, Setting, StagePrediction, predict
+from stacking.estimate.prediction import Basis, Prediction, StagePrediction, predict
 from stacking.report.run import Run
 from stacking.report.timeline import account, attempts, evaluation_seconds, training_seconds, transition
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One time span."""
 
     what: str
@@ -26,7 +26,7 @@ class Row:
         return self.predicted / self.actual - 1 if self.actual else float("inf")
 
 
-def check(run: Run, setting: Setting) -> list[Row]:
+def check(run: Run, setting: Basis) -> list[CheckRow]:
     """Compare the training of every stage, the overhead, and the whole run.
 
     Raises:
@@ -39,10 +39,10 @@ def check(run: Run, setting: Setting) -> list[Row]:
         raise UserError(run.folder.path, "was interrupted", "give a run that finished without interruption")
     prediction = predict(run.plan, setting)
     rows = [row for index, stage in enumerate(prediction.stages) for row in _stage(run, index, stage)]
-    return [*rows, _training(run, prediction), Row("whole run", prediction.seconds, account(run).total, True)]
+    return [*rows, _training(run, prediction), CheckRow("whole run", prediction.seconds, account(run).total, True)]
 
 
-def as_text(rows: list[Row]) -> str:
+def as_text(rows: list[CheckRow]) -> str:
     """Tabulate predicted and actual seconds and the relative error."""
     width = max(len(row.what) for row in rows)
     lines = [f"{'seconds':{width}} {'predicted':>10} {'actual':>10} {'error':>8}"]
@@ -50,30 +50,30 @@ def as_text(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def worst(rows: list[Row]) -> Row:
+def worst(rows: list[CheckRow]) -> CheckRow:
     """Return the largest error of the rows that matter."""
     return max((row for row in rows if row.counts), key=lambda row: abs(row.error))
 
 
-def _stage(run: Run, index: int, stage: StagePrediction) -> list[Row]:
+def _stage(run: Run, index: int, stage: StagePrediction) -> list[CheckRow]:
     between, outside = transition(run, index), stage.outside
     trained, evaluated = training_seconds(run, index), evaluation_seconds(run, index)
     start_up = between.start_up or 0.0
     saved = _phase(run, "train", index) - start_up - trained - evaluated
     grown = _phase(run, "grow", index) + _phase(run, "consolidate", index)
     return [
-        Row(f"{stage.name} training", stage.training_seconds + outside.warm_up, trained, True),
-        Row(f"{stage.name} start-up", outside.start_up, start_up, False),
-        Row(f"{stage.name} evaluations", outside.evaluations, evaluated, False),
-        Row(f"{stage.name} checkpoints, ending", outside.checkpoints, saved, False),
-        Row(f"{stage.name} grow, consolidate", outside.transitions, grown, False),
+        CheckRow(f"{stage.name} training", stage.training_seconds + outside.warm_up, trained, True),
+        CheckRow(f"{stage.name} start-up", outside.start_up, start_up, False),
+        CheckRow(f"{stage.name} evaluations", outside.evaluations, evaluated, False),
+        CheckRow(f"{stage.name} checkpoints, ending", outside.checkpoints, saved, False),
+        CheckRow(f"{stage.name} grow, consolidate", outside.transitions, grown, False),
     ]
 
 
-def _training(run: Run, prediction: Prediction) -> Row:
+def _training(run: Run, prediction: Prediction) -> CheckRow:
     predicted = prediction.training_seconds + sum(stage.outside.warm_up for stage in prediction.stages)
     actual = sum(training_seconds(run, index) for index in range(len(prediction.stages)))
-    return Row("training", predicted, actual, True)
+    return CheckRow("training", predicted, actual, True)
 
 
 def _phase(run: Run, name: str, stage: int) -> float:

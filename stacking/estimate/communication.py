@@ -20,7 +20,7 @@ from math import ceil
 from typing import Literal
 
 from stacking.deepspeed_config import ds_config
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 
 Operation = Literal["all-reduce", "reduce-scatter", "all-gather"]
 Behind = Literal["backward", "forward and backward", "nothing"]
@@ -47,7 +47,7 @@ class Transfer:
     """The computation of the same micro-batch that can hide it."""
 
 
-def transfers(stage: Stage) -> list[Transfer]:
+def transfers(stage: StagePlan) -> list[Transfer]:
     """Return the collectives of one update of ``stage``; none for a single rank."""
     if stage.ranks == 1:
         return []
@@ -82,13 +82,13 @@ def transfers(stage: Stage) -> list[Transfer]:
     return [reduce, Transfer("all-gather", weights, 1, gathered, "nothing")]
 
 
-def bytes_per_update(stage: Stage) -> float:
+def bytes_per_update(stage: StagePlan) -> float:
     """Return the bytes that one rank sends per update: 2 (N-1)/N for an all-reduce, (N-1)/N for the others."""
     share = (stage.ranks - 1) / stage.ranks
     return sum((2 if t.operation == "all-reduce" else 1) * share * t.bytes * t.times for t in transfers(stage))
 
 
-def _communicated(stage: Stage) -> str:
+def _communicated(stage: StagePlan) -> str:
     """Return the type in which gradients are communicated."""
     return str(stage.ds_config.get("communication_data_type") or ds_config.precision(stage.ds_config)).lower()
 

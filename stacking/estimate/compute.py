@@ -13,7 +13,7 @@ from typing import Protocol
 
 from stacking.deepspeed_config.ds_config import offloads
 from stacking.hardware.presets import DeviceClass
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 
 _ADAM_BYTES = {"fp32": 32, "fp16": 40, "bf16": 40}
 """Per parameter: weight, moment and second moment read and written in fp32 (24), the gradient read by the norm and by
@@ -25,7 +25,7 @@ _HOST_LINK, _HOST_MEMORY = 12e9, 50e9
 
 
 @dataclass(frozen=True)
-class Work:
+class ComputeSeconds:
     """Seconds of one rank per update."""
 
     forward: float
@@ -55,13 +55,13 @@ class Pace(Protocol):
 
     assumptions: tuple[str, ...]
 
-    def work(self, stage: Stage) -> Work:
+    def work(self, stage: StagePlan) -> ComputeSeconds:
         """Return the time of one update of ``stage``, whose ranks, micro-batch and depth may differ from the plan's."""
 
-    def communication(self, stage: Stage) -> float | None:
+    def communication(self, stage: StagePlan) -> float | None:
         """Return the measured communication seconds of an update of exactly this stage; None: unknown."""
 
-    def beginning(self, stage: Stage) -> Beginning | None:
+    def beginning(self, stage: StagePlan) -> Beginning | None:
         """Return the measured seconds until steady state; None: unknown."""
 
 
@@ -78,22 +78,22 @@ class Tabled:
         self._units = max(cores, 1) / planned if device.name == "cpu" else 1.0
         self.assumptions = tuple(self._assumptions(plan, planned, cores))
 
-    def work(self, stage: Stage) -> Work:
+    def work(self, stage: StagePlan) -> ComputeSeconds:
         micro = self._micro_batch(stage) * stage.accumulation
-        return Work(micro / 3, micro * 2 / 3, self._optimizer(stage), 0.0, _HOST_SECONDS, "tabled")
+        return ComputeSeconds(micro / 3, micro * 2 / 3, self._optimizer(stage), 0.0, _HOST_SECONDS, "tabled")
 
-    def communication(self, stage: Stage) -> float | None:
+    def communication(self, stage: StagePlan) -> float | None:
         return None
 
-    def beginning(self, stage: Stage) -> Beginning | None:
+    def beginning(self, stage: StagePlan) -> Beginning | None:
         return None
 
-    def _micro_batch(self, stage: Stage) -> float:
+    def _micro_batch(self, stage: StagePlan) -> float:
         flops = stage.flops / (stage.steps * stage.global_batch) * stage.micro_batch
         reached = self._device.peak[stage.precision] * 1e12 * self._device.utilisation * self._units
         return flops / reached + stage.layers * self._device.layer_seconds
 
-    def _optimizer(self, stage: Stage) -> float:
+    def _optimizer(self, stage: StagePlan) -> float:
         mine = stage.parameters / (stage.ranks if stage.zero_stage else 1)
         touched = mine * _ADAM_BYTES[stage.precision]
         if "optimizer" in offloads(stage.ds_config) and self._device.name != "cpu":

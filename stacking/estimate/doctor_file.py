@@ -7,26 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from stacking.config.reading import read_json_mapping
 from stacking.errors import UserError
 from stacking.estimate.communication import Operation
 from stacking.estimate.network import Network, ring_bytes, ring_steps
-from stacking.estimate.overhead import Host
+from stacking.estimate.overhead import HostCosts
 from stacking.hardware.presets import Link
+from stacking.storage.frozen import FrozenPart
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _REMEDY = "give the output of `stacking doctor --json`"
 
 
-class _Part(BaseModel):
-    """Ignores unknown keys: the doctor's output holds much more than a prediction needs."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Collective(_Part):
+class Collective(FrozenPart):
     """One measured size of one operation."""
 
     operation: str
@@ -36,19 +31,19 @@ class Collective(_Part):
     seconds: Positive
 
 
-class Folder(_Part):
+class FolderSpeed(FrozenPart):
     """The disk that holds the run."""
 
     write: Positive | None = None
     read: Positive | None = None
 
 
-class DoctorFile(_Part):
+class DoctorFile(FrozenPart):
     """A whole file."""
 
     path: Path
     collectives: tuple[Collective, ...] = ()
-    folder: Folder | None = None
+    folder: FolderSpeed | None = None
 
 
 def read_doctor(path: Path) -> DoctorFile:
@@ -88,7 +83,7 @@ def measured_links(network: Network, file: DoctorFile) -> Network:
     return network
 
 
-def measured_disk(host: Host, file: DoctorFile) -> Host:
+def measured_disk(host: HostCosts, file: DoctorFile) -> HostCosts:
     """Return ``host`` with the slower of the disk's two measured speeds, if measured."""
     speeds = [speed for speed in (file.folder.write, file.folder.read) if speed] if file.folder else []
     return replace(host, disk=min(speeds), source=f"{host.source}; disk: {file.path}") if speeds else host

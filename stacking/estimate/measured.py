@@ -15,11 +15,11 @@ from typing import Any
 from stacking.errors import UserError
 from stacking.estimate.bench_file import BenchFile, MeasuredStage
 from stacking.estimate.communication import bytes_per_update
-from stacking.estimate.compute import Beginning, Work
+from stacking.estimate.compute import Beginning, ComputeSeconds
 from stacking.hardware.presets import DeviceClass
 from stacking.model.size import count_parameters
 from stacking.planning.cost import stage_flops
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 
 _UNEXPLAINED = 0.2
 """If an update exceeds the sum of its parts, which are slower alone, by this share, the measurement was disturbed."""
@@ -40,13 +40,13 @@ class Benchmark:
         self._entries = [entry for file in files for entry in _fitting(plan, file)]
         self.assumptions = tuple(self._assumptions(files))
 
-    def work(self, stage: Stage) -> Work:
+    def work(self, stage: StagePlan) -> ComputeSeconds:
         entry = self._nearest(stage)
         parts, share = _Parts(entry), stage.micro_batch * stage.accumulation
         computed = stage.accumulation * self._micro_batch(stage)
         measured = parts.forward + parts.backward
         forward = parts.forward / measured if measured else 1 / 3
-        return Work(
+        return ComputeSeconds(
             forward=computed * forward,
             backward=computed * (1 - forward),
             optimizer=parts.optimizer * _shard(stage) / _shard(self._as_measured(stage, entry)),
@@ -55,18 +55,18 @@ class Benchmark:
             source="measured",
         )
 
-    def communication(self, stage: Stage) -> float | None:
+    def communication(self, stage: StagePlan) -> float | None:
         entry = self._nearest(stage)
         if (entry.ranks, entry.zero_stage) != (stage.ranks, stage.zero_stage):
             return None
         there = bytes_per_update(self._as_measured(stage, entry))
         return _Parts(entry).communication * (bytes_per_update(stage) / there if there else 1.0)
 
-    def beginning(self, stage: Stage) -> Beginning | None:
+    def beginning(self, stage: StagePlan) -> Beginning | None:
         entry = self._nearest(stage)
         return Beginning(entry.ours.startup_seconds, entry.warm_up)
 
-    def _nearest(self, stage: Stage) -> MeasuredStage:
+    def _nearest(self, stage: StagePlan) -> MeasuredStage:
         """Return the measurement most similar to ``stage``; the later one of two equal ones."""
 
         def distance(entry: MeasuredStage) -> tuple[float, ...]:
@@ -80,7 +80,7 @@ class Benchmark:
 
         return min(reversed(self._entries), key=distance)
 
-    def _micro_batch(self, stage: Stage) -> float:
+    def _micro_batch(self, stage: StagePlan) -> float:
         """Return the seconds of forward and backward for one micro-batch of ``stage``."""
         depths = sorted({entry.layers for entry in self._entries}, key=lambda layers: abs(layers - stage.layers))
         if depths[0] == stage.layers:
@@ -110,7 +110,7 @@ class Benchmark:
         data = self._plan.data
         return stage_flops(self._plan.model.with_layers(layers), 1, data.sequence_length, data.mask_probability)
 
-    def _as_measured(self, stage: Stage, entry: MeasuredStage) -> Stage:
+    def _as_measured(self, stage: StagePlan, entry: MeasuredStage) -> StagePlan:
         """Return ``stage`` with the depth and the batch of ``entry``."""
         changes = entry.model_dump(include={"layers", "micro_batch", "accumulation", "ranks", "zero_stage"})
         if entry.layers != stage.layers:
@@ -184,7 +184,7 @@ def _fitting(plan: Plan, file: BenchFile) -> list[MeasuredStage]:
     return left
 
 
-def _shard(stage: Stage) -> float:
+def _shard(stage: StagePlan) -> float:
     """Return the number of parameters that one rank's optimizer updates."""
     return stage.parameters / (stage.ranks if stage.zero_stage else 1)
 

@@ -15,20 +15,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from pydantic import BaseModel, ConfigDict
-
-from stacking.estimate.compute import Beginning, Work
-from stacking.planning.plan import Plan, Stage
+from stacking.estimate.compute import Beginning, ComputeSeconds
+from stacking.planning.plan import Plan, StagePlan
+from stacking.storage.frozen import Frozen
 
 _STATE_BYTES = 12
 """fp32 weights and two moments, per parameter."""
 _MODULE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
-class Outside(BaseModel):
+class Outside(Frozen):
     """Seconds of one stage outside of its updates."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     start_up: float
     warm_up: float
@@ -45,7 +42,7 @@ class Outside(BaseModel):
 
 
 @dataclass(frozen=True)
-class Host:
+class HostCosts:
     """Costs on the host, independent of the devices."""
 
     disk: float
@@ -72,14 +69,16 @@ class Host:
         )
 
 
-def assumed_host(cuda: bool, held_out: int | None) -> Host:
+def assumed_host(cuda: bool, held_out: int | None) -> HostCosts:
     """Without measurements."""
     # A GPU needs a CUDA context, and NCCL sets up its rings.
     imports, engine = (10.0, 10.0) if cuda else (2.0, 1.0)
-    return Host(5e8, 0.3, 1.5, imports, engine, 0.04, held_out, "assumed")
+    return HostCosts(5e8, 0.3, 1.5, imports, engine, 0.04, held_out, "assumed")
 
 
-def outside(plan: Plan, stage: Stage, work: Work, host: Host, beginning: Beginning | None) -> Outside:
+def outside(
+    plan: Plan, stage: StagePlan, work: ComputeSeconds, host: HostCosts, beginning: Beginning | None
+) -> Outside:
     """Return the overhead of ``stage``; ``beginning`` is used where it was measured."""
     state = _STATE_BYTES * stage.parameters
     checkpoint = _checkpoint_bytes(stage)
@@ -96,25 +95,25 @@ def outside(plan: Plan, stage: Stage, work: Work, host: Host, beginning: Beginni
     )
 
 
-def _times(stage: Stage, every: int) -> int:
+def _times(stage: StagePlan, every: int) -> int:
     """Count the occurrences of something due every so many updates and at the end."""
     return ceil(stage.steps / every)
 
 
-def _checkpoint_bytes(stage: Stage) -> int:
+def _checkpoint_bytes(stage: StagePlan) -> int:
     """Return the bytes of the module's weights and the fp32 optimizer state; ZeRO 0 in fp32 shares the weights."""
     alone = stage.zero_stage == 0 and stage.precision == "fp32"
     return stage.parameters * (_MODULE_BYTES[stage.precision] + (8 if alone else _STATE_BYTES))
 
 
-def _evaluation(plan: Plan, stage: Stage, work: Work, host: Host) -> float:
+def _evaluation(plan: Plan, stage: StagePlan, work: ComputeSeconds, host: HostCosts) -> float:
     """Return the seconds of one evaluation: held-out samples are split over the ranks, in the stage's micro-batches."""
     samples = min(plan.evaluation.samples, host.held_out or plan.evaluation.samples)
     passes = ceil(max(samples // stage.ranks, 1) / stage.micro_batch)
     return passes * work.forward / stage.accumulation
 
 
-def _growing(plan: Plan, stage: Stage, host: Host) -> float:
+def _growing(plan: Plan, stage: StagePlan, host: HostCosts) -> float:
     if stage.growth is None:
         return 0.0
     before = plan.stages[stage.index - 1].parameters if stage.index else 0

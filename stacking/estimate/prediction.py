@@ -10,25 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from stacking.estimate.communication import Transfer, bytes_per_update, transfers
-from stacking.estimate.compute import Pace, Work
+from stacking.estimate.compute import ComputeSeconds, Pace
 from stacking.estimate.network import Network
-from stacking.estimate.overhead import Host, Outside, outside
+from stacking.estimate.overhead import HostCosts, Outside, outside
 from stacking.model.size import count_parameters
 from stacking.planning.cost import stage_flops
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
+from stacking.storage.frozen import Frozen
 
 OVERLAP = 0.8
 """Assumed share of the computation that can hide communication."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Update(_Part):
+class UpdateSeconds(Frozen):
     """Seconds of one update of one rank."""
 
     forward: float
@@ -44,7 +39,7 @@ class Update(_Part):
         return self.forward + self.backward + self.optimizer + self.data + self.other + self.communication
 
 
-class StagePrediction(_Part):
+class StagePrediction(Frozen):
     """One stage: its training and its overhead."""
 
     name: str
@@ -53,7 +48,7 @@ class StagePrediction(_Part):
     nodes: int
     micro_batch: int
     accumulation: int
-    update: Update
+    update: UpdateSeconds
     bytes_per_update: float
     """Bytes that one rank sends."""
     training_seconds: float
@@ -67,7 +62,7 @@ class StagePrediction(_Part):
     source: Literal["tabled", "measured"]
 
 
-class Prediction(_Part):
+class Prediction(Frozen):
     """The whole run: the sums of its stages."""
 
     device: str
@@ -86,16 +81,16 @@ class Prediction(_Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Basis:
     """What a prediction is based on, in addition to the plan."""
 
     pace: Pace
     network: Network
-    host: Host
+    host: HostCosts
     price: float | None = None
 
 
-def predict(plan: Plan, setting: Setting) -> Prediction:
+def predict(plan: Plan, setting: Basis) -> Prediction:
     """Predict every stage of ``plan`` and the whole run."""
     deep = from_the_start(plan)
     stages = tuple(_stage(plan, stage, setting) for stage in plan.stages)
@@ -130,11 +125,11 @@ def from_the_start(plan: Plan) -> Plan:
     return plan.model_copy(update={"stages": tuple(stages)})
 
 
-def _stage(plan: Plan, stage: Stage, setting: Setting) -> StagePrediction:
+def _stage(plan: Plan, stage: StagePlan, setting: Basis) -> StagePrediction:
     work = setting.pace.work(stage)
     measured = setting.pace.communication(stage)
     communication = _exposed(stage, work, setting.network) if measured is None else measured
-    update = Update(
+    update = UpdateSeconds(
         forward=work.forward,
         backward=work.backward,
         optimizer=work.optimizer,
@@ -164,19 +159,19 @@ def _stage(plan: Plan, stage: Stage, setting: Setting) -> StagePrediction:
     )
 
 
-def _exposed(stage: Stage, work: Work, network: Network) -> float:
+def _exposed(stage: StagePlan, work: ComputeSeconds, network: Network) -> float:
     """Return the seconds of communication per update that no computation hides."""
     return sum(_exposed_transfer(stage, work, network, transfer) for transfer in transfers(stage))
 
 
-def _exposed_transfer(stage: Stage, work: Work, network: Network, transfer: Transfer) -> float:
+def _exposed_transfer(stage: StagePlan, work: ComputeSeconds, network: Network, transfer: Transfer) -> float:
     whole = network.transfer_seconds(transfer, stage.ranks)
     behind = {"nothing": 0.0, "backward": work.backward, "forward and backward": work.forward + work.backward}
     window = OVERLAP * behind[transfer.behind] / max(stage.accumulation, transfer.times)
     return transfer.times * max(whole - window, whole / transfer.calls)
 
 
-def _assumptions(plan: Plan, setting: Setting) -> list[str]:
+def _assumptions(plan: Plan, setting: Basis) -> list[str]:
     found = []
     if max(stage.ranks for stage in plan.stages) > 1:
         found.append(setting.network.assumption(max(stage.ranks for stage in plan.stages)))

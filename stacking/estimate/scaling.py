@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from stacking.deepspeed_config import ds_config
-from stacking.estimate.prediction import Prediction, Setting, predict
+from stacking.estimate.prediction import Basis, Prediction, predict
 from stacking.planning.cost import memory_per_rank
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
+from stacking.storage.frozen import Frozen
 
 RANKS: tuple[int, ...] = tuple(2**n for n in range(11))
 
 
-class Row(BaseModel):
+class ScalingRow(Frozen):
     """The whole run on ``ranks`` ranks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ranks: int
     used: tuple[int, ...]
@@ -41,16 +38,14 @@ class Row(BaseModel):
         return self.ranks - min(self.used)
 
 
-class Scaling(BaseModel):
+class Scaling(Frozen):
     """One row per number of ranks, and their assumptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: tuple[Row, ...]
+    rows: tuple[ScalingRow, ...]
     assumptions: tuple[str, ...]
 
 
-def scaling(plan: Plan, setting: Setting, counts: Sequence[int] = RANKS) -> Scaling:
+def scaling(plan: Plan, setting: Basis, counts: Sequence[int] = RANKS) -> Scaling:
     """Simulate the run on every number of ranks in ``counts``."""
     one = predict(on_ranks(plan, 1), setting).seconds
     predictions = {ranks: predict(on_ranks(plan, ranks), setting) for ranks in counts}
@@ -73,7 +68,7 @@ def divides(global_batch: int, ranks: int) -> int:
     return next(n for n in range(min(ranks, global_batch), 0, -1) if global_batch % n == 0)
 
 
-def _stage(stage: Stage, ranks: int) -> Stage:
+def _stage(stage: StagePlan, ranks: int) -> StagePlan:
     share = stage.global_batch // ranks
     micro = divides(share, stage.micro_batch)
     changes: dict[str, Any] = {"ranks": ranks, "micro_batch": micro, "accumulation": share // micro}
@@ -81,10 +76,10 @@ def _stage(stage: Stage, ranks: int) -> Stage:
     return stage.model_copy(update={**changes, "ds_config": config})
 
 
-def _row(plan: Plan, ranks: int, prediction: Prediction, setting: Setting, one: float) -> Row:
+def _row(plan: Plan, ranks: int, prediction: Prediction, setting: Basis, one: float) -> ScalingRow:
     hours = ranks * prediction.seconds / 3600
     resized = on_ranks(plan, ranks)
-    return Row(
+    return ScalingRow(
         ranks=ranks,
         used=tuple(stage.ranks for stage in resized.stages),
         stage_seconds=tuple(stage.seconds for stage in prediction.stages),
@@ -97,7 +92,7 @@ def _row(plan: Plan, ranks: int, prediction: Prediction, setting: Setting, one: 
     )
 
 
-def _memory(plan: Plan, stage: Stage) -> int:
+def _memory(plan: Plan, stage: StagePlan) -> int:
     fused = plan.launch.accelerator == "cuda"
     model, length = plan.model.with_layers(stage.layers), plan.data.sequence_length
     return memory_per_rank(

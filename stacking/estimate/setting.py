@@ -12,7 +12,7 @@ from stacking.estimate.bench_file import BenchFile, read_bench
 from stacking.estimate.compute import Pace, Tabled
 from stacking.estimate.measured import Benchmark
 from stacking.estimate.overhead import assumed_host
-from stacking.estimate.prediction import Setting
+from stacking.estimate.prediction import Basis
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass
 from stacking.planning.plan import Plan
@@ -27,7 +27,7 @@ def open_setting(
     price: float | None = None,
     per_node: int | None = None,
     held_out: int | None = None,
-) -> Setting | None:
+) -> Basis | None:
     """Collect what is known about the planned devices.
 
     Args:
@@ -57,7 +57,7 @@ def open_setting(
     if network_file is not None:
         found = doctor_file.read_doctor(network_file)
         links, host = doctor_file.measured_links(links, found), doctor_file.measured_disk(host, found)
-    return Setting(pace=pace, network=links, host=host, price=price)
+    return Basis(pace=pace, network=links, host=host, price=price)
 
 
 def _pace(plan: Plan, device: DeviceClass, cores: int, files: list[BenchFile]) -> Pace | None:

@@ -284,7 +284,7 @@ def printed_peak(name: str, precision: str) -> tuple[float, str] | None:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """Shape of a named model."""
 
     hidden: int
@@ -298,10 +298,10 @@ class Shape:
 _DEVLIN = "Devlin et al., 2019 (arXiv 1810.04805), section 3"
 _TURC = "Turc et al., 2019 (arXiv 1908.08962), table 1"
 
-SHAPES: Mapping[str, Shape] = {
-    "bert-tiny": Shape(hidden=128, heads=2, intermediate=512, layers=2, source=_TURC),
-    "bert-mini": Shape(hidden=256, heads=4, intermediate=1024, layers=4, source=_TURC),
-    "bert-small": Shape(hidden=512, heads=8, intermediate=2048, layers=4, source=_TURC),
-    "bert-base": Shape(hidden=768, heads=12, intermediate=3072, layers=12, source=_DEVLIN),
-    "bert-large": Shape(hidden=1024, heads=16, intermediate=4096, layers=24, source=_DEVLIN),
+SHAPES: Mapping[str, ModelShape] = {
+    "bert-tiny": ModelShape(hidden=128, heads=2, intermediate=512, layers=2, source=_TURC),
+    "bert-mini": ModelShape(hidden=256, heads=4, intermediate=1024, layers=4, source=_TURC),
+    "bert-small": ModelShape(hidden=512, heads=8, intermediate=2048, layers=4, source=_TURC),
+    "bert-base": ModelShape(hidden=768, heads=12, intermediate=3072, layers=12, source=_DEVLIN),
+    "bert-large": ModelShape(hidden=1024, heads=16, intermediate=4096, layers=24, source=_DEVLIN),
 }

@@ -20,7 +20,7 @@ from stacking.deepspeed_config.ds_config import UserConfig
 from stacking.deepspeed_config.ds_facts import WITHOUT_EFFECT
 from stacking.deepspeed_config.examination import Examination, get, leaves
 from stacking.deepspeed_config.examine import examine, kept_rows
-from stacking.deepspeed_config.findings import Final, Row, Verdict
+from stacking.deepspeed_config.findings import FinalConfig, KeyRow, Verdict
 from stacking.deepspeed_config.names import known_keys
 from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
 from stacking.deepspeed_config.own_check import check_finals, refusals
@@ -46,9 +46,9 @@ class Adopted:
     config: Json
     recipe: Json
     """The content of the recipe file."""
-    rows: tuple[Row, ...]
+    rows: tuple[KeyRow, ...]
     """One for every key, in the order of the user's file."""
-    finals: tuple[Final, ...]
+    finals: tuple[FinalConfig, ...]
     """What every stage gives to DeepSpeed."""
 
 
@@ -79,7 +79,7 @@ def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopte
     return adopted
 
 
-def _is_known(content: Json, rows: Iterable[Row]) -> bool:
+def _is_known(content: Json, rows: Iterable[KeyRow]) -> bool:
     """Whether any key of a file is DeepSpeed's, in today's spelling or another."""
     tops = {row.key.partition(".")[0] for row in rows if row.verdict != "impossible"}
     return any(key in tops or key in known_keys("") for key in content)
@@ -96,11 +96,11 @@ def _accepted(content: Json, recipe: str | None, gpus: int | None, where: str) -
     refused = dict(refusals(adopted.finals))
     if not refused:
         return adopted
-    rest, rows = Examination(content), list[Row]()
+    rest, rows = Examination(content), list[KeyRow]()
     for key, error in refused.items():
         if not key or rest.get(key) is None:
             raise error
-        rows.append(Row(key, shown(rest.get(key)), "impossible", error.problem, "left out"))
+        rows.append(KeyRow(key, shown(rest.get(key)), "impossible", error.problem, "left out"))
         rest.remove(key)
     adopted = adopt_content(rest.content, recipe, gpus, machine, where)
     check_finals(adopted.finals)
@@ -132,7 +132,7 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
         found.remove(path)
     raw["ds_config"] = CONFIG
     plan = make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": found.content}, file), None, None, machine)
-    finals = tuple(Final(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
+    finals = tuple(FinalConfig(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
     return Adopted(found.content, raw, _in_order(found, [*found.rows, *moved.rows]), finals)
 
 
@@ -145,7 +145,7 @@ def _as_it_is(found: Examination, raw: Json, machine: Machine, where: str) -> Ad
         plan = make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": content}, Path(RECIPE)), None, None, machine)
     except UserError:
         return None
-    finals = tuple(Final(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
+    finals = tuple(FinalConfig(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
     return Adopted(content, {**raw, "ds_config": CONFIG}, _in_order(found, []), finals)
 
 
@@ -153,13 +153,13 @@ class _Moved:
     """The recipe that receives values, with a row for each."""
 
     def __init__(self, found: Examination, raw: Json) -> None:
-        self.found, self.raw, self.rows = found, raw, list[Row]()
+        self.found, self.raw, self.rows = found, raw, list[KeyRow]()
 
     def add(self, path: str, text: str, verdict: Verdict = "moved to the recipe", problem: str = "") -> None:
         """Add a row about the current value at ``path``."""
         name = self.found.user_name(path)
         said = get(self.found.original, name, self.found.get(path))
-        self.rows.append(Row(name, shown(said), verdict, problem, text))
+        self.rows.append(KeyRow(name, shown(said), verdict, problem, text))
 
     def move(self, path: str, place: str) -> Any:
         """Move a value from the configuration to the recipe's ``place`` and return it."""
@@ -250,7 +250,9 @@ def _move_schedule(moved: _Moved) -> None:
 
 
 def _choose_peak(moved: _Moved, place: str) -> None:
-    row = Row(_RATE, "", "moved to the recipe", "nothing says what it is", f"{place}: {_PEAK:g}, as in Devlin et al.")
+    row = KeyRow(
+        _RATE, "", "moved to the recipe", "nothing says what it is", f"{place}: {_PEAK:g}, as in Devlin et al."
+    )
     moved.rows.append(row)
 
 
@@ -311,9 +313,9 @@ def _settle_kernels(moved: _Moved, devices: Devices) -> None:
         found.replace("stacking.compile", False, why, "false", refused=True)
 
 
-def _in_order(found: Examination, rows: list[Row]) -> tuple[Row, ...]:
+def _in_order(found: Examination, rows: list[KeyRow]) -> tuple[KeyRow, ...]:
     """Return one row per key, in the order of the user's file."""
-    merged: dict[str, Row] = {}
+    merged: dict[str, KeyRow] = {}
     for row in rows:
         before = merged.get(row.key)
         if before:
@@ -334,7 +336,7 @@ def _in_order(found: Examination, rows: list[Row]) -> tuple[Row, ...]:
     return tuple(sorted(everything, key=lambda row: sections.get(row.key, len(places))))
 
 
-def _of_leaves(found: Examination, row: Row) -> list[Row]:
+def _of_leaves(found: Examination, row: KeyRow) -> list[KeyRow]:
     """Split a row about a section into one for each of its keys."""
     value = get(found.original, row.key)
     if not isinstance(value, Mapping) or not value:
@@ -342,7 +344,7 @@ def _of_leaves(found: Examination, row: Row) -> list[Row]:
     return [replace(row, key=path, said=shown(inner)) for path, inner in leaves(value, row.key)]
 
 
-def table(rows: tuple[Row, ...]) -> str:
+def table(rows: tuple[KeyRow, ...]) -> str:
     """Render the rows for a terminal."""
     cells = [
         (row.key, row.said, row.verdict, "; ".join(filter(None, (row.problem, row.done or row.remedy)))) for row in rows

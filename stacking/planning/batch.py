@@ -21,7 +21,7 @@ _USABLE = 0.8
 """Share of a GPU's memory that an estimate may fill."""
 
 
-class Batch(NamedTuple):
+class BatchSplit(NamedTuple):
     """How the sequences of one update are split."""
 
     micro: int
@@ -70,7 +70,7 @@ def decide_batch(
     automatic: int,
     inherited: int | None,
     fits: Callable[[int], bool],
-) -> Batch:
+) -> BatchSplit:
     """Decide the batch of one stage from the recipe, the user's DeepSpeed configuration and the previous stage.
 
     Args:
@@ -97,7 +97,7 @@ def decide_batch(
     if micro is None and keys.accumulation:
         micro = total // (ranks * keys.accumulation)
     micro = micro or _largest(total // ranks, fits)
-    return Batch(micro, total // (micro * ranks), ranks)
+    return BatchSplit(micro, total // (micro * ranks), ranks)
 
 
 def _agreed(user: UserConfig, key: str, wanted: int | None, given: int | None, stage: str) -> int | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from stacking.deepspeed_config import ds_config
 from stacking.errors import UserError
-from stacking.planning.batch import Batch
-from stacking.planning.plan import Stage
+from stacking.planning.batch import BatchSplit
+from stacking.planning.plan import StagePlan
 
 
-def resized(stage: Stage, ranks: int, where: str) -> Stage:
+def resized(stage: StagePlan, ranks: int, where: str) -> StagePlan:
     """Return ``stage`` for ``ranks`` ranks, with the same global batch and micro-batches no larger than planned.
 
     Args:
@@ -24,13 +24,13 @@ def resized(stage: Stage, ranks: int, where: str) -> Stage:
         raise UserError(where, problem, f"use {most_ranks(stage, ranks)}")
     share = stage.global_batch // ranks
     micro = next(n for n in range(min(stage.micro_batch, share), 0, -1) if share % n == 0)
-    batch = Batch(micro, share // micro, ranks)
+    batch = BatchSplit(micro, share // micro, ranks)
     config = ds_config.with_batch(stage.ds_config, batch.total, batch.micro, batch.accumulation)
     changes = {"micro_batch": batch.micro, "accumulation": batch.accumulation, "ranks": ranks, "ds_config": config}
     return stage.model_copy(update=changes)
 
 
-def most_ranks(stage: Stage, available: int) -> int:
+def most_ranks(stage: StagePlan, available: int) -> int:
     """Return the largest number of ranks, at most as planned, that the stage can use of those ``available``."""
     limit = max(1, min(available, stage.ranks))
     return next(n for n in range(limit, 0, -1) if stage.global_batch % n == 0)

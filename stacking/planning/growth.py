@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from stacking.config.recipe import NewLayers, Recipe, StageGrowth
 from stacking.errors import UserError
 from stacking.growth.operators import LISTED, added_layers, check_listed, layer_sources, listed_sources, reachable
 from stacking.state.layers import LayerSource
+from stacking.storage.frozen import Frozen
 
 
 class Rates(NamedTuple):
@@ -21,10 +20,8 @@ class Rates(NamedTuple):
     rest: float
 
 
-class PlannedGrowth(BaseModel):
+class PlannedGrowth(Frozen):
     """A growth whose layers' sources are resolved."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     operator: str
     """A key of `OPERATORS`, or ``layers_from``."""

@@ -9,12 +9,12 @@ from typing import Any
 
 from stacking.config.recipe import Recipe, WarmupStableDecay
 from stacking.deepspeed_config.ds_config import UserConfig, offloads
-from stacking.deepspeed_config.findings import Final, Findings
+from stacking.deepspeed_config.findings import FinalConfig, Findings
 from stacking.deepspeed_config.settle import OPTIMIZER_KEYS, given, settle_rates
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
 from stacking.model.config import ModelConfig
-from stacking.planning.batch import Batch, automatic_ranks
+from stacking.planning.batch import BatchSplit, automatic_ranks
 from stacking.planning.cost import stage_flops
 from stacking.planning.devices import Devices, find_devices
 from stacking.planning.initial_model import Start, model_config, read_start
@@ -124,12 +124,12 @@ def _decide_rates(
     return findings.attempt(resolve_schedule, settled, steps, grown) or [], notes
 
 
-def _final(run: RunBasis, decided: DecidedStage) -> Final:
+def _final(run: RunBasis, decided: DecidedStage) -> FinalConfig:
     """Return what a stage would give to DeepSpeed, with any number where a complaint left it open."""
     recipe, name = run.recipe, stage_name(decided.index, decided.model.layers)
     ranks = recipe.stages[decided.index].ranks or recipe.launch.ranks or run.ranks
-    batch = decided.batch or Batch(1, 1, ranks)
-    return Final(decided.user.where, name, stage_config(run, decided, batch, ((0, 1e-4),), name), batch.ranks)
+    batch = decided.batch or BatchSplit(1, 1, ranks)
+    return FinalConfig(decided.user.where, name, stage_config(run, decided, batch, ((0, 1e-4),), name), batch.ranks)
 
 
 def _check_decay(recipe: Recipe, decided: Sequence[DecidedStage], rates: Sequence[Points], findings: Findings) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from stacking.config.recipe import Checkpoint, Evaluation, Optimizer, Until, WarmupStableDecay
+from stacking.config.recipe import CheckpointRule, Evaluation, Optimizer, Until, WarmupStableDecay
 from stacking.config.resources import Resources
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
@@ -21,14 +21,11 @@ from stacking.model.config import ModelConfig
 from stacking.planning.growth import PlannedGrowth, Rates
 from stacking.planning.schedule import Points, learning_rate_at
 from stacking.storage.files import read_sealed, write_sealed
+from stacking.storage.frozen import Frozen, FrozenPart
 from stacking.terminal.units import counted
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PlannedData(_Part):
+class PlannedData(Frozen):
     path: str | None
     """Absolute; null: planned without data."""
     digest: str | None
@@ -39,7 +36,7 @@ class PlannedData(_Part):
     vocabulary: int
 
 
-class PlannedLaunch(_Part):
+class PlannedLaunch(Frozen):
     launcher: str
     accelerator: Literal["cpu", "cuda"]
     device: str
@@ -53,23 +50,24 @@ class PlannedLaunch(_Part):
     """The scheduler resources of a job for the whole run."""
 
 
-class Cost(BaseModel):
-    """The cost of the run relative to training the deepest model for all steps; times are `stacking.estimate`'s."""
+class Cost(FrozenPart):
+    """The cost of the run relative to training the deepest model for all steps; times are `stacking.estimate`'s.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # older plans also held hours
+    Older plans also hold hours here, which are ignored.
+    """
 
     flops: float
     baseline_flops: float
 
 
-class PlannedKernels(_Part):
+class PlannedKernels(Frozen):
     """How the layers are computed, except for what the device decides (`stacking.model.kernels`)."""
 
     compile: bool = False
     activation_checkpointing: bool = False
 
 
-class StagePlan(_Part):
+class StagePlan(Frozen):
     """One resolved stage."""
 
     index: int
@@ -116,7 +114,7 @@ class StagePlan(_Part):
 Stage = StagePlan
 
 
-class Plan(_Part):
+class Plan(Frozen):
     """The whole resolved run."""
 
     format: Literal[1] = 1
@@ -133,7 +131,7 @@ class Plan(_Part):
     schedule: WarmupStableDecay | None = None
     """The learning rates over the run, if a stage may end early."""
     stages: Annotated[tuple[StagePlan, ...], Field(min_length=1)]
-    checkpoint: Checkpoint
+    checkpoint: CheckpointRule
     evaluation: Evaluation
     log_every: int
     launch: PlannedLaunch

@@ -19,7 +19,7 @@ from stacking.errors import UserError
 from stacking.hardware.presets import Compiled, DeviceClass, Precision
 from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters
-from stacking.planning.batch import Batch, decide_batch, fits_device, has_own_batch
+from stacking.planning.batch import BatchSplit, decide_batch, fits_device, has_own_batch
 from stacking.planning.cost import memory_per_rank, stage_flops
 from stacking.planning.devices import Devices
 from stacking.planning.growth import PlannedGrowth, decide_growth
@@ -54,7 +54,7 @@ class DecidedStage:
     """Which values of the optimizer the configuration sets."""
     precision: Precision
     kernels: PlannedKernels
-    batch: Batch | None
+    batch: BatchSplit | None
     steps: int | None
     resources: Resources
 
@@ -131,7 +131,7 @@ def decide_kernels(user: UserConfig, device: Compiled, hidden: int) -> PlannedKe
     return PlannedKernels(**vars(ds_config.stage_kernels(user, device, hidden)))
 
 
-def decide_steps(recipe: Recipe, index: int, batch: Batch | None) -> int | None:
+def decide_steps(recipe: Recipe, index: int, batch: BatchSplit | None) -> int | None:
     """Return the updates of a stage; if it is given in tokens, they are rounded up to whole updates."""
     stage = recipe.stages[index]
     if stage.until is not None:
@@ -211,7 +211,7 @@ def plan_stage(run: RunBasis, decided: DecidedStage, points: Points, before: Sta
     )
 
 
-def stage_config(run: RunBasis, decided: DecidedStage, batch: Batch, points: Points, name: str) -> ds_config.Json:
+def stage_config(run: RunBasis, decided: DecidedStage, batch: BatchSplit, points: Points, name: str) -> ds_config.Json:
     """Return the complete DeepSpeed configuration."""
     facts = StageFacts(
         micro_batch=batch.micro,

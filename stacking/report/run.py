@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from stacking.errors import DamagedFile, UserError
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.run.folder import RunFolder, StageFolder, command
 from stacking.run.lengths import settled_plan
-from stacking.run.metrics import Reading, Record, inspect_metrics
+from stacking.run.metrics import MetricsContent, Record, inspect_metrics
 
 Event = dict[str, Any]
 """One line of ``journal.jsonl``."""
@@ -70,12 +70,12 @@ _NUMBERS = ("step", "global_step", "tokens", "loss", "seconds", "time")
 _MORE_OF_TRAINING = ("tokens_per_second", "learning_rate")
 
 
-def _records(path: Path, stage: int) -> Reading:
+def _records(path: Path, stage: int) -> MetricsContent:
     """Reads the metrics of one stage, keeping only records with the fields that status and report need."""
     records, damage = inspect_metrics(path)
     sound = [record for record in records if _is_of(stage, record)]
     foreign = [f"a record of update {r['step']} is not one of stage {stage}" for r in records if not _is_of(stage, r)]
-    return Reading(sound, damage + foreign)
+    return MetricsContent(sound, damage + foreign)
 
 
 def _is_of(stage: int, record: Record) -> bool:
@@ -83,7 +83,7 @@ def _is_of(stage: int, record: Record) -> bool:
     return record.get("stage") == stage and all(isinstance(record.get(name), (int, float)) for name in names)
 
 
-def _gaps(plan: Plan, stage: Stage, folder: StageFolder, reading: Reading, events: list[Event]) -> list[str]:
+def _gaps(plan: Plan, stage: StagePlan, folder: StageFolder, reading: MetricsContent, events: list[Event]) -> list[str]:
     """Describes missing records of updates that must have happened according to the checkpoints and the journal."""
     of_training = [e["event"] for e in events if (e.get("phase"), e.get("stage")) == ("train", stage.index)]
     trained = of_training[-1:] == ["finished"]
@@ -98,7 +98,7 @@ def _gaps(plan: Plan, stage: Stage, folder: StageFolder, reading: Reading, event
     return [f"{len(missing):,} records between updates {missing[0]:,} and {missing[-1]:,} are missing"]
 
 
-def _logged(plan: Plan, stage: Stage) -> list[int]:
+def _logged(plan: Plan, stage: StagePlan) -> list[int]:
     return [*range(plan.log_every, stage.steps, plan.log_every), stage.steps]
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import stacking
 from stacking.model.config import ModelConfig
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 from stacking.report import timeline
 from stacking.report.run import Event, Run
 from stacking.report.usage import node_hours
@@ -145,7 +145,7 @@ def change_label(run: Run, stage: int) -> str:
 _INCIDENTS = ("failed", "preempted", "damaged", "rewound", "resumed")
 
 
-def _stage_row(run: Run, stage: Stage) -> tuple[str, ...]:
+def _stage_row(run: Run, stage: StagePlan) -> tuple[str, ...]:
     trained, evaluated = (run.stage_records(stage.index, kind) for kind in ("train", "evaluation"))
     step = trained[-1]["step"] if trained else 0
     tokens, seconds = stage_tokens(run, stage.index), timeline.training_seconds(run, stage.index)
@@ -188,7 +188,7 @@ def stage_tokens(run: Run, stage: int) -> int:
     return int(now[-1]["tokens"] - (before[-1]["tokens"] if before else 0)) if now else 0
 
 
-def _schedule_row(stage: Stage) -> tuple[str, ...]:
+def _schedule_row(stage: StagePlan) -> tuple[str, ...]:
     rates = [value for _, value in stage.learning_rate]
     peak = f" → {max(rates):.3g}" if max(rates) > max(rates[0], rates[-1]) else ""
     return (

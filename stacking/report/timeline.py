@@ -62,7 +62,7 @@ class WallClock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transition:
+class TransitionTimes:
     """Breaks down the seconds between the training of two stages; None: not happened yet, or unknown."""
 
     consolidate: float | None
@@ -119,9 +119,9 @@ def attempts(run: Run) -> list[Attempt]:
     return found
 
 
-def transition(run: Run, stage: int) -> Transition:
+def transition(run: Run, stage: int) -> TransitionTimes:
     """Returns the transition from the previous stage's training to the first update of ``stage``."""
-    return Transition(
+    return TransitionTimes(
         consolidate=_finished_seconds(run, "consolidate", stage - 1),
         grow=_finished_seconds(run, "grow", stage),
         start_up=_start_up(run, stage),

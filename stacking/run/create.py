@@ -13,7 +13,7 @@ from typing import Any
 from stacking.config.recipe import Recipe, load_recipe
 from stacking.data.corpus import Corpus, load_manifest
 from stacking.data.samples import SampleIndex
-from stacking.deepspeed_config.findings import ConfigConflict, Final
+from stacking.deepspeed_config.findings import ConfigConflict, FinalConfig
 from stacking.deepspeed_config.own_check import check_finals, with_complaints
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import find_machine
@@ -43,7 +43,7 @@ def plan_recipe(recipe: Recipe, fast: bool = False) -> tuple[Plan, dict[str, Sam
         raise (conflict if fast else with_complaints(conflict)) from None
     if not fast:
         wheres = [user_config(recipe, stage.index).where for stage in plan.stages]
-        check_finals([Final(w, s.name, s.ds_config, s.ranks) for w, s in zip(wheres, plan.stages, strict=True)])
+        check_finals([FinalConfig(w, s.name, s.ds_config, s.ranks) for w, s in zip(wheres, plan.stages, strict=True)])
     return plan, samples
 
 

@@ -17,14 +17,14 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
-from stacking.storage.files import disk_errors, write_atomically
+from stacking.storage.files import disk_errors, set_aside, write_atomically
 
 Record = dict[str, Any]
 """One line of ``metrics.jsonl``; its ``kind`` is ``train`` or ``evaluation``."""
 _CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}$')
 
 
-class Reading(NamedTuple):
+class MetricsContent(NamedTuple):
     """Holds the content of a metrics file."""
 
     records: list[Record]
@@ -124,7 +124,8 @@ class Follower:
         """Returns the records that were added since the last call."""
         if self._file is None or self._replaced(self._file):
             self.close()
-            if not self.path.exists():
+            if not self.path.is_file():
+                self.damage = ["is not a file"] if self.path.exists() else self.damage
                 return []
             self._file = open(self.path, "rb")  # noqa: SIM115 (kept open, so that its inode is not reused)
             self._line = 0
@@ -161,11 +162,11 @@ class Follower:
             return None
 
 
-def inspect_metrics(path: Path) -> Reading:
+def inspect_metrics(path: Path) -> MetricsContent:
     """Returns the records in ``path`` and its damage; both are empty if the file does not exist yet."""
     follower = Follower(path)
     try:
-        return Reading(follower.poll(), follower.damage)
+        return MetricsContent(follower.poll(), follower.damage)
     finally:
         follower.close()
 
@@ -178,12 +179,14 @@ def read_metrics(path: Path) -> list[Record]:
 def truncate_after(path: Path, step: int) -> int:
     """Drops every record after update ``step`` of the stage, atomically; returns the number of lines dropped.
 
-    A damaged line stays, so that reports mention it, unless a record before it is dropped. Must be called before the
-    file is opened for writing, because an open file keeps the old content.
+    A damaged line stays, so that reports mention it, unless a record before it is dropped; anything but a file is set
+    aside. Must be called before the file is opened for writing, because an open file keeps the old content.
 
     Raises:
         NoSpace: the disk is full; the file is unchanged.
     """
+    if path.exists() and not path.is_file():
+        set_aside(path)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     kept: list[bytes] = []
     for number, line in enumerate(lines):

@@ -18,7 +18,7 @@ from stacking.config.reading import nearest
 from stacking.errors import DamagedFile, UserError
 from stacking.growth.operators import LISTED
 from stacking.planning.growth import PlannedGrowth
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run import checkpoints
 from stacking.run.folder import RunFolder
 from stacking.storage.files import set_aside, verify_folder
@@ -144,7 +144,7 @@ def is_over(run: RunFolder) -> bool:
     return last is not None and (last["event"], last["phase"]) == ("finished", "report") and run.report.is_file()
 
 
-def starting_state(plan: Plan, run: RunFolder, stage: Stage) -> Path | None:
+def starting_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
     """Returns the state that ``stage`` starts from; None: random weights."""
     if stage.growth is not None:
         return run.stage(stage.name).start
@@ -170,7 +170,7 @@ def _beginning(plan: Plan, run: RunFolder) -> list[Phase]:
     return chain
 
 
-def _grow(run: RunFolder, stage: Stage, growth: PlannedGrowth, source: Path | None) -> Phase:
+def _grow(run: RunFolder, stage: StagePlan, growth: PlannedGrowth, source: Path | None) -> Phase:
     if growth.operator == LISTED:
         mapping = ["--layers-from", ",".join(growth.sources)]
     else:
@@ -179,7 +179,7 @@ def _grow(run: RunFolder, stage: Stage, growth: PlannedGrowth, source: Path | No
     return _command("grow", stage, run.stage(stage.name).start, [str(source), *mapping, *how])
 
 
-def _command(name: PhaseName, stage: Stage, output: Path, arguments: Sequence[str]) -> Phase:
+def _command(name: PhaseName, stage: StagePlan, output: Path, arguments: Sequence[str]) -> Phase:
     return Phase(
         name=name, stage=stage.index, arguments=["stacking", name, *arguments, "--out", str(output)], output=output
     )

@@ -89,7 +89,9 @@ class Progress:
         stream = stream if stream is not None else sys.stderr
         self._plan = plan
         stream = lenient(stream)
-        self._display: _Bars | _Lines = _Bars(plan, stream) if stream.isatty() else _Lines(plan, stream, every)
+        self._display: _Bars | _PlainProgress = (
+            _Bars(plan, stream) if stream.isatty() else _PlainProgress(plan, stream, every)
+        )
         self._speed = Speedometer(plan)
         self._since = time.time()
         self._warned = False
@@ -146,7 +148,7 @@ class Progress:
         self.close()
 
 
-class _Lines:
+class _PlainProgress:
     """Prints plain lines: one every few seconds of training, and one for each other event."""
 
     def __init__(self, plan: Plan, stream: TextIO, every: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stacking.errors import Diverged, UserError
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import checkpoints, point_latest, step_of, tag
 from stacking.run.folder import RunFolder, StageFolder
 from stacking.run.metrics import truncate_after
@@ -66,7 +66,7 @@ def rewind(run: RunFolder, plan: Plan, step: int) -> str:
     return stage.name
 
 
-def _stage_at_work(run: RunFolder, plan: Plan) -> Stage:
+def _stage_at_work(run: RunFolder, plan: Plan) -> StagePlan:
     """Returns the last stage that has started training."""
     for stage in reversed(plan.stages):
         folder = run.stage(stage.name)
@@ -75,7 +75,7 @@ def _stage_at_work(run: RunFolder, plan: Plan) -> Stage:
     raise UserError("--from-step", "the run has not started training", "resume it without this option")
 
 
-def _require(folder: StageFolder, stage: Stage, step: int) -> None:
+def _require(folder: StageFolder, stage: StagePlan, step: int) -> None:
     there = [step_of(checkpoint) for checkpoint in checkpoints(folder.checkpoints)]
     if step not in there:
         problem = f"{stage.name} has no checkpoint after update {step}"

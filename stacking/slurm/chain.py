@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from stacking.config.resources import Resources
 from stacking.errors import UserError
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run.folder import RunFolder
 from stacking.run.phases import Phase, phases
 from stacking.slurm.site import Site
@@ -30,7 +30,7 @@ _OF_THE_LARGEST = ("nodes", "ranks_per_node")
 
 
 @dataclass(frozen=True)
-class Shape:
+class JobShape:
     """How a job's ranks are distributed over nodes."""
 
     nodes: int
@@ -45,7 +45,7 @@ class ChainJob:
     phases: tuple[Phase, ...]
     """Those that it runs; of the watcher, those that it watches over."""
     template: Literal["training", "transition", "watch"]
-    shape: Shape
+    shape: JobShape
     resources: Resources
 
     def after(self, job: int | str) -> str:
@@ -82,7 +82,7 @@ def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
     if site.mends == 0:
         return working
     everything = tuple(phase for job in working for phase in job.phases)
-    watcher = ChainJob(name=WATCHER, phases=everything, template="watch", shape=Shape(1, 1), resources=Resources())
+    watcher = ChainJob(name=WATCHER, phases=everything, template="watch", shape=JobShape(1, 1), resources=Resources())
     return [*working, watcher]
 
 
@@ -91,7 +91,7 @@ def _working_jobs(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[Ch
     steps = phases(plan, run)
     if mode == "one-allocation":
         nodes = plan.launch.resources.nodes or max(shape.nodes for shape in shapes)
-        shape = Shape(nodes, max(shape.ranks_per_node for shape in shapes))
+        shape = JobShape(nodes, max(shape.ranks_per_node for shape in shapes))
         return [
             ChainJob(name="run", phases=tuple(steps), template="training", shape=shape, resources=plan.launch.resources)
         ]
@@ -104,7 +104,7 @@ def _working_jobs(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[Ch
                     name=stage.name if trains else _transition_name(plan, part),
                     phases=tuple(part),
                     template="training" if trains else "transition",
-                    shape=shapes[stage.index] if trains else Shape(1, 1),
+                    shape=shapes[stage.index] if trains else JobShape(1, 1),
                     resources=stage.resources if trains else Resources(),
                 )
             )
@@ -133,14 +133,14 @@ def _transition_name(plan: Plan, group: list[Phase]) -> str:
     return f"{before.name}-to-{plan.stages[before.index + 1].name}"
 
 
-def _shape(plan: Plan, stage: Stage, site: Site) -> Shape:
+def _shape(plan: Plan, stage: StagePlan, site: Site) -> JobShape:
     """Uses as few nodes as the ranks need, with the same number of ranks on each."""
     nodes = stage.resources.nodes
     allowed = stage.resources.ranks_per_node or site.ranks_per_node
     if nodes is None:
         least = -(-stage.ranks // allowed)
         nodes = next(n for n in range(least, stage.ranks + 1) if stage.ranks % n == 0)
-    shape = Shape(nodes, stage.ranks // nodes)
+    shape = JobShape(nodes, stage.ranks // nodes)
     if shape.ranks_per_node > allowed:
         problem = f"is {nodes}: {counted(shape.ranks_per_node, 'rank')} per node, but the site allows {allowed}"
         where = f"{plan.recipe}: stages[{stage.index}].resources.nodes"

@@ -38,7 +38,7 @@ from stacking.slurm.refusal import refusal
 from stacking.slurm.script import script
 from stacking.slurm.site import Site, check_programs, check_warning, load_site
 from stacking.slurm.submission import (
-    Link,
+    PendingJob,
     avoided_nodes,
     check_recipe,
     links,
@@ -58,7 +58,7 @@ _END_PATIENCE = 90.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class SubmitRequest:
     """Holds the arguments of `stacking submit`."""
 
     run: RunFolder
@@ -72,7 +72,7 @@ class Request:
     data: Path | None = None
 
 
-def submit(request: Request) -> Iterator[str]:
+def submit(request: SubmitRequest) -> Iterator[str]:
     """Submits the chain of a new run, or the missing jobs of an existing one.
 
     Yields:
@@ -125,7 +125,7 @@ def _ignored(plan: Plan, mode: Mode) -> Iterator[str]:
         yield f"one allocation requests launch.resources, so these are ignored: {', '.join(keys)}"
 
 
-def dry_run(request: Request) -> Iterator[str]:
+def dry_run(request: SubmitRequest) -> Iterator[str]:
     """Yields the commands and scripts that `submit` would submit now, going by the journal; writes nothing."""
     run, site, mode = request.run, _site(request), _mode(request)
     exists = _exists(request)
@@ -177,7 +177,7 @@ def cancel(run: RunFolder) -> Iterator[str]:
     yield f"run `{command('submit --resume', run.path)}` to continue"
 
 
-def _exists(request: Request) -> bool:
+def _exists(request: SubmitRequest) -> bool:
     """Returns whether the run exists already.
 
     Raises:
@@ -201,11 +201,11 @@ def _require_run(run: RunFolder) -> None:
         raise UserError(run.path, "is not a run", "submit one with `stacking submit RECIPE --run-dir DIR`")
 
 
-def _recipe(request: Request) -> Recipe:
+def _recipe(request: SubmitRequest) -> Recipe:
     return load_recipe(str(request.recipe), list(request.overrides), request.data)
 
 
-def _resourced(request: Request, exists: bool) -> Recipe:
+def _resourced(request: SubmitRequest, exists: bool) -> Recipe:
     """Returns the recipe whose resources the jobs shall request."""
     if not exists:
         return _recipe(request)
@@ -214,7 +214,9 @@ def _resourced(request: Request, exists: bool) -> Recipe:
     return chosen_recipe(request.run, _recipe(request))
 
 
-def _design(request: Request, recipe: Recipe, site: Site, mode: Mode) -> tuple[Plan, list[ChainJob], dict[str, str]]:
+def _design(
+    request: SubmitRequest, recipe: Recipe, site: Site, mode: Mode
+) -> tuple[Plan, list[ChainJob], dict[str, str]]:
     """The plan, the jobs and their scripts of a run that can be submitted; nothing is written."""
     plan, _ = plan_recipe(recipe)
     check_machine(plan, None)
@@ -226,7 +228,7 @@ def _design(request: Request, recipe: Recipe, site: Site, mode: Mode) -> tuple[P
 
 
 @contextmanager
-def _naming(request: Request) -> Iterator[None]:
+def _naming(request: SubmitRequest) -> Iterator[None]:
     """Gives the path of the site file to errors that only know that it is one."""
     try:
         yield
@@ -238,7 +240,7 @@ def _naming(request: Request) -> Iterator[None]:
 
 
 def _unchecked(
-    request: Request, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
+    request: SubmitRequest, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
 ) -> Iterator[str]:
     """Lets SLURM check the scripts if it is there; yields a comment where it does not answer.
 
@@ -254,7 +256,7 @@ def _unchecked(
 
 
 def _check_scripts(
-    request: Request, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
+    request: SubmitRequest, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
 ) -> dict[str, str | None]:
     """Has SLURM validate every job before anything is written; returns their expected starts."""
     starts = {}
@@ -272,7 +274,7 @@ def _check_scripts(
     return starts
 
 
-def _check_default_limit(request: Request, site: Site, job: ChainJob, script: str) -> None:
+def _check_default_limit(request: SubmitRequest, site: Site, job: ChainJob, script: str) -> None:
     """Checks the warning against the partition's own time limit, for a job that requests none."""
     partition = _PARTITION.search(script)
     with _naming(request):
@@ -287,14 +289,14 @@ def _check_syntax(path: Path) -> None:
         raise UserError(path.name, f"is not a bash script: {said}", "correct the site file's prelude or template")
 
 
-def _changes_anything(request: Request) -> bool:
+def _changes_anything(request: SubmitRequest) -> bool:
     """Returns whether the requested site, mode or resources differ from those of the jobs in the queue."""
     site = request.site is not None and _kept_site(request.run) != load_site(request.site)
     mode = request.mode is not None and request.mode != _mode_before(request.run)
     return site or mode or resources_of(_resourced(request, True)) != resources_of(current_recipe(request.run))
 
 
-def _site(request: Request) -> Site:
+def _site(request: SubmitRequest) -> Site:
     return (_kept_site(request.run) if request.site is None else None) or load_site(request.site)
 
 
@@ -306,7 +308,7 @@ def _kept_site(run: RunFolder) -> Site | None:
     return load_site(run.site)
 
 
-def _mode(request: Request) -> Mode:
+def _mode(request: SubmitRequest) -> Mode:
     return request.mode or _mode_before(request.run)
 
 
@@ -315,7 +317,7 @@ def _mode_before(run: RunFolder) -> Mode:
     return next(iter(known.values()))["mode"] if known else "per-stage"
 
 
-def _answers(run: RunFolder, found: Sequence[Link]) -> Iterator[str]:
+def _answers(run: RunFolder, found: Sequence[PendingJob]) -> Iterator[str]:
     if not found:
         yield f"nothing to submit: the run in {run.path} is finished"
         return

@@ -16,7 +16,7 @@ from stacking.errors import UserError
 from stacking.planning.plan import Plan
 from stacking.run.folder import RunFolder
 from stacking.slurm.chain import WATCHER, ChainJob
-from stacking.slurm.site import Site, Transition, check_warning, expanded_here
+from stacking.slurm.site import Site, TransitionRequests, check_warning, expanded_here
 from stacking.slurm.templates import find_template, render
 
 _Requests = TypeVar("_Requests", bound=Requests)
@@ -44,7 +44,7 @@ def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site, avoided: Seque
     return render(find_template(job.template, own), values)
 
 
-def requests(job: ChainJob, site: Site) -> Resources | Transition:
+def requests(job: ChainJob, site: Site) -> Resources | TransitionRequests:
     """Returns what ``job`` requests: its own resources, otherwise those of the site."""
     if job.template != "training":
         return _or_those_of(site, site.transition, _LIKE_TRAINING)
@@ -92,7 +92,9 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
         "again": None if site.requeue else _program(site, "stacking", "submit", "--resume", str(run.path)),
         "interrupted": _program(site, "stacking.slurm.interrupted", str(run.path)),
     }
-    return common | (_transition(asked) if isinstance(asked, Transition) else _training(job, asked, plan, run, site))
+    return common | (
+        _transition(asked) if isinstance(asked, TransitionRequests) else _training(job, asked, plan, run, site)
+    )
 
 
 def _training(job: ChainJob, asked: Resources, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _training(job: ChainJob, asked: Resources, plan: Plan, run: RunFolder, site:
     }
 
 
-def _transition(asked: Transition) -> dict[str, Any]:
+def _transition(asked: TransitionRequests) -> dict[str, Any]:
     return {"cores": asked.cores}
 
 

@@ -56,7 +56,7 @@ _BY_SLURM = ("SLURM_", "CUDA_", "TMPDIR")
 """Variables that exist in a job even if they do not exist where it is submitted."""
 
 
-class Transition(Requests):
+class TransitionRequests(Requests):
     """Defines the resources of the small jobs between stages, which read and write files and need no GPU.
 
     Null: nothing is requested, except that ``account``, ``modules`` and ``prelude`` are those of training.
@@ -85,7 +85,7 @@ class Site(TrainingRequests):
     """The jobs' comment, for accounting."""
     mail: Name | None = None
     """An address that gets one mail per chain: at its end, or when a job fails."""
-    transition: Transition = Transition()
+    transition: TransitionRequests = TransitionRequests()
 
     environment: Annotated[dict[str, Expanded], BeforeValidator(_variables)] = Field(default_factory=dict)
     """Environment variables of the job and all of its ranks."""

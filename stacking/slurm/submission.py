@@ -33,7 +33,7 @@ Check = Callable[[Sequence[ChainJob], Mapping[str, str]], Mapping[str, str | Non
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class PendingJob:
     """A job of the chain that is still needed."""
 
     job: ChainJob
@@ -47,15 +47,17 @@ class Link:
     """SLURM's expected start time, ISO 8601; only for a job without dependencies."""
 
 
-def links(jobs: Sequence[ChainJob], left: Iterable[Phase], live: Mapping[str, SlurmJob]) -> list[Link]:
+def links(jobs: Sequence[ChainJob], left: Iterable[Phase], live: Mapping[str, SlurmJob]) -> list[PendingJob]:
     """Returns the jobs with unfinished phases; jobs after the first new one are new too, since they depend on it."""
     to_do = {(phase.name, phase.stage) for phase in left}
     needed = [job for job in jobs if any((phase.name, phase.stage) in to_do for phase in job.phases)]
-    found: list[Link] = []
+    found: list[PendingJob] = []
     for job in needed:
         broken = bool(found) and found[-1].id is None
         there = None if broken else live.get(job.name)
-        found.append(Link(job=job, id=there.id if there else None, is_running=bool(there and not there.is_waiting)))
+        found.append(
+            PendingJob(job=job, id=there.id if there else None, is_running=bool(there and not there.is_waiting))
+        )
     return found
 
 
@@ -104,7 +106,9 @@ def reported_left(run: RunFolder, plan: Plan) -> Sequence[Phase]:
     return [phase for phase in phases(plan, run) if (phase.name, phase.stage) not in finished]
 
 
-def submit_chain(run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Sequence[Phase], check: Check) -> list[Link]:
+def submit_chain(
+    run: RunFolder, plan: Plan, site: Site, mode: Mode, left: Sequence[Phase], check: Check
+) -> list[PendingJob]:
     """Submits the jobs that cover the phases ``left`` and are not in the queue; call it inside ``submitting``.
 
     A job that its user holds stays on hold, and so does the job that replaces it.
@@ -181,21 +185,25 @@ def _is_outdated(job: SlurmJob, name: str, scripts: Mapping[str, str], run: RunF
 
 
 def _submit_missing(
-    run: RunFolder, mode: Mode, found: Sequence[Link], scripts: Mapping[str, str], starts: Mapping[str, str | None]
-) -> list[Link]:
+    run: RunFolder,
+    mode: Mode,
+    found: Sequence[PendingJob],
+    scripts: Mapping[str, str],
+    starts: Mapping[str, str | None],
+) -> list[PendingJob]:
     missing = [link.job for link in found if link.id is None]
     own = _after_own_job(run)
     for job in missing:
         write_atomically(_path(run, job), scripts[job.name])
         if own is None:  # whoever submits by hand has seen to what killed the controllers
             (run.scripts / f"{job.name}.kills").unlink(missing_ok=True)
-    done: list[Link] = []
+    done: list[PendingJob] = []
     try:
         for link in found:
             if link.id is None:
                 after = link.job.after(str(done[-1].id)) if done else own
                 id = slurm_client.submit(_path(run, link.job), run.path, after)
-                link = Link(job=link.job, id=id, is_new=True, start=None if after else starts[link.job.name])
+                link = PendingJob(job=link.job, id=id, is_new=True, start=None if after else starts[link.job.name])
                 facts = {"job": link.id, "name": link.job.name, "phases": link.job.only, "after": after}
                 run.journal.append("submitted", mode=mode, **facts)
             done.append(link)

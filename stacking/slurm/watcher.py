@@ -20,7 +20,7 @@ from stacking.errors import StackingError
 from stacking.launch import slurm_client
 from stacking.launch.slurm_client import SlurmJob
 from stacking.run.folder import RunFolder, command, is_locked
-from stacking.slurm.command import Request, submit
+from stacking.slurm.command import SubmitRequest, submit
 from stacking.slurm.ledger import phases_left
 
 _PATIENCE = 600.0
@@ -99,7 +99,7 @@ def mend(run: RunFolder, watcher: int, mends: int) -> Iterator[str]:
         with kills.open("a") as file:
             file.write(f"{broken.state}\n")
         _wait_until_free(run)
-        request = Request(run=run, recipe=None, mode=None, site=None)
+        request = SubmitRequest(run=run, recipe=None, mode=None, site=None)
         yield from slurm_client.patiently(lambda: list(submit(request)), _PATIENCE)
 
 

@@ -18,7 +18,7 @@ from stacking.state import deepspeed_private as private
 from stacking.storage.partition import Piece, Shape, cut, packed, sharded, whole
 
 
-class Master(NamedTuple):
+class LiveMaster(NamedTuple):
     """Describes a tensor that the inner optimizer steps, its parameter group and its pieces."""
 
     tensor: torch.Tensor
@@ -29,7 +29,7 @@ class Master(NamedTuple):
 class Adapter(NamedTuple):
     """Accesses one of DeepSpeed's optimizers."""
 
-    masters: Callable[[Any, dict[int, str]], Iterator[Master]]
+    masters: Callable[[Any, dict[int, str]], Iterator[LiveMaster]]
     """Returns this rank's masters, given the engine and the parameter names by ``id``."""
     prepare: Callable[[Any], None]
     """Called before the masters change."""
@@ -69,19 +69,19 @@ def _nothing(_: Any) -> None: ...
 # ZeRO 0 in fp32: an ordinary optimizer on the model's own parameters.
 
 
-def _plain(engine: Any, names: dict[int, str]) -> Iterator[Master]:
+def _plain(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
     for group in _groups(engine):
         for parameter in group["params"]:
-            yield Master(parameter, group, whole(names[id(parameter)], parameter_shape(parameter)))
+            yield LiveMaster(parameter, group, whole(names[id(parameter)], parameter_shape(parameter)))
 
 
 # ZeRO 0 in bf16 or fp16: FP16_UnfusedOptimizer has a master for each parameter, FP16_Optimizer one for each group.
 
 
-def _unfused(engine: Any, names: dict[int, str]) -> Iterator[Master]:
+def _unfused(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
     for group, (low, high) in zip(_groups(engine), private.unfused_groups(engine.optimizer), strict=True):
         for (name, shape), master in zip(_named(low, names), high, strict=True):
-            yield Master(master, group, whole(name, shape))
+            yield LiveMaster(master, group, whole(name, shape))
 
 
 def _refresh_unfused(engine: Any) -> None:
@@ -90,9 +90,9 @@ def _refresh_unfused(engine: Any) -> None:
             parameter.data.copy_(master.data)
 
 
-def _fused(engine: Any, names: dict[int, str]) -> Iterator[Master]:
+def _fused(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
     for group, (low, flat) in zip(_groups(engine), private.fused_groups(engine.optimizer), strict=True):
-        yield Master(flat, group, packed(_named(low, names)))
+        yield LiveMaster(flat, group, packed(_named(low, names)))
 
 
 def _refresh_fused(engine: Any) -> None:
@@ -104,20 +104,20 @@ def _refresh_fused(engine: Any) -> None:
 # ZeRO 1 and 2: each group is one flat tensor, of which a rank's master is one part.
 
 
-def _partitioned(engine: Any, names: dict[int, str]) -> Iterator[Master]:
+def _partitioned(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
     yield from _parts(engine, names, private.partitions(engine.optimizer))
 
 
-def _partitioned_bf16(engine: Any, names: dict[int, str]) -> Iterator[Master]:
+def _partitioned_bf16(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
     yield from _parts(engine, names, private.partitions_bf16(engine.optimizer))
 
 
-def _parts(engine: Any, names: dict[int, str], parts: list[private.Partition]) -> Iterator[Master]:
+def _parts(engine: Any, names: dict[int, str], parts: list[private.Partition]) -> Iterator[LiveMaster]:
     for group, part in zip(_groups(engine), parts, strict=True):
         pieces = packed(_named(part.parameters, names), part.paddings)
         size = part.master.numel()
         first = comm.get_rank(group=part.process_group) * size
-        yield Master(part.master, group, cut(pieces, first, first + size))
+        yield LiveMaster(part.master, group, cut(pieces, first, first + size))
 
 
 def _refresh_partitioned(engine: Any) -> None:
@@ -141,12 +141,12 @@ def _broadcast_parts(low: list[list[torch.Tensor]], partitions: list[private.Par
 # ZeRO 3: each sub-group's flat tensor holds this rank's share of every parameter.
 
 
-def _sharded(engine: Any, names: dict[int, str]) -> Iterator[Master]:
+def _sharded(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
     groups = _groups(engine)
     for part in private.sub_groups(engine.optimizer):
         rank = comm.get_rank(group=part.process_group)
         ranks = comm.get_world_size(group=part.process_group)
-        yield Master(part.master, groups[part.group], sharded(_named(part.parameters, names), rank, ranks))
+        yield LiveMaster(part.master, groups[part.group], sharded(_named(part.parameters, names), rank, ranks))
 
 
 def _prepare_sharded(engine: Any) -> None:

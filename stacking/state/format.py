@@ -35,7 +35,7 @@ from stacking.storage.block_writer import BlockWriter, Meter
 from stacking.storage.blocks import Entry, digest
 from stacking.storage.files import MANIFEST, disk_errors, new_folder, verify_folder
 from stacking.storage.partition import Shape, numel
-from stacking.storage.safetensors_file import Layout, SafetensorsFile, SafetensorsWriter, TensorSpec
+from stacking.storage.safetensors_file import FileLayout, SafetensorsFile, SafetensorsWriter, TensorSpec
 from stacking.storage.threads import each
 from stacking.storage.verified_files import verified_files
 
@@ -383,7 +383,7 @@ def write_state(
     with disk_errors(path), new_folder(path, manifest, sealed) as folder, ExitStack() as stack:
         specs = _specs(shapes, source.buffers, source.moments)
         files = [
-            stack.enter_context(BlockWriter(folder / f"{kind}.safetensors", Layout(specs[kind]), kind, source))
+            stack.enter_context(BlockWriter(folder / f"{kind}.safetensors", FileLayout(specs[kind]), kind, source))
             for kind in specs
             if kind != BUFFERS
         ]

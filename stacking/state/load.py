@@ -15,7 +15,7 @@ import torch
 
 from stacking.errors import UserError
 from stacking.state import deepspeed_private as private
-from stacking.state.deepspeed_optimizers import Master, adapter_of, parameter_shape
+from stacking.state.deepspeed_optimizers import LiveMaster, adapter_of, parameter_shape
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState, step_of
 from stacking.storage.threads import each, thread_count
 from stacking.terminal.units import counted
@@ -95,7 +95,7 @@ class Slice(NamedTuple):
     start: int
 
 
-def _common_step(source: TrainingState, master: Master) -> int:
+def _common_step(source: TrainingState, master: LiveMaster) -> int:
     """Returns the step count of a master's parameters, which DeepSpeed keeps in one number."""
     counts = {step_of(source, piece.name) for piece in master.pieces} or {source.optimizer_step}
     if len(counts) > 1:
@@ -105,7 +105,7 @@ def _common_step(source: TrainingState, master: Master) -> int:
     return counts.pop()
 
 
-def _adam_state(engine: Any, adam: Adam, master: Master, step: int) -> dict[str, Any]:
+def _adam_state(engine: Any, adam: Adam, master: LiveMaster, step: int) -> dict[str, Any]:
     """Returns Adam's state of a master after ``step`` updates; in newly allocated moments only the padding is set."""
     state: dict[str, Any] = private.inner_optimizer(engine).state[master.tensor]
     for kind in MOMENTS:
@@ -127,7 +127,7 @@ def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.empty(tuple(tensor.shape), np.float32))
 
 
-def _slices(target: torch.Tensor, master: Master, kind: str) -> Iterator[Slice]:
+def _slices(target: torch.Tensor, master: LiveMaster, kind: str) -> Iterator[Slice]:
     """Yields this master's pieces in slices."""
     flat = target.data.view(-1)
     for piece in master.pieces:
@@ -183,18 +183,18 @@ def _persistent_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 class Adam(NamedTuple):
     """Handles the differences between Adam implementations."""
 
-    set_step: Callable[[dict[str, Any], Master, int], None]
+    set_step: Callable[[dict[str, Any], LiveMaster, int], None]
     """Sets the step count, given a master's state, the master and the count."""
     finish: Callable[[Any, Sequence[int]], None]
     """Updates everything else that depends on the step counts, given the optimizer and the count of each master."""
 
 
-def _step_tensor(state: dict[str, Any], master: Master, step: int) -> None:
+def _step_tensor(state: dict[str, Any], master: LiveMaster, step: int) -> None:
     on_device = master.group.get("capturable") or master.group.get("fused")
     state["step"] = torch.tensor(float(step), device=master.tensor.device if on_device else "cpu")
 
 
-def _step_number(state: dict[str, Any], master: Master, step: int) -> None:
+def _step_number(state: dict[str, Any], master: LiveMaster, step: int) -> None:
     state["step"] = step
 
 

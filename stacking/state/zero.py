@@ -52,7 +52,7 @@ _LONGEST_NAME = 255
 _SHARD = re.compile(r"(bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 
 
-class Master(NamedTuple):
+class SavedMaster(NamedTuple):
     """Describes a saved tensor that DeepSpeed's inner optimizer steps: its pieces and its Adam state."""
 
     pieces: list[Piece]
@@ -62,7 +62,7 @@ class Master(NamedTuple):
     """Index of the optimizer's parameter group, or of its sub-group in ZeRO 3."""
 
 
-class Checkpoint(NamedTuple):
+class ParsedCheckpoint(NamedTuple):
     """Holds the parsed files of a checkpoint folder."""
 
     folder: Path
@@ -131,7 +131,7 @@ class ZeroCheckpoint(Readable):
             if low < high:
                 tensor.fill(low + piece.offset - piece.start, into[low - start : high - start], self.verified)
 
-    def _check_complete(self, checkpoint: Checkpoint) -> None:
+    def _check_complete(self, checkpoint: ParsedCheckpoint) -> None:
         for name, shape in self._shapes.items():
             for kind in (WEIGHTS, *MOMENTS):
                 found = sum(piece.numel for piece, _ in self._places[kind][name])
@@ -155,12 +155,13 @@ def _recorded(file: Path) -> tuple[dict[str, Any] | None, ModelConfig | None]:
 
 
 def _verified(folder: Path) -> VerifiedFiles | None:
-    """Returns a verifying reader; None for a checkpoint of another program.
+    """Returns a verifying reader; None for a checkpoint of another program, which holds none of our own files.
 
     Raises:
-        DamagedFile: a file of the manifest is missing or has another size.
+        DamagedFile: the manifest is missing, or a file that it lists is missing or has another size.
     """
-    return verified_files(folder, verify_folder(folder, checksums=False)) if (folder / MANIFEST).exists() else None
+    is_ours = (folder / MANIFEST).exists() or (folder / PROGRESS).exists()
+    return verified_files(folder, verify_folder(folder, checksums=False)) if is_ours else None
 
 
 def _tagged_folder(path: Path) -> Path:
@@ -191,7 +192,7 @@ def _where_to_look(folder: Path) -> str:
     return "give a folder with mp_rank_00_model_states.pt"
 
 
-def _open(folder: Path) -> Checkpoint:
+def _open(folder: Path) -> ParsedCheckpoint:
     """Reads the metadata of all files of one checkpoint."""
     files = {match: folder / match[0] for p in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(p.name))}
     if any(int(match[3]) for match in files) or any(folder.glob("layer_*-model_*_states.pt")):
@@ -214,7 +215,7 @@ def _open(folder: Path) -> Checkpoint:
     checked(MODEL, model, model_file)
     if model.get("frozen_param_shapes"):
         raise UserError(model_file, "holds frozen parameters", "save the checkpoint with all parameters trainable")
-    return Checkpoint(folder, model_file, model, shards)
+    return ParsedCheckpoint(folder, model_file, model, shards)
 
 
 def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path, Mapping[str, Any]]) -> None:
@@ -231,7 +232,7 @@ def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path
         raise UserError(folder, problem, "remove those of another run")
 
 
-def _stage(checkpoint: Checkpoint) -> int:
+def _stage(checkpoint: ParsedCheckpoint) -> int:
     """Returns the key of `_LAYOUTS`."""
     if not checkpoint.shards:
         return 0
@@ -243,7 +244,7 @@ def _stage(checkpoint: Checkpoint) -> int:
     return int(stage)
 
 
-def _flat_groups(checkpoint: Checkpoint) -> list[Master]:
+def _flat_groups(checkpoint: ParsedCheckpoint) -> list[SavedMaster]:
     """Returns the masters of ZeRO 1 and 2: each group with padding is one flat tensor, split over the ranks."""
     _, first = checkpoint.shards[0]
     groups = _groups(checkpoint, "single_partition_of_fp32_groups")
@@ -254,12 +255,12 @@ def _flat_groups(checkpoint: Checkpoint) -> list[Master]:
         for file, shard in checkpoint.shards:
             weights = stored(shard["single_partition_of_fp32_groups"][index], file)
             state = _base_state(shard["base_optimizer_state"], index, shard.get("base_optimizer_state_step"))
-            masters.append(Master(cut(pieces, position, position + weights.numel), weights, state, index))
+            masters.append(SavedMaster(cut(pieces, position, position + weights.numel), weights, state, index))
             position += weights.numel
     return masters
 
 
-def _sharded_groups(checkpoint: Checkpoint) -> list[Master]:
+def _sharded_groups(checkpoint: ParsedCheckpoint) -> list[SavedMaster]:
     """Returns the masters of ZeRO 3: one flat tensor per sub-group, with the rank's share of every parameter."""
     ranks, groups = len(checkpoint.shards), _groups(checkpoint, "fp32_flat_groups")
     masters = []
@@ -267,11 +268,11 @@ def _sharded_groups(checkpoint: Checkpoint) -> list[Master]:
         for index, shapes in enumerate(groups):
             weights = stored(shard["fp32_flat_groups"][index], file)
             state = _base_state(shard["optimizer_state_dict"], index)
-            masters.append(Master(sharded(shapes.items(), rank, ranks), weights, state, index))
+            masters.append(SavedMaster(sharded(shapes.items(), rank, ranks), weights, state, index))
     return masters
 
 
-def _groups(checkpoint: Checkpoint, masters: str) -> list[dict[str, Shape]]:
+def _groups(checkpoint: ParsedCheckpoint, masters: str) -> list[dict[str, Shape]]:
     """Returns the shapes of each group's parameters, after checking that every rank has ``masters`` for all groups."""
     groups: list[dict[str, Shape]] = checkpoint.model["param_shapes"] or []
     for file, shard in checkpoint.shards:
@@ -281,14 +282,14 @@ def _groups(checkpoint: Checkpoint, masters: str) -> list[dict[str, Shape]]:
     return groups
 
 
-def _replicated(checkpoint: Checkpoint) -> list[Master]:
+def _replicated(checkpoint: ParsedCheckpoint) -> list[SavedMaster]:
     """Returns the masters without ZeRO: an optimizer's state by position, possibly in DeepSpeed's 16-bit wrappers."""
     file, saved = checkpoint.model_file, checkpoint.model["optimizer"]
     parameters = _module_parameters(checkpoint)
     if saved is not None:
         checked(ADAM if "state" in saved else WRAPPED, saved, file)
     if saved is None or not (saved if "state" in saved else saved["optimizer_state_dict"])["state"]:
-        return [Master(whole(name, t.shape), t, {}, 0) for name, t in parameters.items()]
+        return [SavedMaster(whole(name, t.shape), t, {}, 0) for name, t in parameters.items()]
     if "fp32_groups_flat" in saved:
         return _replicated_flat(checkpoint, parameters)
     base = saved if "state" in saved else saved["optimizer_state_dict"]
@@ -298,12 +299,12 @@ def _replicated(checkpoint: Checkpoint) -> list[Master]:
     named = [(name, group) for group, names in enumerate(groups) for name in names]
     weights = weights or [parameters[name] for name, _ in named]
     return [
-        Master(whole(name, parameters[name].shape), master, _base_state(base, index), group)
+        SavedMaster(whole(name, parameters[name].shape), master, _base_state(base, index), group)
         for index, ((name, group), master) in enumerate(zip(named, weights, strict=True))
     ]
 
 
-def _replicated_flat(checkpoint: Checkpoint, parameters: Mapping[str, StoredTensor]) -> list[Master]:
+def _replicated_flat(checkpoint: ParsedCheckpoint, parameters: Mapping[str, StoredTensor]) -> list[SavedMaster]:
     """Returns the masters of FP16_Optimizer: one flat tensor per group, without saved shapes."""
     file, saved = checkpoint.model_file, checkpoint.model["optimizer"]
     base, flats = saved["optimizer_state_dict"], [stored(t, file) for t in saved["fp32_groups_flat"]]
@@ -315,11 +316,11 @@ def _replicated_flat(checkpoint: Checkpoint, parameters: Mapping[str, StoredTens
     masters = []
     for index, (group, flat) in enumerate(zip(named, flats, strict=True)):
         pieces = packed((name, parameters[name].shape) for name in group)
-        masters.append(Master(pieces, flat, _base_state(base, index), index))
+        masters.append(SavedMaster(pieces, flat, _base_state(base, index), index))
     return masters
 
 
-_LAYOUTS: dict[int, Callable[[Checkpoint], list[Master]]] = {
+_LAYOUTS: dict[int, Callable[[ParsedCheckpoint], list[SavedMaster]]] = {
     0: _replicated,
     1: _flat_groups,
     2: _flat_groups,
@@ -339,7 +340,7 @@ def _group_names(
         raise UserError(file, f"does not name its parameters: {error}", _NAMES_REMEDY) from None
 
 
-def _module_parameters(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+def _module_parameters(checkpoint: ParsedCheckpoint) -> dict[str, StoredTensor]:
     """Returns the module's parameters in order; a tied one appears once, under its first name."""
     buffers = set(checkpoint.model["buffer_names"] or ())
     found: dict[tuple[int, Shape], str] = {}
@@ -369,13 +370,15 @@ def _state_shape(base: Mapping[str, Any], key: int, file: Path) -> Shape:
     return stored(state.get(MOMENTS[0]), file).shape
 
 
-def _shapes(checkpoint: Checkpoint, masters: Iterable[Master]) -> dict[str, Shape]:
+def _shapes(checkpoint: ParsedCheckpoint, masters: Iterable[SavedMaster]) -> dict[str, Shape]:
     if not checkpoint.shards:
         return {name: tensor.shape for name, tensor in _module_parameters(checkpoint).items()}
     return {name: tuple(shape) for group in checkpoint.model["param_shapes"] for name, shape in group.items()}
 
 
-def _places(shapes: Iterable[str], masters: Iterable[Master], kind: str) -> dict[str, list[tuple[Piece, StoredTensor]]]:
+def _places(
+    shapes: Iterable[str], masters: Iterable[SavedMaster], kind: str
+) -> dict[str, list[tuple[Piece, StoredTensor]]]:
     """Returns, for each parameter, the locations of its elements of ``kind``."""
     places: dict[str, list[tuple[Piece, StoredTensor]]] = defaultdict(list, {name: [] for name in shapes})
     for master in masters:
@@ -391,7 +394,7 @@ def _places(shapes: Iterable[str], masters: Iterable[Master], kind: str) -> dict
     return dict(places)
 
 
-def _steps(folder: Path, masters: Iterable[Master]) -> dict[str, int]:
+def _steps(folder: Path, masters: Iterable[SavedMaster]) -> dict[str, int]:
     """Returns the step count of every parameter that was ever stepped.
 
     torch's Adam counts in one tensor per master. DeepSpeed's optimizers use plain numbers, and its FusedAdam updates

@@ -52,7 +52,7 @@ class _Model(TypedDict, total=False):
     frozen_param_shapes: dict[str, Any] | None
 
 
-class _Shard(TypedDict, total=False):
+class _OptimizerShard(TypedDict, total=False):
     """``optimizer_state_dict`` in ``…_optim_states.pt``."""
 
     zero_stage: int
@@ -65,7 +65,7 @@ class _Shard(TypedDict, total=False):
 
 
 MODEL = TypeAdapter[Any](_Model)
-SHARD = TypeAdapter[Any](_Shard)
+SHARD = TypeAdapter[Any](_OptimizerShard)
 ADAM = TypeAdapter[Any](_Adam)
 WRAPPED = TypeAdapter[Any](_Wrapped)
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from stacking.storage.blocks import BLOCK, Entry, digest, entry_of
-from stacking.storage.safetensors_file import Layout
+from stacking.storage.safetensors_file import FileLayout
 
 SPAN = 8 * BLOCK
 """Bytes per write of a thread."""
@@ -28,7 +28,7 @@ class BlockWriter:
     Use as a context manager; every span must be written exactly once.
     """
 
-    def __init__(self, path: Path, layout: Layout, kind: str, source: _Source) -> None:
+    def __init__(self, path: Path, layout: FileLayout, kind: str, source: _Source) -> None:
         self.path, self.layout, self.kind = path, layout, kind
         self._source = source
         self._digests = [""] * -(-layout.size // BLOCK)

@@ -262,7 +262,8 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(folder, "is not a folder", "check the path")
     if not (folder / MANIFEST).is_file():
-        raise DamagedFile(folder / MANIFEST, "is missing, so the folder is incomplete")
+        what = "is not a file" if (folder / MANIFEST).exists() else "is missing"
+        raise DamagedFile(folder / MANIFEST, f"{what}, so the folder is incomplete")
     manifest = read_sealed(folder / MANIFEST)
     if not _lists_files(manifest):
         raise DamagedFile(folder / MANIFEST, "does not list the files of the folder with their sizes and checksums")

@@ -53,7 +53,7 @@ class TensorSpec(NamedTuple):
         return numel(self.shape) * np.dtype(self.dtype).itemsize
 
 
-class Part(NamedTuple):
+class TensorRange(NamedTuple):
     """Locates a part of a tensor inside a range of a file; all counts are in bytes."""
 
     name: str
@@ -64,7 +64,7 @@ class Part(NamedTuple):
     nbytes: int
 
 
-class Layout:
+class FileLayout:
     """Lays out a file that is to be written."""
 
     def __init__(self, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
@@ -82,14 +82,14 @@ class Layout:
         self._starts = [len(self.header) + start for start in starts]
         self._ends = [*self._starts[1:], self.size]
 
-    def parts(self, first: int, last: int) -> Iterator[Part]:
+    def parts(self, first: int, last: int) -> Iterator[TensorRange]:
         """Yields the parts of tensors in bytes ``first … last`` after the header."""
         for index in range(max(0, bisect_right(self._starts, first) - 1), len(self._starts)):
             start, low, high = self._starts[index], max(first, self._starts[index]), min(last, self._ends[index])
             if start >= last:
                 return
             if low < high:
-                yield Part(self._names[index], low - start, low - first, high - low)
+                yield TensorRange(self._names[index], low - start, low - first, high - low)
 
 
 class SafetensorsWriter:
@@ -103,7 +103,7 @@ class SafetensorsWriter:
         self._name, self._spec, self._missing = "", TensorSpec("float32", (0,)), 0
         self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         self._hasher = BlockHasher()
-        self._write(memoryview(Layout(specs, metadata).header))
+        self._write(memoryview(FileLayout(specs, metadata).header))
 
     @property
     def entry(self) -> Entry:

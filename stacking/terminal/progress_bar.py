@@ -14,7 +14,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function to call with (amount done, total amount)."""
     if not sys.stderr.isatty():  # without rich, which takes longer to import than growing does
-        yield _Lines(label).update
+        yield _LineProgress(label).update
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -39,7 +39,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-class _Lines:
+class _LineProgress:
     """Progress for logs: one line every few seconds; work that ends before the first one prints nothing."""
 
     def __init__(self, label: str) -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.errors import DamagedFile, Diverged, NoSpace, UserError
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import SAVING, checkpoints, point_latest, tag
 from stacking.run.lengths import ENDED
 from stacking.state.format import State
@@ -41,7 +41,7 @@ class Saver:
         self,
         engine: DeepSpeedEngine,
         plan: Plan,
-        stage: Stage,
+        stage: StagePlan,
         folder: Path,
         agreement: Agreement,
         works: Callable[[DeepSpeedEngine], bool],
@@ -161,13 +161,15 @@ def _writer_of(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def padded_tokens(plan: Plan, stage: Stage, step: int) -> int:
+def padded_tokens(plan: Plan, stage: StagePlan, step: int) -> int:
     """Returns the tokens, including padding, from the beginning of the run to update ``step`` of ``stage``."""
     before = sum(earlier.tokens for earlier in plan.stages[: stage.index])
     return before + step * stage.global_batch * plan.data.sequence_length
 
 
-def open_source(plan: Plan, stage: Stage, checkpoint: Path | None, start: Path | None) -> State | ZeroCheckpoint | None:
+def open_source(
+    plan: Plan, stage: StagePlan, checkpoint: Path | None, start: Path | None
+) -> State | ZeroCheckpoint | None:
     """Opens ``checkpoint`` or, without one, the state ``start`` that the stage begins from; None: neither exists.
 
     Args:
@@ -189,7 +191,7 @@ def open_source(plan: Plan, stage: Stage, checkpoint: Path | None, start: Path |
     return source
 
 
-def restore(engine: DeepSpeedEngine, stage: Stage, source: State | ZeroCheckpoint | None) -> dict[str, Any]:
+def restore(engine: DeepSpeedEngine, stage: StagePlan, source: State | ZeroCheckpoint | None) -> dict[str, Any]:
     """Loads the result of `open_source`.
 
     Returns:
@@ -212,7 +214,7 @@ def restore(engine: DeepSpeedEngine, stage: Stage, source: State | ZeroCheckpoin
     return progress
 
 
-def _summary(stage: Stage, steps: int) -> dict[str, Any]:
+def _summary(stage: StagePlan, steps: int) -> dict[str, Any]:
     """Returns the model card's summary of a stage after ``steps`` updates."""
     growth = stage.growth.model_dump() if stage.growth else None
     return {"layers": stage.layers, "steps": steps, "global_batch": stage.global_batch, "growth": growth}

@@ -20,7 +20,7 @@ from stacking.launch.rank import own_gpu
 from stacking.model.bert import Bert, build
 from stacking.model.kernels import kernels_for, use
 from stacking.planning.growth import Rates
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.state.deepspeed_private import compile_no_operations
 from stacking.state.format import TrainingState, step_of
 from stacking.state.layers import layer_of
@@ -51,7 +51,9 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def start_engine(plan: Plan, stage: Stage, drawn: bool = True, source: TrainingState | None = None) -> DeepSpeedEngine:
+def start_engine(
+    plan: Plan, stage: StagePlan, drawn: bool = True, source: TrainingState | None = None
+) -> DeepSpeedEngine:
     """Returns a DeepSpeed engine with the model of ``stage``, initialised from the plan's seed.
 
     The same seed gives the same weights on every rank and at every world size.
@@ -80,7 +82,7 @@ def start_engine(plan: Plan, stage: Stage, drawn: bool = True, source: TrainingS
     return engine
 
 
-def choose_kernels(model: Bert, stage: Stage) -> None:
+def choose_kernels(model: Bert, stage: StagePlan) -> None:
     """Selects the model's kernels for this rank's device and the stage's settings."""
     device = torch.device(get_accelerator().current_device_name())
     head = model.config.hidden // model.config.heads
@@ -104,7 +106,7 @@ def _compile(model: Bert) -> None:
         layer.compile()
 
 
-def chosen_kernels(engine: DeepSpeedEngine, stage: Stage) -> dict[str, str]:
+def chosen_kernels(engine: DeepSpeedEngine, stage: StagePlan) -> dict[str, str]:
     """Describes the kernels selected by `choose_kernels`, for users."""
     kernels = engine.module.kernels
     return {

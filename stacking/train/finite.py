@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stacking.errors import Diverged
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.run.folder import command
 from stacking.state.deepspeed_optimizers import adapter_of
@@ -24,7 +24,7 @@ PATIENCE = 5
 """Consecutive updates with a non-finite loss that end training; fp16 may skip a single one and recover."""
 
 
-def diverged(problem: str, stage: Stage, folder: Path) -> Diverged:
+def diverged(problem: str, stage: StagePlan, folder: Path) -> Diverged:
     """Returns the error that ends training; it names the problem, the last good checkpoint and possible remedies.
 
     Args:

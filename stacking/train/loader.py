@@ -15,7 +15,7 @@ from stacking.data.batch import I64, Batch
 from stacking.data.sampler import Sampler
 from stacking.data.unpad import Unpadded
 from stacking.model.tokens import Tokens, copied, padded_tokens, to, unpadded_tokens
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Update:
         return sum(micro.tokens for micro in self.micro_batches)
 
 
-def sample_numbers(stage: Stage, step: int, rank: int) -> np.ndarray:
+def sample_numbers(stage: StagePlan, step: int, rank: int) -> np.ndarray:
     """Returns the global sample numbers of ``rank`` at update ``step`` of the stage.
 
     Update ``step`` covers ``global_batch`` consecutive samples, whatever the number of ranks.
@@ -72,7 +72,7 @@ def with_padding(batch: Batch, device: torch.device) -> MicroBatch:
 
 
 def updates(
-    sampler: Sampler, stage: Stage, first_step: int, rank: int, device: torch.device, grouped: bool
+    sampler: Sampler, stage: StagePlan, first_step: int, rank: int, device: torch.device, grouped: bool
 ) -> Iterator[Update]:
     """Yields the updates of ``rank`` from ``first_step`` to the end of the stage; a thread prepares the next one."""
     steps = range(first_step, stage.steps)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.errors import Preempted
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.state.deepspeed_private import is_at_smallest_scale
 from stacking.train.checkpoint import Saver
 from stacking.train.engine import set_learning_rates
@@ -23,7 +23,7 @@ from stacking.train.validation import HeldOut
 def train(
     engine: DeepSpeedEngine,
     plan: Plan,
-    stage: Stage,
+    stage: StagePlan,
     updates: Iterable[Update],
     first_step: int,
     agreement: Agreement,

@@ -13,7 +13,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor
 
 from stacking.planning.growth import Rates
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run.metrics import MetricsWriter
 from stacking.state.loss_scale import loss_scale, overflow_warning, smallest_scale
 from stacking.train.checkpoint import padded_tokens
@@ -36,7 +36,7 @@ class Recorder:
         self,
         engine: DeepSpeedEngine,
         plan: Plan,
-        stage: Stage,
+        stage: StagePlan,
         writer: MetricsWriter | None,
         progress: Mapping[str, Any],
     ) -> None:

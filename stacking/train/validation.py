@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stacking.config.recipe import Evaluation
 from stacking.data.sampler import Sampler
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 from stacking.train.loader import without_padding
 
 CHUNK = 8
@@ -38,7 +38,7 @@ class HeldOut:
     chunk (on a CPU: with the same number of threads).
     """
 
-    def __init__(self, sampler: Sampler, settings: Evaluation, stage: Stage, rank: int) -> None:
+    def __init__(self, sampler: Sampler, settings: Evaluation, stage: StagePlan, rank: int) -> None:
         self._sampler, self._settings, self._stage = sampler, settings, stage
         count = min(settings.samples, len(sampler))
         chunks = [np.arange(at, min(at + CHUNK, count), dtype=np.int64) for at in range(0, count, CHUNK)]

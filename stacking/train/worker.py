@@ -19,7 +19,7 @@ from stacking.errors import UserError
 from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
 from stacking.planning.elastic import resized
-from stacking.planning.plan import Plan, Stage, load_plan
+from stacking.planning.plan import Plan, StagePlan, load_plan
 from stacking.planning.plateau import with_lengths
 from stacking.run.folder import RunFolder
 from stacking.run.lease import Watch
@@ -89,7 +89,7 @@ def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int) -> None:
     dist.destroy_process_group()
 
 
-def fitted(plan: Plan, stage: Stage, ranks: int) -> Stage:
+def fitted(plan: Plan, stage: StagePlan, ranks: int) -> StagePlan:
     """Returns ``stage`` adapted to the actual number of ranks.
 
     Raises:

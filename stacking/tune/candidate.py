@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
+
+from stacking.storage.frozen import Frozen
 
 Offload = Literal["none", "optimizer", "optimizer+param"]
 
@@ -27,10 +29,8 @@ _LEAST_ZERO: Mapping[Offload, int] = {"none": 0, "optimizer": 1, "optimizer+para
 """The lowest ZeRO stage that supports each kind of offload."""
 
 
-class Setting(BaseModel):
+class Setting(Frozen):
     """Everything that is tuned except the micro-batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     zero_stage: int
     compile: bool = False
@@ -72,10 +72,8 @@ class Setting(BaseModel):
         return ", ".join(parts + [OFFLOAD_WORDS[self.offload]] * (self.offload != "none"))
 
 
-class Candidate(BaseModel):
+class Candidate(Frozen):
     """A setting and a micro-batch, measured by one trial."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     micro_batch: int
     """Sequences that one rank computes at once."""

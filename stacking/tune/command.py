@@ -17,7 +17,7 @@ from stacking.hardware.machine import find_machine
 from stacking.launch.job import Launcher
 from stacking.launch.registry import open_launcher
 from stacking.launch.slurm import Allocation
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.report.tables import Table
 from stacking.run.create import plan_recipe
 from stacking.run.folder import RunFolder
@@ -34,13 +34,13 @@ from stacking.tune.search import Search
 from stacking.tune.space import facts_of, space_of
 from stacking.tune.store import Records, open_folder
 from stacking.tune.variant import Variants
-from stacking.tune.write import PAGE, PICTURE, Tuned, page, tuned_configs, write_recipe
+from stacking.tune.write import PAGE, PICTURE, TunedStage, page, tuned_configs, write_recipe
 
 _SAMPLES = "samples.train.npy"
 
 
 @dataclass(frozen=True)
-class Request:
+class TuneRequest:
     """What the user asks for."""
 
     recipe: Recipe
@@ -58,14 +58,14 @@ class Report:
     """The results of a tuning."""
 
     plan: Plan
-    tuned: Sequence[Tuned]
+    tuned: Sequence[TunedStage]
     configs: dict[int, str]
     recipe: Path
     page: Path
     picture: Path
 
 
-def tune(request: Request, tell: Tell) -> Report:
+def tune(request: TuneRequest, tell: Tell) -> Report:
     """Search, measure and write the results; an interrupted tuning reuses its finished trials.
 
     Raises:
@@ -99,7 +99,7 @@ def tune(request: Request, tell: Tell) -> Report:
         return _write(folder, variants, tuned)
 
 
-def _tune_stage(variants: Variants, stage: Stage, trials: StageTrials, ranks_on_host: int) -> Tuned:
+def _tune_stage(variants: Variants, stage: StagePlan, trials: StageTrials, ranks_on_host: int) -> TunedStage:
     plan = variants.base
 
     def needed(candidate: Candidate) -> int:
@@ -108,10 +108,10 @@ def _tune_stage(variants: Variants, stage: Stage, trials: StageTrials, ranks_on_
 
     limit = memory_limit(plan, variants.machine, ranks_on_host)
     found = Search(space_of(stage, facts_of(plan, stage)), trials, needed, limit).run()
-    return Tuned(stage, found, decide(found, trials.again) if found.measured else None)
+    return TunedStage(stage, found, decide(found, trials.again) if found.measured else None)
 
 
-def _write(folder: Path, variants: Variants, tuned: Sequence[Tuned]) -> Report:
+def _write(folder: Path, variants: Variants, tuned: Sequence[TunedStage]) -> Report:
     configs = tuned_configs(variants, tuned)
     if not configs:
         last = next((tried.message for tried in reversed(tuned[-1].found.tried) if tried.message), "no trial was run")
@@ -125,14 +125,14 @@ def _write(folder: Path, variants: Variants, tuned: Sequence[Tuned]) -> Report:
     return Report(variants.base, tuned, names, recipe, folder / PAGE, folder / PICTURE)
 
 
-def _check(request: Request) -> None:
+def _check(request: TuneRequest) -> None:
     if request.minutes is not None and not 0 < request.minutes < inf:
         raise UserError("--budget-minutes", f"is {request.minutes:g}", "give a number greater than 0")
     if request.trials is not None and request.trials < 1:
         raise UserError("--trials", f"is {request.trials}", "give at least 1")
 
 
-def _chosen(plan: Plan, indices: Sequence[int] | None) -> list[Stage]:
+def _chosen(plan: Plan, indices: Sequence[int] | None) -> list[StagePlan]:
     """Return the stages with these indices.
 
     Raises:
@@ -144,14 +144,14 @@ def _chosen(plan: Plan, indices: Sequence[int] | None) -> list[Stage]:
     return [stage for stage in plan.stages if indices is None or stage.index in indices]
 
 
-def _check_room(plan: Plan, stage: Stage, launcher: Launcher) -> None:
+def _check_room(plan: Plan, stage: StagePlan, launcher: Launcher) -> None:
     room = launcher.capacity(plan.launch.accelerator)
     if room is not None and room < stage.ranks:
         problem = f"{stage.name} is planned for {counted(stage.ranks, 'rank')}, but there is room for {room}"
         raise UserError(plan.recipe, problem, "tune where the stage will run, or set launch.ranks")
 
 
-def _ranks_on_host(stage: Stage, plan: Plan, launcher: str) -> int:
+def _ranks_on_host(stage: StagePlan, plan: Plan, launcher: str) -> int:
     if launcher != "slurm":
         return stage.ranks
     return Allocation.of(os.environ).tasks_per_node(stage.ranks, plan.launch.accelerator)
@@ -167,7 +167,7 @@ def _save_samples(folder: Path, rows: SampleIndex | None) -> Path | None:
     return path
 
 
-def _under(stage: Stage, tell: Tell) -> Tell:
+def _under(stage: StagePlan, tell: Tell) -> Tell:
     return lambda line: tell(f"{stage.name}: {line}")
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stacking.deepspeed_config.ds_config import Json
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 from stacking.terminal.units import counted
 from stacking.tune.candidate import OFFLOAD_WORDS
 from stacking.tune.record import Tried
-from stacking.tune.runoff import Final
-from stacking.tune.search import Found
+from stacking.tune.runoff import RunoffResult
+from stacking.tune.search import SearchResult
 
 KEYS: Mapping[str, str] = {
     "zero_stage": "zero_optimization.stage",
@@ -29,7 +29,7 @@ _VALUES: Mapping[str, Callable[[Any], str]] = {
 }
 
 
-def reasons(stage: Stage, config: Json, found: Found, final: Final) -> dict[str, str]:
+def reasons(stage: StagePlan, config: Json, found: SearchResult, final: RunoffResult) -> dict[str, str]:
     """Return a reason for every value of a tuned configuration, by key."""
     winner = final.winner.candidate
     accumulation = stage.global_batch // (winner.micro_batch * stage.ranks)
@@ -51,7 +51,7 @@ def reasons(stage: Stage, config: Json, found: Found, final: Final) -> dict[str,
     return why
 
 
-def _micro_batch(found: Found, final: Final) -> str:
+def _micro_batch(found: SearchResult, final: RunoffResult) -> str:
     """Compare with other micro-batches, in the winner's setting or the one in which most were tried."""
     own = final.winner.candidate
     alike = [tried for tried in found.measured if tried.candidate.micro_batch == own.micro_batch]
@@ -61,14 +61,14 @@ def _micro_batch(found: Found, final: Final) -> str:
     return at + _sentence(where, parts)
 
 
-def _rungs(found: Found, tried: Tried) -> list[Tried]:
+def _rungs(found: SearchResult, tried: Tried) -> list[Tried]:
     """Return the same setting with every micro-batch considered, ascending."""
     own = tried.candidate
     others = [one for one in found.tried if one.candidate.setting == own.setting and one.candidate != own]
     return sorted(others, key=lambda one: one.candidate.micro_batch)
 
 
-def _dimension(name: str, found: Found, final: Final) -> str:
+def _dimension(name: str, found: SearchResult, final: RunoffResult) -> str:
     """Compare the winner with other values of one dimension, or say why they were not tried.
 
     The comparison uses the setting in which most values were tried: the winner's own, or another one with its value of
@@ -89,7 +89,7 @@ def _dimension(name: str, found: Found, final: Final) -> str:
     return found.space.left_out.get(name) or _not_tried(name, found)
 
 
-def _elsewhere(others: list[Tried], final: Final) -> str:
+def _elsewhere(others: list[Tried], final: RunoffResult) -> str:
     """Describe the fastest candidate that differs in more than the dimension."""
     fastest = max(others, key=lambda tried: tried.tokens_per_second)
     words = f"{fastest.candidate.words} {_against(fastest, final.winner, final)}"
@@ -98,14 +98,14 @@ def _elsewhere(others: list[Tried], final: Final) -> str:
     return f"nothing else could be measured: {words}"
 
 
-def _twins(name: str, found: Found, tried: Tried) -> list[Tried]:
+def _twins(name: str, found: SearchResult, tried: Tried) -> list[Tried]:
     """Return the same candidate with every value of one dimension considered."""
     own = getattr(tried.candidate.setting, name)
     changed = [tried.candidate.changed(**{name: value}) for value in found.space.values[name] if value != own]
     return [twin for candidate in changed if (twin := found.of(candidate)) is not None]
 
 
-def _not_tried(name: str, found: Found) -> str:
+def _not_tried(name: str, found: SearchResult) -> str:
     if name in ("offload", "activation_checkpointing") and not found.checked_memory:
         return "it saves memory at the cost of time, and memory did not limit the micro-batch"
     return f"not tried: {found.stopped}" if found.stopped else "the recipe's own; nothing else was tried"
@@ -116,7 +116,7 @@ def _sentence(winner: Tried, parts: list[str]) -> str:
     return f"{speed}; {', '.join(parts)}" if parts else f"{speed}; nothing else was tried"
 
 
-def _against(tried: Tried, reference: Tried, final: Final) -> str:
+def _against(tried: Tried, reference: Tried, final: RunoffResult) -> str:
     """Return a candidate's speed relative to another: from the runoff if both were in it, else from the search."""
     if tried.result != "measured":
         return {"out-of-memory": "ran out of memory", "failed": "failed", "pruned": "cannot fit"}[tried.result]
@@ -126,7 +126,7 @@ def _against(tried: Tried, reference: Tried, final: Final) -> str:
     return f"{100 * (ratio - 1):+.1f} %{' in the runoff' * in_final}"
 
 
-def gain(found: Found, final: Final) -> float | None:
+def gain(found: SearchResult, final: RunoffResult) -> float | None:
     """Return the winner's tokens/s relative to the recipe's own setting; None if that was not measured."""
     base, winner = found.of(found.space.base), final.winner
     if base is None or base.result != "measured":

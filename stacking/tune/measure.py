@@ -11,7 +11,7 @@ from stacking.bench.trial import Measurement, Trial, TrialResult, run_trial
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.launch.job import Launcher
 from stacking.planning.cost import stage_flops
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.tune.budget import Budget
 from stacking.tune.candidate import Candidate
 from stacking.tune.record import Tried
@@ -108,7 +108,7 @@ class StageTrials:
         self._tell(f"{tried.candidate.words}: {speed}{why}{', from an earlier run' if reused else ''}")
 
 
-def trial_share(plan: Plan, stage: Stage, cores: int) -> int:
+def trial_share(plan: Plan, stage: StagePlan, cores: int) -> int:
     """Return the sequences per rank in a trial's update: all, or fewer if an update takes too long to repeat."""
     device = DEVICE_CLASSES.get(plan.launch.device)
     known = device is not None and stage.precision in device.peak
@@ -121,7 +121,7 @@ def trial_share(plan: Plan, stage: Stage, cores: int) -> int:
     return max(1, min(share, int(share * _UPDATE_SECONDS / seconds)))
 
 
-def judged(candidate: Candidate, result: TrialResult, stage: Stage, run: Stage, wall: float) -> Tried:
+def judged(candidate: Candidate, result: TrialResult, stage: StagePlan, run: StagePlan, wall: float) -> Tried:
     """Return the record of a trial, scaled to the whole update of ``stage`` if the trial's (``run``) was shorter."""
     if result.outcome != "measured":
         return Tried(candidate=candidate, result=result.outcome, message=result.message, wall_seconds=wall)

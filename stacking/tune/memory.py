@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stacking.hardware.machine import Machine
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 
 _RUNTIME = {"cpu": 700 << 20, "cuda": 800 << 20}
 """Bytes that a rank uses before it holds a model: libraries on a CPU, the CUDA context on a GPU."""
@@ -15,7 +15,7 @@ memory fails one trial, so candidates near the limit are tried; a host out of me
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
-def memory_needed(plan: Plan, stage: Stage) -> int:
+def memory_needed(plan: Plan, stage: StagePlan) -> int:
     """Return the bytes on one rank's device while ``stage`` trains."""
     return stage.memory_per_rank + _RUNTIME[plan.launch.accelerator]
 

@@ -19,7 +19,7 @@ from stacking.storage.files import write_atomically
 from stacking.terminal.units import counted
 from stacking.tune.candidate import Candidate, Setting
 from stacking.tune.record import Tried
-from stacking.tune.write import Tuned
+from stacking.tune.write import TunedStage
 
 # The palette of Okabe and Ito (2008) without its vermilion, which marks failures; then more for many settings.
 _COLOURS = (
@@ -44,7 +44,7 @@ _ROW = 0.24
 """Height of a setting's row in the map, in inches."""
 
 
-def draw(plan: Plan, tuned: Sequence[Tuned], path: Path) -> None:
+def draw(plan: Plan, tuned: Sequence[TunedStage], path: Path) -> None:
     """Write the picture as PNG."""
     rows = max(len(_settings([one])) + bool(_left_out(one)) for one in tuned)
     colours = {setting: _COLOURS[i % len(_COLOURS)] for i, setting in enumerate(_settings(tuned))}
@@ -64,19 +64,19 @@ def draw(plan: Plan, tuned: Sequence[Tuned], path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _settings(tuned: Sequence[Tuned]) -> list[Setting]:
+def _settings(tuned: Sequence[TunedStage]) -> list[Setting]:
     """Return the settings with a trial, in the order in which they were considered."""
     tried = [tried for one in tuned for tried in one.found.tried if tried.result != "pruned"]
     return list(dict.fromkeys(one.candidate.setting for one in tried))
 
 
-def _left_out(one: Tuned) -> list[Candidate]:
+def _left_out(one: TunedStage) -> list[Candidate]:
     """Return the candidates of settings without any trial."""
     there = _settings([one])
     return [tried.candidate for tried in one.found.tried if tried.candidate.setting not in there]
 
 
-def _draw_speeds(axes: Axes, one: Tuned, colours: Mapping[Setting, str]) -> None:
+def _draw_speeds(axes: Axes, one: TunedStage, colours: Mapping[Setting, str]) -> None:
     for setting, colour in colours.items():
         measured = [t for t in one.found.measured if t.candidate.setting == setting]
         points = sorted((tried.candidate.micro_batch, tried.tokens_per_second) for tried in measured)
@@ -95,7 +95,7 @@ def _draw_speeds(axes: Axes, one: Tuned, colours: Mapping[Setting, str]) -> None
     axes.tick_params(axis="x", length=0, labelbottom=False)
 
 
-def _mark_winner(axes: Axes, one: Tuned, winner: Tried, colour: str) -> None:
+def _mark_winner(axes: Axes, one: TunedStage, winner: Tried, colour: str) -> None:
     """Draw a star, and the speed where no other point is near."""
     micro, speed = winner.candidate.micro_batch, winner.tokens_per_second
     axes.plot(micro, speed, linestyle="", color=colour, **_STAR, zorder=5)
@@ -108,7 +108,7 @@ def _mark_winner(axes: Axes, one: Tuned, winner: Tried, colour: str) -> None:
     axes.annotate(f"{speed:,.0f}", (micro, speed), offset, textcoords="offset points", **text)
 
 
-def _draw_map(axes: Axes, one: Tuned, colours: Mapping[Setting, str], most_rows: int) -> None:
+def _draw_map(axes: Axes, one: TunedStage, colours: Mapping[Setting, str], most_rows: int) -> None:
     """Draw a row per setting and a mark per candidate; rows have the same height in every stage."""
     rows = {setting: row for row, setting in enumerate(_settings([one]))}
     for tried in (tried for tried in one.found.tried if tried.candidate.setting in rows):
@@ -136,7 +136,7 @@ def _draw_map(axes: Axes, one: Tuned, colours: Mapping[Setting, str], most_rows:
     axes.set_xlabel("micro-batch, sequences per rank")
 
 
-def _legend(tuned: Sequence[Tuned]) -> list[Line2D]:
+def _legend(tuned: Sequence[TunedStage]) -> list[Line2D]:
     """Explain the marks that are used."""
     there = {tried.result for one in tuned for tried in one.found.tried}
     marks = [(_WORDS[result], {"color": GREY, **mark}) for result, mark in _MARKS.items() if result in there]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from stacking.storage.frozen import Frozen
 from stacking.tune.candidate import Candidate
 
 Result = Literal["measured", "out-of-memory", "failed", "pruned"]
 
 
-class Tried(BaseModel):
+class Tried(Frozen):
     """A candidate and how its trial ended, or why it had none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     candidate: Candidate
     result: Result

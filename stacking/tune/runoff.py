@@ -9,7 +9,7 @@ from statistics import median
 from stacking.terminal.units import counted
 from stacking.tune.candidate import Candidate
 from stacking.tune.record import Tried
-from stacking.tune.search import Found, Spent
+from stacking.tune.search import SearchResult, Spent
 
 ROUNDS = 3
 _NEAR = 0.95
@@ -22,7 +22,7 @@ Again = Callable[[Candidate, int], Tried]
 
 
 @dataclass(frozen=True)
-class Final:
+class RunoffResult:
     """The winner and the reason."""
 
     winner: Tried
@@ -34,14 +34,14 @@ class Final:
     """Median of the winner's tokens/s over those of the runner-up."""
 
 
-def decide(found: Found, again: Again) -> Final:
+def decide(found: SearchResult, again: Again) -> RunoffResult:
     """Return the winner of a search that measured something, after an alternating runoff of the two best.
 
     A difference that does not appear in every round is noise, and the simpler of the two wins.
     """
     fastest, challenger = found.measured[0], _challenger(found)
     if challenger is None:
-        return Final(fastest, None, (), "nothing else was measured")
+        return RunoffResult(fastest, None, (), "nothing else was measured")
     rounds: list[tuple[float, float]] = []
     far_ahead = challenger.tokens_per_second < _NEAR * fastest.tokens_per_second
     try:
@@ -56,11 +56,11 @@ def decide(found: Found, again: Again) -> Final:
                 break  # one round is enough for a difference far beyond noise
     except Spent as spent:
         if not rounds:
-            return Final(fastest, challenger, (), f"fastest in the search; no runoff: {spent}")
+            return RunoffResult(fastest, challenger, (), f"fastest in the search; no runoff: {spent}")
     return _judge(found, fastest, challenger, [mine / other for mine, other in rounds])
 
 
-def _challenger(found: Found) -> Tried | None:
+def _challenger(found: SearchResult) -> Tried | None:
     """Return the simplest candidate that may be as fast as the fastest, else the second fastest."""
     fastest, *others = found.measured
     near = [tried for tried in others if tried.tokens_per_second >= _NEAR * fastest.tokens_per_second]
@@ -70,32 +70,32 @@ def _challenger(found: Found) -> Tried | None:
     return others[0] if others else None
 
 
-def _complexity(found: Found, tried: Tried) -> tuple[int, ...]:
+def _complexity(found: SearchResult, tried: Tried) -> tuple[int, ...]:
     """Return a sort key, simplest first: fewest features, fewest changes from the recipe, lowest ZeRO stage."""
     base, own = found.space.base, tried.candidate
     changes = (base.micro_batch != own.micro_batch) + (base.setting.zero_stage != own.setting.zero_stage)
     return own.setting.switches, changes, own.setting.zero_stage, own.micro_batch
 
 
-def _broken(fastest: Tried, challenger: Tried, mine: Tried, other: Tried) -> Final:
+def _broken(fastest: Tried, challenger: Tried, mine: Tried, other: Tried) -> RunoffResult:
     """Reject a candidate that ran once and then failed: it is unreliable."""
     winner, loser = (fastest, challenger) if mine.result == "measured" else (challenger, fastest)
     message = other.message if mine.result == "measured" else mine.message
-    return Final(winner, loser, (), f"{loser.candidate.words} failed in the runoff: {message}")
+    return RunoffResult(winner, loser, (), f"{loser.candidate.words} failed in the runoff: {message}")
 
 
-def _judge(found: Found, fastest: Tried, challenger: Tried, ratios: list[float]) -> Final:
+def _judge(found: SearchResult, fastest: Tried, challenger: Tried, ratios: list[float]) -> RunoffResult:
     words, lead = f"{_words(ratios)} in {counted(len(ratios), 'alternating round')}", median(ratios)
     if min(ratios) > _CLEAR:
         reason = f"faster than {challenger.candidate.words} by {words}"
-        return Final(fastest, challenger, tuple(ratios), reason, lead)
+        return RunoffResult(fastest, challenger, tuple(ratios), reason, lead)
     if max(ratios) < 1 / _CLEAR:
         reason = f"the search had {fastest.candidate.words} ahead, the runoff has it behind: {words}"
-        return Final(challenger, fastest, tuple(ratios), reason, 1 / lead)
+        return RunoffResult(challenger, fastest, tuple(ratios), reason, 1 / lead)
     simpler, other = sorted((fastest, challenger), key=lambda tried: _complexity(found, tried))
     ahead = "it led" if simpler is fastest else "that one led"
     reason = f"simpler than {other.candidate.words} and as fast within noise ({ahead} by {words})"
-    return Final(simpler, other, tuple(ratios), reason, lead if simpler is fastest else 1 / lead)
+    return RunoffResult(simpler, other, tuple(ratios), reason, lead if simpler is fastest else 1 / lead)
 
 
 def _words(ratios: list[float]) -> str:

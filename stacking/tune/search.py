@@ -49,7 +49,7 @@ class Spent(Exception):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search."""
 
     space: Space
@@ -82,7 +82,7 @@ class Search:
         self._tried: dict[Candidate, Tried] = {}
         self._checked_memory = False
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         """Search to the end, or until the budget is spent."""
         stopped = ""
         try:
@@ -96,7 +96,7 @@ class Search:
             self._climb(self._here())
         except Spent as spent:
             stopped = str(spent)
-        return Found(self._space, tuple(self._tried.values()), stopped, self._checked_memory)
+        return SearchResult(self._space, tuple(self._tried.values()), stopped, self._checked_memory)
 
     def _best(self) -> Tried | None:
         measured = [tried for tried in self._tried.values() if tried.result == "measured"]

@@ -9,14 +9,14 @@ from typing import Any
 
 from stacking.deepspeed_config import ds_config
 from stacking.hardware.presets import Compiled
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.tune.candidate import DIMENSIONS, Candidate, Offload, Setting
 
 _COMPILERS = ("c++", "g++", "clang++")
 
 
 @dataclass(frozen=True)
-class Facts:
+class SpaceFacts:
     """The facts that decide which values make sense."""
 
     cuda: bool
@@ -43,13 +43,15 @@ class Space:
     """Reasons by dimension for values that are unavailable."""
 
 
-def facts_of(plan: Plan, stage: Stage) -> Facts:
+def facts_of(plan: Plan, stage: StagePlan) -> SpaceFacts:
     """Collect the facts from this machine and the plan."""
     compiler = any(shutil.which(name) for name in _COMPILERS)
-    return Facts(plan.launch.accelerator == "cuda", stage.ranks, plan.launch.device, compiler, plan.launch.compiled)
+    return SpaceFacts(
+        plan.launch.accelerator == "cuda", stage.ranks, plan.launch.device, compiler, plan.launch.compiled
+    )
 
 
-def space_of(stage: Stage, facts: Facts) -> Space:
+def space_of(stage: StagePlan, facts: SpaceFacts) -> Space:
     """Return the values available to ``stage``."""
     base = base_candidate(stage)
     values, left_out = {}, {}
@@ -62,7 +64,7 @@ def space_of(stage: Stage, facts: Facts) -> Space:
     return Space(base, micro_batches(stage.global_batch // stage.ranks, stage.micro_batch), values, left_out)
 
 
-def base_candidate(stage: Stage) -> Candidate:
+def base_candidate(stage: StagePlan) -> Candidate:
     """Return the candidate that a planned stage uses."""
     return Candidate(
         micro_batch=stage.micro_batch,
@@ -101,27 +103,27 @@ _OFFLOADS: Mapping[tuple[str, ...], Offload] = {
 }
 
 
-def _one_rank(value: int, facts: Facts) -> str:
+def _one_rank(value: int, facts: SpaceFacts) -> str:
     return "one rank cannot shard its state" if facts.ranks == 1 and value > 1 else ""
 
 
-def _cpu_offload(value: str, facts: Facts) -> str:
+def _cpu_offload(value: str, facts: SpaceFacts) -> str:
     return "" if facts.cuda else "everything is in the host's memory already"
 
 
-def _compiles(value: bool, facts: Facts) -> str:
+def _compiles(value: bool, facts: SpaceFacts) -> str:
     if facts.compiled == "refused":
         return "Triton, which torch.compile needs, requires compute capability 7.0 or later"
     return "" if facts.cuda or facts.has_compiler else f"torch.compile needs one of {', '.join(_COMPILERS)} here"
 
 
-_REFUSALS: Mapping[str, Callable[[Any, Facts], str]] = {
+_REFUSALS: Mapping[str, Callable[[Any, SpaceFacts], str]] = {
     "zero_stage": _one_rank,
     "offload": _cpu_offload,
     "compile": _compiles,
 }
 
 
-def _refusal(name: str, value: Any, facts: Facts) -> str:
+def _refusal(name: str, value: Any, facts: SpaceFacts) -> str:
     """Return why a value is unavailable; empty if it is available."""
     return _REFUSALS[name](value, facts) if name in _REFUSALS and value != DIMENSIONS[name][0] else ""

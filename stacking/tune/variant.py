@@ -11,7 +11,7 @@ from stacking.deepspeed_config.ds_config import Json, with_batch
 from stacking.deepspeed_config.settle import settled, without_rates
 from stacking.hardware.machine import Machine
 from stacking.planning.make_plan import make_plan
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.planning.stage import user_config
 from stacking.tune.candidate import Candidate, Setting
 
@@ -81,7 +81,7 @@ def _zero(section: Mapping[str, Any], setting: Setting) -> Json:
     return zero
 
 
-def _shortened(stage: Stage, share: int) -> Stage:
+def _shortened(stage: StagePlan, share: int) -> StagePlan:
     """Return the stage with fewer micro-steps per update, never more, to shorten a trial."""
     accumulation = max(1, min(stage.accumulation, share // stage.micro_batch))
     total = accumulation * stage.micro_batch * stage.ranks

@@ -11,29 +11,29 @@ from stacking.config.recipe import Recipe
 from stacking.deepspeed_config import ds_config
 from stacking.deepspeed_config.ds_config import Json
 from stacking.deepspeed_config.settle import without_rates
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from stacking.storage.files import write_atomically
 from stacking.terminal.units import counted, duration
 from stacking.tune.explain import gain, reasons
 from stacking.tune.record import Tried
-from stacking.tune.runoff import Final
-from stacking.tune.search import Found
+from stacking.tune.runoff import RunoffResult
+from stacking.tune.search import SearchResult
 from stacking.tune.variant import Variants
 
 _NOISY = 0.1
 PAGE, PICTURE = "tune.md", "search.png"
 
 
-class Tuned(NamedTuple):
+class TunedStage(NamedTuple):
     """One stage and its search."""
 
-    stage: Stage
-    found: Found
-    final: Final | None
+    stage: StagePlan
+    found: SearchResult
+    final: RunoffResult | None
     """None: nothing could be measured."""
 
 
-def tuned_configs(variants: Variants, tuned: Sequence[Tuned]) -> dict[int, Json]:
+def tuned_configs(variants: Variants, tuned: Sequence[TunedStage]) -> dict[int, Json]:
     """Return the tuned DeepSpeed configuration, including reasons, of each stage that has a winner, by index."""
     configs = {}
     for stage, found, final in tuned:
@@ -62,7 +62,7 @@ def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> 
     return path
 
 
-def page(plan: Plan, tuned: Sequence[Tuned], names: Mapping[int, str], configs: Mapping[int, Json]) -> str:
+def page(plan: Plan, tuned: Sequence[TunedStage], names: Mapping[int, str], configs: Mapping[int, Json]) -> str:
     """Render the results as Markdown."""
     parts = [
         f"# {plan.name}, tuned",
@@ -79,7 +79,7 @@ def page(plan: Plan, tuned: Sequence[Tuned], names: Mapping[int, str], configs: 
     return "\n\n".join(parts) + "\n"
 
 
-def _section(one: Tuned) -> list[str]:
+def _section(one: TunedStage) -> list[str]:
     stage, found, final = one
     counts = [counted(stage.layers, "layer"), f"{counted(stage.global_batch, 'sequence')} per update"]
     parts = [f"## {stage.name}: {', '.join([*counts, counted(stage.ranks, 'rank')])}"]
@@ -98,7 +98,7 @@ def _section(one: Tuned) -> list[str]:
     return parts
 
 
-def _gain(found: Found, final: Final) -> str:
+def _gain(found: SearchResult, final: RunoffResult) -> str:
     faster = gain(found, final)
     if faster is None:
         return ""
@@ -119,7 +119,7 @@ def _value(config: Json, key: str) -> str:
     return "" if value is None or key == "zero_optimization" else f"`{json.dumps(value)}`"
 
 
-def _trials(found: Found, winner: Tried | None) -> str:
+def _trials(found: SearchResult, winner: Tried | None) -> str:
     rows = ["| micro-batch | setting | tokens/s | update | spread | memory | |", "|--:|---|--:|--:|--:|--:|---|"]
     for tried in found.tried:
         marks = ["**chosen**"] * bool(winner and tried.candidate == winner.candidate)

@@ -59,6 +59,11 @@ def _remove_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
+def _put_a_folder_in_place_of_the_manifest(folder: Path) -> None:
+    _remove_manifest(folder)
+    (folder / "manifest.json").mkdir()
+
+
 def _change(**entries: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "manifest.json"
@@ -92,7 +97,8 @@ def _swap_documents(folder: Path) -> None:
     ("damage", "problem"),
     [
         (shutil.rmtree, "is not a prepared data folder"),
-        (_remove_manifest, "is not a prepared data folder"),
+        (_remove_manifest, "manifest.json: is missing"),
+        (_put_a_folder_in_place_of_the_manifest, "manifest.json: is not a file"),
         (_change(kind="state"), "holds 'state', not data"),
         (_change(format=2), "has format 2"),
         (_change(vocabulary=50), "but the vocabulary ends at 49"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stacking.config.recipe import load_recipe, recipe_from
 from stacking.deepspeed_config.examination import leaves
 from stacking.deepspeed_config.facts import SECTIONS, TOP
-from stacking.deepspeed_config.findings import Final
+from stacking.deepspeed_config.findings import FinalConfig
 from stacking.deepspeed_config.own_check import check_finals
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine
@@ -282,5 +282,5 @@ def test_deepspeed_accepts_everything_that_is_adopted(tmp_path: Path, monkeypatc
             result = adopted(content, machine)
             recipe = recipe_from({**copy.deepcopy(result.recipe), "ds_config": result.config}, Path("recipe.yaml"))
             stage = make_plan(recipe, None, None, machine).stages[-1]
-            finals.append(Final(f"{name} on {machine.device.name}", stage.name, stage.ds_config, stage.ranks))
+            finals.append(FinalConfig(f"{name} on {machine.device.name}", stage.name, stage.ds_config, stage.ranks))
     check_finals(finals)

@@ -10,7 +10,7 @@ import pytest
 
 from stacking.config.recipe import load_recipe
 from stacking.deepspeed_config import own_check
-from stacking.deepspeed_config.findings import Final
+from stacking.deepspeed_config.findings import FinalConfig
 from stacking.deepspeed_config.own_check import check_finals
 from stacking.errors import UserError
 from stacking.run.create import plan_recipe
@@ -23,9 +23,9 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def final(user: dict[str, Any], **changes: Any) -> Final:
+def final(user: dict[str, Any], **changes: Any) -> FinalConfig:
     stage = plan_of(SMALL, json.dumps(user)).stages[0]
-    return Final("ds.json", stage.name, {**stage.ds_config, **changes}, stage.ranks)
+    return FinalConfig("ds.json", stage.name, {**stage.ds_config, **changes}, stage.ranks)
 
 
 def test_every_complaint_names_key_and_value() -> None:

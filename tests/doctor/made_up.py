@@ -7,23 +7,23 @@ from typing import Any
 
 from stacking.doctor.checks.registry import CHECKS, examine
 from stacking.doctor.compatibility import TESTED
-from stacking.doctor.facts import Capability, DeepSpeed, Facts, Gpu, Host, Tools, Torch
+from stacking.doctor.facts import Capability, DeepSpeed, Facts, GpuFacts, Host, Tools, Torch
 from stacking.doctor.finding import Finding
 from stacking.planning.plan import Plan
 from tests.slurm.plans import plan_for_jobs
 
 GiB = 1 << 30
-P40 = Gpu(name="Tesla P40", memory=24 * GiB, capability=(6, 1))
-V100 = Gpu(name="Tesla V100-SXM2-16GB", memory=16 * GiB, capability=(7, 0))
-A100 = Gpu(name="NVIDIA A100-SXM4-40GB", memory=40 * GiB, capability=(8, 0))
-H200 = Gpu(name="NVIDIA H200", memory=141 * GiB, capability=(9, 0))
+P40 = GpuFacts(name="Tesla P40", memory=24 * GiB, capability=(6, 1))
+V100 = GpuFacts(name="Tesla V100-SXM2-16GB", memory=16 * GiB, capability=(7, 0))
+A100 = GpuFacts(name="NVIDIA A100-SXM4-40GB", memory=40 * GiB, capability=(8, 0))
+H200 = GpuFacts(name="NVIDIA H200", memory=141 * GiB, capability=(9, 0))
 
 CU126 = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90")
 CU130 = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
 OPS = {"fused_adam": True, "cpu_adam": True, "fused_lamb": True}
 
 
-def torch_for(cuda: str, architectures: tuple[str, ...], *gpus: Gpu, **changes: Any) -> Torch:
+def torch_for(cuda: str, architectures: tuple[str, ...], *gpus: GpuFacts, **changes: Any) -> Torch:
     facts: dict[str, Any] = {
         "version": f"2.13.0+cu{cuda.replace('.', '')}",
         "cuda": cuda,
@@ -36,7 +36,7 @@ def torch_for(cuda: str, architectures: tuple[str, ...], *gpus: Gpu, **changes: 
     return Torch(**(facts | changes))
 
 
-def machine(*gpus: Gpu, cuda: str = "12.6", architectures: tuple[str, ...] = CU126, **changes: Any) -> Facts:
+def machine(*gpus: GpuFacts, cuda: str = "12.6", architectures: tuple[str, ...] = CU126, **changes: Any) -> Facts:
     """A healthy machine with these GPUs, but for ``changes``."""
     capability: Capability = min((gpu.capability for gpu in gpus), default=(9, 0))
     healthy: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stacking.doctor.facts import Collectives, Member, Skew, Transfer
+from stacking.doctor.facts import Collectives, MeasuredTransfer, Member, Skew
 from tests.doctor.made_up import findings, machine, only
 
 
@@ -13,8 +13,10 @@ def member(rank: int, **changes: Any) -> Member:
     return Member(**(facts | {"sees_folder": True} | changes))
 
 
-def transfer(size: int, bandwidth: float, operation: str = "all-reduce") -> Transfer:
-    return Transfer(operation=operation, bytes=size, ranks=2, nodes=2, seconds=size / bandwidth, bandwidth=bandwidth)
+def transfer(size: int, bandwidth: float, operation: str = "all-reduce") -> MeasuredTransfer:
+    return MeasuredTransfer(
+        operation=operation, bytes=size, ranks=2, nodes=2, seconds=size / bandwidth, bandwidth=bandwidth
+    )
 
 
 def collectives(**changes: Any) -> Collectives:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacking.doctor.checks.disk import checkpoint_bytes, run_bytes
-from stacking.doctor.facts import Facts, Folder, Host
+from stacking.doctor.facts import Facts, FolderFacts, Host
 from tests.doctor.made_up import A100, GiB, findings, machine, only, plan_for
 
 
@@ -18,9 +18,9 @@ def host(ranks: int = 1, **changes: Any) -> Facts:
     return machine(host=Host(**(facts | changes)), ranks=ranks)
 
 
-def folder(**changes: Any) -> Folder:
+def folder(**changes: Any) -> FolderFacts:
     facts: dict[str, Any] = {"path": "/runs", "filesystem": "ext4", "free": 10**12, "write": 1e9, "read": 2e9}
-    return Folder(**(facts | changes))
+    return FolderFacts(**(facts | changes))
 
 
 def test_threads_of_all_ranks_need_cores() -> None:

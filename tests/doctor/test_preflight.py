@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stacking.doctor import preflight
-from stacking.doctor.examine import Request, Visit
+from stacking.doctor.examine import ExamineRequest, Visit
 from stacking.doctor.facts import Facts, Host
 from stacking.doctor.finding import Finding
 from stacking.doctor.preflight import before_job
@@ -29,10 +29,10 @@ class Looks:
     """Stands in for the visit; remembers what it was asked."""
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
+        self.requests: list[ExamineRequest] = []
         self.finds: list[Finding] = []
 
-    def __call__(self, request: Request) -> Visit:
+    def __call__(self, request: ExamineRequest) -> Visit:
         self.requests.append(request)
         return Visit(Facts(host=Host(name="n1")), self.finds)
 
@@ -117,7 +117,7 @@ def test_a_doctor_json_that_is_damaged_is_written_again(run: RunFolder, looks: L
 def test_a_look_that_fails_proves_nothing(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def breaks(request: Request) -> Visit:
+    def breaks(request: ExamineRequest) -> Visit:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(preflight, "visit", breaks)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from stacking.config.recipe import load_recipe
-from stacking.estimate.prediction import Setting
+from stacking.estimate.prediction import Basis
 from stacking.estimate.setting import open_setting
 from stacking.planning.make_plan import make_plan
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 from tests.small_recipe import MACHINE
 
 
@@ -19,7 +19,7 @@ def shipped(name: str = "bert-large-a100", *overrides: str) -> Plan:
     return make_plan(load_recipe(name, list(overrides)), None, None, MACHINE)
 
 
-def tabled(plan: Plan, **options: Any) -> Setting:
+def tabled(plan: Plan, **options: Any) -> Basis:
     """What the tables say of the plan's devices."""
     setting = open_setting(plan, MACHINE, **options)
     assert setting is not None
@@ -31,7 +31,7 @@ def seconds_by_law(layers: int, micro_batch: int) -> float:
     return 0.001 + layers * (0.0005 + 0.0002 * micro_batch)
 
 
-def bench_stage(plan: Plan, stage: Stage, communication: float = 0.002, **changes: Any) -> dict[str, Any]:
+def bench_stage(plan: Plan, stage: StagePlan, communication: float = 0.002, **changes: Any) -> dict[str, Any]:
     """One stage as `stacking bench` prints it, timed by ``seconds_by_law``."""
     found = {
         "name": stage.name,

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 
 from stacking.estimate.communication import bytes_per_update, transfers
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 from tests.estimate.plans import shipped
 
 STAGE = shipped("bert-large-a100").stages[-1]
 
 
-def stage(zero: int, ranks: int = 8, accumulation: int = 1, **config: Any) -> Stage:
+def stage(zero: int, ranks: int = 8, accumulation: int = 1, **config: Any) -> StagePlan:
     changes = {"zero_stage": zero, "ranks": ranks, "accumulation": accumulation}
     ds_config = {"bf16": {"enabled": True}, "zero_optimization": {"stage": zero, **config}}
     return STAGE.model_copy(update={**changes, "ds_config": ds_config})
 
 
-def in_models(found: Stage) -> float:
+def in_models(found: StagePlan) -> float:
     """Bytes of one update, in units of the model's own bytes and of the ring's (N-1)/N."""
     return bytes_per_update(found) / (2 * found.parameters) * found.ranks / (found.ranks - 1)
 

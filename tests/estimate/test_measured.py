@@ -10,14 +10,14 @@ import pytest
 
 from stacking.errors import UserError
 from stacking.estimate.communication import bytes_per_update
-from stacking.estimate.prediction import Setting, predict
+from stacking.estimate.prediction import Basis, predict
 from stacking.estimate.scaling import on_ranks
 from tests.estimate.plans import bench_file, bench_stage, seconds_by_law, shipped, tabled
 
 DEMO = shipped("books-cpu", "precision=bf16")
 
 
-def measured(path: Path, *stages: dict[str, Any]) -> Setting:
+def measured(path: Path, *stages: dict[str, Any]) -> Basis:
     return tabled(DEMO, measured=[bench_file(path / "bench.json", stages)])
 
 

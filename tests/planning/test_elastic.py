@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from stacking.errors import UserError
 from stacking.planning.elastic import most_ranks, resized
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 from stacking.train.loader import sample_numbers
 from tests.small_recipe import SMALL, plan_of
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> StagePlan:
     """24 sequences an update: 3 x 2 on each of 4 ranks."""
     folder = tmp_path_factory.mktemp("plan")
     with pytest.MonkeyPatch.context() as patch:
@@ -27,7 +27,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 
 @given(ranks=st.integers(1, 24), step=st.integers(0, 9))
-def test_every_update_has_the_same_samples(stage: Stage, ranks: int, step: int) -> None:
+def test_every_update_has_the_same_samples(stage: StagePlan, ranks: int, step: int) -> None:
     assume(stage.global_batch % ranks == 0)
     other = resized(stage, ranks, "launch")
     assert other.micro_batch * other.accumulation * other.ranks == stage.global_batch
@@ -38,7 +38,7 @@ def test_every_update_has_the_same_samples(stage: Stage, ranks: int, step: int) 
     assert sorted(planned.tolist()) == sorted(found.tolist())
 
 
-def test_deepspeed_is_told_the_new_portions(stage: Stage) -> None:
+def test_deepspeed_is_told_the_new_portions(stage: StagePlan) -> None:
     config = resized(stage, 2, "launch").ds_config
     assert config["train_batch_size"] == 24
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] == 12
@@ -48,14 +48,14 @@ def test_deepspeed_is_told_the_new_portions(stage: Stage) -> None:
     }
 
 
-def test_ranks_that_do_not_divide_the_batch_are_one_line(stage: Stage) -> None:
+def test_ranks_that_do_not_divide_the_batch_are_one_line(stage: StagePlan) -> None:
     with pytest.raises(UserError, match=r"^launch: 5 ranks do not divide the 24 sequences .* use 4$"):
         resized(stage, 5, "launch")
 
 
-def test_as_many_ranks_as_can_be_used(stage: Stage) -> None:
+def test_as_many_ranks_as_can_be_used(stage: StagePlan) -> None:
     assert [most_ranks(stage, n) for n in (0, 1, 2, 3, 4, 5, 100)] == [1, 1, 2, 3, 4, 4, 4]
 
 
-def test_the_planned_size_changes_nothing(stage: Stage, tmp_path: Path) -> None:
+def test_the_planned_size_changes_nothing(stage: StagePlan, tmp_path: Path) -> None:
     assert resized(stage, 4, "launch") is stage

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stacking.config.recipe import Checkpoint, Evaluation, Optimizer
+from stacking.config.recipe import CheckpointRule, Evaluation, Optimizer
 from stacking.model.config import ModelConfig
 from stacking.planning.growth import PlannedGrowth
-from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, Stage, write_plan
+from stacking.planning.plan import Cost, Plan, PlannedData, PlannedLaunch, StagePlan, write_plan
 from stacking.run.metrics import MetricsWriter
 from stacking.storage.seal import sealed
 
@@ -45,7 +45,7 @@ def synthetic_plan(layers: Sequence[int], steps: Sequence[int]) -> Plan:
         start_format=None,
         optimizer=Optimizer(),
         stages=tuple(_stage(index, layers[index], steps) for index in range(len(layers))),
-        checkpoint=Checkpoint(),
+        checkpoint=CheckpointRule(),
         evaluation=Evaluation(),
         log_every=1,
         launch=PlannedLaunch(launcher="local", accelerator="cpu", device="cpu"),
@@ -54,10 +54,10 @@ def synthetic_plan(layers: Sequence[int], steps: Sequence[int]) -> Plan:
     )
 
 
-def _stage(index: int, layers: int, all_steps: Sequence[int]) -> Stage:
+def _stage(index: int, layers: int, all_steps: Sequence[int]) -> StagePlan:
     steps, first_step = all_steps[index], sum(all_steps[:index])
     growth = PlannedGrowth(operator="stack", optimizer_state="reset", sources=("0 copy",) * layers)
-    return Stage(
+    return StagePlan(
         index=index,
         name=f"{index}-L{layers}",
         layers=layers,
@@ -150,7 +150,7 @@ class SyntheticRun:
         self.phase("report", last, 1.0)
         return self
 
-    def _trained(self, stage: Stage, step: int, loss: float | None) -> dict[str, Any]:
+    def _trained(self, stage: StagePlan, step: int, loss: float | None) -> dict[str, Any]:
         mlm = 3.0 + 6.0 * math.exp(-(stage.first_step + step) / 60) + 0.1 * math.sin(step * 1.7)
         loss = mlm + 0.6 if loss is None else loss
         return {
@@ -166,12 +166,12 @@ class SyntheticRun:
             "time": self.now,
         }
 
-    def _evaluated(self, stage: Stage, step: int) -> dict[str, Any]:
+    def _evaluated(self, stage: StagePlan, step: int) -> dict[str, Any]:
         mlm = 3.1 + 6.0 * math.exp(-(stage.first_step + step) / 60)
         losses = {"loss": mlm + 0.6, "mlm_loss": mlm, "nsp_loss": 0.6}
         return {"kind": "evaluation", **self._where(stage, step), **losses, "seconds": 2.0, "time": self.now}
 
-    def _where(self, stage: Stage, step: int) -> dict[str, Any]:
+    def _where(self, stage: StagePlan, step: int) -> dict[str, Any]:
         global_step = stage.first_step + step
         return {
             "stage": stage.index,

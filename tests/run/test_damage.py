@@ -27,7 +27,7 @@ from stacking.data.sampler import SAMPLERS
 from stacking.errors import StackingError, UserError
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.model.size import parameter_shapes
-from stacking.planning.plan import Stage, load_plan
+from stacking.planning.plan import StagePlan, load_plan
 from stacking.run.checkpoints import checkpoints, latest, point_latest, tag
 from stacking.run.controller import Controller
 from stacking.run.create import create_run, open_run
@@ -85,7 +85,7 @@ class Ended:
     def kill(self) -> None: ...
 
 
-def pretend_to_train(run: RunFolder, stage: Stage) -> None:
+def pretend_to_train(run: RunFolder, stage: StagePlan) -> None:
     """Write the checkpoints that are missing; Adam's step in them is a digest of everything that training reads."""
     plan, folder = load_plan(run.plan), run.stage(stage.name)
     seen = xxhash.xxh3_128(stage.model_dump_json().encode())

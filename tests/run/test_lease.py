@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,23 @@ def test_a_held_lock_with_foreign_content_is_in_use_all_the_same(lock: Path, con
     lease.close()
 
 
-def test_a_folder_in_place_of_the_lock_is_one_line(lock: Path) -> None:
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo], ids=["folder", "named pipe"])
+def test_anything_but_a_file_in_place_of_the_lock_is_set_aside(lock: Path, put: Callable[[Path], None]) -> None:
+    put(lock)
+    assert read_holder(lock) is None
+    lease = Lease(lock, patience=0)
+    assert lock.is_file() and lock.with_name("lock.damaged").exists()
+    lease.close()
+
+
+def test_a_folder_in_place_of_a_held_lock_is_set_aside_by_its_holder(lock: Path) -> None:
+    lease = Lease(lock, patience=0)
+    lock.unlink()
     lock.mkdir()
-    with pytest.raises(UserError, match="lock: is a folder where a file is expected"):
+    lease.renew()
+    with pytest.raises(UserError, match="is in use by process"):
         Lease(lock, patience=0)
+    lease.close()
 
 
 def test_a_removed_lock_is_made_again_and_keeps_others_out(lock: Path) -> None:

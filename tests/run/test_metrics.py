@@ -133,6 +133,14 @@ def test_a_follower_passes_over_damage(path: Path) -> None:
     assert follower.damage == ["line 2 was altered"]
 
 
+def test_a_folder_in_place_of_the_file_is_named_and_set_aside(path: Path) -> None:
+    path.mkdir(parents=True)
+    assert inspect_metrics(path) == ([], ["is not a file"])
+    assert truncate_after(path, 4) == 0
+    write(path, [5])
+    assert steps_in(path) == [5] and path.with_name("metrics.jsonl.damaged").is_dir()
+
+
 def test_a_writer_that_is_killed_leaves_whole_records(path: Path) -> None:
     script = (
         "import itertools, sys; from pathlib import Path; from stacking.run.metrics import MetricsWriter\n"

@@ -38,6 +38,20 @@ def test_while_modules_are_imported(module: str, number: int, code: int) -> None
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_in_a_library_that_makes_it_an_exception_of_its_own(number: int, code: int) -> None:
+    """pydantic_core raises a SchemaError for any exception from Python code that it calls while it builds a model."""
+    script = (
+        "import os\nfrom stacking.cli import main as cli\n"
+        "@cli.cli.command()\ndef work():\n"
+        f"    try:\n        os.kill(os.getpid(), {int(number)})\n"
+        "    except BaseException as error:\n        raise RuntimeError('while a model is built') from error\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "work"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, f"stacking: stopped by {signal.Signals(number).name}\n")
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_while_a_command_is_at_work(tmp_path: Path, number: int, code: int) -> None:
     run = SyntheticRun(tmp_path / "run")
     with RunFolder(run.path).locked():

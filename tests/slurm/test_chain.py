@@ -12,7 +12,7 @@ from stacking.config.recipe import Resources
 from stacking.errors import UserError
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
-from stacking.slurm.chain import MODES, Shape, chain
+from stacking.slurm.chain import MODES, JobShape, chain
 from stacking.slurm.site import Site
 from tests.slurm.plans import plan_for_jobs
 
@@ -37,7 +37,7 @@ def test_a_watcher_of_one_core_follows_if_the_chain_breaks(mode: str) -> None:
     *working, watcher = chain(plan_for_jobs(), RUN, Site(), mode)  # type: ignore[arg-type]
     assert working == chain(plan_for_jobs(), RUN, UNWATCHED, mode)  # type: ignore[arg-type]
     assert (watcher.name, watcher.after(7), working[-1].after(6)) == ("watch", "afternotok:7", "afterok:6")
-    assert list(watcher.phases) == phases(plan_for_jobs(), RUN) and watcher.shape == Shape(1, 1)
+    assert list(watcher.phases) == phases(plan_for_jobs(), RUN) and watcher.shape == JobShape(1, 1)
 
 
 def test_a_run_that_starts_from_a_model_begins_with_a_job_for_it() -> None:
@@ -57,12 +57,19 @@ def test_every_phase_belongs_to_one_job_in_the_run_s_order(mode: str) -> None:
 
 def test_each_stage_gets_the_nodes_that_its_ranks_need() -> None:
     jobs = chain(plan_for_jobs(ranks=(2, 6, 8)), RUN, Site(ranks_per_node=4, mends=0), "per-stage")
-    assert [job.shape for job in jobs] == [Shape(1, 2), Shape(1, 1), Shape(2, 3), Shape(1, 1), Shape(2, 4), Shape(1, 1)]
+    assert [job.shape for job in jobs] == [
+        JobShape(1, 2),
+        JobShape(1, 1),
+        JobShape(2, 3),
+        JobShape(1, 1),
+        JobShape(2, 4),
+        JobShape(1, 1),
+    ]
 
 
 def test_one_allocation_holds_the_nodes_of_the_largest_stage() -> None:
     (job,) = chain(plan_for_jobs(), RUN, Site(ranks_per_node=4, mends=0), "one-allocation")
-    assert job.shape == Shape(2, 4)
+    assert job.shape == JobShape(2, 4)
 
 
 @settings(deadline=None)
@@ -76,7 +83,7 @@ def test_the_ranks_always_lie_evenly(ranks: int, ranks_per_node: int) -> None:
 
 def test_nodes_that_a_stage_asks_for_are_taken_and_too_many_ranks_on_one_refused() -> None:
     spread = plan_for_jobs(ranks=(4, 4, 4), resources=[Resources(nodes=4)] * 3)
-    assert chain(spread, RUN, Site(ranks_per_node=4), "per-stage")[0].shape == Shape(4, 1)
+    assert chain(spread, RUN, Site(ranks_per_node=4), "per-stage")[0].shape == JobShape(4, 1)
     packed = plan_for_jobs(ranks=(4, 4, 4), resources=[Resources(nodes=1)] * 3)
     with pytest.raises(UserError, match=r"stages\[0\]\.resources\.nodes: is 1: 4 ranks per node"):
         chain(packed, RUN, Site(ranks_per_node=2), "per-stage")

@@ -14,7 +14,7 @@ from stacking.storage.files import write_sealed_text
 
 
 def settings(run: RunFolder, site: Path | None = None) -> Site:
-    return command._site(command.Request(run=run, recipe=None, mode=None, site=site))
+    return command._site(command.SubmitRequest(run=run, recipe=None, mode=None, site=site))
 
 
 def test_settings_are_kept_until_others_are_given(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from stacking.errors import UserError
 from stacking.run.folder import RunFolder
 from stacking.slurm.chain import MODES, chain, ignored
 from stacking.slurm.script import script, title
-from stacking.slurm.site import Site, Transition, load_site
+from stacking.slurm.site import Site, TransitionRequests, load_site
 from tests.slurm.plans import plan_for_jobs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -105,7 +105,7 @@ def test_a_stage_requests_what_its_resources_say_and_a_transition_what_is_its_ow
     wide = wide.model_copy(update={"gpu_option": "--gres=gpu:a100:{gpus}", "exclusive": True, "cores_per_rank": 3})
     wide = wide.model_copy(update={"options": ("--nice=2",), "prelude": ("echo 2",), "modules": ("m2",)})
     site = Site(
-        partition="p1", options=("--nice=1",), prelude=("echo 1",), transition=Transition(options=("--nice=3",))
+        partition="p1", options=("--nice=1",), prelude=("echo 1",), transition=TransitionRequests(options=("--nice=3",))
     )
     made = scripts(site, "per-stage", resources=[Resources(), wide, Resources()])
     lines = set(made["1-L6"].splitlines())

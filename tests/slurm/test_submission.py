@@ -18,7 +18,7 @@ from stacking.run.kept import kept_recipe
 from stacking.run.phases import phases
 from stacking.slurm.amendment import is_same_run
 from stacking.slurm.chain import chain
-from stacking.slurm.command import Request, _check_syntax, _unchecked
+from stacking.slurm.command import SubmitRequest, _check_syntax, _unchecked
 from stacking.slurm.ledger import is_done, known_jobs
 from stacking.slurm.script import script, title
 from stacking.slurm.site import Site
@@ -137,7 +137,7 @@ def test_a_dry_run_goes_without_slurms_check_where_slurm_does_not_answer(
     scripts = {"0-L3": "#!/bin/bash\n#SBATCH --time=1:00:00\n"}
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(SMALL)
-    request = Request(run=RUN, recipe="recipe.yaml", mode=None, site=Path("site.yaml"))
+    request = SubmitRequest(run=RUN, recipe="recipe.yaml", mode=None, site=Path("site.yaml"))
 
     def unchecked() -> list[str]:
         return list(_unchecked(request, load_recipe("recipe.yaml"), Site(), JOBS[:1], scripts))

@@ -19,7 +19,7 @@ from stacking.state.format import State, manifest_of
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.blocks import BLOCK, digest, entry_of
 from stacking.storage.files import MANIFEST, seal_folder, write_sealed
-from stacking.storage.safetensors_file import Layout, TensorSpec
+from stacking.storage.safetensors_file import FileLayout, TensorSpec
 from tests.state.ranks import ROOT
 
 torch = pytest.importorskip("torch")
@@ -176,7 +176,7 @@ LIMIT = 400_000_000
 def sparse_state(folder: Path, layers: int) -> Path:
     """A state whose files are holes: 1.6 GB in five layers that take no room on the disk."""
     model = ModelConfig(layers=layers, hidden=1024, heads=16, intermediate=4096 * 6, vocabulary=500, max_positions=64)
-    layout = Layout({name: TensorSpec("float32", shape) for name, shape in parameter_shapes(model).items()})
+    layout = FileLayout({name: TensorSpec("float32", shape) for name, shape in parameter_shapes(model).items()})
     folder.mkdir()
     with open(folder / "weights.safetensors", "wb") as file:
         file.write(layout.header)

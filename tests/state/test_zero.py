@@ -79,6 +79,7 @@ def test_what_the_trainer_wrote_beside_goes_into_the_state(tmp_path: Path) -> No
     model = {"layers": 1, "hidden": 4, "heads": 1, "intermediate": 8, "vocabulary": 5}
     folder = write_checkpoint(tmp_path / "c", [dict(parameter_shapes(ModelConfig(**model)))])
     write_sealed(folder / "progress.json", {"model": model, "stage": 0, "step": 7})
+    seal_folder(folder, {})
 
     state = consolidate(folder, tmp_path / "state")
 
@@ -128,6 +129,15 @@ def test_an_altered_byte_is_found_and_its_file_named(tmp_path: Path, sealed: boo
     file.write_bytes(data)
 
     with pytest.raises(DamagedFile, match=file.name):
+        consolidate(folder, tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+
+
+def test_our_own_checkpoint_without_its_manifest_is_damaged(tmp_path: Path) -> None:
+    """Nothing vouches for its files any more; only another program's checkpoint never had a manifest."""
+    folder = write_checkpoint(tmp_path / "c")
+    write_sealed(folder / "progress.json", {"step": 4})
+    with pytest.raises(DamagedFile, match=r"manifest\.json: is missing"):
         consolidate(folder, tmp_path / "state")
     assert not (tmp_path / "state").exists()
 
@@ -289,6 +299,7 @@ def test_progress_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     (folder / "progress.json").write_text(content)
     if content.startswith('{"'):
         write_sealed(folder / "progress.json", json.loads(content))
+    seal_folder(folder, {})
     with pytest.raises(DamagedFile, match=r"progress\.json: (is not|does not describe a model: model)"):
         ZeroCheckpoint(folder)
 
@@ -296,4 +307,5 @@ def test_progress_that_is_none_is_named(tmp_path: Path, content: str) -> None:
 def test_half_of_a_surrogate_pair_goes_through(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c")
     write_sealed(folder / "progress.json", {"\ud880": "\udc80 ü"})
+    seal_folder(folder, {})
     assert consolidate(folder, tmp_path / "state").progress == {"\ud880": "\udc80 ü"}

@@ -7,7 +7,7 @@ from math import log2
 
 from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
 from stacking.tune.record import Tried
-from stacking.tune.search import Found, Search, Spent
+from stacking.tune.search import Search, SearchResult, Spent
 from stacking.tune.space import Space
 
 BASE = Candidate(micro_batch=4, setting=Setting(zero_stage=2))
@@ -87,7 +87,7 @@ def measured(candidate: Candidate, speed: float) -> Tried:
     )
 
 
-def search(trials: FakeTrials, space: Space = SPACE, limit: int | None = None) -> Found:
+def search(trials: FakeTrials, space: Space = SPACE, limit: int | None = None) -> SearchResult:
     return Search(space, trials, needed, limit).run()
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from stacking.tune.candidate import Candidate, Setting
-from stacking.tune.runoff import Final, decide
-from stacking.tune.search import Found
+from stacking.tune.runoff import RunoffResult, decide
+from stacking.tune.search import SearchResult
 from tests.tune.fakes import BASE, SPACE, FakeRounds, measured
 
 COMPILED = Candidate(micro_batch=4, setting=Setting(zero_stage=2, compile=True))
 SLOW = Candidate(micro_batch=1, setting=Setting(zero_stage=3))
 
 
-def final(speeds: dict[Candidate, float], rounds: dict[Candidate, list[float]]) -> tuple[Final, FakeRounds]:
-    found = Found(SPACE, tuple(measured(candidate, speed) for candidate, speed in speeds.items()), "", False)
+def final(speeds: dict[Candidate, float], rounds: dict[Candidate, list[float]]) -> tuple[RunoffResult, FakeRounds]:
+    found = SearchResult(SPACE, tuple(measured(candidate, speed) for candidate, speed in speeds.items()), "", False)
     again = FakeRounds(rounds)
     return decide(found, again), again
 

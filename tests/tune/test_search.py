@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
-from stacking.tune.search import Found
+from stacking.tune.search import SearchResult
 from tests.tune.fakes import BASE, SPACE, FakeTrials, measured, needed, peaked, search
 
 ZERO_1 = Setting(zero_stage=1)
 
 
-def best(found: Found) -> Candidate:
+def best(found: SearchResult) -> Candidate:
     return found.measured[0].candidate
 
 

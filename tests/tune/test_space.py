@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacking.planning.plan import Stage
+from stacking.planning.plan import StagePlan
 from stacking.tune.candidate import Setting
-from stacking.tune.space import Facts, base_candidate, micro_batches, space_of
+from stacking.tune.space import SpaceFacts, base_candidate, micro_batches, space_of
 from tests.small_recipe import SMALL, plan_of
 
-GPU = Facts(cuda=True, ranks=4, device="a100")
+GPU = SpaceFacts(cuda=True, ranks=4, device="a100")
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StagePlan:
     monkeypatch.chdir(tmp_path)
     return plan_of(SMALL).stages[0]
 
@@ -36,7 +36,7 @@ def test_rungs_are_doublings_where_they_can_be() -> None:
     assert micro_batches(96, 4) == (1, 2, 4, 8, 16, 32, 96)
 
 
-def test_a_gpu_has_the_whole_table(stage: Stage) -> None:
+def test_a_gpu_has_the_whole_table(stage: StagePlan) -> None:
     space = space_of(stage, GPU)
     assert space.values["zero_stage"] == (0, 1, 2, 3) and not space.left_out
     assert space.values["offload"] == ("none", "optimizer", "optimizer+param")
@@ -45,14 +45,14 @@ def test_a_gpu_has_the_whole_table(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("facts", "dimension", "values", "words"),
     [
-        (Facts(True, 1, "a100"), "zero_stage", (0, 1, 2), "one rank"),
-        (Facts(False, 2, "cpu"), "offload", ("none",), "host's memory already"),
-        (Facts(True, 2, "p40", compiled="refused"), "compile", (False,), "Triton"),
-        (Facts(False, 2, "cpu", has_compiler=False), "compile", (False,), "c++"),
+        (SpaceFacts(True, 1, "a100"), "zero_stage", (0, 1, 2), "one rank"),
+        (SpaceFacts(False, 2, "cpu"), "offload", ("none",), "host's memory already"),
+        (SpaceFacts(True, 2, "p40", compiled="refused"), "compile", (False,), "Triton"),
+        (SpaceFacts(False, 2, "cpu", has_compiler=False), "compile", (False,), "c++"),
     ],
 )
 def test_what_makes_no_sense_here_is_left_out_with_the_reason(
-    stage: Stage, facts: Facts, dimension: str, values: tuple[object, ...], words: str
+    stage: StagePlan, facts: SpaceFacts, dimension: str, values: tuple[object, ...], words: str
 ) -> None:
     space = space_of(stage, facts)
     assert space.values[dimension] == values and words in space.left_out[dimension]
@@ -65,7 +65,7 @@ def test_the_recipes_own_values_stay_open_even_where_they_make_no_sense(
     config = '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}'
     stage = plan_of(SMALL, config).stages[0]
     assert base_candidate(stage).setting == Setting(zero_stage=2, offload="optimizer")
-    assert "optimizer" in space_of(stage, Facts(False, 2, "cpu")).values["offload"]
+    assert "optimizer" in space_of(stage, SpaceFacts(False, 2, "cpu")).values["offload"]
 
 
 def test_offload_falls_back_with_the_zero_stage_that_it_needs() -> None:

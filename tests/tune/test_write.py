@@ -16,10 +16,10 @@ from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
 from stacking.tune.explain import gain, reasons
 from stacking.tune.picture import draw
 from stacking.tune.runoff import decide
-from stacking.tune.search import Found
+from stacking.tune.search import SearchResult
 from stacking.tune.space import Space
 from stacking.tune.variant import Variants
-from stacking.tune.write import Tuned, page, tuned_configs, write_recipe
+from stacking.tune.write import TunedStage, page, tuned_configs, write_recipe
 from tests.small_recipe import MACHINE, MANIFEST, SAMPLES
 from tests.tune.fakes import FakeRounds, FakeTrials, needed, peaked, search
 
@@ -45,12 +45,12 @@ def variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Variants:
     return Variants(load_recipe("recipe.yaml"), MANIFEST, SAMPLES, MACHINE)
 
 
-def tuned(variants: Variants, index: int, real_limit: int | None = None) -> Tuned:
+def tuned(variants: Variants, index: int, real_limit: int | None = None) -> TunedStage:
     """A stage after a search in which compiled ZeRO 1 with micro-batch 8 is fastest."""
     space = Space(Candidate(micro_batch=4, setting=Setting(zero_stage=2)), (1, 2, 4, 8, 16, 32), DIMENSIONS, {})
     found = search(FakeTrials(peaked(8, zero_1=0.2, compile=0.3), real_limit=real_limit), space)
     rounds = {tried.candidate: [tried.tokens_per_second] * 3 for tried in found.measured}
-    return Tuned(variants.base.stages[index], found, decide(found, FakeRounds(rounds)))
+    return TunedStage(variants.base.stages[index], found, decide(found, FakeRounds(rounds)))
 
 
 def leaves(value: object, place: str = "") -> list[str]:
@@ -108,7 +108,10 @@ def test_paths_in_the_tuned_recipe_hold_wherever_it_is_used(tmp_path: Path, vari
 
 
 def test_the_page_has_every_stage_its_choice_its_reasons_and_every_trial(variants: Variants) -> None:
-    stages = [tuned(variants, 0, real_limit=2000), Tuned(variants.base.stages[1], Found(None, (), "x", False), None)]  # type: ignore[arg-type]
+    stages = [
+        tuned(variants, 0, real_limit=2000),
+        TunedStage(variants.base.stages[1], SearchResult(None, (), "x", False), None),
+    ]  # type: ignore[arg-type]
     configs = tuned_configs(variants, stages)
     text = page(variants.base, stages, {0: "0-L2.json"}, configs)
     assert "## 0-L2" in text and "## 1-L4" in text and "Nothing could be measured" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stacking.doctor.facts import Facts, Transfer
+from stacking.doctor.facts import Facts, MeasuredTransfer
 from stacking.doctor.finding import Finding, Level
 from stacking.terminal.units import counted
 
@@ -71,9 +71,9 @@ def nodes(facts: Facts) -> Iterator[Finding]:
             yield Finding(level, "nodes", f"differ in {name}: {found}", "make them the same")
 
 
-def _largest(transfers: Sequence[Transfer]) -> list[Transfer]:
+def _largest(transfers: Sequence[MeasuredTransfer]) -> list[MeasuredTransfer]:
     """Return the largest transfer of each operation."""
-    found: dict[str, Transfer] = {}
+    found: dict[str, MeasuredTransfer] = {}
     for transfer in transfers:
         known = found.setdefault(transfer.operation, transfer)
         found[transfer.operation] = max(known, transfer, key=lambda t: t.bytes)

@@ -8,7 +8,7 @@ from stacking.deepspeed_config import ds_config
 from stacking.doctor.compatibility import NETWORK_FILESYSTEMS
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding
-from stacking.planning.plan import Plan, Stage
+from stacking.planning.plan import Plan, StagePlan
 
 GB = 1e9
 _SLOW = 100e6
@@ -77,7 +77,7 @@ def filesystem(facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "file system", f"{folder.filesystem}, {where}, files can be locked")
 
 
-def checkpoint_bytes(stage: Stage) -> float:
+def checkpoint_bytes(stage: StagePlan) -> float:
     """Return the size of one checkpoint: fp32 master weights and moments, and weights in the training precision."""
     weights = {"fp32": 4, "fp16": 2, "bf16": 2}[ds_config.precision(stage.ds_config)]
     return float(stage.parameters * (_STATE + weights))

@@ -14,7 +14,7 @@ from stacking.doctor.compatibility import (
     runs_on,
     version,
 )
-from stacking.doctor.facts import Capability, Facts, Gpu
+from stacking.doctor.facts import Capability, Facts, GpuFacts
 from stacking.doctor.finding import Finding, Level
 from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass, cpu_class, device_class
 from stacking.hardware.processor import BF16_FLAGS
@@ -22,7 +22,7 @@ from stacking.hardware.processor import BF16_FLAGS
 GiB = 1 << 30
 
 
-def known_gpus(facts: Facts) -> tuple[Gpu, ...]:
+def known_gpus(facts: Facts) -> tuple[GpuFacts, ...]:
     """Return the GPUs that torch sees, else those that nvidia-smi lists; none if training is set to the CPU."""
     return () if _unwanted(facts) else (facts.torch.gpus if facts.torch else ()) or facts.gpus
 
@@ -34,7 +34,7 @@ def _unwanted(facts: Facts) -> str:
     return "DS_ACCELERATOR" if facts.host.environment.get("DS_ACCELERATOR") == "cpu" else ""
 
 
-def class_of(gpu: Gpu) -> DeviceClass:
+def class_of(gpu: GpuFacts) -> DeviceClass:
     return device_class(gpu.name, gpu.memory, float(dotted(gpu.capability)))
 
 
@@ -156,7 +156,7 @@ def triton(facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "Triton", facts.torch.triton)
 
 
-def _as_planned(facts: Facts, gpu: Gpu) -> Iterator[Finding]:
+def _as_planned(facts: Facts, gpu: GpuFacts) -> Iterator[Finding]:
     """Compare the GPUs with what the plan assumes."""
     if facts.plan is None or facts.plan.launch.accelerator != "cuda":
         return
@@ -194,7 +194,7 @@ def _driver_advice(capability: Capability, major: int) -> str:
     return f"install {branch}, or a torch built for a CUDA before {major}"
 
 
-def _described(gpu: Gpu) -> str:
+def _described(gpu: GpuFacts) -> str:
     return f"{gpu.name} ({class_of(gpu).name}, {gpu.memory / GiB:.0f} GiB, {dotted(gpu.capability)})"
 
 

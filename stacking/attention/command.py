@@ -30,7 +30,7 @@ _EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class AttentionRequest:
     """What to measure, as the options of the command say it."""
 
     data: Path | None = None
@@ -43,7 +43,7 @@ class Wanted:
     sentences: Sequence[str] = ()
 
 
-def write_attention(model: Path, out: Path, wanted: Wanted) -> Attention:
+def write_attention(model: Path, out: Path, wanted: AttentionRequest) -> Attention:
     """Write ``attention.json``, the pictures and ``attention.html`` to the folder ``out``.
 
     Raises:
@@ -59,7 +59,7 @@ def write_attention(model: Path, out: Path, wanted: Wanted) -> Attention:
     return attention
 
 
-def write_snapshot(model: Path, out: Path, wanted: Wanted) -> Attention:
+def write_snapshot(model: Path, out: Path, wanted: AttentionRequest) -> Attention:
     """Write ``attention.json`` alone, for a run that follows its attention.
 
     Raises:
@@ -71,7 +71,7 @@ def write_snapshot(model: Path, out: Path, wanted: Wanted) -> Attention:
     return attention
 
 
-def _measured(model: Path, wanted: Wanted, examples: int) -> tuple[Attention, list[Example]]:
+def _measured(model: Path, wanted: AttentionRequest, examples: int) -> tuple[Attention, list[Example]]:
     found = find_model(model)
     _refuse_contradictions(wanted)
     source = _source(found, wanted)
@@ -90,7 +90,7 @@ def _measured(model: Path, wanted: Wanted, examples: int) -> tuple[Attention, li
 
 
 @dataclass(frozen=True)
-class _Source:
+class _TextSource:
     """Where the text comes from."""
 
     tokenizer: Path
@@ -104,7 +104,7 @@ class _Source:
         return HeldOutText(self.tokenizer, self.kind, sequence_length, _SEED)
 
 
-def _refuse_contradictions(wanted: Wanted) -> None:
+def _refuse_contradictions(wanted: AttentionRequest) -> None:
     """Refuse options that would be ignored."""
     if wanted.data is not None and wanted.text is not None:
         raise UserError("--text", "is given beside --data", "give one of the two")
@@ -116,7 +116,7 @@ def _refuse_contradictions(wanted: Wanted) -> None:
         raise UserError("--kind", f"there is no kind {wanted.kind!r}", f"use one of {', '.join(SAMPLERS)}")
 
 
-def _source(found: FoundModel, wanted: Wanted) -> _Source:
+def _source(found: FoundModel, wanted: AttentionRequest) -> _TextSource:
     """Return the text that the options name or, for a model of a run, its held-out data.
 
     Raises:
@@ -129,14 +129,14 @@ def _source(found: FoundModel, wanted: Wanted) -> _Source:
         tokenizer = wanted.tokenizer or own
         if tokenizer is None:
             raise UserError("--tokenizer", "is missing", "give the folder of the model's tokenizer, such as its data")
-        return _Source(tokenizer, kind, wanted.text)
+        return _TextSource(tokenizer, kind, wanted.text)
     data = wanted.data or of_run
     if data is None:
         raise UserError("--data", "is missing", "give the prepared data of the model, or --text FILE")
-    return _Source(data, kind, None)
+    return _TextSource(data, kind, None)
 
 
-def _sequence_length(found: FoundModel, wanted: Wanted, probe: Probe) -> int:
+def _sequence_length(found: FoundModel, wanted: AttentionRequest, probe: Probe) -> int:
     longest = probe.longest
     if wanted.sequence_length is None:
         usual = found.data.sequence_length if found.data is not None else _SEQUENCE_LENGTH

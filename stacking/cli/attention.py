@@ -43,11 +43,11 @@ def attention(
     MODEL is a run, a state, a checkpoint, or the Hugging Face folder of any encoder. Writes attention.json, pictures as
     SVG, PDF and PNG, and attention.html.
     """
-    from stacking.attention.command import Wanted, write_attention
+    from stacking.attention.command import AttentionRequest, write_attention
     from stacking.attention.tables import layer_table
     from stacking.storage.files import require_absent
 
-    wanted = Wanted(
+    wanted = AttentionRequest(
         data=data,
         text=text,
         tokenizer=tokenizer,

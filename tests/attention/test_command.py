@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
-from stacking.attention.command import Wanted, write_attention
+from stacking.attention.command import AttentionRequest, write_attention
 from stacking.attention.measure import measure, shown
 from stacking.attention.result import read_attention
 from stacking.attention.text import HeldOutText
@@ -38,8 +38,8 @@ class EvenProbe:
         return np.broadcast_to(share[None, :, None, None, :], shape).copy()
 
 
-def wanted(data: Path, **changes: Any) -> Wanted:
-    return Wanted(**{"data": data, "sequence_length": 32, "samples": 20, **changes})
+def wanted(data: Path, **changes: Any) -> AttentionRequest:
+    return AttentionRequest(**{"data": data, "sequence_length": 32, "samples": 20, **changes})
 
 
 def test_numbers_pictures_and_page_are_written(state: Path, data: Path, tmp_path: Path) -> None:

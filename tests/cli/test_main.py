@@ -20,6 +20,7 @@ from tests.data.conftest import write_corpus
 
 COMMANDS = [
     "adopt",
+    "attention",
     "baseline",
     "bench",
     "cancel",

@@ -41,6 +41,8 @@ CONTROL_HALF = [
     "stacking.tune.command",
     "stacking.compare.command",
     "stacking.attention.command",
+    "stacking.glue.command",
+    "stacking.glue.table",
 ]
 
 

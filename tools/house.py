@@ -27,6 +27,7 @@ ROOMS: list[dict[str, str]] = [
         "bench": "measures training steps",
         "doctor": "examines a machine before it trains",
         "estimate": "predicts time and cost",
+        "glue": "fine-tunes on GLUE, and the paper's table",
     },
     {"attention": "what layers and heads attend to"},
     {

@@ -18,6 +18,7 @@ from stacking.cli.bench import bench
 from stacking.cli.compare import compare
 from stacking.cli.doctor import doctor
 from stacking.cli.expand import expand
+from stacking.cli.glue import glue
 from stacking.cli.jobs import cancel, submit
 from stacking.cli.options import COMMAND
 from stacking.cli.planning import adopt, plan
@@ -56,6 +57,7 @@ COMMANDS = (
     import_model,
     evaluate,
     attention,
+    glue,
     report,
     baseline,
     compare,

@@ -102,6 +102,30 @@ def import_hugging_face(folder: Path, out: Path) -> ImportReport:
     return ImportReport(config, initialised, ignored, notes)
 
 
+def read_hugging_face(folder: Path) -> tuple[ModelConfig, Iterator[tuple[str, Tensor]], list[str]]:
+    """Reads the BERT in ``folder`` for use without a state: its shape, its parameters in fp32, and the missing ones.
+
+    The decoder may differ from the embedding, and is not read. Missing heads are initialised as by
+    `import_hugging_face`.
+
+    Raises:
+        UserError: as `import_hugging_face`; also while the parameters are read.
+    """
+    where, content = read_config(folder)
+    config = from_hugging_face(content, where)
+    files = find_weights(folder, where).files
+    with ExitStack() as stack:
+        loaders = _loaders(files, stack, folder)
+        sources, initialised = _match(loaders, config, folder)
+        _left_out(loaders, sources, config, folder)
+
+    def parameters() -> Iterator[tuple[str, Tensor]]:
+        with ExitStack() as stack:
+            yield from _tensors(_loaders(files, stack, folder), sources, config, folder)
+
+    return config, parameters(), initialised
+
+
 def _loaders(files: list[Path], stack: ExitStack, folder: Path) -> Loaders:
     """Maps every tensor in the files, by its modern name, to a function that reads it lazily."""
     loaders: Loaders = {}

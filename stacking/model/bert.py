@@ -46,6 +46,10 @@ class Bert(nn.Module, ABC):
     def nsp_logits(self, first: Tensor) -> Tensor:
         """Map first tokens [B, H] to [B, 2]; column 0: B follows A, column 1: B is random, as in Hugging Face."""
 
+    def pooled(self, first: Tensor) -> Tensor:
+        """Map first tokens [B, H] to what a classifier of whole sequences takes, [B, H]: themselves."""
+        return first
+
     @abstractmethod
     def initialise(self) -> None:
         """Draw the initial weights from torch's default generator."""
@@ -128,9 +132,13 @@ class PostLNBert(Bert):
         """Return ``hidden``: the last layer already ends with its norm."""
         return hidden
 
+    def pooled(self, first: Tensor) -> Tensor:
+        """Map first tokens [B, H] to [B, H]: a tanh layer, pre-trained with the next-sentence head."""
+        return torch.tanh(self.pooler(first))
+
     def nsp_logits(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to [B, 2], through the pooler: a tanh layer."""
-        return self.nsp_head(torch.tanh(self.pooler(first)))
+        """Map first tokens [B, H] to [B, 2], through the pooler."""
+        return self.nsp_head(self.pooled(first))
 
     def initialise(self) -> None:
         """Draw all matrices from N(0, ``initializer_range``); biases and the padding row are zero, norms identity."""

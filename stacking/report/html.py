@@ -11,6 +11,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from stacking.report import plots, tables
 from stacking.report.comparison import comparison_chart, comparison_table, write_comparison_picture
+from stacking.report.glue import read_tables
 from stacking.report.run import Run, read_run
 from stacking.report.timeline import wall_clock
 from stacking.storage.files import write_atomically
@@ -72,6 +73,7 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
             transitions=tables.transition_table(run),
             account=tables.account_table(run),
             schedule=tables.schedule_table(run),
+            glue=read_tables(run.folder.path),
             incidents=tables.incident_table(run),
             identity=tables.identity_table(run),
             versions=tables.version_table(),

@@ -30,6 +30,7 @@ COMMANDS = [
     "evaluate",
     "expand",
     "export",
+    "glue",
     "grow",
     "import",
     "plan",

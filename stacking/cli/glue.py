@@ -1,0 +1,70 @@
+"""Defines `stacking glue`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from stacking.cli.options import COMMAND, FOLDER
+from stacking.errors import UserError
+
+
+@click.command(**COMMAND)
+@click.argument("model", type=FOLDER)
+@click.option("--data", required=True, help="A folder with a subfolder per task, or a dataset such as nyu-mll/glue.")
+@click.option("--out", type=FOLDER, help="The folder for results; may be continued. Default for a run: RUN/glue.")
+@click.option("--tasks", metavar="TASK,...", help="Default: all but WNLI.")
+@click.option("--recipe", default="original", show_default=True, help="`original` (Gong et al.) or `run_glue`.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: batch=32, CoLA.epochs=5.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Runs per task. Default: 6 for small tasks, else 3.")
+@click.option("--from-mnli", is_flag=True, help="Also start MRPC, STS-B and RTE from the model fine-tuned on MNLI.")
+@click.option("--tokenizer", type=FOLDER, help="The model's tokenizer. Default: its own; for a run, its data's.")
+@click.option("--beside", type=FOLDER, multiple=True, metavar="OUT", help="Also show the results in another --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def glue(
+    model: Path,
+    data: str,
+    out: Path | None,
+    tasks: str | None,
+    recipe: str,
+    changes: tuple[str, ...],
+    seeds: int | None,
+    from_mnli: bool,
+    tokenizer: Path | None,
+    beside: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Fine-tune a model on GLUE and score it.
+
+    MODEL is a run folder, a state, an export or another Hugging Face encoder. Run the same command again to continue
+    an interrupted one.
+    """
+    from stacking.glue.command import Request, score
+    from stacking.glue.summary import read_summary
+    from stacking.glue.table import as_text, paper_table, spread_table
+    from stacking.report.glue import FOLDER as IN_RUN
+    from stacking.report.glue import write_tables
+    from stacking.report.html import write_report
+
+    is_run = (model / "plan.json").is_file()
+    if out is None and not is_run:
+        raise UserError("--out", "is missing", "name a folder for the results; only a run folder has one already")
+    others = [read_summary(folder) for folder in beside]
+    request = Request(
+        model=model,
+        data=data,
+        out=out or model / IN_RUN,
+        tasks=tuple(tasks.split(",")) if tasks is not None else (),
+        recipe=recipe,
+        changes=changes,
+        seeds=seeds,
+        from_mnli=from_mnli,
+        tokenizer=tokenizer,
+    )
+    summary = score(request, lambda line: click.echo(line, err=True))
+    write_tables(request.out, spread_table(summary), paper_table([*others, summary]))
+    if is_run and out is None:
+        click.echo(f"report: {write_report(model)}", err=True)
+    click.echo(json.dumps(summary.model_dump(mode="json"), indent=2) if as_json else as_text(summary, others))

@@ -1,0 +1,102 @@
+"""Finds the model to score, and its tokenizer. Reads descriptions only, no weights, and does not import torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from stacking.errors import UserError
+from stacking.huggingface.folder import find_weights, read_config
+from stacking.run.folder import RunFolder
+from stacking.run.lengths import settled_plan
+from stacking.state.format import State
+from stacking.storage.files import MANIFEST, checksum
+
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+
+
+class ModelSource(BaseModel):
+    """A model on disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """For tables."""
+    kind: Literal["state", "hugging-face"]
+    path: Path
+    tokenizer: Path
+    """A folder or file with the tokenizer."""
+    digest: str
+    """Identifies the weights."""
+
+
+def find_model(model: Path, tokenizer: Path | None = None) -> ModelSource:
+    """Finds the model in a run folder, a state, an export or another Hugging Face folder.
+
+    Args:
+        tokenizer: a folder or file with the tokenizer; None: the model's own, for a run that of its data.
+
+    Raises:
+        UserError: ``model`` is none of these, or there is no tokenizer.
+        DamagedFile: a file of it is damaged.
+    """
+    if not model.is_dir():
+        problem = "is a file" if model.is_file() else "does not exist"
+        raise UserError(model, problem, "give a run folder, a state or a Hugging Face folder")
+    if (model / "plan.json").is_file():
+        state, own = _of_run(model)
+        return _state(model.resolve().name, state, _found(tokenizer, own, model))
+    if not (model / "config.json").is_file() and (model / MANIFEST).is_file():
+        return _state(model.resolve().name, model, _found(tokenizer, [], model))
+    where, _ = read_config(model)
+    digests = [checksum(path) for path in find_weights(model, where).files]
+    return ModelSource(
+        name=model.resolve().name,
+        kind="hugging-face",
+        path=model.resolve(),
+        tokenizer=_found(tokenizer, [model], model),
+        digest=" ".join([*digests, checksum(where)]),
+    )
+
+
+def _of_run(run_dir: Path) -> tuple[Path, list[Path]]:
+    """Returns a run's last state, and folders that may hold its tokenizer."""
+    folder = RunFolder(run_dir)
+    plan = settled_plan(folder)
+    state = folder.stage(plan.stages[-1].name).state
+    if not (state / MANIFEST).is_file():
+        remedy = "finish the run, or give the state of an earlier stage and --tokenizer"
+        raise UserError(state, "does not exist: the last stage has not ended", remedy)
+    data = [Path(plan.data.path)] if plan.data.path is not None else []
+    return state, [*data, folder.export]
+
+
+def _state(name: str, state: Path, tokenizer: Path) -> ModelSource:
+    opened = State(state)
+    if opened.model is None:
+        raise UserError(f"{state / MANIFEST}: model", "is empty", "consolidate its checkpoint with --config")
+    return ModelSource(
+        name=name, kind="state", path=state.resolve(), tokenizer=tokenizer.resolve(), digest=opened.digest
+    )
+
+
+def _found(given: Path | None, own: list[Path], model: Path) -> Path:
+    """Returns where the tokenizer is."""
+    if given is not None:
+        if not given.exists():
+            raise UserError(f"--tokenizer {given}", "does not exist", "give a folder, a tokenizer.json or a vocab.txt")
+        if given.is_dir() and not _has_tokenizer(given):
+            raise UserError(f"--tokenizer {given}", "has no tokenizer in it", f"give one with {_TOKENIZERS[0]}")
+        return given.resolve()
+    for folder in own:
+        if _has_tokenizer(folder):
+            return folder.resolve()
+    raise UserError(
+        model, "has no tokenizer", "add --tokenizer: the prepared data folder, or another with its tokenizer"
+    )
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZERS)

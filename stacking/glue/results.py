@@ -1,0 +1,143 @@
+"""The folder of results: one sealed file per task and seed, so that a repeated command goes on where it stopped.
+
+OUT/CoLA/seed-0.json             settings and scores of one run
+OUT/CoLA/seed-0.CoLA.npy         its predictions for the test set
+OUT/CoLA/logs/                   logs of the process that made them
+OUT/glue.json                    everything in the table
+OUT/submission/CoLA.tsv          the files for the benchmark's server
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stacking.errors import DamagedFile
+from stacking.glue.recipes import FineTuning
+from stacking.glue.tasks import GlueTask, folder_of
+from stacking.storage.files import read_sealed, write_atomically, write_sealed
+
+SUMMARY, SUBMISSION = "glue.json", "submission"
+Scores = dict[str, float]
+"""Maps names of metrics to scores of at most 1."""
+
+
+class SeedResult(BaseModel):
+    """One fine-tuning and its scores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    seed: int
+    model: str
+    """Digest of the model."""
+    data: str
+    """Digest of training and development sets."""
+    start: str | None
+    recipe: FineTuning
+    encoder: str
+    """Which implementation computed it."""
+    notes: tuple[str, ...]
+    max_length: int
+    """The limit that held, in tokens."""
+    cut: int
+    """Training inputs that were longer."""
+    left_out: int
+    """Lines of the training and development files without all columns and a label."""
+    steps: int
+    loss: float | None
+    """Mean training loss over the last tenth of the updates; null: not a number."""
+    seconds: float
+    """Of training alone."""
+    scores: dict[str, Scores]
+    """Per development set."""
+    majority: dict[str, Scores]
+    """What the most frequent label alone scores, per development set."""
+    failed: bool
+    """Whether it is no better than that on one of them."""
+
+    @property
+    def mean(self) -> float:
+        """Returns the mean of all metrics of all development sets."""
+        return fmean(value for scores in self.scores.values() for value in scores.values())
+
+
+class Results:
+    """The result files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def place(self, task: GlueTask, from_mnli: bool = False) -> Path:
+        """Returns the folder of a task."""
+        return self.folder / folder_of(task.name, from_mnli)
+
+    def of(self, task: GlueTask, from_mnli: bool = False) -> list[SeedResult]:
+        """Returns the finished runs of a task, by seed.
+
+        Raises:
+            DamagedFile: a file was changed.
+        """
+        found = [read_result(path) for path in self.place(task, from_mnli).glob("seed-*.json")]
+        return sorted(found, key=lambda result: result.seed)
+
+
+def result_file(place: Path, seed: int) -> Path:
+    """Returns the path of a run's result in a task's folder."""
+    return place / f"seed-{seed}.json"
+
+
+def encoder_file(place: Path) -> Path:
+    """Returns the path of the encoder that is kept for other tasks."""
+    return place / "encoder.safetensors"
+
+
+def predictions_file(place: Path, seed: int, name: str) -> Path:
+    """Returns the path of a run's predictions for the test set ``name``."""
+    return place / f"seed-{seed}.{name}.npy"
+
+
+def write_predictions(path: Path, values: np.ndarray) -> None:
+    """Writes predictions [N] atomically."""
+    data = io.BytesIO()
+    np.save(data, values)
+    write_atomically(path, data.getvalue())
+
+
+def read_predictions(path: Path, count: int) -> np.ndarray:
+    """Returns the predictions for a test set of ``count`` examples.
+
+    Raises:
+        DamagedFile: the file is missing or damaged, or belongs to another test set.
+    """
+    remedy = f"remove {path.name.partition('.')[0]}.json to train again"
+    try:
+        values: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise DamagedFile(path, "does not hold predictions", remedy) from None
+    if values.shape != (count,):
+        raise DamagedFile(path, f"has {values.size:,} predictions for {count:,} test examples", remedy)
+    return values
+
+
+def write_result(place: Path, result: SeedResult) -> None:
+    """Writes the result of one run."""
+    write_sealed(result_file(place, result.seed), result.model_dump(mode="json"))
+
+
+def read_result(path: Path) -> SeedResult:
+    """Reads the result of one run.
+
+    Raises:
+        DamagedFile: the file was changed.
+    """
+    try:
+        return SeedResult.model_validate(read_sealed(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"is not a result ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        raise DamagedFile(path, problem, "remove it to train again") from None

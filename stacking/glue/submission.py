@@ -1,0 +1,48 @@
+"""Writes the files that the server of the benchmark takes: one per test set, from the best seed on the dev sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stacking.glue.results import SUBMISSION, Results, SeedResult, predictions_file, read_predictions
+from stacking.glue.source import Source
+from stacking.glue.tasks import GlueTask
+from stacking.storage.files import disk_errors, write_atomically
+
+
+def write_submission(results: Results, task: GlueTask, source: Source) -> list[Path]:
+    """Writes the files of one task; returns them, none if there are no test sets.
+
+    Raises:
+        DamagedFile: the predictions do not belong to the test set.
+    """
+    runs = results.of(task)
+    folder = results.folder / SUBMISSION
+    written = []
+    for held in task.held:
+        examples = source.test(task, held)
+        if examples is None or not len(examples) or not runs:
+            continue
+        values = read_predictions(predictions_file(results.place(task), best(runs).seed, held.name), len(examples))
+        lines = [f"{name}\t{answer(task, value)}" for name, value in zip(examples.ids, values, strict=True)]
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{held.name}.tsv"
+        write_atomically(path, "\n".join(["index\tprediction", *lines]) + "\n")
+        written.append(path)
+    return written
+
+
+def best(runs: Sequence[SeedResult]) -> SeedResult:
+    """Returns the run with the highest mean score on the development sets; of equal ones the first."""
+    return max(runs, key=lambda run: run.mean)
+
+
+def answer(task: GlueTask, value: float) -> str:
+    """Returns a prediction as the server expects it: a label's spelling, or a score from 0 to 5."""
+    if task.is_regression:
+        return f"{min(max(value, 0.0), 5.0) if np.isfinite(value) else 0.0:.3f}"
+    return task.labels[int(value)]

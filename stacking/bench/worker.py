@@ -10,7 +10,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
@@ -19,6 +18,7 @@ from stacking.bench.hardware import gemm_tflops, hardware
 from stacking.bench.measure import Batches, measure
 from stacking.bench.synthetic import SyntheticSampler
 from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, SAMPLES, STARTING, Trial, TrialResult, read_trial
+from stacking.data.arrays import mapped_array
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
 from stacking.launch.mpi import log_to_file
@@ -45,7 +45,7 @@ def source(trial: Trial, folder: Path) -> Batches:
             padding_id=plan.model.padding_id,
         )
         return sampler.unpadded
-    rows = np.load(trial.samples or folder / SAMPLES, mmap_mode="r")
+    rows = mapped_array(Path(trial.samples or folder / SAMPLES))
     corpus = Corpus(Path(data.path), split="train")
     return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability).unpadded
 

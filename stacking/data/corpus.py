@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
+from stacking.data.arrays import mapped_array
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import digest
 from stacking.storage.files import MANIFEST, disk_errors, verify_folder
@@ -130,7 +131,7 @@ class Corpus:
         path = shard_path(self.folder, self.split, number, array)
         try:
             with disk_errors(path):
-                values = np.asarray(np.load(path, mmap_mode="r"))
+                values = mapped_array(path)
         except (ValueError, EOFError, OverflowError, TokenError, FileNotFoundError) as error:
             raise DamagedFile(path, f"is not a readable array ({error})", "prepare the data again") from None
         if values.ndim != 1 or values.dtype.kind not in "iu" or (array != "tokens" and not len(values)):

@@ -106,7 +106,9 @@ class _Machine:
 
     def get_attribute(self, holder: Any, name: Any) -> Any:
         """Handles ``getattr(CLASS, NAME)``, the pickle of methods and of enums in Python 3.11.0 to 3.11.3."""
-        return self.find(f"{holder.name}.{name}") if isinstance(holder, StandIn | Function) else StandIn("getattr")
+        if not isinstance(holder, StandIn | Function) or not isinstance(name, str):
+            return StandIn("getattr")
+        return self.find(f"{holder.name}.{name}")
 
     def call(self, function: Any, arguments: Any) -> Any:
         if isinstance(function, Function):

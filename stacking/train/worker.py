@@ -10,9 +10,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch.distributed as dist
 
+from stacking.data.arrays import mapped_array
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
 from stacking.errors import UserError
@@ -41,7 +41,7 @@ from stacking.train.validation import HeldOut
 
 def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
     """Opens the samples of ``split``, memory-mapped."""
-    rows = np.load(run.samples(split), mmap_mode="r")
+    rows = mapped_array(run.samples(split))
     data = plan.data
     corpus = Corpus(Path(str(data.path)), split=split)
     return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability)

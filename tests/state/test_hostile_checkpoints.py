@@ -81,6 +81,7 @@ ORDINARY = {
     "a million nested tuples as a key": b"}" + NESTED + b"K\x03s",
     "sixty doublings as a key": b"}" + DOUBLED + b"K\x03s",
     "sixty doublings in a set": b"\x8f(" + DOUBLED + b"\x90",
+    "sixty doublings as an attribute's name": b"c__builtin__\ngetattr\ncmytrainer\nOptions\n" + DOUBLED + b"\x86R",
     "a memo index of 2 ** 31 - 1": b"Nr\xff\xff\xff\x7f",
     "a method of the user's own class": b"c__builtin__\ngetattr\ncmytrainer\nOptions\nX\x04\x00\x00\x00load\x86R)R",
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 from stacking.errors import StackingError
 from stacking.run.journal import Journal
 from stacking.run.lease import Lease
+from stacking.storage.os_errors import explained
 
 
 class RunFolder:
@@ -93,13 +94,16 @@ def continuation(run: RunFolder) -> str:
 def is_locked(lock: Path) -> bool:
     """Returns whether a live controller, or a rank that outlived it, holds the lock file."""
     try:
+        if not lock.is_file():  # opening a named pipe would wait for ever
+            return False
         with open(lock, "rb") as file:
             # Shared, so that concurrent tests do not block each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True
     except OSError as error:
-        raise StackingError(f"{lock}: cannot be tested ({error.strerror})") from error
+        unexplained = StackingError(f"{lock}: cannot be tested ({error.strerror})")
+        raise explained(error, lock) or unexplained from error
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stacking.errors import UserError
-from stacking.run.folder import RunFolder
+from stacking.run.folder import RunFolder, is_locked
 
 HOLD = """
 import pathlib, subprocess, sys, time
@@ -54,3 +55,13 @@ def test_a_lock_is_free_again_after_use(tmp_path: Path) -> None:
     for _ in range(2):
         with run.locked():
             pass
+
+
+def test_a_name_that_no_file_can_have_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"cannot be created \(File name too long\); choose another name"):
+        is_locked(Path("x" * 300) / "lock")
+
+
+def test_a_named_pipe_in_place_of_the_lock_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    assert not is_locked(tmp_path / "lock")

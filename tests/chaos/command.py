@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from stacking import __version__
-from tests.chaos import clocks, damage, disks, kills
+from tests.chaos import clocks, clusters, damage, disks, kills
 from tests.chaos.results import BAD, Result, append_results, as_markdown, read_results
 from tests.chaos.workshop import Workshop
 
@@ -22,6 +22,7 @@ PLAYS: Mapping[str, Play] = {
     "damage": lambda workshop, seed, number: [damage.play(workshop, seed, number)],
     "disk": disks.play,
     "clock": clocks.play,
+    "cluster": clusters.play,
 }
 
 
@@ -30,6 +31,7 @@ PLAYS: Mapping[str, Play] = {
 @click.option("--damages", type=click.IntRange(min=0), default=200, show_default=True, help="Files to damage.")
 @click.option("--disks", "full_disks", type=click.IntRange(min=0), default=10, show_default=True, help="Disks to fill.")
 @click.option("--clocks", "jumps", type=click.IntRange(min=0), default=20, show_default=True, help="Clock jumps.")
+@click.option("--clusters", "storms", type=click.IntRange(min=0), default=50, show_default=True, help="On a SLURM.")
 @click.option("--minutes", type=float, default=60, show_default=True, help="Begin nothing new after this time.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for runs; kept and used again.")
@@ -42,6 +44,7 @@ def main(
     damages: int,
     full_disks: int,
     jumps: int,
+    storms: int,
     minutes: float,
     seed: int,
     work: Path,
@@ -55,7 +58,8 @@ def main(
     Exit code 1 if anything was lost, different, undetected, misreported or ended with a traceback.
     """
     file = results or work / "results.jsonl"
-    wanted = {"kill": kills, "damage": damages, "disk": full_disks if disks.possible() else 0, "clock": jumps}
+    wanted = {"kill": kills, "damage": damages, "clock": jumps}
+    wanted |= {"disk": full_disks if disks.possible() else 0, "cluster": storms if clusters.possible() else 0}
     if only:
         kind, of_seed, number = only.split(":")
         _print(PLAYS[kind](Workshop(work), int(of_seed), int(number)))
@@ -124,5 +128,6 @@ one event.
 * **not recoverable**: refused, and the restored run did not end identically.
 * **UNDETECTED**: the result differs without any report.
 
-Clock jumps use {clocks.how()}.
+Clock jumps use {clocks.how()}. Disturbances of a cluster fall on a chain of jobs that `tools/slurm_lab` runs on 2 to 4
+nodes of one machine; the chain must finish without help.
 """

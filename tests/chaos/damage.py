@@ -138,6 +138,11 @@ class Judge:
             return now != left
         return not now.startswith(left)
 
+    def _gained_a_blank(self, path: Path) -> bool:
+        """Whether a JSON file merely ends with another line break, which changes nothing that it says."""
+        pristine = self._workshop.pristine(path).read_bytes()
+        return path.suffix == ".json" and path.read_bytes() == pristine + b"\n"
+
     def _in_report(self, names: list[str]) -> bool:
         report = self._run / "report.html"
         return report.exists() and any(name in report.read_text(errors="replace") for name in names)
@@ -146,7 +151,7 @@ class Judge:
         """The chain did not need the file; whoever uses it later must be told."""
         for path in self._damaged:
             folder = path.parent
-            if not folder.is_dir() or self._made_again(path):
+            if not folder.is_dir() or self._made_again(path) or self._gained_a_blank(path):
                 continue
             if folder.name in ("state", "start"):
                 use: list[str | Path] = ["grow", folder, "--layers", "4", "--operator", "stack", "--out"]

@@ -27,7 +27,7 @@ class Result:
     """One event and what came of it."""
 
     kind: str
-    """``kill``, ``damage``, ``disk`` or ``clock``."""
+    """``kill``, ``damage``, ``disk``, ``clock`` or ``cluster``."""
     seed: int
     number: int
     """Of the chain or damage; with the seed it says everything that was drawn."""
@@ -66,6 +66,7 @@ def as_markdown(results: Sequence[Result]) -> str:
         _table("Damaged files", "file", _of(results, "damage")),
         _table("Full disks by phase", "phase", _of(results, "disk")),
         _table("Clock jumps by phase", "phase", _of(results, "clock")),
+        _table("Disturbances of a cluster", "what", _of(results, "cluster")),
         _faults(results),
     ]
     return "\n".join(section for section in sections if section)

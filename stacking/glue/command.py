@@ -74,7 +74,7 @@ def score(request: Request, tell: Tell) -> GlueSummary:
         model=model.name, recipe=request.recipe, changes=request.changes, tasks=tuple(work.summaries(tasks))
     )
     for task in tasks:
-        for path in write_submission(results, task, source):
+        for path in write_submission(results, task, source, work.seeds(task)):
             tell(f"test predictions: {path}")
     write_summary(request.out, summary)
     return summary

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stacking.data.given import load
+from stacking.data.tokenizer_files import read_object
 from stacking.data.unpad import Unpadded, positions_in
 from stacking.errors import UserError
 
@@ -55,12 +56,13 @@ def load_tokenizer(path: Path, of_bert: bool) -> Any:
     """Loads the tokenizer of a model, as `tokenizers.Tokenizer`.
 
     Args:
-        of_bert: whether it must be WordPiece with BERT's special tokens.
+        of_bert: whether the model is a BERT. Its tokenizer is WordPiece with BERT's special tokens, except where a
+            ``tokenizer.json`` says otherwise, as in multilingual sentence encoders.
 
     Raises:
         UserError: it cannot be used.
     """
-    if of_bert:
+    if of_bert and not _is_other(path):
         return load(path).tokenizer
     from transformers import AutoTokenizer
 
@@ -72,6 +74,13 @@ def load_tokenizer(path: Path, of_bert: bool) -> Any:
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(path, f"has a slow tokenizer ({type(tokenizer).__name__})", "save it with tokenizer.json")
     return tokenizer.backend_tokenizer
+
+
+def _is_other(path: Path) -> bool:
+    """Returns whether a folder has a tokenizer of another kind than WordPiece."""
+    file = path / "tokenizer.json"
+    model = read_object(file).get("model") if file.is_file() else None
+    return isinstance(model, dict) and model.get("type") in ("BPE", "Unigram")
 
 
 def encode(tokenizer: Any, first: Sequence[str], second: Sequence[str], longest: int) -> Encoded:

@@ -66,13 +66,20 @@ class StackingEncoder(SentenceEncoder):
 
 
 class TransformersEncoder(SentenceEncoder):
-    """An encoder of transformers, on sequences padded to the longest of the batch."""
+    """An encoder of transformers, on padded sequences."""
 
     name = "transformers, padded"
 
-    def __init__(self, model: Any, has_pooler: bool) -> None:
+    def __init__(self, model: Any, has_pooler: bool, padded_to: int | None = None) -> None:
+        """Take a loaded ``AutoModel``.
+
+        Args:
+            has_pooler: whether its pooler is trained.
+            padded_to: tokens; None: pad to the longest sequence of the batch.
+        """
         super().__init__()
         self.model = model
+        self._padded_to = padded_to
         self._has_pooler = has_pooler
         self.width, self.vocabulary = model.config.hidden_size, model.config.vocab_size
         self._padding = model.config.pad_token_id or 0
@@ -83,7 +90,7 @@ class TransformersEncoder(SentenceEncoder):
 
     def forward(self, batch: Unpadded) -> Tensor:
         device = next(self.parameters()).device
-        mask = np.arange(batch.lengths.max()) < batch.lengths[:, None]
+        mask = np.arange(self._padded_to or batch.lengths.max()) < batch.lengths[:, None]
         inputs = {"input_ids": _padded(batch.input_ids, mask, self._padding), "attention_mask": mask.astype(np.int64)}
         if self._has_segments:
             inputs["token_type_ids"] = _padded(batch.segment_ids, mask, 0)
@@ -120,8 +127,8 @@ def open_encoder(source: ModelSource, recipe: FineTuning, device: torch.device) 
     except DamagedFile:
         raise
     except UserError as error:
-        encoder = _of_transformers(source, recipe, error).to(device)
         notes.append(f"transformers computes the model, because {error.problem} ({error.where})")
+        encoder = of_transformers(source, recipe).to(device)
     return encoder, notes
 
 
@@ -143,7 +150,15 @@ def _bert(config: ModelConfig, weights: Iterable[tuple[str, Tensor]], recipe: Fi
     return model.to(device)
 
 
-def _of_transformers(source: ModelSource, recipe: FineTuning, why: UserError) -> SentenceEncoder:
+def of_transformers(source: ModelSource, recipe: FineTuning, padded_to: int | None = None) -> TransformersEncoder:
+    """Load an encoder in fp32 with transformers, on the CPU.
+
+    Args:
+        padded_to: as for `TransformersEncoder`.
+
+    Raises:
+        UserError: transformers cannot load it, it is not an encoder, or lacks a part.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -154,17 +169,16 @@ def _of_transformers(source: ModelSource, recipe: FineTuning, why: UserError) ->
         )
     except Exception as error:  # each class of transformers raises its own types
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
-        problem = f"{why.problem} ({why.where}), and transformers cannot load it ({reason})"
+        problem = f"is not a BERT, and transformers cannot load it ({reason})"
         raise UserError(source.path, problem, "give an encoder that transformers.AutoModel loads") from None
     model, report = loaded
     missing = list(report["missing_keys"])
     if getattr(model.config, "is_encoder_decoder", False) or not hasattr(model.config, "hidden_size"):
         raise UserError(source.path, f"is a {type(model).__name__}, not an encoder", "give an encoder such as BERT")
-    encoder_missing = [name for name in missing if "pooler" not in name]
-    if encoder_missing:
+    if encoder_missing := [name for name in missing if "pooler" not in name]:
         raise UserError(source.path, f"lacks {encoder_missing[0]}", "give a complete model")
     has_pooler = getattr(model, "pooler", None) is not None and not missing
-    return TransformersEncoder(model.float(), has_pooler)
+    return TransformersEncoder(model.float(), has_pooler, padded_to)
 
 
 def _dropouts(source: ModelSource, dropout: float) -> dict[str, float]:

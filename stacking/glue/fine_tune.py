@@ -90,7 +90,11 @@ def fine_tune(
     """
     total = updates(recipe, len(data.labels))
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, eps=recipe.epsilon, weight_decay=recipe.weight_decay
+        model.parameters(),
+        lr=recipe.learning_rate,
+        eps=recipe.epsilon,
+        weight_decay=recipe.weight_decay,
+        fused=True,  # on a CPU, the other one takes almost as long as forward and backward together
     )
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, recipe.warmup))
     model.train()

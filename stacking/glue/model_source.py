@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -45,6 +46,9 @@ def find_model(model: Path, tokenizer: Path | None = None) -> ModelSource:
     if not model.is_dir():
         problem = "is a file" if model.is_file() else "does not exist"
         raise UserError(model, problem, "give a run folder, a state or a Hugging Face folder")
+    if (model / "latest").is_file() or any(model.glob("*_states.pt")):
+        remedy = f"make a state of it: `stacking consolidate {quote(str(model))} --out STATE`"
+        raise UserError(model, "is a DeepSpeed checkpoint", remedy)
     if (model / "plan.json").is_file():
         state, own = _of_run(model)
         return _state(model.resolve().name, state, _found(tokenizer, own, model))

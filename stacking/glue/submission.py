@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,16 @@ from stacking.glue.tasks import GlueTask
 from stacking.storage.files import disk_errors, write_atomically
 
 
-def write_submission(results: Results, task: GlueTask, source: Source) -> list[Path]:
+def write_submission(results: Results, task: GlueTask, source: Source, seeds: Collection[int]) -> list[Path]:
     """Writes the files of one task; returns them, none if there are no test sets.
+
+    Args:
+        seeds: the runs to choose from.
 
     Raises:
         DamagedFile: the predictions do not belong to the test set.
     """
-    runs = results.of(task)
+    runs = [run for run in results.of(task) if run.seed in seeds]
     folder = results.folder / SUBMISSION
     written = []
     for held in task.held:

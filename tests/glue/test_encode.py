@@ -7,6 +7,7 @@ import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stacking.errors import UserError
 from stacking.glue.encode import Encoded, encode, load_tokenizer, shuffled_batches, sorted_batches
@@ -72,6 +73,15 @@ def test_batches_need_little_padding_and_are_not_in_order_of_length() -> None:
     assert padded < 1.15 * lengths.sum()
     means = np.array([lengths[batch].mean() for batch in batches])
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.4
+
+
+def test_a_bert_may_have_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
+    """As multilingual sentence encoders do, whose architecture is BERT's."""
+    own = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("good", -2.0), ("film", -2.0)], unk_id=0))
+    own.pre_tokenizer = pre_tokenizers.Metaspace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>").save_pretrained(tmp_path)
+    encoded = encode(load_tokenizer(tmp_path, of_bert=True), ["good film"], [], 8)
+    assert encoded.ids.tolist() == own.encode("good film").ids
 
 
 def test_a_folder_without_a_usable_tokenizer_is_one_line(tmp_path: Path) -> None:

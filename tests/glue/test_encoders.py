@@ -157,6 +157,12 @@ def test_what_is_no_model_is_one_line(change: Any, expected: str, tmp_path: Path
     assert expected in str(caught.value)
 
 
+def test_a_deepspeed_checkpoint_is_to_be_consolidated(tmp_path: Path) -> None:
+    (tmp_path / "latest").write_text("global_step20")
+    with pytest.raises(UserError, match=r"is a DeepSpeed checkpoint; make a state of it: `stacking consolidate /"):
+        find_model(tmp_path)
+
+
 def test_a_decoder_is_not_an_encoder(tmp_path: Path) -> None:
     config = transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     transformers.T5Model(config).save_pretrained(tmp_path)

@@ -29,7 +29,7 @@ def finished(folder: Path, *accuracies: float) -> Results:
 
 def test_the_best_seed_is_submitted_with_the_servers_words(tmp_path: Path) -> None:
     source = open_source(str(write_glue(tmp_path / "glue", "RTE")))
-    (path,) = write_submission(finished(tmp_path / "out", 0.6, 0.7), RTE, source)
+    (path,) = write_submission(finished(tmp_path / "out", 0.6, 0.7, 0.8), RTE, source, seeds=range(2))
     assert path == tmp_path / "out" / "submission" / "RTE.tsv"
     lines = path.read_text().splitlines()
     assert lines == ["index\tprediction", *(f"{number}\tnot_entailment" for number in range(100, 105))]
@@ -57,7 +57,7 @@ def test_names_of_submission_files_are_the_benchmarks() -> None:
 
 def test_without_test_sets_nothing_is_written(tmp_path: Path) -> None:
     (write_glue(tmp_path / "glue", "RTE") / "RTE" / "test.tsv").unlink()
-    assert write_submission(finished(tmp_path / "out", 0.6), RTE, open_source(str(tmp_path / "glue"))) == []
+    assert write_submission(finished(tmp_path / "out", 0.6), RTE, open_source(str(tmp_path / "glue")), [0]) == []
     assert not (tmp_path / "out" / "submission").exists()
 
 
@@ -66,7 +66,7 @@ def test_predictions_for_another_test_set_are_refused(tmp_path: Path) -> None:
     path = write_glue(tmp_path / "glue", "RTE") / "RTE" / "test.tsv"
     path.write_text(path.read_text() + "105\ta\tb\n")
     with pytest.raises(DamagedFile, match=r"seed-0.RTE.npy: has 5 predictions for 6 test examples; remove seed-0.json"):
-        write_submission(results, RTE, open_source(str(tmp_path / "glue")))
+        write_submission(results, RTE, open_source(str(tmp_path / "glue")), [0])
 
 
 def test_a_changed_result_is_refused(tmp_path: Path) -> None:

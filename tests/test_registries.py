@@ -146,11 +146,8 @@ class WithoutPooler(PostLNBert):
 
 
 def test_a_variant_is_a_class_and_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def heads(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-        shapes = VARIANTS["post_ln"].heads(config)
-        return {name: shape for name, shape in shapes.items() if not name.startswith("pooler")}
-
-    row = replace(VARIANTS["post_ln"], model=f"{__name__}:WithoutPooler", heads=heads, hugging_face=False)
+    heads = {name: part for name, part in VARIANTS["post_ln"].heads.items() if name != "pooler"}
+    row = replace(VARIANTS["post_ln"], model=f"{__name__}:WithoutPooler", heads=heads, hugging_face="")
     monkeypatch.setitem(VARIANTS, "newest", row)
     plan, known = plan_with("model.variant=newest", "model.hidden=64"), plan_with("model.hidden=64")
     assert known.stages[0].parameters - plan.stages[0].parameters == 64 * 64 + 64

@@ -64,7 +64,7 @@ class DescribedCheckpoint(Readable):
         stored = with_bias(modern_names(self._source.names, path))
         if DECODER_WEIGHT in stored:
             raise UserError(path, "has a decoder of its own", "only models with tied embeddings can be used")
-        names = hugging_face_names(self.model) if self.model.has_hugging_face_class else {}
+        names = hugging_face_names(self.model) if self.model.variant == "post_ln" else {}
         for theirs in (their for group in names.values() for their in group if their not in stored):
             raise UserError(path, f"has no parameter {theirs}", f"{_REMEDY}; a state needs the pooler and both heads")
         if not names:

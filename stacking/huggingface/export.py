@@ -11,8 +11,8 @@ import numpy as np
 
 from stacking.data.corpus import load_manifest
 from stacking.errors import UserError
+from stacking.huggingface.architecture import NEXT_SENTENCE, Architecture, architecture_of
 from stacking.huggingface.model_card import model_card
-from stacking.huggingface.names import hugging_face_names, to_hugging_face
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.finite import FiniteState
@@ -24,10 +24,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spec
 
 
 def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: bool = False) -> Path:
-    """Writes the model in ``state`` to ``out``, for use with transformers' BertForPreTraining and AutoModel.
+    """Writes the model in ``state`` to ``out``, for use with the variant's class in transformers.
 
     Args:
-        state: a state folder of a ``post_ln`` model.
+        state: a state folder.
         out: the new folder; an existing one is replaced once the new one is complete.
         data: the prepared data folder whose tokenizer is included; without it the export has no tokenizer.
         allow_non_finite: accept NaN and infinity.
@@ -42,9 +42,10 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
     if not config.has_hugging_face_class:
         raise UserError(
             state / MANIFEST,
-            f"holds a {config.variant} model, for which Hugging Face has no class",
-            "export a post_ln model; `stacking evaluate` takes the state itself",
+            f"holds a {config.variant} model, which cannot be exported",
+            "`stacking evaluate` takes the state itself",
         )
+    architecture = architecture_of(config)
     tokenizer: list[Path] = []
     if data is not None:
         manifest = load_manifest(data)
@@ -52,14 +53,13 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
         padding_id = manifest.get("special", {}).get("pad", config.padding_id)
         config = config.model_copy(update={"padding_id": padding_id})
     with new_folder(out, {"kind": "export", "format": 1}) as folder:
-        write_json(folder / "config.json", to_hugging_face(config))
-        with SafetensorsWriter(folder / "model.safetensors", _specs(config), {"format": "pt"}) as file:
-            view = source if allow_non_finite else FiniteState(source, source.path)
-            for name, values in _renamed(view, config):
-                file.append(name, values)
+        write_json(folder / "config.json", architecture.config(config))
+        view = source if allow_non_finite else FiniteState(source, source.path)
+        _write_weights(folder, view, config, architecture)
         for path in tokenizer:
             shutil.copyfile(path, folder / path.name)
-        write_atomically(folder / "README.md", model_card(config, source.manifest, has_tokenizer=bool(tokenizer)))
+        card = model_card(config, source.manifest, bool(tokenizer), architecture.use)
+        write_atomically(folder / "README.md", card)
     return out
 
 
@@ -83,21 +83,27 @@ def read_weights(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np
         yield name, state.read(WEIGHTS, name).reshape(shape)
 
 
-def _specs(config: ModelConfig) -> dict[str, TensorSpec]:
-    """Returns the tensors of the exported file, in order."""
-    names = hugging_face_names(config)
-    return {
-        theirs: TensorSpec("float32", (shape[0] // len(names[name]), *shape[1:]))
-        for name, shape in parameter_shapes(config).items()
-        for theirs in names[name]
-    }
-
-
-def _renamed(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the weights under Hugging Face's names, with fused matrices split."""
-    names = hugging_face_names(config)
-    for name, values in read_weights(state, config):
-        yield from zip(names[name], np.split(values, len(names[name])), strict=True)
+def _write_weights(folder: Path, state: Readable, config: ModelConfig, architecture: Architecture) -> None:
+    """Writes the weights, one tensor at a time; parameters without a place in the class go to a file of their own."""
+    names = list(parameter_shapes(config))
+    aside = [name for name in names if name.startswith(architecture.aside)]
+    for path, chosen, constants in (
+        ("model.safetensors", [name for name in names if name not in aside], architecture.constants(config)),
+        (NEXT_SENTENCE, aside, {}),
+    ):
+        if not chosen:
+            continue
+        shapes = {piece.name: piece.shape for name in chosen for piece in architecture.exported(config, name)}
+        shapes |= {name: values.shape for name, values in constants.items()}
+        specs = {name: TensorSpec("float32", shape) for name, shape in shapes.items()}
+        with SafetensorsWriter(folder / path, specs, {"format": "pt"}) as file:
+            for name in chosen:
+                values = state.read(WEIGHTS, name).reshape(state.shape(name))
+                for piece in architecture.exported(config, name, values):
+                    assert piece.values is not None
+                    file.append(piece.name, piece.values)
+            for name, values in constants.items():
+                file.append(name, values)
 
 
 def _tokenizer_files(data: Path, manifest: Mapping[str, Any], config: ModelConfig) -> list[Path]:

@@ -15,16 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stacking.errors import DamagedFile, UserError
+from stacking.huggingface.architecture import NEXT_SENTENCE, Architecture, architecture_in
 from stacking.huggingface.folder import find_weights, read_config
-from stacking.huggingface.names import (
-    BIAS,
-    DECODER_BIAS,
-    DECODER_WEIGHT,
-    config_notes,
-    from_hugging_face,
-    hugging_face_names,
-    with_bias,
-)
+from stacking.huggingface.names import BIAS, DECODER_BIAS, DECODER_WEIGHT, with_bias
 from stacking.huggingface.tensor_names import TOKENS as TOKEN_EMBEDDING
 from stacking.huggingface.tensor_names import modern_names
 from stacking.model.bert import build
@@ -70,9 +63,10 @@ class ImportReport:
 def import_hugging_face(folder: Path, out: Path) -> ImportReport:
     """Writes the BERT in ``folder`` to the state folder ``out``: exact weights, without moments.
 
-    Supports BertForPreTraining, BertForMaskedLM, BertModel and other BERT heads, also inside another module or a
-    training script's checkpoint; Hugging Face's ``config.json`` or Google's ``bert_config.json``; safetensors or
-    pickles, sharded or not; fp32, fp16 or bf16; and ``gamma`` and ``beta`` for LayerNorm. Runs no code from ``folder``.
+    Supports what `stacking export` writes for any variant, and BertForPreTraining, BertForMaskedLM, BertModel and other
+    BERT heads, also inside another module or a training script's checkpoint; Hugging Face's ``config.json`` or Google's
+    ``bert_config.json``; safetensors or pickles, sharded or not; fp32, fp16 or bf16; and ``gamma`` and ``beta`` for
+    LayerNorm. Runs no code from ``folder``.
 
     Raises:
         UserError: ``folder`` is not a BERT encoder, lacks a tensor, or has one of the wrong shape or dtype; or ``out``
@@ -81,18 +75,22 @@ def import_hugging_face(folder: Path, out: Path) -> ImportReport:
     """
     require_outside(out, folder)
     where, content = read_config(folder)
-    config = from_hugging_face(content, where)
+    architecture = architecture_in(content)
+    config = architecture.model(content, where)
     weights = find_weights(folder, where)
-    notes = [f"{where.name}: {note}" for note in config_notes(content)] + ([weights.note] if weights.note else [])
+    files = _with_head(weights.files, architecture, folder)
+    notes = [f"{where.name}: {note}" for note in architecture.notes(content)] + ([weights.note] if weights.note else [])
     with ExitStack() as stack:
-        loaders = _loaders(weights.files, stack, folder)
-        sources, initialised = _match(loaders, config, folder)
-        _check_tied(loaders, folder)
-        ignored = _left_out(loaders, sources, config, folder)
+        loaders = _loaders(files, stack, folder)
+        sources, initialised = _match(loaders, architecture.names(config), folder)
+        if architecture.tied:
+            _check_tied(loaders, folder)
+        known = _check_derived(loaders, sources, config, architecture, folder)
+        ignored = _left_out(loaders, sources, known, config, folder)
         provenance = {
             "operation": "import",
             "source": folder.resolve().name,
-            "files": {path.name: checksum(path) for path in weights.files},
+            "files": {path.name: checksum(path) for path in files},
             "initialised": initialised,
         }
         writer = StateWriter(out, parameter_shapes(config), moments=False, model=config, provenance=provenance)
@@ -112,18 +110,26 @@ def read_hugging_face(folder: Path) -> tuple[ModelConfig, Iterator[tuple[str, Te
         UserError: as `import_hugging_face`; also while the parameters are read.
     """
     where, content = read_config(folder)
-    config = from_hugging_face(content, where)
-    files = find_weights(folder, where).files
+    architecture = architecture_in(content)
+    config = architecture.model(content, where)
+    files = _with_head(find_weights(folder, where).files, architecture, folder)
     with ExitStack() as stack:
         loaders = _loaders(files, stack, folder)
-        sources, initialised = _match(loaders, config, folder)
-        _left_out(loaders, sources, config, folder)
+        sources, initialised = _match(loaders, architecture.names(config), folder)
+        known = _check_derived(loaders, sources, config, architecture, folder)
+        _left_out(loaders, sources, known, config, folder)
 
     def parameters() -> Iterator[tuple[str, Tensor]]:
         with ExitStack() as stack:
             yield from _tensors(_loaders(files, stack, folder), sources, config, folder)
 
     return config, parameters(), initialised
+
+
+def _with_head(files: list[Path], architecture: Architecture, folder: Path) -> list[Path]:
+    """Adds the file of a next-sentence head for which the class has no place."""
+    head = folder / NEXT_SENTENCE
+    return [*files, head] if architecture.aside and head.is_file() else files
 
 
 def _loaders(files: list[Path], stack: ExitStack, folder: Path) -> Loaders:
@@ -201,9 +207,9 @@ def _read(stored: StoredTensor) -> Tensor:
     return torch.from_numpy(stored.read()).view(stored.shape)
 
 
-def _left_out(loaders: Loaders, sources: Sources, config: ModelConfig, folder: Path) -> list[str]:
+def _left_out(loaders: Loaders, sources: Sources, known: set[str], config: ModelConfig, folder: Path) -> list[str]:
     """Returns the tensors that pre-training does not use; rejects those of an encoder other than BERT."""
-    used = {name for names in sources.values() for name in names} | {DECODER_WEIGHT, DECODER_BIAS}
+    used = {name for names in sources.values() for name in names} | {DECODER_WEIGHT, DECODER_BIAS} | known
     ignored = sorted(set(loaders) - used)
     for name in ignored:
         layer = _LAYER.match(name)
@@ -214,11 +220,11 @@ def _left_out(loaders: Loaders, sources: Sources, config: ModelConfig, folder: P
     return ignored
 
 
-def _match(loaders: Loaders, config: ModelConfig, folder: Path) -> tuple[Sources, list[str]]:
+def _match(loaders: Loaders, wanted: Sources, folder: Path) -> tuple[Sources, list[str]]:
     """Maps each parameter to its source tensors; also returns the head parameters that have none."""
     sources: Sources = {}
     initialised = []
-    for name, theirs in hugging_face_names(config).items():
+    for name, theirs in wanted.items():
         missing = [their for their in theirs if their not in loaders]
         if not missing:
             sources[name] = theirs
@@ -234,6 +240,31 @@ def _check_tied(loaders: Loaders, folder: Path) -> None:
     for name, tied in ((DECODER_WEIGHT, TOKENS), (DECODER_BIAS, BIAS)):
         if name in loaders and not torch.equal(loaders[name](), loaders[tied]()):
             raise UserError(f"{folder}: {name}", f"differs from {tied}", "only models with tied embeddings can be used")
+
+
+def _check_derived(
+    loaders: Loaders, sources: Sources, config: ModelConfig, architecture: Architecture, folder: Path
+) -> set[str]:
+    """Checks the tensors that an export computes and that the model has no parameters for; returns their names.
+
+    Raises:
+        UserError: one was changed after the export, so that the model cannot express it.
+    """
+    expected = architecture.constants(config)
+    for name, theirs in sources.items():
+        derived = [piece.name for piece in architecture.exported(config, name) if piece.name not in theirs]
+        if any(their in loaders for their in derived):
+            values = torch.cat([loaders[their]().float() for their in theirs]).numpy()
+            expected |= {
+                piece.name: piece.values
+                for piece in architecture.exported(config, name, values)
+                if piece.name in derived and piece.values is not None
+            }
+    for name, values in expected.items():
+        if name in loaders and not torch.equal(loaders[name](), torch.from_numpy(values)):
+            problem = f"is not what the {config.variant} model has there: it was changed after the export"
+            raise UserError(f"{folder}: {name}", problem, "import the folder as it was exported")
+    return set(expected)
 
 
 def _tensors(loaders: Loaders, sources: Sources, config: ModelConfig, folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -35,7 +35,7 @@ from transformers import AutoModelForMaskedLM{tokenizer_import}
 model = AutoModelForMaskedLM.from_pretrained("PATH_OF_THIS_FOLDER"){tokenizer_use}
 ```
 
-`BertForPreTraining` loads the next-sentence head as well.{tokenizer_note}
+{use}{tokenizer_note}
 
 ## Where the weights come from
 
@@ -44,15 +44,17 @@ was trained on.
 """
 
 
-def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: bool) -> str:
+def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: bool, use: str) -> str:
     """Returns the model card as Markdown.
 
     Args:
         manifest: the state's manifest, whose ``progress`` and ``provenance`` describe the training.
         has_tokenizer: whether the export includes the tokenizer's files.
+        use: what to know about the class that loads it, as Markdown.
     """
     return _CARD.format(
         **config.model_dump(),
+        use=use,
         parameters=count_parameters(config),
         training=_training(manifest),
         tokenizer_import=", AutoTokenizer" if has_tokenizer else "",

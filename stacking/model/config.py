@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stacking.model.shapes import Shapes, linear, norm
+from stacking.model.shapes import (
+    Part,
+    affine_norm,
+    attention,
+    encoder_norm,
+    feed_forward,
+    one_score,
+    position_embedding,
+    segment_embedding,
+    square,
+    token_bias,
+    token_embedding,
+    two_scores,
+)
 
 MOST_LAYERS, WIDEST = 10_000, 1_000_000
 """Far beyond any BERT: a larger value is a typo."""
@@ -65,50 +78,66 @@ class ModelConfig(BaseModel):
     @property
     def has_hugging_face_class(self) -> bool:
         """Whether the model can be exported."""
-        return VARIANTS[self.variant].hugging_face
-
-
-def _post_ln_heads(config: ModelConfig) -> Shapes:
-    return {
-        **linear("pooler", config.hidden, config.hidden),
-        "mlm_head.bias": (config.vocabulary,),
-        **linear("mlm_head.transform", config.hidden, config.hidden),
-        **norm("mlm_head.norm", config.hidden),
-        **linear("nsp_head", config.hidden, 2),
-    }
-
-
-def _pre_ln_heads(config: ModelConfig) -> Shapes:
-    return {
-        **norm("final_norm", config.hidden, config.norm_affine),
-        **linear("mlm_head.transform", config.hidden, config.hidden),
-        **norm("mlm_head.norm", config.hidden),
-        **linear("nsp_head", config.hidden, 1),
-    }
+        return bool(VARIANTS[self.variant].hugging_face)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One kind of BERT."""
+    """One kind of BERT. Shapes, memory, FLOPs and growth follow from the parts listed here.
+
+    The parts are in the order of the class's parameters, and those of a layer in the order of their computation.
+    """
 
     model: str
     """Module and class, which is imported when a model is built: plans do not import torch."""
-    heads: Callable[[ModelConfig], Shapes]
-    """The parameters after the layers, in the order of the class."""
-    norms_embeddings: bool = False
+    embeddings: Mapping[str, Part]
+    layer: Mapping[str, Part]
+    heads: Mapping[str, Part]
+    """All that follows the layers."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Keys of `ModelConfig` that have only one value."""
-    hugging_face: bool = False
-    """Whether it is ``transformers.BertForPreTraining``."""
+    hugging_face: str = ""
+    """Module and class that write it as a Hugging Face folder and read it again; empty: it cannot be exported."""
 
+
+_SUMMED_EMBEDDINGS: Mapping[str, Part] = {
+    "embeddings.tokens": token_embedding,
+    "embeddings.positions": position_embedding,
+    "embeddings.segments": segment_embedding,
+}
+_TRANSFORMER_LAYER: Mapping[str, Part] = {
+    "attention": attention,
+    "attention_norm": encoder_norm,
+    "feed_forward": feed_forward,
+    "feed_forward_norm": encoder_norm,
+}
+_PRE_LN_HEADS: Mapping[str, Part] = {
+    "final_norm": encoder_norm,
+    "mlm_head.transform": square,
+    "mlm_head.norm": affine_norm,
+    "nsp_head": one_score,
+}
 
 VARIANTS: dict[str, Variant] = {
     "post_ln": Variant(
         "stacking.model.bert:PostLNBert",
-        _post_ln_heads,
-        norms_embeddings=True,
+        embeddings={**_SUMMED_EMBEDDINGS, "embeddings.norm": affine_norm},
+        layer=_TRANSFORMER_LAYER,
+        heads={
+            "pooler": square,
+            "mlm_head.bias": token_bias,
+            "mlm_head.transform": square,
+            "mlm_head.norm": affine_norm,
+            "nsp_head": two_scores,
+        },
         fixed={"positions": "learned", "norm_affine": True},
-        hugging_face=True,
+        hugging_face="stacking.huggingface.bert:BertFolder",
     ),
-    "pre_ln": Variant("stacking.model.bert:PreLNBert", _pre_ln_heads),
+    "pre_ln": Variant(
+        "stacking.model.bert:PreLNBert",
+        embeddings=_SUMMED_EMBEDDINGS,
+        layer=_TRANSFORMER_LAYER,
+        heads=_PRE_LN_HEADS,
+        hugging_face="stacking.huggingface.megatron:MegatronFolder",
+    ),
 }

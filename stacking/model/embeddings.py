@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stacking.model.config import ModelConfig
 from stacking.model.layers import Dropout, layer_norm
+from stacking.model.sinusoids import sinusoids
 from stacking.model.tokens import Tokens
 
 
@@ -26,10 +27,8 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        half = config.hidden // 2
-        frequencies = torch.exp(torch.arange(half) * (-math.log(10_000) / (half - 1)))
-        angles = torch.arange(config.max_positions)[:, None] * frequencies
-        self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
+        table = torch.from_numpy(sinusoids(config.max_positions, config.hidden))
+        self.register_buffer("table", table, persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
         """Return the vectors [T, H] of ``positions`` int64 [T]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from stacking.model.config import VARIANTS, ModelConfig
-from stacking.model.shapes import Shapes, linear, norm
+from stacking.model.shapes import INTO_RESIDUAL, Shapes, named
 
 
 def parameter_shapes(config: ModelConfig) -> Shapes:
@@ -14,10 +14,11 @@ def parameter_shapes(config: ModelConfig) -> Shapes:
     These names are an interface: checkpoints, states, growth and export rely on them. The decoder of the MLM head is
     the token embedding itself, so it is listed once, as ``embeddings.tokens.weight``.
     """
-    shapes = _embeddings(config)
+    variant = VARIANTS[config.variant]
+    shapes, block = named(variant.embeddings, config), named(variant.layer, config)
     for layer in range(config.layers):
-        shapes |= {f"layers.{layer}.{name}": shape for name, shape in _block(config).items()}
-    return shapes | VARIANTS[config.variant].heads(config)
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in block.items()}
+    return shapes | named(variant.heads, config)
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -37,8 +38,7 @@ def training_flops(config: ModelConfig, sequence_length: int, predicted: float) 
         predicted: average number of masked positions per sequence.
     """
     hidden, length = config.hidden, sequence_length
-    matrices = 4 * hidden * hidden + 2 * hidden * config.intermediate
-    encoder = 6 * matrices * length + 12 * hidden * length * length
+    encoder = 6 * sum(_matrices(config).values()) * length + 12 * hidden * length * length
     head = config.vocabulary * hidden + hidden * hidden
     return float(config.layers * encoder + 6 * predicted * head)
 
@@ -46,30 +46,40 @@ def training_flops(config: ModelConfig, sequence_length: int, predicted: float) 
 def executed_flops(config: ModelConfig, sequence_length: int, predicted: float) -> float:
     """Return the part of `training_flops` that `stacking.model.bert` executes.
 
-    Its last layer computes keys and values of every token, and all else only at the first token and the masked ones
-    (`Bert.encode_needed`).
+    Its last layer computes what keys and values depend on at every token, and all else only at the first token and the
+    masked ones (`Bert.encode_needed`).
     """
     hidden, length, needed = config.hidden, sequence_length, min(1 + predicted, sequence_length)
-    at_needed = 2 * hidden * hidden + 2 * hidden * config.intermediate
+    matrices = list(_matrices(config).items())
+    before = [name for name, _ in matrices].index("attention.qkv")
+    at_needed = sum(size for _, size in matrices[before:]) - 2 * hidden * hidden
     skipped = (length - needed) * (6 * at_needed + 12 * hidden * length)
     return training_flops(config, sequence_length, predicted) - skipped
 
 
-def _embeddings(config: ModelConfig) -> Shapes:
-    shapes: Shapes = {"embeddings.tokens.weight": (config.vocabulary, config.hidden)}
-    if config.positions == "learned":
-        shapes["embeddings.positions.weight"] = (config.max_positions, config.hidden)
-    shapes["embeddings.segments.weight"] = (config.segments, config.hidden)
-    return shapes | norm("embeddings.norm", config.hidden, VARIANTS[config.variant].norms_embeddings)
+def kept_values(config: ModelConfig) -> tuple[int, int]:
+    """Return how many values a layer keeps per token for the backward pass, and how many of its sums have dropout.
+
+    Kept are the input of every matrix and LayerNorm, and the output of every matrix that is not added to the residual
+    stream: queries, keys, values, and what an activation function reads. A gated layer also keeps the activation's
+    output, rotary positions keep queries and keys a second time. Attention probabilities are not included.
+    """
+    shapes = named(VARIANTS[config.variant].layer, config)
+    values, added = 0, 0
+    for name, (outputs, inputs) in ((name, shape) for name, shape in shapes.items() if len(shape) == 2):
+        part, module = name.removesuffix(".weight").rsplit(".", 1)
+        values += inputs
+        if module in INTO_RESIDUAL:
+            values += config.hidden  # a norm's input
+            added += 1
+        else:
+            values += outputs
+        if module == "down":
+            values += shapes[f"{part}.up.weight"][0] - inputs
+    return values + (2 * config.hidden if config.positions == "rotary" else 0), added
 
 
-def _block(config: ModelConfig) -> Shapes:
-    hidden, intermediate = config.hidden, config.intermediate
-    return {
-        **linear("attention.qkv", hidden, 3 * hidden),
-        **linear("attention.output", hidden, hidden),
-        **norm("attention_norm", hidden, config.norm_affine),
-        **linear("feed_forward.up", hidden, intermediate),
-        **linear("feed_forward.down", intermediate, hidden),
-        **norm("feed_forward_norm", hidden, config.norm_affine),
-    }
+def _matrices(config: ModelConfig) -> dict[str, int]:
+    """Return the elements of each matrix of a layer, in the order of computation."""
+    shapes = named(VARIANTS[config.variant].layer, config).items()
+    return {name.removesuffix(".weight"): prod(shape) for name, shape in shapes if len(shape) == 2}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from stacking.config.recipe import load_recipe
 from stacking.errors import UserError
+from stacking.huggingface.architecture import model_in
 from stacking.huggingface.described import DescribedCheckpoint
 from stacking.huggingface.folder import read_config
-from stacking.huggingface.names import from_hugging_face
 from stacking.huggingface.tensor_names import TOKENS
 from stacking.model.config import ModelConfig
 from stacking.planning.initial_model import model_config, read_start
@@ -41,9 +41,9 @@ def described_model(config: Path, checkpoint: TrainingState) -> ModelConfig:
     """
     if config.is_dir():
         where, content = read_config(config)
-        return from_hugging_face(content, where)
+        return model_in(content, where)
     if config.suffix == ".json":
-        return from_hugging_face(read_json(config), config)
+        return model_in(read_json(config), config)
     recipe = load_recipe(config)
     tokens = next((name for name in checkpoint.names if name.endswith((_OUR_TOKENS, TOKENS))), None)
     if tokens is None:

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from stacking.config.recipe import Model, Recipe
 from stacking.errors import UserError
 from stacking.hardware.presets import SHAPES
+from stacking.huggingface.architecture import model_in
 from stacking.huggingface.folder import CONFIGS, read_config
-from stacking.huggingface.names import from_hugging_face
 from stacking.model.config import ModelConfig
 from stacking.storage.files import MANIFEST, read_sealed
 
@@ -42,7 +42,7 @@ def read_start(recipe: Recipe) -> Start | None:
         raise UserError(where, f"{recipe.start} is not a folder", "give a state folder or a Hugging Face folder")
     if any((folder / name).exists() for name in CONFIGS):
         config, content = read_config(folder)
-        return Start(folder, "huggingface", from_hugging_face(content, config))
+        return Start(folder, "huggingface", model_in(content, config))
     if (folder / MANIFEST).is_file() and (manifest := read_sealed(folder / MANIFEST)).get("kind") == "state":
         return Start(folder, "state", _state_model(where, manifest.get("model")))
     raise UserError(where, f"{recipe.start} holds no model", "give a state folder or a Hugging Face folder")

@@ -9,15 +9,17 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from stacking.model.shapes import INTO_RESIDUAL
+
 _LAYER = re.compile(r"^layers\.(\d{1,9})\.")
 _LONGEST_NUMBER = 9
 """Maximum number of digits of a layer's number."""
 
 TREATMENTS: dict[str, tuple[str, ...]] = {
     "copy": (),
-    "silent": ("attention.output.", "feed_forward.down."),
+    "silent": INTO_RESIDUAL,
 }
-"""Treatments of a copied layer: the prefixes (after ``layers.i.``) of its tensors that become zero."""
+"""Treatments of a copied layer: the names of its modules whose tensors become zero."""
 
 
 class LayerSource(NamedTuple):
@@ -68,7 +70,7 @@ def with_layer(name: str, layer: int) -> str:
 
 def becomes_zero(name: str, treatment: str) -> bool:
     """Returns whether ``treatment`` zeroes the parameter ``name`` of a layer."""
-    return _LAYER.sub("", name).startswith(TREATMENTS[treatment])
+    return name.split(".")[-2] in TREATMENTS[treatment]
 
 
 def composed(outer: tuple[LayerSource, ...], inner: tuple[LayerSource, ...]) -> tuple[LayerSource, ...]:

@@ -159,7 +159,7 @@ def tokenizer(path: Path) -> object:
 
 
 def bert_config(path: Path) -> object:
-    from stacking.huggingface.names import from_hugging_face
+    from stacking.huggingface.architecture import model_in
     from stacking.storage.files import read_json
 
-    return from_hugging_face(read_json(path), path)
+    return model_in(read_json(path), path)

@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from stacking.errors import DamagedFile, NoSpace, UserError
 from stacking.evaluate.mlm import load_model
 from stacking.huggingface.export import export
-from stacking.model.config import ModelConfig
+from stacking.model.config import VARIANTS, ModelConfig
 from stacking.storage.files import new_folder, verify_folder, write_json, write_sealed
 from stacking.storage.safetensors_file import SafetensorsWriter
 from tests.states import SMALL, random_weights, write_state
@@ -127,12 +128,11 @@ def test_export_needs_neither_torch_nor_transformers() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_pre_ln_is_refused(tmp_path: Path) -> None:
-    config = ModelConfig(variant="pre_ln", **SMALL)
-    write_state(tmp_path / "state", config, random_weights(config))
-    with pytest.raises(UserError, match="pre_ln model, for which Hugging Face has no class"):
-        export(tmp_path / "state", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_variant_without_a_hugging_face_class_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, "post_ln", replace(VARIANTS["post_ln"], hugging_face=""))
+    with pytest.raises(UserError, match="post_ln model, which cannot be exported"):
+        export(state, state.parent / "out")
+    assert not (state.parent / "out").exists()
 
 
 def test_a_larger_tokenizer_is_refused(state: Path, tmp_path: Path) -> None:

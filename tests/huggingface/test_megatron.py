@@ -1,0 +1,98 @@
+"""A ``pre_ln`` model is transformers' MegatronBert: the same logits without code of ours, and back again to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stacking.errors import UserError
+from stacking.evaluate.mlm import load_model
+from stacking.huggingface.export import export
+from stacking.huggingface.importing import import_hugging_face
+from stacking.model.config import ModelConfig
+from tests.states import SMALL, random_weights, write_state
+
+ORIGINAL = {"positions": "sinusoidal", "norm_affine": False, "norm_eps": 1e-5}
+CHANGES = [ORIGINAL, {}, {"activation": "gelu_tanh", "layers": 1, "heads": 1, "padding_id": 4}]
+
+
+def exported(tmp_path: Path, change: dict[str, Any]) -> tuple[ModelConfig, Path]:
+    """A state with random weights, but the first segment's and the padding row as training leaves them, exported."""
+    config = ModelConfig(**{**SMALL, "variant": "pre_ln", **change})
+    write_state(tmp_path / "state", config, random_weights(config))
+    return config, export(tmp_path / "state", tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_logits_are_those_of_megatron_bert(tmp_path: Path, change: dict[str, Any]) -> None:
+    transformers = pytest.importorskip("transformers")
+    config, folder = exported(tmp_path, change)
+    theirs, info = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert type(theirs).__name__ == "MegatronBertForMaskedLM"
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    torch.manual_seed(2)
+    input_ids, segment_ids = torch.randint(0, config.vocabulary, (4, 13)), torch.randint(0, 2, (4, 13))
+    mask = torch.arange(13) < torch.tensor([13, 1, 7, 13])[:, None]
+    with torch.no_grad():
+        logits, _ = load_model(tmp_path / "state").eval().logits(input_ids, segment_ids, mask)
+        expected = theirs.eval()(input_ids=input_ids, token_type_ids=segment_ids, attention_mask=mask.long()).logits
+    torch.testing.assert_close(logits[mask], expected[mask], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_import_is_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
+    config, folder = exported(tmp_path, change)
+    report = import_hugging_face(folder, tmp_path / "back")
+    assert (report.config, report.initialised, report.ignored) == (config, [], [])
+    before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("state", "back"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_transformers_saves_again_is_imported_too(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config, folder = exported(tmp_path, ORIGINAL)
+    transformers.AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    report = import_hugging_face(tmp_path / "again", tmp_path / "back")
+    assert (report.config, report.initialised) == (config, ["nsp_head.weight", "nsp_head.bias"])
+
+
+def test_the_next_sentence_head_stands_in_a_file_of_its_own_and_the_card_says_why(tmp_path: Path) -> None:
+    _, folder = exported(tmp_path, ORIGINAL)
+    assert set(load_file(folder / "nsp_head.safetensors")) == {"nsp_head.weight", "nsp_head.bias"}
+    assert not [name for name in load_file(folder / "model.safetensors") if "nsp" in name]
+    assert "a tanh pooler that this model lacks" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bert.embeddings.word_embeddings.weight", "bert.encoder.ln.weight", "cls.predictions.bias"],
+)
+def test_a_model_that_was_trained_further_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    _, folder = exported(tmp_path, ORIGINAL)
+    weights = load_file(folder / "model.safetensors")
+    weights[name] = weights[name] + 0.5
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"{name}: is not what the pre_ln model has there"):
+        import_hugging_face(folder, tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stacking_model": None}, "stacking_model: is missing, so `stacking export` did not write"),
+        ({"hidden_size": 64}, "hidden_size: is 64, but stacking_model says 32"),
+        ({"stacking_model": {**SMALL, "layers": 0}}, "stacking_model.layers: Input should be greater than 0"),
+        ({"stacking_model": [1]}, "stacking_model: Input should be a valid dictionary"),
+    ],
+)
+def test_another_description_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    _, folder = exported(tmp_path, ORIGINAL)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(UserError, match=message):
+        import_hugging_face(folder, tmp_path / "back")

@@ -77,7 +77,7 @@ class Model(Section):
     """Defines the model except its depth, which each stage sets."""
 
     variant: Annotated[str, one_of(VARIANTS)] = "post_ln"
-    """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al."""
+    """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al., ``macaron`` that of Lu et al."""
     shape: Annotated[str, one_of(SHAPES)] = "bert-base"
     """The source of ``hidden``, ``heads`` and ``intermediate`` where they are not given."""
     hidden: Width | None = None

@@ -38,6 +38,8 @@ class Architecture(ABC):
     model_type: ClassVar[str]
     tied: ClassVar[bool] = False
     """Whether a stored decoder must be the word embedding."""
+    code: ClassVar[str] = ""
+    """The modelling file, beside this one, that an export needs and includes; empty: the class is in transformers."""
     use: ClassVar[str] = ""
     """A sentence for the model card."""
     aside: ClassVar[tuple[str, ...]] = ()

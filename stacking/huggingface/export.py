@@ -56,9 +56,11 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
         write_json(folder / "config.json", architecture.config(config))
         view = source if allow_non_finite else FiniteState(source, source.path)
         _write_weights(folder, view, config, architecture)
+        if architecture.code:
+            shutil.copyfile(Path(__file__).with_name(architecture.code), folder / architecture.code)
         for path in tokenizer:
             shutil.copyfile(path, folder / path.name)
-        card = model_card(config, source.manifest, bool(tokenizer), architecture.use)
+        card = model_card(config, source.manifest, bool(tokenizer), architecture.use, own_code=bool(architecture.code))
         write_atomically(folder / "README.md", card)
     return out
 

@@ -32,7 +32,7 @@ A BERT encoder with masked-LM and next-sentence heads, written by `stacking expo
 ```python
 from transformers import AutoModelForMaskedLM{tokenizer_import}
 
-model = AutoModelForMaskedLM.from_pretrained("PATH_OF_THIS_FOLDER"){tokenizer_use}
+model = AutoModelForMaskedLM.from_pretrained("PATH_OF_THIS_FOLDER"{trusted}){tokenizer_use}
 ```
 
 {use}{tokenizer_note}
@@ -44,17 +44,19 @@ was trained on.
 """
 
 
-def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: bool, use: str) -> str:
+def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: bool, use: str, own_code: bool) -> str:
     """Returns the model card as Markdown.
 
     Args:
         manifest: the state's manifest, whose ``progress`` and ``provenance`` describe the training.
         has_tokenizer: whether the export includes the tokenizer's files.
+        own_code: whether the export includes its class.
         use: what to know about the class that loads it, as Markdown.
     """
     return _CARD.format(
         **config.model_dump(),
         use=use,
+        trusted=", trust_remote_code=True" if own_code else "",
         parameters=count_parameters(config),
         training=_training(manifest),
         tokenizer_import=", AutoTokenizer" if has_tokenizer else "",

@@ -6,6 +6,7 @@ Shapes: T tokens of B sequences in one row, R of them needed by a head, P of the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pkgutil import resolve_name
 
 import torch
@@ -154,11 +155,12 @@ class PreLNBert(Bert):
     """The BERT of Gong et al. (2019): norms before each half and one at the end, no pooler, one NSP logit."""
 
     embeddings: PreLNEmbeddings
+    block: Callable[[ModelConfig], nn.Module] = PreLNBlock
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.embeddings = PreLNEmbeddings(config)
-        self.layers = nn.ModuleList(PreLNBlock(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(type(self).block(config) for _ in range(config.layers))
         self.final_norm = layer_norm(config, config.norm_affine)
         self.mlm_head = PreLNMLMHead(config, self.embeddings.tokens)
         self.nsp_head = nn.Linear(config.hidden, 1)

@@ -14,6 +14,7 @@ from stacking.model.shapes import (
     attention,
     encoder_norm,
     feed_forward,
+    half_feed_forward,
     one_score,
     position_embedding,
     segment_embedding,
@@ -33,7 +34,8 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     variant: str = "post_ln"
-    """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` is that of Gong et al. (2019)."""
+    """``post_ln`` is Google's and Hugging Face's BERT, ``pre_ln`` that of Gong et al. (2019), ``macaron`` that of Lu et
+    al. (2019)."""
     layers: int = Field(gt=0, le=MOST_LAYERS)
     hidden: int = Field(gt=0, le=WIDEST)
     heads: int = Field(gt=0)
@@ -67,6 +69,9 @@ class ModelConfig(BaseModel):
             if getattr(self, key) != value:
                 others = " or ".join(name for name, variant in VARIANTS.items() if key not in variant.fixed)
                 raise ValueError(f"{key} of {self.variant} is {value!r}; for anything else use variant {others}")
+        for key, factor in VARIANTS[self.variant].multiples.items():
+            if getattr(self, key) % factor:
+                raise ValueError(f"{key} of {self.variant} is {getattr(self, key)}; give a multiple of {factor}")
         if self.positions == "sinusoidal" and (self.hidden % 2 or self.hidden < 4):
             raise ValueError(f"sinusoidal positions need an even hidden of at least 4, not {self.hidden}")
         return self
@@ -96,6 +101,8 @@ class Variant:
     """All that follows the layers."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Keys of `ModelConfig` that have only one value."""
+    multiples: Mapping[str, int] = field(default_factory=dict)
+    """Keys of `ModelConfig` whose value must be a multiple of a number."""
     hugging_face: str = ""
     """Module and class that write it as a Hugging Face folder and read it again; empty: it cannot be exported."""
 
@@ -139,5 +146,20 @@ VARIANTS: dict[str, Variant] = {
         layer=_TRANSFORMER_LAYER,
         heads=_PRE_LN_HEADS,
         hugging_face="stacking.huggingface.megatron:MegatronFolder",
+    ),
+    "macaron": Variant(
+        "stacking.model.macaron:MacaronBert",
+        embeddings=_SUMMED_EMBEDDINGS,
+        layer={
+            "feed_forward_before": half_feed_forward,
+            "feed_forward_before_norm": encoder_norm,
+            "attention": attention,
+            "attention_norm": encoder_norm,
+            "feed_forward": half_feed_forward,
+            "feed_forward_norm": encoder_norm,
+        },
+        heads=_PRE_LN_HEADS,
+        multiples={"intermediate": 2},
+        hugging_face="stacking.huggingface.macaron:MacaronFolder",
     ),
 }

@@ -86,6 +86,12 @@ def feed_forward(widths: Widths) -> Shapes:
     }
 
 
+def half_feed_forward(widths: Widths) -> Shapes:
+    """Two matrices of half the width, for layers that have two of them."""
+    half = widths.intermediate // 2
+    return {**linear("up", widths.hidden, half), **linear("down", half, widths.hidden)}
+
+
 def square(widths: Widths) -> Shapes:
     """A linear layer [H, H]."""
     return {"weight": (widths.hidden, widths.hidden), "bias": (widths.hidden,)}

@@ -46,8 +46,9 @@ def outputs_of(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("how", PRESERVING)
-def test_with_pre_ln_silent_layers_change_no_bit_of_the_output(how: str) -> None:
-    shallow, deep = models("pre_ln", PRESERVING[how])
+@pytest.mark.parametrize("variant", ["pre_ln", "macaron"])
+def test_with_pre_ln_silent_layers_change_no_bit_of_the_output(how: str, variant: str) -> None:
+    shallow, deep = models(variant, PRESERVING[how])
 
     assert torch.equal(outputs_of(shallow), outputs_of(deep))
 
@@ -66,7 +67,7 @@ def test_with_post_ln_they_do_so_up_to_rounding_while_layer_norms_neither_scale_
     assert learned.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("variant", ["pre_ln", "post_ln"])
+@pytest.mark.parametrize("variant", ["pre_ln", "post_ln", "macaron"])
 def test_plain_copies_change_the_function(variant: Variant) -> None:
     """Guards the tests above."""
     shallow, deep = models(variant, layer_sources("stack", 3, 6))

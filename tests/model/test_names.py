@@ -47,8 +47,26 @@ mlm_head.transform.weight mlm_head.transform.bias mlm_head.norm.weight mlm_head.
 nsp_head.weight nsp_head.bias
 """
 
+MACARON = """
+embeddings.tokens.weight embeddings.segments.weight
+layers.0.feed_forward_before.up.weight layers.0.feed_forward_before.up.bias
+layers.0.feed_forward_before.down.weight layers.0.feed_forward_before.down.bias
+layers.0.attention.qkv.weight layers.0.attention.qkv.bias
+layers.0.attention.output.weight layers.0.attention.output.bias
+layers.0.feed_forward.up.weight layers.0.feed_forward.up.bias
+layers.0.feed_forward.down.weight layers.0.feed_forward.down.bias
+layers.1.feed_forward_before.up.weight layers.1.feed_forward_before.up.bias
+layers.1.feed_forward_before.down.weight layers.1.feed_forward_before.down.bias
+layers.1.attention.qkv.weight layers.1.attention.qkv.bias
+layers.1.attention.output.weight layers.1.attention.output.bias
+layers.1.feed_forward.up.weight layers.1.feed_forward.up.bias
+layers.1.feed_forward.down.weight layers.1.feed_forward.down.bias
+mlm_head.transform.weight mlm_head.transform.bias mlm_head.norm.weight mlm_head.norm.bias
+nsp_head.weight nsp_head.bias
+"""
 
-@pytest.mark.parametrize(("variant", "names"), [("post_ln", POST_LN), ("pre_ln", PRE_LN)])
+
+@pytest.mark.parametrize(("variant", "names"), [("post_ln", POST_LN), ("pre_ln", PRE_LN), ("macaron", MACARON)])
 def test_parameter_names_of_two_layers_are_exactly_these(variant: str, names: str) -> None:
     assert [name for name, _ in build(CONFIGS[variant]).named_parameters()] == names.split()
 

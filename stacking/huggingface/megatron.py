@@ -85,7 +85,8 @@ class MegatronFolder(Architecture):
 
 def _scaled(model: ModelConfig, values: np.ndarray) -> np.ndarray:
     """Multiplies by √H in fp32, as the model does."""
-    return values * np.float32(math.sqrt(model.hidden))
+    scaled: np.ndarray = values * np.float32(math.sqrt(model.hidden))
+    return scaled
 
 
 def _theirs(name: str) -> tuple[str, ...]:

@@ -61,22 +61,19 @@ def kept_values(config: ModelConfig) -> tuple[int, int]:
     """Return how many values a layer keeps per token for the backward pass, and how many of its sums have dropout.
 
     Kept are the input of every matrix and LayerNorm, and the output of every matrix that is not added to the residual
-    stream: queries, keys, values, and what an activation function reads. A gated layer also keeps the activation's
-    output, rotary positions keep queries and keys a second time. Attention probabilities are not included.
+    stream: queries, keys, values, and what an activation function reads. Attention probabilities are not included.
     """
     shapes = named(VARIANTS[config.variant].layer, config)
     values, added = 0, 0
     for name, (outputs, inputs) in ((name, shape) for name, shape in shapes.items() if len(shape) == 2):
-        part, module = name.removesuffix(".weight").rsplit(".", 1)
+        module = name.split(".")[-2]
         values += inputs
         if module in INTO_RESIDUAL:
             values += config.hidden  # a norm's input
             added += 1
         else:
             values += outputs
-        if module == "down":
-            values += shapes[f"{part}.up.weight"][0] - inputs
-    return values + (2 * config.hidden if config.positions == "rotary" else 0), added
+    return values, added
 
 
 def _matrices(config: ModelConfig) -> dict[str, int]:

@@ -73,19 +73,27 @@ def grow(
 
 @click.command(**COMMAND)
 @click.argument("state", type=FOLDER)
+@click.option("--step", type=click.IntRange(min=1), help="STATE is a run: export its checkpoint after this update.")
 @click.option("--data", type=FOLDER, help="The prepared data, for its tokenizer.")
 @click.option("--out", type=FOLDER, required=True, help="The Hugging Face folder to write.")
 @ALLOW_NON_FINITE
-def export(state: Path, data: Path | None, out: Path, allow_non_finite: bool) -> None:
+def export(state: Path, step: int | None, data: Path | None, out: Path, allow_non_finite: bool) -> None:
     """Export a state as a Hugging Face model.
 
-    Writes config, safetensors, tokenizer and model card.
+    Writes config, safetensors, tokenizer and model card. With --step, STATE is a run, which may go on meanwhile; the
+    step counts the updates of the stage that it trains.
     """
     from stacking.huggingface.export import export as export_state
+    from stacking.run.midway import export_checkpoint
     from stacking.storage.files import require_absent
+    from stacking.terminal.progress_bar import bar
 
     require_absent(out)
-    export_state(state, out, data, allow_non_finite)
+    if step is None:
+        export_state(state, out, data, allow_non_finite)
+        return
+    with bar("exporting") as update:
+        export_checkpoint(state, step, out, data, allow_non_finite, update)
 
 
 @click.command("import", **COMMAND)

@@ -18,7 +18,7 @@ from stacking.model.size import parameter_shapes
 from stacking.planning.describe import described
 from stacking.state.consolidate import consolidate
 from stacking.state.format import State
-from stacking.storage.files import write_sealed
+from stacking.storage.files import new_folder, write_sealed
 
 torch = pytest.importorskip("torch")
 from tests.state.checkpoints import Groups, write_checkpoint  # noqa: E402
@@ -127,13 +127,21 @@ def test_a_decoder_of_its_own_is_refused(tmp_path: Path, config: Path) -> None:
 
 
 def test_a_checkpoint_that_records_its_model_needs_no_other(tmp_path: Path, config: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "c", ours())
-    write_sealed(checkpoint / "progress.json", {"model": MODEL.model_dump(), "step": 7})
     describe = partial(described, config)
+    checkpoint = recorded(tmp_path / "c", MODEL)
     assert consolidate(checkpoint, tmp_path / "state", describe=describe).model == MODEL
-    write_sealed(checkpoint / "progress.json", {"model": MODEL.model_copy(update={"dropout": 0.3}).model_dump()})
+    checkpoint = recorded(tmp_path / "d", MODEL.model_copy(update={"dropout": 0.3}))
     with pytest.raises(UserError, match="--config: contradicts the model that the checkpoint itself records"):
         consolidate(checkpoint, tmp_path / "other", describe=describe)
+
+
+def recorded(folder: Path, model: ModelConfig) -> Path:
+    """A checkpoint as this project writes it: sealed, with the model that it holds."""
+    with new_folder(folder) as unfinished:
+        for path in write_checkpoint(folder.with_suffix(".plain"), ours()).iterdir():
+            path.rename(unfinished / path.name)
+        write_sealed(unfinished / "progress.json", {"model": model.model_dump(), "step": 7})
+    return folder
 
 
 @pytest.mark.parametrize("above", ["run", "run/1-L2", "run/1-L2/checkpoints"])

@@ -92,10 +92,15 @@ class Examination:
         self.note(path, "impossible" if refused else "translated", problem, remedy, refused)
         self.put(path, value)
 
+    def correct(self, path: str, value: Any, problem: str, question: str, done: str) -> None:
+        """Change a value whose meaning is clear, but that a plan does not guess."""
+        self.note(path, "translated", problem, question, refused=True, done=done)
+        self.put(path, value)
+
     def rename(self, path: str, new: str, problem: str, *, refused: bool = False) -> None:
-        """Move a value to another key, unless that one is taken."""
+        """Move a value to another key, unless that one is taken; ``auto`` there asks for the value."""
         value = self.get(path)
-        if self.get(new, MISSING) is not MISSING:
+        if self.get(new, MISSING) not in (MISSING, "auto"):
             self.drop(path, f"{problem}, and {new} is given too", f"{new} is used", refused=False)
             return
         remedy = f"did you mean {named(path, new)!r}?" if refused else f"read as {new}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from stacking.config.reading import nearest, shown
@@ -38,6 +38,7 @@ from stacking.deepspeed_config.zero import examine_zero
 
 _NAMED = 20
 """Maximum number of unknown keys to look up; a file with more is not a DeepSpeed configuration."""
+_MONITORS = "monitor_config"
 _ENABLED = '{"enabled": true}'
 _EXAMPLES = {
     "optimizer": '{"type": "AdamW"}',
@@ -133,6 +134,24 @@ def _old_names(found: Examination) -> None:
     translate_old_values(found)
 
 
+def _monitors(found: Examination) -> None:
+    """Move monitors out of a section of other programs that holds them all."""
+    section = found.get(_MONITORS)
+    if not isinstance(section, Mapping):
+        return
+    if is_off(section):
+        found.drop(_MONITORS, "is off, and is not a key of DeepSpeed", "left out")
+        return
+    for name in ("csv_monitor", "tensorboard", "wandb", "comet"):
+        if name in section:
+            found.rename(
+                f"{_MONITORS}.{name}", name, f"is not a key of DeepSpeed, which has {name} alone", refused=True
+            )
+    for name in list(found.get(_MONITORS)):
+        found.drop(f"{_MONITORS}.{name}", "is not a key of DeepSpeed: each monitor has its own", refused=True)
+    found.remove(_MONITORS)
+
+
 def _unsupported_sections_off(found: Examination) -> None:
     for path in UNSUPPORTED:
         value = found.get(path, MISSING)
@@ -188,9 +207,12 @@ def _kinds(found: Examination) -> None:
             continue
         if value is None:
             found.drop(section, "is null", "DeepSpeed's default applies")
-        elif isinstance(value, bool) and "enabled" in SECTION_KEYS[section]:
-            switch = {"enabled": value}
-            found.replace(section, switch, f"is {shown(value)}", f"give {json.dumps(switch)}", refused=value)
+        elif switch := _switch(value, SECTION_KEYS[section]):
+            if is_off(switch):
+                found.replace(section, switch, f"is {shown(value)}", f"give {json.dumps(switch)}")
+            else:
+                text = json.dumps(switch)
+                found.correct(section, switch, f"is {shown(value)}", f"give {text}", f"read as {text}")
         else:
             remedy = f"give an object, such as {_EXAMPLES.get(section, _ENABLED)}"
             found.drop(section, f"is {shown(value)}", remedy, refused=True)
@@ -199,6 +221,15 @@ def _kinds(found: Examination) -> None:
     for section, keys in SECTION_KEYS.items():
         for key in [key for key in found.get(section) or () if key in keys]:
             _value(found, f"{section}.{key}", keys[key], SECTIONS.get(section, {}).get(key, {}))
+
+
+def _switch(value: Any, known: Iterable[str]) -> dict[str, Any]:
+    """Return the section that a flag or the name of a device stands for; empty if that is unclear."""
+    if isinstance(value, bool) and "enabled" in known:
+        return {"enabled": value}
+    if "device" in known and (isinstance(value, bool) or value in ("cpu", "nvme", "none")):
+        return {"device": ("cpu" if value else "none") if isinstance(value, bool) else value}
+    return {}
 
 
 def _value(found: Examination, path: str, kind: str, about: Mapping[str, Any]) -> None:
@@ -319,6 +350,7 @@ STEPS: tuple[Callable[[Examination], None], ...] = (
     _printing,
     _removed,
     _old_names,
+    _monitors,
     _unsupported_sections_off,
     _unknown,
     _old_names,  # again: of keys that stood in the wrong place

@@ -86,12 +86,13 @@ def meant(path: str) -> str:
     name = name[:_LONGEST]
     if section == "optimizer" and name in _ADAM:
         return f"optimizer.params.{name}"
-    if near := _closest(name, known_keys(section)):
+    if near := closest(name, known_keys(section)):
         return f"{section}.{near}" if section else near
     return _elsewhere(section, name)
 
 
-def _closest(name: str, names: Iterable[str], cutoff: float = 0.8) -> str:
+def closest(name: str, names: Iterable[str], cutoff: float = 0.8) -> str:
+    """Return the one of ``names`` whose letters are most similar; empty if none is."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return found[0] if found else ""
 
@@ -120,7 +121,7 @@ def surely(path: str) -> bool:
     That is a typo of a letter or two, a name in `MEANINGS`, or a key in the section around or beside its own.
     """
     section, _, name = path.rpartition(".")
-    if path.lower() in MEANINGS or _closest(name[:_LONGEST], known_keys(section), cutoff=0.88):
+    if path.lower() in MEANINGS or closest(name[:_LONGEST], known_keys(section), cutoff=0.88):
         return True
     near = meant(path)
     home, _, other = near.rpartition(".")

@@ -136,7 +136,7 @@ def _number(found: Examination, path: str, value: Any, positive: bool) -> None:
         found.drop(
             path, f"is {shown(value)}", "give a number greater than 0" if positive else "give a number", refused=True
         )
-    elif isinstance(value, str):
+    elif isinstance(value, (str, list)):
         found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from stacking.config.reading import nearest, shown
 from stacking.deepspeed_config.examination import Examination
 from stacking.deepspeed_config.facts import COUNT, NUMBER, SCHEDULER_PARAMETERS
+from stacking.deepspeed_config.names import closest
 from stacking.deepspeed_config.values import coerced, is_a
 
 TRANSLATED = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle")
@@ -24,7 +25,16 @@ _COUNTS = frozenset(
         "decay_step_size",
     )
 )
+_POSITIVE = frozenset(("warmup_max_lr", "cycle_max_lr", "total_num_steps", "cycle_first_step_size"))
 _NEEDED = {"OneCycle": ("cycle_min_lr", "cycle_max_lr")}
+_AUTOMATIC = {"total_num_steps": "the end of the run", "warmup_max_lr": "the optimizer's rate applies"}
+"""What ``auto`` stands for, as in Hugging Face's Trainer."""
+_PEAK = "scheduler.params.warmup_max_lr"
+_DEFAULT_PEAK = 0.001
+"""DeepSpeed's own ``warmup_max_lr``, whatever the optimizer's ``lr`` is."""
+_LIKE = {"cosine": "WarmupCosineLR", "linear": "WarmupDecayLR", "poly": "WarmupDecayLR", "cyc": "OneCycle",
+         "constant": "WarmupLR", "warmup": "WarmupLR"}  # fmt: skip
+"""Words in the names of other libraries' schedules, with the nearest of DeepSpeed's."""
 
 
 def examine_scheduler(found: Examination) -> None:
@@ -32,24 +42,17 @@ def examine_scheduler(found: Examination) -> None:
     section = found.get("scheduler")
     if not isinstance(section, Mapping):
         return
-    name, parameters = section.get("type"), section.get("params") or {}
+    parameters = section.get("params") or {}
     if not isinstance(parameters, Mapping):
         found.drop("scheduler.params", f"is {shown(parameters)}", "give an object", refused=True)
         found.remove("scheduler")
         return
+    name = _type(found, section.get("type"))
     if name is None:
-        found.drop("scheduler", "has no type", "left out: the recipe's schedule applies")
         return
-    if not isinstance(name, str) or name not in SCHEDULER_PARAMETERS:
-        known = sorted(SCHEDULER_PARAMETERS)
-        found.drop(
-            "scheduler",
-            f"has the type {shown(name)}, which is none of DeepSpeed's",
-            nearest(str(name), known),
-            refused=True,
-        )
-        return
-    parameters = dict(parameters)
+    if name == "WarmupCosineLR":
+        _rates_to_ratios(found, parameters)
+    parameters = dict(found.get("scheduler.params") or {})
     for key, value in parameters.items():
         _parameter(found, name, str(key), value)
     left = found.get("scheduler.params") or {}
@@ -62,15 +65,66 @@ def examine_scheduler(found: Examination) -> None:
         found.drop("scheduler", f"has no {missing[0]}", f"give {missing[0]}, or remove scheduler", refused=True)
     elif name == "OneCycle":
         _constant_momentum(found, parameters)
+    elif name != "WarmupCosineLR":
+        _peak(found, parameters)
+
+
+def _type(found: Examination, given: Any) -> str | None:
+    """Return the name of DeepSpeed's class; None: there is none, and the section is gone."""
+    if given is None:
+        found.drop("scheduler", "has no type", "left out: the recipe's schedule applies")
+        return None
+    known = {name.lower(): name for name in sorted(SCHEDULER_PARAMETERS)}
+    word = str(given)[:80].lower()
+    name = known.get(word) if isinstance(given, str) else None
+    problem = f"has the type {shown(given)}, which is none of DeepSpeed's"
+    if name is None:
+        like = "" if closest(word, known) else next((known[_LIKE[w].lower()] for w in _LIKE if w in word), "")
+        remedy = f"the nearest is {like!r}" if like else nearest(str(given)[:80], list(known.values()))
+        found.drop("scheduler", problem, remedy, refused=True)
+    elif name != given:
+        found.correct("scheduler.type", name, problem, f"did you mean {name!r}?", f"read as {name}")
+    return name
+
+
+def _rates_to_ratios(found: Examination, parameters: Mapping[str, Any]) -> None:
+    """Translate rates to a cosine's terms: the optimizer's ``lr``, and a share of it."""
+    problem, rate = "is not a parameter of WarmupCosineLR", "optimizer.params.lr"
+    high = _read(parameters.get("warmup_max_lr"))
+    if high:
+        found.rename(_PEAK, rate, problem, refused=True)
+        found.put(rate, _read(found.get(rate)) or high)
+        if found.get("optimizer.type") is None:
+            found.put("optimizer.type", "AdamW")
+    low, peak = _read(parameters.get("warmup_min_lr")), _read(found.get(rate))
+    if low is not None and peak:
+        ratio = "scheduler.params.warmup_min_ratio"
+        taken = found.get(ratio) is not None
+        found.rename(
+            "scheduler.params.warmup_min_lr", ratio, f"{problem}, which takes a share of the peak", refused=True
+        )
+        if not taken:
+            found.put(ratio, low / peak)
+
+
+def _read(value: Any) -> float | None:
+    """Return a number that may be given as text; None: it is none."""
+    number = value if is_a(NUMBER, value) else coerced(NUMBER, value)
+    return None if number is None else float(number)
+
+
+def _peak(found: Examination, parameters: Mapping[str, Any]) -> None:
+    """State the rate after the warm-up where the file leaves it to DeepSpeed, or with ``auto`` to the optimizer."""
+    if parameters.get("warmup_max_lr") == "auto":
+        found.put(_PEAK, "auto")
+    elif found.get(_PEAK) is None and not found.has_problem(_PEAK):
+        found.note(_PEAK, "translated", "is not given", f"{_DEFAULT_PEAK:g}, DeepSpeed's default, applies")
 
 
 def _parameter(found: Examination, name: str, key: str, value: Any) -> None:
     path = f"scheduler.params.{key}"
     if value == "auto":
-        ends = key == "total_num_steps"
-        found.drop(
-            path, "is 'auto'", "the end of the run" if ends else "DeepSpeed's default, or the optimizer's rate, applies"
-        )
+        found.drop(path, "is 'auto'", _AUTOMATIC.get(key, "DeepSpeed's default applies"))
     elif value is None:
         found.drop(path, "is null", "DeepSpeed's default applies")
     elif key == "last_batch_iteration":
@@ -78,6 +132,8 @@ def _parameter(found: Examination, name: str, key: str, value: Any) -> None:
     elif key not in SCHEDULER_PARAMETERS[name]:
         near = nearest(key[:80], sorted(SCHEDULER_PARAMETERS[name]))
         found.drop(path, f"is not a parameter of {name}", near, refused=True)
+    elif key == "warmup_num_steps" and value == 0 and value is not False:
+        found.replace(path, 1, "is 0, which DeepSpeed rejects", "read as 1, as earlier versions did")
     elif key in _COUNTS or key.endswith(("_lr", "_ratio", "_rate")):
         _number(found, path, value, COUNT if key in _COUNTS else NUMBER)
     elif key == "warmup_type" and value not in ("log", "linear"):
@@ -91,6 +147,8 @@ def _number(found: Examination, path: str, value: Any, kind: str) -> None:
     read = value if is_a(kind, value) else coerced(kind, value)
     if read is None:
         found.drop(path, f"is {shown(value)}", f"give {kind}", refused=True)
+    elif not read and path.rpartition(".")[2] in _POSITIVE:
+        found.drop(path, f"is {shown(value)}", f"give {kind} greater than 0", refused=True)
     elif isinstance(value, str):
         found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
     elif kind == COUNT:
@@ -116,6 +174,8 @@ def schedule_of(section: Mapping[str, Any], rate: float | None) -> dict[str, Any
     schedule = {"kind": name, **(section.get("params") or {})}
     if name == "WarmupCosineLR" and rate is not None:
         schedule["peak"] = rate
-    if name == "WarmupLR" and rate is not None:
-        schedule.setdefault("warmup_max_lr", rate)
+    if schedule.get("warmup_max_lr") == "auto" and rate is not None:
+        schedule["warmup_max_lr"] = rate
+    if name in ("WarmupLR", "WarmupDecayLR"):
+        schedule.setdefault("warmup_max_lr", _DEFAULT_PEAK)
     return schedule

@@ -23,9 +23,14 @@ def is_a(kind: str, value: Any) -> bool:
 
 
 def coerced(kind: str, value: Any) -> Any:
-    """Convert text, or 0 and 1 for a flag; None if the meaning is unclear."""
+    """Convert text, 0 and 1 for a flag, or a list of one such value; None if the meaning is unclear.
+
+    HJSON reads the comma after a word without quotes, such as Python's ``True``, as a part of it.
+    """
+    if isinstance(value, list) and len(value) == 1 and kind in (FLAG, COUNT, NUMBER):
+        return value[0] if is_a(kind, value[0]) else None
     if kind == FLAG:
-        return _WORDS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
+        return _WORDS.get(str(value).strip(" ,").lower()) if isinstance(value, (str, int)) else None
     if kind not in (COUNT, NUMBER) or not isinstance(value, str):
         return None
     try:

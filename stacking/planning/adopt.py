@@ -237,7 +237,8 @@ def _move_schedule(moved: _Moved) -> None:
     for stage in raw["stages"]:
         stage.pop("learning_rate", None)
     for path, _ in leaves({"scheduler": section}):
-        moved.add(path, f"schedule.{'kind' if path == 'scheduler.type' else path.rpartition('.')[2]}")
+        key = "kind" if path == "scheduler.type" else path.rpartition(".")[2]
+        moved.add(path, f"schedule.{key}: {shown(raw['schedule'][key])}")
     found.remove("scheduler")
     if found.get(_RATE) is not None:
         used = known in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr"))

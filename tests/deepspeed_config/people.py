@@ -222,5 +222,35 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tensor_parallel": {"autotp_size": 2}, "sequence_parallel_size": 2, "bf16": {"enabled": True},
         "data_efficiency": {"enabled": True, "seed": 1234},
     },
+    "CoLLiE, monitors in a section": {
+        "bf16": {"enabled": True}, "monitor_config": {
+            "enabled": True, "tag": "run-1", "csv_monitor": {"enabled": True, "output_path": "csv"},
+            "tensorboard": {"enabled": False}, "wandb": {"enabled": False, "project": "berts"}},
+    },
+    "a cosine with rates": {
+        "train_batch_size": 64, "optimizer": _adam("AdamW", lr="auto", betas=[0.9, 0.95]),
+        "scheduler": {"type": "WarmupCosineLR", "params": {
+            "warmup_min_lr": 3e-5, "warmup_max_lr": "3e-4", "warmup_num_steps": 200, "total_num_steps": 2000}},
+    },
+    "PyTorch's schedule, Python's True": {
+        "train_batch_size": 440, "train_micro_batch_size_per_gpu": 55, "fp16": {"enabled": "True,"},
+        "scheduler": {"type": "CosineAnnealingLR", "params": {"eta_min": 1e-5, "T_max": 500000}},
+    },
+    "autotuning, lists of one": {
+        "train_micro_batch_size_per_gpu": [4], "zero_optimization": {
+            "stage": "1", "overlap_comm": [False], "reduce_bucket_size": [5e8], "offload_optimizer": None},
+    },
+    "offload by a word": {
+        "zero_optimization": {"stage": 3, "offload_optimizer": "cpu", "offload_param": "none"},
+        "optimizer": _adam("CPUAdam", lr=[2e-5]), "lora": {"enabled": True, "rank": 32},
+    },
+    "no warm-up": {
+        "train_batch_size": 64, "optimizer": _adam("Adam", lr=1e-3),
+        "scheduler": {"type": "warmuplr", "params": {"warmup_num_steps": 0, "warmup_max_lr": "auto"}},
+    },
+    "automatic mixed precision of PyTorch": {
+        "train_batch_size": 16, "torch_autocast": {"enable": True, "dtype": "bfloat16"},
+        "bf16": {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True},
+    },
 }  # fmt: skip
 """Name: the file's content."""

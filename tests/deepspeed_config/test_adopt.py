@@ -220,6 +220,8 @@ def test_a_peak_that_nobody_states_is_chosen_and_told() -> None:
     assert result.recipe["stages"][0]["learning_rate"] == {"peak": 1e-4}
     assert "nothing says what it is; stages[0].learning_rate.peak: 0.0001" in table(result.rows)
     result = adopted({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 3}}})
+    assert "is not given; 0.001, DeepSpeed's default, applies" in table(result.rows)  # what DeepSpeed trains at
+    result = adopted({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 3, "warmup_max_lr": "auto"}}})
     assert "schedule.warmup_max_lr: 0.0001" in table(result.rows)
 
 
@@ -247,6 +249,73 @@ def test_a_value_in_another_place_or_by_another_name_is_moved(content: dict[str,
 def test_a_scheduler_inside_the_optimizer_is_the_schedule() -> None:
     inner = {"type": "WarmupLR", "params": {"warmup_max_lr": 1e-3, "warmup_num_steps": 5}}
     assert adopted({"optimizer": {"type": "AdamW", "scheduler": inner}}).recipe["schedule"]["warmup_max_lr"] == 1e-3
+
+
+@pytest.mark.parametrize("kind", ["WarmupLR", "WarmupDecayLR"])
+def test_auto_is_the_optimizers_rate_and_a_missing_peak_deepspeeds_default(kind: str) -> None:
+    optimizer = {"type": "Adam", "params": {"lr": 3e-5}}
+    for stated, peak in (({"warmup_max_lr": "auto"}, 3e-5), ({"warmup_max_lr": None}, 0.001), ({}, 0.001)):
+        params = {"warmup_num_steps": 3, **stated}
+        result = adopted({"optimizer": optimizer, "scheduler": {"type": kind, "params": params}})
+        assert result.recipe["schedule"] == {"kind": kind, "warmup_num_steps": 3, "warmup_max_lr": peak}
+
+
+def test_rates_of_a_cosine_become_its_peak_and_a_share_of_it() -> None:
+    params = {"warmup_min_lr": 3e-5, "warmup_max_lr": 3e-4, "warmup_num_steps": 2}
+    for optimizer, peak in (({}, 3e-4), ({"optimizer": {"type": "Adam", "params": {"lr": 6e-4}}}, 6e-4)):
+        schedule = adopted({**optimizer, "scheduler": {"type": "WarmupCosineLR", "params": params}}).recipe["schedule"]
+        assert schedule.pop("warmup_min_ratio") == pytest.approx(3e-5 / peak)
+        assert schedule == {"kind": "WarmupCosineLR", "warmup_num_steps": 2, "peak": peak}
+
+
+@pytest.mark.parametrize("key", ["warmup_num_steps", "total_num_steps", "warmup_max_lr"])
+def test_a_zero_that_deepspeed_cannot_train_with_has_a_row(key: str) -> None:
+    params = {"warmup_max_lr": 1e-3, "warmup_num_steps": 2, key: 0}
+    result = adopted({"scheduler": {"type": "WarmupDecayLR", "params": params}})
+    (row,) = [row for row in result.rows if row.key == f"scheduler.params.{key}"]
+    assert row.problem.startswith("is 0")
+    assert result.recipe["schedule"].get(key) == {"warmup_num_steps": 1, "warmup_max_lr": 0.001}.get(key)
+
+
+@pytest.mark.parametrize(
+    ("name", "like"), [("CosineAnnealingLR", "WarmupCosineLR"), ("linear", "WarmupDecayLR"), ("CyclicLR", "OneCycle")]
+)
+def test_a_schedule_of_another_library_is_left_out_and_the_nearest_named(name: str, like: str) -> None:
+    result = adopted({"scheduler": {"type": name, "params": {"T_max": 9}}})
+    assert "schedule" not in result.recipe and f"the nearest is '{like}'" in table(result.rows)
+
+
+def test_monitors_in_a_section_of_their_own_are_moved_out_of_it() -> None:
+    result = adopted(CONFIGS["CoLLiE, monitors in a section"])
+    assert result.config["csv_monitor"] == {"enabled": True, "output_path": "csv"}
+    said = verdicts(result)
+    assert said["monitor_config.csv_monitor.output_path"] == "translated" and said["monitor_config.tag"] == "impossible"
+    assert "csv_monitor" not in adopted({"monitor_config": {"enabled": False, "csv_monitor": {"enabled": True}}}).config
+
+
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}, {"device": "cpu"}),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": True}}, {"device": "cpu"}),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": False}}, {"device": "none"}),
+    ],
+)
+def test_a_device_alone_stands_for_its_section(content: dict[str, Any], left: dict[str, Any]) -> None:
+    assert adopted(content).config["zero_optimization"]["offload_optimizer"] == left
+
+
+def test_a_flag_for_a_section_is_translated_not_impossible() -> None:
+    result = adopted({"bf16": True, "fp16": False}, A100S)
+    assert result.recipe["precision"] == "bf16" and verdicts(result)["bf16"] == "translated"
+
+
+def test_auto_asks_for_the_trainers_argument() -> None:
+    content = {"learning_rate": 2e-4, "per_device_train_batch_size": 4, "optimizer": {"params": {"lr": "auto"}},
+               "train_micro_batch_size_per_gpu": "auto"}  # fmt: skip
+    Path("peakless.yaml").write_text(Path("small.yaml").read_text().replace("learning_rate: {peak: 1e-3}", ""))
+    stage = adopt_content(content, "peakless.yaml", 2, MACHINE, "args.json").recipe["stages"][0]
+    assert (stage["learning_rate"]["peak"], stage["micro_batch"]) == (2e-4, 4)
 
 
 def test_what_bf16_does_not_need_is_passed_over_as_earlier_versions_did() -> None:

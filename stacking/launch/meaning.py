@@ -65,7 +65,7 @@ def _configuration(match: re.Match[str], message: list[str], lines: Sequence[str
 
 
 def _memory(match: re.Match[str], message: list[str], lines: Sequence[str]) -> str:
-    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", " ".join(message))
+    wanted = re.search(r"(?:[Tt]ried|Unable) to allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", " ".join(message))
     size = f" ({wanted[1]} more requested)" if wanted else ""
     return f"out of memory{size}; use a smaller micro_batch, activation checkpointing or a higher ZeRO stage"
 
@@ -86,7 +86,7 @@ _Tell = str | Callable[[re.Match[str], list[str], Sequence[str]], str]
 """A line that `re.Match.expand` completes, or what makes one of the match, the exception's lines and the log."""
 _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
     (re.compile(r"validation errors? for (\w+)"), _configuration),
-    (re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator|^MemoryError"), _memory),
+    (re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator|^_?(?:Array)?MemoryError"), _memory),
     (
         re.compile(r"No module named '([^']+)'"),
         r"the package \1 is not installed; install it, or disable the feature that needs it",
@@ -111,6 +111,11 @@ _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
     (
         re.compile(r"CUDA_HOME (?:does not exist|environment variable is not set)|MissingCUDAException"),
         "a kernel must be compiled and no CUDA toolkit was found; install it, or set CUDA_HOME to its path",
+    ),
+    (
+        re.compile(r"Unable to find address for: ([^\s\]]+)"),
+        r"this machine has no network interface \1; correct GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME (`ip link` lists "
+        "the names)",
     ),
     (
         re.compile(r"Duplicate GPU detected"),

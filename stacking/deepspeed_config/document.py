@@ -77,7 +77,7 @@ def _old_keys() -> str:
         "| `zero_optimization.offload_optimizer: cpu` | read as `{device: cpu}` |",
         "| `scheduler.params.warmup_num_steps: 0` | read as 1, as earlier versions did |",
         "| `warmup_min_lr`, `warmup_max_lr` of a `WarmupCosineLR` | read as a share of the peak, and the peak |",
-        "| `scheduler.params.warmup_max_lr: auto` | read as the optimizer's `lr`; if missing: DeepSpeed's 0.001 |",
+        "| `warmup_max_lr` of `auto` or null | the optimizer's `lr`; 0.001 for a `WarmupDecayLR` without it |",
         "| `amp.enabled: true` | read as fp16 (`O0`: fp32) |",
         "| `optimizer.params.max_grad_norm` | read as `gradient_clipping` |",
         "| `optimizer.type: FusedAdam` | read as `AdamW` with `torch_adam: false`, compiled at the first start |",

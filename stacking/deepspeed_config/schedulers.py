@@ -31,7 +31,7 @@ _AUTOMATIC = {"total_num_steps": "the end of the run", "warmup_max_lr": "the opt
 """What ``auto`` stands for, as in Hugging Face's Trainer."""
 _PEAK = "scheduler.params.warmup_max_lr"
 _DEFAULT_PEAK = 0.001
-"""DeepSpeed's own ``warmup_max_lr``, whatever the optimizer's ``lr`` is."""
+"""The peak of a ``WarmupDecayLR`` without ``warmup_max_lr``, whatever the optimizer's ``lr`` is."""
 _LIKE = {"cosine": "WarmupCosineLR", "linear": "WarmupDecayLR", "poly": "WarmupDecayLR", "cyc": "OneCycle",
          "constant": "WarmupLR", "warmup": "WarmupLR"}  # fmt: skip
 """Words in the names of other libraries' schedules, with the nearest of DeepSpeed's."""
@@ -66,7 +66,7 @@ def examine_scheduler(found: Examination) -> None:
     elif name == "OneCycle":
         _constant_momentum(found, parameters)
     elif name != "WarmupCosineLR":
-        _peak(found, parameters)
+        _peak(found, name, parameters)
 
 
 def _type(found: Examination, given: Any) -> str | None:
@@ -113,11 +113,13 @@ def _read(value: Any) -> float | None:
     return None if number is None else float(number)
 
 
-def _peak(found: Examination, parameters: Mapping[str, Any]) -> None:
-    """State the rate after the warm-up where the file leaves it to DeepSpeed, or with ``auto`` to the optimizer."""
-    if parameters.get("warmup_max_lr") == "auto":
+def _peak(found: Examination, name: str, parameters: Mapping[str, Any]) -> None:
+    """State the rate after the warm-up where the file leaves it to the optimizer, or to DeepSpeed."""
+    if found.get(_PEAK) is not None or found.has_problem(_PEAK):
+        return
+    if name == "WarmupDecayLR" and "warmup_max_lr" in parameters:
         found.put(_PEAK, "auto")
-    elif found.get(_PEAK) is None and not found.has_problem(_PEAK):
+    elif name == "WarmupDecayLR":
         found.note(_PEAK, "translated", "is not given", f"{_DEFAULT_PEAK:g}, DeepSpeed's default, applies")
 
 
@@ -126,7 +128,8 @@ def _parameter(found: Examination, name: str, key: str, value: Any) -> None:
     if value == "auto":
         found.drop(path, "is 'auto'", _AUTOMATIC.get(key, "DeepSpeed's default applies"))
     elif value is None:
-        found.drop(path, "is null", "DeepSpeed's default applies")
+        peak = key == "warmup_max_lr"
+        found.drop(path, "is null", "the optimizer's rate applies" if peak else "DeepSpeed's default applies")
     elif key == "last_batch_iteration":
         found.drop(path, "sets where a schedule resumes, which checkpoints record", "left out")
     elif key not in SCHEDULER_PARAMETERS[name]:
@@ -174,8 +177,8 @@ def schedule_of(section: Mapping[str, Any], rate: float | None) -> dict[str, Any
     schedule = {"kind": name, **(section.get("params") or {})}
     if name == "WarmupCosineLR" and rate is not None:
         schedule["peak"] = rate
-    if schedule.get("warmup_max_lr") == "auto" and rate is not None:
-        schedule["warmup_max_lr"] = rate
-    if name in ("WarmupLR", "WarmupDecayLR"):
+    if name == "WarmupDecayLR":
         schedule.setdefault("warmup_max_lr", _DEFAULT_PEAK)
+    if name in ("WarmupLR", "WarmupDecayLR") and rate is not None and schedule.get("warmup_max_lr", "auto") == "auto":
+        schedule["warmup_max_lr"] = rate
     return schedule

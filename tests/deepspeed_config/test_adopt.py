@@ -220,9 +220,9 @@ def test_a_peak_that_nobody_states_is_chosen_and_told() -> None:
     assert result.recipe["stages"][0]["learning_rate"] == {"peak": 1e-4}
     assert "nothing says what it is; stages[0].learning_rate.peak: 0.0001" in table(result.rows)
     result = adopted({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 3}}})
-    assert "is not given; 0.001, DeepSpeed's default, applies" in table(result.rows)  # what DeepSpeed trains at
-    result = adopted({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 3, "warmup_max_lr": "auto"}}})
     assert "schedule.warmup_max_lr: 0.0001" in table(result.rows)
+    result = adopted({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 3}}})
+    assert "is not given; 0.001, DeepSpeed's default, applies" in table(result.rows)  # what DeepSpeed trains at
 
 
 MOVED: list[tuple[dict[str, Any], str, Any]] = [
@@ -251,10 +251,10 @@ def test_a_scheduler_inside_the_optimizer_is_the_schedule() -> None:
     assert adopted({"optimizer": {"type": "AdamW", "scheduler": inner}}).recipe["schedule"]["warmup_max_lr"] == 1e-3
 
 
-@pytest.mark.parametrize("kind", ["WarmupLR", "WarmupDecayLR"])
-def test_auto_is_the_optimizers_rate_and_a_missing_peak_deepspeeds_default(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "missing"), [("WarmupLR", 3e-5), ("WarmupDecayLR", 0.001)])
+def test_a_peak_that_is_left_open_is_the_one_of_deepspeeds_class(kind: str, missing: float) -> None:
     optimizer = {"type": "Adam", "params": {"lr": 3e-5}}
-    for stated, peak in (({"warmup_max_lr": "auto"}, 3e-5), ({"warmup_max_lr": None}, 0.001), ({}, 0.001)):
+    for stated, peak in (({"warmup_max_lr": "auto"}, 3e-5), ({"warmup_max_lr": None}, 3e-5), ({}, missing)):
         params = {"warmup_num_steps": 3, **stated}
         result = adopted({"optimizer": optimizer, "scheduler": {"type": kind, "params": params}})
         assert result.recipe["schedule"] == {"kind": kind, "warmup_num_steps": 3, "warmup_max_lr": peak}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from deepspeed.runtime import lr_schedules
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -40,9 +40,9 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
 ]  # fmt: skip
 
 
-def theirs(kind: str, params: dict[str, Any], updates: int) -> list[float]:
-    """What DeepSpeed's class gives each update."""
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+def theirs(kind: str, params: dict[str, Any], updates: int, rate: float = PEAK) -> list[float]:
+    """What DeepSpeed's class gives each update, of an optimizer with this ``rate``."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     more = {"cycle_momentum": False} if kind == "OneCycle" else {}
     schedule = getattr(lr_schedules, kind)(optimizer, **params, **more)
     rates = []
@@ -118,3 +118,32 @@ def test_any_parameters_give_deepspeeds_rates(case: tuple[str, dict[str, Any]]) 
     ours: Any = TypeAdapter(Schedule).validate_python({"kind": kind, **params, **peak})
     expected = theirs(kind, params, 120)
     assert [rate_at(ours, n, 120) for n in range(120)] == pytest.approx(expected, rel=1e-9, abs=1e-18)
+
+
+AUTOMATIC = st.sets(st.sampled_from(["warmup_max_lr", "total_num_steps"]))
+MISSING = st.sampled_from(["", "warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type", "cos_min_ratio"])
+TEXT = st.booleans()
+LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(RANDOM, LENGTHS, RATE, AUTOMATIC, MISSING, TEXT)
+def test_any_adopted_scheduler_keeps_deepspeeds_rates_across_the_borders_of_any_stages(
+    case: tuple[str, dict[str, Any]], lengths: list[int], rate: float, automatic: set[str], missing: str, text: bool
+) -> None:
+    kind, full = case
+    stated = {key: value for key, value in full.items() if key != missing}
+    autos = automatic & stated.keys()
+    meant = {**stated, **{key: rate if key == "warmup_max_lr" else sum(lengths) for key in autos}}
+    file = {key: "auto" if key in autos else str(value) if text else value for key, value in stated.items()}
+    adam = {"type": "AdamW", "params": {"lr": rate}}
+    machine = Machine(accelerators=8, device=DEVICE_CLASSES["v100"], memory=16 << 30, cores=8)
+    raw = adopt_content({"optimizer": adam, "scheduler": {"type": kind, "params": file}}, None, 8, machine, "d").recipe
+    sizes = [{"layers": 3 * 2**i, "steps": steps} for i, steps in enumerate(lengths)]
+    raw["stages"] = [{**sizes[0], "batch_sequences": 8}, *sizes[1:]]
+    if "schedule" not in raw:  # everything was automatic
+        assert autos == stated.keys()
+        return
+    plan = make_plan(recipe_from({**raw, "ds_config": None}, Path("r.yaml")), None, None, machine)
+    rates = [learning_rate_at(stage.learning_rate, step) for stage in plan.stages for step in range(stage.steps)]
+    assert rates == pytest.approx(theirs(kind, meant, sum(lengths), rate), rel=1e-9, abs=1e-18)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, READ_FROM, REMOVED_KEYS, SECTION_KEYS, UNSUPPORTED
 from stacking.deepspeed_config.examine import effect
+from stacking.deepspeed_config.examples import EXAMPLES
 from stacking.deepspeed_config.facts import REMOVED_ZERO, SCHEDULER_PARAMETERS
 from stacking.deepspeed_config.names import RENAMED
 from stacking.deepspeed_config.schedulers import TRANSLATED
@@ -26,19 +27,25 @@ those of DeepSpeed {READ_FROM}. `stacking adopt DS_CONFIG --out DIR` adapts any 
 - Files may be JSON or HJSON. Keys that begin with `_`, `#` or `//` are comments.
 - Numbers and flags given as text are converted, with a note in the plan.
 - `"auto"` is allowed wherever Hugging Face's Trainer fills it in.
+- A test trains with every example on this page on two ranks.
 - "refused" keys stop a plan unless they are off; `stacking adopt` leaves them out and says so.
 """
 
 
 def page() -> str:
     """Return the page's content."""
-    parts = [_HEAD, "## Top-level keys\n", _table((key, KNOWN_KEYS[key]) for key in sorted(KNOWN_KEYS))]
+    tops = _table((key, KNOWN_KEYS[key]) for key in sorted(KNOWN_KEYS))
+    parts = [_HEAD, "## Top-level keys\n", tops, *_example("")]
     for section in sorted(SECTION_KEYS):
         if SECTION_KEYS[section] and section not in UNSUPPORTED:
             keys = ((f"{section}.{key}", kind) for key, kind in sorted(SECTION_KEYS[section].items()))
-            parts += [f"## `{section}`\n", _table(keys)]
+            parts += [f"## `{section}`\n", _table(keys), *_example(section)]
     parts += ["## Schedules\n", _schedules(), "## Keys of other versions\n", _old_keys()]
     return "\n".join(parts)
+
+
+def _example(section: str) -> list[str]:
+    return [f"```json\n{EXAMPLES[section]}\n```\n"] if section in EXAMPLES else []
 
 
 def _table(keys: Iterator[tuple[str, str]]) -> str:

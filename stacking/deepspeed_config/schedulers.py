@@ -29,7 +29,7 @@ _POSITIVE = frozenset(("warmup_max_lr", "cycle_max_lr", "total_num_steps", "cycl
 _NEEDED = {"OneCycle": ("cycle_min_lr", "cycle_max_lr")}
 _AUTOMATIC = {"total_num_steps": "the end of the run", "warmup_max_lr": "the optimizer's rate applies"}
 """What ``auto`` stands for, as in Hugging Face's Trainer."""
-_PEAK = "scheduler.params.warmup_max_lr"
+_START, _PEAK = "scheduler.params.warmup_min_lr", "scheduler.params.warmup_max_lr"
 _DEFAULT_PEAK = 0.001
 """The peak of a ``WarmupDecayLR`` without ``warmup_max_lr``, whatever the optimizer's ``lr`` is."""
 _LIKE = {"cosine": "WarmupCosineLR", "linear": "WarmupDecayLR", "poly": "WarmupDecayLR", "cyc": "OneCycle",
@@ -97,14 +97,14 @@ def _rates_to_ratios(found: Examination, parameters: Mapping[str, Any]) -> None:
         if found.get("optimizer.type") is None:
             found.put("optimizer.type", "AdamW")
     low, peak = _read(parameters.get("warmup_min_lr")), _read(found.get(rate))
-    if low is not None and peak:
-        ratio = "scheduler.params.warmup_min_ratio"
-        taken = found.get(ratio) is not None
-        found.rename(
-            "scheduler.params.warmup_min_lr", ratio, f"{problem}, which takes a share of the peak", refused=True
-        )
-        if not taken:
-            found.put(ratio, low / peak)
+    ratio = "scheduler.params.warmup_min_ratio"
+    if low is not None and peak and found.get(ratio) is None:
+        said = f"{problem}, which takes a share of the peak"
+        share = f"warmup_min_ratio: {low / peak:g}"
+        found.note(_START, "translated", said, f"give {share}", refused=True, done=f"read as {share}")
+        found.remove(_START)
+        found.put(ratio, low / peak)
+        found.names[ratio] = _START
 
 
 def _read(value: Any) -> float | None:

@@ -23,7 +23,7 @@ from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.planning.adopt import CONFIG, RECIPE, Adopted, adopt, adopt_content, table
 from stacking.planning.make_plan import make_plan
 from tests.deepspeed_config.people import CONFIGS
-from tests.small_recipe import MACHINE, SMALL
+from tests.small_recipe import MACHINE, SMALL, plan_of
 
 V100S = Machine(accelerators=8, device=DEVICE_CLASSES["v100"], memory=16 << 30, cores=8)
 A100S = Machine(accelerators=8, device=DEVICE_CLASSES["a100"], memory=40 << 30, cores=8)
@@ -266,6 +266,9 @@ def test_rates_of_a_cosine_become_its_peak_and_a_share_of_it() -> None:
         schedule = adopted({**optimizer, "scheduler": {"type": "WarmupCosineLR", "params": params}}).recipe["schedule"]
         assert schedule.pop("warmup_min_ratio") == pytest.approx(3e-5 / peak)
         assert schedule == {"kind": "WarmupCosineLR", "warmup_num_steps": 2, "peak": peak}
+    with pytest.raises(UserError, match=r"warmup_min_lr .*takes a share of the peak +give warmup_min_ratio: 0.1"):
+        Path("small.yaml").write_text(SMALL.replace(", learning_rate: {peak: 1e-3}", ""))
+        plan_of(Path("small.yaml").read_text(), json.dumps({"scheduler": {"type": "WarmupCosineLR", "params": params}}))
 
 
 @pytest.mark.parametrize("key", ["warmup_num_steps", "total_num_steps", "warmup_max_lr"])

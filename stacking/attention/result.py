@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from stacking.attention.tally import Measures, Tally
 from stacking.errors import DamagedFile
 from stacking.storage.files import read_json, write_json
+from stacking.storage.frozen import Frozen
 
 RESULT = "attention.json"
 SHARES = ("first", "separators", "itself")
@@ -22,11 +23,7 @@ F64 = npt.NDArray[np.float64]
 Matrix = tuple[tuple[float, ...], ...]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Described(_Part):
+class Described(Frozen):
     """What was measured, on what."""
 
     model: str
@@ -41,7 +38,7 @@ class Described(_Part):
     window: int
 
 
-class Heads(_Part):
+class Heads(Frozen):
     """Means per layer and head; see `stacking.attention.tally.Measures`."""
 
     first: Matrix
@@ -51,7 +48,7 @@ class Heads(_Part):
     by_position: tuple[Matrix, ...]
 
 
-class Even(_Part):
+class Even(Frozen):
     """The same of a head that attends evenly, on the same text."""
 
     first: float
@@ -61,7 +58,7 @@ class Even(_Part):
     by_position: tuple[float, ...]
 
 
-class Pair(_Part):
+class Pair(Frozen):
     """Layers i and i + L/2, counted from 0."""
 
     lower: int
@@ -70,7 +67,7 @@ class Pair(_Part):
     divergence: float
 
 
-class Similarity(_Part):
+class Similarity(Frozen):
     """How alike the layers attend."""
 
     cosine: Matrix
@@ -85,7 +82,7 @@ class Similarity(_Part):
     """The mean over all other pairs of different layers."""
 
 
-class Attention(_Part):
+class Attention(Frozen):
     """A whole measurement."""
 
     kind: Literal["attention"] = "attention"

@@ -352,6 +352,13 @@ class Evaluation(Section):
     """Maximum number of held-out samples to score."""
 
 
+class AttentionSnapshots(Section):
+    """Defines the measurements of attention at the end of every stage and right after every growth."""
+
+    samples: Count = 256
+    """Maximum number of held-out samples to read."""
+
+
 class Recipe(Section):
     """Defines a whole run."""
 
@@ -374,6 +381,8 @@ class Recipe(Section):
     launch: Launch = Launch()
     checkpoint: CheckpointRule = CheckpointRule()
     evaluation: Evaluation = Evaluation()
+    attention: AttentionSnapshots | None = None
+    """Null: attention is not measured."""
     log_every: Count = 10
 
     _file: Path = PrivateAttr(default=Path("recipe.yaml"))

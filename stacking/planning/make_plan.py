@@ -72,6 +72,7 @@ def make_plan(
         stages=tuple(stages),
         checkpoint=recipe.checkpoint,
         evaluation=recipe.evaluation,
+        attention=recipe.attention,
         log_every=recipe.log_every,
         launch=_launch(recipe, devices),
         cost=_cost(recipe, model, stages),

@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal
 import xxhash
 from pydantic import Field, ValidationError
 
-from stacking.config.recipe import CheckpointRule, Evaluation, Optimizer, Until, WarmupStableDecay
+from stacking.config.recipe import (
+    AttentionSnapshots,
+    CheckpointRule,
+    Evaluation,
+    Optimizer,
+    Until,
+    WarmupStableDecay,
+)
 from stacking.config.resources import Resources
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
@@ -133,6 +140,7 @@ class Plan(Frozen):
     stages: Annotated[tuple[StagePlan, ...], Field(min_length=1)]
     checkpoint: CheckpointRule
     evaluation: Evaluation
+    attention: AttentionSnapshots | None = None
     log_every: int
     launch: PlannedLaunch
     cost: Cost

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from stacking.report.plots import COLOURS, GREY, PALE, STYLE, inline, smoothed, thinned
 from stacking.report.run import Run
 from stacking.report.tables import Table, change_label
-from stacking.report.timeline import wall_clock
+from stacking.report.timeline import attention_spans, wall_clock
 from stacking.run.metrics import Record
 from stacking.storage.files import disk_errors, write_atomically
 from stacking.terminal.units import count, counted, duration, loss
@@ -33,13 +33,14 @@ _HALO = patheffects.withStroke(linewidth=2.5, foreground="white")
 
 
 class ChargedClock:
-    """Counts the seconds charged to a run, excluding evaluations and gaps between attempts."""
+    """Counts the seconds charged to a run, excluding evaluations, measurements of attention and gaps."""
 
     def __init__(self, run: Run) -> None:
         self._clock = wall_clock(run)
-        evaluations = run.records("evaluation")
-        self._ends: list[float] = [record["time"] for record in evaluations]
-        self._spent: list[float] = list(accumulate((record["seconds"] for record in evaluations), initial=0.0))
+        free = [(record["time"], record["seconds"]) for record in run.records("evaluation")]
+        free = sorted(free + [(span.end, span.seconds) for span in attention_spans(run)])
+        self._ends: list[float] = [end for end, _ in free]
+        self._spent: list[float] = list(accumulate((seconds for _, seconds in free), initial=0.0))
 
     def __call__(self, time: float) -> float:
         """Returns the seconds charged up to the unix time ``time``."""

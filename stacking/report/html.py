@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from stacking.report import plots, tables
+from stacking.report.attention import attention_section
 from stacking.report.comparison import comparison_chart, comparison_table, write_comparison_picture
 from stacking.report.glue import read_tables
 from stacking.report.run import Run, read_run
@@ -72,6 +73,7 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
             stages=tables.stage_table(run),
             transitions=tables.transition_table(run),
             account=tables.account_table(run),
+            attention=attention_section(run),
             schedule=tables.schedule_table(run),
             glue=read_tables(run.folder.path),
             incidents=tables.incident_table(run),

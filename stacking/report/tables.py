@@ -85,6 +85,7 @@ def account_table(run: Run) -> Table:
     parts = {
         "training": spent.training,
         "evaluation": spent.evaluation,
+        **({"attention": spent.attention} if spent.attention else {}),
         "transitions": spent.transitions,
         "checkpoints, restarts, export": spent.other,
         "total": spent.total,

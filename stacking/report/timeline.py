@@ -86,10 +86,12 @@ class Account:
     other: float
     idle: float
     """Between attempts; not part of ``total``."""
+    attention: float = 0.0
+    """Measurements of attention."""
 
     @property
     def total(self) -> float:
-        return self.training + self.evaluation + self.transitions + self.other
+        return self.training + self.evaluation + self.attention + self.transitions + self.other
 
 
 def wall_clock(run: Run) -> WallClock:
@@ -138,6 +140,11 @@ def evaluation_seconds(run: Run, stage: int) -> float:
     return float(sum(record["seconds"] for record in run.stage_records(stage, "evaluation")))
 
 
+def attention_spans(run: Run) -> list[Span]:
+    """Returns when attention was measured: nobody needs it to train, so it is not charged."""
+    return [attempt.span for attempt in attempts(run) if attempt.phase.startswith("attention-")]
+
+
 def account(run: Run) -> Account:
     """Breaks down the time of the whole run; the parts add up to the wall-clock at the last activity."""
     clock, times = wall_clock(run), _signs_of_life(run)
@@ -145,13 +152,15 @@ def account(run: Run) -> Account:
     training = sum(training_seconds(run, stage) for stage in stages)
     evaluation = sum(evaluation_seconds(run, stage) for stage in stages)
     transitions = sum(transition(run, stage).total or 0.0 for stage in stages)
+    attention = sum(span.seconds for span in attention_spans(run))
     total = clock(times[-1]) if times else 0.0
     return Account(
         training=training,
         evaluation=evaluation,
         transitions=transitions,
-        other=max(total - training - evaluation - transitions, 0.0),
+        other=max(total - training - evaluation - attention - transitions, 0.0),
         idle=clock.idle,
+        attention=attention,
     )
 
 

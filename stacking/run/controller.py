@@ -90,9 +90,10 @@ class Controller:
         """
         left = unfinished(phases(self._plan, self._run), self._damaged)
         wanted = [phase for phase in left if not self._only or phase.label in self._only]
-        if wanted and wanted[0] is not left[0]:
-            problem = f"comes after {left[0].label}, which is not done"
-            raise UserError(f"--only {wanted[0].label}", problem, f"run `{continuation(self._run)}` to do both")
+        first, needed = (next((p for p in some if not p.optional), None) for some in (left, wanted))
+        if first is not None and needed is not None and needed is not first:
+            problem = f"comes after {first.label}, which is not done"
+            raise UserError(f"--only {needed.label}", problem, f"run `{continuation(self._run)}` to do both")
         _LOG.debug("phases left: %s", ", ".join(phase.label for phase in wanted) or "none")
         return wanted
 
@@ -117,6 +118,9 @@ class Controller:
         retries = Retries(default if settings.retries is None else settings.retries, settings.retry_seconds)
         while (outcome := self._attempt(phase)).exit_code != 0:
             pause = None if outcome.exit_code in FINAL else retries.pause(_progress_of(phase))
+            if pause is None and phase.optional:
+                self._skip(phase, outcome)
+                return
             if pause is None:
                 raise_for(outcome)
                 return
@@ -124,6 +128,12 @@ class Controller:
             self._sleep(pause)
             if phase.is_done(self._damaged):
                 return
+
+    def _skip(self, phase: Phase, outcome: Outcome) -> None:
+        """Records that the run goes on without an optional phase, and says so."""
+        message = f"left out: {explain(outcome)}"
+        self._record("skipped", phase=phase.name, stage=phase.stage, message=message)
+        self._progress.note(f"{phase.label} is {message}; the run goes on without it")
 
     def _attempt(self, phase: Phase) -> Outcome:
         """Runs ``phase`` once and records the result in the journal."""

@@ -79,6 +79,10 @@ class StageFolder:
         self.metrics = path / "metrics.jsonl"
         self.logs = path / "logs"
 
+    def attention(self, moment: str) -> Path:
+        """Returns the folder of a measurement of attention; see `stacking.run.phases.MOMENTS`."""
+        return self.path / f"attention-{moment}"
+
 
 def command(name: str, run_dir: Path) -> str:
     """Formats ``stacking NAME RUN_DIR``, quoted for a shell."""

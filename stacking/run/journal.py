@@ -22,6 +22,7 @@ Event = Literal[
     "started",
     "finished",
     "failed",
+    "skipped",
     "preempted",
     "decided",
     "damaged",

@@ -2,6 +2,9 @@
 
     [import] → [grow] → train → consolidate → grow → train → consolidate → … → [export] → report
 
+A recipe with ``attention`` adds a measurement after every consolidate (``attention-trained``) and every grow
+(``attention-grown``). A run goes on without those that fail.
+
 Each phase is a separate process that can safely be repeated: its output gets its name only when it is complete.
 """
 
@@ -12,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from stacking.config.reading import nearest
 from stacking.errors import DamagedFile, UserError
@@ -23,7 +26,12 @@ from stacking.run import checkpoints
 from stacking.run.folder import RunFolder
 from stacking.storage.files import set_aside, verify_folder
 
-PhaseName = Literal["import", "grow", "train", "consolidate", "export", "report"]
+PhaseName = Literal[
+    "import", "grow", "attention-grown", "train", "consolidate", "attention-trained", "export", "report"
+]
+Moment = Literal["grown", "trained"]
+MOMENTS: tuple[Moment, ...] = get_args(Moment)
+"""When attention is measured: right after a growth, and at the end of a stage, which is right before the next one."""
 OnDamage = Callable[[DamagedFile], None]
 
 
@@ -39,6 +47,8 @@ class Phase:
     ranks: int = 1
     last_step: int = 0
     """Training only: the update whose checkpoint completes the phase."""
+    optional: bool = False
+    """Whether the run goes on without the phase if it fails."""
 
     @property
     def label(self) -> str:
@@ -86,7 +96,7 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
         folder = run.stage(stage.name)
         if stage.index > 0 and stage.growth is not None:
             previous = plan.stages[stage.index - 1]
-            chain.append(_grow(run, stage, stage.growth, run.stage(previous.name).state))
+            chain += _grow(plan, run, stage, stage.growth, run.stage(previous.name).state)
         chain.append(
             Phase(
                 name="train",
@@ -99,6 +109,7 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
         )
         last = folder.checkpoints / checkpoints.tag(stage.steps)
         chain.append(_command("consolidate", stage, folder.state, [str(last)]))
+        chain += _measure(plan, run, stage, "trained")
     final = plan.stages[-1]
     if plan.model.has_hugging_face_class:
         source = [str(run.stage(final.name).state), "--data", str(plan.data.path)]
@@ -130,12 +141,16 @@ def parse_labels(text: str, chain: Sequence[Phase]) -> list[str]:
 def unfinished(chain: Sequence[Phase], on_damage: OnDamage) -> Sequence[Phase]:
     """Returns the phases after the last one with an undamaged output.
 
-    A report can be written at any time, so it proves nothing and is always written again at the end.
+    A report can be written at any time, so it proves nothing and is always written again at the end. An optional phase
+    proves nothing about those before it; it is left out where it is done.
     """
-    for position, phase in reversed(list(enumerate(chain))):
-        if phase.name != "report" and phase.is_done(on_damage):
-            return chain[position + 1 :]
-    return chain
+    left: list[Phase] = []
+    for phase in reversed(chain):
+        if phase.name == "report" or not phase.is_done(on_damage):
+            left.insert(0, phase)
+        elif not phase.optional:
+            break
+    return left
 
 
 def is_over(run: RunFolder) -> bool:
@@ -166,17 +181,34 @@ def _beginning(plan: Plan, run: RunFolder) -> list[Phase]:
     if plan.start_format == "huggingface":
         chain.append(_command("import", first, run.start, [str(plan.start)]))
     if first.growth is not None:
-        chain.append(_grow(run, first, first.growth, _initial_state(plan, run)))
+        chain += _grow(plan, run, first, first.growth, _initial_state(plan, run))
     return chain
 
 
-def _grow(run: RunFolder, stage: StagePlan, growth: PlannedGrowth, source: Path | None) -> Phase:
+def _grow(plan: Plan, run: RunFolder, stage: StagePlan, growth: PlannedGrowth, source: Path | None) -> list[Phase]:
     if growth.operator == LISTED:
         mapping = ["--layers-from", ",".join(growth.sources)]
     else:
         mapping = ["--layers", str(stage.layers), "--operator", growth.operator]
     how = ["--optimizer-state", growth.optimizer_state, "--share"]
-    return _command("grow", stage, run.stage(stage.name).start, [str(source), *mapping, *how])
+    grow = _command("grow", stage, run.stage(stage.name).start, [str(source), *mapping, *how])
+    return [grow, *_measure(plan, run, stage, "grown")]
+
+
+def _measure(plan: Plan, run: RunFolder, stage: StagePlan, moment: Moment) -> list[Phase]:
+    """Returns the measurement of attention at this moment, if the plan has any."""
+    if plan.attention is None:
+        return []
+    names: dict[Moment, PhaseName] = {"grown": "attention-grown", "trained": "attention-trained"}
+    return [
+        Phase(
+            name=names[moment],
+            stage=stage.index,
+            arguments=["stacking.attention.snapshot", str(run.path), str(stage.index), moment],
+            output=run.stage(stage.name).attention(moment),
+            optional=True,
+        )
+    ]
 
 
 def _command(name: PhaseName, stage: StagePlan, output: Path, arguments: Sequence[str]) -> Phase:

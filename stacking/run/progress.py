@@ -30,6 +30,8 @@ _WINDOW = 20
 _DOING = {
     "import": "importing the model",
     "grow": "growing",
+    "attention-grown": "measuring attention",
+    "attention-trained": "measuring attention",
     "train": "training",
     "consolidate": "consolidating",
     "export": "exporting",

@@ -149,7 +149,7 @@ def is_done(submitted: Event, events: Iterable[Event]) -> bool:
 
 
 def phases_left(labels: str, events: Iterable[Event]) -> list[tuple[str, int]]:
-    """Returns the name and stage of those of a job's phases that the journal does not call finished.
+    """Returns the name and stage of those of a job's phases that the journal calls neither finished nor skipped.
 
     Args:
         labels: in the format of ``stacking resume --only``.
@@ -160,5 +160,5 @@ def phases_left(labels: str, events: Iterable[Event]) -> list[tuple[str, int]]:
 
 
 def finished_phases(events: Iterable[Event]) -> set[tuple[str, int]]:
-    """Returns the name and stage of the phases that are finished according to the journal."""
-    return {(event["phase"], event["stage"]) for event in events if event["event"] == "finished"}
+    """Returns the name and stage of the phases that are finished or skipped according to the journal."""
+    return {(event["phase"], event["stage"]) for event in events if event["event"] in ("finished", "skipped")}

@@ -25,7 +25,7 @@ WRONG = {
         "name: small",
         "zzzzzz: small",
         "zzzzzz: is not a known key; choose one of name, seed, data, model, start, precision, optimizer, "
-        "schedule, growth, stages, ds_config, launch, checkpoint, evaluation, log_every",
+        "schedule, growth, stages, ds_config, launch, checkpoint, evaluation, attention, log_every",
     ),
     "unknown stage key": (
         "steps: 10}",

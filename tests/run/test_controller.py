@@ -19,6 +19,8 @@ from stacking.run.folder import RunFolder
 from stacking.run.lease import TOKEN_VARIABLE, Lease
 from stacking.run.phases import parse_labels, phases
 from stacking.run.progress import Progress
+from stacking.slurm.ledger import phases_left
+from stacking.storage.files import new_folder
 from tests.small_recipe import SMALL, plan_of
 
 DONE, CRASH, STOPPED = Outcome(exit_code=0), Outcome(exit_code=1, rank=3, host="n2"), Outcome(exit_code=75)
@@ -266,3 +268,53 @@ def test_the_journal_is_plain_json(folder: RunFolder) -> None:
 
 def small_plan() -> Plan:
     return plan_of(SMALL + QUICK)
+
+
+ATTENTION = QUICK + "attention: {samples: 8}\n"
+
+
+def fails(phase: str, exit_code: int = 1) -> Callable[[Job], Outcome]:
+    return lambda job: Outcome(exit_code=exit_code) if job.name.startswith(phase) else DONE
+
+
+class Selective(Pretender):
+    """A launcher whose outcome depends on the job."""
+
+    def __init__(self, decide: Callable[[Job], Outcome]) -> None:
+        super().__init__()
+        self.decide = decide
+
+    def poll(self) -> Outcome:
+        return self.decide(self.started[-1])
+
+
+@pytest.mark.parametrize("exit_code", [1, 2, -9])
+def test_a_run_goes_on_without_a_measurement_that_fails_and_says_so(folder: RunFolder, exit_code: int) -> None:
+    launcher = Selective(fails("attention-trained", exit_code))
+    control(folder, launcher, text=ATTENTION)
+    assert launcher.started[-1].name == "report-1"
+    skipped = events(folder, "skipped")
+    assert [(event["phase"], event["stage"]) for event in skipped] == [
+        ("attention-trained", 0),
+        ("attention-trained", 1),
+    ]
+    assert all(event["message"].startswith("left out: ") for event in skipped)
+    assert {event["phase"] for event in events(folder, "failed")} == {"attention-trained"}
+    labels = "consolidate:0,attention-trained:0,grow:1,attention-grown:1"
+    assert phases_left(labels, folder.journal.events()) == []
+
+
+def test_a_measurement_that_is_asked_to_stop_stops_the_run(folder: RunFolder) -> None:
+    with pytest.raises(Preempted):
+        control(folder, Selective(fails("attention-trained", -signal.SIGTERM)), text=ATTENTION)
+    assert not events(folder, "skipped")
+
+
+def test_a_missing_measurement_keeps_no_job_from_its_training(folder: RunFolder) -> None:
+    plan = plan_of(SMALL + ATTENTION)
+    chain = {phase.label: phase for phase in phases(plan, folder)}
+    with new_folder(chain["grow:1"].output) as grown:
+        (grown / "content").write_text("")
+    launcher = Pretender()
+    control(folder, launcher, ["train:1"], text=ATTENTION)
+    assert [job.name for job in launcher.started] == ["train-1"]

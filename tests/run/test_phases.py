@@ -10,7 +10,7 @@ from stacking.errors import DamagedFile
 from stacking.model.config import ModelConfig
 from stacking.run.checkpoints import point_latest, tag
 from stacking.run.folder import RunFolder
-from stacking.run.phases import Phase, phases, starting_state
+from stacking.run.phases import Phase, phases, starting_state, unfinished
 from stacking.storage.files import new_folder
 from tests.small_recipe import SMALL, plan_of
 from tests.states import random_weights, write_state
@@ -92,3 +92,52 @@ def test_training_is_done_with_the_checkpoint_of_its_last_step() -> None:
             (folder / "model.pt").write_text("")
         point_latest(train.output, train.output / tag(step))
         assert train.is_done(lambda damage: None) is done
+
+
+MEASURED = SMALL + "attention: {samples: 8}\n"
+
+
+def test_attention_is_measured_after_every_growth_and_at_the_end_of_every_stage() -> None:
+    assert names(MEASURED) == [
+        *("train 0", "consolidate 0", "attention-trained 0"),
+        *("grow 1", "attention-grown 1", "train 1", "consolidate 1", "attention-trained 1"),
+        *("export 1", "report 1"),
+    ]
+    assert names(SMALL + "attention: null\n") == names(SMALL)
+
+
+def test_only_measurements_are_optional() -> None:
+    assert {phase.name for phase in chain(MEASURED) if phase.optional} == {"attention-trained", "attention-grown"}
+
+
+def finish(*phases: Phase) -> None:
+    for phase in phases:
+        with new_folder(phase.output) as folder:
+            (folder / "content").write_text("good")
+
+
+def left(text: str) -> list[str]:
+    return [phase.label for phase in unfinished(chain(text), lambda damage: None)]
+
+
+def test_a_measurement_that_is_done_is_not_repeated() -> None:
+    _, consolidate, trained, grow, *_ = chain(MEASURED)
+    finish(consolidate, trained)
+    assert left(MEASURED)[0] == "grow:1"
+    finish(grow)
+    assert left(MEASURED)[:2] == ["attention-grown:1", "train:1"]
+
+
+def test_a_measurement_that_is_missing_is_made_up_for_only_until_the_next_phase_is_done() -> None:
+    _, consolidate, trained, grow, *_ = chain(MEASURED)
+    finish(consolidate)
+    assert left(MEASURED)[:2] == ["attention-trained:0", "grow:1"]
+    finish(grow)
+    assert trained.label not in left(MEASURED)
+
+
+def test_a_measurement_does_not_prove_what_it_has_measured() -> None:
+    _, consolidate, trained, *_ = chain(MEASURED)
+    finish(consolidate, trained)
+    (consolidate.output / "content").write_text("evil")
+    assert left(MEASURED)[:3] == ["train:0", "consolidate:0", "grow:1"]

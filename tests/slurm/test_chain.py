@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacking.config.recipe import Resources
+from stacking.config.recipe import AttentionSnapshots, Resources
 from stacking.errors import UserError
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
@@ -30,6 +30,16 @@ def test_a_chain_alternates_between_training_and_what_lies_between() -> None:
         ("2-L12", "train:2", "training"),
         ("finish", "consolidate:2,export:2,report:2", "transition"),
     ]
+
+
+def test_attention_is_measured_in_the_jobs_between_training() -> None:
+    jobs = chain(plan_for_jobs(attention=AttentionSnapshots()), RUN, UNWATCHED, "per-stage")
+    assert [(job.name, job.only) for job in jobs[:3]] == [
+        ("0-L3", "train:0"),
+        ("0-L3-to-1-L6", "consolidate:0,attention-trained:0,grow:1,attention-grown:1"),
+        ("1-L6", "train:1"),
+    ]
+    assert (jobs[-1].name, jobs[-1].only) == ("finish", "consolidate:2,attention-trained:2,export:2,report:2")
 
 
 @pytest.mark.parametrize("mode", MODES)

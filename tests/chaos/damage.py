@@ -140,8 +140,9 @@ class Judge:
 
     def _gained_a_blank(self, path: Path) -> bool:
         """Whether a JSON file merely ends with another line break, which changes nothing that it says."""
-        pristine = self._workshop.pristine(path).read_bytes()
-        return path.suffix == ".json" and path.read_bytes() == pristine + b"\n"
+        if path.suffix != ".json" or not path.is_file():
+            return False
+        return path.read_bytes() == self._workshop.pristine(path).read_bytes() + b"\n"
 
     def _in_report(self, names: list[str]) -> bool:
         report = self._run / "report.html"

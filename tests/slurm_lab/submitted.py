@@ -36,7 +36,7 @@ class Submitted:
         return done
 
     def submit(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        arguments = ["submit", self.recipe, "--run-dir", self.run, "--site", self.site, *options]
+        arguments: list[str | Path] = ["submit", self.recipe, "--run-dir", self.run, "--site", self.site, *options]
         return self.stacking(*arguments, check=check)
 
     def resume(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+
 
 def run_ranks(ranks: int, module: str, arguments: Sequence[Sequence[str | Path]] = ()) -> list[str]:
     """Run ``module`` on ``ranks`` ranks; returns what each has printed.
@@ -20,7 +22,8 @@ def run_ranks(ranks: int, module: str, arguments: Sequence[Sequence[str | Path]]
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    common |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     processes = []
     for rank in range(ranks):
         argv = [sys.executable, "-m", module, *map(str, arguments[rank] if arguments else ())]

@@ -11,7 +11,7 @@ from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.run.folder import RunFolder, StageFolder, command
 from stacking.run.lengths import settled_plan
-from stacking.run.metrics import MetricsContent, Record, inspect_metrics
+from stacking.run.metrics import MetricsContent, Record, inspect_metrics, is_torn
 
 Event = dict[str, Any]
 """One line of ``journal.jsonl``."""
@@ -92,10 +92,11 @@ def _gaps(plan: Plan, stage: StagePlan, folder: StageFolder, reading: MetricsCon
     reached = stage.steps if trained else max(done, max(seen, default=0))
     if not folder.metrics.exists():
         return ["is missing"] if reached else []
+    torn = ["its last line is torn"] if trained and is_torn(folder.metrics) else []
     missing = [step for step in _logged(plan, stage) if step <= reached and step not in seen]
     if len(missing) <= len(reading.damage):
-        return []
-    return [f"{len(missing):,} records between updates {missing[0]:,} and {missing[-1]:,} are missing"]
+        return torn
+    return [*torn, f"{len(missing):,} records between updates {missing[0]:,} and {missing[-1]:,} are missing"]
 
 
 def _logged(plan: Plan, stage: StagePlan) -> list[int]:

@@ -176,6 +176,11 @@ def read_metrics(path: Path) -> list[Record]:
     return inspect_metrics(path).records
 
 
+def is_torn(path: Path) -> bool:
+    """Returns whether the last line is incomplete: it is being written, or was cut."""
+    return path.is_file() and path.stat().st_size > _whole_lines_end(path)
+
+
 def truncate_after(path: Path, step: int) -> int:
     """Drops every record after update ``step`` of the stage, atomically; returns the number of lines dropped.
 

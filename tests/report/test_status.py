@@ -333,6 +333,10 @@ def alter_a_digit(path: Path) -> None:
     path.write_bytes(b"\n".join(lines))
 
 
+def append_half_a_line(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"{")
+
+
 def delete_the_first_records(path: Path) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[20:]))
 
@@ -342,6 +346,7 @@ def delete_the_first_records(path: Path) -> None:
     [
         (alter_a_digit, "line 3 was altered"),
         (delete_the_first_records, "20 records between updates 1 and 20 are missing"),
+        (append_half_a_line, "its last line is torn"),
         (Path.unlink, "is missing"),
         (lambda path: path.write_bytes(b""), "100 records between updates 1 and 100 are missing"),
     ],

@@ -6,22 +6,19 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from stacking.errors import UserError
 from stacking.huggingface.folder import find_weights, read_config
 from stacking.run.folder import RunFolder
 from stacking.run.lengths import settled_plan
 from stacking.state.format import State
 from stacking.storage.files import MANIFEST, checksum
+from stacking.storage.frozen import Frozen
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
-class ModelSource(BaseModel):
+class ModelSource(Frozen):
     """A model on disk."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     """For tables."""

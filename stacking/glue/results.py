@@ -14,22 +14,21 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from stacking.errors import DamagedFile
 from stacking.glue.recipes import FineTuning
 from stacking.glue.tasks import GlueTask, folder_of
 from stacking.storage.files import read_sealed, write_atomically, write_sealed
+from stacking.storage.frozen import Frozen
 
 SUMMARY, SUBMISSION = "glue.json", "submission"
 Scores = dict[str, float]
 """Maps names of metrics to scores of at most 1."""
 
 
-class SeedResult(BaseModel):
+class SeedResult(Frozen):
     """One fine-tuning and its scores."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
     seed: int

@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median, stdev
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from stacking.errors import DamagedFile
 from stacking.glue.results import SUMMARY, SeedResult
 from stacking.storage.files import read_sealed, write_sealed
+from stacking.storage.frozen import Frozen
 
 
-class _SummaryPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OverSeeds(_SummaryPart):
+class OverSeeds(Frozen):
     """One metric over the seeds; scores are at most 1."""
 
     values: tuple[float, ...]
@@ -29,7 +26,7 @@ class OverSeeds(_SummaryPart):
     """The sample's standard deviation; null for one seed."""
 
 
-class TaskSummary(_SummaryPart):
+class TaskSummary(Frozen):
     """One task over its seeds, failed runs included."""
 
     task: str
@@ -46,7 +43,7 @@ class TaskSummary(_SummaryPart):
     """Of training, over all seeds."""
 
 
-class GlueSummary(_SummaryPart):
+class GlueSummary(Frozen):
     """One model on GLUE."""
 
     kind: str = "glue"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from stacking.errors import DamagedFile, UserError
 from stacking.glue.model_source import ModelSource
@@ -18,15 +18,14 @@ from stacking.launch.job import Accelerator, Job
 from stacking.launch.local import Local
 from stacking.launch.outcome import raise_for
 from stacking.storage.files import disk_errors, read_json, write_json
+from stacking.storage.frozen import Frozen
 
 UNIT, PROGRESS = "unit.json", "progress.json"
 _POLL_SECONDS = 0.1
 
 
-class Unit(BaseModel):
+class Unit(Frozen):
     """The file with which the worker is started."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: ModelSource
     data: str

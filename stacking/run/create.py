@@ -23,7 +23,7 @@ from stacking.planning.stage import user_config
 from stacking.run.folder import RunFolder, continuation, is_locked
 from stacking.run.lease import Lease
 from stacking.run.lengths import settled_plan
-from stacking.storage.files import checksum, disk_errors, set_aside, verify_folder, write_sealed_text
+from stacking.storage.files import checksum, disk_errors, set_aside_unless_file, verify_folder, write_sealed_text
 
 SPLITS = ("train", "held_out")
 
@@ -224,8 +224,7 @@ def _mend_samples(run: RunFolder, plan: Plan, created: dict[str, Any] | None) ->
         path = run.samples(split)
         if path.is_file() and split in expected and checksum(path) == expected[split]:
             continue
-        if path.exists() and not path.is_file():
-            set_aside(path)
+        set_aside_unless_file(path)
         was_there = path.is_file()
         data = plan.data
         SampleIndex(Corpus(Path(str(data.path)), split=split), data.samples, data.sequence_length).write(path)

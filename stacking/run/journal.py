@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
-from stacking.storage.files import disk_errors, set_aside, write_atomically
+from stacking.storage.files import disk_errors, set_aside_unless_file, write_atomically
 from stacking.storage.os_errors import patiently
 from stacking.storage.seal import BrokenSeal, sealed, unsealed
 
@@ -72,8 +72,8 @@ class Journal:
         Returns:
             A message that describes the damage; None without damage.
         """
-        if self.path.exists() and not self.path.is_file():
-            return f"{self.path}: is not a file; set aside as {set_aside(self.path).name}"
+        if aside := set_aside_unless_file(self.path):
+            return f"{self.path}: is not a file; set aside as {aside.name}"
         damaged = self.damaged_lines()
         if not damaged:
             return None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stacking.errors import LostLock, StackingError, UserError
-from stacking.storage.files import disk_errors, set_aside
+from stacking.storage.files import disk_errors, set_aside_unless_file
 from stacking.storage.os_errors import patiently
 
 TOKEN_VARIABLE = "STACKING_LOCK_TOKEN"
@@ -119,8 +119,7 @@ class Lease:
         """Returns a descriptor of the locked file; None if another process holds the lock."""
         with disk_errors(self.path):
             while True:
-                if self.path.exists() and not self.path.is_file():
-                    set_aside(self.path)
+                set_aside_unless_file(self.path)
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
                 try:
                     locked = patiently(lambda: _try_lock(descriptor))  # noqa: B023 (called at once)

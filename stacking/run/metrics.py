@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
-from stacking.storage.files import disk_errors, set_aside, write_atomically
+from stacking.storage.files import disk_errors, set_aside_unless_file, write_atomically
 
 Record = dict[str, Any]
 """One line of ``metrics.jsonl``; its ``kind`` is ``train`` or ``evaluation``."""
@@ -190,8 +190,7 @@ def truncate_after(path: Path, step: int) -> int:
     Raises:
         NoSpace: the disk is full; the file is unchanged.
     """
-    if path.exists() and not path.is_file():
-        set_aside(path)
+    set_aside_unless_file(path)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     kept: list[bytes] = []
     for number, line in enumerate(lines):

@@ -252,6 +252,11 @@ def set_aside(path: Path, why: str = "damaged") -> Path:
     return aside
 
 
+def set_aside_unless_file(path: Path) -> Path | None:
+    """Sets aside a folder or a named pipe that stands where a file belongs; returns its new path, if there was one."""
+    return set_aside(path) if path.exists() and not path.is_file() else None
+
+
 def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
     """Verifies the size and checksum of every file in the manifest of ``folder``; returns the manifest.
 

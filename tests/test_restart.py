@@ -47,9 +47,9 @@ def disturbed(recipe: Path) -> Path:
     controller = start("run", recipe, "--run-dir", run)
     _kill_when(controller, run, _rank, lambda: _steps(run, "0-L1") >= 3)
     _kill_when(_resume(run), run, _controller, lambda: (run / "0-L1" / "checkpoints" / ".saving").exists())
-    _kill_when(_resume(run), run, _controller, lambda: _last_event(run) == ("started", "consolidate", 0))
-    _kill_when(_resume(run), run, _phase_process, lambda: _last_event(run) == ("started", "grow", 1))
-    _kill_when(_resume(run), run, _controller, lambda: _last_event(run) == ("finished", "grow", 1))
+    _kill_when(_resume(run), run, _controller, lambda: ("started", "consolidate", 0) in _events(run))
+    _kill_when(_resume(run), run, _phase_process, lambda: ("started", "grow", 1) in _events(run))
+    _kill_when(_resume(run), run, _controller, lambda: ("finished", "grow", 1) in _events(run))
     _kill_when(_resume(run), run, _rank, lambda: _steps(run, "1-L2") >= 5)
     _kill_when(_resume(run), run, _controller, lambda: _steps(run, "2-L4") >= 3)
     stacking("resume", run)
@@ -227,9 +227,9 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _last_event(run: Path) -> tuple[Any, Any, Any]:
-    last = Journal(run / "journal.jsonl").events()[-1]
-    return last["event"], last.get("phase"), last.get("stage")
+def _events(run: Path) -> list[tuple[Any, Any, Any]]:
+    """All events, because the last one may pass between two looks."""
+    return [(e["event"], e.get("phase"), e.get("stage")) for e in Journal(run / "journal.jsonl").events()]
 
 
 def _records(run: Path, stage: str) -> list[dict[str, Any]]:

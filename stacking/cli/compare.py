@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -24,6 +25,13 @@ from stacking.errors import UserError
     help="First search the baseline's learning rate on its whole budget; every arm uses the best one.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key in every recipe.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True, max=1e6),
+    default=1.0,
+    metavar="FACTOR",
+    help="Train every recipe FACTOR times as long: all its updates and tokens, warm-ups included.",
+)
 @LAUNCHER
 @HOSTFILE
 @click.option(
@@ -39,6 +47,7 @@ def compare(
     seeds: int,
     rates: str | None,
     overrides: tuple[str, ...],
+    scale: float,
     launcher: str | None,
     hostfile: Path | None,
     submit: bool,
@@ -58,6 +67,8 @@ def compare(
 
     if submit and (launcher or hostfile):
         raise UserError("--submit", "runs under SLURM's launcher", "omit --launcher and --hostfile")
+    if math.isnan(scale):
+        raise UserError("--scale", "is not a number", "give the length of the training as a factor, such as 0.5")
     request = CompareRequest(
         sources=(baseline, *recipes),
         data=data,
@@ -65,6 +76,7 @@ def compare(
         seeds=seeds,
         rates=_rates(rates),
         overrides=overrides,
+        scale=scale,
         launcher=launcher,
         hostfile=hostfile,
         submit=submit,

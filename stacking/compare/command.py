@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stacking.compare.arm import Arm, check_arms, read_arm
 from stacking.compare.folder import CompareFolder
+from stacking.compare.lengths import length_overrides
 from stacking.compare.page import write_page
 from stacking.compare.plateau import plateau_warnings, token_entropy
 from stacking.compare.rebuilt import curve_of
@@ -17,6 +18,7 @@ from stacking.compare.step_times import StepTime, measure_step_times, read_step_
 from stacking.compare.submitting import progress_of, submit_run
 from stacking.compare.tuning import FIRST_SEED, TunedBaseline, at_rate, candidates, search
 from stacking.compare.work import Task, Tell, TrainingWork, check_recipes
+from stacking.config.recipe import load_recipe
 from stacking.data.corpus import Corpus
 from stacking.launch.registry import open_launcher
 from stacking.planning.plan import load_plan
@@ -38,6 +40,8 @@ class CompareRequest:
     rates: tuple[float, ...]
     """Learning rates to search for the baseline; empty: the recipes' own."""
     overrides: tuple[str, ...]
+    scale: float
+    """Length of every arm's training, relative to its recipe."""
     launcher: str | None
     """None: the recipes'."""
     hostfile: Path | None
@@ -51,6 +55,7 @@ class CompareRequest:
         """The command that makes the whole comparison."""
         options = ["--data", str(self.data), "--out", str(self.out), "--seeds", str(self.seeds)]
         options += ["--tune-baseline", ",".join(f"{rate:g}" for rate in self.rates)] if self.rates else []
+        options += ["--scale", f"{self.scale:g}"] if self.scale != 1 else []
         options += [word for override in self.overrides for word in ("--set", override)]
         return shlex.join(["stacking", "compare", *self.sources, *options])
 
@@ -66,7 +71,7 @@ def compare(request: CompareRequest, tell: Tell) -> Result:
         Preempted: a signal stopped it; the same call continues.
         StackingError: a run failed.
     """
-    arms = [read_arm(source, request.data, request.overrides) for source in request.sources]
+    arms = [_read_arm(source, request) for source in request.sources]
     check_arms(arms)
     folder = CompareFolder(request.out)
     with folder.locked():
@@ -86,6 +91,13 @@ def compare(request: CompareRequest, tell: Tell) -> Result:
         for line in progress_of(tasks):
             tell(line)
         return _write(request, folder, arms, tasks, tuned, _step_times(folder, tasks, request, tell))
+
+
+def _read_arm(source: str, request: CompareRequest) -> Arm:
+    overrides = list(request.overrides)
+    if request.scale != 1:
+        overrides += length_overrides(load_recipe(source, overrides, request.data), request.scale)
+    return read_arm(source, request.data, overrides)
 
 
 def _doing(request: CompareRequest, tasks: Sequence[Task], tell: Tell) -> Callable[[Task], None]:

@@ -28,7 +28,7 @@ def write_recipe(folder: Path, name: str, depths: list[int], steps: list[int]) -
         "data": {"samples": "packed", "sequence_length": 32},
         "model": {"variant": "pre_ln", "hidden": 32, "heads": 2, "max_positions": 32, "dropout": 0.0},
         "precision": "fp32",
-        "schedule": {"kind": "warmup-stable-decay", "peak": 1e-3, "warmup_steps": 2, "decay_share": 0.2},
+        "schedule": {"kind": "warmup-stable-decay", "peak": 1e-3, "warmup_steps": 4, "decay_share": 0.2},
         "growth": {"optimizer_state": "copy-keep-step"},
         "stages": stages,
         "launch": {"ranks": 1, "accelerator": "cpu"},
@@ -55,9 +55,9 @@ def kill_in(run: Path, argv: list[str]) -> None:
 
 def test_a_comparison_survives_a_kill_and_adds_up(tmp_path: Path) -> None:
     data, out = prepare_text(tmp_path), tmp_path / "out"
-    scratch = write_recipe(tmp_path, "scratch", [2], [24])
-    late = write_recipe(tmp_path, "late", [1, 2], [16, 8])
-    arguments = ["compare", scratch, late, "--data", data, "--out", out, "--seeds", "1", "--json"]
+    scratch = write_recipe(tmp_path, "scratch", [2], [48])
+    late = write_recipe(tmp_path, "late", [1, 2], [32, 16])
+    arguments = ["compare", scratch, late, "--data", data, "--out", out, "--seeds", "1", "--scale", "0.5", "--json"]
     kill_in(out / "arms" / "late" / "seed-0", [sys.executable, "-m", "stacking", *map(str, arguments)])
     done = stacking(*arguments)
     result = json.loads(done.stdout)
@@ -66,6 +66,7 @@ def test_a_comparison_survives_a_kill_and_adds_up(tmp_path: Path) -> None:
     assert (result["seeds"], result["pending"], len(result["step_times"])) == ([0], [], 2)
     baseline, grown = result["arms"]
     assert baseline["speedup_wall"]["mean"] == baseline["speedup_flops"]["mean"] == 1.0
+    assert (baseline["steps"], grown["steps"]) == ([24], [16, 8])
     for arm in result["arms"]:
         _check_against_raw_metrics(out / "arms" / arm["name"] / "seed-0", arm)
     assert grown["total"]["flops"]["mean"] < baseline["total"]["flops"]["mean"]

@@ -1,0 +1,52 @@
+"""Scales the length of a recipe's training: all counts of updates and tokens by one factor, so that shares stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stacking.config.recipe import NewLayers, Recipe, Stage
+
+_OF_THE_SCHEDULE = (
+    "warmup_steps",
+    "warmup_num_steps",
+    "total_num_steps",
+    "cycle_first_step_size",
+    "cycle_second_step_size",
+    "decay_step_size",
+    "rewarmup_steps",
+)
+"""The keys of all kinds of schedules that count updates."""
+
+
+def length_overrides(recipe: Recipe, factor: float) -> list[str]:
+    """Returns the ``KEY=VALUE`` that make the training of ``recipe`` ``factor`` times as long, to whole updates.
+
+    What happens every so many updates (evaluations, checkpoints, log records) stays as it is.
+    """
+    return [f"{key}={max(1, round(count * factor))}" for key, count in _lengths(recipe) if count]
+
+
+def _lengths(recipe: Recipe) -> Iterator[tuple[str, int | None]]:
+    """Yields every count of updates or tokens under its key; None: not set."""
+    for key in _OF_THE_SCHEDULE:
+        yield f"schedule.{key}", getattr(recipe.schedule, key, None)
+    yield from _of_new_layers("growth", recipe.growth.new_layers)
+    for index, stage in enumerate(recipe.stages):
+        for key, count in _of_stage(stage):
+            yield f"stages[{index}].{key}", count
+
+
+def _of_stage(stage: Stage) -> Iterator[tuple[str, int | None]]:
+    yield "steps", stage.steps
+    yield "tokens", stage.tokens
+    if stage.until:
+        yield "until.at_most", stage.until.at_most
+    if stage.learning_rate:
+        yield "learning_rate.warmup_steps", stage.learning_rate.warmup_steps
+    if stage.growth and stage.growth.new_layers:
+        yield from _of_new_layers("growth", stage.growth.new_layers)
+
+
+def _of_new_layers(place: str, layers: NewLayers) -> Iterator[tuple[str, int]]:
+    yield f"{place}.new_layers.alone_steps", layers.alone_steps
+    yield f"{place}.new_layers.rewarmup_steps", layers.rewarmup_steps

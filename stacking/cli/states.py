@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from stacking.cli.options import ALLOW_NON_FINITE, COMMAND, FOLDER, source_list
-from stacking.errors import printable
-
-if TYPE_CHECKING:
-    pass
+from stacking.errors import UserError, printable
 
 
 @click.command(**COMMAND)
@@ -76,24 +72,45 @@ def grow(
 @click.option("--step", type=click.IntRange(min=1), help="STATE is a run: export its checkpoint after this update.")
 @click.option("--data", type=FOLDER, help="The prepared data, for its tokenizer.")
 @click.option("--out", type=FOLDER, required=True, help="The Hugging Face folder to write.")
+@click.option("--push-to-hub", metavar="OWNER/NAME", help="Also upload it to this model of the Hugging Face Hub.")
+@click.option("--revision", help="The Hub's branch. Default: main; with --step STAGE-step-N, such as 1-L6-step-500.")
+@click.option("--private", is_flag=True, help="Create the Hub's model as a private one.")
 @ALLOW_NON_FINITE
-def export(state: Path, step: int | None, data: Path | None, out: Path, allow_non_finite: bool) -> None:
+def export(
+    state: Path,
+    step: int | None,
+    data: Path | None,
+    out: Path,
+    push_to_hub: str | None,
+    revision: str | None,
+    private: bool,
+    allow_non_finite: bool,
+) -> None:
     """Export a state as a Hugging Face model.
 
     Writes config, safetensors, tokenizer and model card. With --step, STATE is a run, which may go on meanwhile; the
-    step counts the updates of the stage that it trains.
+    step counts the updates of the stage that it trains. --push-to-hub creates the model and the branch if they are
+    missing.
     """
     from stacking.huggingface.export import export as export_state
+    from stacking.huggingface.upload import MAIN, Destination, require_uploadable, upload
     from stacking.run.midway import export_checkpoint
     from stacking.storage.files import require_absent
     from stacking.terminal.progress_bar import bar
 
     require_absent(out)
+    if push_to_hub is not None:
+        require_uploadable(push_to_hub)
+    elif revision is not None or private:
+        raise UserError("--private" if private else "--revision", "has no place here", "add --push-to-hub OWNER/NAME")
     if step is None:
         export_state(state, out, data, allow_non_finite)
-        return
-    with bar("exporting") as update:
-        export_checkpoint(state, step, out, data, allow_non_finite, update)
+        branch = MAIN
+    else:
+        with bar("exporting") as update:
+            branch = export_checkpoint(state, step, out, data, allow_non_finite, update)
+    if push_to_hub is not None:
+        click.echo(f"uploaded: {upload(out, Destination(push_to_hub, revision or branch, private))}", err=True)
 
 
 @click.command("import", **COMMAND)

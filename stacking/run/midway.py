@@ -24,7 +24,7 @@ def export_checkpoint(
     data: Path | None = None,
     allow_non_finite: bool = False,
     on_progress: Progress | None = None,
-) -> Path:
+) -> str:
     """Writes the checkpoint after update ``step`` of the stage that the run trains, or trained last, to ``out``.
 
     The run is only read. A state is needed on the way; it lies beside ``out`` until the export is complete.
@@ -32,6 +32,9 @@ def export_checkpoint(
     Args:
         path: the run folder.
         data: the prepared data folder with the tokenizer; None: the run's own.
+
+    Returns:
+        The checkpoint's name in the run, for instance ``1-L6-step-500``: each stage counts its updates from one.
 
     Raises:
         UserError: ``path`` is not a run or has no such checkpoint; and as `stacking.huggingface.export.export`.
@@ -53,7 +56,8 @@ def export_checkpoint(
     with TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as scratch:
         state = Path(scratch) / "state"
         consolidate(checkpoint, state, on_progress, describe, allow_non_finite)
-        return export(state, out, tokenizer, allow_non_finite)
+        export(state, out, tokenizer, allow_non_finite)
+    return f"{stage.name}-step-{step}"
 
 
 def _last_trained(run: RunFolder, plan: Plan) -> Stage:

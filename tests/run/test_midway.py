@@ -16,6 +16,8 @@ from stacking.run.checkpoints import tag
 from stacking.run.folder import RunFolder
 from stacking.run.midway import export_checkpoint
 from stacking.state.format import WEIGHTS, State
+from stacking.storage.files import verify_folder
+from tests.huggingface.hub import running, use
 from tests.small_recipe import SMALL, plan_of
 from tests.state.checkpoints import write_checkpoint
 
@@ -41,12 +43,23 @@ def run(tmp_path: Path, plan: Plan) -> RunFolder:
 
 def test_it_is_the_stage_that_trains_and_the_run_stays_as_it_is(run: RunFolder, plan: Plan, tmp_path: Path) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
-    out = export_checkpoint(run.path, 4, tmp_path / "out")
+    out = tmp_path / "out"
+    assert export_checkpoint(run.path, 4, out) == "1-L4-step-4"
     assert sorted(path for path in tmp_path.rglob("*") if out not in path.parents and path != out) == before
     report = import_hugging_face(out, tmp_path / "back")
     assert report.config == plan.model.with_layers(plan.stages[1].layers)
     name = next(iter(parameter_shapes(report.config)))
     assert State(tmp_path / "back").read(WEIGHTS, name, 0, 3).tolist() == [100.0, 101.0, 102.0]
+
+
+def test_uploaded_it_has_a_branch_of_its_own(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as hub:
+        use(hub, tmp_path, monkeypatch)
+        arguments = [str(run.path), "--step", "4", "--out", str(tmp_path / "out"), "--push-to-hub", "me/my-bert"]
+        CliRunner().invoke(export, arguments, standalone_mode=False, catch_exceptions=False)
+    assert hub.models["me/my-bert"]["main"] == {}
+    uploaded = hub.write("me/my-bert", "1-L4-step-4", tmp_path / "uploaded")
+    assert verify_folder(uploaded) == verify_folder(tmp_path / "out")
 
 
 def test_another_step_is_refused_with_those_that_there_are(run: RunFolder, tmp_path: Path) -> None:

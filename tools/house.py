@@ -43,7 +43,7 @@ ROOMS: list[dict[str, str]] = [
     {
         "growth": "operators as pure mappings, and their execution",
         "launch": "local, SLURM and MPI launchers",
-        "huggingface": "names, export, import, model card",
+        "huggingface": "names, export, upload, import, model card",
     },
     {"state": "the canonical training state; ZeRO shards to state and back"},
     {"model": "BERT on one device: variants, layers, kernels"},

@@ -1,4 +1,4 @@
-"""Recognises the model in a folder: run, state, checkpoint or Hugging Face folder. Needs no torch."""
+"""Finds the model to measure in a run, a state, a checkpoint or a Hugging Face folder. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from stacking.errors import UserError
+from stacking.huggingface.model_folder import kind_of
 from stacking.planning.plan import PlannedData
 from stacking.report.run import read_run
 from stacking.run.checkpoints import checkpoints
-from stacking.storage.files import MANIFEST, read_sealed
-
-Kind = Literal["state", "checkpoint", "huggingface"]
+from stacking.storage.files import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class FoundModel:
     """Where a model lies."""
 
     path: Path
-    kind: Kind
+    kind: Literal["state", "checkpoint", "huggingface"]
     data: PlannedData | None = None
     """The data on which the model's run trains it; None if the model does not belong to a given run."""
 
@@ -31,17 +30,11 @@ def find_model(path: Path) -> FoundModel:
     Raises:
         UserError: there is none.
     """
-    if not path.is_dir():
-        raise UserError(path, "is not a folder", "give a run, a state, a checkpoint or a Hugging Face folder")
-    if (path / "plan.json").is_file():
-        return _of_a_run(path)
-    if (path / "config.json").is_file():
-        return FoundModel(path, "huggingface")
-    if (path / "latest").is_file() or any(path.glob("*_states.pt")):
-        return FoundModel(path, "checkpoint")
-    if (path / MANIFEST).is_file() and read_sealed(path / MANIFEST).get("kind") == "state":
-        return FoundModel(path, "state")
-    raise UserError(path, "holds no model", "give a run, a state, a checkpoint or a Hugging Face folder")
+    kind = kind_of(path)
+    if kind is None:
+        problem = "holds no model" if path.is_dir() else "is not a folder"
+        raise UserError(path, problem, "give a run, a state, a checkpoint or a Hugging Face folder")
+    return _of_a_run(path) if kind == "run" else FoundModel(path, kind)
 
 
 def _of_a_run(path: Path) -> FoundModel:

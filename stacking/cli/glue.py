@@ -44,11 +44,12 @@ def glue(
     from stacking.glue.command import Request, score
     from stacking.glue.summary import read_summary
     from stacking.glue.table import as_text, paper_table, spread_table
+    from stacking.huggingface.model_folder import kind_of
     from stacking.report.glue import FOLDER as IN_RUN
     from stacking.report.glue import write_tables
     from stacking.report.html import write_report
 
-    is_run = (model / "plan.json").is_file()
+    is_run = kind_of(model) == "run"
     if out is None and not is_run:
         raise UserError("--out", "is missing", "name a folder for the results; only a run folder has one already")
     others = [read_summary(folder) for folder in beside]

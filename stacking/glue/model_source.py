@@ -8,6 +8,7 @@ from typing import Literal
 
 from stacking.errors import UserError
 from stacking.huggingface.folder import find_weights, read_config
+from stacking.huggingface.model_folder import kind_of
 from stacking.run.folder import RunFolder
 from stacking.run.lengths import settled_plan
 from stacking.state.format import State
@@ -22,7 +23,7 @@ class ModelSource(Frozen):
 
     name: str
     """For tables."""
-    kind: Literal["state", "hugging-face"]
+    kind: Literal["state", "huggingface"]
     path: Path
     tokenizer: Path
     """A folder or file with the tokenizer."""
@@ -43,19 +44,20 @@ def find_model(model: Path, tokenizer: Path | None = None) -> ModelSource:
     if not model.is_dir():
         problem = "is a file" if model.is_file() else "does not exist"
         raise UserError(model, problem, "give a run folder, a state or a Hugging Face folder")
-    if (model / "latest").is_file() or any(model.glob("*_states.pt")):
+    kind = kind_of(model)
+    if kind == "checkpoint":
         remedy = f"make a state of it: `stacking consolidate {quote(str(model))} --out STATE`"
         raise UserError(model, "is a DeepSpeed checkpoint", remedy)
-    if (model / "plan.json").is_file():
+    if kind == "run":
         state, own = _of_run(model)
         return _state(model.resolve().name, state, _found(tokenizer, own, model))
-    if not (model / "config.json").is_file() and (model / MANIFEST).is_file():
+    if kind == "state":
         return _state(model.resolve().name, model, _found(tokenizer, [], model))
     where, _ = read_config(model)
     digests = [checksum(path) for path in find_weights(model, where).files]
     return ModelSource(
         name=model.resolve().name,
-        kind="hugging-face",
+        kind="huggingface",
         path=model.resolve(),
         tokenizer=_found(tokenizer, [model], model),
         digest=" ".join([*digests, checksum(where)]),

@@ -12,7 +12,8 @@ from stacking.config.recipe import Model, Recipe
 from stacking.errors import UserError
 from stacking.hardware.presets import SHAPES
 from stacking.huggingface.architecture import model_in
-from stacking.huggingface.folder import CONFIGS, read_config
+from stacking.huggingface.folder import read_config
+from stacking.huggingface.model_folder import kind_of
 from stacking.model.config import ModelConfig
 from stacking.storage.files import MANIFEST, read_sealed
 
@@ -40,11 +41,12 @@ def read_start(recipe: Recipe) -> Start | None:
     folder, where = Path(recipe.start).absolute(), recipe.key("start")
     if not folder.is_dir():
         raise UserError(where, f"{recipe.start} is not a folder", "give a state folder or a Hugging Face folder")
-    if any((folder / name).exists() for name in CONFIGS):
+    kind = kind_of(folder)
+    if kind == "huggingface":
         config, content = read_config(folder)
-        return Start(folder, "huggingface", model_in(content, config))
-    if (folder / MANIFEST).is_file() and (manifest := read_sealed(folder / MANIFEST)).get("kind") == "state":
-        return Start(folder, "state", _state_model(where, manifest.get("model")))
+        return Start(folder, kind, model_in(content, config))
+    if kind == "state":
+        return Start(folder, kind, _state_model(where, read_sealed(folder / MANIFEST).get("model")))
     raise UserError(where, f"{recipe.start} holds no model", "give a state folder or a Hugging Face folder")
 
 

@@ -109,6 +109,8 @@ def _growth(stage: StagePlan) -> str:
     growth, new = stage.growth, stage.growth.new_layers
     sources = " ".join(source.removesuffix(" copy") for source in growth.sources)
     mapping = f"layers {sources}" if growth.operator == LISTED else growth.operator
+    if growth.trial is not None:
+        mapping = f"the best of {', '.join(growth.trial.sources)} after {growth.trial.steps:,} steps each"
     alone = [f"new layers alone for {new.alone_steps:,} steps"] if new.alone_steps else []
     warmed = new.rewarmup_steps or new.peak_factor != 1
     rise = [f"new layers to {new.peak_factor:g}x the rate in {new.rewarmup_steps:,}"] if warmed else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stacking.config.recipe import NewLayers, Recipe, Stage
+from stacking.config.recipe import Growth, Recipe, Stage, StageGrowth
 
 _OF_THE_SCHEDULE = (
     "warmup_steps",
@@ -30,7 +30,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[str, int | None]]:
     """Yields every count of updates or tokens under its key; None: not set."""
     for key in _OF_THE_SCHEDULE:
         yield f"schedule.{key}", getattr(recipe.schedule, key, None)
-    yield from _of_new_layers("growth", recipe.growth.new_layers)
+    yield from _of_growth("growth", recipe.growth)
     for index, stage in enumerate(recipe.stages):
         for key, count in _of_stage(stage):
             yield f"stages[{index}].{key}", count
@@ -43,10 +43,13 @@ def _of_stage(stage: Stage) -> Iterator[tuple[str, int | None]]:
         yield "until.at_most", stage.until.at_most
     if stage.learning_rate:
         yield "learning_rate.warmup_steps", stage.learning_rate.warmup_steps
-    if stage.growth and stage.growth.new_layers:
-        yield from _of_new_layers("growth", stage.growth.new_layers)
+    if stage.growth:
+        yield from _of_growth("growth", stage.growth)
 
 
-def _of_new_layers(place: str, layers: NewLayers) -> Iterator[tuple[str, int]]:
-    yield f"{place}.new_layers.alone_steps", layers.alone_steps
-    yield f"{place}.new_layers.rewarmup_steps", layers.rewarmup_steps
+def _of_growth(place: str, growth: Growth | StageGrowth) -> Iterator[tuple[str, int]]:
+    if growth.new_layers:
+        yield f"{place}.new_layers.alone_steps", growth.new_layers.alone_steps
+        yield f"{place}.new_layers.rewarmup_steps", growth.new_layers.rewarmup_steps
+    if growth.trial:
+        yield f"{place}.trial.steps", growth.trial.steps

@@ -27,7 +27,7 @@ from stacking.config.reading import (
 from stacking.config.resources import Count, Positive, Resources, whole
 from stacking.data.sampler import SAMPLERS
 from stacking.errors import UserError
-from stacking.growth.operators import OPERATORS, OPTIMIZER_STATES
+from stacking.growth.operators import OPERATORS, OPTIMIZER_STATES, TRIAL
 from stacking.hardware.presets import DEVICE_CLASSES, SHAPES
 from stacking.launch.registry import LAUNCHERS
 from stacking.model.config import MOST_LAYERS, VARIANTS, WIDEST
@@ -52,6 +52,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 DsConfig = Annotated[Any, BeforeValidator(_path_or_mapping)]
 Operator = Annotated[str, one_of(OPERATORS)]
+OperatorOrTrial = Annotated[str, one_of(ChainMap({TRIAL: None}, OPERATORS))]
 OptimizerState = Annotated[str, one_of(OPTIMIZER_STATES)]
 Samples = Annotated[str, one_of(SAMPLERS)]
 LauncherName = Annotated[str, one_of(LAUNCHERS)]
@@ -221,10 +222,21 @@ class NewLayers(Section):
     """From its peak, the factor returns to 1 linearly until the end of the stage."""
 
 
+class OperatorTrial(Section):
+    """Defines how the best operator is found: every candidate trains for a while from the same state."""
+
+    operators: Annotated[tuple[Operator, ...], Field(strict=False, min_length=2)] | None = None
+    """The candidates; null: all that reach the depth."""
+    steps: Count
+    """Updates of each candidate. The one with the lowest held-out loss then begins the stage."""
+
+
 class Growth(Section):
     """Defines how a shallow model grows into the next, deeper one."""
 
-    operator: Operator = "stack"
+    operator: OperatorOrTrial = "stack"
+    trial: OperatorTrial | None = None
+    """With ``operator: trial``."""
     optimizer_state: OptimizerState = "reset"
     """The treatment of Adam's moments and step count."""
     new_layers: NewLayers = NewLayers()
@@ -233,7 +245,8 @@ class Growth(Section):
 class StageGrowth(Section):
     """Overrides ``growth`` for one stage."""
 
-    operator: Operator | None = None
+    operator: OperatorOrTrial | None = None
+    trial: OperatorTrial | None = None
     optimizer_state: OptimizerState | None = None
     layers_from: Annotated[tuple[int | str, ...], Field(strict=False, min_length=1, max_length=MOST_LAYERS)] | None = (
         None

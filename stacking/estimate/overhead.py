@@ -90,7 +90,7 @@ def outside(
         warm_up=beginning.warm_up if beginning else 0.0,
         evaluations=_times(stage, plan.evaluation.every_steps) * _evaluation(plan, stage, work, host),
         checkpoints=_times(stage, plan.checkpoint.every_steps) * (host.checkpoint + checkpoint / host.disk),
-        transitions=host.process + (checkpoint + state) / host.disk + _growing(plan, stage, host),
+        transitions=host.process + (checkpoint + state) / host.disk + _growing(plan, stage, work, host),
         ending=(host.report + exported * (host.process + 8 * stage.parameters / host.disk)) if last else 0.0,
     )
 
@@ -113,8 +113,10 @@ def _evaluation(plan: Plan, stage: StagePlan, work: ComputeSeconds, host: HostCo
     return passes * work.forward / stage.accumulation
 
 
-def _growing(plan: Plan, stage: StagePlan, host: HostCosts) -> float:
+def _growing(plan: Plan, stage: StagePlan, work: ComputeSeconds, host: HostCosts) -> float:
+    """Return the seconds of growing and, before it, of a trial of operators, which counts as computing alone."""
     if stage.growth is None:
         return 0.0
     before = plan.stages[stage.index - 1].parameters if stage.index else 0
-    return host.process + _STATE_BYTES * (before + stage.parameters) / host.disk
+    trial = stage.trial_updates * (work.forward + work.backward + work.optimizer + work.data + work.other)
+    return host.process + _STATE_BYTES * (before + stage.parameters) / host.disk + trial

@@ -9,8 +9,8 @@ from typing import Literal
 from stacking.errors import UserError
 from stacking.huggingface.folder import find_weights, read_config
 from stacking.huggingface.model_folder import kind_of
+from stacking.run.decisions import settled_plan
 from stacking.run.folder import RunFolder
-from stacking.run.lengths import settled_plan
 from stacking.state.format import State
 from stacking.storage.files import MANIFEST, checksum
 from stacking.storage.frozen import Frozen

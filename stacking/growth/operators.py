@@ -97,6 +97,8 @@ def _at_least(source_layers: int, target_layers: int) -> bool:
 
 LISTED = "layers_from"
 """What stands for an explicit list where an operator is named."""
+TRIAL = "trial"
+"""What stands for the best of several operators where one is named."""
 
 OPERATORS: dict[str, Operator] = {
     "stack": Operator(stack, _multiple),

@@ -202,7 +202,7 @@ def _cost(recipe: Recipe, model: ModelConfig, stages: Sequence[StagePlan]) -> Co
     deepest = model.with_layers(max(stage.layers for stage in stages))
     length, masked = recipe.data.sequence_length, recipe.data.mask_probability
     deep = [stage_flops(deepest, s.steps * s.global_batch, length, masked) for s in stages]
-    return Cost(flops=sum(stage.flops for stage in stages), baseline_flops=sum(deep))
+    return Cost(flops=sum(stage.all_flops for stage in stages), baseline_flops=sum(deep))
 
 
 def _config_notes(decided: Sequence[DecidedStage], rates: Sequence[str]) -> list[str]:

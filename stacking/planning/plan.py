@@ -112,6 +112,21 @@ class StagePlan(Frozen):
     resources: Resources = Resources()
     """The scheduler resources of the stage's job."""
 
+    @property
+    def trial_updates(self) -> int:
+        """Return the updates of the candidates that a trial of operators trains before the stage."""
+        return self.growth.trial.updates if self.growth and self.growth.trial else 0
+
+    @property
+    def all_flops(self) -> float:
+        """Return the floating-point operations of the stage and of the trial before it."""
+        return self.flops * (1 + self.trial_updates / self.steps)
+
+    def grown_by(self, operator: str) -> StagePlan:
+        """Return the stage with the growth by one candidate of its trial."""
+        assert self.growth is not None
+        return self.model_copy(update={"growth": self.growth.by(operator)})
+
     def rates_at(self, step: int) -> Rates:
         """Return the learning rates of update ``step``, from 0."""
         rate = learning_rate_at(self.learning_rate, step)
@@ -158,7 +173,8 @@ class Plan(Frozen):
     def flops_done(self, index: int, step: int) -> float:
         """Return the floating-point operations of the run up to update ``step`` of stage ``index``."""
         stage = self.stages[index]
-        return sum(earlier.flops for earlier in self.stages[:index]) + stage.flops * step / stage.steps
+        before = sum(earlier.all_flops for earlier in self.stages[:index])
+        return before + stage.all_flops - stage.flops + stage.flops * step / stage.steps
 
 
 def write_plan(path: Path, plan: Plan) -> None:

@@ -66,7 +66,7 @@ def with_lengths(plan: Plan, lengths: Mapping[int, int]) -> Plan:
             "until": None if stage.index in lengths else stage.until,
         }
         stages.append(stage.model_copy(update=changes))
-    cost = plan.cost.model_copy(update={"flops": fsum(stage.flops for stage in stages)})
+    cost = plan.cost.model_copy(update={"flops": fsum(stage.all_flops for stage in stages)})
     return plan.model_copy(update={"stages": tuple(stages), "cost": cost})
 
 

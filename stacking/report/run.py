@@ -9,8 +9,8 @@ from typing import Any
 from stacking.errors import DamagedFile, UserError
 from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import checkpoints, step_of
+from stacking.run.decisions import settled_plan
 from stacking.run.folder import RunFolder, StageFolder, command
-from stacking.run.lengths import settled_plan
 from stacking.run.metrics import MetricsContent, Record, inspect_metrics, is_torn
 
 Event = dict[str, Any]

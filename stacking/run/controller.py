@@ -15,13 +15,12 @@ from stacking.errors import DamagedFile, Diverged, Preempted, UserError
 from stacking.launch.job import Fate, Job, Launcher, Outcome, RunningJob
 from stacking.launch.outcome import describe, diagnosed, explain, raise_for
 from stacking.planning.elastic import most_ranks
-from stacking.planning.plan import Plan
-from stacking.planning.plateau import with_lengths
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import checkpoints, step_of
+from stacking.run.decisions import Decisions, decided_lengths, decided_operators, trial_losses
 from stacking.run.folder import RunFolder, continuation
 from stacking.run.journal import Event
 from stacking.run.lease import TOKEN_VARIABLE, Lease
-from stacking.run.lengths import decided_lengths
 from stacking.run.metrics import Follower
 from stacking.run.phases import Phase, phases, unfinished
 from stacking.run.progress import Progress
@@ -101,15 +100,29 @@ class Controller:
         return next(phase for phase in phases(self._plan, self._run) if phase.label == label)
 
     def _settle(self, label: str) -> None:
-        """Records the length of a stage that has ended automatically, and shifts the following stages."""
+        """Records what a phase has decided, and changes the plan accordingly."""
         for stage in self._plan.stages:
             if label == f"train:{stage.index}" and stage.until is not None:
-                length = decided_lengths(self._run, self._plan).get(stage.index)
-                if length is None:
-                    return
-                self._record("decided", phase="train", stage=stage.index, steps=length)
-                self._progress.note(f"{stage.name}: the held-out loss has levelled off after {length:,} updates")
-                self._plan = with_lengths(self._plan, {stage.index: length})
+                self._settle_length(stage)
+            elif label == f"grow:{stage.index}" and stage.trial_updates:
+                self._settle_operator(stage)
+
+    def _settle_length(self, stage: StagePlan) -> None:
+        """Records the length of a stage that has ended automatically, and shifts the following stages."""
+        length = decided_lengths(self._run, self._plan).get(stage.index)
+        if length is None:
+            return
+        self._record("decided", phase="train", stage=stage.index, steps=length)
+        self._progress.note(f"{stage.name}: the held-out loss has levelled off after {length:,} updates")
+        self._plan = Decisions({stage.index: length}, {}).applied_to(self._plan)
+
+    def _settle_operator(self, stage: StagePlan) -> None:
+        """Records the best operator of a trial."""
+        best, losses = decided_operators(self._run, self._plan)[stage.index], trial_losses(self._run, stage)
+        self._record("decided", phase="grow", stage=stage.index, operator=best, losses=losses)
+        shown = ", ".join(f"{name} {loss:.4f}" for name, loss in sorted(losses.items(), key=lambda item: item[1]))
+        self._progress.note(f"{stage.name}: grown by {best}; held-out losses after the trial: {shown}")
+        self._plan = Decisions({}, {stage.index: best}).applied_to(self._plan)
 
     def _complete(self, phase: Phase) -> None:
         """Runs ``phase``, retrying after crashes, until it is done."""
@@ -179,7 +192,7 @@ class Controller:
 
     def _ranks(self, phase: Phase) -> int:
         """Returns the number of ranks of ``phase``: the planned one or, if the recipe is elastic, as many as fit."""
-        if phase.name != "train":
+        if not phase.trains:
             return phase.ranks
         room = self._launcher.capacity(self._plan.launch.accelerator)
         if room is None or room >= phase.ranks:
@@ -200,7 +213,7 @@ class Controller:
             argv=phase.argv,
             ranks=ranks,
             logs=self._run.stage(stage.name).logs,
-            accelerator=self._plan.launch.accelerator if phase.name == "train" else "cpu",
+            accelerator=self._plan.launch.accelerator if phase.trains else "cpu",
             environment={TOKEN_VARIABLE: self._lease.token},
         )
 

@@ -20,9 +20,9 @@ from stacking.hardware.machine import find_machine
 from stacking.planning.make_plan import make_plan
 from stacking.planning.plan import Plan, check_machine, write_plan
 from stacking.planning.stage import user_config
+from stacking.run.decisions import settled_plan
 from stacking.run.folder import RunFolder, continuation, is_locked
 from stacking.run.lease import Lease
-from stacking.run.lengths import settled_plan
 from stacking.storage.files import checksum, disk_errors, set_aside_unless_file, verify_folder, write_sealed_text
 
 SPLITS = ("train", "held_out")

@@ -79,6 +79,10 @@ class StageFolder:
         self.metrics = path / "metrics.jsonl"
         self.logs = path / "logs"
 
+    def trial(self, operator: str) -> Path:
+        """Returns the metrics of one candidate in a trial of growth operators."""
+        return self.path / f"trial-{operator}.jsonl"
+
     def attention(self, moment: str) -> Path:
         """Returns the folder of a measurement of attention; see `stacking.run.phases.MOMENTS`."""
         return self.path / f"attention-{moment}"

@@ -11,8 +11,8 @@ from stacking.huggingface.described import DescribedCheckpoint
 from stacking.huggingface.export import export
 from stacking.planning.plan import Plan, Stage
 from stacking.run.checkpoints import checkpoints, step_of, tag
+from stacking.run.decisions import settled_plan
 from stacking.run.folder import RunFolder
-from stacking.run.lengths import settled_plan
 from stacking.state.consolidate import consolidate
 from stacking.state.format import Progress
 

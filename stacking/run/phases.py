@@ -20,7 +20,6 @@ from typing import Literal, get_args
 from stacking.config.reading import nearest
 from stacking.errors import DamagedFile, UserError
 from stacking.growth.operators import LISTED
-from stacking.planning.growth import PlannedGrowth
 from stacking.planning.plan import Plan, StagePlan
 from stacking.run import checkpoints
 from stacking.run.folder import RunFolder
@@ -47,6 +46,8 @@ class Phase:
     ranks: int = 1
     last_step: int = 0
     """Training only: the update whose checkpoint completes the phase."""
+    trains: bool = False
+    """Whether it runs on the stage's devices and stops with a checkpoint, or may be repeated, after a signal."""
     optional: bool = False
     """Whether the run goes on without the phase if it fails."""
 
@@ -95,8 +96,7 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
     for stage in plan.stages:
         folder = run.stage(stage.name)
         if stage.index > 0 and stage.growth is not None:
-            previous = plan.stages[stage.index - 1]
-            chain += _grow(plan, run, stage, stage.growth, run.stage(previous.name).state)
+            chain += _grow(plan, run, stage)
         chain.append(
             Phase(
                 name="train",
@@ -105,6 +105,7 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
                 output=folder.checkpoints,
                 ranks=stage.ranks,
                 last_step=stage.steps,
+                trains=True,
             )
         )
         last = folder.checkpoints / checkpoints.tag(stage.steps)
@@ -168,6 +169,11 @@ def starting_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
     return _initial_state(plan, run)
 
 
+def state_to_grow(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
+    """Returns the state that ``stage`` grows out of; None: there is none."""
+    return run.stage(plan.stages[stage.index - 1].name).state if stage.index > 0 else _initial_state(plan, run)
+
+
 def _initial_state(plan: Plan, run: RunFolder) -> Path | None:
     """Returns the state folder of the model that the recipe starts from; None: random weights."""
     if plan.start is None:
@@ -181,17 +187,23 @@ def _beginning(plan: Plan, run: RunFolder) -> list[Phase]:
     if plan.start_format == "huggingface":
         chain.append(_command("import", first, run.start, [str(plan.start)]))
     if first.growth is not None:
-        chain += _grow(plan, run, first, first.growth, _initial_state(plan, run))
+        chain += _grow(plan, run, first)
     return chain
 
 
-def _grow(plan: Plan, run: RunFolder, stage: StagePlan, growth: PlannedGrowth, source: Path | None) -> list[Phase]:
+def _grow(plan: Plan, run: RunFolder, stage: StagePlan) -> list[Phase]:
+    growth, out = stage.growth, run.stage(stage.name).start
+    assert growth is not None
+    if growth.trial is not None:
+        arguments = ["stacking.train.trial", str(run.path), str(stage.index)]
+        grow = Phase(name="grow", stage=stage.index, arguments=arguments, output=out, ranks=stage.ranks, trains=True)
+        return [grow, *_measure(plan, run, stage, "grown")]
     if growth.operator == LISTED:
         mapping = ["--layers-from", ",".join(growth.sources)]
     else:
         mapping = ["--layers", str(stage.layers), "--operator", growth.operator]
     how = ["--optimizer-state", growth.optimizer_state, "--share"]
-    grow = _command("grow", stage, run.stage(stage.name).start, [str(source), *mapping, *how])
+    grow = _command("grow", stage, out, [str(state_to_grow(plan, run, stage)), *mapping, *how])
     return [grow, *_measure(plan, run, stage, "grown")]
 
 

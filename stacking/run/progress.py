@@ -74,7 +74,7 @@ class Speedometer:
         (first, began), (step, now) = self._points[0], self._points[-1]
         per_step = (now - began) / (step - first) if len(self._points) > 1 else now / step
         in_stage = (stage.steps - step) * per_step
-        flops_to_come = sum(later.flops for later in self.plan.stages[self._stage + 1 :])
+        flops_to_come = sum(later.all_flops for later in self.plan.stages[self._stage + 1 :])
         return TimeLeft(stage=in_stage, run=in_stage + flops_to_come / (stage.flops / stage.steps) * per_step)
 
 
@@ -193,7 +193,7 @@ class _Bars:
             console=Console(file=stream),
             expand=True,
         )
-        self._run = self._bars.add_task("run", total=sum(stage.flops for stage in plan.stages), facts="")
+        self._run = self._bars.add_task("run", total=sum(stage.all_flops for stage in plan.stages), facts="")
         self._stages: dict[int, TaskID] = {}
         self._other: TaskID | None = None
         self._bars.start()

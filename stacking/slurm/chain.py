@@ -8,6 +8,7 @@ The last job, ``watch``, starts only if those before it break off; `stacking.slu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, get_args
@@ -96,19 +97,27 @@ def _working_jobs(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[Ch
             ChainJob(name="run", phases=tuple(steps), template="training", shape=shape, resources=plan.launch.resources)
         ]
     jobs = []
-    for trains, group in groupby(steps, key=lambda phase: phase.name == "train"):
-        for part in ([phase] for phase in group) if trains else [list(group)]:
-            stage = plan.stages[part[0].stage]
+    for trained, group in groupby(steps, key=lambda phase: _stage_trained_in_the_job_of(phase, plan)):
+        part = tuple(group)
+        if trained is None:
+            name = _transition_name(plan, part)
+            shape, resources = JobShape(1, 1), Resources()
+            jobs.append(ChainJob(name=name, phases=part, template="transition", shape=shape, resources=resources))
+        else:
+            stage, shape = plan.stages[trained], shapes[trained]
             jobs.append(
-                ChainJob(
-                    name=stage.name if trains else _transition_name(plan, part),
-                    phases=tuple(part),
-                    template="training" if trains else "transition",
-                    shape=shapes[stage.index] if trains else JobShape(1, 1),
-                    resources=stage.resources if trains else Resources(),
-                )
+                ChainJob(name=stage.name, phases=part, template="training", shape=shape, resources=stage.resources)
             )
     return jobs
+
+
+def _stage_trained_in_the_job_of(phase: Phase, plan: Plan) -> int | None:
+    """Returns the stage to whose training job a phase belongs; None: it belongs to a transition.
+
+    What follows a trial of operators, which needs the stage's devices, stays in the job.
+    """
+    after_trial = phase.name == "attention-grown" and plan.stages[phase.stage].trial_updates > 0
+    return phase.stage if phase.trains or after_trial else None
 
 
 def ignored(plan: Plan, mode: Mode) -> list[str]:
@@ -124,7 +133,7 @@ def ignored(plan: Plan, mode: Mode) -> list[str]:
     ]
 
 
-def _transition_name(plan: Plan, group: list[Phase]) -> str:
+def _transition_name(plan: Plan, group: Sequence[Phase]) -> str:
     if group[-1].name == "report":
         return "finish"
     if group[0].name != "consolidate":

@@ -19,9 +19,9 @@ from stacking.errors import StackingError, Unreachable, UserError
 from stacking.launch import slurm_client
 from stacking.planning.plan import Plan, check_machine
 from stacking.run.create import create_run, open_run, plan_recipe
+from stacking.run.decisions import settled_plan
 from stacking.run.folder import RunFolder, command, is_locked
 from stacking.run.kept import kept_recipe
-from stacking.run.lengths import settled_plan
 from stacking.run.phases import phases
 from stacking.run.rewind import refuse_repetition
 from stacking.slurm.amendment import (

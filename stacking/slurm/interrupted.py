@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from stacking.launch.slurm import Slurm
+from stacking.run.decisions import settled_plan
 from stacking.run.folder import RunFolder, continuation
-from stacking.run.lengths import settled_plan
 from stacking.slurm.submission import reported_left
 
 

@@ -15,7 +15,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from stacking.errors import DamagedFile, Diverged, NoSpace, UserError
 from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import SAVING, checkpoints, point_latest, tag
-from stacking.run.lengths import ENDED
+from stacking.run.decisions import ENDED
 from stacking.state.format import State
 from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale

@@ -20,10 +20,9 @@ from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
 from stacking.planning.elastic import resized
 from stacking.planning.plan import Plan, StagePlan, load_plan
-from stacking.planning.plateau import with_lengths
+from stacking.run.decisions import decisions
 from stacking.run.folder import RunFolder
 from stacking.run.lease import Watch
-from stacking.run.lengths import decided_lengths
 from stacking.run.metrics import MetricsWriter, read_metrics, truncate_after
 from stacking.run.phases import starting_state
 from stacking.terminal.units import counted
@@ -51,13 +50,13 @@ def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int) -> None:
     """Trains stage ``index`` from its latest checkpoint, or from its beginning, to its end.
 
     Args:
-        plan: as it was made, without decided lengths.
+        plan: as it was made, without what was decided since.
     """
     fitted(plan, plan.stages[index], ranks)
     connect()
     keep_freed_memory()
     agreement = Agreement(Watch(run.lock, os.environ))
-    plan = with_lengths(plan, agreement.decided(lambda: decided_lengths(run, plan)))
+    plan = agreement.decided(lambda: decisions(run, plan)).applied_to(plan)
     stage = fitted(plan, plan.stages[index], ranks)
     folder, start = run.stage(stage.name), starting_state(plan, run, stage)
     checkpoint = agreed_checkpoint(agreement, folder.checkpoints)

@@ -14,6 +14,7 @@ GROWN_IN_DETAIL = """\
 stages:
   - {layers: 2, tokens: 4000, batch_sequences: 8, learning_rate: {peak: 1e-3, warmup_steps: 10}}
   - {layers: 4, steps: 60, growth: {new_layers: {alone_steps: 20, rewarmup_steps: 30}}}
+growth: {operator: trial, trial: {steps: 5}}
 """
 
 
@@ -27,8 +28,9 @@ def test_stages_and_warm_up_shrink_alike(tmp_path: Path) -> None:
     assert changes(LATE, 0.5, tmp_path) == ["schedule.warmup_steps=2", "stages[0].steps=15", "stages[1].steps=5"]
 
 
-def test_tokens_and_new_layers_count_too(tmp_path: Path) -> None:
+def test_tokens_new_layers_and_trials_count_too(tmp_path: Path) -> None:
     assert changes(GROWN_IN_DETAIL, 2, tmp_path) == [
+        "growth.trial.steps=10",
         "stages[0].tokens=8000",
         "stages[0].learning_rate.warmup_steps=20",
         "stages[1].steps=120",

@@ -85,6 +85,49 @@ def test_what_would_have_no_effect_is_refused() -> None:
         plan_of(first)
 
 
+TRIAL = "growth: {operator: trial, trial: {steps: 3}}\n"
+
+
+def test_a_trial_tries_every_operator_that_does_something_else() -> None:
+    trial = growth_of(LAST, TRIAL).trial
+    assert trial is not None
+    assert list(trial.sources) == ["stack", "interleave", "identity", "block-expansion"]  # middle is stack here
+    assert trial.sources["interleave"] == ("0 copy", "0 copy", "1 copy", "1 copy")
+    own = "{layers: 4, steps: 10, growth: {operator: trial, trial: {steps: 5, operators: [identity, stack]}}}"
+    growth = growth_of(own)
+    assert growth.trial is not None and list(growth.trial.sources) == ["identity", "stack"]
+    assert growth.by("stack").sources == ("0 copy", "1 copy", "0 copy", "1 copy")
+
+
+def test_a_trial_is_charged() -> None:
+    fixed, tried = plan_of(SMALL), plan_of(SMALL + TRIAL)
+    last = fixed.stages[1].flops
+    assert tried.stages[1].flops == last and tried.stages[1].trial_updates == 4 * 3
+    assert tried.cost.flops == pytest.approx(fixed.cost.flops + 12 / 10 * last)
+    assert tried.flops_done(0, 10) == fixed.flops_done(0, 10)
+    assert tried.flops_done(1, 10) == pytest.approx(tried.cost.flops)
+
+
+@pytest.mark.parametrize(
+    ("growth", "message"),
+    [
+        ("{operator: trial}", r"growth\.trial: is missing; give trial: \{steps: N\}"),
+        ("{trial: {steps: 3}, operator: stack}", r"growth\.trial: is given, but the operator is not trial"),
+        ("{operator: trial, trial: {steps: 11}}", r"growth\.trial\.steps: is 11, but stages\[1\] has 10; give fewer"),
+        ("{operator: trial, trial: {}}", r"growth\.trial\.steps"),
+        ("{operator: trial, trial: {steps: 3, operators: [stack]}}", r"growth\.trial\.operators"),
+        ("{operator: trial, trial: {steps: 3, operators: [stack, trial]}}", r"growth\.trial\.operators"),
+        (
+            "{operator: trial, trial: {steps: 3, operators: [stack, stack]}}",
+            r"operators: leaves stack, stack to grow",
+        ),
+    ],
+)
+def test_mistakes_in_a_trial_are_named(growth: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        growth_of(f"{{layers: 4, steps: 10, growth: {growth}}}")
+
+
 @given(st.integers(0, 50), st.integers(0, 50), st.floats(0.1, 3), st.integers(0, 49))
 def test_the_added_layers_rise_and_meet_the_schedule_at_the_end(alone: int, rise: int, peak: float, step: int) -> None:
     new = NewLayers(alone_steps=alone, rewarmup_steps=rise, peak_factor=peak)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stacking.config.recipe import AttentionSnapshots, Resources
 from stacking.errors import UserError
+from stacking.planning.growth import PlannedTrial
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
 from stacking.slurm.chain import MODES, JobShape, chain
@@ -40,6 +41,21 @@ def test_attention_is_measured_in_the_jobs_between_training() -> None:
         ("1-L6", "train:1"),
     ]
     assert (jobs[-1].name, jobs[-1].only) == ("finish", "consolidate:2,attention-trained:2,export:2,report:2")
+
+
+def test_a_trial_of_operators_runs_in_the_job_of_its_stage() -> None:
+    plan = plan_for_jobs(attention=AttentionSnapshots())
+    grown = plan.stages[1].growth
+    assert grown is not None
+    trial = PlannedTrial(steps=5, sources={"stack": grown.sources, "interleave": grown.sources})
+    tried = plan.stages[1].model_copy(update={"growth": grown.model_copy(update={"trial": trial})})
+    jobs = chain(
+        plan.model_copy(update={"stages": (plan.stages[0], tried, plan.stages[2])}), RUN, UNWATCHED, "per-stage"
+    )
+    assert [(job.name, job.only, job.template) for job in jobs[1:3]] == [
+        ("0-L3-to-1-L6", "consolidate:0,attention-trained:0", "transition"),
+        ("1-L6", "grow:1,attention-grown:1,train:1", "training"),
+    ]
 
 
 @pytest.mark.parametrize("mode", MODES)

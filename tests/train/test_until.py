@@ -11,8 +11,8 @@ import pytest
 from stacking.planning.plan import Plan, load_plan
 from stacking.run.checkpoints import checkpoints, latest, point_latest, step_of
 from stacking.run.create import create_run
+from stacking.run.decisions import decided_lengths, settled_plan
 from stacking.run.folder import RunFolder
-from stacking.run.lengths import decided_lengths, settled_plan
 from stacking.run.metrics import read_metrics
 from stacking.state.consolidate import consolidate
 from tests.chain import stacking, train_stage, write_recipe

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from stacking.model.blocks import PostLNBlock, PreLNBlock
 from stacking.model.config import VARIANTS, ModelConfig
 from stacking.model.embeddings import PostLNEmbeddings, PreLNEmbeddings
-from stacking.model.heads import PostLNMLMHead, PreLNMLMHead
+from stacking.model.heads import PostLNMLMHead, PreLNMLMHead, scores_of
 from stacking.model.kernels import PLAIN
 from stacking.model.layers import FeedForward, SelfAttention, layer_norm
 from stacking.model.tokens import Layout, Tokens, padded_tokens
@@ -171,12 +171,8 @@ class PreLNBert(Bert):
         return self.final_norm(hidden)
 
     def nsp_logits(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to [B, 2]: the single logit for "B follows A", and a zero.
-
-        Softmax over (z, 0) is the sigmoid of z, so cross-entropy over the pair is the original's binary one.
-        """
-        follows = self.nsp_head(first)
-        return torch.cat([follows, torch.zeros_like(follows)], dim=1)
+        """Map first tokens [B, H] to [B, 2], from a single logit as in the original."""
+        return scores_of(self.nsp_head(first))
 
     def initialise(self) -> None:
         """Apply the original's rule: N(0, H^-½) for embeddings and attention, Kaiming-normal for feed-forward layers.

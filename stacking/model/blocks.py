@@ -18,7 +18,7 @@ class PostLNBlock(nn.Module):
         self.attention_norm = layer_norm(config)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = layer_norm(config)
-        self.add = Residual(config)
+        self.add = Residual(config.dropout)
 
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
@@ -39,7 +39,7 @@ class PreLNBlock(nn.Module):
         self.attention_norm = layer_norm(config, config.norm_affine)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = layer_norm(config, config.norm_affine)
-        self.add = Residual(config)
+        self.add = Residual(config.dropout)
 
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None

@@ -51,7 +51,8 @@ class PostLNEmbeddings(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Map T tokens to [T, H]."""
-        total = self.tokens(tokens.input_ids) + self.segments(tokens.segment_ids) + self.positions(tokens.positions)
+        positions = self.positions(tokens.layout.positions)
+        total = self.tokens(tokens.input_ids) + self.segments(tokens.segment_ids) + positions
         return self.dropout(self.norm(total))
 
 
@@ -74,5 +75,5 @@ class PreLNEmbeddings(nn.Module):
         """Map T tokens to [T, H]."""
         scaled = self.scale * self.tokens(tokens.input_ids)
         # The sinusoids are a buffer, which ZeRO-3 leaves in fp32 when it casts the parameters.
-        positions = self.positions(tokens.positions).to(scaled.dtype)
+        positions = self.positions(tokens.layout.positions).to(scaled.dtype)
         return self.dropout(scaled + self.segments(tokens.segment_ids) + positions)

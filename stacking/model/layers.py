@@ -21,7 +21,8 @@ class QueryKeyValue(nn.Linear):
         if chosen is None:
             query, key, value = super().forward(hidden).view(-1, 3, width).unbind(1)
             return query, key, value
-        weights, biases = self.weight.split([width, 2 * width]), self.bias.split([width, 2 * width])
+        parts = [width, 2 * width]
+        weights, biases = self.weight.split(parts), (None, None) if self.bias is None else self.bias.split(parts)
         key, value = F.linear(hidden, weights[1], biases[1]).view(-1, 2, width).unbind(1)
         return F.linear(chosen, weights[0], biases[0]), key, value
 
@@ -29,13 +30,13 @@ class QueryKeyValue(nn.Linear):
 class SelfAttention(nn.Module):
     """Multi-head attention of each sequence's tokens to all tokens of that sequence."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, bias: bool = True) -> None:
         super().__init__()
         self.kernels = PLAIN
         self.heads = config.heads
         self.dropout = config.attention_dropout
-        self.qkv = QueryKeyValue(config.hidden, 3 * config.hidden)
-        self.output = nn.Linear(config.hidden, config.hidden)
+        self.qkv = QueryKeyValue(config.hidden, 3 * config.hidden, bias)
+        self.output = nn.Linear(config.hidden, config.hidden, bias)
 
     def forward(
         self, hidden: Tensor, keys: Layout, chosen: Tensor | None = None, queries: Layout | None = None
@@ -45,9 +46,15 @@ class SelfAttention(nn.Module):
         With ``chosen``, rows [R, H] of ``hidden`` laid out as ``queries``, the result is only for these: [R, H].
         """
         dropout = self.dropout if self.training else 0.0
+        queries = queries or keys
         query, key, value = (part.view(part.size(0), self.heads, -1) for part in self.qkv(hidden, chosen))
-        mixed = self.kernels.attend(query, key, value, queries or keys, keys, dropout)
+        query, key = self.placed(query, queries), self.placed(key, keys)
+        mixed = self.kernels.attend(query, key, value, queries, keys, dropout)
         return self.output(mixed.flatten(1))
+
+    def placed(self, rows: Tensor, layout: Layout) -> Tensor:
+        """Mark queries or keys [T, A, D] with their positions; as they are, where the embeddings have done so."""
+        return rows
 
 
 class FeedForward(nn.Module):
@@ -67,14 +74,14 @@ class FeedForward(nn.Module):
 class Residual(nn.Module):
     """``residual + dropout(hidden)``."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, probability: float) -> None:
         super().__init__()
         self.kernels = PLAIN
-        self.dropout = config.dropout
+        self.probability = probability
 
     def forward(self, residual: Tensor, hidden: Tensor) -> Tensor:
         """Map two [..., H] to [..., H]."""
-        return self.kernels.add(residual, hidden, self.dropout if self.training else 0.0)
+        return self.kernels.add(residual, hidden, self.probability if self.training else 0.0)
 
 
 class Dropout(nn.Module):
@@ -90,6 +97,6 @@ class Dropout(nn.Module):
         return self.kernels.drop(hidden, self.probability if self.training else 0.0)
 
 
-def layer_norm(config: ModelConfig, affine: bool = True) -> nn.Module:
+def layer_norm(config: ModelConfig, affine: bool = True, bias: bool = True) -> nn.Module:
     """A LayerNorm over the hidden dimension that reduces in fp32 for any precision of the input."""
-    return nn.LayerNorm(config.hidden, eps=config.norm_eps, elementwise_affine=affine)
+    return nn.LayerNorm(config.hidden, eps=config.norm_eps, elementwise_affine=affine, bias=bias)

@@ -32,7 +32,7 @@ class MacaronBlock(nn.Module):
         self.attention_norm = layer_norm(config, config.norm_affine)
         self.feed_forward = FeedForward(half)
         self.feed_forward_norm = layer_norm(config, config.norm_affine)
-        self.add = Residual(config)
+        self.add = Residual(config.dropout)
 
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None

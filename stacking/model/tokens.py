@@ -42,6 +42,8 @@ class Layout:
     offsets: Tensor
     """int32 [B + 1]: where each sequence begins, and the end of the last."""
     longest: int
+    positions: Tensor
+    """int64 [T]: where each row is in its sequence, from 0."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,6 @@ class Tokens:
     """int64 [T]."""
     segment_ids: Tensor
     """int64 [T]."""
-    positions: Tensor
-    """int64 [T], from 0 in each sequence."""
     layout: Layout
     needed: Tensor
     """int64 [R]: the rows that a head needs, sequence by sequence: its first token, then its masked ones."""
@@ -96,8 +96,7 @@ def padded_tokens(input_ids: I64, segment_ids: I64, attention_mask: np.ndarray |
     if attention_mask is None or attention_mask.all():
         return tokens
     mask = torch.from_numpy(np.ascontiguousarray(attention_mask))[:, None, None, :]
-    layout = Layout((Group(batch, length, mask),), None, None, tokens.layout.offsets, length)
-    return replace(tokens, layout=layout)
+    return replace(tokens, layout=replace(tokens.layout, groups=(Group(batch, length, mask),)))
 
 
 def to(tokens: Tokens, device: torch.device) -> Tokens:
@@ -120,6 +119,7 @@ def _moved(value: Tensor | Layout, device: torch.device) -> Tensor | Layout:
         places=None if value.places is None else copied(value.places, device),
         offsets=copied(value.offsets, device),
         longest=value.longest,
+        positions=copied(value.positions, device),
     )
 
 
@@ -135,10 +135,9 @@ def _tokens(batch: Unpadded, groups: list[np.ndarray]) -> Tokens:
     return Tokens(
         input_ids=torch.from_numpy(batch.input_ids),
         segment_ids=torch.from_numpy(batch.segment_ids),
-        positions=torch.from_numpy(batch.position_ids),
-        layout=_layout(batch.lengths, groups, masked=True),
+        layout=_layout(batch.lengths, batch.position_ids, groups, masked=True),
         needed=torch.from_numpy(needed),
-        needed_layout=_layout(counts, groups, masked=False),
+        needed_layout=_layout(counts, batch.position_ids[needed], groups, masked=False),
         first=torch.from_numpy(first),
         masked=torch.from_numpy(masked),
     )
@@ -157,14 +156,14 @@ def _groups(lengths: I64) -> list[np.ndarray]:
     return groups
 
 
-def _layout(lengths: I64, groups: list[np.ndarray], masked: bool) -> Layout:
+def _layout(lengths: I64, position_ids: I64, groups: list[np.ndarray], masked: bool) -> Layout:
     """Lay out the rows; ``masked``: whether empty places need masking, as those of keys do and of queries do not."""
     ends = np.cumsum(lengths)
     offsets = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
-    longest = int(lengths.max())
+    longest, positions = int(lengths.max()), torch.from_numpy(position_ids)
     is_in_order = len(groups) == 1 and np.array_equal(groups[0], np.arange(len(lengths)))
     if is_in_order and longest * len(lengths) == ends[-1]:
-        return Layout((Group(len(lengths), longest, None),), None, None, offsets, longest)
+        return Layout((Group(len(lengths), longest, None),), None, None, offsets, longest, positions)
     places = np.empty(int(ends[-1]), dtype=np.int64)
     rectangles, rows, taken = [], [], 0
     for members in groups:
@@ -177,4 +176,11 @@ def _layout(lengths: I64, groups: list[np.ndarray], masked: bool) -> Layout:
         rectangles.append(Group(len(members), width, hidden))
         rows.append(standing.reshape(-1))
         taken += standing.size
-    return Layout(tuple(rectangles), torch.from_numpy(np.concatenate(rows)), torch.from_numpy(places), offsets, longest)
+    return Layout(
+        groups=tuple(rectangles),
+        rows=torch.from_numpy(np.concatenate(rows)),
+        places=torch.from_numpy(places),
+        offsets=offsets,
+        longest=longest,
+        positions=positions,
+    )

@@ -96,6 +96,14 @@ def test_padded_tokens_are_the_same_tokens_among_padding(lengths: list[int]) -> 
     padded = padded_tokens(rows.input_ids, rows.segment_ids, rows.attention_mask, rows.mlm_positions)
     real = torch.from_numpy(rows.attention_mask.reshape(-1))
     tokens = unpadded_tokens(drawn)
-    for name in ("input_ids", "segment_ids", "positions"):
+    for name in ("input_ids", "segment_ids"):
         assert torch.equal(getattr(padded, name)[real], getattr(tokens, name))
+    assert torch.equal(padded.layout.positions[real], tokens.layout.positions)
     assert torch.equal(padded.input_ids[padded.needed], tokens.input_ids[tokens.needed])
+
+
+@given(lengths=LENGTHS)
+def test_each_row_knows_its_position_in_its_sequence_also_among_the_needed(lengths: list[int]) -> None:
+    tokens = unpadded_tokens(batch(lengths))
+    assert tokens.layout.positions.tolist() == [position for length in lengths for position in range(length)]
+    assert torch.equal(tokens.needed_layout.positions, tokens.layout.positions[tokens.needed])

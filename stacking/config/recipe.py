@@ -78,7 +78,8 @@ class Model(Section):
     """Defines the model except its depth, which each stage sets."""
 
     variant: Annotated[str, one_of(VARIANTS)] = "post_ln"
-    """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al., ``macaron`` that of Lu et al."""
+    """``post_ln`` is Google's and Hugging Face's BERT; ``pre_ln`` that of Gong et al., ``macaron`` that of Lu et al.,
+    ``modern`` that of Warner et al."""
     shape: Annotated[str, one_of(SHAPES)] = "bert-base"
     """The source of ``hidden``, ``heads`` and ``intermediate`` where they are not given."""
     hidden: Width | None = None
@@ -86,20 +87,21 @@ class Model(Section):
     heads: Width | None = None
     """Attention heads; null: the shape's, or one per 64 of a given ``hidden``."""
     intermediate: Width | None = None
-    """Width of the feed-forward layer; null: 4 x hidden."""
+    """Width of the feed-forward layer; null: 4 x hidden. ``modern`` has three matrices of this width, not two."""
     vocabulary: Annotated[int, BeforeValidator(whole), Field(gt=0, lt=2**31)] | None = None
     """Rows of the token embedding; null: the data's vocabulary size, or 30,522 without data."""
     max_positions: Width = 512
     """Maximum sequence length of the model, in tokens."""
-    positions: Literal["learned", "sinusoidal"] = "learned"
+    positions: Literal["learned", "sinusoidal", "rotary"] | None = None
+    """Null: the variant's: ``rotary`` for ``modern``, ``learned`` for the others."""
     norm_affine: bool = True
-    """Whether the encoder's LayerNorms have a scale and a bias."""
+    """Whether the encoder's LayerNorms have a scale and a bias; those of ``modern`` have a scale only."""
     norm_eps: Positive = 1e-12
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
     dropout: Share = 0.1
     attention_dropout: Share = 0.1
     initializer_range: Positive = 0.02
-    """Standard deviation of the initial weights (``post_ln``)."""
+    """Standard deviation of the initial weights (``post_ln``, ``modern``)."""
 
 
 class Optimizer(Section):

@@ -49,9 +49,9 @@ def interleave(source_layers: int, target_layers: int) -> tuple[LayerSource, ...
 def identity(source_layers: int, target_layers: int) -> tuple[LayerSource, ...]:
     """Keeps the old layers at the bottom and adds layers that initially compute the identity on top.
 
-    A new layer i copies layer i mod L, with all projections into the residual stream set to zero. With ``pre_ln`` and
-    ``macaron`` the grown model computes exactly the same function. With ``post_ln`` it does so only approximately,
-    because a LayerNorm follows each residual sum and applies its scale and bias again.
+    A new layer i copies layer i mod L, with all projections into the residual stream set to zero. The grown model
+    computes exactly the same function; with ``post_ln`` only approximately, because a LayerNorm follows each residual
+    sum and applies its scale and bias again.
     """
     return tuple(
         LayerSource(i % source_layers, "copy" if i < source_layers else "silent") for i in range(target_layers)

@@ -42,6 +42,8 @@ class Architecture(ABC):
     """The modelling file, beside this one, that an export needs and includes; empty: the class is in transformers."""
     use: ClassVar[str] = ""
     """A sentence for the model card."""
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """What the tokenizer must return for the class; empty: what it returns anyway."""
     aside: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the parameters that the class has no place for; they go to `NEXT_SENTENCE`."""
 

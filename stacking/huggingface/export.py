@@ -17,7 +17,7 @@ from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.finite import FiniteState
 from stacking.state.format import WEIGHTS, Readable, State
-from stacking.storage.files import MANIFEST, new_folder, require_outside, write_atomically, write_json
+from stacking.storage.files import MANIFEST, new_folder, read_json, require_outside, write_atomically, write_json
 from stacking.storage.safetensors_file import SafetensorsWriter, TensorSpec
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
@@ -60,6 +60,8 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
             shutil.copyfile(Path(__file__).with_name(architecture.code), folder / architecture.code)
         for path in tokenizer:
             shutil.copyfile(path, folder / path.name)
+        if architecture.inputs and (settings := folder / "tokenizer_config.json").is_file():
+            write_json(settings, {**read_json(settings), "model_input_names": architecture.inputs})
         card = model_card(config, source.manifest, bool(tokenizer), architecture.use, own_code=bool(architecture.code))
         write_atomically(folder / "README.md", card)
     return out

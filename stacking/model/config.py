@@ -14,6 +14,7 @@ from stacking.model.shapes import (
     attention,
     encoder_norm,
     feed_forward,
+    gated_feed_forward,
     half_feed_forward,
     one_score,
     position_embedding,
@@ -22,10 +23,14 @@ from stacking.model.shapes import (
     token_bias,
     token_embedding,
     two_scores,
+    without_biases,
 )
 
 MOST_LAYERS, WIDEST = 10_000, 1_000_000
 """Far beyond any BERT: a larger value is a typo."""
+ROTARY_BASE = 10_000.0
+"""Sets the longest wavelength of rotary positions, nearly 2π times as many tokens: Su et al. (2021), and ModernBERT
+while it trained on 1,024 tokens."""
 
 
 class ModelConfig(BaseModel):
@@ -35,27 +40,35 @@ class ModelConfig(BaseModel):
 
     variant: str = "post_ln"
     """``post_ln`` is Google's and Hugging Face's BERT, ``pre_ln`` that of Gong et al. (2019), ``macaron`` that of Lu et
-    al. (2019)."""
+    al. (2019), ``modern`` that of Warner et al. (2024)."""
     layers: int = Field(gt=0, le=MOST_LAYERS)
     hidden: int = Field(gt=0, le=WIDEST)
     heads: int = Field(gt=0)
     intermediate: int = Field(gt=0, le=WIDEST)
-    """Width of the feed-forward layer."""
+    """Width of the feed-forward layer; ``modern`` has three matrices of this width, not two."""
     vocabulary: int = Field(gt=0)
     """Rows of the token embedding."""
     max_positions: int = Field(default=512, gt=0)
     """Longest sequence, in tokens."""
     segments: int = Field(default=2, gt=0)
-    positions: Literal["learned", "sinusoidal"] = "learned"
+    """Rows of the segment embedding, which ``modern`` does not have."""
+    positions: Literal["learned", "sinusoidal", "rotary"] = "learned"
+    """Unless given, the first of the variant's choices."""
     norm_affine: bool = True
-    """Whether the encoder's LayerNorms have a scale and a bias."""
+    """Whether the encoder's LayerNorms have a scale and a bias; those of ``modern`` have a scale only."""
     norm_eps: float = Field(default=1e-12, gt=0)
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
     dropout: float = Field(default=0.1, ge=0, lt=1)
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     initializer_range: float = Field(default=0.02, gt=0)
-    """Standard deviation of the initial weights (``post_ln``; ``pre_ln`` follows the original's rule)."""
+    """Standard deviation of the initial weights (``post_ln``, ``modern``; the others follow their original's rule)."""
     padding_id: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_the_only_choices(cls, given: Any) -> Any:
+        variant = VARIANTS.get(str(given.get("variant"))) if isinstance(given, dict) else None
+        return given if variant is None else {key: first for key, (first, *_) in variant.choices.items()} | given
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelConfig:
@@ -65,15 +78,17 @@ class ModelConfig(BaseModel):
             raise ValueError(f"padding_id {self.padding_id} is outside the vocabulary of {self.vocabulary}")
         if self.variant not in VARIANTS:
             raise ValueError(f"there is no variant {self.variant!r}; use one of {', '.join(VARIANTS)}")
-        for key, value in VARIANTS[self.variant].fixed.items():
-            if getattr(self, key) != value:
-                others = " or ".join(name for name, variant in VARIANTS.items() if key not in variant.fixed)
-                raise ValueError(f"{key} of {self.variant} is {value!r}; for anything else use variant {others}")
+        for key, choices in VARIANTS[self.variant].choices.items():
+            if (value := getattr(self, key)) not in choices:
+                others = " or ".join(name for name, variant in VARIANTS.items() if variant.allows(key, value))
+                raise ValueError(f"{key} of {self.variant} cannot be {value!r}; for that use variant {others}")
         for key, factor in VARIANTS[self.variant].multiples.items():
             if getattr(self, key) % factor:
                 raise ValueError(f"{key} of {self.variant} is {getattr(self, key)}; give a multiple of {factor}")
         if self.positions == "sinusoidal" and (self.hidden % 2 or self.hidden < 4):
             raise ValueError(f"sinusoidal positions need an even hidden of at least 4, not {self.hidden}")
+        if self.positions == "rotary" and self.hidden // self.heads % 2:
+            raise ValueError(f"rotary positions need heads of an even width, not {self.hidden // self.heads}")
         return self
 
     def with_layers(self, layers: int) -> ModelConfig:
@@ -99,12 +114,16 @@ class Variant:
     layer: Mapping[str, Part]
     heads: Mapping[str, Part]
     """All that follows the layers."""
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of `ModelConfig` that have only one value."""
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Keys of `ModelConfig` that cannot have every value, and their values; the first is the default."""
     multiples: Mapping[str, int] = field(default_factory=dict)
     """Keys of `ModelConfig` whose value must be a multiple of a number."""
     hugging_face: str = ""
     """Module and class that write it as a Hugging Face folder and read it again; empty: it cannot be exported."""
+
+    def allows(self, key: str, value: Any) -> bool:
+        """Return whether a key of `ModelConfig` may have this value."""
+        return key not in self.choices or value in self.choices[key]
 
 
 _SUMMED_EMBEDDINGS: Mapping[str, Part] = {
@@ -124,6 +143,7 @@ _PRE_LN_HEADS: Mapping[str, Part] = {
     "mlm_head.norm": affine_norm,
     "nsp_head": one_score,
 }
+_ADDED_POSITIONS: Mapping[str, tuple[Any, ...]] = {"positions": ("learned", "sinusoidal")}
 
 VARIANTS: dict[str, Variant] = {
     "post_ln": Variant(
@@ -137,7 +157,7 @@ VARIANTS: dict[str, Variant] = {
             "mlm_head.norm": affine_norm,
             "nsp_head": two_scores,
         },
-        fixed={"positions": "learned", "norm_affine": True},
+        choices={"positions": ("learned",), "norm_affine": (True,)},
         hugging_face="stacking.huggingface.bert:BertFolder",
     ),
     "pre_ln": Variant(
@@ -145,6 +165,7 @@ VARIANTS: dict[str, Variant] = {
         embeddings=_SUMMED_EMBEDDINGS,
         layer=_TRANSFORMER_LAYER,
         heads=_PRE_LN_HEADS,
+        choices=_ADDED_POSITIONS,
         hugging_face="stacking.huggingface.megatron:MegatronFolder",
     ),
     "macaron": Variant(
@@ -159,7 +180,27 @@ VARIANTS: dict[str, Variant] = {
             "feed_forward_norm": encoder_norm,
         },
         heads=_PRE_LN_HEADS,
+        choices=_ADDED_POSITIONS,
         multiples={"intermediate": 2},
         hugging_face="stacking.huggingface.macaron:MacaronFolder",
+    ),
+    "modern": Variant(
+        "stacking.model.modern:ModernBert",
+        embeddings={"embeddings.tokens": token_embedding},
+        layer={
+            "attention": without_biases(attention),
+            "attention_norm": without_biases(affine_norm),
+            "feed_forward": gated_feed_forward,
+            "feed_forward_norm": without_biases(affine_norm),
+        },
+        heads={
+            "final_norm": without_biases(affine_norm),
+            "mlm_head.bias": token_bias,
+            "mlm_head.transform": without_biases(square),
+            "mlm_head.norm": without_biases(affine_norm),
+            "nsp_head": one_score,
+        },
+        choices={"positions": ("rotary",), "norm_affine": (True,)},
+        hugging_face="stacking.huggingface.modern:ModernFolder",
     ),
 }

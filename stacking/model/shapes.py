@@ -43,6 +43,15 @@ def named(parts: Mapping[str, Part], widths: Widths) -> Shapes:
     }
 
 
+def without_biases(part: Part) -> Part:
+    """Return ``part`` without its biases."""
+
+    def bare(widths: Widths) -> Shapes:
+        return {name: shape for name, shape in part(widths).items() if not name.endswith("bias")}
+
+    return bare
+
+
 def linear(name: str, inputs: int, outputs: int) -> Shapes:
     """Return the weight [outputs, inputs] and the bias [outputs] of a linear layer called ``name`` in its part."""
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
@@ -83,6 +92,14 @@ def feed_forward(widths: Widths) -> Shapes:
     return {
         **linear("up", widths.hidden, widths.intermediate),
         **linear("down", widths.intermediate, widths.hidden),
+    }
+
+
+def gated_feed_forward(widths: Widths) -> Shapes:
+    """Without biases: up to a value and its gate, stacked by rows, and down."""
+    return {
+        "up.weight": (2 * widths.intermediate, widths.hidden),
+        "down.weight": (widths.hidden, widths.intermediate),
     }
 
 

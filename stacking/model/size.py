@@ -61,7 +61,8 @@ def kept_values(config: ModelConfig) -> tuple[int, int]:
     """Return how many values a layer keeps per token for the backward pass, and how many of its sums have dropout.
 
     Kept are the input of every matrix and LayerNorm, and the output of every matrix that is not added to the residual
-    stream: queries, keys, values, and what an activation function reads. Attention probabilities are not included.
+    stream: queries, keys, values, and what an activation function reads; also the activated values that a gate
+    multiplies, and queries and keys once more where they are turned. Attention probabilities are not included.
     """
     shapes = named(VARIANTS[config.variant].layer, config)
     values, added = 0, 0
@@ -73,7 +74,9 @@ def kept_values(config: ModelConfig) -> tuple[int, int]:
             added += 1
         else:
             values += outputs
-    return values, added
+    gated = shapes["feed_forward.up.weight"][0] - shapes["feed_forward.down.weight"][1]
+    turned = 2 * config.hidden if config.positions == "rotary" else 0
+    return values + gated + turned, added
 
 
 def _matrices(config: ModelConfig) -> dict[str, int]:

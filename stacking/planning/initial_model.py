@@ -101,7 +101,9 @@ def _widths(recipe: Recipe) -> dict[str, Any]:
 
 def _the_rest(wanted: Model, vocabulary: int) -> dict[str, Any]:
     named = wanted.model_dump(exclude={"shape", "hidden", "heads", "intermediate", "vocabulary"})
-    return {**named, "vocabulary": wanted.vocabulary or vocabulary}
+    return {key: value for key, value in named.items() if value is not None} | {
+        "vocabulary": wanted.vocabulary or vocabulary
+    }
 
 
 def _state_model(where: str, content: Any) -> ModelConfig:

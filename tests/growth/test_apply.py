@@ -7,17 +7,24 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stacking.errors import DamagedFile, UserError
+from stacking.evaluate.mlm import load_model
 from stacking.growth.apply import grow
-from stacking.model.config import ModelConfig
+from stacking.growth.operators import OPERATORS, layer_sources, listed_sources
+from stacking.model.bert import build
+from stacking.model.config import VARIANTS, ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.format import MOMENTS, State, StateWriter, step_of
 from stacking.storage.safetensors_file import TensorSpec
+from tests.model.conftest import example
+from tests.states import SMALL, random_weights, write_state
 
 KINDS = ("weights", *MOMENTS)
+LISTED = (1, 0, "0 silent", 1)
 
 
 def model_of(layers: int) -> ModelConfig:
@@ -215,3 +222,26 @@ def test_a_damaged_source_is_found_before_anything_is_written(tmp_path: Path) ->
 def test_a_depth_beyond_all_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--layers: 400,000,000 layers make no model; give 1 to 10,000"):
         grow(write(tmp_path / "shallow"), tmp_path / "deep", 400_000_000)
+
+
+@pytest.mark.parametrize("how", [*OPERATORS, "a list"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_grows_by_every_operator(tmp_path: Path, variant: str, how: str) -> None:
+    """The grown state is the model whose layers, put together in memory, are the shallow one's, silent or not."""
+    config = ModelConfig(**{**SMALL, "variant": variant})
+    source = State(write_state(tmp_path / "s", config, random_weights(config)))
+    sources = listed_sources(LISTED) if how == "a list" else layer_sources(how, 2, 4)
+    order = {"layers_from": LISTED} if how == "a list" else {"layers": 4, "operator": how}
+
+    grown = load_model(grow(source, tmp_path / "g", **order).path).eval()
+
+    shallow, expected = load_model(source.path), build(config.with_layers(4)).eval()
+    expected.load_state_dict({k: v for k, v in shallow.state_dict().items() if "layers." not in k}, strict=False)
+    for layer, (origin, treatment) in zip(expected.layers, sources, strict=True):
+        layer.load_state_dict(shallow.layers[origin].state_dict())
+        for name, parameter in layer.named_parameters():
+            if treatment == "silent" and name.split(".")[-2] in ("output", "down"):
+                torch.nn.init.zeros_(parameter)
+    tokens = example()[:3]
+    with torch.no_grad():
+        assert all(torch.equal(*scores) for scores in zip(grown.logits(*tokens), expected.logits(*tokens), strict=True))

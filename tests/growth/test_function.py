@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from stacking.growth.operators import layer_sources, listed_sources
-from stacking.model.config import ModelConfig, Variant
+from stacking.model.config import ModelConfig
 from stacking.state.layers import LayerSource, origins
 
 torch = pytest.importorskip("torch")
@@ -20,7 +20,7 @@ PRESERVING = {
 }
 
 
-def models(variant: Variant, sources: Sequence[LayerSource]) -> tuple[torch.nn.Module, torch.nn.Module]:
+def models(variant: str, sources: Sequence[LayerSource]) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A model of three layers with random weights, scales and biases, and the one grown from it."""
     torch.manual_seed(0)
     config = ModelConfig(
@@ -46,7 +46,7 @@ def outputs_of(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("how", PRESERVING)
-@pytest.mark.parametrize("variant", ["pre_ln", "macaron"])
+@pytest.mark.parametrize("variant", ["pre_ln", "macaron", "modern"])
 def test_with_pre_ln_silent_layers_change_no_bit_of_the_output(how: str, variant: str) -> None:
     shallow, deep = models(variant, PRESERVING[how])
 
@@ -67,8 +67,8 @@ def test_with_post_ln_they_do_so_up_to_rounding_while_layer_norms_neither_scale_
     assert learned.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("variant", ["pre_ln", "post_ln", "macaron"])
-def test_plain_copies_change_the_function(variant: Variant) -> None:
+@pytest.mark.parametrize("variant", ["pre_ln", "post_ln", "macaron", "modern"])
+def test_plain_copies_change_the_function(variant: str) -> None:
     """Guards the tests above."""
     shallow, deep = models(variant, layer_sources("stack", 3, 6))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     with new_folder(tmp_path / "data", about) as data:
         BertWordPieceTokenizer({word: number for number, word in enumerate(WORDS)}).save(str(data / "tokenizer.json"))
         (data / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
-        write_json(data / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "mask_token": "[MASK]"})
+        tokens = {f"{name}_token": WORDS[number] for name, number in special.items()}
+        write_json(data / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **tokens})
     config = ModelConfig(**{**SMALL, "variant": request.param, "vocabulary": len(WORDS)})
     write_state(tmp_path / "state", config, random_weights(config))
     return export(tmp_path / "state", tmp_path / "out", tmp_path / "data")
@@ -60,3 +62,9 @@ def test_mean_pooled_sentence_embeddings_do_not_depend_on_padding(folder: Path) 
     assert together.shape == (3, SMALL["hidden"])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
     assert (together[0] - together[1]).abs().max() > 1e-2
+
+
+def test_the_tokenizer_returns_what_the_class_takes(folder: Path) -> None:
+    returned = set(transformers.AutoTokenizer.from_pretrained(folder)("the cat"))
+    encoder = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert returned <= set(inspect.signature(encoder.forward).parameters)

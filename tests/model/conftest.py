@@ -18,6 +18,7 @@ CONFIGS = {
     "post_ln": ModelConfig(variant="post_ln", **SMALL),
     "pre_ln": ModelConfig(variant="pre_ln", positions="sinusoidal", norm_affine=False, norm_eps=1e-5, **SMALL),
     "macaron": ModelConfig(variant="macaron", positions="sinusoidal", norm_affine=False, norm_eps=1e-5, **SMALL),
+    "modern": ModelConfig(variant="modern", norm_eps=1e-5, **SMALL),
     "pre_ln, learned positions, affine norms": ModelConfig(variant="pre_ln", **SMALL),
 }
 

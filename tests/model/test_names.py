@@ -65,8 +65,20 @@ mlm_head.transform.weight mlm_head.transform.bias mlm_head.norm.weight mlm_head.
 nsp_head.weight nsp_head.bias
 """
 
+MODERN = """
+embeddings.tokens.weight
+layers.0.attention.qkv.weight layers.0.attention.output.weight layers.0.attention_norm.weight
+layers.0.feed_forward.up.weight layers.0.feed_forward.down.weight layers.0.feed_forward_norm.weight
+layers.1.attention.qkv.weight layers.1.attention.output.weight layers.1.attention_norm.weight
+layers.1.feed_forward.up.weight layers.1.feed_forward.down.weight layers.1.feed_forward_norm.weight
+final_norm.weight
+mlm_head.bias mlm_head.transform.weight mlm_head.norm.weight
+nsp_head.weight nsp_head.bias
+"""
+NAMES = {"post_ln": POST_LN, "pre_ln": PRE_LN, "macaron": MACARON, "modern": MODERN}
 
-@pytest.mark.parametrize(("variant", "names"), [("post_ln", POST_LN), ("pre_ln", PRE_LN), ("macaron", MACARON)])
+
+@pytest.mark.parametrize(("variant", "names"), NAMES.items(), ids=NAMES)
 def test_parameter_names_of_two_layers_are_exactly_these(variant: str, names: str) -> None:
     assert [name for name, _ in build(CONFIGS[variant]).named_parameters()] == names.split()
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
-from stacking.model.size import count_parameters, executed_flops, training_flops
+from stacking.model.size import count_parameters, executed_flops, kept_values, training_flops
 from tests.model.conftest import Inputs
 
 BASE = {"hidden": 768, "heads": 12, "intermediate": 3072}
@@ -68,6 +68,30 @@ def test_executed_flops_are_those_that_torch_counts_when_the_last_layer_computes
     executed = sum(executed_flops(config, length, count) for count in masked)
     attention = 12 * config.hidden * length * (max(masked) * sequences - sum(masked))  # queries share a rectangle
     assert 3 * counter.get_total_flops() == executed + attention
+
+
+def test_kept_values_are_those_that_torch_saves_but_for_the_small_ones(config: ModelConfig, inputs: Inputs) -> None:
+    """Of a layer's values per token, all but the norms' statistics, the softmax's and the angles' sines and cosines."""
+    config = config.model_copy(update={"dropout": 0.0, "attention_dropout": 0.0})
+    tokens = inputs._replace(attention_mask=None).tokens
+
+    def saved(layers: int) -> int:
+        model, sizes = build(config.with_layers(layers)), {}
+        given = {part.untyped_storage().data_ptr() for part in (*model.parameters(), *model.buffers())}
+
+        def count(kept: torch.Tensor) -> torch.Tensor:
+            storage = kept.untyped_storage()
+            if kept.is_floating_point() and storage.data_ptr() not in given:
+                sizes[storage.data_ptr()] = storage.nbytes() // kept.element_size()
+            return kept
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+            output = model.encode(tokens)
+        assert output.requires_grad
+        return sum(sizes.values())
+
+    small = (saved(3) - saved(2)) / len(tokens.input_ids) - kept_values(config)[0]
+    assert 0 <= small < config.hidden
 
 
 def test_sizes_are_known_without_torch() -> None:

@@ -1,0 +1,93 @@
+"""Maps ``modern`` models to `transformers.ModernBertForMaskedLM` with full attention in every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stacking.huggingface.architecture import OWN_MODEL, Architecture
+from stacking.huggingface.names import ACTIVATIONS
+from stacking.model.config import ROTARY_BASE, ModelConfig
+from stacking.model.size import parameter_shapes
+
+_CONFIG_KEYS = {
+    "layers": ("num_hidden_layers",),
+    "hidden": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "intermediate": ("intermediate_size",),
+    "vocabulary": ("vocab_size",),
+    "max_positions": ("max_position_embeddings",),
+    "norm_eps": ("norm_eps",),
+    "dropout": ("embedding_dropout", "mlp_dropout"),
+    "attention_dropout": ("attention_dropout",),
+    "initializer_range": ("initializer_range",),
+    "padding_id": ("pad_token_id",),
+}
+_BIASES = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "norm_bias": False,
+    "classifier_bias": False,
+    "decoder_bias": True,
+}
+_NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
+"""The defaults are numbers of ModernBERT's own tokens; the tokenizer knows this model's."""
+
+_NAMES = {
+    "embeddings.tokens.weight": "model.embeddings.tok_embeddings.weight",
+    "layers.0.attention_norm.weight": "model.embeddings.norm.weight",
+    "final_norm.weight": "model.final_norm.weight",
+    "mlm_head.bias": "decoder.bias",
+    "mlm_head.transform.weight": "head.dense.weight",
+    "mlm_head.norm.weight": "head.norm.weight",
+}
+_LAYER_NAMES = {
+    "attention.qkv": "attn.Wqkv",
+    "attention.output": "attn.Wo",
+    "attention_norm": "attn_norm",
+    "feed_forward.up": "mlp.Wi",
+    "feed_forward.down": "mlp.Wo",
+    "feed_forward_norm": "mlp_norm",
+}
+
+
+class ModernFolder(Architecture):
+    """Every parameter stands there unchanged; the attention norm of the lowest layer is the norm of the embeddings."""
+
+    model_type = "modernbert"
+    use = (
+        "`ModernBertForMaskedLM` has no next-sentence head; that stands in `nsp_head.safetensors`: one logit of the "
+        "first token's vector."
+    )
+    inputs = ("input_ids", "attention_mask")
+    aside = ("nsp_head.",)
+
+    def config(self, model: ModelConfig) -> dict[str, Any]:
+        rotary = {"rope_type": "default", "rope_theta": ROTARY_BASE}
+        activation = ACTIVATIONS[model.activation]
+        return {
+            "architectures": ["ModernBertForMaskedLM"],
+            "model_type": self.model_type,
+            **{their: getattr(model, ours) for ours, theirs in _CONFIG_KEYS.items() for their in theirs},
+            **_BIASES,
+            **_NO_TOKENS,
+            "hidden_activation": activation,
+            "classifier_activation": activation,
+            "tie_word_embeddings": True,
+            "layer_types": ["full_attention"] * model.layers,
+            "rope_parameters": {"full_attention": rotary, "sliding_attention": rotary},
+            # The same for transformers 4.
+            "global_attn_every_n_layers": 1,
+            "global_rope_theta": ROTARY_BASE,
+            OWN_MODEL: model.model_dump(),
+        }
+
+    def names(self, model: ModelConfig) -> dict[str, tuple[str, ...]]:
+        return {name: (_theirs(name),) for name in parameter_shapes(model)}
+
+
+def _theirs(name: str) -> str:
+    """Returns the name of one parameter in ModernBertForMaskedLM, or in the file of the next-sentence head."""
+    if name in _NAMES or not name.startswith("layers."):
+        return _NAMES.get(name, name)
+    _, layer, module = name.removesuffix(".weight").split(".", 2)
+    return f"model.layers.{layer}.{_LAYER_NAMES[module]}.weight"

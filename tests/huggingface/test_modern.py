@@ -1,0 +1,106 @@
+"""A ``modern`` model is transformers' ModernBERT: the same logits in a process without this project, and back again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stacking.errors import UserError
+from stacking.evaluate.mlm import load_model
+from stacking.huggingface.export import export
+from stacking.huggingface.importing import import_hugging_face
+from stacking.model.config import ModelConfig
+from tests.states import SMALL, random_weights, write_state
+
+CHANGES = [{"norm_eps": 1e-5}, {"activation": "gelu_tanh", "layers": 1, "heads": 1, "padding_id": 4}]
+
+LOADS = """
+import sys
+import numpy as np, torch
+from transformers import AutoModel, AutoModelForMaskedLM
+folder, arrays = sys.argv[1:]
+model, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True, attn_implementation="sdpa")
+assert type(model).__name__ == "ModernBertForMaskedLM"
+assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+eager = AutoModelForMaskedLM.from_pretrained(folder, attn_implementation="eager")
+given = {name: torch.from_numpy(array) for name, array in np.load(arrays + "/in.npz").items()}
+with torch.no_grad():
+    logits = [one.eval()(**given).logits.numpy() for one in (model, eager)]
+assert "stacking" not in sys.modules
+np.save(arrays + "/out.npy", logits)
+"""
+
+
+def exported(tmp_path: Path, change: dict[str, Any]) -> tuple[ModelConfig, Path]:
+    """A state with random weights, exported."""
+    config = ModelConfig(**{**SMALL, "variant": "modern", **change})
+    write_state(tmp_path / "state", config, random_weights(config))
+    return config, export(tmp_path / "state", tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
+    pytest.importorskip("transformers.models.modernbert")
+    config, folder = exported(tmp_path, change)
+    torch.manual_seed(2)
+    input_ids, segment_ids = torch.randint(0, config.vocabulary, (4, 40)), torch.randint(0, 2, (4, 40))
+    mask = torch.arange(40) < torch.tensor([40, 1, 7, 40])[:, None]
+    np.savez(tmp_path / "in.npz", input_ids=input_ids.numpy(), attention_mask=mask.long().numpy())
+    argv = [sys.executable, "-c", LOADS, str(folder), str(tmp_path)]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    with torch.no_grad():
+        logits, _ = load_model(tmp_path / "state").eval().logits(input_ids, segment_ids, mask)
+    for found in torch.from_numpy(np.load(tmp_path / "out.npy")):
+        torch.testing.assert_close(logits[mask], found[mask], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_import_is_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
+    config, folder = exported(tmp_path, change)
+    report = import_hugging_face(folder, tmp_path / "back")
+    assert (report.config, report.initialised, report.ignored) == (config, [], [])
+    before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("state", "back"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_transformers_saves_again_is_imported_too(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config, folder = exported(tmp_path, CHANGES[0])
+    transformers.AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    report = import_hugging_face(tmp_path / "again", tmp_path / "back")
+    assert (report.config, report.initialised) == (config, ["nsp_head.weight", "nsp_head.bias"])
+
+
+def test_the_norm_of_the_embeddings_is_the_lowest_layers_and_the_card_tells_of_the_head(tmp_path: Path) -> None:
+    _, folder = exported(tmp_path, CHANGES[0])
+    names = set(load_file(folder / "model.safetensors"))
+    assert "model.layers.0.attn_norm.weight" not in names
+    assert {"model.embeddings.norm.weight", "model.layers.1.attn_norm.weight"} <= names
+    assert set(load_file(folder / "nsp_head.safetensors")) == {"nsp_head.weight", "nsp_head.bias"}
+    assert "has no next-sentence head" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stacking_model": None}, "stacking_model: is missing, so `stacking export` did not write this modernbert"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: is .*sliding_attention"),
+        ({"mlp_bias": True}, "mlp_bias: is True, but stacking_model says False"),
+    ],
+)
+def test_a_modernbert_of_another_kind_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    _, folder = exported(tmp_path, CHANGES[0])
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(UserError, match=message):
+        import_hugging_face(folder, tmp_path / "back")

@@ -45,11 +45,20 @@ def task_folder(folder: Path, task: GlueTask) -> Path:
     Raises:
         UserError: there is none.
     """
-    names = {_plain(task.name), _plain(task.subset)}
-    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and _plain(path.name) in names]
+    found = _folders(folder, task)
     if not found:
         raise UserError(folder / task.name, "does not exist", "add the task's files, or leave it out with --tasks")
     return found[0]
+
+
+def has_task(folder: Path, task: GlueTask) -> bool:
+    """Returns whether there is such a subfolder."""
+    return bool(_folders(folder, task))
+
+
+def _folders(folder: Path, task: GlueTask) -> list[Path]:
+    names = {_plain(task.name), _plain(task.subset)}
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and _plain(path.name) in names]
 
 
 def _plain(name: str) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 from stacking.config.reading import shown
 from stacking.data.hub import require_on_hub
 from stacking.errors import UserError
-from stacking.glue.examples import Examples, require_scorable, task_folder
-from stacking.glue.tasks import GlueTask, Held
+from stacking.glue.examples import Examples, has_task, require_scorable, task_folder
+from stacking.glue.tasks import DIAGNOSTIC, GlueTask, Held
 
 _LOUD = ("datasets", "huggingface_hub", "fsspec", "httpx", "urllib3")
 
@@ -40,6 +40,13 @@ class _Datasets:
     def test(self, task: GlueTask, held: Held) -> Examples | None:
         """See `Source`."""
         return self._examples(task, held.test_split, labelled=False) if held.test_split in self._of(task) else None
+
+    def diagnostic(self) -> Examples | None:
+        """See `Source`."""
+        return self._examples(DIAGNOSTIC, "test", labelled=False) if self._has(DIAGNOSTIC) else None
+
+    def _has(self, task: GlueTask) -> bool:
+        raise NotImplementedError
 
     def _of(self, task: GlueTask) -> Any:
         if task.name not in self._read:
@@ -84,6 +91,9 @@ class SavedDatasets(_Datasets):
         super().__init__(str(folder))
         self.folder = folder
 
+    def _has(self, task: GlueTask) -> bool:
+        return has_task(self.folder, task)
+
     def _load(self, task: GlueTask) -> Any:
         import datasets
 
@@ -102,6 +112,11 @@ class SavedDatasets(_Datasets):
 
 class HubDataset(_Datasets):
     """A dataset of the Hub with a configuration for each task, such as ``nyu-mll/glue``."""
+
+    def _has(self, task: GlueTask) -> bool:
+        import datasets
+
+        return task.subset in datasets.get_dataset_config_names(self._name)
 
     def _load(self, task: GlueTask) -> Any:
         import datasets

@@ -9,7 +9,7 @@ from stacking.data.hub import is_dataset
 from stacking.errors import UserError
 from stacking.glue.examples import Examples
 from stacking.glue.saved_datasets import HubDataset, SavedDatasets, is_saved
-from stacking.glue.tasks import GlueTask, Held
+from stacking.glue.tasks import DIAGNOSTIC, GlueTask, Held
 from stacking.glue.tsv import TsvFolder
 
 
@@ -37,6 +37,13 @@ class Source(Protocol):
             UserError: it is not in the task's layout.
         """
 
+    def diagnostic(self) -> Examples | None:
+        """Returns the diagnostic set AX; None: there is none.
+
+        Raises:
+            UserError: it is not in its layout.
+        """
+
 
 def open_source(data: str) -> Source:
     """Opens a folder of TSV files or of saved datasets, or a dataset of the Hugging Face Hub.
@@ -53,3 +60,15 @@ def open_source(data: str) -> Source:
     raise UserError(
         f"--data {data}", problem, "give a folder with a subfolder per task, or a dataset like nyu-mll/glue"
     )
+
+
+def hidden_sets(source: Source, task: GlueTask) -> dict[str, Examples]:
+    """Returns the test sets that a model of ``task`` answers, MNLI's with AX, by the names of their submission files.
+
+    Raises:
+        UserError: one is not in its layout.
+    """
+    found = {held.name: source.test(task, held) for held in task.held}
+    if task.name == "MNLI":
+        found[DIAGNOSTIC.name] = source.diagnostic()
+    return {name: examples for name, examples in found.items() if examples is not None and len(examples)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stacking.glue.results import SUBMISSION, Results, SeedResult, predictions_file, read_predictions
-from stacking.glue.source import Source
+from stacking.glue.source import Source, hidden_sets
 from stacking.glue.tasks import GlueTask
 from stacking.storage.files import disk_errors, write_atomically
 
@@ -25,15 +25,12 @@ def write_submission(results: Results, task: GlueTask, source: Source, seeds: Co
     runs = [run for run in results.of(task) if run.seed in seeds]
     folder = results.folder / SUBMISSION
     written = []
-    for held in task.held:
-        examples = source.test(task, held)
-        if examples is None or not len(examples) or not runs:
-            continue
-        values = read_predictions(predictions_file(results.place(task), best(runs).seed, held.name), len(examples))
-        lines = [f"{name}\t{answer(task, value)}" for name, value in zip(examples.ids, values, strict=True)]
+    for name, examples in hidden_sets(source, task).items() if runs else ():
+        values = read_predictions(predictions_file(results.place(task), best(runs).seed, name), len(examples))
+        lines = [f"{number}\t{answer(task, value)}" for number, value in zip(examples.ids, values, strict=True)]
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{held.name}.tsv"
+        path = folder / f"{name}.tsv"
         write_atomically(path, "\n".join(["index\tprediction", *lines]) + "\n")
         written.append(path)
     return written

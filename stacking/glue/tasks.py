@@ -104,6 +104,9 @@ TASKS: dict[str, GlueTask] = {
 }  # fmt: skip
 """In the order of the paper's table. The paper leaves WNLI out, whose development set contradicts its training set."""
 
+DIAGNOSTIC = GlueTask("AX", "ax", _PAIR, TASKS["MNLI"].fields, "", TASKS["MNLI"].labels, (), 0, (), in_average=False)
+"""GLUE's diagnostic set: only texts, which the model of MNLI answers. Not a task to train."""
+
 FROM_MNLI = ("MRPC", "STS-B", "RTE")
 """Tasks that can start from a model fine-tuned on MNLI (Phang et al., 2018)."""
 

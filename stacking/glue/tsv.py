@@ -15,13 +15,16 @@ import numpy as np
 from stacking.config.reading import shown
 from stacking.errors import UserError
 from stacking.glue.examples import Examples, require_scorable, task_folder
-from stacking.glue.tasks import GlueTask, Held
+from stacking.glue.tasks import DIAGNOSTIC, GlueTask, Held
 from stacking.storage.files import disk_errors
 
 _UNDECIDED = "-"
 """MNLI's label of examples on which the annotators did not agree."""
 _MOST_LEFT_OUT = 0.01
 """Share of lines that may lack columns or a label."""
+
+_DIAGNOSTICS = ("AX/AX.tsv", "AX.tsv", "diagnostic/diagnostic.tsv")
+"""As the benchmark's site names it, and as its download script does."""
 
 Line = tuple[int, list[str]]
 """Number, from 1, and columns."""
@@ -45,6 +48,11 @@ class TsvFolder:
         """See `Source`."""
         path = task_folder(self.folder, task) / f"{held.test}.tsv"
         return read_tsv(path, task, labelled=False) if path.is_file() else None
+
+    def diagnostic(self) -> Examples | None:
+        """See `Source`."""
+        path = next((self.folder / name for name in _DIAGNOSTICS if (self.folder / name).is_file()), None)
+        return read_tsv(path, DIAGNOSTIC, labelled=False) if path is not None else None
 
     def _labelled(self, task: GlueTask, name: str) -> Examples:
         path = task_folder(self.folder, task) / f"{name}.tsv"

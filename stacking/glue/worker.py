@@ -23,7 +23,7 @@ from stacking.glue.examples import Examples
 from stacking.glue.fine_tune import Classifier, FineTuned, TrainingSet, fine_tune, predict
 from stacking.glue.metrics import has_failed, majority, score
 from stacking.glue.results import SeedResult, encoder_file, predictions_file, write_predictions, write_result
-from stacking.glue.source import open_source
+from stacking.glue.source import hidden_sets, open_source
 from stacking.glue.tasks import TASKS, GlueTask
 from stacking.glue.unit import PROGRESS, Unit, read_unit
 from stacking.launch.rank import run_rank
@@ -92,13 +92,12 @@ def _read(unit: Unit, task: GlueTask, longest: int, encoder: SentenceEncoder) ->
     inputs = encode(tokenizer, train.first, train.second, longest)
     if unit.recipe.swap_pairs and task.is_pair:
         inputs = inputs.followed_by(encode(tokenizer, train.second, train.first, longest))
-    dev, test = [], []
-    for held in task.held:
-        examples = source.dev(task, held)
-        dev.append(_Set(held.name, examples, encode(tokenizer, examples.first, examples.second, longest)))
-        hidden = source.test(task, held)
-        if hidden is not None and len(hidden):
-            test.append(_Set(held.name, hidden, encode(tokenizer, hidden.first, hidden.second, longest)))
+
+    def encoded(name: str, examples: Examples) -> _Set:
+        return _Set(name, examples, encode(tokenizer, examples.first, examples.second, longest))
+
+    dev = [encoded(held.name, source.dev(task, held)) for held in task.held]
+    test = [encoded(name, examples) for name, examples in hidden_sets(source, task).items()]
     left_out = train.left_out + sum(one.examples.left_out for one in dev)
     assert train.labels is not None
     return _Data(TrainingSet(inputs, train.labels), dev, test, left_out)

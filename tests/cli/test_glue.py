@@ -11,9 +11,10 @@ from click.testing import CliRunner, Result
 
 from stacking.cli.glue import glue
 from stacking.errors import UserError
+from stacking.glue.tasks import TASKS
 from stacking.model.config import ModelConfig
 from tests.chain import stacking
-from tests.glue.made_up import write_bert, write_glue, write_tokenizer
+from tests.glue.made_up import write_bert, write_diagnostic, write_glue, write_tokenizer
 from tests.report.synthetic import SyntheticRun
 from tests.states import random_weights, write_state
 
@@ -80,11 +81,15 @@ def test_a_state_is_scored_and_shown_beside_another_model(place: Path) -> None:
 
 
 def test_tasks_can_start_from_mnli(place: Path) -> None:
+    diagnostic = write_diagnostic(place / "data" / "AX" / "AX.tsv")
     summary = scored(place, "mnli", "--tasks", "MNLI,RTE", "--from-mnli", "--set", "epochs=1", "--seeds", "1")
+    diagnostic.unlink()
     tasks = summary["tasks"]
     assert [(task["task"], task["from_mnli"]) for task in tasks] == [("MNLI", False), ("RTE", False), ("RTE", True)]
     assert list(tasks[0]["scores"]) == ["MNLI-m", "MNLI-mm"]
     assert (place / "mnli" / "MNLI" / "encoder.safetensors").is_file()
+    answers = (place / "mnli" / "submission" / "AX.tsv").read_text().splitlines()
+    assert len(answers) == 5 and {line.split("\t")[1] for line in answers[1:]} <= {*TASKS["MNLI"].labels}
 
 
 def test_a_run_keeps_its_scores_and_shows_them(place: Path, tmp_path: Path) -> None:

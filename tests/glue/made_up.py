@@ -74,6 +74,14 @@ def write_glue(folder: Path, *names: str) -> Path:
     return folder
 
 
+def write_diagnostic(path: Path, count: int = 4) -> Path:
+    """The diagnostic set AX, as TSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = [f"{number}\t{sentence(number, 0)}\t{sentence(number, 1)}\n" for number in range(count)]
+    path.write_text("index\tsentence1\tsentence2\n" + "".join(texts), encoding="utf-8")
+    return path
+
+
 def write_tokenizer(folder: Path) -> int:
     """A WordPiece tokenizer for `WORDS`; returns the size of its vocabulary."""
     tokenizer = train([" ".join(WORDS)] * 4, 200, lowercase=True)

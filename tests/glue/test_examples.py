@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacking.errors import UserError
-from stacking.glue.source import open_source
+from stacking.glue.source import hidden_sets, open_source
 from stacking.glue.tasks import TASKS, GlueTask, chosen
 from stacking.glue.tsv import read_tsv
-from tests.glue.made_up import label_of, sentence, write_glue, write_task
+from tests.glue.made_up import label_of, sentence, write_diagnostic, write_glue, write_task
 
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
 COLA, MRPC, STSB, MNLI, QQP = (TASKS[name] for name in ("CoLA", "MRPC", "STS-B", "MNLI", "QQP"))
@@ -63,6 +63,30 @@ def test_datasets_folders_give_the_same_examples(task: GlueTask, layout: str, tm
     assert saved.train(task).digest() == train.digest()
     assert [saved.dev(task, held).digest() for held in task.held] == [dev.digest() for dev in devs]
     assert saved.test(task, task.held[0]) is None
+
+
+@pytest.mark.parametrize("name", ["AX/AX.tsv", "AX.tsv", "diagnostic/diagnostic.tsv"])
+def test_the_diagnostic_set_is_a_test_set_of_mnli(name: str, tmp_path: Path) -> None:
+    source = open_source(str(write_glue(tmp_path, "MNLI", "RTE")))
+    assert list(hidden_sets(source, MNLI)) == ["MNLI-m", "MNLI-mm"]
+    write_diagnostic(tmp_path / name)
+    found = hidden_sets(source, MNLI)
+    assert list(found) == ["MNLI-m", "MNLI-mm", "AX"] and "AX" not in hidden_sets(source, TASKS["RTE"])
+    assert (found["AX"].ids, found["AX"].labels) == (["0", "1", "2", "3"], None)
+    assert found["AX"].second == [sentence(number, 1) for number in range(4)]
+
+
+def test_the_diagnostic_set_is_read_from_datasets_too(tmp_path: Path) -> None:
+    import datasets
+
+    write_task(tmp_path / "tsv", MNLI)
+    files = hidden_sets(open_source(str(write_diagnostic(tmp_path / "tsv" / "AX.tsv").parent)), MNLI)
+    rows = {"premise": files["AX"].first, "hypothesis": files["AX"].second, "label": [-1] * 4, "idx": list(range(4))}
+    place = tmp_path / "saved" / "ax"
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict(rows)}).save_to_disk(str(place))
+    assert open_source(str(place.parent)).diagnostic() == files["AX"]
+    place.rename(place.with_name("mrpc"))
+    assert open_source(str(place.parent)).diagnostic() is None
 
 
 TEXT = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1)

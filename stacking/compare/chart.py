@@ -14,29 +14,66 @@ from stacking.compare.curve import Measure, Point
 from stacking.compare.result import Result
 from stacking.report.plots import COLOURS, PALE, STYLE, inline
 
+AXES: dict[Measure, tuple[str, tuple[tuple[float, str], ...]]] = {
+    "wall": ("wall-clock", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
+    "rebuilt": ("rebuilt wall-clock", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
+    "flops": ("FLOPs", ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"))),
+    "tokens": ("tokens", ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))),
+}
+"""Per measure: its name and its units, largest first."""
 
-def chart(result: Result, measure: Measure, label: str, unit: float) -> str:
-    """Returns the chart as an SVG element for embedding in a page.
 
-    Args:
-        unit: the axis shows the measure divided by this.
-    """
+def chart(result: Result, measure: Measure) -> str | None:
+    """Returns the chart of a measure as an SVG element for embedding in a page; None if some run lacks the measure."""
+    if not is_known(result, measure):
+        return None
     with mpl.rc_context({**STYLE, "svg.hashsalt": f"compare-{measure}"}):
         figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="none")
-        axes = figure.subplots()
-        for arm, colour in zip(result.arms, COLOURS * len(result.arms), strict=False):
-            for run in arm.runs:
-                _draw(axes, run.curve, lambda point: getattr(point, measure) / unit, colour, run is arm.runs[0])
-            if arm.runs:
-                axes.plot([], [], color=colour, linewidth=1.8, label=arm.arm.name)
-        axes.set_xlabel(label)
-        axes.set_xlim(left=0)
-        axes.set_ylabel("held-out loss")
-        axes.grid(axis="y", color=PALE, linewidth=0.8)
-        axes.legend(loc="upper right", borderaxespad=0.8)
+        _fill(figure.subplots(), result, measure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
     return inline(buffer.getvalue())
+
+
+def picture(result: Result) -> bytes:
+    """Returns a PNG of the losses against time, rebuilt if it is known, and against tokens."""
+    time: Measure = "rebuilt" if is_known(result, "rebuilt") else "wall"
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.2), layout="constrained", facecolor="white")
+        left, right = figure.subplots(1, 2, sharey=True)
+        _fill(left, result, time)
+        _fill(right, result, "tokens")
+        right.set_ylabel("")
+        right.get_legend().remove()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def is_known(result: Result, measure: Measure) -> bool:
+    """Returns whether every evaluation of every run has the measure."""
+    return None not in (values := _values(result, measure)) and bool(values)
+
+
+def _values(result: Result, measure: Measure) -> list[float]:
+    return [getattr(point, measure) for arm in result.arms for run in arm.runs for point in run.curve]
+
+
+def _fill(axes: Axes, result: Result, measure: Measure) -> None:
+    """Draws all runs: held-out loss against the measure."""
+    name, units = AXES[measure]
+    largest = max(_values(result, measure))
+    size, unit = next((unit for unit in units if largest >= 2 * unit[0]), units[-1])
+    for arm, colour in zip(result.arms, COLOURS * len(result.arms), strict=False):
+        for run in arm.runs:
+            _draw(axes, run.curve, lambda point: getattr(point, measure) / size, colour, run is arm.runs[0])
+        if arm.runs:
+            axes.plot([], [], color=colour, linewidth=1.8, label=arm.arm.name)
+    axes.set_xlabel(f"{name}, {unit}")
+    axes.set_xlim(left=0)
+    axes.set_ylabel("held-out loss")
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.legend(loc="upper right", borderaxespad=0.8)
 
 
 def _draw(axes: Axes, curve: Sequence[Point], position: Callable[[Point], float], colour: str, named: bool) -> None:

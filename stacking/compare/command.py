@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stacking.compare.arm import Arm, check_arms, read_arm
+from stacking.compare.chart import is_known, picture
 from stacking.compare.folder import CompareFolder
 from stacking.compare.lengths import length_overrides
 from stacking.compare.page import write_page
@@ -25,7 +26,7 @@ from stacking.planning.plan import load_plan
 from stacking.report.run import read_run
 from stacking.run.folder import RunFolder
 from stacking.run.rewind import divergence
-from stacking.storage.files import write_json
+from stacking.storage.files import write_atomically, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,8 @@ def _write(
     )
     write_json(folder.result, result.as_dict())
     write_page(result, folder.page)
+    if is_known(result, "tokens"):
+        write_atomically(folder.picture, picture(result))
     return result
 
 

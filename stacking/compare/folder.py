@@ -18,6 +18,7 @@ class CompareFolder:
         self.path = path.absolute()
         self.lock = self.path / "lock"
         self.page = self.path / "compare.html"
+        self.picture = self.path / "compare.png"
         self.result = self.path / "compare.json"
         self.step_times = self.path / "step-times.json"
         self.tuning = self.path / "tuning.json"

@@ -5,20 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from stacking.compare.chart import chart
-from stacking.compare.curve import Measure
+from stacking.compare.chart import AXES, chart
 from stacking.compare.result import Result
 from stacking.compare.tables import equal_time_table, level_table, step_table, summary_table, tuning_table
 from stacking.report.html import environment
 from stacking.storage.files import write_atomically
-
-_AXES: dict[Measure, tuple[str, tuple[tuple[float, str], ...]]] = {
-    "wall": ("wall-clock", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
-    "rebuilt": ("rebuilt wall-clock", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
-    "flops": ("FLOPs", ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"))),
-    "tokens": ("tokens", ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))),
-}
-"""Per measure: its name and its units, largest first."""
 
 
 def write_page(result: Result, path: Path) -> None:
@@ -37,7 +28,7 @@ def render(result: Result) -> str:
             summary=_summary(result),
             warnings=result.warnings,
             overview=summary_table(result),
-            charts=[found for measure in _AXES if (found := _chart(result, measure))],
+            charts=[(name, drawn) for measure, (name, _) in AXES.items() if (drawn := chart(result, measure))],
             levels=[(arm.arm.name, level_table(arm)) for arm in grown],
             equal_time=equal_time_table(result),
             tuning=tuning_table(result) if result.rates else None,
@@ -54,13 +45,3 @@ def _summary(result: Result) -> str:
     words = "1 seed" if len(result.seeds) == 1 else f"{len(result.seeds)} seeds"
     pending = f"; {len(result.pending)} runs are not finished" if result.pending else ""
     return f"{result.baseline.arm.plan.stages[-1].layers} layers in the end, {words}{pending}."
-
-
-def _chart(result: Result, measure: Measure) -> tuple[str, str] | None:
-    """Returns the name and the chart of a measure; None if it is not known for every run."""
-    values = [getattr(point, measure) for arm in result.arms for run in arm.runs for point in run.curve]
-    if not values or None in values:
-        return None
-    name, units = _AXES[measure]
-    size, unit = next((unit for unit in units if max(values) >= 2 * unit[0]), units[-1])
-    return name, chart(result, measure, f"{name}, {unit}", size)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from stacking.compare.chart import is_known, picture
 from stacking.compare.page import render
 from stacking.compare.result import Result, Trained
 from stacking.compare.step_times import StepTime
@@ -39,6 +40,17 @@ def test_the_page_holds_curves_tables_and_commands_and_loads_nothing(result: Res
 def test_the_rebuilt_wall_clock_has_no_chart_before_it_is_measured() -> None:
     page = render(result_of([trained(FALLING, rebuilt=False)], [trained(FALLING, rebuilt=False)]))
     assert len(re.findall("<svg", page)) == 3 and "Not measured yet" in page
+
+
+@pytest.mark.parametrize("rebuilt", [True, False])
+def test_the_picture_shows_the_runs_before_and_after_step_times_are_known(rebuilt: bool) -> None:
+    shown = picture(result_of([trained(FALLING, rebuilt=rebuilt)], [trained(FALLING, 5.0, rebuilt=rebuilt)]))
+    assert shown.startswith(b"\x89PNG")
+
+
+def test_runs_that_all_diverged_have_no_picture() -> None:
+    lost = Trained(seed=0, curve=(), diverged="not finite")
+    assert not is_known(result_of([lost], [lost]), "tokens")
 
 
 def test_a_comparison_without_a_finished_seed_has_a_page(result: Result) -> None:

@@ -32,6 +32,7 @@ from stacking.errors import UserError
     metavar="FACTOR",
     help="Train every recipe FACTOR times as long: all its updates and tokens, warm-ups included.",
 )
+@click.option("--any-model", is_flag=True, help="Accept recipes whose final models differ.")
 @LAUNCHER
 @HOSTFILE
 @click.option(
@@ -48,6 +49,7 @@ def compare(
     rates: str | None,
     overrides: tuple[str, ...],
     scale: float,
+    any_model: bool,
     launcher: str | None,
     hostfile: Path | None,
     submit: bool,
@@ -76,6 +78,7 @@ def compare(
         seeds=seeds,
         rates=_rates(rates),
         overrides=overrides,
+        any_model=any_model,
         scale=scale,
         launcher=launcher,
         hostfile=hostfile,

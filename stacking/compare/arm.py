@@ -79,8 +79,11 @@ def read_arm(source: str, data: Path, overrides: Sequence[str] = ()) -> Arm:
     )
 
 
-def check_arms(arms: Sequence[Arm]) -> None:
+def check_arms(arms: Sequence[Arm], any_model: bool = False) -> None:
     """Checks that a comparison of ``arms``, the baseline first, is fair.
+
+    Args:
+        any_model: the final models may differ; `model_differences` tells how.
 
     Raises:
         UserError: two arms have one name, the baseline grows, or an arm differs from it in something other than the
@@ -99,7 +102,19 @@ def check_arms(arms: Sequence[Arm]) -> None:
         raise UserError(baseline.data, "has no held-out samples", "prepare the data with --held-out 0.01 or more")
     for arm in arms:
         _check_alone(arm)
-        _check_against(baseline, arm)
+        if not any_model and (different := model_differences(baseline, arm)):
+            raise _unfair(baseline, arm, *different[0])
+        if different := _differences(dict(_conditions(baseline.plan)), dict(_conditions(arm.plan))):
+            raise _unfair(baseline, arm, *different[0])
+
+
+Difference = tuple[str, Any, Any]
+"""A key of a recipe, its value in the baseline, and in an arm."""
+
+
+def model_differences(baseline: Arm, arm: Arm) -> list[Difference]:
+    """Returns the keys in which the final models of two arms differ."""
+    return _differences(dict(_model(baseline.plan)), dict(_model(arm.plan)))
 
 
 def _check_alone(arm: Arm) -> None:
@@ -112,19 +127,25 @@ def _check_alone(arm: Arm) -> None:
         raise UserError(arm.where, problem, "let the schedule of every arm end at 0")
 
 
-def _check_against(baseline: Arm, arm: Arm) -> None:
-    theirs = dict(_facts(baseline.plan))
-    for key, value in _facts(arm.plan):
-        if value != theirs.get(key):
-            problem = f"is {_shown(value)}, but {_shown(theirs.get(key))} in the baseline {baseline.where}"
-            raise UserError(f"{arm.where}: {key}", problem, "give every arm the same")
+def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[Difference]:
+    return [(key, theirs.get(key), value) for key, value in mine.items() if value != theirs.get(key)]
 
 
-def _facts(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Yields what all arms must share, under the keys of a recipe."""
-    last = plan.stages[-1]
-    yield "stages[-1].layers", last.layers
+def _unfair(baseline: Arm, arm: Arm, key: str, theirs: Any, mine: Any) -> UserError:
+    problem = f"is {_shown(mine)}, but {_shown(theirs)} in the baseline {baseline.where}"
+    is_model = key in dict(_model(arm.plan))
+    return UserError(f"{arm.where}: {key}", problem, f"give every arm the same{', or --any-model' if is_model else ''}")
+
+
+def _model(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Yields the final model under the keys of a recipe."""
+    yield "stages[-1].layers", plan.stages[-1].layers
     yield from _flat("model", plan.model.model_dump(mode="json", exclude={"layers"}))
+
+
+def _conditions(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Yields what all arms must share beside the model, under the keys of a recipe."""
+    last = plan.stages[-1]
     data = plan.data.model_dump(mode="json", include={"digest", "samples", "sequence_length", "mask_probability"})
     yield from _flat("data", data)
     yield "evaluation.samples", plan.evaluation.samples

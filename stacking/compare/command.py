@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stacking.compare.arm import Arm, check_arms, read_arm
+from stacking.compare.arm import Arm, check_arms, model_differences, read_arm
 from stacking.compare.chart import is_known, picture
 from stacking.compare.folder import CompareFolder
 from stacking.compare.lengths import length_overrides
@@ -41,6 +41,8 @@ class CompareRequest:
     rates: tuple[float, ...]
     """Learning rates to search for the baseline; empty: the recipes' own."""
     overrides: tuple[str, ...]
+    any_model: bool
+    """Accept arms whose final models differ."""
     scale: float
     """Length of every arm's training, relative to its recipe."""
     launcher: str | None
@@ -57,6 +59,7 @@ class CompareRequest:
         options = ["--data", str(self.data), "--out", str(self.out), "--seeds", str(self.seeds)]
         options += ["--tune-baseline", ",".join(f"{rate:g}" for rate in self.rates)] if self.rates else []
         options += ["--scale", f"{self.scale:g}"] if self.scale != 1 else []
+        options += ["--any-model"] if self.any_model else []
         options += [word for override in self.overrides for word in ("--set", override)]
         return shlex.join(["stacking", "compare", *self.sources, *options])
 
@@ -73,7 +76,7 @@ def compare(request: CompareRequest, tell: Tell) -> Result:
         StackingError: a run failed.
     """
     arms = [_read_arm(source, request) for source in request.sources]
-    check_arms(arms)
+    check_arms(arms, request.any_model)
     folder = CompareFolder(request.out)
     with folder.locked():
         tuned, losers = _search(folder, arms, request, tell)
@@ -161,7 +164,7 @@ def _write(
         [(arm, [_trained(folder.run(arm.name, seed), seed, measured) for seed in seeds]) for arm in arms]
     )
     corpus = Corpus(arms[0].data)
-    warnings = plateau_warnings(compared, token_entropy(corpus))
+    warnings = [*plateau_warnings(compared, token_entropy(corpus)), *_model_warnings(arms)]
     if tuned and tuned.warning:
         warnings.append(tuned.warning)
     result = Result(
@@ -178,6 +181,16 @@ def _write(
     if is_known(result, "tokens"):
         write_atomically(folder.picture, picture(result))
     return result
+
+
+def _model_warnings(arms: Sequence[Arm]) -> list[str]:
+    """Says which models are compared where they differ."""
+    found = []
+    for arm in arms[1:]:
+        if different := model_differences(arms[0], arm):
+            keys = ", ".join(f"{key} {mine} instead of {theirs}" for key, theirs, mine in different)
+            found.append(f"{arm.name} ends with another model than the baseline: {keys}")
+    return found
 
 
 def _trained(run: RunFolder, seed: int, measured: Mapping[str, StepTime]) -> Trained:

@@ -1,6 +1,6 @@
 """Measures the seconds of an update of every stage in a comparison, all stages in turns in one process.
 
-Stages that train alike (same depth, batch, ranks, precision and DeepSpeed configuration) share one measurement, so that
+Stages that train alike (same model, batch, ranks, precision and DeepSpeed configuration) share one measurement, so that
 an arm's last stage and the baseline cannot differ by noise.
 """
 
@@ -47,6 +47,7 @@ class Turns(Frozen):
 class StepTime(Frozen):
     """The measurement of one kind of stage."""
 
+    variant: str
     layers: int
     ranks: int
     rounds: tuple[float, ...]
@@ -58,14 +59,15 @@ class StepTime(Frozen):
         return median(self.rounds)
 
 
-def kind_of(stage: StagePlan) -> str:
+def kind_of(plan: Plan, stage: StagePlan) -> str:
     """Returns a key that stages share if their updates take equally long."""
     facts = stage.model_dump(mode="json", exclude=_IRRELEVANT)
+    model = plan.model.with_layers(stage.layers).model_dump(mode="json")
     config = {key: value for key, value in stage.ds_config.items() if key != "scheduler"}
     optimizer = config.get("optimizer", {})
     parameters = {key: value for key, value in optimizer.get("params", {}).items() if key != "lr"}
     config["optimizer"] = {**optimizer, "params": parameters}
-    return json.dumps({**facts, "ds_config": config}, sort_keys=True)
+    return json.dumps({**facts, "model": model, "ds_config": config}, sort_keys=True)
 
 
 def read_step_times(folder: CompareFolder) -> dict[str, StepTime]:
@@ -90,7 +92,7 @@ def measure_step_times(
     Args:
         samples: the sample index of the train split, which all plans share.
     """
-    stages = {kind_of(stage): (plan, stage.index) for plan in plans for stage in plan.stages}
+    stages = {kind_of(plan, stage): (plan, stage.index) for plan in plans for stage in plan.stages}
     known = read_step_times(folder)
     if stages.keys() <= known.keys():
         return known
@@ -106,7 +108,9 @@ def measure_step_times(
         turns = Turns(trials=tuple(trials), rounds=ROUNDS, least_seconds=_LEAST_SECONDS)
         rounds = _measure(turns, folder.path / "step-times" / f"{ranks}-ranks", launcher)
         for kind, trial, seconds in zip(kinds, trials, rounds, strict=True):
-            measured[kind] = StepTime(layers=trial.planned.layers, ranks=ranks, rounds=tuple(seconds))
+            measured[kind] = StepTime(
+                variant=trial.plan.model.variant, layers=trial.planned.layers, ranks=ranks, rounds=tuple(seconds)
+            )
     content = [{"kind": kind, "time": time.model_dump(mode="json")} for kind, time in measured.items()]
     write_sealed(folder.step_times, {"measured": content})
     return measured
@@ -114,7 +118,7 @@ def measure_step_times(
 
 def step_seconds(plan: Plan, measured: Mapping[str, StepTime]) -> list[float] | None:
     """Returns the seconds of an update of each stage; None if one was not measured."""
-    kinds = [kind_of(stage) for stage in plan.stages]
+    kinds = [kind_of(plan, stage) for stage in plan.stages]
     return [measured[kind].seconds for kind in kinds] if set(kinds) <= measured.keys() else None
 
 

@@ -73,7 +73,7 @@ def step_table(result: Result) -> Table:
     """Lists the measured updates."""
     rows = [
         (
-            str(time.layers),
+            f"{time.layers} {time.variant}",
             str(time.ranks),
             f"{1e3 * time.seconds:.1f} ms",
             f"{1e3 * min(time.rounds):.1f} ms",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stacking.compare.arm import Arm, check_arms
+from stacking.compare.arm import Arm, check_arms, model_differences
 from stacking.compare.rates import rate_overrides
 from stacking.config.recipe import load_recipe
 from stacking.errors import UserError
@@ -60,6 +60,18 @@ def test_arms_that_differ_in_their_schedule_alone_are_fair() -> None:
 )
 def test_other_differences_are_refused_by_key(old: str, new: str, expected: str) -> None:
     assert expected in complaint(SCRATCH, LATE.replace(old, new))
+
+
+def test_other_models_are_compared_on_request() -> None:
+    scratch = arm("scratch", plan_of(SCRATCH))
+    macaron = arm("macaron", plan_of(SCRATCH.replace("hidden: 64,", "hidden: 64, variant: macaron,")))
+    with pytest.raises(UserError, match=r"model\.variant: is macaron, but post_ln .*, or --any-model"):
+        check_arms([scratch, macaron])
+    check_arms([scratch, macaron], any_model=True)
+    assert ("model.variant", "post_ln", "macaron") in model_differences(scratch, macaron)
+    shorter = arm("shorter", plan_of(SCRATCH.replace("sequence_length: 32", "sequence_length: 16")))
+    with pytest.raises(UserError, match=r"data\.sequence_length: is 16.*give every arm the same$"):
+        check_arms([scratch, shorter], any_model=True)
 
 
 def test_a_baseline_must_not_grow() -> None:

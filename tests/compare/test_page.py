@@ -19,7 +19,10 @@ from tests.compare.test_result import FALLING, result_of
 @pytest.fixture
 def result() -> Result:
     found = result_of([trained(FALLING, 10.0)], [trained(FALLING, 5.0)])
-    times = (StepTime(layers=12, ranks=1, rounds=(0.2, 0.1, 0.3)), StepTime(layers=2, ranks=1, rounds=(0.05,)))
+    times = (
+        StepTime(variant="pre_ln", layers=12, ranks=1, rounds=(0.2, 0.1, 0.3)),
+        StepTime(variant="pre_ln", layers=2, ranks=1, rounds=(0.05,)),
+    )
     return replace(
         found,
         commands=("stacking compare a b", "stacking run <a>"),

@@ -75,6 +75,8 @@ class Launcher(Protocol):
 
     unattended: bool
     """Whether a scheduler runs the controller, so that no user is present to retry."""
+    overlaps: bool
+    """Whether a second job can start while one waits."""
 
     def capacity(self, accelerator: Accelerator) -> int | None:
         """Returns the maximum number of ranks for a job now; None: unlimited."""

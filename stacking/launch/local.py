@@ -20,6 +20,7 @@ class Local:
     """Starts one process per rank with its own log file; the first rank that fails ends the others."""
 
     unattended = False
+    overlaps = True
 
     def capacity(self, accelerator: Accelerator) -> int | None:
         return find_machine().accelerators if accelerator == "cuda" else None

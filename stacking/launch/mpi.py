@@ -27,6 +27,7 @@ class Mpi:
     """Starts one mpirun per training phase; a phase with a single process runs on this machine without mpirun."""
 
     unattended = False
+    overlaps = False
 
     def __init__(self, hostfile: Path | None = None) -> None:
         """Checks that mpirun and the hostfile exist.

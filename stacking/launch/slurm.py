@@ -71,6 +71,7 @@ class Slurm:
     """Starts one job step per phase, with one task per rank that srun starts directly."""
 
     unattended = True
+    overlaps = False  # a step keeps its cores to itself, so that another would wait for it
 
     def __init__(self) -> None:
         self._allocation = Allocation.of(os.environ)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.run.decisions import Decisions, decided_lengths, decided_operators, trial_losses
+from stacking.run.early import WHEN_READY, EarlyStart, to_start_early
 from stacking.run.folder import RunFolder, continuation
 from stacking.run.journal import Event
 from stacking.run.lease import TOKEN_VARIABLE, Lease
@@ -61,6 +63,7 @@ class Controller:
         self._only = only
         self._running: RunningJob | None = None
         self._trains = False
+        self._early: EarlyStart | None = None
         self._stops: list[signal.Signals] = list(received)
 
     def run(self) -> None:
@@ -76,10 +79,14 @@ class Controller:
             try:
                 labels = [phase.label for phase in self.unfinished()]
                 for label in labels:
+                    self._start_early(self._phase(label), labels)
                     self._complete(self._phase(label))
                     self._settle(label)
             except Preempted as preempted:
                 raise Preempted(f"{preempted}; {self._what_follows()}") from None
+            finally:
+                if self._early is not None:
+                    self._early.running.kill()
 
     def unfinished(self) -> Sequence[Phase]:
         """Returns the requested phases after the last one with an undamaged output.
@@ -98,6 +105,18 @@ class Controller:
 
     def _phase(self, label: str) -> Phase:
         return next(phase for phase in phases(self._plan, self._run) if phase.label == label)
+
+    def _start_early(self, phase: Phase, labels: Collection[str]) -> None:
+        """Starts the ranks of the next stage if ``phase`` begins the transition to it; they wait for their state."""
+        later = to_start_early(phase, labels, self._plan, self._run) if self._launcher.overlaps else None
+        if later is None or self._stops:
+            return
+        ranks, attempt = self._ranks(later), self._next_attempt(later)
+        job = self._job(later, attempt, ranks)
+        job = replace(job, argv=[*job.argv, WHEN_READY])
+        running = self._launcher.start(job, inherited=[self._lease.descriptor])
+        self._early = EarlyStart(label=later.label, attempt=attempt, ranks=ranks, running=running)
+        _LOG.debug("%s: %d ranks started early", later.label, ranks)
 
     def _settle(self, label: str) -> None:
         """Records what a phase has decided, and changes the plan accordingly."""
@@ -152,16 +171,20 @@ class Controller:
         """Runs ``phase`` once and records the result in the journal."""
         if self._stops:
             raise Preempted(f"stopped before {phase.name}")
-        ranks = self._ranks(phase)
-        attempt = self._next_attempt(phase)
+        early = self._early if self._early and self._early.label == phase.label else None
+        ranks = early.ranks if early else self._ranks(phase)
+        attempt = early.attempt if early else self._next_attempt(phase)
         facts: dict[str, Any] = {"phase": phase.name, "stage": phase.stage, "world_size": ranks, "attempt": attempt}
         self._record("started", **facts)
         _LOG.debug("%s: attempt %d on %d ranks: %s", phase.label, attempt, ranks, shlex.join(phase.argv))
         started = time.monotonic()
         with self._progress.phase(phase.name, phase.stage, _progress_of(phase)):
-            outcome = self._wait(
-                phase, self._launcher.start(self._job(phase, attempt, ranks), inherited=[self._lease.descriptor])
-            )
+            if early is not None:
+                self._early, running = None, early.running
+            else:
+                job = self._job(phase, attempt, ranks)
+                running = self._launcher.start(job, inherited=[self._lease.descriptor])
+            outcome = self._wait(phase, running)
         facts["seconds"] = round(time.monotonic() - started, 3)
         if outcome.exit_code == 0:
             self._record("finished", **facts)

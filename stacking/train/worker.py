@@ -1,12 +1,13 @@
 """Trains one stage of a plan; a launcher starts this process on every rank.
 
-python -m stacking.train.worker RUN_DIR STAGE, by `stacking run`, srun or mpirun
+python -m stacking.train.worker RUN_DIR STAGE [when-ready], by `stacking run`, srun or mpirun
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,13 @@ import torch.distributed as dist
 from stacking.data.arrays import mapped_array
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
-from stacking.errors import UserError
+from stacking.errors import Preempted, UserError
 from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
 from stacking.planning.elastic import resized
 from stacking.planning.plan import Plan, StagePlan, load_plan
 from stacking.run.decisions import decisions
+from stacking.run.early import WHEN_READY, exists
 from stacking.run.folder import RunFolder
 from stacking.run.lease import Watch
 from stacking.run.metrics import MetricsWriter, read_metrics, truncate_after
@@ -37,6 +39,9 @@ from stacking.train.recorder import Recorder
 from stacking.train.selection import agreed_checkpoint, require_same_view
 from stacking.train.validation import HeldOut
 
+_LOOK_SECONDS = 1.0
+"""Seconds for which rank 0 looks for a state before the ranks agree whether to stop."""
+
 
 def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
     """Opens the samples of ``split``, memory-mapped."""
@@ -46,16 +51,19 @@ def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
     return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability)
 
 
-def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int) -> None:
+def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int, waits: bool = False) -> None:
     """Trains stage ``index`` from its latest checkpoint, or from its beginning, to its end.
 
     Args:
         plan: as it was made, without what was decided since.
+        waits: the state that the stage starts from is still being made.
     """
     fitted(plan, plan.stages[index], ranks)
     connect()
     keep_freed_memory()
     agreement = Agreement(Watch(run.lock, os.environ))
+    if waits:
+        _await_start(run, plan, plan.stages[index], agreement)
     plan = agreement.decided(lambda: decisions(run, plan)).applied_to(plan)
     stage = fitted(plan, plan.stages[index], ranks)
     folder, start = run.stage(stage.name), starting_state(plan, run, stage)
@@ -88,6 +96,31 @@ def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int) -> None:
     dist.destroy_process_group()
 
 
+def _await_start(run: RunFolder, plan: Plan, stage: StagePlan, agreement: Agreement) -> None:
+    """Waits on all ranks until rank 0 sees the state that the stage starts from.
+
+    Raises:
+        Preempted: a rank was asked to stop.
+    """
+    state = starting_state(plan, run, stage)
+    assert state is not None  # else there is nothing to wait for
+    ready = False
+    while not ready:
+        seen = dist.get_rank() == 0 and _appears(state, _LOOK_SECONDS)
+        (count,), stop = agreement.exchange(seen)
+        if stop:
+            raise Preempted(f"stage {stage.name} stopped before its first step")
+        ready = count > 0
+
+
+def _appears(state: Path, seconds: float) -> bool:
+    """Returns whether the state has its name, or gets it within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not exists(state) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return exists(state)
+
+
 def fitted(plan: Plan, stage: StagePlan, ranks: int) -> StagePlan:
     """Returns ``stage`` adapted to the actual number of ranks.
 
@@ -101,10 +134,9 @@ def fitted(plan: Plan, stage: StagePlan, ranks: int) -> StagePlan:
     return resized(stage, ranks, where)
 
 
-def main(run_dir: str, stage: str) -> None:
+def main(run_dir: str, stage: str, *when: str) -> None:
     run, index = RunFolder(Path(run_dir)), int(stage)
-    plan = load_plan(run.plan)
-    run_stage(run, plan, index, int(os.environ["WORLD_SIZE"]))
+    run_stage(run, load_plan(run.plan), index, int(os.environ["WORLD_SIZE"]), waits=when == (WHEN_READY,))
 
 
 if __name__ == "__main__":

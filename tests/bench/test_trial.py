@@ -72,6 +72,7 @@ class Ended:
     """A launcher whose jobs have ended already, or never end."""
 
     unattended = False
+    overlaps = False
 
     def __init__(self, exit_code: int | None) -> None:
         self.exit_code, self.killed = exit_code, False

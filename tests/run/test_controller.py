@@ -32,6 +32,7 @@ class Pretender:
     """A scheduler's launcher whose jobs end at once, with these outcomes and then well."""
 
     unattended = True
+    overlaps = False
 
     def __init__(self, *outcomes: Outcome, room: int | None = None, before: Callable[[], None] | None = None) -> None:
         self.outcomes, self.room, self.before = list(outcomes), room, before

@@ -51,6 +51,7 @@ class InThisProcess:
     """A launcher that calls the phases' commands, and pretends to train."""
 
     unattended = False
+    overlaps = False
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run

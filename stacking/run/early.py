@@ -1,0 +1,50 @@
+"""Starts the ranks of the next stage while the state that they will load is still being consolidated and grown.
+
+Imports, devices and process groups take seconds per rank, which a transition can use. The ranks wait until the state
+has its name. They end with the controller, and as soon as a phase before theirs fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from stacking.launch.job import RunningJob
+from stacking.planning.plan import Plan
+from stacking.run.folder import RunFolder
+from stacking.run.phases import Phase, phases, starting_state
+
+WHEN_READY = "when-ready"
+"""The worker's last argument: wait for the state that the stage starts from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStart:
+    """Ranks that wait for their phase."""
+
+    label: str
+    attempt: int
+    ranks: int
+    running: RunningJob
+
+
+def to_start_early(phase: Phase, labels: Collection[str], plan: Plan, run: RunFolder) -> Phase | None:
+    """Returns the training phase whose ranks may start together with ``phase``; None: there is none.
+
+    Args:
+        labels: the phases that this controller runs.
+    """
+    index = phase.stage + 1
+    if phase.name != "consolidate" or f"train:{index}" not in labels:
+        return None
+    stage = plan.stages[index]
+    awaited = starting_state(plan, run, stage)
+    if stage.trial_updates or awaited is None or exists(awaited):  # a trial needs the devices itself
+        return None
+    return next(later for later in phases(plan, run) if later.label == f"train:{index}")
+
+
+def exists(state: Path) -> bool:
+    """Returns whether the state has its name, which it gets when it is complete."""
+    return state.is_symlink() or state.exists()

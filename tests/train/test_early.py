@@ -1,0 +1,29 @@
+"""Ranks that start during a transition train the same as those that start after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stacking.run.create import create_run
+from stacking.run.folder import RunFolder
+from stacking.state.format import State
+from tests.chain import stacking, write_recipe
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_early_ranks_train_the_same(data: Path, tmp_path: Path) -> None:
+    """One run in a single command; the other in several, which start nothing early."""
+    stages = [
+        {"layers": 1, "steps": 2, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}},
+        {"layers": 2, "steps": 2},
+    ]
+    recipe = write_recipe(tmp_path, data, stages=stages)
+    stacking("run", recipe, "--run-dir", tmp_path / "together")
+    create_run(str(recipe), RunFolder(tmp_path / "apart"))
+    for labels in ("train:0", "consolidate:0,grow:1", "train:1,consolidate:1"):
+        stacking("resume", tmp_path / "apart", "--only", labels)
+    states = [State(RunFolder(tmp_path / name).stage("1-L2").state) for name in ("together", "apart")]
+    assert states[0].digest == states[1].digest

@@ -185,6 +185,17 @@ class ModernBert(Bert):
             if isinstance(module, nn.Linear | nn.Embedding):
                 written = name.endswith((".output", ".down", ".transform"))
                 std = narrow if written else self.config.initializer_range
-                nn.init.trunc_normal_(module.weight, std=std, a=-_CUTOFF * std, b=_CUTOFF * std)
+                _draw(module.weight, std)
         zero_padding_row(self.embeddings.tokens)
         nn.init.zeros_(self.nsp_head.bias)
+
+
+@torch.no_grad()
+def _draw(weight: Tensor, std: float) -> None:
+    """Draw from N(0, std) cut at ``_CUTOFF`` deviations, each value once.
+
+    From torch 2.13 on, ``trunc_normal_`` draws again until all values are within: without an end where drawing is
+    skipped because the weights will be loaded.
+    """
+    edge = math.erf(_CUTOFF / math.sqrt(2))
+    weight.uniform_(-edge, edge).erfinv_().mul_(math.sqrt(2) * std)

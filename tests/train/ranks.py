@@ -12,11 +12,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run_ranks(ranks: int, module: str, arguments: Sequence[Sequence[str | Path]] = ()) -> list[str]:
+def run_ranks(
+    ranks: int, module: str, arguments: Sequence[Sequence[str | Path]] = (), timeout: float = 120
+) -> list[str]:
     """Run ``module`` on ``ranks`` ranks; returns what each has printed.
 
     Args:
         arguments: of each rank.
+        timeout: seconds.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,7 +33,7 @@ def run_ranks(ranks: int, module: str, arguments: Sequence[Sequence[str | Path]]
         environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         processes.append(subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True))
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

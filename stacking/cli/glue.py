@@ -22,6 +22,8 @@ from stacking.errors import UserError
 @click.option("--from-mnli", is_flag=True, help="Also start MRPC, STS-B and RTE from the model fine-tuned on MNLI.")
 @click.option("--tokenizer", type=FOLDER, help="The model's tokenizer. Default: its own; for a run, its data's.")
 @click.option("--beside", type=FOLDER, multiple=True, metavar="OUT", help="Also show the results in another --out.")
+@click.option("--submit", is_flag=True, help="Submit every task to SLURM as a job, and report what is finished.")
+@click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="With --submit: the cluster's settings, a YAML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def glue(
     model: Path,
@@ -34,14 +36,19 @@ def glue(
     from_mnli: bool,
     tokenizer: Path | None,
     beside: tuple[Path, ...],
+    submit: bool,
+    site: Path | None,
     as_json: bool,
 ) -> None:
     """Fine-tune a model on GLUE and score it.
 
     MODEL is a run folder, a state, an export or another Hugging Face encoder. Run the same command again to continue
     an interrupted one.
+
+    With --submit, the same command submits what is missing and reports what is finished.
     """
-    from stacking.glue.command import Request, score
+    from stacking.glue.command import score
+    from stacking.glue.request import Request
     from stacking.glue.summary import read_summary
     from stacking.glue.table import as_text, paper_table, spread_table
     from stacking.huggingface.model_folder import kind_of
@@ -63,6 +70,8 @@ def glue(
         seeds=seeds,
         from_mnli=from_mnli,
         tokenizer=tokenizer,
+        submit=submit,
+        site=site,
     )
     summary = score(request, lambda line: click.echo(line, err=True))
     write_tables(request.out, spread_table(summary), paper_table([*others, summary]))

@@ -1,23 +1,24 @@
-"""Fine-tunes and scores a model on GLUE, task by task, and goes on where an earlier attempt stopped."""
+"""Fine-tunes and scores a model on GLUE, here or in SLURM jobs, and goes on where an earlier attempt stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import xxhash
 
 from stacking.errors import UserError
+from stacking.glue.jobs import arguments, jobs_of
 from stacking.glue.metrics import require_libraries
 from stacking.glue.model_source import ModelSource, find_model
 from stacking.glue.recipes import FineTuning, settings
+from stacking.glue.request import Request
 from stacking.glue.results import Results, SeedResult, encoder_file, result_file
 from stacking.glue.source import Source, hidden_sets, open_source
 from stacking.glue.submission import write_submission
 from stacking.glue.summary import GlueSummary, TaskSummary, summarise, write_summary
 from stacking.glue.tasks import FROM_MNLI, TASKS, GlueTask, chosen, folder_of
 from stacking.glue.unit import Unit, check_same, run_unit
+from stacking.slurm.tasks import submit_tasks
 from stacking.storage.files import checksum, disk_errors
 from stacking.terminal.progress_bar import bar
 from stacking.terminal.units import counted
@@ -27,31 +28,17 @@ _MNLI_SEED = 0
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for."""
-
-    model: Path
-    data: str
-    out: Path
-    tasks: tuple[str, ...]
-    """Empty: all but WNLI."""
-    recipe: str
-    changes: tuple[str, ...]
-    seeds: int | None
-    """None: each task's default."""
-    from_mnli: bool
-    tokenizer: Path | None
-
-
 def score(request: Request, tell: Tell) -> GlueSummary:
-    """Trains what is missing, then writes ``glue.json`` and the submission files, and returns the scores.
+    """Trains or submits what is missing, then writes ``glue.json`` and the submission files of what is finished.
 
     Everything that the user gave is checked before the first training starts.
 
+    Returns:
+        The scores of the tasks all of whose runs are finished.
+
     Raises:
         UserError: model, data, tasks or settings cannot be used, or contradict the results in ``out``.
-        StackingError: a training failed; the message names its log.
+        StackingError: a training failed, and the message names its log; or SLURM does not answer.
     """
     require_libraries()
     recipes = settings(request.recipe, request.changes)
@@ -66,18 +53,35 @@ def score(request: Request, tell: Tell) -> GlueSummary:
     ordered = sorted(tasks, key=lambda task: task.name != "MNLI") if request.from_mnli else tasks
     for task in ordered:
         work.check(task)
-    for task in ordered:
-        work.finish(task, from_mnli=False)
-    for task in [task for task in tasks if request.from_mnli and task.name in FROM_MNLI]:
-        work.finish(task, from_mnli=True)
+    if request.submit:
+        _submit(request, work, ordered, tell)
+    else:
+        for task, from_mnli in work.trainings(ordered):
+            work.finish(task, from_mnli)
     summary = GlueSummary(
         model=model.name, recipe=request.recipe, changes=request.changes, tasks=tuple(work.summaries(tasks))
     )
-    for task in tasks:
+    for task in [task for task in tasks if not work.missing(task, from_mnli=False)]:
         for path in write_submission(results, task, source, work.seeds(task)):
             tell(f"test predictions: {path}")
     write_summary(request.out, summary)
     return summary
+
+
+def _submit(request: Request, work: _Work, tasks: Sequence[GlueTask], tell: Tell) -> None:
+    """Submits the jobs whose tasks are not finished, and says how far each task is."""
+    wanted = {
+        name: arguments(request, group)
+        for name, group in jobs_of(request, tasks).items()
+        if any(work.missing(task, from_mnli) for task, from_mnli in work.trainings(group))
+    }
+    if wanted:
+        for line in submit_tasks(request.out.absolute(), wanted, request.site):
+            tell(line)
+    for task, from_mnli in work.trainings(tasks):
+        total = len(work.seeds(task))
+        done = total - len(work.missing(task, from_mnli))
+        tell(f"{folder_of(task.name, from_mnli)}: {done} of {counted(total, 'run')} finished")
 
 
 def _check_mnli(request: Request, tasks: Sequence[GlueTask]) -> None:
@@ -117,30 +121,42 @@ class _Work:
         """Rejects results of other settings before anything is trained."""
         self._done(task, from_mnli=False)
 
+    def trainings(self, tasks: Sequence[GlueTask]) -> list[tuple[GlueTask, bool]]:
+        """Returns what is trained: the tasks, each with whether it starts from MNLI; some do both."""
+        from_mnli = [task for task in tasks if self._request.from_mnli and task.name in FROM_MNLI]
+        return [(task, False) for task in tasks] + [(task, True) for task in from_mnli]
+
+    def missing(self, task: GlueTask, from_mnli: bool) -> list[int]:
+        """Returns the seeds that are still to be trained."""
+        has_encoder = encoder_file(self._results.place(TASKS["MNLI"])).is_file()
+        if from_mnli and not has_encoder:
+            return list(self.seeds(task))
+        lacks_encoder = self._keeps_encoder(task) and not has_encoder
+        done = self._done(task, from_mnli)
+        return [seed for seed in self.seeds(task) if seed not in done or (lacks_encoder and seed == _MNLI_SEED)]
+
+    def _keeps_encoder(self, task: GlueTask) -> bool:
+        return self._request.from_mnli and task.name == "MNLI"
+
     def finish(self, task: GlueTask, from_mnli: bool) -> None:
         """Trains the seeds that are missing."""
-        missing = [seed for seed in self.seeds(task) if seed not in self._done(task, from_mnli)]
+        missing = self.missing(task, from_mnli)
         place, label = self._results.place(task, from_mnli), folder_of(task.name, from_mnli)
-        keeps = self._request.from_mnli and task.name == "MNLI"
-        if keeps and not encoder_file(place).is_file():
-            missing = sorted({*missing, _MNLI_SEED})
         if not missing:
             self._tell(f"{label}: done already")
             return
         self._tell(f"{label}: {counted(len(missing), 'run')}")
         unit = self._unit(task, from_mnli).model_copy(
-            update={"seeds": tuple(missing), "keep_encoder": _MNLI_SEED if keeps else None}
+            update={"seeds": tuple(missing), "keep_encoder": _MNLI_SEED if self._keeps_encoder(task) else None}
         )
         with bar(label) as update:
             run_unit(unit, place, update)
 
     def summaries(self, tasks: Sequence[GlueTask]) -> list[TaskSummary]:
-        """Returns what the seeds of each task scored; a later run with fewer seeds leaves the others out."""
+        """Returns what the seeds of each finished task scored; a later run with fewer seeds leaves the others out."""
         found = []
-        for from_mnli in (False, True):
-            for task in tasks:
-                if from_mnli and not (self._request.from_mnli and task.name in FROM_MNLI):
-                    continue
+        for task, from_mnli in self.trainings(tasks):
+            if not self.missing(task, from_mnli):
                 done = self._done(task, from_mnli)
                 found.append(summarise([done[seed] for seed in self.seeds(task)], from_mnli))
         return found
@@ -156,11 +172,10 @@ class _Work:
         return done
 
     def _unit(self, task: GlueTask, from_mnli: bool) -> Unit:
-        data = Path(self._request.data)
         encoder = encoder_file(self._results.place(TASKS["MNLI"]))
         return Unit(
             model=self._model,
-            data=str(data.resolve()) if data.is_dir() else self._request.data,
+            data=self._request.source,
             task=task.name,
             recipe=self._recipes[task.name],
             data_digest=self._digests[task.name],

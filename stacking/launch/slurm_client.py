@@ -91,23 +91,24 @@ def own_job(environment: Mapping[str, str] = os.environ) -> int | None:
     return int(own) if own.isdigit() else None
 
 
-def submit_argv(script: Path, folder: Path, after: str | None = None) -> list[str]:
+def submit_argv(script: Path, folder: Path, after: str | None = None, hold: bool = True) -> list[str]:
     """Returns the command that submits ``script`` to run in ``folder`` after a dependency such as ``afterok:11``.
 
-    The job is submitted on hold, so that it cannot start before the run's journal records its id.
+    Args:
+        hold: the job cannot start before it is released, when the run's journal records its id.
     """
-    dependency = [] if after is None else [f"--dependency={after}"]
-    return ["sbatch", "--parsable", "--hold", f"--chdir={folder}", *dependency, str(script)]
+    options = (["--hold"] if hold else []) + [f"--chdir={folder}"] + ([f"--dependency={after}"] if after else [])
+    return ["sbatch", "--parsable", *options, str(script)]
 
 
-def submit(script: Path, folder: Path, after: str | None = None) -> int:
-    """Submits a script on hold and returns the job's id.
+def submit(script: Path, folder: Path, after: str | None = None, hold: bool = True) -> int:
+    """Submits a script and returns the job's id; arguments as in `submit_argv`.
 
     Raises:
         UserError: SLURM rejects the job; the message says why.
         StackingError: SLURM does not answer.
     """
-    answer = _run(submit_argv(script, folder, after), refused=str(script))
+    answer = _run(submit_argv(script, folder, after, hold), refused=str(script))
     number = answer.strip().rpartition("\n")[2].split(";")[0]
     if not number.isdigit():
         raise StackingError(f"sbatch answered {answer.strip()!r} where the id of a job was expected")

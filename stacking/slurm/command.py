@@ -95,7 +95,7 @@ def submit(request: SubmitRequest) -> Iterator[str]:
     else:
         _, jobs, scripts = _design(request, recipe, site, mode)
         _check_scripts(request, recipe, site, jobs, scripts)
-    with submitting(run):
+    with submitting(run.scripts):
         live = live_jobs(events := run.journal.events())
         if any(job.id not in unreleased(events, live) for job in live.values()):
             # A job may start at any moment and needs the run's lock, so this must not take it.

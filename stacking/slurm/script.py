@@ -38,10 +38,14 @@ def script(job: ChainJob, plan: Plan, run: RunFolder, site: Site, avoided: Seque
     asked = requests(job, site)
     check_warning(site, asked.hours, f"job {job.name}")
     values = placeholders(job, plan, run, site)
-    _check_options(job, asked, values)
+    check_options(job.name, asked, values)
     values["exclude"] = ",".join([*([values["exclude"]] if values["exclude"] else []), *avoided])
-    own = Path(site.templates) if site.templates else None
-    return render(find_template(job.template, own), values)
+    return rendered(job.template, values, site)
+
+
+def rendered(template: str, values: Mapping[str, Any], site: Site) -> str:
+    """Returns the site's own ``TEMPLATE.sbatch``, or the packaged one, with ``values`` in it."""
+    return render(find_template(template, Path(site.templates) if site.templates else None), values)
 
 
 def requests(job: ChainJob, site: Site) -> Resources | TransitionRequests:
@@ -55,63 +59,86 @@ def _or_those_of(site: Site, own: _Requests, names: Iterable[str]) -> _Requests:
     return own.model_copy(update={name: getattr(site, name) for name in names if getattr(own, name) is None})
 
 
-def title(run: RunFolder, job: ChainJob) -> str:
-    """Returns the job's name in the queue, whose first eight characters tell runs and jobs apart.
+def title(folder: Path, job: str) -> str:
+    """Returns a job's name in the queue, whose first eight characters tell folders and jobs apart.
 
-    The first part is a digest of the run's path, the last one the folder's name.
+    The first part is a digest of the folder's path, the last one its name.
     """
-    tag = hashlib.sha256(bytes(run.path)).hexdigest()[:3]
-    return f"{tag}-{job.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', run.path.name) or 'run'}"
+    tag = hashlib.sha256(bytes(folder)).hexdigest()[:3]
+    return f"{tag}-{job}-{re.sub(r'[^A-Za-z0-9._-]+', '_', folder.name) or 'run'}"
 
 
 def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
     """Returns the values that a template may use: quoted where the shell reads them, plain words elsewhere."""
     asked = requests(job, site)
-    words = {
-        name: expanded_here(value, f"site file or recipe: {name}") if (value := getattr(asked, name)) else None
-        for name in ("account", "partition", "qos", "constraint", "reservation", "exclude", "memory")
-    }
-    common = words | {
-        "name": title(run, job),
-        "job": job.name,
-        # Relative to the job's folder, so that SLURM does not interpret characters of the run's path.
-        "log": f"slurm/{job.name}.%j.log",
+    common = requested(run.path, job.name, asked, site)
+    common["exports"] += [f"{name}={shlex.quote(value)}" for name, value in _launcher(job, site).items()]
+    common |= {
         "warning_seconds": site.warning_seconds,
         "mends": site.mends,
-        "exclusive": asked.exclusive,
-        "time": _time(asked.hours),
-        "comment": shlex.quote(expanded_here(site.comment, "site file: comment")) if site.comment else None,
-        "mail": site.mail,
         "mail_type": "END,FAIL" if job.name != WATCHER and job.phases[-1].name == "report" else "FAIL",
-        "options": [_option(option) for option in asked.options or ()],
-        "setup": _setup(asked),
-        "exports": [f"{name}={_in_quotes(value)}" for name, value in site.environment.items()]
-        + [f"{name}={shlex.quote(value)}" for name, value in _launcher(job, site).items()],
-        "scratch": _in_quotes(site.scratch, "scratch") if site.scratch else None,
         "command": _command(job, run, site),
-        "again": None if site.requeue else _program(site, "stacking", "submit", "--resume", str(run.path)),
-        "interrupted": _program(site, "stacking.slurm.interrupted", str(run.path)),
+        "again": None if site.requeue else program(site, "stacking", "submit", "--resume", str(run.path)),
+        "interrupted": program(site, "stacking.slurm.interrupted", str(run.path)),
     }
     return common | (
         _transition(asked) if isinstance(asked, TransitionRequests) else _training(job, asked, plan, run, site)
     )
 
 
+def requested(folder: Path, job: str, asked: Requests, site: Site) -> dict[str, Any]:
+    """Returns what every job tells SLURM and its shell, whatever it runs.
+
+    Raises:
+        UserError: SLURM would misread the path of ``folder``, where the job works.
+    """
+    if found := re.search(r"[\x00-\x1f\x7f%\\]", str(folder)):
+        problem = f"contains {found.group()!r}, which SLURM replaces in log paths"
+        raise UserError(repr(str(folder)), problem, "choose another folder")
+    words = {
+        name: expanded_here(value, f"site file or recipe: {name}") if (value := getattr(asked, name)) else None
+        for name in ("account", "partition", "qos", "constraint", "reservation", "exclude", "memory")
+    }
+    return words | {
+        "name": title(folder, job),
+        "job": job,
+        # Relative to the job's folder, so that SLURM does not interpret characters of its path.
+        "log": f"slurm/{job}.%j.log",
+        "exclusive": asked.exclusive,
+        "time": _time(getattr(asked, "hours", None)),
+        "comment": shlex.quote(expanded_here(site.comment, "site file: comment")) if site.comment else None,
+        "mail": site.mail,
+        "mail_type": "FAIL",
+        "options": [_option(option) for option in asked.options or ()],
+        "setup": _setup(asked),
+        "exports": [f"{name}={in_quotes(value)}" for name, value in site.environment.items()],
+        "scratch": in_quotes(site.scratch, "scratch") if site.scratch else None,
+    }
+
+
 def _training(job: ChainJob, asked: Resources, plan: Plan, run: RunFolder, site: Site) -> dict[str, Any]:
-    gpus = asked.gpu_option if plan.launch.accelerator == "cuda" and asked.gpu_option != NO_GPUS else None
-    per_gpu = any(option_name(option) == "--cpus-per-gpu" for option in asked.options or ())
     return {
         "nodes": job.nodes,
         # With --ntasks-per-node, SLURM picks the fewest nodes of a range; without it, as many as are available.
         "tasks_per_node": None if job.is_elastic else job.shape.ranks_per_node,
-        "cores_per_task": None
-        if per_gpu
-        else (asked.cores_per_rank or 1) * (job.shape.ranks_per_node if job.is_elastic else 1),
-        "gpus": gpus.format(gpus=job.shape.ranks_per_node) if gpus else None,
-        "doctor": _program(site, "stacking", "doctor", "--before-job", "--run-dir", str(run.path))
+        "cores_per_task": cores(asked, job.shape.ranks_per_node if job.is_elastic else 1),
+        "gpus": gpus(asked, job.shape.ranks_per_node) if plan.launch.accelerator == "cuda" else None,
+        "doctor": program(site, "stacking", "doctor", "--before-job", "--run-dir", str(run.path))
         if site.doctor
         else None,
     }
+
+
+def gpus(asked: TrainingRequests, ranks: int) -> str | None:
+    """Returns the option that requests a node's GPUs for ``ranks``."""
+    option = asked.gpu_option
+    return option.format(gpus=ranks) if option is not None and option != NO_GPUS else None
+
+
+def cores(asked: TrainingRequests, ranks: int) -> int | None:
+    """Returns the cores of ``ranks``; None: an option requests them per GPU."""
+    per_gpu = any(option_name(option) == "--cpus-per-gpu" for option in asked.options or ())
+    return None if per_gpu else (asked.cores_per_rank or 1) * ranks
 
 
 def _transition(asked: TransitionRequests) -> dict[str, Any]:
@@ -125,7 +152,7 @@ def _setup(asked: Requests) -> list[str]:
     return modules + prelude if asked.modules_first else prelude + modules
 
 
-def _check_options(job: ChainJob, asked: Requests, values: Mapping[str, Any]) -> None:
+def check_options(job: str, asked: Requests, values: Mapping[str, Any]) -> None:
     """
     Raises:
         UserError: an option is given together with the key for it, one of which would be silently overridden.
@@ -133,23 +160,25 @@ def _check_options(job: ChainJob, asked: Requests, values: Mapping[str, Any]) ->
     for option in asked.options or ():
         key = KEYED.get(option_name(option))
         if key and values.get(_PLACEHOLDER_OF.get(key, key)):
-            raise UserError("options", f"has {option} for job {job.name}, and {key} is set too", "keep one of them")
+            raise UserError("options", f"has {option} for job {job}, and {key} is set too", "keep one of them")
 
 
 def _command(job: ChainJob, run: RunFolder, site: Site) -> str:
-    if found := re.search(r"[\x00-\x1f\x7f%\\]", str(run.path)):
-        problem = f"contains {found.group()!r}, which SLURM replaces in log paths"
-        raise UserError(repr(str(run.path)), problem, "choose another --run-dir")
     if job.name == WATCHER:
-        return _program(site, "stacking.slurm.watcher", str(run.path), str(site.mends))
+        return program(site, "stacking.slurm.watcher", str(run.path), str(site.mends))
     only = [] if job.name == "run" else ["--only", job.only]
-    return _program(site, "stacking", "resume", str(run.path), "--launcher", "slurm", *only)
+    return program(site, "stacking", "resume", str(run.path), "--launcher", "slurm", *only)
 
 
-def _program(site: Site, module: str, *arguments: str) -> str:
+def program(site: Site, module: str, *arguments: str) -> str:
     """Returns ``python -m MODULE`` for the job's shell, which expands the variables of ``python``."""
-    python = _in_quotes(site.python, "python") if site.python and "$" in site.python else None
-    return f"{python or shlex.quote(site.python or sys.executable)} {shlex.join(['-m', module, *arguments])}"
+    return f"{interpreter(site)} {shlex.join(['-m', module, *arguments])}"
+
+
+def interpreter(site: Site) -> str:
+    """Returns the Python interpreter for the job's shell."""
+    variable = site.python is not None and "$" in site.python
+    return in_quotes(str(site.python), "python") if variable else shlex.quote(site.python or sys.executable)
 
 
 def _option(option: str) -> str:
@@ -158,7 +187,7 @@ def _option(option: str) -> str:
     return f"{name}{sign}{shlex.quote(value)}" if sign else name + value
 
 
-def _in_quotes(value: str, required_by: str = "") -> str:
+def in_quotes(value: str, required_by: str = "") -> str:
     """Quotes a value so that the job's shell expands ``$NAMES`` and nothing else.
 
     Args:

@@ -73,20 +73,22 @@ def standing(run: RunFolder) -> dict[str, SlurmJob]:
 
 
 @contextmanager
-def submitting(run: RunFolder) -> Iterator[None]:
-    """Prevents other processes from submitting jobs of this run.
+def submitting(scripts: Path) -> Iterator[None]:
+    """Prevents other processes from submitting jobs whose scripts lie in the same folder.
 
     Raises:
-        UserError: another process is submitting jobs of this run.
+        UserError: another process is submitting some.
     """
-    with disk_errors(run.scripts):
-        run.scripts.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run.scripts / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    with disk_errors(scripts):
+        scripts.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(scripts / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise UserError(run.path, "is being submitted by another process", "wait until that has finished") from None
+        raise UserError(
+            scripts.parent, "is being submitted by another process", "wait until that has finished"
+        ) from None
     finally:
         os.close(descriptor)
 
@@ -236,6 +238,6 @@ def _refuse_other_mode(run: RunFolder, live: Mapping[str, SlurmJob], mode: Mode)
 def _orphans(run: RunFolder, jobs: Iterable[ChainJob]) -> list[SlurmJob]:
     """Returns pending jobs missing from the journal, left by an interrupted submission or lost lines."""
     known = {int(event["job"]) for event in run.journal.events() if event["event"] == "submitted"}
-    names = {title(run, job) for job in jobs}
+    names = {title(run.path, job.name) for job in jobs}
     found = slurm_client.jobs_in(run.path).values()
     return [job for job in found if job.id not in known and job.is_waiting and job.name in names]

@@ -96,7 +96,7 @@ def test_a_name_that_slurm_or_bash_could_misread_becomes_plain() -> None:
 
 def test_the_first_eight_characters_tell_runs_and_stages_apart() -> None:
     jobs = chain(plan_for_jobs(), RUN, PLAIN, "per-stage")
-    names = {title(RunFolder(Path("/runs") / run), job)[:8] for run in ("bert-large-a", "bert-large-b") for job in jobs}
+    names = {title(Path("/runs") / run, job.name)[:8] for run in ("bert-large-a", "bert-large-b") for job in jobs}
     assert len(names) == 2 * (len(jobs) - 2)  # the name of a transition begins like the stage before it
 
 
@@ -184,7 +184,7 @@ def test_a_variable_that_a_path_needs_ends_the_job_and_says_which_key(tmp_path: 
 
 @pytest.mark.parametrize("name", ["100%", "back\\slash", "new\nline", "bell\a"])
 def test_a_path_that_slurm_would_change_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="choose another --run-dir") as caught:
+    with pytest.raises(UserError, match="choose another folder") as caught:
         scripts(PLAIN, "per-stage", RunFolder(Path("/runs") / name))
     assert "\n" not in str(caught.value)
 

@@ -58,7 +58,7 @@ def test_waiting_jobs_that_the_journal_lost_are_not_submitted_beside(tmp_path: P
     for number in (11, 12):
         run.journal.append("submitted", job=number, name=jobs[0].name, mode="per-stage", phases="train:0")
     run.journal.path.write_bytes(run.journal.path.read_bytes().replace(b'"job": 12', b'"job": 13'))
-    name = title(run, jobs[0])
+    name = title(run.path, jobs[0].name)
     rows = [(11, "PENDING", name), (12, "PENDING", name), (14, "RUNNING", name), (15, "PENDING", "of-somebody-else")]
     lines = [f"{job}|{state}|gpu||0:00|N/A|Priority|{name}|{run.path}" for job, state, name in rows]
     slurm.answers("squeue", stdout="".join(f"{line}\n" for line in lines))

@@ -1,12 +1,13 @@
 """The same training step written with `transformers` and DeepSpeed.
 
-BertForPreTraining of the same shape and vocabulary with its default attention (SDPA), labels at every position with
--100 where nothing is predicted, padded inputs with an attention mask, the model's own loss, and the stage's exact
-DeepSpeed configuration.
+A class of the same shape and vocabulary with its default attention (SDPA), labels at every position with -100 where
+nothing is predicted, padded inputs with an attention mask, the model's own loss, and the stage's exact DeepSpeed
+configuration.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,27 +15,44 @@ import deepspeed
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
+from transformers import AutoConfig, AutoModelForMaskedLM, BertForPreTraining
 
 from stacking.bench.contender import Contender, Sections, unmeasured
 from stacking.bench.trial import Trial
 from stacking.data.sampler import SAMPLERS
 from stacking.data.unpad import Unpadded
-from stacking.huggingface.names import to_hugging_face
+from stacking.huggingface.architecture import architecture_of
+from stacking.huggingface.bert import BertFolder
+from stacking.model.config import ModelConfig
 from stacking.train.engine import parameter_groups
 
 _IGNORED = -100
 
 
+def untrained(model: ModelConfig, pairs: bool) -> Any:
+    """Return the class of transformers that does what ``model`` does, in fp32, with random weights.
+
+    It is BERT, or ModernBERT for ``modern``, whose class has no next-sentence head.
+
+    Args:
+        pairs: whether there is a next-sentence task.
+    """
+    architecture = architecture_of(model)
+    rival = architecture if architecture.rival else BertFolder()
+    config = AutoConfig.for_model(**rival.config(model))  # type: ignore[no-untyped-call]
+    if pairs and isinstance(rival, BertFolder):
+        return BertForPreTraining._from_config(config, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
+    return AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
+
+
 class HuggingFace(Contender):
-    """BertForPreTraining in DeepSpeed; BertForMaskedLM for samples without a next-sentence task."""
+    """A class of transformers in DeepSpeed."""
 
     def __init__(self, trial: Trial, compiled: bool = False) -> None:
         super().__init__(trial)
         torch.manual_seed(self.plan.seed)
-        config = BertConfig(**to_hugging_face(self.plan.model.with_layers(self.stage.layers)))
-        architecture = BertForPreTraining if SAMPLERS[self.plan.data.samples].pairs else BertForMaskedLM
-        model = architecture._from_config(config, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
+        model = untrained(self.plan.model.with_layers(self.stage.layers), SAMPLERS[self.plan.data.samples].pairs)
+        self._takes = inspect.signature(model.forward).parameters
         self._compiled = compiled
         if compiled:
             model.compile()
@@ -55,7 +73,7 @@ class HuggingFace(Contender):
             arrays["attention_mask"] = batch.attention_mask.astype(np.int64)
         if batch.nsp_labels is not None:
             arrays["next_sentence_label"] = batch.nsp_labels
-        return {name: self._to_device(array) for name, array in arrays.items()}
+        return {name: self._to_device(array) for name, array in arrays.items() if name in self._takes}
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor, device = torch.from_numpy(array), self.engine.device

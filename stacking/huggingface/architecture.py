@@ -42,6 +42,8 @@ class Architecture(ABC):
     """The modelling file, beside this one, that an export needs and includes; empty: the class is in transformers."""
     use: ClassVar[str] = ""
     """A sentence for the model card."""
+    rival: ClassVar[bool] = False
+    """Whether `stacking bench` compares with this class; otherwise with BERT, whose matrices are of the same sizes."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer must return for the class; empty: what it returns anyway."""
     aside: ClassVar[tuple[str, ...]] = ()

@@ -58,6 +58,7 @@ class ModernFolder(Architecture):
         "`ModernBertForMaskedLM` has no next-sentence head; that stands in `nsp_head.safetensors`: one logit of the "
         "first token's vector."
     )
+    rival = True
     inputs = ("input_ids", "attention_mask")
     aside = ("nsp_head.",)
 

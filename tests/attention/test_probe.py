@@ -18,9 +18,10 @@ from stacking.attention.found import FoundModel, find_model
 from stacking.attention.probe import HuggingFaceProbe, OwnProbe, open_probe
 from stacking.attention.tally import F32, Tally
 from stacking.errors import UserError
+from stacking.huggingface.export import export
 from stacking.model.bert import Bert, PostLNBert, PreLNBert, build
 from stacking.model.config import ModelConfig
-from tests.attention.conftest import POST_LN, PRE_LN
+from tests.attention.conftest import POST_LN, PRE_LN, SHAPE
 from tests.states import random_weights, write_state
 
 
@@ -109,9 +110,12 @@ def test_measuring_changes_neither_the_model_nor_its_results(config: ModelConfig
     assert all(torch.equal(a, b) for a, b in zip(before, model.logits(*arguments), strict=True))
 
 
-def test_an_export_attends_in_transformers_as_here(state: Path, exported: Path) -> None:
+@pytest.mark.parametrize("variant", ["post_ln", "pre_ln", "modern"])
+def test_an_export_attends_in_transformers_as_here(variant: str, data: Path, tmp_path: Path) -> None:
+    config = ModelConfig(variant=variant, **SHAPE)
+    state = write_state(tmp_path / "state", config, random_weights(config))
     _, _, mask = batch = inputs()
-    ours, theirs = open_probe(find_model(state)), open_probe(find_model(exported))
+    ours, theirs = open_probe(find_model(state)), open_probe(find_model(export(state, tmp_path / "export", data)))
     assert isinstance(ours, OwnProbe) and isinstance(theirs, HuggingFaceProbe)
     assert (ours.layers, ours.heads, ours.vocabulary, ours.longest) == (4, 4, 300, 40)
     assert (theirs.layers, theirs.heads, theirs.vocabulary, theirs.longest) == (4, 4, 300, 40)

@@ -204,8 +204,9 @@ def test_recomputed_layers_give_the_same_losses_and_gradients_with_dropout(confi
 
 
 @pytest.mark.slow
-def test_compiled_layers_give_the_same_losses_and_gradients() -> None:
-    model = without_dropout(CONFIGS["post_ln"]).float()
+@pytest.mark.parametrize("variant", ["post_ln", "modern"])
+def test_compiled_layers_give_the_same_losses_and_gradients(variant: str) -> None:
+    model = without_dropout(CONFIGS[variant]).float()
     use(model, KERNELS["cpu"])
     drawn = [without_padding(batch(lengths), CPU).inputs for lengths in ([16] * 3, RAGGED)]
     expected = [losses_and_gradients(model, *inputs) for inputs in drawn]

@@ -27,7 +27,9 @@ _MOST_OF_A_CHAIN = 4
 """Disturbances: fewer than a site's `mends` allows of any one kind."""
 _LONGEST_PAUSE = 12.0
 _LONGEST_ABSENCE = 20.0
-"""Seconds without slurmctld; one absence in eight is six times as long."""
+_OUTAGE = "slurmctld away for two minutes"
+_CHAINS_PER_OUTAGE = 10
+"""An outage outlasts phases, and whole jobs; as it takes long, it is not drawn but begins every tenth chain."""
 _PATIENCE = 600.0
 
 
@@ -48,9 +50,8 @@ def play(workshop: Workshop, seed: int, number: int) -> list[Result]:
     with _cluster(nodes) as lab:
         chain = Submitted(lab, folder, workshop.recipe(setting))
         chain.submit()
-        for _ in range(_MOST_OF_A_CHAIN):
+        for name in disturbances(draw, number):
             time.sleep(draw.uniform(0, _LONGEST_PAUSE))
-            name = draw.choice(list(_DISTURBANCES))
             running = _running(chain)
             if _live(chain) and (what := _DISTURBANCES[name](chain, draw)):
                 results.append(
@@ -70,6 +71,12 @@ def play(workshop: Workshop, seed: int, number: int) -> list[Result]:
     if details:
         return [replace(result, outcome=outcome or "different", details=details) for result in results]
     return results
+
+
+def disturbances(draw: random.Random, number: int) -> list[str]:
+    """The names of what chain ``number`` meets, in order."""
+    drawn = [draw.choice([name for name in _DISTURBANCES if name != _OUTAGE]) for _ in range(_MOST_OF_A_CHAIN)]
+    return [_OUTAGE, *drawn[1:]] if number % _CHAINS_PER_OUTAGE == 0 else drawn
 
 
 @contextmanager
@@ -157,13 +164,16 @@ def _kill_node(chain: Submitted, draw: random.Random) -> str | None:
     return f"{node} killed and revived"
 
 
-def _stop_slurmctld(chain: Submitted, draw: random.Random) -> str | None:
-    seconds = draw.uniform(1, _LONGEST_ABSENCE) * draw.choice([1] * 7 + [6])
-    chain.lab.tool("kill", "slurmctld")
-    time.sleep(seconds)
-    chain.lab.tool("revive", "slurmctld")
-    chain.lab.wait_until(lambda: "low" in chain.lab.run("sinfo", "-h", check=False))
-    return f"slurmctld away for {seconds:.0f} s"
+def _stop_slurmctld(shortest: float, longest: float) -> Callable[[Submitted, random.Random], str | None]:
+    def stop(chain: Submitted, draw: random.Random) -> str | None:
+        seconds = draw.uniform(shortest, longest)
+        chain.lab.tool("kill", "slurmctld")
+        time.sleep(seconds)
+        chain.lab.tool("revive", "slurmctld")
+        chain.lab.wait_until(lambda: "low" in chain.lab.run("sinfo", "-h", check=False))
+        return f"slurmctld away for {seconds:.0f} s"
+
+    return stop
 
 
 _DISTURBANCES: Mapping[str, Callable[[Submitted, random.Random], str | None]] = {
@@ -174,5 +184,6 @@ _DISTURBANCES: Mapping[str, Callable[[Submitted, random.Random], str | None]] = 
     "killed controller": _kill("stacking"),
     "killed rank": _kill("stacking.train.worker"),
     "killed node": _kill_node,
-    "slurmctld away": _stop_slurmctld,
+    "slurmctld away": _stop_slurmctld(1, _LONGEST_ABSENCE),
+    _OUTAGE: _stop_slurmctld(120, 120),
 }

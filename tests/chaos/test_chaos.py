@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import clocks, damage, processes
+from tests.chaos import clocks, clusters, damage, processes
 from tests.chaos.compare import leftovers, same
 from tests.chaos.damages import DAMAGES, FILES, harm
 from tests.chaos.places import PLACES, cut_back
@@ -103,6 +103,13 @@ def test_every_kind_of_file_meets_every_damage() -> None:
     assert len({(planned.kind, planned.damage) for planned in plans}) == len(plans)
     assert {planned.place for planned in plans} == set(PLACES)
     assert {planned.setting for planned in plans} == set(SETTINGS)
+
+
+def test_one_chain_in_ten_begins_with_a_slurm_that_is_away_for_long() -> None:
+    drawn = [clusters.disturbances(random.Random(number), number) for number in range(20)]
+    outage = drawn[0][0]
+    assert outage == "slurmctld away for two minutes"
+    assert [(number, names.index(outage)) for number, names in enumerate(drawn) if outage in names] == [(0, 0), (10, 0)]
 
 
 # A controller that is signalled

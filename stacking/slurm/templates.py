@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,24 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
     Raises:
         UserError: the template has a syntax error or a placeholder that is not among ``values``.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template.parent, SLURM_TEMPLATES]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = _environment(template.parent)
     try:
         _check(environment, template, values)
         return environment.get_template(template.name).render(values)
     except (jinja2.TemplateError, TypeError) as error:
         raise UserError(template, f"cannot be rendered ({error})", "compare it with the packaged template") from None
+
+
+@cache
+def _environment(folder: Path) -> jinja2.Environment:
+    """Returns the environment of a folder's templates, which keeps those that it has compiled."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, SLURM_TEMPLATES]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def _check(environment: jinja2.Environment, template: Path, values: Mapping[str, Any]) -> None:

@@ -1,5 +1,9 @@
-"""Estimates how long the demo takes on this machine, from a few measured updates.   tools/demo_minutes.py"""
+"""Estimates how long the demo takes on this machine, from a few measured updates.
 
+tools/demo_minutes.py [--set KEY=VALUE ...]
+"""
+
+import argparse
 import time
 
 import torch
@@ -41,7 +45,9 @@ def seconds_per_update(plan: Plan, stage: StagePlan) -> float:
 
 
 torch.set_num_threads(1)
-plan, _ = plan_recipe(load_recipe("demo", ["model.vocabulary=1024"]))
+parser = argparse.ArgumentParser()
+parser.add_argument("--set", action="append", default=[], dest="overrides")
+plan, _ = plan_recipe(load_recipe("demo", ["model.vocabulary=1024", *parser.parse_args().overrides]))
 if plan.launch.accelerator == "cuda":
     print("This takes a few minutes.")
 else:

@@ -20,6 +20,10 @@ adam = {{"type": "AdamW", "params": {{"torch_adam": True}}}}
 config = {{"train_micro_batch_size_per_gpu": 1, "optimizer": adam, **{more}}}
 deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
 """
+NO_KERNELS = """
+from stacking.state.deepspeed_private import compile_no_operations
+compile_no_operations()
+"""
 LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
 COMPILER = """#!/bin/sh
 case " $* " in *" -c "*) echo "kernel.cpp:7:10: fatal error: immintrin.h: not found" >&2; exit 1;; esac
@@ -48,14 +52,14 @@ def line_about(script: str, **environment: str | Path) -> str:
 
 @pytest.mark.distributed
 def test_a_configuration_that_deepspeed_rejects() -> None:
-    line = line_about(ENGINE.format(more='{"compile": {"enabled": True}}'))
+    line = line_about(NO_KERNELS + ENGINE.format(more='{"compile": {"enabled": True}}'))
     assert line == "DeepSpeed rejects the ds_config: CompileConfig: enabled: Extra inputs are not permitted"
 
 
 @pytest.mark.distributed
 def test_a_package_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "wandb.py").write_text("import a_part_of_wandb\n")  # shadows it, wherever it is installed
-    line = line_about(ENGINE.format(more='{"wandb": {"enabled": True}}'), PYTHONPATH=tmp_path)
+    line = line_about(NO_KERNELS + ENGINE.format(more='{"wandb": {"enabled": True}}'), PYTHONPATH=tmp_path)
     assert line == "the package a_part_of_wandb is not installed; install it, or disable the feature that needs it"
 
 
@@ -73,7 +77,7 @@ def test_memory_that_the_host_does_not_have(allocation: str, size: str) -> None:
 
 @pytest.mark.distributed
 def test_a_network_interface_that_does_not_exist() -> None:
-    assert line_about(ENGINE.format(more="{}"), GLOO_SOCKET_IFNAME="nosuch0") == (
+    assert line_about(NO_KERNELS + ENGINE.format(more="{}"), GLOO_SOCKET_IFNAME="nosuch0") == (
         "this machine has no network interface nosuch0; correct GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME (`ip link` "
         "lists the names)"
     )

@@ -1,7 +1,8 @@
-"""Fast tests first: what starts no processes of its own, then what starts ranks, then what starts a whole SLURM.
+"""Fast tests first: what starts no processes of its own, then SLURM without ranks, then ranks, at last ranks on SLURM.
 
-In parallel (``--dist loadgroup``), what starts ranks stays on one worker, for ranks fill all cores, and so does what
-needs SLURM, which waits more than it computes. These two begin at once; the fast tests fill up, file by file.
+In parallel (``--dist loadgroup``), what starts ranks stays on one worker, for ranks fill all cores, and what starts
+ranks through SLURM on another, for it waits more than it computes. These two begin at once; all other tests go file by
+file to whoever is free.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import pytest
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
-_LATER = ("slow", "distributed", "slurm")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=_cost, reverse=hasattr(config, "workerinput"))
     for item in items:
-        group = (item.path.stem, "ranks", "ranks", "slurm")[_cost(item)]
-        item.add_marker(pytest.mark.xdist_group(group))
+        distributed, slurm, _ = _cost(item)
+        group = "slurm" if slurm else "ranks"
+        item.add_marker(pytest.mark.xdist_group(group if distributed else str(item.path)))
 
 
-def _cost(item: pytest.Item) -> int:
-    return max((_LATER.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in _LATER), default=0)
+def _cost(item: pytest.Item) -> tuple[bool, ...]:
+    marks = {mark.name for mark in item.iter_markers()}
+    return tuple(name in marks for name in ("distributed", "slurm", "slow"))

@@ -1,4 +1,4 @@
-"""One SLURM for the session, empty again after every test; its tests are skipped where there cannot be one."""
+"""One SLURM and one undisturbed run for the session; tests are skipped where there cannot be a SLURM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import prepare_text
+from tests.chain import prepare_text, write_recipe
+from tests.slurm_lab.jobs import create, submit
 from tests.slurm_lab.lab import TOOL, Lab
 
 
@@ -37,7 +38,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_text(tmp_path_factory.mktemp("text"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two stages on two ranks that are long enough to be disturbed."""
+    first = {"layers": 1, "steps": 500, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}}
+    rarely = {"checkpoint": {"every_steps": 60, "keep": 2}, "evaluation": {"every_steps": 200, "samples": 16}}
+    folder = tmp_path_factory.mktemp("long")
+    return write_recipe(folder, data, stages=[first, {"layers": 2, "steps": 400}], **rarely)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(session_lab: Lab, recipe: Path) -> Path:
+    """The run of ``recipe`` in one job of two nodes."""
+    session_lab.clear()
+    run = create(recipe, recipe.parent / "undisturbed")
+    job = submit(session_lab, run)
+    assert session_lab.wait_for_end(job)["JobState"] == "COMPLETED", session_lab.output(job)
+    return run
+
+
+@pytest.fixture(scope="module")
 def network_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A SLURM whose nodes have addresses of their own and cables that can be cut."""
     if reason := _missing("--network"):

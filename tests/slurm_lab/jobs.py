@@ -55,6 +55,13 @@ def steps(run: Path, stage: str) -> int:
     return max((record["step"] for record in records(run, stage)), default=0)
 
 
+def goes_on(lab: Lab, run: Path, stage: str, updates: int) -> None:
+    """Wait until ranks that are started again just now have made some updates."""
+    lab.wait_until(lambda: events(run)[-1]["event"] == "started")
+    since = events(run)[-1]["time"]
+    lab.wait_until(lambda: sum(record["time"] > since for record in records(run, stage)) >= updates, every=0.02)
+
+
 def processes(run: Path, module: str) -> list[int]:
     """The processes that run ``python -m MODULE`` for ``run``: ranks, or a phase between two trainings."""
     found = []

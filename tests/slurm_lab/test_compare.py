@@ -17,12 +17,20 @@ from tests.slurm_lab.submitted import ROOT
 pytestmark = pytest.mark.slurm
 
 
+def waiting(folder: Path) -> Path:
+    """An interpreter that waits in place of the controller."""
+    path = folder / "waiting"
+    path.write_text(f'#!/bin/sh\ncase "$2" in stacking.slurm.*) exec {sys.executable} "$@";; esac\nexec sleep 600\n')
+    path.chmod(0o755)
+    return path
+
+
 def test_every_run_is_submitted_once_as_a_chain(lab: Lab, data: Path, tmp_path: Path) -> None:
     scratch = write_recipe(tmp_path, "scratch", [2], [24])
     late = write_recipe(tmp_path, "late", [1, 2], [16, 8])
     out, site = tmp_path / "out", tmp_path / "site.yaml"
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    site.write_text(yaml.safe_dump({"python": sys.executable, "doctor": False, "environment": environment}))
+    site.write_text(yaml.safe_dump({"python": str(waiting(tmp_path)), "doctor": False, "environment": environment}))
     runs = [RunFolder(out / "arms" / name / "seed-0") for name in ("scratch", "late")]
 
     def stacking(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -16,12 +16,12 @@ from tests.slurm_lab.submitted import ROOT, Submitted
 pytestmark = pytest.mark.slurm
 
 
-def only_the_doctor_is_real(folder: Path) -> Path:
-    """An interpreter that runs the stub in place of the controller, and the doctor as it is."""
+def only_the_controller_is_a_stub(folder: Path) -> Path:
+    """An interpreter that runs the stub in place of the controller, and everything else as it is."""
     path = folder / "python"
     path.write_text(
-        f'#!/bin/sh\ncase "$3" in doctor) exec {sys.executable} "$@";; esac\n'
-        f'exec {sys.executable} -m tests.slurm_lab.stub_controller "$@"\n'
+        f'#!/bin/sh\ncase "$3" in resume) exec {sys.executable} -m tests.slurm_lab.stub_controller "$@";; esac\n'
+        f'exec {sys.executable} "$@"\n'
     )
     path.chmod(0o755)
     return path
@@ -35,12 +35,13 @@ def test_a_node_that_cannot_train_ends_its_job_before_training_and_is_looked_at_
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')")
     environment = {"PYTHONPATH": f"{broken.parent}:{ROOT}"}
-    recipe, python = write_recipe(tmp_path, data), only_the_doctor_is_real(tmp_path)
+    stage = {"layers": 1, "steps": 6, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}}
+    recipe, python = write_recipe(tmp_path, data, stages=[stage]), only_the_controller_is_a_stub(tmp_path)
     chain = Submitted(lab, tmp_path, recipe, python=python, doctor=True, environment=environment)
     chain.submit()
     first = chain.jobs()
     lab.wait_for(first["0-L1"], "FAILED")
-    lab.wait_until(lambda: lab.state(first["finish"]) == "CANCELLED")
+    lab.wait_for(first["watch"], "COMPLETED")
     assert lab.job(first["0-L1"])["Restarts"] == "0"
     (log,) = (chain.run / "slurm").glob("0-L1.*.log")
     said = [line for line in log.read_text().splitlines() if line.startswith("stacking")]

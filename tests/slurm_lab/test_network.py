@@ -9,37 +9,29 @@ from pathlib import Path
 import pytest
 
 from stacking.storage.files import checksum
-from tests.chain import stacking, write_recipe
 from tests.slurm_lab.jobs import create, steps, submit
 from tests.slurm_lab.lab import Lab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
 
-RARELY = {"checkpoint": {"every_steps": 50, "keep": 2}, "evaluation": {"every_steps": 250, "samples": 16}}
-STAGES = [{"layers": 1, "steps": 250, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}}]
 
-
-def test_a_node_that_is_cut_off_does_not_stop_the_run(network_lab: Lab, data: Path, tmp_path: Path) -> None:
+def test_a_node_that_is_cut_off_does_not_stop_the_run(
+    undisturbed: Path, network_lab: Lab, recipe: Path, tmp_path: Path
+) -> None:
     lab = network_lab
-    recipe = write_recipe(tmp_path, data, stages=STAGES, **RARELY)
     run = create(recipe, tmp_path / "run")
-    job = submit(lab, run)
+    job = submit(lab, run, arguments="--only train:0,consolidate:0")
     lab.wait_until(lambda: steps(run, "0-L1") >= 60, every=0.02)
     lab.tool("cut", "n2")
     lab.wait_until(lambda: lab.job(job)["Restarts"] == "1" and lab.state(job) == "RUNNING")
     assert lab.job(job)["NodeList"] == "n[1,3]"
     lab.tool("join", "n2")
     assert lab.wait_for_end(job)["JobState"] == "COMPLETED", lab.output(job)
-
-    undisturbed = tmp_path / "undisturbed"
-    stacking("run", recipe, "--run-dir", undisturbed)
     weights = "0-L1/state/weights.safetensors"
     assert checksum(run / weights) == checksum(undisturbed / weights)
 
 
-def test_ranks_meet_at_the_first_nodes_address_over_the_sites_interface(
-    network_lab: Lab, data: Path, tmp_path: Path
-) -> None:
+def test_ranks_meet_at_the_first_nodes_address_over_the_sites_interface(network_lab: Lab, tmp_path: Path) -> None:
     script = (
         "import os; from stacking.launch.rendezvous import rendezvous as r; v = r(os.environ); "
         "print(v['RANK'], v['MASTER_ADDR'], v['MASTER_PORT'], v['GLOO_SOCKET_IFNAME'])"

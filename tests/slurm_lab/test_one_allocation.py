@@ -15,31 +15,13 @@ from safetensors.numpy import load_file
 
 from stacking.run.checkpoints import latest
 from stacking.storage.files import checksum, read_json, verify_folder
-from tests.chain import write_recipe
-from tests.slurm_lab.jobs import create, events, has, processes, records, steps, submit
+from tests.slurm_lab.jobs import create, events, goes_on, has, processes, records, steps, submit
 from tests.slurm_lab.lab import Lab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
 
-STAGES = [
-    {"layers": 1, "steps": 500, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}},
-    {"layers": 2, "steps": 400},
-]
-
-
-@pytest.fixture(scope="module")
-def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rarely = {"checkpoint": {"every_steps": 60, "keep": 2}, "evaluation": {"every_steps": 200, "samples": 16}}
-    return write_recipe(tmp_path_factory.mktemp("one"), data, stages=STAGES, **rarely)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(session_lab: Lab, recipe: Path) -> Path:
-    session_lab.clear()
-    run = create(recipe, recipe.parent / "undisturbed")
-    job = submit(session_lab, run)
-    assert session_lab.wait_for_end(job)["JobState"] == "COMPLETED", session_lab.output(job)
-    return run
+ENDLESS = ("stages[0].steps=100000", "checkpoint.every_steps=100000")
+ALONE = ("launch.ranks=1", *ENDLESS)
 
 
 @pytest.fixture(scope="module")
@@ -130,20 +112,23 @@ def test_every_update_has_the_same_samples_and_loss(undisturbed: Path, disturbed
 
 
 def test_a_time_limit_leaves_a_checkpoint_and_the_job_goes_on(lab: Lab, recipe: Path, tmp_path: Path) -> None:
-    run = create(recipe, tmp_path / "run", "stages[0].steps=100000", "checkpoint.every_steps=100000")
-    job = submit(lab, run, "--time=1", "--signal=B:USR1@20")
+    run = create(recipe, tmp_path / "run", *ALONE)
+    job = submit(lab, run, "--nodes=1", "--time=60", "--signal=B:USR1@300")
+    lab.wait_until(lambda: steps(run, "0-L1") >= 1)
+    lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=5")
     lab.wait_until(lambda: has(run, "preempted", "train", 0))
+    lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     stopped = stopped_at(run, "0-L1")
     assert "SIGUSR1" in events(run)[-1]["message"] and stopped == steps(run, "0-L1")
     lab.wait_until(lambda: steps(run, "0-L1") > stopped)
     assert lab.job(job)["Restarts"] == "1"
 
 
-def test_a_grace_time_lets_the_ranks_end_the_job_themselves(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_a_grace_time_lets_the_ranks_end_the_job_themselves(lab: Lab, recipe: Path, tmp_path: Path) -> None:
     """With GraceTime SLURM warns the ranks alone, not the controller, and ends the job only later."""
-    lab = Lab(tmp_path / "lab", "--grace", "60")
+    run = create(recipe, tmp_path / "run", *ENDLESS)
+    lab.run("scontrol", "update", "PartitionName=low", "GraceTime=60")
     try:
-        run = create(recipe, tmp_path / "run", "stages[0].steps=100000", "checkpoint.every_steps=100000")
         job = submit(lab, run)
         lab.wait_until(lambda: steps(run, "0-L1") >= 20)
         preempt(lab)
@@ -152,14 +137,13 @@ def test_a_grace_time_lets_the_ranks_end_the_job_themselves(data: Path, recipe: 
         lab.wait_until(lambda: steps(run, "0-L1") > stopped)
         assert lab.job(job)["Restarts"] == "1"
     finally:
-        lab.stop()
+        lab.run("scontrol", "update", "PartitionName=low", "GraceTime=0")
 
 
 def test_a_crash_is_tried_again_only_so_often(lab: Lab, recipe: Path, tmp_path: Path) -> None:
     """Two crashes without a checkpoint between them; one of them may be tried again."""
-    endless = ("stages[0].steps=100000", "checkpoint.every_steps=100000")
-    run = create(recipe, tmp_path / "run", "launch.retries=1", "launch.retry_seconds=1", *endless)
-    job = submit(lab, run)
+    run = create(recipe, tmp_path / "run", "launch.retries=1", "launch.retry_seconds=1", *ALONE)
+    job = submit(lab, run, "--nodes=1")
     for attempt in (1, 2):
         lab.wait_until(lambda attempt=attempt: count(run, "started") == attempt)
         goes_on(lab, run, "0-L1", 3)
@@ -175,13 +159,6 @@ def test_a_crash_is_tried_again_only_so_often(lab: Lab, recipe: Path, tmp_path: 
 def preempt(lab: Lab) -> int:
     """A short job of high priority on all nodes; its id."""
     return lab.sbatch("--nodes=3", "--exclusive", "--partition=high", "--output=/dev/null", "--wrap", "sleep 1")
-
-
-def goes_on(lab: Lab, run: Path, stage: str, updates: int) -> None:
-    """Wait until ranks that are started again just now have made some updates."""
-    lab.wait_until(lambda: events(run)[-1]["event"] == "started")
-    since = events(run)[-1]["time"]
-    lab.wait_until(lambda: sum(record["time"] > since for record in records(run, stage)) >= updates, every=0.02)
 
 
 def count(run: Path, event: str) -> int:

@@ -6,38 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import stacking, write_recipe
-from tests.slurm_lab.jobs import create, events, records, steps, submit
+from tests.chain import stacking
+from tests.slurm_lab.jobs import create, events, goes_on, records, steps, submit
 from tests.slurm_lab.lab import Lab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
 
-STAGES = [{"layers": 2, "steps": 600, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 3e-3}}]
-
-
-@pytest.fixture(scope="module")
-def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recipe(
-        tmp_path_factory.mktemp("elastic"),
-        data,
-        stages=STAGES,
-        launch={"launcher": "local", "ranks": 2, "accelerator": "cpu", "elastic": True},
-        checkpoint={"every_steps": 100, "keep": 2},
-        evaluation={"every_steps": 300, "samples": 64},
-    )
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe: Path) -> Path:
-    run = recipe.parent / "undisturbed"
-    stacking("run", recipe, "--run-dir", run)
-    return run
+STAGE = "0-L1"
 
 
 @pytest.fixture(scope="module")
 def another_seed(recipe: Path) -> Path:
-    run = recipe.parent / "another-seed"
-    stacking("run", recipe, "--run-dir", run, "--set", "seed=8")
+    run = create(recipe, recipe.parent / "another-seed", "seed=8")
+    stacking("resume", run, "--only", "train:0")
     return run
 
 
@@ -48,11 +29,12 @@ def resized(session_lab: Lab, recipe: Path) -> Path:
     lab.clear()
     lab.run("scontrol", "update", "NodeName=n3", "State=DRAIN", "Reason=none is spare")
     try:
-        run = create(recipe, recipe.parent / "resized")
-        job = submit(lab, run, "--nodes=1-2")
-        lab.wait_until(lambda: steps(run, "0-L2") >= 150, every=0.02)
+        run = create(recipe, recipe.parent / "resized", "launch.elastic=true")
+        job = submit(lab, run, "--nodes=1-2", arguments="--only train:0")
+        lab.wait_until(lambda: steps(run, STAGE) >= 150, every=0.02)
         lab.tool("kill", "n2")
-        lab.wait_until(lambda: world_sizes(run)[-1] == 1 and steps(run, "0-L2") >= 300, every=0.02)
+        lab.wait_until(lambda: world_sizes(run)[-1] == 1)
+        goes_on(lab, run, STAGE, 50)
         lab.tool("revive", "n2")
         lab.wait_until(lambda: "idle" in lab.run("sinfo", "-h", "-n", "n2", "-p", "low", "-o", "%t"), every=0.05)
         lab.run("scontrol", "requeue", str(job))
@@ -69,7 +51,7 @@ def test_the_stage_went_on_with_one_rank_and_then_with_two(resized: Path) -> Non
 
 def test_every_update_was_made_once_on_the_same_samples(undisturbed: Path, resized: Path) -> None:
     facts = ("step", "global_step", "samples", "tokens", "learning_rate")
-    expected, found = ([[r[fact] for fact in facts] for r in records(run, "0-L2")] for run in (undisturbed, resized))
+    expected, found = ([[r[fact] for fact in facts] for r in records(run, STAGE)] for run in (undisturbed, resized))
     assert expected == found
 
 
@@ -80,16 +62,16 @@ def test_the_losses_stay_within_the_noise_between_seeds(
     with capsys.disabled():
         print(f"\nmean |difference of losses|: elastic {elastic:.2e}, between seeds {noise:.2e}")
         for run in (undisturbed, resized, another_seed):
-            print(f"{run.name:12} final losses {[round(r['loss'], 4) for r in records(run, '0-L2')[-3:]]}")
+            print(f"{run.name:12} final losses {[round(r['loss'], 4) for r in records(run, STAGE)[-3:]]}")
     assert elastic < noise
 
 
 def test_a_run_that_may_not_be_resized_says_so_in_one_line(lab: Lab, recipe: Path, tmp_path: Path) -> None:
-    run = create(recipe, tmp_path / "run", "launch.elastic=false")
+    run = create(recipe, tmp_path / "run")
     job = submit(lab, run, "--nodes=1")
     assert lab.wait_for_end(job)["ExitCode"] == "2:0"
     said = lab.output(job).strip().splitlines()
-    assert "recipe.yaml: launch.elastic: is false: 0-L2 is planned for 2 ranks, but only 1 are available" in said[-1]
+    assert "recipe.yaml: launch.elastic: is false: 0-L1 is planned for 2 ranks, but only 1 are available" in said[-1]
 
 
 def world_sizes(run: Path) -> list[int]:
@@ -99,6 +81,6 @@ def world_sizes(run: Path) -> list[int]:
 
 def distance(one: Path, other: Path) -> float:
     """Mean absolute difference of the training losses, update by update."""
-    pairs = zip(records(one, "0-L2"), records(other, "0-L2"), strict=True)
+    pairs = zip(records(one, STAGE), records(other, STAGE), strict=True)
     differences = [abs(a["loss"] - b["loss"]) for a, b in pairs]
     return sum(differences) / len(differences)

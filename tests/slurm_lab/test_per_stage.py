@@ -18,13 +18,15 @@ from tests.slurm_lab.submitted import Submitted
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
 
 STAGES = ["0-L1", "1-L2"]
+STEPS = 300
+"""Of the second stage: enough to be preempted twice and cancelled, however fast they are."""
 
 
 def recipe(folder: Path, data: Path) -> Path:
-    """A stage on one rank, then one on two that is long enough to be disturbed."""
+    """A stage on one rank, then one on two."""
     first = {"layers": 1, "steps": 6, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}}
-    stages = [first | {"ranks": 1}, {"layers": 2, "steps": 60, "ranks": 2}]
-    rarely = {"checkpoint": {"every_steps": 20, "keep": 2}, "evaluation": {"every_steps": 60, "samples": 16}}
+    stages = [first | {"ranks": 1}, {"layers": 2, "steps": STEPS, "ranks": 2}]
+    rarely = {"checkpoint": {"every_steps": 100, "keep": 2}, "evaluation": {"every_steps": 100, "samples": 16}}
     return write_recipe(folder, data, stages=stages, **rarely)
 
 
@@ -41,48 +43,25 @@ def chain(lab: Lab, tmp_path: Path, data: Path) -> Submitted:
     return Submitted(lab, tmp_path, recipe(tmp_path, data))
 
 
-def test_from_recipe_to_export_each_stage_on_its_own_nodes(chain: Submitted, undisturbed: Path) -> None:
-    chain.submit("--set", "stages[1].resources.partition=high")
-    assert_finished(chain)
-    jobs = {name: chain.lab.job(job) for name, job in chain.jobs().items()}
-    assert [jobs[name]["NumNodes"] for name in STAGES] == ["1", "2"]
-    assert [jobs[name]["Partition"] for name in STAGES] == ["low", "high"]
-    last = RunFolder(chain.run).stage("1-L2").checkpoints / "global_step60"
-    assert read_json(last / "progress.json")["world_size"] == 2
-    assert (chain.run / "export" / "model.safetensors").is_file()
-    assert "finished" in chain.stacking("status", chain.run).stdout
-    assert_same(chain.run, undisturbed)
-
-
-def test_a_preempted_stage_leaves_a_checkpoint_and_the_chain_mends_itself(chain: Submitted, undisturbed: Path) -> None:
+@pytest.fixture(scope="module")
+def disturbed(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, data: Path) -> Submitted:
+    """A chain that meets every misfortune, one after the other; what each one must lead to is asserted on the way."""
+    session_lab.clear()
+    folder = tmp_path_factory.mktemp("disturbed")
+    chain = Submitted(session_lab, folder, recipe(folder, data))
     chain.submit()
-    job = chain.jobs()["1-L2"]
-    for _ in range(2):
-        before = steps(chain.run, "1-L2")
-        chain.lab.wait_until(lambda before=before: steps(chain.run, "1-L2") >= before + 3)  # type: ignore[misc]
-        preempt(chain.lab)
-    chain.lab.wait_until(lambda: int(chain.lab.job(job)["Restarts"]) >= 1)
+    damage_data_between_stages(chain, data)
+    chain.resume()
+    requeue_transition(chain)
+    preempt_training_twice(chain)
+    cancel_training(chain)
+    chain.resume()
     assert_finished(chain)
-    preempted = [event for event in chain.events("preempted") if event["stage"] == 1]
-    assert preempted and all(event["phase"] == "train" for event in preempted)
-    assert len(chain.events("submitted")) == len(chain.jobs())
-    assert_same(chain.run, undisturbed)
+    return chain
 
 
-def test_a_transition_that_is_requeued_is_made_again(chain: Submitted, undisturbed: Path) -> None:
-    chain.submit()
-    job = chain.jobs()["0-L1-to-1-L2"]
-    chain.lab.wait_until(lambda: any(event["phase"] == "consolidate" for event in chain.events("started")))
-    chain.lab.run("scontrol", "requeue", str(job))
-    assert_finished(chain)
-    assert chain.lab.job(job)["Restarts"] == "1"
-    assert_same(chain.run, undisturbed)
-
-
-def test_a_stage_that_cannot_work_stops_the_chain_until_it_is_submitted_again(
-    chain: Submitted, undisturbed: Path, data: Path
-) -> None:
-    chain.submit()
+def damage_data_between_stages(chain: Submitted, data: Path) -> None:
+    """The next job fails, and those after it never start."""
     first = chain.jobs()
     chain.lab.run("scontrol", "hold", str(first["0-L1-to-1-L2"]))
     chain.lab.wait_for(first["0-L1"], "COMPLETED")
@@ -98,24 +77,73 @@ def test_a_stage_that_cannot_work_stops_the_chain_until_it_is_submitted_again(
     assert not (chain.run / "1-L2" / "checkpoints").exists()
     log = chain.run / "slurm" / f"0-L1-to-1-L2.{first['0-L1-to-1-L2']}.log"
     assert shard.name in log.read_text()
-    chain.resume()
-    assert chain.jobs()["0-L1"] == first["0-L1"]
-    assert_finished(chain)
-    assert_same(chain.run, undisturbed)
 
 
-def test_cancel_in_training_leaves_a_checkpoint_and_no_job(chain: Submitted, undisturbed: Path) -> None:
-    chain.submit()
-    chain.lab.wait_until(lambda: steps(chain.run, "1-L2") >= 3)
+def requeue_transition(chain: Submitted) -> None:
+    chain.lab.wait_until(lambda: any(event["phase"] == "consolidate" for event in chain.events("started")))
+    chain.lab.run("scontrol", "requeue", str(chain.jobs()["0-L1-to-1-L2"]))
+
+
+def preempt_training_twice(chain: Submitted) -> None:
+    for _ in range(2):
+        before = steps(chain.run, "1-L2")
+        chain.lab.wait_until(lambda before=before: steps(chain.run, "1-L2") >= before + 3)  # type: ignore[misc]
+        preempt(chain.lab)
+    chain.lab.wait_until(lambda: int(chain.lab.job(chain.jobs()["1-L2"])["Restarts"]) >= 1)
+
+
+def cancel_training(chain: Submitted) -> None:
+    """It leaves a checkpoint of that very step and no job."""
+    before = steps(chain.run, "1-L2")
+    chain.lab.wait_until(lambda: steps(chain.run, "1-L2") >= before + 3)
     chain.stacking("cancel", chain.run)
     assert chain.lab.run("squeue", "-h").strip() == ""
     done = steps(chain.run, "1-L2")
     assert (chain.run / "1-L2" / "checkpoints" / "latest").read_text() == f"global_step{done}"
     status = json.loads(chain.stacking("status", chain.run, "--json").stdout)
     assert status["state"] == "cancelled" and status["step"] == done
-    chain.resume()
+
+
+def test_from_recipe_to_export_each_stage_on_its_own_nodes(chain: Submitted, undisturbed: Path) -> None:
+    chain.submit("--set", "stages[1].resources.partition=high")
     assert_finished(chain)
+    found = {name: chain.lab.job(job) for name, job in chain.jobs().items()}
+    assert [found[name]["NumNodes"] for name in STAGES] == ["1", "2"]
+    assert [found[name]["Partition"] for name in STAGES] == ["low", "high"]
+    last = RunFolder(chain.run).stage("1-L2").checkpoints / f"global_step{STEPS}"
+    assert read_json(last / "progress.json")["world_size"] == 2
+    assert (chain.run / "export" / "model.safetensors").is_file()
+    assert "finished" in chain.stacking("status", chain.run).stdout
     assert_same(chain.run, undisturbed)
+
+
+def test_a_disturbed_chain_ends_with_the_same_bits(disturbed: Submitted, undisturbed: Path) -> None:
+    assert_same(disturbed.run, undisturbed)
+
+
+def test_a_stage_that_cannot_work_stops_the_chain_until_it_is_submitted_again(disturbed: Submitted) -> None:
+    assert [len(jobs(disturbed, name)) for name in ("0-L1", "0-L1-to-1-L2")] == [1, 2]
+    failed = jobs(disturbed, "0-L1-to-1-L2")[0]
+    assert disturbed.lab.state(failed) == "FAILED"
+    assert not [event for event in disturbed.events("resumed") if event["job"] == failed]
+
+
+def test_a_transition_that_is_requeued_is_made_again(disturbed: Submitted) -> None:
+    job = jobs(disturbed, "0-L1-to-1-L2")[1]
+    assert disturbed.lab.job(job)["Restarts"] == "1" and disturbed.lab.state(job) == "COMPLETED"
+    assert [disturbed.finished().count(phase) for phase in ("consolidate:0", "grow:1")] == [1, 1]
+
+
+def test_a_preempted_stage_leaves_a_checkpoint_and_the_chain_mends_itself(disturbed: Submitted) -> None:
+    preempted = [event for event in disturbed.events("preempted") if event["stage"] == 1]
+    assert len(preempted) >= 2 and all(event["phase"] == "train" for event in preempted)
+    assert disturbed.lab.job(jobs(disturbed, "1-L2")[1])["Restarts"] == "2"
+
+
+def test_cancel_in_training_leaves_a_checkpoint_and_no_job(disturbed: Submitted) -> None:
+    (cancelled,) = disturbed.events("cancelled")
+    resumed_at = [event for event in disturbed.events("submitted") if event["time"] > cancelled["time"]]
+    assert [event["name"] for event in resumed_at] == ["1-L2", "finish", "watch"]
 
 
 def test_an_elastic_stage_starts_on_the_nodes_that_there_are(chain: Submitted, undisturbed: Path) -> None:
@@ -140,6 +168,11 @@ def test_one_allocation_that_is_submitted_trains_a_small_stage_on_a_part_of_it(
     chain.lab.wait_for(chain.jobs()["run"], "COMPLETED", patience=400)
     assert [event["world_size"] for event in chain.events("started") if event["phase"] == "train"] == [1, 2]
     assert_same(chain.run, undisturbed)
+
+
+def jobs(chain: Submitted, name: str) -> list[int]:
+    """All jobs that were ever submitted under a name."""
+    return [event["job"] for event in chain.events("submitted") if event["name"] == name]
 
 
 def preempt(lab: Lab) -> None:

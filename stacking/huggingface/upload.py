@@ -49,7 +49,8 @@ def require_uploadable(repository: str) -> None:
     except HFValidationError as error:
         raise UserError(f"{_OPTION} {repository}", f"is not a name ({error})", "write OWNER/NAME") from None
     if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE", "is set, so nothing can be uploaded", f"unset it, or omit {_OPTION}")
+        where = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
+        raise UserError(where, "is set, so nothing can be uploaded", f"unset it, or omit {_OPTION}")
     if get_token() is None:
         raise UserError(_OPTION, "finds no token of the Hub", _LOG_IN)
 

@@ -127,7 +127,7 @@ def test_without_a_token_or_network_nothing_is_written(state: Path, hub: Hub, mo
     with pytest.raises(UserError, match="finds no token of the Hub; log in with `hf auth login`, or set HF_TOKEN"):
         push(state, "--push-to-hub", "me/my-bert")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE: is set, so nothing can be uploaded"):
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE: is set, so nothing can be uploaded"):
         push(state, "--push-to-hub", "me/my-bert")
     assert not (state.parent / "out").exists()
 

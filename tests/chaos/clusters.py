@@ -92,7 +92,8 @@ def _cluster(nodes: int) -> Iterator[Lab]:
 def _end(chain: Submitted) -> tuple[str, list[str]]:
     """Waits until the queue is empty; what is wrong if the chain has not finished by itself."""
     deadline = time.monotonic() + _PATIENCE
-    while _live(chain):
+    # A watcher whose shell was killed still submits the rest, though SLURM no longer has a job for it.
+    while processes(chain.run, "stacking.slurm.watcher") or _live(chain):
         if time.monotonic() > deadline:
             return "hang", [f"jobs left: {', '.join(_live(chain))}"]
         time.sleep(1)

@@ -1,8 +1,7 @@
 """Fast tests first: what starts no processes of its own, then SLURM without ranks, then ranks, at last ranks on SLURM.
 
-In parallel (``--dist loadgroup``), what starts ranks stays on one worker, for ranks fill all cores, and what starts
-ranks through SLURM on another, for it waits more than it computes. These two begin at once; all other tests go file by
-file to whoever is free.
+In parallel (``--dist loadgroup``), what starts ranks stays on one worker, for ranks fill all cores. All other tests go
+file by file to whoever is free, ranks on SLURM first, for they take long and wait more than they compute.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=_cost, reverse=hasattr(config, "workerinput"))
     for item in items:
         distributed, slurm, _ = _cost(item)
-        group = "slurm" if slurm else "ranks"
-        item.add_marker(pytest.mark.xdist_group(group if distributed else str(item.path)))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("ranks" if distributed and not slurm else str(item.path)))
 
 
 def _cost(item: pytest.Item) -> tuple[bool, ...]:

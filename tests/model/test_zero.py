@@ -15,6 +15,7 @@ CASE = """
 import json, sys
 import deepspeed, torch
 from stacking.model.bert import build
+from stacking.state.deepspeed_private import compile_no_operations
 from tests.model.conftest import CONFIGS, example
 
 zero_stage, bf16 = int(sys.argv[1]), sys.argv[2] == "bf16"
@@ -26,6 +27,7 @@ ds_config = {
     "bf16": {"enabled": bf16},
     "gradient_clipping": 0.0,  # DeepSpeed clips at 1.0 unless told otherwise
 }
+compile_no_operations()
 deepspeed.init_distributed("gloo")
 losses = []
 for config in CONFIGS.values():

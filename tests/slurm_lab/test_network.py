@@ -12,7 +12,12 @@ from stacking.storage.files import checksum
 from tests.slurm_lab.jobs import create, steps, submit
 from tests.slurm_lab.lab import Lab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.distributed,
+    pytest.mark.xdist_group("undisturbed"),  # the run that these files share
+]
 
 
 def test_a_node_that_is_cut_off_does_not_stop_the_run(

@@ -18,7 +18,12 @@ from stacking.storage.files import checksum, read_json, verify_folder
 from tests.slurm_lab.jobs import create, events, goes_on, has, processes, records, steps, submit
 from tests.slurm_lab.lab import Lab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.distributed,
+    pytest.mark.xdist_group("undisturbed"),  # the run that these files share
+]
 
 ENDLESS = ("stages[0].steps=100000", "checkpoint.every_steps=100000")
 ALONE = ("launch.ranks=1", *ENDLESS)

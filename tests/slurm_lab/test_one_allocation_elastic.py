@@ -10,7 +10,12 @@ from tests.chain import stacking
 from tests.slurm_lab.jobs import create, events, goes_on, records, steps, submit
 from tests.slurm_lab.lab import Lab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.distributed,
+    pytest.mark.xdist_group("undisturbed"),  # the run that these files share
+]
 
 STAGE = "0-L1"
 

@@ -48,7 +48,7 @@ def disturbed(recipe: Path) -> Path:
     _kill_when(controller, run, _rank, lambda: _steps(run, "0-L1") >= 3)
     _kill_when(_resume(run), run, _controller, lambda: (run / "0-L1" / "checkpoints" / ".saving").exists())
     _kill_when(_resume(run), run, _controller, lambda: ("started", "consolidate", 0) in _events(run))
-    _kill_when(_resume(run), run, _phase_process, lambda: ("started", "grow", 1) in _events(run))
+    _kill_when(_resume(run), run, _growth, lambda: ("started", "grow", 1) in _events(run))
     _kill_when(_resume(run), run, _controller, lambda: ("finished", "grow", 1) in _events(run))
     _kill_when(_resume(run), run, _rank, lambda: _steps(run, "1-L2") >= 5)
     _kill_when(_resume(run), run, _controller, lambda: _steps(run, "2-L4") >= 3)
@@ -220,7 +220,14 @@ def _rank(run: Path, controller: int) -> int:
     return children[-1]
 
 
-_phase_process = _rank
+def _growth(run: Path, controller: int) -> int:
+    """The process that grows, once it is there; ranks of the next stage may be waiting beside it."""
+    while True:
+        for child in _children(controller):
+            with contextlib.suppress(FileNotFoundError):
+                if b"grow" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                    return child
+        time.sleep(0.0005)
 
 
 def _children(pid: int) -> list[int]:

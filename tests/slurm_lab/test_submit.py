@@ -325,10 +325,16 @@ def test_another_mode_is_never_ignored(chain: Submitted) -> None:
     (chain.run.parent / "go").touch()
 
 
+def _wait_for_an_empty_queue(chain: Submitted) -> None:
+    """SLURM drops the watcher of a finished chain when it next looks at the queue."""
+    chain.lab.wait_until(lambda: chain.lab.run("squeue", "-h").strip() == "")
+
+
 def test_a_hold_that_the_user_placed_stays(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     first = chain.jobs()
+    chain.lab.wait_for(first["0-L1"], "RUNNING")  # a waiting job would be replaced
     chain.lab.run("scontrol", "uhold", str(first["1-L2"]))
     assert "1-L2               job" in chain.resume().stdout
     assert (chain.jobs(), chain.lab.job(first["1-L2"])["Reason"]) == (first, "JobHeldUser")
@@ -358,6 +364,7 @@ def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
     (chain.run.parent / "go").touch()
     chain.lab.wait_for(ids["finish"], "COMPLETED")
     assert chain.finished() == PHASES
+    _wait_for_an_empty_queue(chain)
     assert "is finished" in chain.submit().stdout
     assert chain.jobs() == ids
 
@@ -423,12 +430,13 @@ def test_a_submission_that_was_killed_starts_nothing_and_is_made_good(chain: Sub
     chain.submit()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     assert chain.finished() == PHASES
-    chain.lab.wait_until(lambda: chain.lab.run("squeue", "-h").strip() == "")
+    _wait_for_an_empty_queue(chain)
 
 
 def test_what_is_missing_on_disk_is_submitted_again_whatever_the_journal_says(chain: Submitted) -> None:
     chain.submit()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
+    _wait_for_an_empty_queue(chain)
     for name in ("0-L1/state", "1-L2/start", "1-L2/checkpoints", "1-L2/state", "export"):
         subprocess.run(["rm", "-r", str(chain.run / name)], check=True)
     (chain.run / "report.html").unlink()

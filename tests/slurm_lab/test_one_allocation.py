@@ -5,9 +5,11 @@ Both end with the same weights and moments, bit for bit. Everything is real: SLU
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,25 @@ pytestmark = [
 
 ENDLESS = ("stages[0].steps=100000", "checkpoint.every_steps=100000")
 ALONE = ("launch.ranks=1", *ENDLESS)
+
+
+def growing(run: Path) -> int | None:
+    """The process that grows, if it runs."""
+    for pid in processes(run, "stacking"):
+        with contextlib.suppress(OSError):  # it may have ended since
+            if b"\0grow\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    return None
+
+
+def stop_halfway(pid: int | None, partial: Path) -> None:
+    """Stops a process while its output is half written; it runs in slices of a millisecond until then."""
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    while not partial.exists():
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.001)
+        os.kill(pid, signal.SIGSTOP)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +80,8 @@ def disturbed(session_lab: Lab, recipe: Path) -> Path:
 
     # Preempted in growth, while its output is half written.
     job = submit(lab, run)
-    lab.wait_until(lambda: (run / "1-L2" / ".start.partial").exists(), every=0.0005)
-    os.kill(processes(run, "stacking")[-1], signal.SIGSTOP)
+    lab.wait_until(lambda: growing(run) is not None, every=0.002)
+    stop_halfway(growing(run), run / "1-L2" / ".start.partial")
     lab.wait_for_end(preempt(lab))
     lab.wait_until(lambda: has(run, "preempted", "grow", 1))
     assert not (run / "1-L2" / "start").exists()

@@ -8,8 +8,9 @@ of the state that it has grown, and, like the length, in the journal.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from stacking.errors import DamagedFile
 from stacking.planning.plan import Plan, StagePlan, load_plan
@@ -19,6 +20,7 @@ from stacking.run.folder import RunFolder
 from stacking.run.metrics import read_metrics
 from stacking.storage.files import MANIFEST, read_sealed
 
+_T = TypeVar("_T")
 ENDED = "ended"
 """Key of a checkpoint's progress: the stage ended with it."""
 
@@ -60,12 +62,7 @@ def decisions(run: RunFolder, plan: Plan) -> Decisions:
 
 def decided_operators(run: RunFolder, plan: Plan) -> dict[int, str]:
     """Returns the operators of the stages that a trial has begun, by their index."""
-    tried = [stage for stage in plan.stages if stage.trial_updates]
-    if not tried:
-        return {}
-    journalled = {e["stage"]: e.get("operator") for e in run.journal.events() if e["event"] == "decided"}
-    found = {stage.index: journalled.get(stage.index) or _operator(run, stage) for stage in tried}
-    return {index: operator for index, operator in found.items() if operator is not None}
+    return _decided(run, [stage for stage in plan.stages if stage.trial_updates], "operator", _operator)
 
 
 def _operator(run: RunFolder, stage: StagePlan) -> str | None:
@@ -87,12 +84,18 @@ def trial_losses(run: RunFolder, stage: StagePlan) -> dict[str, float]:
 
 def decided_lengths(run: RunFolder, plan: Plan) -> dict[int, int]:
     """Returns the updates of the stages that have ended automatically, by their index."""
-    automatic = [stage for stage in plan.stages if stage.until is not None]
-    if not automatic:
+    return _decided(run, [stage for stage in plan.stages if stage.until is not None], "steps", _length)
+
+
+def _decided(
+    run: RunFolder, stages: Sequence[StagePlan], key: str, of_files: Callable[[RunFolder, StagePlan], _T | None]
+) -> dict[int, _T]:
+    """Returns what is decided about ``stages``, by their index: what the journal says or, before that, the files."""
+    if not stages:
         return {}
-    journalled = {event["stage"]: event.get("steps") for event in run.journal.events() if event["event"] == "decided"}
-    found = {stage.index: journalled.get(stage.index) or _length(run, stage) for stage in automatic}
-    return {index: length for index, length in found.items() if length is not None}
+    journalled = {e["stage"]: e[key] for e in run.journal.events() if e["event"] == "decided" and key in e}
+    found = {stage.index: journalled.get(stage.index) or of_files(run, stage) for stage in stages}
+    return {index: decision for index, decision in found.items() if decision is not None}
 
 
 def _length(run: RunFolder, stage: StagePlan) -> int | None:

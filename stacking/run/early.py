@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 from stacking.launch.job import RunningJob
 from stacking.planning.plan import Plan
@@ -40,11 +39,6 @@ def to_start_early(phase: Phase, labels: Collection[str], plan: Plan, run: RunFo
         return None
     stage = plan.stages[index]
     awaited = starting_state(plan, run, stage)
-    if stage.trial_updates or awaited is None or exists(awaited):  # a trial needs the devices itself
+    if stage.trial_updates or awaited is None or awaited.exists():  # a trial needs the devices itself
         return None
     return next(later for later in phases(plan, run) if later.label == f"train:{index}")
-
-
-def exists(state: Path) -> bool:
-    """Returns whether the state has its name, which it gets when it is complete."""
-    return state.is_symlink() or state.exists()

@@ -164,13 +164,11 @@ def starting_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
     """Returns the state that ``stage`` starts from; None: random weights."""
     if stage.growth is not None:
         return run.stage(stage.name).start
-    if stage.index > 0:
-        return run.stage(plan.stages[stage.index - 1].name).state
-    return _initial_state(plan, run)
+    return previous_state(plan, run, stage)
 
 
-def state_to_grow(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
-    """Returns the state that ``stage`` grows out of; None: there is none."""
+def previous_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
+    """Returns the state that ``stage`` grows out of or, without a growth, starts from; None: random weights."""
     return run.stage(plan.stages[stage.index - 1].name).state if stage.index > 0 else _initial_state(plan, run)
 
 
@@ -203,7 +201,7 @@ def _grow(plan: Plan, run: RunFolder, stage: StagePlan) -> list[Phase]:
     else:
         mapping = ["--layers", str(stage.layers), "--operator", growth.operator]
     how = ["--optimizer-state", growth.optimizer_state, "--share"]
-    grow = _command("grow", stage, out, [str(state_to_grow(plan, run, stage)), *mapping, *how])
+    grow = _command("grow", stage, out, [str(previous_state(plan, run, stage)), *mapping, *how])
     return [grow, *_measure(plan, run, stage, "grown")]
 
 

@@ -30,7 +30,7 @@ from stacking.run.decisions import decisions, trial_losses
 from stacking.run.folder import RunFolder
 from stacking.run.lease import Watch
 from stacking.run.metrics import MetricsWriter, truncate_after
-from stacking.run.phases import state_to_grow
+from stacking.run.phases import previous_state
 from stacking.state.format import State
 from stacking.state.layers import LayerSource
 from stacking.state.load import load
@@ -73,27 +73,31 @@ def run_trial(run: RunFolder, plan: Plan, index: int, ranks: int) -> None:
     stage = fitted(plan, plan.stages[index], ranks).model_copy(update={"until": None})
     assert stage.growth is not None
     assert stage.growth.trial is not None
+    source = previous_state(plan, run, stage)
+    assert source is not None  # else there would be nothing to grow
     known = agreement.decided(lambda: trial_losses(run, stage))
     for operator in stage.growth.trial.sources:
         if operator not in known:
-            _try(run, plan, stage.grown_by(operator), agreement)
+            _try(run, plan, stage.grown_by(operator), State(source), agreement)
     losses = agreement.decided(lambda: trial_losses(run, stage))
     best = min(losses, key=lambda operator: losses[operator])
     if losses[best] == inf:
         raise Diverged(
             f"{stage.name}: every operator of the trial diverged; start a new run with a lower learning rate"
         )
-    agreement.decided(lambda: _write(plan, run, stage.grown_by(best)))
+    out, rule = run.stage(stage.name).start, stage.growth.optimizer_state
+    agreement.decided(lambda: grow(source, out, stage.layers, best, rule, share=True).path)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _try(run: RunFolder, plan: Plan, stage: StagePlan, agreement: Agreement) -> None:
-    """Trains one candidate and records its held-out losses, the last one after the trial's last update."""
+def _try(run: RunFolder, plan: Plan, stage: StagePlan, source: State, agreement: Agreement) -> None:
+    """Trains one candidate, grown out of ``source``, and records its held-out losses, the last one at the end."""
     growth, rank = stage.growth, dist.get_rank()
     assert growth is not None
     assert growth.trial is not None
-    grown = _grown_state(plan, run, stage)
+    sources = tuple(map(LayerSource.parse, growth.sources))
+    grown = GrownState(source, sources, optimizer_state_rule(growth.optimizer_state))
     engine = start_engine(plan, stage, drawn=False, source=grown)
     load(engine, grown)
     metrics = run.stage(stage.name).trial(growth.operator)
@@ -117,24 +121,6 @@ def _try(run: RunFolder, plan: Plan, stage: StagePlan, agreement: Agreement) -> 
     del engine, recorder, held_out, saver, trained
     gc.collect()
     get_accelerator().empty_cache()
-
-
-def _grown_state(plan: Plan, run: RunFolder, stage: StagePlan) -> GrownState:
-    """Returns the state grown by the stage's operator as a view; nothing is written."""
-    growth, source = stage.growth, state_to_grow(plan, run, stage)
-    assert growth is not None
-    assert source is not None
-    sources = tuple(LayerSource.parse(source) for source in growth.sources)
-    return GrownState(State(source), sources, optimizer_state_rule(growth.optimizer_state))
-
-
-def _write(plan: Plan, run: RunFolder, stage: StagePlan) -> None:
-    """Writes the state in which the stage begins, grown by its operator."""
-    growth, source = stage.growth, state_to_grow(plan, run, stage)
-    assert growth is not None
-    assert source is not None
-    out = run.stage(stage.name).start
-    grow(source, out, stage.layers, growth.operator, growth.optimizer_state, share=True)
 
 
 def main(run_dir: str, stage: str) -> None:

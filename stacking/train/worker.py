@@ -22,7 +22,7 @@ from stacking.launch.rank import run_rank
 from stacking.planning.elastic import resized
 from stacking.planning.plan import Plan, StagePlan, load_plan
 from stacking.run.decisions import decisions
-from stacking.run.early import WHEN_READY, exists
+from stacking.run.early import WHEN_READY
 from stacking.run.folder import RunFolder
 from stacking.run.lease import Watch
 from stacking.run.metrics import MetricsWriter, read_metrics, truncate_after
@@ -116,9 +116,9 @@ def _await_start(run: RunFolder, plan: Plan, stage: StagePlan, agreement: Agreem
 def _appears(state: Path, seconds: float) -> bool:
     """Returns whether the state has its name, or gets it within ``seconds``."""
     deadline = time.monotonic() + seconds
-    while not exists(state) and time.monotonic() < deadline:
+    while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    return exists(state)
+    return state.exists()
 
 
 def fitted(plan: Plan, stage: StagePlan, ranks: int) -> StagePlan:

@@ -102,10 +102,10 @@ def check_arms(arms: Sequence[Arm], any_model: bool = False) -> None:
         raise UserError(baseline.data, "has no held-out samples", "prepare the data with --held-out 0.01 or more")
     for arm in arms:
         _check_alone(arm)
-        if not any_model and (different := model_differences(baseline, arm)):
-            raise _unfair(baseline, arm, *different[0])
-        if different := _differences(dict(_conditions(baseline.plan)), dict(_conditions(arm.plan))):
-            raise _unfair(baseline, arm, *different[0])
+        if not any_model:
+            _check_same(baseline, arm, model_differences(baseline, arm), "give every arm the same, or --any-model")
+        conditions = _differences(dict(_conditions(baseline.plan)), dict(_conditions(arm.plan)))
+        _check_same(baseline, arm, conditions, "give every arm the same")
 
 
 Difference = tuple[str, Any, Any]
@@ -131,10 +131,11 @@ def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[Dif
     return [(key, theirs.get(key), value) for key, value in mine.items() if value != theirs.get(key)]
 
 
-def _unfair(baseline: Arm, arm: Arm, key: str, theirs: Any, mine: Any) -> UserError:
-    problem = f"is {_shown(mine)}, but {_shown(theirs)} in the baseline {baseline.where}"
-    is_model = key in dict(_model(arm.plan))
-    return UserError(f"{arm.where}: {key}", problem, f"give every arm the same{', or --any-model' if is_model else ''}")
+def _check_same(baseline: Arm, arm: Arm, differences: Sequence[Difference], remedy: str) -> None:
+    if differences:
+        key, theirs, mine = differences[0]
+        problem = f"is {_shown(mine)}, but {_shown(theirs)} in the baseline {baseline.where}"
+        raise UserError(f"{arm.where}: {key}", problem, remedy)
 
 
 def _model(plan: Plan) -> Iterator[tuple[str, Any]]:
@@ -144,7 +145,7 @@ def _model(plan: Plan) -> Iterator[tuple[str, Any]]:
 
 
 def _conditions(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Yields what all arms must share beside the model, under the keys of a recipe."""
+    """Yields what all arms must share besides the model, under the keys of a recipe."""
     last = plan.stages[-1]
     data = plan.data.model_dump(mode="json", include={"digest", "samples", "sequence_length", "mask_probability"})
     yield from _flat("data", data)

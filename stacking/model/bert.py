@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from stacking.model.blocks import PostLNBlock, PreLNBlock
 from stacking.model.config import VARIANTS, ModelConfig
 from stacking.model.embeddings import PostLNEmbeddings, PreLNEmbeddings
-from stacking.model.heads import PostLNMLMHead, PreLNMLMHead, scores_of
+from stacking.model.heads import PostLNMLMHead, PreLNMLMHead
 from stacking.model.kernels import PLAIN
 from stacking.model.layers import FeedForward, SelfAttention, layer_norm
 from stacking.model.tokens import Layout, Tokens, padded_tokens
@@ -151,8 +151,27 @@ class PostLNBert(Bert):
         zero_padding_row(self.embeddings.tokens)
 
 
-class PreLNBert(Bert):
-    """The BERT of Gong et al. (2019): norms before each half and one at the end, no pooler, one NSP logit."""
+class FinallyNormedBert(Bert):
+    """A BERT with norms before each half and ``final_norm`` at the end, no pooler, and an ``nsp_head`` of one logit."""
+
+    final_norm: nn.Module
+    nsp_head: nn.Linear
+
+    def final(self, hidden: Tensor) -> Tensor:
+        """Apply the final norm, which the residual path has not passed yet."""
+        return self.final_norm(hidden)
+
+    def nsp_logits(self, first: Tensor) -> Tensor:
+        """Map first tokens [B, H] to [B, 2]: the single logit for "B follows A", and a zero.
+
+        Softmax over (z, 0) is the sigmoid of z, so cross-entropy over the pair is the original's binary one.
+        """
+        follows = self.nsp_head(first)
+        return torch.cat([follows, torch.zeros_like(follows)], dim=1)
+
+
+class PreLNBert(FinallyNormedBert):
+    """The BERT of Gong et al. (2019)."""
 
     embeddings: PreLNEmbeddings
     block: Callable[[ModelConfig], nn.Module] = PreLNBlock
@@ -165,14 +184,6 @@ class PreLNBert(Bert):
         self.mlm_head = PreLNMLMHead(config, self.embeddings.tokens)
         self.nsp_head = nn.Linear(config.hidden, 1)
         self.initialise()
-
-    def final(self, hidden: Tensor) -> Tensor:
-        """Apply the final norm, which the residual path has not passed yet."""
-        return self.final_norm(hidden)
-
-    def nsp_logits(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to [B, 2], from a single logit as in the original."""
-        return scores_of(self.nsp_head(first))
 
     def initialise(self) -> None:
         """Apply the original's rule: N(0, H^-½) for embeddings and attention, Kaiming-normal for feed-forward layers.

@@ -27,14 +27,6 @@ class TiedDecoder(nn.Module):
         return self.kernels.decode(hidden, self.weight, bias)
 
 
-def scores_of(follows: Tensor) -> Tensor:
-    """Map the single logits [B, 1] for "B follows A" to [B, 2]: the logit, and a zero.
-
-    Softmax over (z, 0) is the sigmoid of z, so cross-entropy over the pair is the binary one.
-    """
-    return torch.cat([follows, torch.zeros_like(follows)], dim=1)
-
-
 class PostLNMLMHead(nn.Module):
     """Linear, activation, norm, tied decoder with an output bias: Devlin et al. (2019)."""
 

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stacking.model.bert import Bert, zero_padding_row
+from stacking.model.bert import FinallyNormedBert, zero_padding_row
 from stacking.model.config import ROTARY_BASE, ModelConfig
-from stacking.model.heads import TiedDecoder, scores_of
+from stacking.model.heads import TiedDecoder
 from stacking.model.kernels import ACTIVATIONS
 from stacking.model.layers import Dropout, Residual, SelfAttention, layer_norm
 from stacking.model.tokens import Layout, Tokens
@@ -151,7 +151,7 @@ class ModernMLMHead(nn.Module):
         return self.decoder(self.norm(self.activation(self.transform(hidden))), self.bias)
 
 
-class ModernBert(Bert):
+class ModernBert(FinallyNormedBert):
     """ModernBERT, with the next-sentence head of ``pre_ln``."""
 
     embeddings: ModernEmbeddings
@@ -166,14 +166,6 @@ class ModernBert(Bert):
         self.mlm_head = ModernMLMHead(config, self.embeddings.tokens)
         self.nsp_head = nn.Linear(config.hidden, 1)
         self.initialise()
-
-    def final(self, hidden: Tensor) -> Tensor:
-        """Apply the final norm, which the residual path has not passed yet."""
-        return self.final_norm(hidden)
-
-    def nsp_logits(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to [B, 2], from a single logit."""
-        return scores_of(self.nsp_head(first))
 
     def initialise(self) -> None:
         """Apply ModernBERT's rule: truncated N(0, ``initializer_range``); what writes into the stream by √2L less.

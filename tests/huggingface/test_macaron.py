@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from stacking.evaluate.mlm import load_model
-from stacking.huggingface.export import export
-from stacking.huggingface.importing import import_hugging_face
-from stacking.model.config import ModelConfig
-from tests.states import SMALL, random_weights, write_state
+from tests.huggingface.exported import assert_imports_to_the_bit, exported, run_without_this_project
 
 ORIGINAL = {"positions": "sinusoidal", "norm_affine": False, "norm_eps": 1e-5}
 CHANGES = [ORIGINAL, {"activation": "gelu_tanh", "padding_id": 4}]
@@ -41,18 +35,13 @@ np.save(arrays + "/out.npy", logits.numpy())
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
     pytest.importorskip("transformers")
-    config = ModelConfig(**{**SMALL, "variant": "macaron", **change})
-    write_state(tmp_path / "state", config, random_weights(config))
-    export(tmp_path / "state", tmp_path / "out")
+    config, folder = exported(tmp_path, "macaron", change)
     torch.manual_seed(2)
     input_ids, segment_ids = torch.randint(0, config.vocabulary, (4, 13)), torch.randint(0, 2, (4, 13))
     mask = torch.arange(13) < torch.tensor([13, 1, 7, 13])[:, None]
     given = {"input_ids": input_ids, "token_type_ids": segment_ids, "attention_mask": mask.long()}
     np.savez(tmp_path / "in.npz", **{name: tensor.numpy() for name, tensor in given.items()})
-    argv = [sys.executable, "-c", LOADS, str(tmp_path / "out"), str(tmp_path)]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    run_without_this_project(LOADS, folder, tmp_path)
     with torch.no_grad():
         logits, _ = load_model(tmp_path / "state").eval().logits(input_ids, segment_ids, mask)
     expected = torch.from_numpy(np.load(tmp_path / "out.npy"))
@@ -61,10 +50,6 @@ def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path,
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_import_is_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
-    config = ModelConfig(**{**SMALL, "variant": "macaron", **change})
-    write_state(tmp_path / "state", config, random_weights(config))
-    report = import_hugging_face(export(tmp_path / "state", tmp_path / "out"), tmp_path / "back")
-    assert (report.config, report.initialised, report.ignored) == (config, [], [])
-    before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("state", "back"))
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    config, folder = exported(tmp_path, "macaron", change)
+    assert_imports_to_the_bit(config, folder, tmp_path)
     assert "trust_remote_code=True" in (tmp_path / "out" / "README.md").read_text()

@@ -12,26 +12,18 @@ from safetensors.torch import load_file, save_file
 
 from stacking.errors import UserError
 from stacking.evaluate.mlm import load_model
-from stacking.huggingface.export import export
 from stacking.huggingface.importing import import_hugging_face
-from stacking.model.config import ModelConfig
-from tests.states import SMALL, random_weights, write_state
+from tests.huggingface.exported import assert_imports_to_the_bit, assert_saved_again_imports, exported
+from tests.states import SMALL
 
 ORIGINAL = {"positions": "sinusoidal", "norm_affine": False, "norm_eps": 1e-5}
 CHANGES = [ORIGINAL, {}, {"activation": "gelu_tanh", "layers": 1, "heads": 1, "padding_id": 4}]
 
 
-def exported(tmp_path: Path, change: dict[str, Any]) -> tuple[ModelConfig, Path]:
-    """A state with random weights, but the first segment's and the padding row as training leaves them, exported."""
-    config = ModelConfig(**{**SMALL, "variant": "pre_ln", **change})
-    write_state(tmp_path / "state", config, random_weights(config))
-    return config, export(tmp_path / "state", tmp_path / "out")
-
-
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_logits_are_those_of_megatron_bert(tmp_path: Path, change: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
-    config, folder = exported(tmp_path, change)
+    config, folder = exported(tmp_path, "pre_ln", change)
     theirs, info = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     assert type(theirs).__name__ == "MegatronBertForMaskedLM"
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -46,23 +38,17 @@ def test_logits_are_those_of_megatron_bert(tmp_path: Path, change: dict[str, Any
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_import_is_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
-    config, folder = exported(tmp_path, change)
-    report = import_hugging_face(folder, tmp_path / "back")
-    assert (report.config, report.initialised, report.ignored) == (config, [], [])
-    before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("state", "back"))
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    config, folder = exported(tmp_path, "pre_ln", change)
+    assert_imports_to_the_bit(config, folder, tmp_path)
 
 
 def test_what_transformers_saves_again_is_imported_too(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    config, folder = exported(tmp_path, ORIGINAL)
-    transformers.AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "again")
-    report = import_hugging_face(tmp_path / "again", tmp_path / "back")
-    assert (report.config, report.initialised) == (config, ["nsp_head.weight", "nsp_head.bias"])
+    pytest.importorskip("transformers")
+    assert_saved_again_imports(*exported(tmp_path, "pre_ln", ORIGINAL), tmp_path)
 
 
 def test_the_next_sentence_head_stands_in_a_file_of_its_own_and_the_card_says_why(tmp_path: Path) -> None:
-    _, folder = exported(tmp_path, ORIGINAL)
+    _, folder = exported(tmp_path, "pre_ln", ORIGINAL)
     assert set(load_file(folder / "nsp_head.safetensors")) == {"nsp_head.weight", "nsp_head.bias"}
     assert not [name for name in load_file(folder / "model.safetensors") if "nsp" in name]
     assert "a tanh pooler that this model lacks" in (folder / "README.md").read_text()
@@ -73,7 +59,7 @@ def test_the_next_sentence_head_stands_in_a_file_of_its_own_and_the_card_says_wh
     ["bert.embeddings.word_embeddings.weight", "bert.encoder.ln.weight", "cls.predictions.bias"],
 )
 def test_a_model_that_was_trained_further_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    _, folder = exported(tmp_path, ORIGINAL)
+    _, folder = exported(tmp_path, "pre_ln", ORIGINAL)
     weights = load_file(folder / "model.safetensors")
     weights[name] = weights[name] + 0.5
     save_file(weights, folder / "model.safetensors")
@@ -91,7 +77,7 @@ def test_a_model_that_was_trained_further_elsewhere_is_refused(tmp_path: Path, n
     ],
 )
 def test_another_description_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    _, folder = exported(tmp_path, ORIGINAL)
+    _, folder = exported(tmp_path, "pre_ln", ORIGINAL)
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | change))
     with pytest.raises(UserError, match=message):

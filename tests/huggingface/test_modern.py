@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,13 @@ from safetensors.torch import load_file
 
 from stacking.errors import UserError
 from stacking.evaluate.mlm import load_model
-from stacking.huggingface.export import export
 from stacking.huggingface.importing import import_hugging_face
-from stacking.model.config import ModelConfig
-from tests.states import SMALL, random_weights, write_state
+from tests.huggingface.exported import (
+    assert_imports_to_the_bit,
+    assert_saved_again_imports,
+    exported,
+    run_without_this_project,
+)
 
 CHANGES = [{"norm_eps": 1e-5}, {"activation": "gelu_tanh", "layers": 1, "heads": 1, "padding_id": 4}]
 
@@ -39,25 +40,15 @@ np.save(arrays + "/out.npy", logits)
 """
 
 
-def exported(tmp_path: Path, change: dict[str, Any]) -> tuple[ModelConfig, Path]:
-    """A state with random weights, exported."""
-    config = ModelConfig(**{**SMALL, "variant": "modern", **change})
-    write_state(tmp_path / "state", config, random_weights(config))
-    return config, export(tmp_path / "state", tmp_path / "out")
-
-
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
     pytest.importorskip("transformers.models.modernbert")
-    config, folder = exported(tmp_path, change)
+    config, folder = exported(tmp_path, "modern", change)
     torch.manual_seed(2)
     input_ids, segment_ids = torch.randint(0, config.vocabulary, (4, 40)), torch.randint(0, 2, (4, 40))
     mask = torch.arange(40) < torch.tensor([40, 1, 7, 40])[:, None]
     np.savez(tmp_path / "in.npz", input_ids=input_ids.numpy(), attention_mask=mask.long().numpy())
-    argv = [sys.executable, "-c", LOADS, str(folder), str(tmp_path)]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    run_without_this_project(LOADS, folder, tmp_path)
     with torch.no_grad():
         logits, _ = load_model(tmp_path / "state").eval().logits(input_ids, segment_ids, mask)
     for found in torch.from_numpy(np.load(tmp_path / "out.npy")):
@@ -66,23 +57,17 @@ def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path,
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_import_is_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
-    config, folder = exported(tmp_path, change)
-    report = import_hugging_face(folder, tmp_path / "back")
-    assert (report.config, report.initialised, report.ignored) == (config, [], [])
-    before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("state", "back"))
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    config, folder = exported(tmp_path, "modern", change)
+    assert_imports_to_the_bit(config, folder, tmp_path)
 
 
 def test_what_transformers_saves_again_is_imported_too(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    config, folder = exported(tmp_path, CHANGES[0])
-    transformers.AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "again")
-    report = import_hugging_face(tmp_path / "again", tmp_path / "back")
-    assert (report.config, report.initialised) == (config, ["nsp_head.weight", "nsp_head.bias"])
+    pytest.importorskip("transformers")
+    assert_saved_again_imports(*exported(tmp_path, "modern", CHANGES[0]), tmp_path)
 
 
 def test_the_norm_of_the_embeddings_is_the_lowest_layers_and_the_card_tells_of_the_head(tmp_path: Path) -> None:
-    _, folder = exported(tmp_path, CHANGES[0])
+    _, folder = exported(tmp_path, "modern", CHANGES[0])
     names = set(load_file(folder / "model.safetensors"))
     assert "model.layers.0.attn_norm.weight" not in names
     assert {"model.embeddings.norm.weight", "model.layers.1.attn_norm.weight"} <= names
@@ -99,7 +84,7 @@ def test_the_norm_of_the_embeddings_is_the_lowest_layers_and_the_card_tells_of_t
     ],
 )
 def test_a_modernbert_of_another_kind_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    _, folder = exported(tmp_path, CHANGES[0])
+    _, folder = exported(tmp_path, "modern", CHANGES[0])
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | change))
     with pytest.raises(UserError, match=message):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stacking.errors import LostLock, Preempted, StackingError, UserError
-from stacking.launch.job import Accelerator, Fate, Job, Outcome
+from stacking.launch.job import Accelerator, Fate, Job, Launcher, Outcome
 from stacking.planning.plan import Plan
 from stacking.run.controller import Controller
 from stacking.run.folder import RunFolder
@@ -70,7 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return run
 
 
-def control(run: RunFolder, launcher: Pretender, only: Sequence[str] = (), text: str = QUICK) -> None:
+def control(run: RunFolder, launcher: Launcher, only: Sequence[str] = (), text: str = QUICK) -> None:
     plan = plan_of(SMALL + text)
     with run.locked() as lease, open(os.devnull, "w") as nowhere, Progress(plan, stream=nowhere) as progress:
         Controller(run, plan, launcher, progress, lease, only).run()

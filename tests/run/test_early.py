@@ -10,13 +10,11 @@ import pytest
 
 from stacking.errors import StackingError
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
-from stacking.run.controller import Controller
 from stacking.run.early import WHEN_READY, to_start_early
 from stacking.run.folder import RunFolder
 from stacking.run.phases import phases
-from stacking.run.progress import Progress
-from tests.run.test_controller import CRASH, DONE, SMALL
-from tests.small_recipe import plan_of
+from tests.run.test_controller import CRASH, DONE, control
+from tests.small_recipe import SMALL, plan_of
 
 EVERYTHING = ["train:0", "consolidate:0", "grow:1", "train:1", "consolidate:1", "export:1", "report:1"]
 
@@ -75,15 +73,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return folder
 
 
-def control(run: RunFolder, launcher: Overlapping, only: Sequence[str] = ()) -> None:
-    plan = plan_of(SMALL)
-    with run.locked() as lease, open("/dev/null", "w") as nowhere, Progress(plan, stream=nowhere) as progress:
-        Controller(run, plan, launcher, progress, lease, only).run()
-
-
 def test_the_next_stage_starts_with_the_transition_to_it(run: RunFolder) -> None:
     launcher = Overlapping()
-    control(run, launcher)
+    control(run, launcher, text="")
     assert launcher.names == ["train-1", "train-1", "consolidate-1", "grow-1", "consolidate-1", "export-1", "report-1"]
     early = launcher.jobs[1]
     assert early.job.logs == run.stage("1-L4").logs and early.job.argv[-1] == WHEN_READY and early.was_polled
@@ -95,7 +87,7 @@ def test_the_next_stage_starts_with_the_transition_to_it(run: RunFolder) -> None
 def test_a_failed_transition_ends_the_waiting_ranks(run: RunFolder) -> None:
     launcher = Overlapping(crashing=["grow:1-L4"])
     with pytest.raises(StackingError):
-        control(run, launcher)
+        control(run, launcher, text="")
     assert launcher.jobs[1].was_killed and not launcher.jobs[1].was_polled
     (failed,) = [event for event in run.journal.events() if event["event"] == "failed"]
     assert failed["phase"] == "grow"
@@ -104,7 +96,7 @@ def test_a_failed_transition_ends_the_waiting_ranks(run: RunFolder) -> None:
 def test_ranks_that_crash_while_they_wait_are_told_apart(run: RunFolder) -> None:
     launcher = Overlapping(crashing=["train:1-L4"])
     with pytest.raises(StackingError):
-        control(run, launcher)
+        control(run, launcher, text="")
     (failed,) = [event for event in run.journal.events() if event["event"] == "failed"]
     assert (failed["phase"], failed["stage"], failed["attempt"]) == ("train", 1, 1)
 

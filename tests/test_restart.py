@@ -91,6 +91,36 @@ def test_a_finished_run_has_nothing_left_to_do(undisturbed: Path) -> None:
     assert _checksums(undisturbed) == before
 
 
+def test_a_run_that_begins_with_anothers_checkpoint_ends_with_the_same_bits(
+    recipe: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    shorter, again = tmp_path / "shorter", tmp_path / "again"
+    begun = stacking("run", recipe, "--run-dir", shorter, "--set", "stages[2].steps=5", "--branch-of", undisturbed)
+    assert f"begins with update 4 of stage 2-L4 of {undisturbed}" in begun.stderr
+    begun = stacking("run", recipe, "--run-dir", again, "--branch-of", shorter)
+    assert f"begins with update 5 of stage 2-L4 of {shorter}" in begun.stderr
+    for state in ("weights", "exp_avg", "exp_avg_sq"):
+        file = f"2-L4/state/{state}.safetensors"
+        assert checksum(again / file) == checksum(undisturbed / file)
+    for stage in ("0-L1", "1-L2", "2-L4"):
+        expected, found = (
+            [(record["step"], record["loss"]) for record in _records(run, stage) if record["kind"] == "train"]
+            for run in (undisturbed, again)
+        )
+        assert expected == found
+
+
+def test_another_growth_of_the_same_stage_begins_with_the_end_of_that_stage(
+    recipe: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    changes = ["--set", "stages[2].growth.operator=interleave", "--set", "stages[2].steps=1"]
+    stacking("run", recipe, "--run-dir", run, *changes, "--branch-of", undisturbed)
+    events = _events(run)
+    begun = [event[1:] for event in events[events.index(("resumed", None, 1)) :] if event[0] == "started"]
+    assert begun[:3] == [("consolidate", 1), ("grow", 2), ("train", 2)]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     undisturbed: Path, tmp_path: Path, damage: str

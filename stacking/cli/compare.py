@@ -33,6 +33,13 @@ from stacking.errors import UserError
     help="Train every recipe FACTOR times as long: all its updates and tokens, warm-ups included.",
 )
 @click.option("--any-model", is_flag=True, help="Accept recipes whose final models differ.")
+@click.option(
+    "--reuse",
+    multiple=True,
+    type=FOLDER,
+    metavar="OUT",
+    help="Another comparison's folder: begin with its checkpoints as far as the runs are the same.",
+)
 @LAUNCHER
 @HOSTFILE
 @click.option(
@@ -50,6 +57,7 @@ def compare(
     overrides: tuple[str, ...],
     scale: float,
     any_model: bool,
+    reuse: tuple[Path, ...],
     launcher: str | None,
     hostfile: Path | None,
     submit: bool,
@@ -69,6 +77,11 @@ def compare(
 
     if submit and (launcher or hostfile):
         raise UserError("--submit", "runs under SLURM's launcher", "omit --launcher and --hostfile")
+    if submit and reuse:
+        raise UserError("--submit", "leaves every run to a chain of its own", "omit --reuse")
+    for folder in reuse:
+        if not (folder / "arms").is_dir():
+            raise UserError(f"--reuse {folder}", "holds no comparison", "give what was --out of another one")
     if math.isnan(scale):
         raise UserError("--scale", "is not a number", "give the length of the training as a factor, such as 0.5")
     request = CompareRequest(
@@ -80,6 +93,7 @@ def compare(
         overrides=overrides,
         any_model=any_model,
         scale=scale,
+        reuse=reuse,
         launcher=launcher,
         hostfile=hostfile,
         submit=submit,

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 @click.option("--run-dir", type=FOLDER, required=True, help="A new folder for all files of the run.")
 @click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
+@click.option(
+    "--branch-of",
+    type=FOLDER,
+    metavar="RUN",
+    help="Begin with the last checkpoint of another run that this recipe would reach with the same bits.",
+)
 @LAUNCHER
 @HOSTFILE
 def run(
@@ -33,6 +39,7 @@ def run(
     run_dir: Path,
     data: Path | None,
     overrides: tuple[str, ...],
+    branch_of: Path | None,
     launcher: str | None,
     hostfile: Path | None,
 ) -> None:
@@ -42,14 +49,20 @@ def run(
     """
     from stacking.cli.plan_report import explain_text
     from stacking.cli.plan_text import expected, precision_notes
+    from stacking.run.branch import require_branch_point
     from stacking.run.create import design_run, holding_new, require_idle, write_run
 
     folder = RunFolder(run_dir)
     require_idle(folder)
     design = design_run(recipe, folder, overrides, data, elsewhere=runs_elsewhere(launcher))
+    begins = None
+    if branch_of is not None:
+        begins = require_branch_point(RunFolder(branch_of), design.plan, lambda damage: click.echo(damage, err=True))
     chosen = open_launcher(launcher or design.plan.launch.launcher, hostfile)
     with holding_new(folder) as lease:
-        write_run(design, folder)
+        write_run(design, folder, begins)
+        if begins is not None:
+            click.echo(f"begins with {begins}", err=True)
         click.echo(explain_text(design.plan, expected(design.plan), precision_notes(design.plan)))
         control(folder, design.plan, lease, chosen)
 

@@ -45,6 +45,8 @@ class CompareRequest:
     """Accept arms whose final models differ."""
     scale: float
     """Length of every arm's training, relative to its recipe."""
+    reuse: tuple[Path, ...]
+    """Folders of other comparisons whose checkpoints may begin runs."""
     launcher: str | None
     """None: the recipes'."""
     hostfile: Path | None
@@ -108,7 +110,8 @@ def _doing(request: CompareRequest, tasks: Sequence[Task], tell: Tell) -> Callab
     """Returns the function that trains or submits one of ``tasks``."""
     if request.submit:
         return lambda task: submit_run(task, request.site, tell)
-    return TrainingWork(tasks, request.launcher, request.hostfile, tell).do
+    folders = [CompareFolder(path) for path in (request.out, *request.reuse)]
+    return TrainingWork(tasks, folders, request.launcher, request.hostfile, tell).do
 
 
 def _tasks(folder: CompareFolder, arms: Sequence[Arm], seeds: int) -> list[Task]:

@@ -27,6 +27,10 @@ class CompareFolder:
         """Returns the run folder of one seed of an arm."""
         return RunFolder(self.path / "arms" / arm / f"seed-{seed}")
 
+    def runs(self, seed: int) -> list[RunFolder]:
+        """Returns the existing run folders of one seed, in the order of the arms' names."""
+        return [RunFolder(plan.parent) for plan in sorted(self.path.glob(f"arms/*/seed-{seed}/plan.json"))]
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Creates the folder and holds its lock.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stacking.compare.arm import Arm
+from stacking.compare.folder import CompareFolder
 from stacking.config.recipe import Recipe
 from stacking.errors import Diverged, Preempted, UserError
 from stacking.launch.job import Launcher
@@ -15,6 +16,7 @@ from stacking.launch.registry import open_launcher
 from stacking.planning.plan import Plan, load_plan
 from stacking.report.comparison import charged_seconds
 from stacking.report.run import read_run
+from stacking.run.branch import BranchPoint, branch_point
 from stacking.run.controller import Controller
 from stacking.run.create import design_of, holding_new, open_run, require_idle, write_run
 from stacking.run.folder import RunFolder
@@ -78,14 +80,26 @@ def _content(recipe: Recipe) -> dict[str, Any]:
 class TrainingWork:
     """Trains runs through the ordinary chain, each from wherever it was left, and says how far all of them are.
 
+    A new run begins with the last checkpoint that another run of its seed has in common with it. It is charged for all
+    that went before.
+
     Args:
         tasks: all runs of the comparison, in the order of training.
+        folders: where runs may have something in common with these: the comparison's folder, and others.
         launcher: None: that of the recipes.
         tell: called with each line of progress.
     """
 
-    def __init__(self, tasks: Sequence[Task], launcher: str | None, hostfile: Path | None, tell: Tell) -> None:
-        self._tasks, self._launcher, self._hostfile, self._tell = tasks, launcher, hostfile, tell
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        folders: Sequence[CompareFolder],
+        launcher: str | None,
+        hostfile: Path | None,
+        tell: Tell,
+    ) -> None:
+        self._tasks, self._folders, self._launcher, self._hostfile = tasks, folders, launcher, hostfile
+        self._tell = tell
 
     def do(self, task: Task) -> None:
         """Trains one run, unless it is settled.
@@ -111,8 +125,9 @@ class TrainingWork:
         require_idle(run)
         if not run.journal.events():
             design = design_of(task.recipe, run, elsewhere)
+            begins = self._begins(task, design.plan)
             with holding_new(run) as lease:
-                write_run(design, run)
+                write_run(design, run, begins)
                 _control(run, design.plan, launcher, lease)
             return
         with run.locked() as lease:
@@ -120,6 +135,15 @@ class TrainingWork:
             refuse_repetition(run)
             run.journal.append("resumed")
             _control(run, plan, launcher, lease)
+
+    def _begins(self, task: Task, plan: Plan) -> BranchPoint | None:
+        """Returns the furthest checkpoint that a run of the same seed has in common with a new one."""
+        others = [run for folder in self._folders for run in folder.runs(task.seed) if run.path != task.run.path]
+        points = [point for other in others if (point := branch_point(other, plan, lambda damage: None))]
+        furthest = max(points, key=lambda point: (point.stage, point.step), default=None)
+        if furthest is not None:
+            self._tell(f"{task.name}: begins with {furthest}, up to which both are the same")
+        return furthest
 
     def _left(self) -> str:
         """Returns the remaining time at the FLOPs per second of the settled runs; empty before the first."""

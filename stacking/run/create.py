@@ -20,6 +20,7 @@ from stacking.hardware.machine import find_machine
 from stacking.planning.make_plan import make_plan
 from stacking.planning.plan import Plan, check_machine, write_plan
 from stacking.planning.stage import user_config
+from stacking.run.branch import BranchPoint, begin_as
 from stacking.run.decisions import settled_plan
 from stacking.run.folder import RunFolder, continuation, is_locked
 from stacking.run.lease import Lease
@@ -120,13 +121,17 @@ def holding_new(run: RunFolder) -> Iterator[Lease]:
         raise
 
 
-def write_run(design: Design, run: RunFolder) -> None:
+def write_run(design: Design, run: RunFolder, begins: BranchPoint | None = None) -> None:
     """Writes the plan, the recipe and the sample indices of a new run; the caller must hold its lock.
 
-    The journal's first event is written last: a folder without it is not a run yet, and is written again.
+    The event ``created`` is written last: a folder without any event is not a run yet, and is written again.
+
+    Args:
+        begins: the checkpoint of another run with which this one begins.
 
     Raises:
         UserError: the folder is no longer empty.
+        DamagedFile: the checkpoint is damaged.
     """
     _refuse_foreign_folder(run)
     with disk_errors(run.path):
@@ -135,6 +140,8 @@ def write_run(design: Design, run: RunFolder) -> None:
             index.write(run.samples(split))
         write_sealed_text(run.recipe, design.recipe.to_yaml())
         write_plan(run.plan, design.plan)
+        if begins is not None:
+            begin_as(begins, run)
         _record_creation(run, design.plan)
 
 

@@ -21,7 +21,7 @@ from tests.chain import ENVIRONMENT, prepare_text, stacking
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
-def write_recipe(folder: Path, name: str, depths: list[int], steps: list[int]) -> Path:
+def write_recipe(folder: Path, name: str, depths: list[int], steps: list[int], operator: str = "stack") -> Path:
     stages: list[dict[str, Any]] = [{"layers": d, "steps": s} for d, s in zip(depths, steps, strict=True)]
     stages[0]["batch_sequences"] = 4
     recipe = {
@@ -29,7 +29,7 @@ def write_recipe(folder: Path, name: str, depths: list[int], steps: list[int]) -
         "model": {"variant": "pre_ln", "hidden": 32, "heads": 2, "max_positions": 32, "dropout": 0.0},
         "precision": "fp32",
         "schedule": {"kind": "warmup-stable-decay", "peak": 1e-3, "warmup_steps": 4, "decay_share": 0.2},
-        "growth": {"optimizer_state": "copy-keep-step"},
+        "growth": {"operator": operator, "optimizer_state": "copy-keep-step"},
         "stages": stages,
         "launch": {"ranks": 1, "accelerator": "cpu"},
         "checkpoint": {"every_steps": 5},
@@ -73,6 +73,18 @@ def test_a_comparison_survives_a_kill_and_adds_up(tmp_path: Path) -> None:
 
     again = stacking(*arguments)
     assert json.loads(again.stdout) == result and again.stderr == ""
+
+    silent = write_recipe(tmp_path, "silent", [1, 2], [32, 16], operator="identity")
+    more = stacking("compare", scratch, late, silent, *arguments[3:])
+    shared = out / "arms" / "late" / "seed-0"
+    assert f"silent, seed 0: begins with update 16 of stage 0-L1 of {shared}" in more.stderr
+    arms = json.loads(more.stdout)["arms"]
+    assert arms[:2] == result["arms"]
+    _check_against_raw_metrics(out / "arms" / "silent" / "seed-0", arms[2])
+    for mine, shared_point in zip(arms[2]["runs"][0]["curve"][:4], grown["runs"][0]["curve"][:4], strict=True):
+        assert mine == pytest.approx(shared_point, abs=0.1)  # seconds; the time before its first phase is its own
+        assert mine["loss"] == shared_point["loss"]
+    assert arms[2]["final_loss"] != grown["final_loss"]
 
     refused = stacking(*arguments, "--set", "optimizer.clip=0.5", check=False)
     assert refused.returncode == 2 and "was trained with other settings" in refused.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import click
@@ -27,10 +26,10 @@ from stacking.errors import UserError
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key in every recipe.")
 @click.option(
     "--scale",
-    type=click.FloatRange(min=0, min_open=True, max=1e6),
-    default=1.0,
-    metavar="FACTOR",
-    help="Train every recipe FACTOR times as long: all its updates and tokens, warm-ups included.",
+    "scales",
+    default="1",
+    metavar="FACTOR,...",
+    help="Train every recipe FACTOR times as long, but for its warm-up. Several: one comparison each, in OUT/xFACTOR.",
 )
 @click.option("--any-model", is_flag=True, help="Accept recipes whose final models differ.")
 @click.option(
@@ -55,7 +54,7 @@ def compare(
     seeds: int,
     rates: str | None,
     overrides: tuple[str, ...],
-    scale: float,
+    scales: str,
     any_model: bool,
     reuse: tuple[Path, ...],
     launcher: str | None,
@@ -71,9 +70,10 @@ def compare(
 
     With --submit, the same command submits what is missing and reports what is finished.
     """
+    from stacking.compare.budgets import compare_budgets
     from stacking.compare.command import CompareRequest
     from stacking.compare.command import compare as compare_recipes
-    from stacking.compare.tables import as_text
+    from stacking.compare.tables import as_text, length_table
 
     if submit and (launcher or hostfile):
         raise UserError("--submit", "runs under SLURM's launcher", "omit --launcher and --hostfile")
@@ -82,37 +82,45 @@ def compare(
     for folder in reuse:
         if not (folder / "arms").is_dir():
             raise UserError(f"--reuse {folder}", "holds no comparison", "give what was --out of another one")
-    if math.isnan(scale):
-        raise UserError("--scale", "is not a number", "give the length of the training as a factor, such as 0.5")
+    factors = _positive("--scale", scales, "0.5,1,2")
     request = CompareRequest(
         sources=(baseline, *recipes),
         data=data,
         out=out,
         seeds=seeds,
-        rates=_rates(rates),
+        rates=_positive("--tune-baseline", rates, "5e-4,1e-3,2e-3") if rates is not None else (),
         overrides=overrides,
         any_model=any_model,
-        scale=scale,
+        scale=factors[0],
         reuse=reuse,
         launcher=launcher,
         hostfile=hostfile,
         submit=submit,
         site=site,
     )
-    result = compare_recipes(request, lambda line: click.echo(line, err=True))
-    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else as_text(result))
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    if len(factors) == 1:
+        result = compare_recipes(request, tell)
+        click.echo(json.dumps(result.as_dict(), indent=2) if as_json else as_text(result))
+    else:
+        budgets = compare_budgets(request, factors, tell)
+        table = length_table([result for _, result in budgets.results]).as_text()
+        click.echo(json.dumps(budgets.as_dict(), indent=2) if as_json else table)
 
 
-def _rates(text: str | None) -> tuple[float, ...]:
+def _positive(option: str, text: str, example: str) -> tuple[float, ...]:
     """Parses ``5e-4,1e-3``.
 
     Raises:
         UserError: it is not a list of different positive numbers.
     """
     try:
-        rates = [float(part) for part in text.split(",")] if text is not None else []
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        rates = [0.0]
-    if not all(0 < rate < float("inf") for rate in rates) or len(set(rates)) < len(rates):
-        raise UserError("--tune-baseline", f"is {text!r}", "give different learning rates, such as 5e-4,1e-3,2e-3")
-    return tuple(rates)
+        numbers = [0.0]
+    if not all(0 < number < float("inf") for number in numbers) or len(set(numbers)) < len(numbers):
+        raise UserError(option, f"is {text!r}", f"give different positive numbers, such as {example}")
+    return tuple(numbers)

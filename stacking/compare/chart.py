@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stacking.compare.curve import Measure, Point
-from stacking.compare.result import Result
-from stacking.report.plots import COLOURS, PALE, STYLE, inline
+from stacking.compare.curve import Measure, Point, Spread
+from stacking.compare.result import ArmResult, Result
+from stacking.report.plots import COLOURS, GREY, PALE, STYLE, inline
 
 AXES: dict[Measure, tuple[str, tuple[tuple[float, str], ...]]] = {
     "wall": ("wall-clock", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
@@ -48,6 +49,48 @@ def picture(result: Result) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def lengths_picture(results: Sequence[Result]) -> bytes:
+    """Returns a PNG of the final losses and the speed-ups against the tokens of trainings of several lengths."""
+    measure: Measure = "rebuilt" if all(is_known(result, "rebuilt") for result in results) else "flops"
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.2), layout="constrained", facecolor="white")
+        losses, speedups = figure.subplots(1, 2)
+        for number, first in enumerate(results[0].arms):
+            colour = COLOURS[number % len(COLOURS)]
+            arms = sorted((result.arms[number] for result in results), key=_millions)
+            style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
+            _draw_spreads(losses, arms, [arm.final_loss for arm in arms], label=first.arm.name, **style)
+            if number:
+                _draw_spreads(speedups, arms, [arm.final.speedup[measure] for arm in arms], **style)
+        losses.set_ylabel("final held-out loss")
+        speedups.set_ylabel(f"speed-up in {AXES[measure][0]} to the baseline's final loss")
+        speedups.axhline(1, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+        speedups.set_ylim(bottom=0)
+        for axes in (losses, speedups):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks := sorted({_millions(arm) for result in results for arm in result.arms}))
+            axes.set_xticklabels([f"{tick:.3g}" for tick in ticks])
+            axes.set_xlabel("tokens of the whole training, millions")
+            axes.grid(axis="y", color=PALE, linewidth=0.8)
+        losses.legend(loc="upper right")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _millions(arm: ArmResult) -> float:
+    return (arm.total("tokens").mean or 0.0) / 1e6
+
+
+def _draw_spreads(axes: Axes, arms: Sequence[ArmResult], spreads: Sequence[Spread], **style: Any) -> None:
+    """Draws means over the seeds, with bars from the lowest to the highest; incomplete ones are left out."""
+    whole = [(_millions(arm), spread) for arm, spread in zip(arms, spreads, strict=True) if spread.mean is not None]
+    x, means = [place for place, _ in whole], [spread.mean or 0.0 for _, spread in whole]
+    below = [mean - min(spread.known) for mean, (_, spread) in zip(means, whole, strict=True)]
+    above = [max(spread.known) - mean for mean, (_, spread) in zip(means, whole, strict=True)]
+    axes.errorbar(x, means, yerr=[below, above], **style)
 
 
 def is_known(result: Result, measure: Measure) -> bool:

@@ -1,4 +1,8 @@
-"""Scales the length of a recipe's training: all counts of updates and tokens by one factor, so that shares stay."""
+"""Scales the length of a recipe's training: its counts of updates and tokens by one factor, so that shares stay.
+
+Warm-ups stay as they are: Adam needs as many updates to settle in a short training as in a long one. So trainings of
+several lengths have the same rates until the first of them decays.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,13 @@ from collections.abc import Iterator
 from stacking.config.recipe import Growth, Recipe, Stage, StageGrowth
 
 _OF_THE_SCHEDULE = (
-    "warmup_steps",
-    "warmup_num_steps",
     "total_num_steps",
     "cycle_first_step_size",
     "cycle_second_step_size",
     "decay_step_size",
     "rewarmup_steps",
 )
-"""The keys of all kinds of schedules that count updates."""
+"""The keys of all kinds of schedules that count updates, without warm-ups."""
 
 
 def length_overrides(recipe: Recipe, factor: float) -> list[str]:
@@ -41,8 +43,6 @@ def _of_stage(stage: Stage) -> Iterator[tuple[str, int | None]]:
     yield "tokens", stage.tokens
     if stage.until:
         yield "until.at_most", stage.until.at_most
-    if stage.learning_rate:
-        yield "learning_rate.warmup_steps", stage.learning_rate.warmup_steps
     if stage.growth:
         yield from _of_growth("growth", stage.growth)
 

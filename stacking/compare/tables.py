@@ -31,6 +31,17 @@ def _summary_row(arm: ArmResult, is_baseline: bool) -> tuple[str, ...]:
     return (arm.arm.name, *totals, _spread(arm.final_loss, loss), *speedups)
 
 
+def length_table(results: Sequence[Result]) -> Table:
+    """Lists every arm at several lengths of training."""
+    head = ("tokens", "arm", "final loss", "speed-up", "rebuilt", "FLOPs")
+    rows = []
+    for result in results:
+        for arm in result.arms:
+            row = _summary_row(arm, arm is result.baseline)
+            rows.append((row[4], arm.arm.name, *row[5:]))
+    return Table(head, rows)
+
+
 def level_table(arm: ArmResult) -> Table:
     """Lists an arm's speed-up at every loss."""
     head = ("held-out loss", *(f"{word} speed-up" for word in _MEASURES.values()), "reached with")

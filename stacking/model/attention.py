@@ -34,7 +34,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layou
 def explicit(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
     """Compute the same with explicit probabilities: for CPUs.
 
-    Their fused kernel has no dropout, and in bf16 its backward pass takes five times as long as this one.
+    Their fused kernel has no dropout, and is slow in bf16.
     """
     if not dropout and query.dtype is torch.float32:
         return sdpa(query, key, value, queries, keys, dropout)

@@ -32,7 +32,7 @@ def write_recipe(folder: Path, name: str, depths: list[int], steps: list[int], o
         "growth": {"operator": operator, "optimizer_state": "copy-keep-step"},
         "stages": stages,
         "launch": {"ranks": 1, "accelerator": "cpu"},
-        "checkpoint": {"every_steps": 5},
+        "checkpoint": {"every_steps": 5, "keep": 9},
         "evaluation": {"every_steps": 4, "samples": 16},
         "log_every": 2,
     }
@@ -85,6 +85,17 @@ def test_a_comparison_survives_a_kill_and_adds_up(tmp_path: Path) -> None:
         assert mine == pytest.approx(shared_point, abs=0.1)  # seconds; the time before its first phase is its own
         assert mine["loss"] == shared_point["loss"]
     assert arms[2]["final_loss"] != grown["final_loss"]
+
+    both = stacking(*arguments[:5], "--out", tmp_path / "both", "--seeds", "1", "--scale", "0.25,0.5", "--reuse", out)
+    whole = f"late, seed 0: begins with update 8 of stage 1-L2 of {out / 'arms' / 'late' / 'seed-0'}"
+    part = f"scratch, seed 0: begins with update 10 of stage 0-L2 of {out / 'arms' / 'scratch' / 'seed-0'}"
+    assert whole in both.stderr and part in both.stderr
+    lengths = json.loads((tmp_path / "both" / "lengths.json").read_text())["lengths"]
+    assert [length["scale"] for length in lengths] == [0.25, 0.5]
+    assert [arm["tokens"] for arm in lengths[0]["arms"]] == [arm["tokens"] / 2 for arm in lengths[1]["arms"]]
+    assert lengths[1]["arms"][1]["final_loss"] == grown["final_loss"]
+    assert (tmp_path / "both" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    assert both.stdout.count("scratch") == both.stdout.count("late") == 2
 
     refused = stacking(*arguments, "--set", "optimizer.clip=0.5", check=False)
     assert refused.returncode == 2 and "was trained with other settings" in refused.stderr

@@ -22,6 +22,7 @@ AXES: dict[Measure, tuple[str, tuple[tuple[float, str], ...]]] = {
     "tokens": ("tokens", ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))),
 }
 """Per measure: its name and its units, largest first."""
+_DOTS: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
 
 
 def chart(result: Result, measure: Measure) -> str | None:
@@ -53,40 +54,48 @@ def picture(result: Result) -> bytes:
 
 def lengths_picture(results: Sequence[Result]) -> bytes:
     """Returns a PNG of the final losses and the speed-ups against the tokens of trainings of several lengths."""
-    measure: Measure = "rebuilt" if all(is_known(result, "rebuilt") for result in results) else "flops"
+    time: Measure = "rebuilt" if all(is_known(result, "rebuilt") for result in results) else "wall"
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained", facecolor="white")
         losses, speedups = figure.subplots(1, 2)
         for number, first in enumerate(results[0].arms):
-            colour = COLOURS[number % len(COLOURS)]
-            arms = sorted((result.arms[number] for result in results), key=_millions)
-            style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
+            arms = [result.arms[number] for result in results]
+            style = {**_DOTS, "color": COLOURS[number % len(COLOURS)]}
             _draw_spreads(losses, arms, [arm.final_loss for arm in arms], label=first.arm.name, **style)
             if number:
-                _draw_spreads(speedups, arms, [arm.final.speedup[measure] for arm in arms], **style)
+                _draw_spreads(speedups, arms, [arm.final.speedup[time] for arm in arms], **style)
         losses.set_ylabel("final held-out loss")
-        speedups.set_ylabel(f"speed-up in {AXES[measure][0]} to the baseline's final loss")
+        losses.legend(loc="upper right")
+        speedups.set_ylabel(f"speed-up, {AXES[time][0]}")
         speedups.axhline(1, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         speedups.set_ylim(bottom=0)
-        for axes in (losses, speedups):
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(ticks := sorted({_millions(arm) for result in results for arm in result.arms}))
-            axes.set_xticklabels([f"{tick:.3g}" for tick in ticks])
-            axes.set_xlabel("tokens of the whole training, millions")
-            axes.grid(axis="y", color=PALE, linewidth=0.8)
-        losses.legend(loc="upper right")
+        _share_tokens_axis((losses, speedups), [_tokens(arm) for result in results for arm in result.arms])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _millions(arm: ArmResult) -> float:
-    return (arm.total("tokens").mean or 0.0) / 1e6
+def _share_tokens_axis(both: Sequence[Axes], tokens: Sequence[float]) -> None:
+    """Gives axes the same logarithmic scale of tokens, with a tick at every length."""
+    name, units = AXES["tokens"]
+    size, unit = next((unit for unit in units if max(tokens) >= 2 * unit[0]), units[-1])
+    ticks = sorted(set(tokens))
+    for axes in both:
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(min(tokens) / 1.1, max(tokens) * 1.1)
+        axes.set_xticks(ticks, [f"{tick / size:.3g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(f"{name} of the whole training, {unit}")
+        axes.grid(axis="y", color=PALE, linewidth=0.8)
+
+
+def _tokens(arm: ArmResult) -> float:
+    return float(sum(stage.tokens for stage in arm.arm.plan.stages))
 
 
 def _draw_spreads(axes: Axes, arms: Sequence[ArmResult], spreads: Sequence[Spread], **style: Any) -> None:
     """Draws means over the seeds, with bars from the lowest to the highest; incomplete ones are left out."""
-    whole = [(_millions(arm), spread) for arm, spread in zip(arms, spreads, strict=True) if spread.mean is not None]
+    whole = [(_tokens(arm), spread) for arm, spread in zip(arms, spreads, strict=True) if spread.mean is not None]
     x, means = [place for place, _ in whole], [spread.mean or 0.0 for _, spread in whole]
     below = [mean - min(spread.known) for mean, (_, spread) in zip(means, whole, strict=True)]
     above = [max(spread.known) - mean for mean, (_, spread) in zip(means, whole, strict=True)]

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from stacking.compare.chart import is_known, picture
+from stacking.compare.chart import is_known, lengths_picture, picture
 from stacking.compare.page import render
 from stacking.compare.result import Result, Trained
 from stacking.compare.step_times import StepTime
-from stacking.compare.tables import as_text
+from stacking.compare.tables import as_text, length_table
 from tests.compare.arms import trained
 from tests.compare.test_result import FALLING, result_of
 
@@ -49,6 +49,14 @@ def test_the_rebuilt_wall_clock_has_no_chart_before_it_is_measured() -> None:
 def test_the_picture_shows_the_runs_before_and_after_step_times_are_known(rebuilt: bool) -> None:
     shown = picture(result_of([trained(FALLING, rebuilt=rebuilt)], [trained(FALLING, 5.0, rebuilt=rebuilt)]))
     assert shown.startswith(b"\x89PNG")
+
+
+def test_several_lengths_have_one_picture_and_one_table_also_if_a_run_diverged(result: Result) -> None:
+    lost = result_of([trained(FALLING)], [Trained(seed=0, curve=(), diverged="not finite")])
+    assert lengths_picture([lost, result]).startswith(b"\x89PNG")
+    lines = length_table([lost, result]).as_text().splitlines()[2:]
+    assert [line.split()[1] for line in lines] == ["scratch", "late", "scratch", "late"]
+    assert "not reached" in lines[1] and lines[3].split()[-3:] == ["2.00", "2.00", "1.00"]
 
 
 def test_runs_that_all_diverged_have_no_picture() -> None:

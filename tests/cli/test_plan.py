@@ -23,6 +23,12 @@ def test_times_and_costs_are_in_the_table() -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_a_run_that_grows_early_is_told_what_growing_late_would_take() -> None:
+    late = "2 layers for 80% of the sequences, then 12, would take 36% of it"
+    assert late in stacking("plan", "bert-base-v100").stdout
+    assert "would take" not in stacking("plan", "demo").stdout.replace("from the start would take", "")
+
+
 def test_json_holds_the_plan_the_prediction_and_the_table() -> None:
     found = json.loads(stacking("plan", "demo", "--json", "--scaling", "--price", "1").stdout)
     assert (found["name"], found["format"]) == ("demo", 1)

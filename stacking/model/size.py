@@ -58,25 +58,26 @@ def executed_flops(config: ModelConfig, sequence_length: int, predicted: float) 
 
 
 def kept_values(config: ModelConfig) -> tuple[int, int]:
-    """Return how many values a layer keeps per token for the backward pass, and how many of its sums have dropout.
+    """Return how many values a layer keeps per token for the backward pass, and how many elements have a dropout mask.
 
     Kept are the input of every matrix and LayerNorm, and the output of every matrix that is not added to the residual
     stream: queries, keys, values, and what an activation function reads; also the activated values that a gate
-    multiplies, and queries and keys once more where they are turned. Attention probabilities are not included.
+    multiplies, and queries and keys once more where they are turned. Masks cover what is added to the residual stream,
+    or, in a gated feed-forward network, what its last matrix reads. Attention probabilities are not included.
     """
     shapes = named(VARIANTS[config.variant].layer, config)
-    values, added = 0, 0
+    gated = shapes["feed_forward.up.weight"][0] - shapes["feed_forward.down.weight"][1]
+    values, masked = 0, 0
     for name, (outputs, inputs) in ((name, shape) for name, shape in shapes.items() if len(shape) == 2):
         module = name.split(".")[-2]
         values += inputs
         if module in INTO_RESIDUAL:
             values += config.hidden  # a norm's input
-            added += 1
+            masked += inputs if gated and module == "down" else config.hidden
         else:
             values += outputs
-    gated = shapes["feed_forward.up.weight"][0] - shapes["feed_forward.down.weight"][1]
     turned = 2 * config.hidden if config.positions == "rotary" else 0
-    return values + gated + turned, added
+    return values + gated + turned, masked
 
 
 def _matrices(config: ModelConfig) -> dict[str, int]:

@@ -44,14 +44,14 @@ def activation_bytes(
     """Return the bytes that the backward pass needs for one micro-batch.
 
     Korthikanti et al., 2022 (arXiv 2205.05198), section 4.1: per token and layer the values of `kept_values` (BERT:
-    8 hidden + 2 intermediate) of ``size`` bytes each, and a byte of dropout mask for every value that is added to the
-    residual stream; without fused attention also 2 values and a mask byte per head and position. The MLM head only
-    processes masked positions: logits, their fp32 copy and its gradient. With checkpointing (``recomputed``) a layer
-    only keeps its input, and one layer at a time is recomputed: Chen et al., 2016 (arXiv 1604.06174).
+    8 hidden + 2 intermediate) of ``size`` bytes each, and a byte for every element of a dropout mask; without fused
+    attention also 2 values and a mask byte per head and position. The MLM head only processes masked positions: logits,
+    their fp32 copy and its gradient. With checkpointing (``recomputed``) a layer only keeps its input, and one layer at
+    a time is recomputed: Chen et al., 2016 (arXiv 1604.06174).
     """
     tokens = micro_batch * sequence_length
-    values, added = kept_values(model)
-    layer = values * size + added * model.hidden
+    values, masked = kept_values(model)
+    layer = values * size + masked
     if not fused:
         layer += model.heads * sequence_length * (2 * size + 1)
     head = round(tokens * mask_probability) * model.vocabulary * (size + 8)

@@ -94,6 +94,12 @@ def test_kept_values_are_those_that_torch_saves_but_for_the_small_ones(config: M
     assert 0 <= small < config.hidden
 
 
+def test_dropout_masks_cover_what_enters_the_residual_stream_or_leaves_a_gate(config: ModelConfig) -> None:
+    hidden, intermediate = config.hidden, config.intermediate
+    masks = {"post_ln": 2 * hidden, "pre_ln": 2 * hidden, "macaron": 3 * hidden, "modern": hidden + intermediate}
+    assert kept_values(config)[1] == masks[config.variant]
+
+
 def test_sizes_are_known_without_torch() -> None:
     code = "import sys, stacking.model.size, stacking.huggingface.names; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,6 +10,9 @@ import click
 from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER
 from stacking.errors import UserError
 
+_LONGEST = 1_000_000
+"""The largest factor of ``--scale``."""
+
 
 @click.command(**COMMAND)
 @click.argument("baseline")
@@ -83,6 +86,8 @@ def compare(
         if not (folder / "arms").is_dir():
             raise UserError(f"--reuse {folder}", "holds no comparison", "give what was --out of another one")
     factors = _positive("--scale", scales, "0.5,1,2")
+    if max(factors) > _LONGEST:
+        raise UserError("--scale", f"is {max(factors):g}", f"give at most {_LONGEST:,}")
     request = CompareRequest(
         sources=(baseline, *recipes),
         data=data,

@@ -5,7 +5,6 @@ The longest length trains first, and the shorter ones begin with its checkpoints
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,7 @@ from stacking.compare.curve import MEASURES
 from stacking.compare.folder import CompareFolder
 from stacking.compare.result import ArmResult, Result
 from stacking.compare.work import Tell
-from stacking.storage.files import write_atomically, write_json
+from stacking.storage.files import disk_errors, write_atomically, write_json
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,10 @@ def compare_budgets(request: CompareRequest, scales: Sequence[float], tell: Tell
     reuse = () if request.submit else (*request.reuse, longest.path)
     for scale in sorted(scales, reverse=True):
         folder = CompareFolder(request.out / f"x{scale:g}")
-        if longest.step_times.is_file() and folder.path.is_dir() and not folder.step_times.exists():
-            shutil.copyfile(longest.step_times, folder.step_times)
+        if longest.step_times.is_file() and not folder.step_times.exists():
+            with disk_errors(folder.path):
+                folder.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.step_times, longest.step_times.read_bytes())
         tell(f"{scale:g} times the recipes' lengths, in {folder.path}")
         others = tuple(path for path in reuse if path != folder.path)
         results[scale] = compare(replace(request, out=folder.path, scale=scale, reuse=others), tell)

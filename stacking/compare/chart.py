@@ -47,8 +47,12 @@ def picture(result: Result) -> bytes:
         _fill(right, result, "tokens")
         right.set_ylabel("")
         right.get_legend().remove()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -70,9 +74,7 @@ def lengths_picture(results: Sequence[Result]) -> bytes:
         speedups.axhline(1, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         speedups.set_ylim(bottom=0)
         _share_tokens_axis((losses, speedups), [_tokens(arm) for result in results for arm in result.arms])
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+        return _png(figure)
 
 
 def _share_tokens_axis(both: Sequence[Axes], tokens: Sequence[float]) -> None:

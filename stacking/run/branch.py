@@ -58,26 +58,7 @@ def branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPo
         UserError: ``source`` is not a run.
         DamagedFile: its plan or journal is damaged.
     """
-    return _last_shared(source, plan, overlap(plan, settled_plan(source)).updates, on_damage)
-
-
-def require_branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPoint:
-    """As `branch_point`.
-
-    Raises:
-        UserError: ``source`` has no such checkpoint.
-    """
-    shared = overlap(plan, settled_plan(source))
-    found = _last_shared(source, plan, shared.updates, on_damage)
-    if found is None:
-        parted = f", which part at {shared.parted_by}" if shared.parted_by else ""
-        problem = f"keeps no checkpoint from the {sum(shared.updates):,} updates that both share{parted}"
-        remedy = "name a run of the same recipe up to there, made with a larger checkpoint.keep"
-        raise UserError(f"--branch-of {source.path}", problem, remedy)
-    return found
-
-
-def _last_shared(source: RunFolder, plan: Plan, shared: tuple[int, ...], on_damage: OnDamage) -> BranchPoint | None:
+    shared = overlap(plan, settled_plan(source)).updates
     names = tuple(stage.name for stage in plan.stages)
     for index in reversed(range(len(shared))):
         for checkpoint in reversed(checkpoints(source.stage(names[index]).checkpoints)):
@@ -90,6 +71,22 @@ def _last_shared(source: RunFolder, plan: Plan, shared: tuple[int, ...], on_dama
                 continue
             return BranchPoint(source, names[: index + 1], checkpoint)
     return None
+
+
+def require_branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPoint:
+    """As `branch_point`.
+
+    Raises:
+        UserError: ``source`` has no such checkpoint.
+    """
+    found = branch_point(source, plan, on_damage)
+    if found is None:
+        shared = overlap(plan, settled_plan(source))
+        parted = f", which part at {shared.parted_by}" if shared.parted_by else ""
+        problem = f"keeps no checkpoint from the {sum(shared.updates):,} updates that both share{parted}"
+        remedy = "name a run of the same recipe up to there, made with a larger checkpoint.keep"
+        raise UserError(f"--branch-of {source.path}", problem, remedy)
+    return found
 
 
 def begin_as(point: BranchPoint, run: RunFolder) -> None:

@@ -1,0 +1,52 @@
+"""python -m tools.null_gpu CARD COMMAND…: runs a command on the null GPU; see `tools.null_gpu.card` for the cards."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tools.null_gpu.build import LIBRARY, CannotBuild, build
+from tools.null_gpu.card import CARDS, Card
+
+HERE = Path(__file__).parent
+
+
+def environment(card: Card, devices: int = 1) -> Mapping[str, str]:
+    """Returns the environment in which programs see the card.
+
+    Raises:
+        CannotBuild: the library cannot be built here.
+    """
+    folder = build()
+    return {
+        **os.environ,
+        **card.environment(devices),
+        "LD_PRELOAD": str(folder / LIBRARY),
+        "TRITON_LIBCUDA_PATH": str(folder),
+        "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # cuDNN is real and finds no device
+        "PATH": f"{HERE}{os.pathsep}{os.environ['PATH']}",  # nvidia-smi
+        "PYTHONPATH": f"{HERE / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+
+
+def main() -> None:
+    """Replaces this process with the command."""
+    parser = argparse.ArgumentParser(prog="python -m tools.null_gpu", description="Run a command on the null GPU.")
+    parser.add_argument("card", choices=CARDS)
+    parser.add_argument("--devices", type=int, default=1, help="how many such cards the machine has")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    if not options.command:
+        parser.error("give a command to run")
+    try:
+        variables = environment(CARDS[options.card], options.devices)
+    except CannotBuild as problem:
+        sys.exit(f"null_gpu: {problem}")
+    os.execvpe(options.command[0], options.command, variables)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""python -m tools.null_gpu.measure RECIPE [KEY=VALUE…]: what one update of a recipe's last stage asks of the device.
+
+Runs on the null GPU. Takes updates of ragged synthetic samples with this project's own training step, and prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tools.null_gpu import counters
+
+_WARM_UP = 4
+"""Updates before the first that counts: enough for both paths of a compiled layer, static and dynamic."""
+_COUNTED = 5
+WAITS = ("stream synchronisations", "event synchronisations", "device synchronisations", "synchronous copies")
+"""Counters of moments at which the host waits for the device."""
+_PAGEABLE = "pageable copies to the device"
+
+
+class Sections:
+    """Counts what every section of an update asks of the device."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Counts the body as part of section ``name``."""
+        before = Counter(counters.counts())
+        yield
+        self.counts.setdefault(name, Counter()).update(Counter(counters.counts()) - before)
+
+    def of(self, section: str, *names: str) -> int:
+        """Returns a sum of counters in one section."""
+        return sum(self.counts.get(section, Counter())[name] for name in names)
+
+
+def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """Returns the counts of one update, medians over some.
+
+    ``launches`` are kernels; ``waits`` the host's waits for the device, in forward and backward and in the optimizer's
+    step; ``compiled`` the graphs compiled after the warm-up; ``peak`` and ``planned`` bytes of device memory.
+    """
+    import torch
+    from torch._dynamo.utils import counters as dynamo
+
+    from stacking.bench.contenders import CONTENDERS
+    from stacking.bench.targets import Wanted, targets, trial_of
+    from stacking.bench.worker import source
+    from stacking.train.engine import connect
+    from stacking.train.loader import sample_numbers
+
+    wanted = Wanted(target=recipe, ragged=True, overrides=overrides)
+    target = targets(wanted)[-1]
+    trial = trial_of(target, wanted, ("stacking",), None)
+    connect()
+    contender = CONTENDERS["stacking"]()(trial)
+    contender.begin_turn()
+    batches = source(trial, None)  # type: ignore[arg-type]  # random samples lie in no folder
+
+    def update(step: int) -> Sections:
+        sections = Sections()
+        with sections("data"):
+            micro_batches = [
+                contender.prepare(batches(np.asarray(rows))) for rows in sample_numbers(trial.planned, step, 0)
+            ]
+        counters.reset()
+        contender.update(micro_batches, step, sections)
+        return sections
+
+    for step in range(_WARM_UP):
+        update(step)
+    compiled = dynamo["stats"]["unique_graphs"]
+    updates = [update(_WARM_UP + step) for step in range(_COUNTED)]
+
+    def middle(section: str, *names: str) -> int:
+        return int(median(sections.of(section, *names) for sections in updates))
+
+    return {
+        "launches": sum(middle(section, "launches") for section in ("forward", "backward", "optimizer")),
+        "waits": middle("forward", *WAITS, _PAGEABLE) + middle("backward", *WAITS, _PAGEABLE),
+        "waits of the step": middle("optimizer", *WAITS, _PAGEABLE),
+        "compiled": dynamo["stats"]["unique_graphs"] - compiled,
+        "peak": torch.cuda.max_memory_allocated(),
+        "reserved": torch.cuda.max_memory_reserved(),
+        "planned": trial.planned.memory_per_rank,
+        **_chosen(contender.chosen()),
+    }
+
+
+def _chosen(chosen: Mapping[str, str]) -> dict[str, str]:
+    return {"attention": chosen["attention"], "optimizer": chosen["optimizer"]}
+
+
+def main(recipe: str, *overrides: str) -> None:
+    """Prints the counts as one line of JSON, the last on standard output."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571"}
+    os.environ.update(alone)
+    print(json.dumps(measured(recipe, list(overrides))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # the libraries' destructors would ask for the device

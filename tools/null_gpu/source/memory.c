@@ -1,0 +1,171 @@
+/* Allocation and copies. Device memory is address space without pages behind it until somebody touches it. */
+#include <cuda_runtime_api.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "null_gpu.h"
+
+enum place { NOWHERE, DEVICE, PINNED };
+
+struct block {
+    char *start;
+    size_t bytes;
+    enum place place;
+};
+
+static struct block *blocks;
+static size_t count, room, in_use, peak;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void add(void *start, size_t bytes, enum place place) {
+    pthread_mutex_lock(&lock);
+    if (count == room)
+        blocks = realloc(blocks, (room = room ? 2 * room : 64) * sizeof *blocks);
+    blocks[count++] = (struct block){start, bytes, place};
+    if (place == DEVICE && (in_use += bytes) > peak)
+        peak = in_use;
+    pthread_mutex_unlock(&lock);
+}
+
+static struct block removed(const void *start) {
+    struct block found = {0};
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < count; i++)
+        if (blocks[i].start == start) {
+            found = blocks[i];
+            blocks[i] = blocks[--count];
+            break;
+        }
+    if (found.place == DEVICE)
+        in_use -= found.bytes;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+static enum place place_of(const void *address) {
+    enum place place = NOWHERE;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < count && !place; i++)
+        if ((const char *)address >= blocks[i].start && (const char *)address < blocks[i].start + blocks[i].bytes)
+            place = blocks[i].place;
+    pthread_mutex_unlock(&lock);
+    return place;
+}
+
+/* The most bytes of device memory that were in use since the last call with `reset`; for Python. */
+size_t null_gpu_peak(int reset) {
+    size_t most = peak;
+    if (reset)
+        peak = in_use;
+    return most;
+}
+
+cudaError_t cudaMalloc(void **pointer, size_t bytes) {
+    COUNT("cudaMalloc");
+    size_t size = bytes ? bytes : 1;
+    if (in_use + size > card()->memory)
+        return cudaErrorMemoryAllocation;
+    void *start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED)
+        return cudaErrorMemoryAllocation;
+    add(start, size, DEVICE);
+    *pointer = start;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *pointer) {
+    struct block block = removed(pointer);
+    if (block.place == DEVICE)
+        munmap(block.start, block.bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocAsync(void **pointer, size_t bytes, cudaStream_t stream) { return cudaMalloc(pointer, bytes); }
+cudaError_t cudaFreeAsync(void *pointer, cudaStream_t stream) { return cudaFree(pointer); }
+int ncclMemAlloc(void **pointer, size_t bytes) { return cudaMalloc(pointer, bytes); }
+int ncclMemFree(void *pointer) { return cudaFree(pointer); }
+
+cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags) {
+    if (posix_memalign(pointer, 4096, bytes ? bytes : 1))
+        return cudaErrorMemoryAllocation;
+    add(*pointer, bytes, PINNED);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *pointer) {
+    removed(pointer);
+    free(pointer);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **pointer, size_t bytes) { return cudaHostAlloc(pointer, bytes, 0); }
+
+cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags) {
+    add(pointer, bytes, PINNED);
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void *pointer) {
+    removed(pointer);
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostGetDevicePointer(void **device, void *host, unsigned flags) {
+    *device = host;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
+    *total = card()->memory;
+    *available = *total - in_use;
+    return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *pointer) {
+    memset(attributes, 0, sizeof *attributes);
+    enum place place = place_of(pointer);
+    attributes->type = place == DEVICE   ? cudaMemoryTypeDevice
+                       : place == PINNED ? cudaMemoryTypeHost
+                                         : cudaMemoryTypeUnregistered;
+    attributes->device = place ? 0 : -1;
+    attributes->devicePointer = place ? (void *)pointer : NULL;
+    attributes->hostPointer = place == PINNED ? (void *)pointer : NULL;
+    return cudaSuccess;
+}
+
+/* What kernels would have computed is not there. A copy to the host brings ones in double precision, by which sums can
+   be divided; all that is shorter is zero: losses, flags of overflow. In every floating-point type it is finite. */
+static void bring(char *to, size_t bytes) {
+    static const double one = 1;
+    for (size_t at = 0; at < bytes; at += sizeof one)
+        memcpy(to + at, &one, bytes - at < sizeof one ? bytes - at : sizeof one);
+}
+
+/* Nothing reads what is copied to the device, and without a write its pages cost no memory. A copy from pageable memory
+   makes the host wait. */
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    if (kind == cudaMemcpyHostToDevice) {
+        COUNT("copies to the device");
+        if (place_of(from) != PINNED)
+            synchronised("pageable copies to the device", bytes);
+    } else if (kind == cudaMemcpyDeviceToHost) {
+        COUNT("copies to the host");
+        bring(to, bytes);
+    } else
+        launched("copy within the device");
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+    synchronised("synchronous copies", bytes);
+    return cudaMemcpyAsync(to, from, bytes, kind, NULL);
+}
+
+cudaError_t cudaMemsetAsync(void *start, int value, size_t bytes, cudaStream_t stream) {
+    launched("memset");
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void *start, int value, size_t bytes) { return cudaMemsetAsync(start, value, bytes, NULL); }

@@ -1,16 +1,18 @@
 """python -m tools.null_gpu.measure RECIPE [KEY=VALUE…]: what one update of a recipe's last stage asks of the device.
 
-Runs on the null GPU. Takes updates of ragged synthetic samples with this project's own training step, and prints JSON.
+Runs on the null GPU. Takes updates of synthetic samples with this project's own training step, and prints JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -48,12 +50,14 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
     """Returns the counts of one update, medians over some.
 
     ``launches`` are kernels; ``waits`` the host's waits for the device, in forward and backward and in the optimizer's
-    step; ``compiled`` the graphs compiled after the warm-up; ``peak`` and ``planned`` bytes of device memory.
+    step; ``compiled`` the graphs compiled after the warm-up: all of them with ragged samples. ``reserved`` is the
+    device memory in bytes that PyTorch takes with full samples, ``planned`` the plan's estimate.
     """
     import torch
     from torch._dynamo.utils import counters as dynamo
 
     from stacking.bench.contenders import CONTENDERS
+    from stacking.bench.measure import Batches
     from stacking.bench.targets import Wanted, targets, trial_of
     from stacking.bench.worker import source
     from stacking.train.engine import connect
@@ -65,9 +69,9 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
     connect()
     contender = CONTENDERS["stacking"]()(trial)
     contender.begin_turn()
-    batches = source(trial, None)  # type: ignore[arg-type]  # random samples lie in no folder
+    ragged, full = (source(trial.model_copy(update={"ragged": how}), Path()) for how in (True, False))
 
-    def update(step: int) -> Sections:
+    def update(step: int, batches: Batches = ragged) -> Sections:
         sections = Sections()
         with sections("data"):
             micro_batches = [
@@ -81,6 +85,10 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
         update(step)
     compiled = dynamo["stats"]["unique_graphs"]
     updates = [update(_WARM_UP + step) for step in range(_COUNTED)]
+    compiled = dynamo["stats"]["unique_graphs"] - compiled
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    update(_WARM_UP + _COUNTED, full)
 
     def middle(section: str, *names: str) -> int:
         return int(median(sections.of(section, *names) for sections in updates))
@@ -89,8 +97,8 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
         "launches": sum(middle(section, "launches") for section in ("forward", "backward", "optimizer")),
         "waits": middle("forward", *WAITS, _PAGEABLE) + middle("backward", *WAITS, _PAGEABLE),
         "waits of the step": middle("optimizer", *WAITS, _PAGEABLE),
-        "compiled": dynamo["stats"]["unique_graphs"] - compiled,
-        "peak": torch.cuda.max_memory_allocated(),
+        "compiled": compiled,
+        "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
         "planned": trial.planned.memory_per_rank,
         **_chosen(contender.chosen()),
@@ -103,7 +111,9 @@ def _chosen(chosen: Mapping[str, str]) -> dict[str, str]:
 
 def main(recipe: str, *overrides: str) -> None:
     """Prints the counts as one line of JSON, the last on standard output."""
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(alone)
     print(json.dumps(measured(recipe, list(overrides))))
 

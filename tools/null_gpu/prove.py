@@ -104,7 +104,7 @@ def update_of(case: Case) -> tuple[bool, str]:
     """Returns whether an update keeps its bounds, and a line about it."""
     found = counts(case)
     problems = broken(case, found)
-    memory = f"{found['peak'] / 1e9:.2f} of {found['planned'] / 1e9:.2f} GB planned"
+    memory = f"{found['reserved'] / 1e9:.2f} of {found['planned'] / 1e9:.2f} GB planned"
     counted = f"{found['launches']:5} launches, {found['waits']} + {found['waits of the step']:2} waits, {memory}"
     return not problems, "; ".join([f"{counted}, {found['attention']}", *problems])
 

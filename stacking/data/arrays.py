@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stacking.storage.files import fsync_folder
+from stacking.storage.files import fsync
 
 _HEADER_BYTES = 128
 
@@ -51,7 +51,7 @@ def growing_array(path: Path, kind: npt.DTypeLike) -> Iterator[GrowingArray]:
         yield array
         array.close()
         os.replace(partial, path)
-        fsync_folder(path.parent)
+        fsync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -33,11 +33,11 @@ from stacking.model.size import parameter_shapes
 from stacking.state.layers import LayerSource, layer_of, origins
 from stacking.storage.block_writer import BlockWriter, Meter
 from stacking.storage.blocks import Entry, digest
-from stacking.storage.files import MANIFEST, disk_errors, new_folder, verify_folder
+from stacking.storage.files import MANIFEST, block_digests, disk_errors, new_folder, verify_folder
 from stacking.storage.partition import Shape, numel
 from stacking.storage.safetensors_file import FileLayout, SafetensorsFile, SafetensorsWriter, TensorSpec
 from stacking.storage.threads import each
-from stacking.storage.verified_files import verified_files
+from stacking.storage.verified_files import VerifiedFiles
 
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
 FORMAT = 1
@@ -183,7 +183,7 @@ class State(Readable):
             *([BUFFERS] if self._file(BUFFERS).name in self.manifest["files"] else ()),
         ]
         self._files = {kind: SafetensorsFile.open(self._file(kind)) for kind in kinds}
-        self.verified = verified_files(self.path, self.manifest)
+        self.verified = VerifiedFiles(block_digests(self.path, self.manifest["files"]))
         self.sources = self._read_sources()
         self._origins = {
             kind: origins(self._files[kind].specs, self.sources) if kind in self._files else {}

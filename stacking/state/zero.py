@@ -28,7 +28,7 @@ from stacking.errors import DamagedFile, UserError
 from stacking.model.config import ModelConfig
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
 from stacking.state.zero_schema import ADAM, MODEL, SHARD, WRAPPED, checked, number, stored
-from stacking.storage.files import MANIFEST, read_sealed, verify_folder
+from stacking.storage.files import MANIFEST, block_digests, read_sealed, verify_folder
 from stacking.storage.partition import (
     PARAMETER_NAMES,
     Piece,
@@ -42,7 +42,7 @@ from stacking.storage.partition import (
 )
 from stacking.storage.safetensors_file import TensorSpec
 from stacking.storage.torch_file import StoredTensor, read_torch_file
-from stacking.storage.verified_files import VerifiedFiles, verified_files
+from stacking.storage.verified_files import VerifiedFiles
 from stacking.terminal.units import counted
 
 PROGRESS = "progress.json"
@@ -160,8 +160,10 @@ def _verified(folder: Path) -> VerifiedFiles | None:
     Raises:
         DamagedFile: the manifest is missing, or a file that it lists is missing or has another size.
     """
-    is_ours = (folder / MANIFEST).exists() or (folder / PROGRESS).exists()
-    return verified_files(folder, verify_folder(folder, checksums=False)) if is_ours else None
+    if not (folder / MANIFEST).exists() and not (folder / PROGRESS).exists():
+        return None
+    manifest = verify_folder(folder, checksums=False)
+    return VerifiedFiles(block_digests(folder, manifest["files"]))
 
 
 def _tagged_folder(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 A manifest's entry for a file has its size and its ``checksum``. For a file of at most one block this is the XXH3-128 of
 its bytes. For a longer file, ``blocks`` lists the XXH3-128 of every block, in hex and in order, and the checksum is the
-XXH3-128 of that list. Manifests of earlier versions have no ``blocks`` and the checksum of the whole file.
+XXH3-128 of that list.
 """
 
 from __future__ import annotations
@@ -42,17 +42,15 @@ def entry_of(size: int, digests: Sequence[str]) -> Entry:
     return {"bytes": size, "checksum": digest(blocks.encode()), "blocks": blocks}
 
 
-def digests_of(entry: Mapping[str, Any]) -> list[str] | None:
-    """Returns the digests of a file's blocks; None if the entry has only the checksum of the whole file.
+def digests_of(entry: Mapping[str, Any]) -> list[str]:
+    """Returns the digests of a file's blocks.
 
     Raises:
         ValueError: the entry is inconsistent.
     """
     if entry["bytes"] <= BLOCK:
         return [entry["checksum"]] if entry["bytes"] else []
-    if "blocks" not in entry:
-        return None
-    blocks = str(entry["blocks"])
+    blocks = str(entry.get("blocks", ""))
     if len(blocks) != _HEX * -(-entry["bytes"] // BLOCK) or digest(blocks.encode()) != entry["checksum"]:
         raise ValueError("the blocks' checksums do not belong to the file's")
     return [blocks[i : i + _HEX] for i in range(0, len(blocks), _HEX)]

@@ -41,7 +41,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        fsync_folder(path.parent)
+        fsync(path.parent)
 
     with disk_errors(path):
         patiently(write)
@@ -64,10 +64,7 @@ def read_json(path: Path) -> Any:
         StorageFailure: the file cannot be read at the moment.
         DamagedFile: the file is not JSON, or is nested too deeply or too large.
     """
-    if not path.exists():
-        raise UserError(path, "does not exist", "check the path")
-    with disk_errors(path):
-        data = patiently(lambda: _read_small(path))
+    data = _read(path)
     try:
         return json.loads(data.decode("utf-8-sig"))
     except RecursionError:
@@ -76,11 +73,17 @@ def read_json(path: Path) -> Any:
         raise DamagedFile(path, f"is not JSON ({str(error).partition(';')[0]})") from None
 
 
-def _read_small(path: Path) -> bytes:
-    with os.fdopen(open_file(path), "rb") as file:
-        if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
-            raise DamagedFile(path, f"is larger than {_LARGEST_JSON >> 20} MiB")
-        return file.read()
+def _read(path: Path) -> bytes:
+    def read() -> bytes:
+        with os.fdopen(open_file(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
+                raise DamagedFile(path, f"is larger than {_LARGEST_JSON >> 20} MiB")
+            return file.read()
+
+    if not path.exists():
+        raise UserError(path, "does not exist", "check the path")
+    with disk_errors(path):
+        return patiently(read)
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
@@ -114,27 +117,24 @@ def read_sealed_text(path: Path) -> str:
         UserError: there is no such file.
         DamagedFile: the file was changed since, or has no seal.
     """
-    if not path.exists():
-        raise UserError(path, "does not exist", "check the path")
-    with disk_errors(path):
-        data = patiently(lambda: _read_small(path))
+    data = _read(path)
     try:
         return unsealed_text(data.decode(errors="replace"))
     except BrokenSeal as error:
         raise DamagedFile(path, str(error), "restore it from a copy") from None
 
 
-def fsync_folder(folder: Path) -> None:
-    """Makes renames inside ``folder`` durable."""
-    patiently(lambda: _fsync(folder))
+def fsync(path: Path) -> None:
+    """Makes the content of a file, or the names inside a folder, durable."""
 
+    def sync() -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    patiently(sync)
 
 
 def checksum(path: Path) -> str:
@@ -188,7 +188,7 @@ def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str,
         DamagedFile: a file's size differs from its known entry.
     """
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    each(fsync_file, [folder / name for name in names])
+    each(fsync, [folder / name for name in names])
     known = {name: entry for name, entry in (entries or {}).items() if name in names}
     for name, entry in known.items():
         _check_size(folder / name, entry)
@@ -197,17 +197,12 @@ def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str,
     write_sealed(folder / MANIFEST, {**manifest, "files": {name: {**known, **found}[name] for name in names}})
 
 
-def fsync_file(path: Path) -> None:
-    """Makes the content of ``path`` durable."""
-    patiently(lambda: _fsync(path))
-
-
 def move_folder(source: Path, target: Path) -> None:
     """Renames ``source`` to ``target``, replacing an existing folder."""
     if target.exists():
         shutil.rmtree(target)
     patiently(lambda: os.rename(source, target))
-    fsync_folder(target.parent)
+    fsync(target.parent)
 
 
 def require_empty(path: Path, option: str) -> None:
@@ -248,7 +243,7 @@ def set_aside(path: Path, why: str = "damaged") -> Path:
     while (aside := path.with_name(f"{path.name}.{why}{number or ''}")).exists():
         number += 1
     path.rename(aside)
-    fsync_folder(path.parent)
+    fsync(path.parent)
     return aside
 
 
@@ -277,7 +272,7 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
             raise DamagedFile(folder / MANIFEST, f"lists {name!r}, which is not a file of the folder")
         _check_size(folder / name, entry)
     if checksums:
-        _verify_checksums(folder, manifest["files"])
+        verify_blocks(block_digests(folder, manifest["files"]))
     return manifest
 
 
@@ -288,16 +283,8 @@ def _check_size(path: Path, entry: Entry) -> None:
         raise DamagedFile(path, f"has {path.stat().st_size:,} bytes where the manifest says {entry['bytes']:,}")
 
 
-def _verify_checksums(folder: Path, files: Mapping[str, Entry]) -> None:
-    blocks = block_digests(folder, files)
-    verify_blocks({path: digests for path, digests in blocks.items() if digests is not None})
-    for name, entry in files.items():
-        if blocks[folder / name] is None and checksum(folder / name) != entry["checksum"]:
-            raise DamagedFile(folder / name, "does not match its checksum")
-
-
-def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[str] | None]:
-    """Returns the block digests of every file in a manifest, or None for a file with a single checksum.
+def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[str]]:
+    """Returns the block digests of every file in a manifest.
 
     Raises:
         DamagedFile: the manifest is inconsistent.

@@ -7,21 +7,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stacking.errors import DamagedFile
 from stacking.storage.blocks import BLOCK, digest, fill, open_file, verify_blocks
-from stacking.storage.files import MANIFEST, block_digests
+from stacking.storage.files import MANIFEST
 from stacking.storage.os_errors import disk_errors, patiently
-
-
-def verified_files(folder: Path, manifest: Mapping[str, Any]) -> VerifiedFiles | None:
-    """Returns a verifying reader for a sealed folder; None if only whole files have checksums."""
-    found = block_digests(folder, manifest["files"])
-    listed = {path: digests for path, digests in found.items() if digests is not None}
-    return VerifiedFiles(listed) if len(listed) == len(found) else None
 
 
 def read_bytes(path: Path, offset: int, into: np.ndarray) -> None:

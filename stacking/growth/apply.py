@@ -21,7 +21,7 @@ from stacking.growth.operators import (
 )
 from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.state.finite import CHECKED, FiniteState, require_finite, was_checked
-from stacking.state.format import BUFFERS, MOMENTS, Progress, Readable, State, manifest_of, step_of, write_state
+from stacking.state.format import BUFFERS, MOMENTS, Progress, State, TrainingState, manifest_of, step_of, write_state
 from stacking.state.layers import LayerSource, composed, layer_of, origins
 from stacking.storage.files import new_folder, require_outside
 from stacking.storage.partition import Shape
@@ -32,7 +32,7 @@ class _NoLinks(Exception):
     """Raised if the file system does not support hard links."""
 
 
-class GrownState(Readable):
+class GrownState(TrainingState):
     """Views ``source`` as the deeper model's state, reading lazily."""
 
     def __init__(self, source: State, sources: tuple[LayerSource, ...], rule: OptimizerStateRule) -> None:

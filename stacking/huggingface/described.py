@@ -11,7 +11,7 @@ from stacking.huggingface.names import DECODER_WEIGHT, hugging_face_names, with_
 from stacking.huggingface.tensor_names import modern_names
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import BUFFERS, Readable, step_of
+from stacking.state.format import BUFFERS, TrainingState, step_of
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.partition import Shape, numel
 from stacking.storage.safetensors_file import TensorSpec
@@ -19,7 +19,7 @@ from stacking.storage.safetensors_file import TensorSpec
 _REMEDY = "give this checkpoint's own --config"
 
 
-class DescribedCheckpoint(Readable):
+class DescribedCheckpoint(TrainingState):
     """Views ``source`` as a state of ``model``; parameters may have this project's names or BertForPreTraining's.
 
     Some parameters of this project are several of Hugging Face's matrices, stacked by rows; so are their moments.

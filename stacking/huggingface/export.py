@@ -16,7 +16,7 @@ from stacking.huggingface.model_card import model_card
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.finite import FiniteState
-from stacking.state.format import WEIGHTS, Readable, State
+from stacking.state.format import WEIGHTS, State, TrainingState
 from stacking.storage.files import MANIFEST, new_folder, read_json, require_outside, write_atomically, write_json
 from stacking.storage.safetensors_file import SafetensorsWriter, TensorSpec
 
@@ -81,13 +81,13 @@ def read_model(path: Path) -> tuple[State, ModelConfig]:
     return state, config
 
 
-def read_weights(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+def read_weights(state: TrainingState, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Yields every parameter of the model in ``state`` as fp32, in order, one at a time."""
     for name, shape in parameter_shapes(config).items():
         yield name, state.read(WEIGHTS, name).reshape(shape)
 
 
-def _write_weights(folder: Path, state: Readable, config: ModelConfig, architecture: Architecture) -> None:
+def _write_weights(folder: Path, state: TrainingState, config: ModelConfig, architecture: Architecture) -> None:
     """Writes the weights, one tensor at a time; parameters without a place in the class go to a file of their own."""
     names = list(parameter_shapes(config))
     aside = [name for name in names if name.startswith(architecture.aside)]

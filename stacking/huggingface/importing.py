@@ -23,7 +23,7 @@ from stacking.huggingface.tensor_names import modern_names
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import WEIGHTS, StateWriter
+from stacking.state.format import WEIGHTS, new_state
 from stacking.storage.files import checksum, require_outside
 from stacking.storage.pickled import described
 from stacking.storage.signatures import first_bytes, refuse_other_formats
@@ -93,10 +93,10 @@ def import_hugging_face(folder: Path, out: Path) -> ImportReport:
             "files": {path.name: checksum(path) for path in files},
             "initialised": initialised,
         }
-        writer = StateWriter(out, parameter_shapes(config), moments=False, model=config, provenance=provenance)
-        with writer:
+        shapes = parameter_shapes(config)
+        with new_state(out, shapes, moments=False, model=config, provenance=provenance) as append:
             for name, tensor in _tensors(loaders, sources, config, folder):
-                writer.append(WEIGHTS, name, tensor.numpy().reshape(-1))
+                append(WEIGHTS, name, tensor.numpy().reshape(-1))
     return ImportReport(config, initialised, ignored, notes)
 
 

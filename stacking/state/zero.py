@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from stacking.errors import DamagedFile, UserError
 from stacking.model.config import ModelConfig
-from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
+from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState
 from stacking.state.zero_schema import ADAM, MODEL, SHARD, WRAPPED, checked, number, stored
 from stacking.storage.files import MANIFEST, block_digests, read_sealed, verify_folder
 from stacking.storage.partition import (
@@ -72,7 +72,7 @@ class ParsedCheckpoint(NamedTuple):
     """Each rank's file and its ``optimizer_state_dict``. Empty without ZeRO."""
 
 
-class ZeroCheckpoint(Readable):
+class ZeroCheckpoint(TrainingState):
     """Opens a DeepSpeed checkpoint as a `TrainingState`; checkpoints of this project are verified as they are read.
 
     Args:

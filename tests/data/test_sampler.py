@@ -18,10 +18,11 @@ from stacking.data import sampler as module
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
-from stacking.data.samples import SampleIndex, build_samples, samples_per_epoch
-from stacking.data.unpad import split, unpad
+from stacking.data.samples import SampleIndex, build_samples
+from stacking.data.unpad import split
 from stacking.errors import UserError
 from tests.data.conftest import write_numbers
+from tests.unpadding import unpad
 
 KINDS = list(SAMPLERS)
 PAIRS = ["sentence-pair", "segment-pair"]
@@ -145,7 +146,7 @@ def test_an_index_written_in_chunks_is_the_same(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [8, 33, 128])
 def test_samples_per_epoch_is_the_length_of_the_index(corpus: Corpus, kind: str, length: int) -> None:
-    assert samples_per_epoch(corpus, kind, length) == len(build_samples(corpus, kind, length))
+    assert len(SampleIndex(corpus, kind, length)) == len(build_samples(corpus, kind, length))
 
 
 @pytest.mark.parametrize("kind", KINDS)

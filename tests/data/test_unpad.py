@@ -11,7 +11,8 @@ from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
 from stacking.data.samples import build_samples
-from stacking.data.unpad import Unpadded, unpad
+from stacking.data.unpad import Unpadded
+from tests.unpadding import unpad
 
 
 def padded(unpadded: Unpadded, width: int, pad: int, sample_ids: np.ndarray) -> Batch:

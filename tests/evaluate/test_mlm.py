@@ -12,7 +12,7 @@ import torch
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import prepare
-from stacking.data.unpad import Unpadded, unpad
+from stacking.data.unpad import Unpadded
 from stacking.errors import UserError
 from stacking.evaluate.mlm import Scores, evaluate, evaluate_state
 from stacking.model.bert import Bert, build
@@ -20,6 +20,7 @@ from stacking.model.config import ModelConfig
 from tests.data.conftest import write_corpus
 from tests.model.conftest import CONFIGS, Inputs, example
 from tests.states import SMALL, random_weights, write_state
+from tests.unpadding import unpad
 
 
 def as_batch(inputs: Inputs, rows: slice = slice(None)) -> Unpadded:

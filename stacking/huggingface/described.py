@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from stacking.errors import UserError
-from stacking.huggingface.names import DECODER_WEIGHT, hugging_face_names, with_bias
+from stacking.huggingface.bert import BertFolder
+from stacking.huggingface.names import DECODER_WEIGHT, with_bias
 from stacking.huggingface.tensor_names import modern_names
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
@@ -64,7 +65,7 @@ class DescribedCheckpoint(TrainingState):
         stored = with_bias(modern_names(self._source.names, path))
         if DECODER_WEIGHT in stored:
             raise UserError(path, "has a decoder of its own", "only models with tied embeddings can be used")
-        names = hugging_face_names(self.model) if self.model.variant == "post_ln" else {}
+        names = BertFolder().names(self.model) if self.model.variant == "post_ln" else {}
         for theirs in (their for group in names.values() for their in group if their not in stored):
             raise UserError(path, f"has no parameter {theirs}", f"{_REMEDY}; a state needs the pooler and both heads")
         if not names:

@@ -31,7 +31,6 @@ class GrowingArray:
         self.length, self._row = self.length + len(values), values.shape[1:]
 
     def close(self) -> None:
-        """Write the header of format 1.0, padded to the reserved space."""
         shape = (self.length, *self._row)
         text = f"{{'descr': {self.kind.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
         header = text.ljust(_HEADER_BYTES - 11) + "\n"

@@ -42,8 +42,6 @@ class _Split(BaseModel, strict=True):
 
 
 class _TokenFacts(BaseModel, strict=True):
-    """What a manifest says of its tokens."""
-
     vocabulary: PositiveInt
     special: _Special
     splits: dict[str, _Split]
@@ -86,7 +84,6 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def shard_path(folder: Path, split: str, number: int, array: str) -> Path:
-    """The location of one array of one shard."""
     return folder / split / f"{number:05d}.{array}.npy"
 
 
@@ -116,7 +113,6 @@ class Corpus:
         self._check(manifest["splits"][split])
 
     def _open(self, shards: int) -> None:
-        """Map the shards and number their contents consecutively."""
         self._tokens = [self._map(number, "tokens") for number in range(shards)]
         self._sentences = [self._map(number, "sentences") for number in range(shards)]
         self._documents = [self._map(number, "documents") for number in range(shards)]

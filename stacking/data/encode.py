@@ -73,7 +73,6 @@ class _Words:
         return ids, np.add.reduceat(lengths, np.cumsum(sizes) - sizes)
 
     def _learn(self) -> None:
-        """Encode the words that are new since the last call."""
         if self._numbers.new:
             ids, lengths = _encode(self._tokenizer, self._numbers.new)
             self._numbers.new.clear()

@@ -17,8 +17,6 @@ PassOver = Callable[[Path, str], None]
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """The files of an input."""
-
     files: tuple[TextFile, ...]
     passed_over: tuple[tuple[Path, str], ...] = ()
     """Skipped files and folders, each with the reason."""
@@ -85,7 +83,6 @@ def _walk(folder: Path, folders: set[Path], pass_over: PassOver) -> Iterator[Pat
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return the content of ``folder``, in reverse order of the names."""
     try:
         return sorted(folder.iterdir(), reverse=True)
     except OSError as error:
@@ -93,7 +90,6 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _format_of_named(path: Path) -> str:
-    """Return the format of a file that the user named."""
     _require_file(path)
     try:
         return recognise(plain_suffix(path), first_bytes(path, HEAD_BYTES))

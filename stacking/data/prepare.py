@@ -68,8 +68,6 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The folder that ``prepare`` created or found."""
-
     folder: Path
     manifest: dict[str, Any]
     already_there: bool
@@ -304,7 +302,6 @@ class _Job:
 def _refuse_idle_options(
     size: int | None, tokenizer: Path | None, held_out: float | None, held_out_inputs: Sequence[str]
 ) -> None:
-    """Reject options that another option makes ineffective."""
     if size is not None and tokenizer is not None:
         raise UserError("--vocabulary-size", "has no effect with --tokenizer", "leave one of the two out")
     if held_out is not None and held_out_inputs:
@@ -312,7 +309,6 @@ def _refuse_idle_options(
 
 
 def _check(inputs: Sequence[str], embedded: bool, size: int, held_out: float, workers: int | None) -> None:
-    """Reject meaningless options."""
     smallest, largest = vocabulary.SMALLEST, vocabulary.LARGEST
     if not inputs and not embedded:
         raise UserError("prepare", "has no input", "give files, folders or a dataset, or --embedded")
@@ -344,7 +340,6 @@ def _refuse_nesting(out: Path, inputs: Sequence[str]) -> None:
 
 
 def _existing(out: Path, options: Options) -> dict[str, Any] | None:
-    """Return the manifest at ``out``, or None if there is nothing."""
     if out.is_dir() and not any(out.iterdir()):
         return None
     if out.exists() and not (out / MANIFEST).is_file():
@@ -392,14 +387,12 @@ def _work_folder(out: Path) -> Iterator[Path]:
 
 
 def _told(texts: list[Input]) -> Iterator[str]:
-    """Report what is read and what is skipped, line by line."""
     for text in texts:
         formats = Counter(file.format for file in text.files) if text.identity is None else {}
         yield from read_as(text.name, formats, text.passed_over)
 
 
 def _source(text: Input, scan: Scan) -> dict[str, Any]:
-    """Return an input's entry in the manifest."""
     return {
         "input": os.fsencode(text.name).decode("utf-8", "replace"),
         "held_out": text.is_held_out,

@@ -100,7 +100,6 @@ def json_texts(path: Path, stream: IO[bytes], key: str) -> Iterator[str]:
 
 
 def _values(path: Path, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """Yield the values of the lines of ``stream``, each with its location."""
     offset = number = 0
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
@@ -118,7 +117,6 @@ def _values(path: Path, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def _list(path: Path, start: bytes, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """Return the items of a file that is a single list."""
     content = start + stream.read(LONGEST_LINE + 1 - len(start))
     if len(content) > LONGEST_LINE:
         problem = f"is a JSON list of more than {LONGEST_LINE:,} bytes"

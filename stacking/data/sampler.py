@@ -60,7 +60,6 @@ class Sampler(ABC):
         self._masking = Masking(int(hash64(seed, _MASK)[0]), mask_probability, corpus.vocabulary, corpus.special)
 
     def __len__(self) -> int:
-        """Return the number of samples in an epoch."""
         return len(self.samples)
 
     @staticmethod

@@ -103,7 +103,6 @@ def _bounds(sizes: I64) -> I64:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether ``path`` is a complete part."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -141,8 +140,6 @@ def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int
 
 
 class _ShardWriter:
-    """One shard being written."""
-
     def __init__(self, folder: Path, split: str, number: int, vocabulary: int) -> None:
         kinds = (token_dtype(vocabulary), np.int64, np.int64)
         opened = [

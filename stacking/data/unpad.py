@@ -38,7 +38,6 @@ def positions_in(lengths: I64) -> I64:
 
 
 def pad(unpadded: Unpadded, width: int, pad_id: int, sample_ids: I64) -> Batch:
-    """Return the samples as rows of ``width`` positions, filled up with ``pad_id``."""
     attention_mask = np.arange(width) < unpadded.lengths[:, None]
     real = np.flatnonzero(attention_mask)
     input_ids, segment_ids = np.full(attention_mask.size, pad_id), np.zeros(attention_mask.size, dtype=np.int64)

@@ -111,7 +111,6 @@ class Architecture(ABC):
 
 
 def architecture_of(model: ModelConfig) -> Architecture:
-    """Returns the architecture of an exportable model."""
     return _loaded(VARIANTS[model.variant].hugging_face)
 
 

@@ -110,7 +110,6 @@ def _check_kind(given: dict[str, Any], where: Path) -> None:
 
 
 def _classes(content: dict[str, Any]) -> list[str]:
-    """Returns the class names under ``architectures``."""
     classes = content.get("architectures") or []
     return [short_repr(name).strip("'") for name in (classes if isinstance(classes, list) else [classes])]
 

@@ -49,8 +49,6 @@ _LAYER = re.compile(r"bert\.encoder\.layer\.(\d{1,9})\.")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """Reports the result of an import."""
-
     config: ModelConfig
     initialised: list[str]
     """Parameters that the folder lacks, initialised as in a new model, with seed 0."""

@@ -67,7 +67,6 @@ def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: boo
 
 
 def _training(manifest: dict[str, Any]) -> str:
-    """Returns table rows of the state's progress."""
     progress = manifest.get("progress") or {}
     labels = {"tokens": "tokens seen in training, without padding", "samples": "samples seen in training"}
     rows = [f"| {label} | {_shown(progress[key])} |" for key, label in labels.items() if progress.get(key) is not None]

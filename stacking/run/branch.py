@@ -41,7 +41,6 @@ class BranchPoint:
 
     @property
     def step(self) -> int:
-        """The checkpoint's update within its stage."""
         return step_of(self.checkpoint)
 
     def __str__(self) -> str:

@@ -62,8 +62,6 @@ def _plan_and_samples(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
 
 @dataclass(frozen=True)
 class Design:
-    """Holds everything needed to create a run."""
-
     recipe: Recipe
     plan: Plan
     samples: Mapping[str, SampleIndex]

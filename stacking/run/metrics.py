@@ -25,8 +25,6 @@ _CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}$')
 
 
 class MetricsContent(NamedTuple):
-    """Holds the content of a metrics file."""
-
     records: list[Record]
     """Oldest first."""
     damage: list[str]
@@ -38,7 +36,6 @@ class _NotARecord(Exception):
 
 
 def _sealed(record: Mapping[str, Any]) -> bytes:
-    """Serialises the record as a checksummed line."""
     content = json.dumps(record, ensure_ascii=False).encode()
     return content[:-1] + b', "check": "%s"}\n' % xxhash.xxh3_64_hexdigest(content).encode()
 
@@ -206,5 +203,4 @@ def truncate_after(path: Path, step: int) -> int:
 
 
 def _whole_lines_end(path: Path) -> int:
-    """Returns the number of bytes up to the end of the last complete line."""
     return path.read_bytes().rfind(b"\n") + 1

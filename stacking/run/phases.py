@@ -36,8 +36,6 @@ OnDamage = Callable[[DamagedFile], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One step of the chain."""
-
     name: PhaseName
     stage: int
     arguments: Sequence[str]
@@ -91,7 +89,6 @@ class Phase:
 
 
 def phases(plan: Plan, run: RunFolder) -> list[Phase]:
-    """Returns all phases of ``plan``, first to last."""
     chain = _beginning(plan, run)
     for stage in plan.stages:
         folder = run.stage(stage.name)
@@ -206,7 +203,6 @@ def _grow(plan: Plan, run: RunFolder, stage: StagePlan) -> list[Phase]:
 
 
 def _measure(plan: Plan, run: RunFolder, stage: StagePlan, moment: Moment) -> list[Phase]:
-    """Returns the measurement of attention at this moment, if the plan has any."""
     if plan.attention is None:
         return []
     names: dict[Moment, PhaseName] = {"grown": "attention-grown", "trained": "attention-trained"}

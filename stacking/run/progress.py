@@ -67,7 +67,6 @@ class Speedometer:
         self._points.append((record["step"], record["seconds"]))
 
     def time_left(self) -> TimeLeft | None:
-        """Returns the remaining time; None before the first record."""
         if not self._points:
             return None
         stage = self.plan.stages[self._stage]

@@ -67,7 +67,6 @@ def rewind(run: RunFolder, plan: Plan, step: int) -> str:
 
 
 def _stage_at_work(run: RunFolder, plan: Plan) -> StagePlan:
-    """Returns the last stage that has started training."""
     for stage in reversed(plan.stages):
         folder = run.stage(stage.name)
         if folder.metrics.exists() or checkpoints(folder.checkpoints):

@@ -19,7 +19,6 @@ _OF_RESOURCES = re.compile(r"\s*(launch|stages\[\d+\])\.resources\b")
 
 
 def is_same_run(one: Recipe, other: Recipe) -> bool:
-    """Returns whether two recipes define the same training, whatever its jobs request."""
     return _identity(one) == _identity(other)
 
 

@@ -50,7 +50,6 @@ class ChainJob:
     resources: Resources
 
     def after(self, job: int | str) -> str:
-        """Returns the dependency on the job before it."""
         return f"{'afternotok' if self.name == WATCHER else 'afterok'}:{job}"
 
     @property

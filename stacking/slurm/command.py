@@ -59,8 +59,6 @@ _END_PATIENCE = 90.0
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
-    """Holds the arguments of `stacking submit`."""
-
     run: RunFolder
     recipe: str | None
     """None: continue the existing run."""
@@ -301,7 +299,6 @@ def _site(request: SubmitRequest) -> Site:
 
 
 def _kept_site(run: RunFolder) -> Site | None:
-    """Returns the settings of the last submission."""
     if not run.site.is_file():
         return None
     read_sealed_text(run.site)

@@ -160,5 +160,4 @@ def phases_left(labels: str, events: Iterable[Event]) -> list[tuple[str, int]]:
 
 
 def finished_phases(events: Iterable[Event]) -> set[tuple[str, int]]:
-    """Returns the name and stage of the phases that are finished or skipped according to the journal."""
     return {(event["phase"], event["stage"]) for event in events if event["event"] in ("finished", "skipped")}

@@ -176,7 +176,6 @@ def program(site: Site, module: str, *arguments: str) -> str:
 
 
 def interpreter(site: Site) -> str:
-    """Returns the Python interpreter for the job's shell."""
     variable = site.python is not None and "$" in site.python
     return in_quotes(str(site.python), "python") if variable else shlex.quote(site.python or sys.executable)
 

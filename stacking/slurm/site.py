@@ -174,7 +174,6 @@ def check_programs(site: Site, where: str) -> None:
 
 
 def _check_word(where: str, word: str) -> None:
-    """Checks a program, or the image of a container."""
     if where.endswith((": python", ": container[0]")) and word and shutil.which(word) is None:
         raise UserError(where, f"is {word}, which is not a program", "name one that all nodes see")
     image = re.fullmatch(r"(?:--container-image=)?(/.*\.(?:sif|sqsh))", word)

@@ -59,7 +59,6 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def _check(environment: jinja2.Environment, template: Path, values: Mapping[str, Any]) -> None:
-    """Checks a template and those that it includes."""
     try:
         tree = environment.parse(read_text(template))
     except jinja2.TemplateSyntaxError as error:

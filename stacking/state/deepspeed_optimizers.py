@@ -27,8 +27,6 @@ class LiveMaster(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """Accesses one of DeepSpeed's optimizers."""
-
     masters: Callable[[Any, dict[int, str]], Iterator[LiveMaster]]
     """Returns this rank's masters, given the engine and the parameter names by ``id``."""
     prepare: Callable[[Any], None]

@@ -289,7 +289,6 @@ def manifest_of(
 def _specs(
     shapes: Mapping[str, Shape], buffers: Mapping[str, TensorSpec], moments: bool
 ) -> dict[str, Mapping[str, TensorSpec]]:
-    """Returns the tensors of every file of a state, by kind."""
     parameters = {name: TensorSpec("float32", tuple(shape)) for name, shape in shapes.items()}
     kinds = (WEIGHTS, *MOMENTS) if moments else (WEIGHTS,)
     return {**dict.fromkeys(kinds, parameters), **({BUFFERS: buffers} if buffers else {})}

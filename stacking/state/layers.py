@@ -23,8 +23,6 @@ TREATMENTS: dict[str, tuple[str, ...]] = {
 
 
 class LayerSource(NamedTuple):
-    """Defines the source of one target layer."""
-
     layer: int
     """Number of the source layer."""
     treatment: str = "copy"
@@ -49,8 +47,6 @@ class LayerSource(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Defines the source of one tensor of a grown model."""
-
     name: str
     """Name of the shallow model's tensor."""
     zero: bool
@@ -64,7 +60,6 @@ def layer_of(name: str) -> int | None:
 
 
 def with_layer(name: str, layer: int) -> str:
-    """Returns the name of the same parameter in another layer."""
     return _LAYER.sub(f"layers.{layer}.", name)
 
 

@@ -128,7 +128,6 @@ def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _slices(target: torch.Tensor, master: LiveMaster, kind: str) -> Iterator[Slice]:
-    """Yields this master's pieces in slices."""
     flat = target.data.view(-1)
     for piece in master.pieces:
         for done in range(0, piece.numel, _SLICE):
@@ -147,7 +146,6 @@ def _fill(part: Slice, source: TrainingState) -> None:
 
 
 def _ranks_here() -> int:
-    """Returns the number of processes that load on this host."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
 
 
@@ -181,8 +179,6 @@ def _persistent_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 class Adam(NamedTuple):
-    """Handles the differences between Adam implementations."""
-
     set_step: Callable[[dict[str, Any], LiveMaster, int], None]
     """Sets the step count, given a master's state, the master and the count."""
     finish: Callable[[Any, Sequence[int]], None]

@@ -63,8 +63,6 @@ class SavedMaster(NamedTuple):
 
 
 class ParsedCheckpoint(NamedTuple):
-    """Holds the parsed files of a checkpoint folder."""
-
     folder: Path
     model_file: Path
     model: Mapping[str, Any]
@@ -195,7 +193,6 @@ def _where_to_look(folder: Path) -> str:
 
 
 def _open(folder: Path) -> ParsedCheckpoint:
-    """Reads the metadata of all files of one checkpoint."""
     files = {match: folder / match[0] for p in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(p.name))}
     if any(int(match[3]) for match in files) or any(folder.glob("layer_*-model_*_states.pt")):
         raise UserError(folder, "is of a model- or pipeline-parallel run", "give one of a data-parallel run")
@@ -221,7 +218,6 @@ def _open(folder: Path) -> ParsedCheckpoint:
 
 
 def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path, Mapping[str, Any]]) -> None:
-    """Checks that the shards match rank 0's world size."""
     count = first[1].get("partition_count")
     world_size = max(count) if isinstance(count, list) else count
     if not isinstance(world_size, int):
@@ -235,7 +231,6 @@ def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path
 
 
 def _stage(checkpoint: ParsedCheckpoint) -> int:
-    """Returns the key of `_LAYOUTS`."""
     if not checkpoint.shards:
         return 0
     file, shard = checkpoint.shards[0]

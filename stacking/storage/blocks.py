@@ -35,7 +35,6 @@ def digest(data: Any) -> str:
 
 
 def entry_of(size: int, digests: Sequence[str]) -> Entry:
-    """Returns the manifest entry of a file of ``size`` bytes with these block digests."""
     if size <= BLOCK:
         return {"bytes": size, "checksum": digests[0] if digests else digest(b"")}
     blocks = "".join(digests)
@@ -64,7 +63,6 @@ class BlockHasher:
         self._block, self._size = xxhash.xxh3_128(), 0
 
     def update(self, data: memoryview) -> None:
-        """Adds the next bytes of the file."""
         while len(data):
             part = data[: BLOCK - self._size % BLOCK]
             self._block.update(part)

@@ -48,7 +48,6 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON, atomically."""
     try:
         data = json.dumps(value, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a lone surrogate, which JSON can only hold escaped
@@ -106,7 +105,6 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def write_sealed_text(path: Path, text: str) -> None:
-    """Writes ``text`` and its seal atomically."""
     write_atomically(path, sealed_text(text))
 
 
@@ -198,7 +196,6 @@ def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str,
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Renames ``source`` to ``target``, replacing an existing folder."""
     if target.exists():
         shutil.rmtree(target)
     patiently(lambda: os.rename(source, target))
@@ -302,7 +299,6 @@ def _is_inside(name: str) -> bool:
 
 
 def _lists_files(manifest: Any) -> bool:
-    """Whether a manifest lists files with their sizes and checksums."""
     files = manifest.get("files") if isinstance(manifest, dict) else None
     return isinstance(files, dict) and all(
         isinstance(entry, dict) and {"bytes", "checksum"} <= entry.keys() and type(entry["bytes"]) is int

@@ -42,8 +42,6 @@ _MOST_AXES = 64
 
 
 class TensorSpec(NamedTuple):
-    """Describes a tensor as in the header."""
-
     dtype: str
     """The dtype's name in numpy."""
     shape: Shape
@@ -65,8 +63,6 @@ class TensorRange(NamedTuple):
 
 
 class FileLayout:
-    """Lays out a file that is to be written."""
-
     def __init__(self, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         starts, end = [], 0
@@ -174,8 +170,6 @@ def _end(places: Mapping[str, tuple[TensorSpec, int]]) -> int:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """Reads slices of the tensors in a file."""
-
     path: Path
     specs: dict[str, TensorSpec]
     _offsets: dict[str, int]

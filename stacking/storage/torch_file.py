@@ -56,8 +56,6 @@ DTYPES = {
 
 
 class StorageType(NamedTuple):
-    """Describes one of torch's storage classes."""
-
     dtype: str
 
     @property
@@ -66,8 +64,6 @@ class StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """Locates a storage in the file."""
-
     path: Path
     offset: int
     numel: int

@@ -27,8 +27,6 @@ def read_bytes(path: Path, offset: int, into: np.ndarray) -> None:
 
 
 def _read_at(path: Path, offset: int, into: memoryview) -> int:
-    """Reads from byte ``offset`` until ``into`` is full or the file ends; returns the number of bytes read."""
-
     def read() -> int:
         descriptor = open_file(path)
         try:

@@ -15,7 +15,7 @@ import torch
 
 from stacking.errors import UserError
 from stacking.state import deepspeed_private as private
-from stacking.state.deepspeed_optimizers import LiveMaster, adapter_of, parameter_shape
+from stacking.state.deepspeed_optimizers import LiveMaster, adapter_of
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState, step_of
 from stacking.storage.threads import each, thread_count
 from stacking.terminal.units import counted
@@ -42,7 +42,7 @@ def load(engine: Any, source: TrainingState) -> None:
     """
     parameters = dict(engine.module.named_parameters())
     buffers = _persistent_buffers(engine.module)
-    _check_parameters({name: parameter_shape(p) for name, p in parameters.items()}, source)
+    _check_parameters({name: private.whole_shape(p) for name, p in parameters.items()}, source)
     _check_buffers(buffers, source)
     adapter, adam = adapter_of(engine), _adam_of(engine)
     adapter.prepare(engine)

@@ -230,10 +230,7 @@ def _check(where: Path, found: Vocabulary) -> None:
     if tokenizer.model.unk_token != special["unk"]:
         problem = f"writes {tokenizer.model.unk_token!r} for unknown words"
         raise UserError(where, problem, f"give one that writes {special['unk']}")
-    if size_of(tokenizer) > LARGEST:
-        raise UserError(
-            where, f"has ids up to {size_of(tokenizer) - 1:,}", f"give one with at most {LARGEST:,} entries"
-        )
+    _check_size(where, tokenizer)
     broken = [token for token in tokenizer.get_vocab(with_added_tokens=True) if "\n" in token or "\r" in token]
     if broken:
         raise UserError(where, f"has the entry {broken[0]!r}", "give one whose entries are single lines")

@@ -111,12 +111,7 @@ def is_whole(path: Path) -> bool:
 
 
 def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int, unknown: int) -> dict[str, int]:
-    """Concatenate one split of all parts into the shards of ``folder``; return its counts.
-
-    Args:
-        vocabulary: number of entries.
-        unknown: the id of [UNK].
-    """
+    """Concatenate one split of all parts into the shards of ``folder``; return its counts."""
     (folder / split).mkdir(parents=True, exist_ok=True)
     totals = dict.fromkeys(("documents", "sentences", "tokens", "unknown"), 0)
     shard, number = None, 0

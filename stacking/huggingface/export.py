@@ -27,10 +27,8 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
     """Writes the model in ``state`` to ``out``, for use with the variant's class in transformers.
 
     Args:
-        state: a state folder.
         out: the new folder; an existing one is replaced once the new one is complete.
         data: the prepared data folder whose tokenizer is included; without it the export has no tokenizer.
-        allow_non_finite: accept NaN and infinity.
 
     Raises:
         UserError: Hugging Face does not support the model, a weight is not finite, or the tokenizer has more tokens

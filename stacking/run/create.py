@@ -124,9 +124,6 @@ def write_run(design: Design, run: RunFolder, begins: BranchPoint | None = None)
 
     The event ``created`` is written last: a folder without any event is not a run yet, and is written again.
 
-    Args:
-        begins: the checkpoint of another run with which this one begins.
-
     Raises:
         UserError: the folder is no longer empty.
         DamagedFile: the checkpoint is damaged.

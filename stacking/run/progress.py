@@ -81,15 +81,13 @@ class Progress:
     """Shows a run's progress; use it as a context manager.
 
     Args:
-        plan: the run's plan.
         stream: where to write, by default stderr: bars on a terminal, plain lines otherwise.
         every: seconds between two plain lines of training.
     """
 
     def __init__(self, plan: Plan, stream: TextIO | None = None, every: float = 10.0) -> None:
-        stream = stream if stream is not None else sys.stderr
+        stream = lenient(stream if stream is not None else sys.stderr)
         self._plan = plan
-        stream = lenient(stream)
         self._display: _Bars | _PlainProgress = (
             _Bars(plan, stream) if stream.isatty() else _PlainProgress(plan, stream, every)
         )

@@ -69,7 +69,7 @@ class ChainJob:
     @property
     def only(self) -> str:
         """The job's phases in the format of ``stacking resume --only``."""
-        return ",".join(f"{phase.name}:{phase.stage}" for phase in self.phases)
+        return ",".join(phase.label for phase in self.phases)
 
 
 def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:

@@ -81,9 +81,9 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
         "again": None if site.requeue else program(site, "stacking", "submit", "--resume", str(run.path)),
         "interrupted": program(site, "stacking.slurm.interrupted", str(run.path)),
     }
-    return common | (
-        _transition(asked) if isinstance(asked, TransitionRequests) else _training(job, asked, plan, run, site)
-    )
+    if isinstance(asked, TransitionRequests):
+        return common | {"cores": asked.cores}
+    return common | _training(job, asked, plan, run, site)
 
 
 def requested(folder: Path, job: str, asked: Requests, site: Site) -> dict[str, Any]:
@@ -139,10 +139,6 @@ def cores(asked: TrainingRequests, ranks: int) -> int | None:
     """Returns the cores of ``ranks``; None: an option requests them per GPU."""
     per_gpu = any(option_name(option) == "--cpus-per-gpu" for option in asked.options or ())
     return None if per_gpu else (asked.cores_per_rank or 1) * ranks
-
-
-def _transition(asked: TransitionRequests) -> dict[str, Any]:
-    return {"cores": asked.cores}
 
 
 def _setup(asked: Requests) -> list[str]:

@@ -33,11 +33,7 @@ def consolidate(
 
     Args:
         checkpoint: a checkpoint's folder, or its parent with a ``latest`` file. It is never changed.
-        out: the state folder; it gets its name when it is complete.
-        on_progress: called with the bytes written and the total.
         describe: views a checkpoint that does not record its model as the state of a given model.
-
-        allow_non_finite: accept NaN and infinity.
 
     Raises:
         UserError: ``checkpoint`` cannot be read, does not match the described model, or has a non-finite value; the

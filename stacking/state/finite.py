@@ -21,9 +21,6 @@ _SLICE = 1 << 22
 class FiniteState(TrainingState):
     """Views ``source`` and rejects non-finite values.
 
-    Args:
-        where: the folder, for error messages.
-
     Raises:
         UserError: raised by `fill` and `read` for a non-finite value; names the first tensor of ``source`` with one.
     """

@@ -179,20 +179,17 @@ def new_folder(
 def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str, Entry] | None = None) -> None:
     """Writes ``folder/manifest.json``: ``manifest`` and, under ``files``, each file's size and checksums.
 
-    Args:
-        entries: the entries that are already known, by name.
-
     Raises:
-        DamagedFile: a file's size differs from its known entry.
+        DamagedFile: a file's size differs from its entry in ``entries``, which are as in `new_folder`.
     """
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     each(fsync, [folder / name for name in names])
-    known = {name: entry for name, entry in (entries or {}).items() if name in names}
-    for name, entry in known.items():
+    files = {name: entry for name, entry in (entries or {}).items() if name in names}
+    for name, entry in files.items():
         _check_size(folder / name, entry)
-    unknown = [name for name in names if name not in known]
-    found = dict(zip(unknown, hash_files([folder / name for name in unknown]), strict=True))
-    write_sealed(folder / MANIFEST, {**manifest, "files": {name: {**known, **found}[name] for name in names}})
+    unknown = [name for name in names if name not in files]
+    files |= zip(unknown, hash_files([folder / name for name in unknown]), strict=True)
+    write_sealed(folder / MANIFEST, {**manifest, "files": {name: files[name] for name in names}})
 
 
 def move_folder(source: Path, target: Path) -> None:

@@ -72,19 +72,12 @@ def import_hugging_face(folder: Path, out: Path) -> ImportReport:
         DamagedFile: a weights file is unreadable.
     """
     require_outside(out, folder)
-    where, content = read_config(folder)
-    architecture = architecture_in(content)
-    config = architecture.model(content, where)
-    weights = find_weights(folder, where)
-    files = _with_head(weights.files, architecture, folder)
-    notes = [f"{where.name}: {note}" for note in architecture.notes(content)] + ([weights.note] if weights.note else [])
+    architecture, config, files, notes = _model_and_files(folder)
     with ExitStack() as stack:
         loaders = _loaders(files, stack, folder)
-        sources, initialised = _match(loaders, architecture.names(config), folder)
+        sources, initialised, ignored = _matched(loaders, architecture, config, folder)
         if architecture.tied:
             _check_tied(loaders, folder)
-        known = _check_derived(loaders, sources, config, architecture, folder)
-        ignored = _left_out(loaders, sources, known, config, folder)
         provenance = {
             "operation": "import",
             "source": folder.resolve().name,
@@ -107,15 +100,9 @@ def read_hugging_face(folder: Path) -> tuple[ModelConfig, Iterator[tuple[str, Te
     Raises:
         UserError: as `import_hugging_face`; also while the parameters are read.
     """
-    where, content = read_config(folder)
-    architecture = architecture_in(content)
-    config = architecture.model(content, where)
-    files = _with_head(find_weights(folder, where).files, architecture, folder)
+    architecture, config, files, _ = _model_and_files(folder)
     with ExitStack() as stack:
-        loaders = _loaders(files, stack, folder)
-        sources, initialised = _match(loaders, architecture.names(config), folder)
-        known = _check_derived(loaders, sources, config, architecture, folder)
-        _left_out(loaders, sources, known, config, folder)
+        sources, initialised, _ = _matched(_loaders(files, stack, folder), architecture, config, folder)
 
     def parameters() -> Iterator[tuple[str, Tensor]]:
         with ExitStack() as stack:
@@ -124,10 +111,16 @@ def read_hugging_face(folder: Path) -> tuple[ModelConfig, Iterator[tuple[str, Te
     return config, parameters(), initialised
 
 
-def _with_head(files: list[Path], architecture: Architecture, folder: Path) -> list[Path]:
-    """Adds the file of a next-sentence head for which the class has no place."""
+def _model_and_files(folder: Path) -> tuple[Architecture, ModelConfig, list[Path], list[str]]:
+    """Returns how the model stands in ``folder``, the model itself, its files, and notes on what is unusual."""
+    where, content = read_config(folder)
+    architecture = architecture_in(content)
+    config = architecture.model(content, where)
+    weights = find_weights(folder, where)
+    notes = [f"{where.name}: {note}" for note in architecture.notes(content)] + ([weights.note] if weights.note else [])
     head = folder / NEXT_SENTENCE
-    return [*files, head] if architecture.aside and head.is_file() else files
+    files = [*weights.files, head] if architecture.aside and head.is_file() else weights.files
+    return architecture, config, files, notes
 
 
 def _loaders(files: list[Path], stack: ExitStack, folder: Path) -> Loaders:
@@ -218,11 +211,17 @@ def _left_out(loaders: Loaders, sources: Sources, known: set[str], config: Model
     return ignored
 
 
-def _match(loaders: Loaders, wanted: Sources, folder: Path) -> tuple[Sources, list[str]]:
-    """Maps each parameter to its source tensors; also returns the head parameters that have none."""
+def _matched(
+    loaders: Loaders, architecture: Architecture, config: ModelConfig, folder: Path
+) -> tuple[Sources, list[str], list[str]]:
+    """Maps each parameter to its tensors; also returns the head parameters that have none, and the tensors left out.
+
+    Raises:
+        UserError: the encoder lacks a tensor, or one is left out that belongs to another encoder or was changed.
+    """
     sources: Sources = {}
     initialised = []
-    for name, theirs in wanted.items():
+    for name, theirs in architecture.names(config).items():
         missing = [their for their in theirs if their not in loaders]
         if not missing:
             sources[name] = theirs
@@ -230,7 +229,8 @@ def _match(loaders: Loaders, wanted: Sources, folder: Path) -> tuple[Sources, li
             initialised.append(name)
         else:
             raise UserError(folder, f"has no tensor {missing[0]}", "give a complete BERT with its own config.json")
-    return sources, initialised
+    known = _check_derived(loaders, sources, config, architecture, folder)
+    return sources, initialised, _left_out(loaders, sources, known, config, folder)
 
 
 def _check_tied(loaders: Loaders, folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +79,14 @@ class BlockHasher:
 
 def hash_files(paths: Sequence[Path]) -> list[Entry]:
     """Returns the manifest entries of files, reading each once with several threads."""
-    sizes = [path.stat().st_size for path in paths]
-    digests = [[""] * -(-size // BLOCK) for size in sizes]
+    sizes = {path: path.stat().st_size for path in paths}
+    digests = {path: [""] * -(-size // BLOCK) for path, size in sizes.items()}
 
-    def hash_span(file: int, first: int) -> None:
-        for index, data in _read_span(paths[file], first, sizes[file]):
-            digests[file][index] = digest(data)
+    def keep(path: Path, number: int, data: memoryview) -> None:
+        digests[path][number] = digest(data)
 
-    def work(span: tuple[int, int]) -> None:
-        with disk_errors(paths[span[0]]):
-            patiently(lambda: hash_span(*span))
-
-    each(
-        work,
-        ((file, first) for file, size in enumerate(sizes) for first in range(0, size, _SPAN * BLOCK)),
-    )
-    return [entry_of(size, found) for size, found in zip(sizes, digests, strict=True)]
+    _each_block({path: len(found) for path, found in digests.items()}, keep, {})
+    return [entry_of(sizes[path], digests[path]) for path in paths]
 
 
 def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[int]] | None = None) -> None:
@@ -103,37 +95,37 @@ def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[i
     Raises:
         DamagedFile: a block does not match its digest.
     """
-    skipped = done or {}
 
-    def verify_span(path: Path, first: int, known: set[int]) -> None:
-        for index, data in _read_span(path, first, len(files[path]) * BLOCK, known):
-            if digest(data) != files[path][index]:
-                raise DamagedFile(path, "does not match its checksum")
+    def check(path: Path, number: int, data: memoryview) -> None:
+        if digest(data) != files[path][number]:
+            raise DamagedFile(path, "does not match its checksum")
+
+    _each_block({path: len(blocks) for path, blocks in files.items()}, check, done or {})
+
+
+def _each_block(
+    counts: Mapping[Path, int], use: Callable[[Path, int, memoryview], None], skipped: Mapping[Path, set[int]]
+) -> None:
+    """Calls ``use`` with the number and the bytes, valid during the call, of every block that is not ``skipped``."""
+
+    def read(path: Path, numbers: Iterable[int]) -> None:
+        buffer = memoryview(bytearray(BLOCK))
+        descriptor = open_file(path)
+        try:
+            for number in numbers:
+                use(path, number, buffer[: fill(descriptor, number * BLOCK, buffer)])
+        finally:
+            os.close(descriptor)
 
     def work(span: tuple[Path, int]) -> None:
         path, first = span
-        known = skipped.get(path, set())
-        if known.issuperset(range(first // BLOCK, min(first // BLOCK + _SPAN, len(files[path])))):
-            return
-        with disk_errors(path):
-            patiently(lambda: verify_span(path, first, known))
+        span_end = min(first + _SPAN, counts[path])
+        numbers = [number for number in range(first, span_end) if number not in skipped.get(path, ())]
+        if numbers:
+            with disk_errors(path):
+                patiently(lambda: read(path, numbers))
 
-    each(
-        work,
-        ((path, first) for path, blocks in files.items() for first in range(0, len(blocks) * BLOCK, _SPAN * BLOCK)),
-    )
-
-
-def _read_span(path: Path, first: int, end: int, skipped: Any = ()) -> Any:
-    """Yields (number, bytes) of up to `_SPAN` blocks from byte ``first``; the bytes are valid until the next."""
-    buffer = memoryview(bytearray(BLOCK))
-    descriptor = open_file(path)
-    try:
-        for start in range(first, min(first + _SPAN * BLOCK, end), BLOCK):
-            if start // BLOCK not in skipped:
-                yield start // BLOCK, buffer[: fill(descriptor, start, buffer)]
-    finally:
-        os.close(descriptor)
+    each(work, ((path, first) for path, count in counts.items() for first in range(0, count, _SPAN)))
 
 
 def open_file(path: Path) -> int:

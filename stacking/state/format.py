@@ -32,12 +32,11 @@ from stacking.errors import DamagedFile, UserError
 from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.layers import LayerSource, layer_of, origins
-from stacking.storage.block_writer import BlockWriter, Meter
+from stacking.storage.block_writer import write_kinds
 from stacking.storage.blocks import Entry, digest
 from stacking.storage.files import MANIFEST, block_digests, new_folder, verify_folder
 from stacking.storage.partition import Shape, numel
-from stacking.storage.safetensors_file import FileLayout, SafetensorsFile, SafetensorsWriter, TensorSpec
-from stacking.storage.threads import each
+from stacking.storage.safetensors_file import SafetensorsFile, SafetensorsWriter, TensorSpec
 from stacking.storage.verified_files import VerifiedFiles
 
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
@@ -315,17 +314,10 @@ def write_state(
     )
     shapes = {name: source.shape(name) for name in source.names}
     sealed: dict[str, Entry] = {}
-    with new_folder(path, manifest, sealed) as folder, ExitStack() as stack:
+    with new_folder(path, manifest, sealed) as folder:
         specs = _specs(shapes, source.buffers, source.moments)
-        files = [
-            stack.enter_context(BlockWriter(folder / f"{kind}.safetensors", FileLayout(specs[kind]), kind, source))
-            for kind in specs
-            if kind != BUFFERS
-        ]
-        spans = [(file, i) for i in range(max(file.spans for file in files)) for file in files]
-        meter = Meter(on_progress, sum(spec.nbytes for file in files for spec in specs[file.kind].values()))
-        each(lambda item: meter.add(item[0].write(item[1])), spans)
-        sealed.update({file.path.name: file.entry for file in files})
+        kinds = [kind for kind in specs if kind != BUFFERS]
+        sealed.update(write_kinds(folder, kinds, specs[WEIGHTS], source.fill, on_progress))
         if BUFFERS in specs:
             with SafetensorsWriter(folder / f"{BUFFERS}.safetensors", specs[BUFFERS]) as writer:
                 for name in source.buffers:

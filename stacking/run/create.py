@@ -67,13 +67,6 @@ class Design:
     samples: Mapping[str, SampleIndex]
 
 
-def design_run(
-    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
-) -> Design:
-    """Resolves the recipe called ``name``; see `design_of`."""
-    return design_of(load_recipe(name, list(overrides), data), run, elsewhere)
-
-
 def design_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Design:
     """Resolves a recipe into a plan and checks everything; writes nothing.
 
@@ -143,12 +136,12 @@ def write_run(design: Design, run: RunFolder, begins: BranchPoint | None = None)
 def create_run(
     name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
 ) -> Plan:
-    """Creates a run with `design_run` and `write_run`; returns its plan.
+    """Creates a run of the recipe called ``name`` with `design_of` and `write_run`; returns its plan.
 
     Raises:
         UserError: the recipe or the data is invalid, or the folder is not empty.
     """
-    design = design_run(name, run, overrides, data, elsewhere)
+    design = design_of(load_recipe(name, list(overrides), data), run, elsewhere)
     write_run(design, run)
     return design.plan
 

@@ -7,9 +7,9 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from stacking.config.resources import KEYED, NO_GPUS, Requests, Resources, TrainingRequests, option_name
 from stacking.errors import UserError
@@ -19,7 +19,6 @@ from stacking.slurm.chain import WATCHER, ChainJob
 from stacking.slurm.site import Site, TransitionRequests, check_warning, expanded_here
 from stacking.slurm.templates import find_template, render
 
-_Requests = TypeVar("_Requests", bound=Requests)
 _LIKE_TRAINING = ("account", "modules", "prelude", "modules_first")
 """What a transition takes from training if the site file does not say otherwise."""
 
@@ -50,12 +49,9 @@ def rendered(template: str, values: Mapping[str, Any], site: Site) -> str:
 
 def requests(job: ChainJob, site: Site) -> Resources | TransitionRequests:
     """Returns what ``job`` requests: its own resources, otherwise those of the site."""
-    if job.template != "training":
-        return _or_those_of(site, site.transition, _LIKE_TRAINING)
-    return _or_those_of(site, job.resources, TrainingRequests.model_fields)
-
-
-def _or_those_of(site: Site, own: _Requests, names: Iterable[str]) -> _Requests:
+    is_training = job.template == "training"
+    own = job.resources if is_training else site.transition
+    names = TrainingRequests.model_fields if is_training else _LIKE_TRAINING
     return own.model_copy(update={name: getattr(site, name) for name in names if getattr(own, name) is None})
 
 

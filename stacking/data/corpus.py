@@ -165,14 +165,6 @@ class Corpus:
                 break
         return np.concatenate(pieces)
 
-    def take(self, positions: I64) -> I64:
-        """Return the tokens at global ``positions`` [N], int64."""
-        taken = np.empty(len(positions), dtype=np.int64)
-        for shard, chosen in _by_shard(self._token_base, positions):
-            taken[chosen] = self._tokens[shard][positions[chosen] - self._token_base[shard]]
-        self._check_ids(taken, self.folder / self.split)
-        return taken
-
     def read(self, starts: I64, ends: I64) -> I64:
         """Return the concatenated tokens of the spans from ``starts`` to ``ends`` (exclusive; both [N]), int64."""
         shards = np.minimum(np.searchsorted(self._token_base, starts, side="right") - 1, len(self._tokens) - 1)

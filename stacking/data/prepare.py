@@ -92,19 +92,11 @@ def prepare(
 ) -> Prepared:
     """Create the prepared data folder ``out``; the same text and options give the same bytes for any ``workers``.
 
+    The help of `stacking prepare` says what the options do.
+
     Args:
-        inputs: files, folders, or names of Hugging Face datasets (``OWNER/NAME``, ``OWNER/NAME:CONFIGURATION`` or
-            ``NAME:CONFIGURATION``).
-        vocabulary_size: maximum number of entries of the trained vocabulary, 30,522 by default; not with ``tokenizer``.
         lowercase: whether the vocabulary folds case and strips accents; also applies to a bare ``vocab.txt``.
-        tokenizer: an existing WordPiece tokenizer to use instead of training one.
-        held_out: share of the text to hold out, in whole documents chosen by a hash of their content, at least one;
-            0.01 by default; not with ``held_out_inputs``.
-        held_out_inputs: take the held-out split from these, and train on everything else.
-        embedded: add the embedded corpus (``embedded``) to the inputs.
-        format: read all files in this format, a key of ``readers.READERS``; detected per file by default.
-        text_key: the key or column of the text in JSON lines, Parquet and datasets, ``text`` by default.
-        workers: processes; all available cores by default.
+        held_out: share of the text to hold out, in whole documents chosen by a hash of their content, at least one.
         say: receives what is read and what is skipped, line by line.
 
     Raises:

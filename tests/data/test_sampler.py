@@ -170,7 +170,7 @@ def test_packed_samples_are_the_corpus_with_separators(corpus: Corpus) -> None:
     ends = corpus.sentence_start(corpus.document_start(np.arange(corpus.documents + 1)))
     expected: list[int] = []
     for start, end in pairwise(ends):
-        expected += [*corpus.take(np.arange(start, end)).tolist(), corpus.special["sep"]]
+        expected += [*corpus.read(np.array([start]), np.array([end])).tolist(), corpus.special["sep"]]
     assert stream == expected[:-1]
 
 
@@ -203,7 +203,7 @@ def sentences_of(corpus: Corpus) -> dict[tuple[int, ...], list[tuple[int, int]]]
     starts = corpus.sentence_start(np.arange(corpus.sentences + 1))
     documents = corpus.document_of(np.arange(corpus.sentences))
     for number in range(corpus.sentences):
-        tokens = tuple(corpus.take(np.arange(starts[number], starts[number + 1])).tolist())
+        tokens = tuple(corpus.read(starts[number : number + 1], starts[number + 1 : number + 2]).tolist())
         found.setdefault(tokens, []).append((int(documents[number]), number))
     return found
 
@@ -215,7 +215,7 @@ def test_next_sentence_labels_tell_the_truth(corpus: Corpus, kind: str) -> None:
     batch = make(corpus, kind, length).batch(np.arange(200))
     ids = original(batch)
     places = sentences_of(corpus)
-    flat = corpus.take(np.arange(corpus.tokens))
+    flat = corpus.head(corpus.tokens)
     starts = corpus.sentence_start(np.arange(corpus.sentences + 1))
     for row in range(200):
         first, second = np.flatnonzero(ids[row] == corpus.special["sep"])

@@ -58,11 +58,7 @@ def consolidate(
 
 
 def verify(source: ZeroCheckpoint) -> None:
-    """Verifies all files by the manifest's checksums or, in a checkpoint of another program, by the archives' CRCs.
-
-    Raises:
-        DamagedFile: a file is missing, truncated or altered.
-    """
+    """Verifies by the manifest's checksums or, without one, by the archives' CRCs; raises DamagedFile."""
     if (source.path / MANIFEST).exists():
         verify_folder(source.path)
         return

@@ -116,9 +116,9 @@ class Corpus:
         self._tokens = [self._map(number, "tokens") for number in range(shards)]
         self._sentences = [self._map(number, "sentences") for number in range(shards)]
         self._documents = [self._map(number, "documents") for number in range(shards)]
-        self._token_base = _bases([len(array) for array in self._tokens])
-        self._sentence_base = _bases([len(array) - 1 for array in self._sentences])
-        self._document_base = _bases([len(array) - 1 for array in self._documents])
+        self._token_base = bounds_of([len(array) for array in self._tokens])
+        self._sentence_base = bounds_of([len(array) - 1 for array in self._sentences])
+        self._document_base = bounds_of([len(array) - 1 for array in self._documents])
         self.tokens = int(self._token_base[-1])
         self.sentences = int(self._sentence_base[-1])
         self.documents = int(self._document_base[-1])
@@ -211,9 +211,9 @@ class Corpus:
         return found
 
 
-def _bases(counts: list[int]) -> I64:
-    """Return the global number of the first item of each shard, and the end."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
+def bounds_of(sizes: npt.ArrayLike) -> I64:
+    """Return the starts of consecutive pieces of these ``sizes``, and the end of the last."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.asarray(sizes, dtype=np.int64))])
 
 
 def _by_shard(base: I64, index: I64) -> Iterator[tuple[int, Any]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from stacking.data.arrays import GrowingArray
-from stacking.data.corpus import ARRAYS, SPLITS, shard_path
+from stacking.data.corpus import ARRAYS, SPLITS, bounds_of, shard_path
 from stacking.data.encode import Encoder, Ids
 from stacking.data.held_out import is_held_out
 from stacking.data.sentences import split_sentences
@@ -91,15 +91,10 @@ def tokenize(texts: Sequence[str], encoder: Encoder) -> tuple[Ids, I64, I64]:
         ends.append(len(sentences))
     tokens, lengths = encoder.encode(sentences)
     pieces = -(-lengths // LONGEST_SENTENCE)
-    piece_ends = _bounds(pieces)
+    piece_ends = bounds_of(pieces)
     sizes = np.full(piece_ends[-1], LONGEST_SENTENCE)
     sizes[piece_ends[1:][pieces > 0] - 1] = (lengths - (pieces - 1) * LONGEST_SENTENCE)[pieces > 0]
-    return tokens, _bounds(sizes), np.unique(piece_ends[ends])
-
-
-def _bounds(sizes: I64) -> I64:
-    """Return the starts of consecutive pieces of these ``sizes``, and the end of the last."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+    return tokens, bounds_of(sizes), np.unique(piece_ends[ends])
 
 
 def is_whole(path: Path) -> bool:

@@ -162,11 +162,8 @@ def starting_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
 
 def previous_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
     """Returns the state that ``stage`` grows out of or, without a growth, starts from; None: random weights."""
-    return run.stage(plan.stages[stage.index - 1].name).state if stage.index > 0 else _initial_state(plan, run)
-
-
-def _initial_state(plan: Plan, run: RunFolder) -> Path | None:
-    """Returns the state folder of the model that the recipe starts from; None: random weights."""
+    if stage.index > 0:
+        return run.stage(plan.stages[stage.index - 1].name).state
     if plan.start is None:
         return None
     return run.start if plan.start_format == "huggingface" else Path(plan.start)

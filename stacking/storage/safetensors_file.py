@@ -189,13 +189,6 @@ class SafetensorsFile:
         specs = {name: spec for name, (spec, _) in places.items()}
         return cls(path, specs, {name: start + offset for name, (_, offset) in places.items()})
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Reads elements ``start … stop`` of the flattened tensor ``name`` without verifying them."""
-        spec = self.specs[name]
-        values = np.empty((numel(spec.shape) if stop is None else stop) - start, spec.dtype)
-        self.fill(name, start, values)
-        return values
-
     def fill(self, name: str, start: int, into: np.ndarray, files: VerifiedFiles | None = None) -> None:
         """Fills ``into`` with elements of the flattened tensor ``name``, beginning at ``start``.
 

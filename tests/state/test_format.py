@@ -77,7 +77,9 @@ def test_slices_of_any_size_make_the_same_file(
 
     assert (folder / "sliced").read_bytes() == (folder / "whole").read_bytes()
     for name, tensor in tensors.items():
-        np.testing.assert_array_equal(SafetensorsFile.open(folder / "whole").read(name), tensor)
+        read = np.empty_like(tensor)
+        SafetensorsFile.open(folder / "whole").fill(name, 0, read)
+        np.testing.assert_array_equal(read, tensor)
 
 
 def test_a_state_copied_through_the_stream_has_the_same_digest(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
 from stacking.data.arrays import mapped_array
+from stacking.data.batch import I64
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import digest
 from stacking.storage.files import MANIFEST, disk_errors, verify_folder
@@ -23,7 +24,6 @@ FORMAT = 1
 SPLITS = ("train", "held_out")
 ARRAYS = ("tokens", "sentences", "documents")
 
-I64 = npt.NDArray[np.int64]
 _PROBED_TOKENS = 1 << 14
 
 

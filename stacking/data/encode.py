@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from stacking.data.batch import I64
 from stacking.data.vocabulary import size_of
 
-I64 = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.uint32]
 
 _BLOCK_CHARACTERS = 500_000

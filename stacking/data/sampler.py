@@ -15,14 +15,12 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stacking.data.batch import Batch
+from stacking.data.batch import I64, Batch
 from stacking.data.corpus import Corpus
 from stacking.data.masking import Masking
 from stacking.data.random import below, hash64, permute
 from stacking.data.sample_rows import fill, packed, segment_pairs, sentence_pairs, stream_length
 from stacking.data.unpad import Unpadded, pad, positions_in, split
-
-I64 = npt.NDArray[np.int64]
 
 SAMPLES_AT_ONCE = 256
 """How many samples ``stream`` draws at once if batches are small."""

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from stacking.data.arrays import growing_array
+from stacking.data.batch import I64
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
 from stacking.errors import UserError
 from stacking.storage.files import disk_errors
-
-I64 = npt.NDArray[np.int64]
 
 SHORTEST_SEQUENCE = 8
 

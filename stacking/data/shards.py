@@ -18,12 +18,11 @@ import numpy.typing as npt
 import xxhash
 
 from stacking.data.arrays import GrowingArray
+from stacking.data.batch import I64
 from stacking.data.corpus import ARRAYS, SPLITS, bounds_of, shard_path
 from stacking.data.encode import Encoder, Ids
 from stacking.data.held_out import is_held_out
 from stacking.data.sentences import split_sentences
-
-I64 = npt.NDArray[np.int64]
 
 PART_CHARACTERS = 8_000_000
 SHARD_TOKENS = 1 << 28

@@ -6,11 +6,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from stacking.data.batch import Batch
-
-I64 = npt.NDArray[np.int64]
+from stacking.data.batch import I64, Batch
 
 
 class Unpadded(NamedTuple):

@@ -93,8 +93,7 @@ class Sampler(ABC):
 
     def batch(self, sample_ids: I64) -> Batch:
         """Return the same samples, each padded to ``sequence_length``."""
-        sample_ids = np.asarray(sample_ids, dtype=np.int64)
-        return pad(self.unpadded(sample_ids), self.sequence_length, self.corpus.special["pad"], sample_ids)
+        return pad(self.unpadded(sample_ids), self.sequence_length, self.corpus.special["pad"])
 
     @abstractmethod
     def _text(self, rows: I64, sample_ids: I64) -> _Text:

@@ -34,7 +34,7 @@ def positions_in(lengths: I64) -> I64:
     return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def pad(unpadded: Unpadded, width: int, pad_id: int, sample_ids: I64) -> Batch:
+def pad(unpadded: Unpadded, width: int, pad_id: int) -> Batch:
     attention_mask = np.arange(width) < unpadded.lengths[:, None]
     real = np.flatnonzero(attention_mask)
     input_ids, segment_ids = np.full(attention_mask.size, pad_id), np.zeros(attention_mask.size, dtype=np.int64)
@@ -46,7 +46,6 @@ def pad(unpadded: Unpadded, width: int, pad_id: int, sample_ids: I64) -> Batch:
         mlm_positions=real[unpadded.mlm_positions],
         mlm_labels=unpadded.mlm_labels,
         nsp_labels=unpadded.nsp_labels,
-        sample_ids=sample_ids,
     )
 
 

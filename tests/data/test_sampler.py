@@ -46,7 +46,7 @@ def fields_of(batch: Batch, row: int) -> list[object]:
     nsp = None if batch.nsp_labels is None else int(batch.nsp_labels[row])
     arrays = [batch.input_ids[row], batch.segment_ids[row], batch.attention_mask[row]]
     arrays += [batch.mlm_positions[mine] - row * length, batch.mlm_labels[mine]]
-    return [array.tolist() for array in arrays] + [nsp, int(batch.sample_ids[row])]
+    return [array.tolist() for array in arrays] + [nsp]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -34,7 +33,7 @@ def as_batch(inputs: Inputs, rows: slice = slice(None)) -> Unpadded:
         inputs.mlm_labels[inside],
         inputs.nsp_labels[rows],
     ]
-    return unpad(Batch(*(tensor.numpy() for tensor in tensors), sample_ids=np.arange(first, last)))
+    return unpad(Batch(*(tensor.numpy() for tensor in tensors)))
 
 
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())

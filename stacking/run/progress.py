@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TextIO
 
 import rich.progress
@@ -135,16 +134,11 @@ class Progress:
         """Shows one permanent line, such as a restart or a damaged checkpoint."""
         self._display.note(text)
 
-    def close(self) -> None:
-        self._display.close()
-
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        self._display.close()
 
 
 class _PlainProgress:

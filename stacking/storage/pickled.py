@@ -180,7 +180,7 @@ _ARGUMENT = _push(lambda _, argument: argument)
 _CALL = _push(lambda m, _: m.call(*m.pop_last(2)))
 _EXTENSION = _push(lambda _, code: StandIn(f"copyreg extension {code}"))
 
-_OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
+_OPCODES: dict[str, Callable[[_Machine, Any], object]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), _nothing),
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), _ARGUMENT),
     **dict.fromkeys(("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"), _ARGUMENT),

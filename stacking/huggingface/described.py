@@ -29,6 +29,8 @@ class DescribedCheckpoint(TrainingState):
         UserError: the checkpoint lacks a parameter of the model, has an unknown one, or one with another shape.
     """
 
+    model: ModelConfig
+
     def __init__(self, source: ZeroCheckpoint, model: ModelConfig) -> None:
         if source.model is not None and source.model != model:
             problem = "contradicts the model that the checkpoint itself records"

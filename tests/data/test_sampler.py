@@ -314,8 +314,9 @@ def test_random_partners_are_as_long_as_true_ones(corpus: Corpus) -> None:
 def test_samples_are_those_that_old_runs_were_made_with(tmp_path: Path, kind: str, digest: str) -> None:
     """Of a corpus that is made of numbers alone, so that nothing but the sampling decides."""
     corpus = Corpus(write_numbers(tmp_path / "data"))
-    batch = make(corpus, kind, 64).batch(np.array([0, 1, 2, 500, 10**9 + 7]))
-    content = b"".join(np.asarray(array).astype("<i8").tobytes() for array in batch if array is not None)
+    ids = np.array([0, 1, 2, 500, 10**9 + 7])
+    batch = make(corpus, kind, 64).batch(ids)
+    content = b"".join(np.asarray(array).astype("<i8").tobytes() for array in (*batch, ids) if array is not None)
     assert xxhash.xxh3_64_hexdigest(content) == digest
 
 

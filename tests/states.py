@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
-from stacking.state.format import WEIGHTS, StateWriter
+from stacking.state.format import WEIGHTS, new_state
 
 SMALL: dict[str, Any] = {
     "layers": 2, "hidden": 32, "heads": 4, "intermediate": 48, "vocabulary": 101, "max_positions": 40,
@@ -30,10 +30,9 @@ def write_state(folder: Path, config: ModelConfig | None, weights: dict[str, Ten
     """A state folder without moments."""
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     progress = {"stage": "0-L2", "step": 7, "samples": 56, "tokens": 1_792}
-    writer = StateWriter(
+    with new_state(
         folder, shapes, moments=False, optimizer_step=7, model=config, progress=progress, provenance=provenance
-    )
-    with writer:
+    ) as append:
         for name, tensor in weights.items():
-            writer.append(WEIGHTS, name, tensor.numpy().reshape(-1))
+            append(WEIGHTS, name, tensor.numpy().reshape(-1))
     return folder

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from stacking.bench.trial import Section, Trial
@@ -54,8 +53,7 @@ class Contender(ABC):
 
     def padded(self, batch: Unpadded) -> Batch:
         """Return ``batch`` as rows of the full sequence length."""
-        numbers = np.arange(len(batch.lengths))
-        return pad(batch, self.plan.data.sequence_length, self.plan.model.padding_id, numbers)
+        return pad(batch, self.plan.data.sequence_length, self.plan.model.padding_id)
 
     def optimizer_name(self) -> str:
         """Name DeepSpeed's wrapper and the optimizer inside: ``DeepSpeedZeroOptimizer(AdamW)``."""

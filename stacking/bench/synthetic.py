@@ -67,7 +67,7 @@ class SyntheticSampler:
 
     def batch(self, sample_ids: I64) -> Batch:
         """Return the same samples, each padded to ``sequence_length``."""
-        return pad(self.unpadded(sample_ids), self.sequence_length, self.special["pad"], sample_ids)
+        return pad(self.unpadded(sample_ids), self.sequence_length, self.special["pad"])
 
     def _lengths(self, sample_ids: I64) -> I64:
         if not self.ragged:

@@ -49,12 +49,13 @@ def run(
     """
     from stacking.cli.plan_report import explain_text
     from stacking.cli.plan_text import expected, precision_notes
+    from stacking.config.recipe import load_recipe
     from stacking.run.branch import require_branch_point
-    from stacking.run.create import design_run, holding_new, require_idle, write_run
+    from stacking.run.create import design_of, holding_new, require_idle, write_run
 
     folder = RunFolder(run_dir)
     require_idle(folder)
-    design = design_run(recipe, folder, overrides, data, elsewhere=runs_elsewhere(launcher))
+    design = design_of(load_recipe(recipe, list(overrides), data), folder, elsewhere=runs_elsewhere(launcher))
     begins = None
     if branch_of is not None:
         begins = require_branch_point(RunFolder(branch_of), design.plan, lambda damage: click.echo(damage, err=True))

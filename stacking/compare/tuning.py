@@ -19,7 +19,7 @@ from stacking.errors import DamagedFile, StackingError, UserError
 from stacking.report.run import read_run
 from stacking.run.folder import RunFolder
 from stacking.run.rewind import divergence
-from stacking.storage.files import disk_errors, fsync_folder, read_sealed, write_sealed
+from stacking.storage.files import disk_errors, fsync, read_sealed, write_sealed
 
 FIRST_SEED = 0
 """The seed of the search."""
@@ -125,7 +125,7 @@ def _adopt(candidate: RunFolder, target: RunFolder) -> None:
     with disk_errors(target.path):
         target.path.parent.mkdir(parents=True, exist_ok=True)
         os.rename(candidate.path, target.path)
-        fsync_folder(target.path.parent)
+        fsync(target.path.parent)
 
 
 def _final_loss(folder: RunFolder) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stacking.storage.files import fsync_folder
+from stacking.storage.files import fsync
 
 _HEADER_BYTES = 128
 
@@ -31,7 +31,6 @@ class GrowingArray:
         self.length, self._row = self.length + len(values), values.shape[1:]
 
     def close(self) -> None:
-        """Write the header of format 1.0, padded to the reserved space."""
         shape = (self.length, *self._row)
         text = f"{{'descr': {self.kind.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
         header = text.ljust(_HEADER_BYTES - 11) + "\n"
@@ -51,7 +50,7 @@ def growing_array(path: Path, kind: npt.DTypeLike) -> Iterator[GrowingArray]:
         yield array
         array.close()
         os.replace(partial, path)
-        fsync_folder(path.parent)
+        fsync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

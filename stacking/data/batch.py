@@ -25,5 +25,3 @@ class Batch(NamedTuple):
     """[P], the original ids before masking."""
     nsp_labels: I64 | None
     """[B], 0 if the second segment follows the first and 1 if it is random; None without this task."""
-    sample_ids: I64
-    """[B], the global sample indices."""

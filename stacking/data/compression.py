@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import errno
 import gzip
 import io
 import lzma
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from stacking.errors import DamagedFile, StackingError, UserError
-
-_TRANSIENT = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENOLCK, errno.ETIMEDOUT, errno.EINTR, errno.EREMOTEIO)
+from stacking.storage.os_errors import TRANSIENT
 
 
 def _zstandard(raw: IO[bytes]) -> IO[bytes]:
@@ -57,7 +55,7 @@ def open_plain(path: Path) -> Iterator[IO[bytes]]:
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise _torn(path, suffix, error) from None
     except OSError as error:
-        if error.errno in _TRANSIENT and error.strerror:
+        if error.errno in TRANSIENT and error.strerror:
             problem = f"{path}: cannot be read ({error.strerror}); the file system failed, try again"
             raise StackingError(problem) from error
         if error.errno is None and suffix in OPENERS:  # how bz2 and zstd report damage

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
 from stacking.data.arrays import mapped_array
+from stacking.data.batch import I64
 from stacking.errors import DamagedFile, UserError
 from stacking.storage.blocks import digest
 from stacking.storage.files import MANIFEST, disk_errors, verify_folder
@@ -23,7 +24,6 @@ FORMAT = 1
 SPLITS = ("train", "held_out")
 ARRAYS = ("tokens", "sentences", "documents")
 
-I64 = npt.NDArray[np.int64]
 _PROBED_TOKENS = 1 << 14
 
 
@@ -42,8 +42,6 @@ class _Split(BaseModel, strict=True):
 
 
 class _TokenFacts(BaseModel, strict=True):
-    """What a manifest says of its tokens."""
-
     vocabulary: PositiveInt
     special: _Special
     splits: dict[str, _Split]
@@ -86,7 +84,6 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def shard_path(folder: Path, split: str, number: int, array: str) -> Path:
-    """The location of one array of one shard."""
     return folder / split / f"{number:05d}.{array}.npy"
 
 
@@ -116,13 +113,12 @@ class Corpus:
         self._check(manifest["splits"][split])
 
     def _open(self, shards: int) -> None:
-        """Map the shards and number their contents consecutively."""
         self._tokens = [self._map(number, "tokens") for number in range(shards)]
         self._sentences = [self._map(number, "sentences") for number in range(shards)]
         self._documents = [self._map(number, "documents") for number in range(shards)]
-        self._token_base = _bases([len(array) for array in self._tokens])
-        self._sentence_base = _bases([len(array) - 1 for array in self._sentences])
-        self._document_base = _bases([len(array) - 1 for array in self._documents])
+        self._token_base = bounds_of([len(array) for array in self._tokens])
+        self._sentence_base = bounds_of([len(array) - 1 for array in self._sentences])
+        self._document_base = bounds_of([len(array) - 1 for array in self._documents])
         self.tokens = int(self._token_base[-1])
         self.sentences = int(self._sentence_base[-1])
         self.documents = int(self._document_base[-1])
@@ -168,14 +164,6 @@ class Corpus:
             if not left:
                 break
         return np.concatenate(pieces)
-
-    def take(self, positions: I64) -> I64:
-        """Return the tokens at global ``positions`` [N], int64."""
-        taken = np.empty(len(positions), dtype=np.int64)
-        for shard, chosen in _by_shard(self._token_base, positions):
-            taken[chosen] = self._tokens[shard][positions[chosen] - self._token_base[shard]]
-        self._check_ids(taken, self.folder / self.split)
-        return taken
 
     def read(self, starts: I64, ends: I64) -> I64:
         """Return the concatenated tokens of the spans from ``starts`` to ``ends`` (exclusive; both [N]), int64."""
@@ -223,9 +211,9 @@ class Corpus:
         return found
 
 
-def _bases(counts: list[int]) -> I64:
-    """Return the global number of the first item of each shard, and the end."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
+def bounds_of(sizes: npt.ArrayLike) -> I64:
+    """Return the starts of consecutive pieces of these ``sizes``, and the end of the last."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.asarray(sizes, dtype=np.int64))])
 
 
 def _by_shard(base: I64, index: I64) -> Iterator[tuple[int, Any]]:

@@ -102,7 +102,6 @@ def _fresh(paragraphs: list[str], seen: set[int]) -> Iterator[str]:
 
 
 def _package(name: str) -> Path | None:
-    """Find the folder of an installed package without importing it."""
     found = importlib.util.find_spec(name)
     return Path(found.origin).parent if found and found.origin and found.origin.endswith("__init__.py") else None
 
@@ -131,7 +130,6 @@ def _topics(tree: ast.Module) -> Iterator[str]:
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
-    """Return the docstrings of a module, its classes and functions, in source order."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         docstring = ast.get_docstring(node, clean=True)
         if docstring:

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from stacking.data.batch import I64
 from stacking.data.vocabulary import size_of
 
-I64 = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.uint32]
 
 _BLOCK_CHARACTERS = 500_000
@@ -73,7 +73,6 @@ class _Words:
         return ids, np.add.reduceat(lengths, np.cumsum(sizes) - sizes)
 
     def _learn(self) -> None:
-        """Encode the words that are new since the last call."""
         if self._numbers.new:
             ids, lengths = _encode(self._tokenizer, self._numbers.new)
             self._numbers.new.clear()

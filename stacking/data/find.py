@@ -17,8 +17,6 @@ PassOver = Callable[[Path, str], None]
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """The files of an input."""
-
     files: tuple[TextFile, ...]
     passed_over: tuple[tuple[Path, str], ...] = ()
     """Skipped files and folders, each with the reason."""
@@ -85,7 +83,6 @@ def _walk(folder: Path, folders: set[Path], pass_over: PassOver) -> Iterator[Pat
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return the content of ``folder``, in reverse order of the names."""
     try:
         return sorted(folder.iterdir(), reverse=True)
     except OSError as error:
@@ -93,7 +90,6 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _format_of_named(path: Path) -> str:
-    """Return the format of a file that the user named."""
     _require_file(path)
     try:
         return recognise(plain_suffix(path), first_bytes(path, HEAD_BYTES))
@@ -112,11 +108,7 @@ def _require_file(path: Path) -> None:
 
 
 def _format_in_folder(file: Path, format: str | None) -> str:
-    """Return the format of a file found in a folder.
-
-    Raises:
-        NotText: it is not a text file.
-    """
+    """Return the format of a file found in a folder; raises NotText if it is no text file."""
     suffix = plain_suffix(file)
     if format is None:
         if suffix_class(suffix) not in ("", *READABLE):  # decided without opening the file

@@ -59,7 +59,6 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
 
 
 def _from_vocabulary(file: Path, cased: bool) -> Vocabulary:
-    """Build Google's tokenizer with the entries of ``file``."""
     entries = read_entries(file)
     missing = [text for text in SPECIAL_TOKENS.values() if text not in entries]
     if missing:
@@ -69,7 +68,6 @@ def _from_vocabulary(file: Path, cased: bool) -> Vocabulary:
 
 
 def _from_json(file: Path, cased: bool) -> Tokenizer:
-    """Load a ``tokenizer.json``."""
     refuse_other_programs(file, read_object(file))
     if cased:
         raise UserError("--cased", f"has no effect: {file} already sets whether to lower-case", "leave it out")
@@ -213,7 +211,6 @@ def parts(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _added(objects: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Return the tokens that the folder's files add to the vocabulary."""
     decoder = objects.get(SETTINGS, {}).get("added_tokens_decoder")
     tokens = decoder.values() if isinstance(decoder, dict) else ()
     return set(objects.get(_ADDED, {})) | {str(token.get("content")) for token in tokens if isinstance(token, dict)}
@@ -233,10 +230,7 @@ def _check(where: Path, found: Vocabulary) -> None:
     if tokenizer.model.unk_token != special["unk"]:
         problem = f"writes {tokenizer.model.unk_token!r} for unknown words"
         raise UserError(where, problem, f"give one that writes {special['unk']}")
-    if size_of(tokenizer) > LARGEST:
-        raise UserError(
-            where, f"has ids up to {size_of(tokenizer) - 1:,}", f"give one with at most {LARGEST:,} entries"
-        )
+    _check_size(where, tokenizer)
     broken = [token for token in tokenizer.get_vocab(with_added_tokens=True) if "\n" in token or "\r" in token]
     if broken:
         raise UserError(where, f"has the entry {broken[0]!r}", "give one whose entries are single lines")

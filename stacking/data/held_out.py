@@ -19,7 +19,6 @@ NONE, ALL = bytes(BUCKETS), b"\1" * BUCKETS
 
 
 def bucket_of(document_hash: int) -> int:
-    """Return the bucket of a 64-bit hash."""
     return document_hash >> _SHIFT
 
 

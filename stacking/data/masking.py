@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from stacking.data.batch import I64
 from stacking.data.random import below, branch, hash64
 
-I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 MASKED_SHARE = 0.8

@@ -68,24 +68,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The folder that ``prepare`` created or found."""
-
     folder: Path
     manifest: dict[str, Any]
     already_there: bool
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ReadingOptions:
-    """How files are read: see ``find_files``. None means automatic detection, and ``text``."""
-
-    format: str | None = None
-    text_key: str | None = None
-
-    @property
-    def key(self) -> str:
-        return self.text_key or "text"
 
 
 def prepare(
@@ -106,19 +92,11 @@ def prepare(
 ) -> Prepared:
     """Create the prepared data folder ``out``; the same text and options give the same bytes for any ``workers``.
 
+    The help of `stacking prepare` says what the options do.
+
     Args:
-        inputs: files, folders, or names of Hugging Face datasets (``OWNER/NAME``, ``OWNER/NAME:CONFIGURATION`` or
-            ``NAME:CONFIGURATION``).
-        vocabulary_size: maximum number of entries of the trained vocabulary, 30,522 by default; not with ``tokenizer``.
         lowercase: whether the vocabulary folds case and strips accents; also applies to a bare ``vocab.txt``.
-        tokenizer: an existing WordPiece tokenizer to use instead of training one.
-        held_out: share of the text to hold out, in whole documents chosen by a hash of their content, at least one;
-            0.01 by default; not with ``held_out_inputs``.
-        held_out_inputs: take the held-out split from these, and train on everything else.
-        embedded: add the embedded corpus (``embedded``) to the inputs.
-        format: read all files in this format, a key of ``readers.READERS``; detected per file by default.
-        text_key: the key or column of the text in JSON lines, Parquet and datasets, ``text`` by default.
-        workers: processes; all available cores by default.
+        held_out: share of the text to hold out, in whole documents chosen by a hash of their content, at least one.
         say: receives what is read and what is skipped, line by line.
 
     Raises:
@@ -126,22 +104,23 @@ def prepare(
         NoSpace: the disk is full; the next run reuses what is done.
     """
     out = Path(out)
-    _refuse_idle_options(vocabulary_size, tokenizer, held_out, held_out_inputs)
+    if not inputs and not embedded:
+        raise UserError("prepare", "has no input", "give files, folders or a dataset, or --embedded")
+    _check_options(vocabulary_size, tokenizer, held_out, held_out_inputs, workers)
+    _refuse_nesting(out, [*inputs, *held_out_inputs])
     vocabulary_size = VOCABULARY_SIZE if vocabulary_size is None else vocabulary_size
     held_out = HELD_OUT if held_out is None else held_out
-    _check(inputs, embedded, vocabulary_size, held_out, workers)
-    _refuse_nesting(out, [*inputs, *held_out_inputs])
     given = load(Path(tokenizer), cased=not lowercase) if tokenizer is not None else None
     digest = _tokenizer_digest(given) if given else None
     options = Options(0 if given else vocabulary_size, bool(lowercase and not given), digest, held_out, seed)
     existing = _existing(out, options)
     with _work_folder(out) as work, worker_processes(workers or usable_cores()) as processes:
-        job = _Job(work, options, ReadingOptions(format, text_key), processes)
+        job = _Job(work, options, format, text_key, processes)
         texts = job.find(inputs, held_out_inputs, embedded, fetch=existing is None)
         for line in _told(texts):
             say(line)
         scans = [job.scan(text) for text in texts]
-        longest = existing["longest_document"] if existing else finer_cut(texts, scans, held_out)
+        longest = existing.get("longest_document") if existing else finer_cut(texts, scans, held_out)
         if longest is not None:
             say(f"cutting documents at {longest:,} characters, so that {held_out:.1%} of the text can be held out")
             texts = [text.cut_at(longest) for text in texts]
@@ -167,8 +146,11 @@ def prepare(
 class _Job:
     """The steps and their shared context: the work folder, the options, how to read, the processes."""
 
-    def __init__(self, work: Path, options: Options, reading: ReadingOptions, workers: Workers) -> None:
-        self.work, self.options, self.reading, self.workers = work, options, reading, workers
+    def __init__(
+        self, work: Path, options: Options, format: str | None, text_key: str | None, workers: Workers
+    ) -> None:
+        self.work, self.options, self.workers = work, options, workers
+        self._format, self._asked_key, self._key = format, text_key, text_key or "text"
 
     def find(self, inputs: Sequence[str], held_out: Sequence[str], embedded: bool, fetch: bool) -> list[Input]:
         """Return the inputs as files, after fetching what is not a file yet (a dataset, the embedded corpus)."""
@@ -181,7 +163,7 @@ class _Job:
         return found + [self._input(name, files.get(name), True, fetch) for name in held_out]
 
     def _files(self, name: str) -> FoundFiles:
-        found = find_files(name, self.reading.format, self.reading.key)
+        found = find_files(name, self._format, self._key)
         out = self.work.resolve()
         if any(out.is_relative_to(folder) for folder in found.folders):
             raise UserError(name, "points to the folder of --out", "choose an --out outside of the text")
@@ -190,16 +172,16 @@ class _Job:
     def _refuse_idle_reading(self, found: list[FoundFiles], has_datasets: bool) -> None:
         """Reject --format and --text-key if they apply to no input."""
         formats = {file.format for each in found for file in each.files}
-        if self.reading.format is not None and not formats:
+        if self._format is not None and not formats:
             raise UserError("--format", "has no effect: no input is a file or folder", "leave it out")
-        if self.reading.text_key is not None and not has_datasets and not formats & {"jsonl", "parquet", "wiki"}:
+        if self._asked_key is not None and not has_datasets and not formats & {"jsonl", "parquet", "wiki"}:
             raise UserError("--text-key", "has no effect: no input is JSON lines, Parquet or a dataset", "leave it out")
 
     def _input(self, name: str, found: FoundFiles | None, is_held_out: bool, fetch: bool) -> Input:
         if found is not None:
             return Input(name, found.files, is_held_out, passed_over=found.passed_over)
-        identity = xxhash.xxh3_128_hexdigest(f"{name} {self.reading.key}".encode())
-        files = (self._fetch(identity, dataset_documents(name, self.reading.key)),) if fetch else ()
+        identity = xxhash.xxh3_128_hexdigest(f"{name} {self._key}".encode())
+        files = (self._fetch(identity, dataset_documents(name, self._key)),) if fetch else ()
         return Input(name, files, is_held_out, identity)
 
     def _embedded(self, fetch: bool) -> Input:
@@ -301,24 +283,22 @@ class _Job:
         return paths
 
 
-def _refuse_idle_options(
-    size: int | None, tokenizer: Path | None, held_out: float | None, held_out_inputs: Sequence[str]
+def _check_options(
+    size: int | None,
+    tokenizer: Path | None,
+    held_out: float | None,
+    held_out_inputs: Sequence[str],
+    workers: int | None,
 ) -> None:
-    """Reject options that another option makes ineffective."""
+    """Reject options that mean nothing, or that another one makes ineffective."""
+    smallest, largest = vocabulary.SMALLEST, vocabulary.LARGEST
     if size is not None and tokenizer is not None:
         raise UserError("--vocabulary-size", "has no effect with --tokenizer", "leave one of the two out")
     if held_out is not None and held_out_inputs:
         raise UserError("--held-out", "has no effect with --held-out-input", "leave one of the two out")
-
-
-def _check(inputs: Sequence[str], embedded: bool, size: int, held_out: float, workers: int | None) -> None:
-    """Reject meaningless options."""
-    smallest, largest = vocabulary.SMALLEST, vocabulary.LARGEST
-    if not inputs and not embedded:
-        raise UserError("prepare", "has no input", "give files, folders or a dataset, or --embedded")
-    if not smallest <= size <= largest:
+    if size is not None and not smallest <= size <= largest:
         raise UserError("--vocabulary-size", f"{size:,} is out of range", f"use {smallest:,} to {largest:,}")
-    if not 0 < held_out < 1:
+    if held_out is not None and not 0 < held_out < 1:
         raise UserError("--held-out", f"{held_out} is not a share", "use a number above 0 and below 1, such as 0.01")
     if workers is not None and workers < 1:
         raise UserError("--workers", f"is {workers}", "use 1 or more")
@@ -344,7 +324,6 @@ def _refuse_nesting(out: Path, inputs: Sequence[str]) -> None:
 
 
 def _existing(out: Path, options: Options) -> dict[str, Any] | None:
-    """Return the manifest at ``out``, or None if there is nothing."""
     if out.is_dir() and not any(out.iterdir()):
         return None
     if out.exists() and not (out / MANIFEST).is_file():
@@ -352,8 +331,6 @@ def _existing(out: Path, options: Options) -> dict[str, Any] | None:
     if not out.exists():
         return None
     manifest = load_manifest(out)
-    if "longest_document" not in manifest:
-        raise UserError(out, "was prepared by an earlier version", "choose another --out or remove the folder")
     recorded, asked = manifest.get("options", {}), asdict(options)
     different = [name for name in asked if recorded.get(name) != asked[name]]
     if different:
@@ -392,14 +369,12 @@ def _work_folder(out: Path) -> Iterator[Path]:
 
 
 def _told(texts: list[Input]) -> Iterator[str]:
-    """Report what is read and what is skipped, line by line."""
     for text in texts:
         formats = Counter(file.format for file in text.files) if text.identity is None else {}
         yield from read_as(text.name, formats, text.passed_over)
 
 
 def _source(text: Input, scan: Scan) -> dict[str, Any]:
-    """Return an input's entry in the manifest."""
     return {
         "input": os.fsencode(text.name).decode("utf-8", "replace"),
         "held_out": text.is_held_out,
@@ -432,11 +407,7 @@ def _first_sentences(texts: list[Input], split: bytes, seed: int) -> Iterator[st
 
 
 def _warnings(given: Path | None, tokenizer: Tokenizer, sentences: list[str]) -> tuple[str, ...]:
-    """Return warnings about the vocabulary from the first sentences.
-
-    Raises:
-        UserError: nearly all of their tokens are [UNK].
-    """
+    """Return warnings about the vocabulary; raises UserError if nearly all tokens of ``sentences`` are [UNK]."""
     where = f"--tokenizer {given}" if given is not None else "the vocabulary"
     share = unknown_share(tokenizer, sentences)
     warning = check_unknown(share, lambda: unknown_cause(tokenizer, sentences), where)

@@ -12,8 +12,9 @@ from itertools import takewhile
 import numpy as np
 import numpy.typing as npt
 
+from stacking.data.batch import I64
+
 U64 = npt.NDArray[np.uint64]
-I64 = npt.NDArray[np.int64]
 Key = int | I64 | U64
 
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -49,11 +49,7 @@ class TextFile:
 
 
 def documents(file: TextFile) -> Iterator[str]:
-    """Yield the non-empty documents of one file.
-
-    Raises:
-        UserError, DamagedFile, StackingError: as ``rows`` does.
-    """
+    """Yield the non-empty documents of one file; raises as ``rows``."""
     return (document for document in rows(file) if document)
 
 

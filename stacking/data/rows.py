@@ -34,11 +34,7 @@ class Texts:
         self._keys: list[str] = []
 
     def of(self, row: Mapping[str, Any], where: str | Path) -> str:
-        """Return the text of ``row``, which is located at ``where``.
-
-        Raises:
-            UserError: the text is not a string, or too many rows lack one.
-        """
+        """Return the text of ``row`` at ``where``; raises UserError if it is no string, or too many rows lack one."""
         self._rows += 1
         value = row.get(self._key)
         if value is None:
@@ -53,11 +49,7 @@ class Texts:
         return value or ""
 
     def end(self) -> None:
-        """Check a file after its last row.
-
-        Raises:
-            UserError: most of its rows have no text.
-        """
+        """Check a file after its last row; raises UserError if most of its rows have no text."""
         if self._rows >= _FEWEST_ROWS:
             self._check()
 
@@ -100,7 +92,6 @@ def json_texts(path: Path, stream: IO[bytes], key: str) -> Iterator[str]:
 
 
 def _values(path: Path, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """Yield the values of the lines of ``stream``, each with its location."""
     offset = number = 0
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
@@ -118,7 +109,6 @@ def _values(path: Path, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def _list(path: Path, start: bytes, stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """Return the items of a file that is a single list."""
     content = start + stream.read(LONGEST_LINE + 1 - len(start))
     if len(content) > LONGEST_LINE:
         problem = f"is a JSON list of more than {LONGEST_LINE:,} bytes"

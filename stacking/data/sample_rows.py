@@ -13,11 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from stacking.data.batch import I64
 from stacking.data.corpus import Corpus
-
-I64 = npt.NDArray[np.int64]
 
 _SENTENCES_AT_ONCE = 1 << 20
 

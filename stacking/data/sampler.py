@@ -15,14 +15,12 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stacking.data.batch import Batch
+from stacking.data.batch import I64, Batch
 from stacking.data.corpus import Corpus
 from stacking.data.masking import Masking
 from stacking.data.random import below, hash64, permute
 from stacking.data.sample_rows import fill, packed, segment_pairs, sentence_pairs, stream_length
 from stacking.data.unpad import Unpadded, pad, positions_in, split
-
-I64 = npt.NDArray[np.int64]
 
 SAMPLES_AT_ONCE = 256
 """How many samples ``stream`` draws at once if batches are small."""
@@ -60,7 +58,6 @@ class Sampler(ABC):
         self._masking = Masking(int(hash64(seed, _MASK)[0]), mask_probability, corpus.vocabulary, corpus.special)
 
     def __len__(self) -> int:
-        """Return the number of samples in an epoch."""
         return len(self.samples)
 
     @staticmethod
@@ -74,11 +71,7 @@ class Sampler(ABC):
         return sum(map(len, cls.rows(corpus, sequence_length)))
 
     def unpadded(self, sample_ids: I64) -> Unpadded:
-        """Return the samples with these global indices, int64 [B], each at least 0.
-
-        Raises:
-            DamagedFile: the shards contain an id outside of the vocabulary.
-        """
+        """Return the samples with these global indices, int64 [B]; raises DamagedFile for an unknown token id."""
         sample_ids = np.asarray(sample_ids, dtype=np.int64)
         epoch, index = np.divmod(sample_ids, len(self))
         text = self._text(self.samples[permute(index, len(self), self._order_seed, epoch)], sample_ids)
@@ -100,8 +93,7 @@ class Sampler(ABC):
 
     def batch(self, sample_ids: I64) -> Batch:
         """Return the same samples, each padded to ``sequence_length``."""
-        sample_ids = np.asarray(sample_ids, dtype=np.int64)
-        return pad(self.unpadded(sample_ids), self.sequence_length, self.corpus.special["pad"], sample_ids)
+        return pad(self.unpadded(sample_ids), self.sequence_length, self.corpus.special["pad"])
 
     @abstractmethod
     def _text(self, rows: I64, sample_ids: I64) -> _Text:

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from stacking.data.arrays import growing_array
+from stacking.data.batch import I64
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
 from stacking.errors import UserError
 from stacking.storage.files import disk_errors
-
-I64 = npt.NDArray[np.int64]
 
 SHORTEST_SEQUENCE = 8
 
@@ -28,7 +26,7 @@ def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
     Raises:
         UserError: the kind is unknown, the sequence too short, or the corpus has no sample of this kind.
     """
-    check_samples(corpus, kind, sequence_length)
+    _check(corpus, kind, sequence_length)
     return np.concatenate(list(SAMPLERS[kind].rows(corpus, sequence_length)))
 
 
@@ -45,34 +43,19 @@ class SampleIndex:
     sequence_length: int
 
     def __post_init__(self) -> None:
-        check_samples(self.corpus, self.kind, self.sequence_length)
+        _check(self.corpus, self.kind, self.sequence_length)
 
     def __len__(self) -> int:
-        return samples_per_epoch(self.corpus, self.kind, self.sequence_length)
+        return SAMPLERS[self.kind].count(self.corpus, self.sequence_length)
 
     def write(self, path: Path) -> None:
-        """Write it to ``path`` (.npy), which appears when complete.
-
-        Raises:
-            NoSpace: the disk is full.
-        """
+        """Write it to ``path`` (.npy), which appears when complete; raises NoSpace if the disk is full."""
         with disk_errors(path), growing_array(path, np.int64) as rows:
             for chunk in SAMPLERS[self.kind].rows(self.corpus, self.sequence_length):
                 rows.append(chunk)
 
 
-def samples_per_epoch(corpus: Corpus, kind: str, sequence_length: int) -> int:
-    """Return the number of rows of ``build_samples``, without building them if arithmetic suffices.
-
-    Raises:
-        UserError: as ``build_samples``.
-    """
-    check_samples(corpus, kind, sequence_length)
-    return SAMPLERS[kind].count(corpus, sequence_length)
-
-
-def check_samples(corpus: Corpus, kind: str, sequence_length: int) -> None:
-    """Reject input without samples."""
+def _check(corpus: Corpus, kind: str, sequence_length: int) -> None:
     if kind not in SAMPLERS:
         raise UserError("data.samples", f"there is no kind {kind!r}", f"use one of {', '.join(SAMPLERS)}")
     if sequence_length < SHORTEST_SEQUENCE:

@@ -32,14 +32,11 @@ class Input:
     passed_over: tuple[tuple[Path, str], ...] = ()
 
     def cut_at(self, longest: int) -> Input:
-        """Return the input with its documents cut at ``longest`` characters."""
         return replace(self, files=tuple(replace(file, longest=min(longest, file.cut)) for file in self.files))
 
 
 @dataclass
 class Scan:
-    """The result of one pass over one or more files."""
-
     documents: int = 0
     characters: int = 0
     empty: int = 0

@@ -18,12 +18,11 @@ import numpy.typing as npt
 import xxhash
 
 from stacking.data.arrays import GrowingArray
-from stacking.data.corpus import ARRAYS, SPLITS, shard_path
+from stacking.data.batch import I64
+from stacking.data.corpus import ARRAYS, SPLITS, bounds_of, shard_path
 from stacking.data.encode import Encoder, Ids
 from stacking.data.held_out import is_held_out
 from stacking.data.sentences import split_sentences
-
-I64 = npt.NDArray[np.int64]
 
 PART_CHARACTERS = 8_000_000
 SHARD_TOKENS = 1 << 28
@@ -91,19 +90,13 @@ def tokenize(texts: Sequence[str], encoder: Encoder) -> tuple[Ids, I64, I64]:
         ends.append(len(sentences))
     tokens, lengths = encoder.encode(sentences)
     pieces = -(-lengths // LONGEST_SENTENCE)
-    piece_ends = _bounds(pieces)
+    piece_ends = bounds_of(pieces)
     sizes = np.full(piece_ends[-1], LONGEST_SENTENCE)
     sizes[piece_ends[1:][pieces > 0] - 1] = (lengths - (pieces - 1) * LONGEST_SENTENCE)[pieces > 0]
-    return tokens, _bounds(sizes), np.unique(piece_ends[ends])
-
-
-def _bounds(sizes: I64) -> I64:
-    """Return the starts of consecutive pieces of these ``sizes``, and the end of the last."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+    return tokens, bounds_of(sizes), np.unique(piece_ends[ends])
 
 
 def is_whole(path: Path) -> bool:
-    """Whether ``path`` is a complete part."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -112,12 +105,7 @@ def is_whole(path: Path) -> bool:
 
 
 def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int, unknown: int) -> dict[str, int]:
-    """Concatenate one split of all parts into the shards of ``folder``; return its counts.
-
-    Args:
-        vocabulary: number of entries.
-        unknown: the id of [UNK].
-    """
+    """Concatenate one split of all parts into the shards of ``folder``; return its counts."""
     (folder / split).mkdir(parents=True, exist_ok=True)
     totals = dict.fromkeys(("documents", "sentences", "tokens", "unknown"), 0)
     shard, number = None, 0
@@ -141,8 +129,6 @@ def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int
 
 
 class _ShardWriter:
-    """One shard being written."""
-
     def __init__(self, folder: Path, split: str, number: int, vocabulary: int) -> None:
         kinds = (token_dtype(vocabulary), np.int64, np.int64)
         opened = [

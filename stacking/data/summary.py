@@ -99,7 +99,6 @@ class Summary:
 
 
 def summarise(manifest: Mapping[str, Any]) -> Summary:
-    """Return the summary of the folder that ``manifest`` describes."""
     train, held_out = (manifest["splits"][split] for split in ("train", "held_out"))
     total = {name: train[name] + held_out[name] for name in train}
     is_given = any(source["held_out"] for source in manifest["source"])

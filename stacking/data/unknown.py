@@ -21,7 +21,6 @@ _MOST_CHARACTERS = 100_000
 
 
 def unknown_share(tokenizer: Tokenizer, sentences: Sequence[str]) -> float:
-    """Return the share of [UNK] in the tokens of ``sentences``."""
     unknown = tokenizer.token_to_id(tokenizer.model.unk_token)
     counts = Counter(id for each in tokenizer.encode_batch(sentences, add_special_tokens=False) for id in each.ids)
     return (counts[unknown] if unknown is not None else 0) / max(counts.total(), 1)
@@ -106,7 +105,6 @@ def _script(character: str) -> str:
 
 
 def _beginning(sentences: Sequence[str]) -> list[str]:
-    """Return the first of ``sentences``, ``_MOST_CHARACTERS`` in total."""
     chosen: list[str] = []
     size = 0
     for sentence in sentences:

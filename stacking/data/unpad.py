@@ -6,11 +6,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from stacking.data.batch import Batch
-
-I64 = npt.NDArray[np.int64]
+from stacking.data.batch import I64, Batch
 
 
 class Unpadded(NamedTuple):
@@ -37,8 +34,7 @@ def positions_in(lengths: I64) -> I64:
     return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def pad(unpadded: Unpadded, width: int, pad_id: int, sample_ids: I64) -> Batch:
-    """Return the samples as rows of ``width`` positions, filled up with ``pad_id``."""
+def pad(unpadded: Unpadded, width: int, pad_id: int) -> Batch:
     attention_mask = np.arange(width) < unpadded.lengths[:, None]
     real = np.flatnonzero(attention_mask)
     input_ids, segment_ids = np.full(attention_mask.size, pad_id), np.zeros(attention_mask.size, dtype=np.int64)
@@ -50,22 +46,6 @@ def pad(unpadded: Unpadded, width: int, pad_id: int, sample_ids: I64) -> Batch:
         mlm_positions=real[unpadded.mlm_positions],
         mlm_labels=unpadded.mlm_labels,
         nsp_labels=unpadded.nsp_labels,
-        sample_ids=sample_ids,
-    )
-
-
-def unpad(batch: Batch) -> Unpadded:
-    """Remove the padding of ``batch``, which is always at the end of a row."""
-    real = np.flatnonzero(batch.attention_mask)
-    lengths = np.count_nonzero(batch.attention_mask, axis=1)
-    return Unpadded(
-        input_ids=batch.input_ids.reshape(-1)[real],
-        segment_ids=batch.segment_ids.reshape(-1)[real],
-        position_ids=positions_in(lengths),
-        lengths=lengths,
-        mlm_positions=np.searchsorted(real, batch.mlm_positions),
-        mlm_labels=batch.mlm_labels,
-        nsp_labels=batch.nsp_labels,
     )
 
 

@@ -20,7 +20,7 @@ from stacking.model.bert import Bert, build
 from stacking.model.config import ModelConfig
 from stacking.model.cross_entropy import summed_cross_entropy
 from stacking.model.tokens import copied, to, unpadded_tokens
-from stacking.state.format import Readable
+from stacking.state.format import TrainingState
 from stacking.storage.files import MANIFEST
 
 
@@ -92,7 +92,7 @@ def load_model(path: Path) -> Bert:
     return model_of(state, config)
 
 
-def model_of(state: Readable, config: ModelConfig) -> Bert:
+def model_of(state: TrainingState, config: ModelConfig) -> Bert:
     """Return a model in fp32 on the CPU with the weights of ``state``."""
     model = build(config)
     parameters = dict(model.named_parameters())

@@ -21,9 +21,9 @@ from stacking.growth.operators import (
 )
 from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.state.finite import CHECKED, FiniteState, require_finite, was_checked
-from stacking.state.format import BUFFERS, MOMENTS, Progress, Readable, State, manifest_of, step_of, write_state
+from stacking.state.format import BUFFERS, MOMENTS, Progress, State, TrainingState, manifest_of, step_of, write_state
 from stacking.state.layers import LayerSource, composed, layer_of, origins
-from stacking.storage.files import new_folder, require_outside, verify_folder
+from stacking.storage.files import new_folder, require_outside
 from stacking.storage.partition import Shape
 from stacking.storage.safetensors_file import TensorSpec
 
@@ -32,7 +32,7 @@ class _NoLinks(Exception):
     """Raised if the file system does not support hard links."""
 
 
-class GrownState(Readable):
+class GrownState(TrainingState):
     """Views ``source`` as the deeper model's state, reading lazily."""
 
     def __init__(self, source: State, sources: tuple[LayerSource, ...], rule: OptimizerStateRule) -> None:
@@ -123,10 +123,8 @@ def grow(
         require_finite(source, source.path)
     if share and _share(out, source, grown, sources, provenance):
         return State(out)
-    if source.verified is None:
-        verify_folder(source.path)
     view = grown if allow_non_finite else FiniteState(grown, source.path)
-    write_state(out, view, provenance, on_progress, source.verified.verify_rest if source.verified else None)
+    write_state(out, view, provenance, on_progress, source.verified.verify_rest)
     return State(out)
 
 

@@ -48,14 +48,29 @@ class Architecture(ABC):
     """What the tokenizer must return for the class; empty: what it returns anyway."""
     aside: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the parameters that the class has no place for; they go to `NEXT_SENTENCE`."""
+    outside: ClassVar[dict[str, str]] = {}
+    """Their name of every parameter or module outside the layers."""
+    layers: ClassVar[str] = ""
+    """Their name of the list of layers."""
+    inside: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Their modules for every module of a layer; several of theirs are stacked by rows in one."""
 
     @abstractmethod
     def config(self, model: ModelConfig) -> dict[str, Any]:
         """Returns the content of ``config.json``."""
 
-    @abstractmethod
     def names(self, model: ModelConfig) -> dict[str, tuple[str, ...]]:
         """Maps every parameter, in order, to the tensors whose rows it holds unchanged, in order."""
+        return {name: self._theirs(name) for name in parameter_shapes(model)}
+
+    def _theirs(self, name: str) -> tuple[str, ...]:
+        if name in self.outside:
+            return (self.outside[name],)
+        module, _, kind = name.rpartition(".")
+        if module in self.outside:
+            return (f"{self.outside[module]}.{kind}",)
+        _, layer, module = module.split(".", 2)
+        return tuple(f"{self.layers}.{layer}.{theirs}.{kind}" for theirs in self.inside[module])
 
     def model(self, content: dict[str, Any], where: Path) -> ModelConfig:
         """Returns the model of a ``config.json`` that `config` wrote.
@@ -96,16 +111,11 @@ class Architecture(ABC):
 
 
 def architecture_of(model: ModelConfig) -> Architecture:
-    """Returns the architecture of an exportable model."""
     return _loaded(VARIANTS[model.variant].hugging_face)
 
 
 def model_in(content: Any, where: Path) -> ModelConfig:
-    """Returns the model described by the ``content`` of a ``config.json``.
-
-    Raises:
-        UserError: it is not the model of a known architecture; the message names the key.
-    """
+    """Returns the model of a ``config.json``; raises UserError, which names the key, if it is of none known here."""
     return architecture_in(content).model(content, where)
 
 

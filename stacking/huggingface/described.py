@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from stacking.errors import UserError
-from stacking.huggingface.names import DECODER_WEIGHT, hugging_face_names, with_bias
+from stacking.huggingface.bert import BertFolder
+from stacking.huggingface.names import DECODER_WEIGHT, with_bias
 from stacking.huggingface.tensor_names import modern_names
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import BUFFERS, Readable, step_of
+from stacking.state.format import BUFFERS, TrainingState, step_of
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.partition import Shape, numel
 from stacking.storage.safetensors_file import TensorSpec
@@ -19,7 +20,7 @@ from stacking.storage.safetensors_file import TensorSpec
 _REMEDY = "give this checkpoint's own --config"
 
 
-class DescribedCheckpoint(Readable):
+class DescribedCheckpoint(TrainingState):
     """Views ``source`` as a state of ``model``; parameters may have this project's names or BertForPreTraining's.
 
     Some parameters of this project are several of Hugging Face's matrices, stacked by rows; so are their moments.
@@ -27,6 +28,8 @@ class DescribedCheckpoint(Readable):
     Raises:
         UserError: the checkpoint lacks a parameter of the model, has an unknown one, or one with another shape.
     """
+
+    model: ModelConfig
 
     def __init__(self, source: ZeroCheckpoint, model: ModelConfig) -> None:
         if source.model is not None and source.model != model:
@@ -64,7 +67,7 @@ class DescribedCheckpoint(Readable):
         stored = with_bias(modern_names(self._source.names, path))
         if DECODER_WEIGHT in stored:
             raise UserError(path, "has a decoder of its own", "only models with tied embeddings can be used")
-        names = hugging_face_names(self.model) if self.model.variant == "post_ln" else {}
+        names = BertFolder().names(self.model) if self.model.variant == "post_ln" else {}
         for theirs in (their for group in names.values() for their in group if their not in stored):
             raise UserError(path, f"has no parameter {theirs}", f"{_REMEDY}; a state needs the pooler and both heads")
         if not names:

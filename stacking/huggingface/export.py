@@ -16,7 +16,7 @@ from stacking.huggingface.model_card import model_card
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.finite import FiniteState
-from stacking.state.format import WEIGHTS, Readable, State
+from stacking.state.format import WEIGHTS, State, TrainingState
 from stacking.storage.files import MANIFEST, new_folder, read_json, require_outside, write_atomically, write_json
 from stacking.storage.safetensors_file import SafetensorsWriter, TensorSpec
 
@@ -27,10 +27,8 @@ def export(state: Path, out: Path, data: Path | None = None, allow_non_finite: b
     """Writes the model in ``state`` to ``out``, for use with the variant's class in transformers.
 
     Args:
-        state: a state folder.
         out: the new folder; an existing one is replaced once the new one is complete.
         data: the prepared data folder whose tokenizer is included; without it the export has no tokenizer.
-        allow_non_finite: accept NaN and infinity.
 
     Raises:
         UserError: Hugging Face does not support the model, a weight is not finite, or the tokenizer has more tokens
@@ -81,13 +79,13 @@ def read_model(path: Path) -> tuple[State, ModelConfig]:
     return state, config
 
 
-def read_weights(state: Readable, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+def read_weights(state: TrainingState, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Yields every parameter of the model in ``state`` as fp32, in order, one at a time."""
     for name, shape in parameter_shapes(config).items():
         yield name, state.read(WEIGHTS, name).reshape(shape)
 
 
-def _write_weights(folder: Path, state: Readable, config: ModelConfig, architecture: Architecture) -> None:
+def _write_weights(folder: Path, state: TrainingState, config: ModelConfig, architecture: Architecture) -> None:
     """Writes the weights, one tensor at a time; parameters without a place in the class go to a file of their own."""
     names = list(parameter_shapes(config))
     aside = [name for name in names if name.startswith(architecture.aside)]

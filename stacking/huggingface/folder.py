@@ -63,8 +63,6 @@ CONVERSIONS: dict[str, tuple[str, str]] = {
 
 
 class Weights(NamedTuple):
-    """Lists the files with a model's weights."""
-
     files: list[Path]
     note: str = ""
     """A note on unusual weights."""
@@ -113,7 +111,6 @@ def find_weights(folder: Path, config: Path) -> Weights:
 
 
 def _listed(index: Path) -> list[Path]:
-    """Returns the shards of an index."""
     refuse_other_formats(index)
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None

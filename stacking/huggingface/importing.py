@@ -23,7 +23,7 @@ from stacking.huggingface.tensor_names import modern_names
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import WEIGHTS, StateWriter
+from stacking.state.format import WEIGHTS, new_state
 from stacking.storage.files import checksum, require_outside
 from stacking.storage.pickled import described
 from stacking.storage.signatures import first_bytes, refuse_other_formats
@@ -49,8 +49,6 @@ _LAYER = re.compile(r"bert\.encoder\.layer\.(\d{1,9})\.")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """Reports the result of an import."""
-
     config: ModelConfig
     initialised: list[str]
     """Parameters that the folder lacks, initialised as in a new model, with seed 0."""
@@ -74,29 +72,22 @@ def import_hugging_face(folder: Path, out: Path) -> ImportReport:
         DamagedFile: a weights file is unreadable.
     """
     require_outside(out, folder)
-    where, content = read_config(folder)
-    architecture = architecture_in(content)
-    config = architecture.model(content, where)
-    weights = find_weights(folder, where)
-    files = _with_head(weights.files, architecture, folder)
-    notes = [f"{where.name}: {note}" for note in architecture.notes(content)] + ([weights.note] if weights.note else [])
+    architecture, config, files, notes = _model_and_files(folder)
     with ExitStack() as stack:
         loaders = _loaders(files, stack, folder)
-        sources, initialised = _match(loaders, architecture.names(config), folder)
+        sources, initialised, ignored = _matched(loaders, architecture, config, folder)
         if architecture.tied:
             _check_tied(loaders, folder)
-        known = _check_derived(loaders, sources, config, architecture, folder)
-        ignored = _left_out(loaders, sources, known, config, folder)
         provenance = {
             "operation": "import",
             "source": folder.resolve().name,
             "files": {path.name: checksum(path) for path in files},
             "initialised": initialised,
         }
-        writer = StateWriter(out, parameter_shapes(config), moments=False, model=config, provenance=provenance)
-        with writer:
+        shapes = parameter_shapes(config)
+        with new_state(out, shapes, moments=False, model=config, provenance=provenance) as append:
             for name, tensor in _tensors(loaders, sources, config, folder):
-                writer.append(WEIGHTS, name, tensor.numpy().reshape(-1))
+                append(WEIGHTS, name, tensor.numpy().reshape(-1))
     return ImportReport(config, initialised, ignored, notes)
 
 
@@ -109,15 +100,9 @@ def read_hugging_face(folder: Path) -> tuple[ModelConfig, Iterator[tuple[str, Te
     Raises:
         UserError: as `import_hugging_face`; also while the parameters are read.
     """
-    where, content = read_config(folder)
-    architecture = architecture_in(content)
-    config = architecture.model(content, where)
-    files = _with_head(find_weights(folder, where).files, architecture, folder)
+    architecture, config, files, _ = _model_and_files(folder)
     with ExitStack() as stack:
-        loaders = _loaders(files, stack, folder)
-        sources, initialised = _match(loaders, architecture.names(config), folder)
-        known = _check_derived(loaders, sources, config, architecture, folder)
-        _left_out(loaders, sources, known, config, folder)
+        sources, initialised, _ = _matched(_loaders(files, stack, folder), architecture, config, folder)
 
     def parameters() -> Iterator[tuple[str, Tensor]]:
         with ExitStack() as stack:
@@ -126,10 +111,16 @@ def read_hugging_face(folder: Path) -> tuple[ModelConfig, Iterator[tuple[str, Te
     return config, parameters(), initialised
 
 
-def _with_head(files: list[Path], architecture: Architecture, folder: Path) -> list[Path]:
-    """Adds the file of a next-sentence head for which the class has no place."""
+def _model_and_files(folder: Path) -> tuple[Architecture, ModelConfig, list[Path], list[str]]:
+    """Returns how the model stands in ``folder``, the model itself, its files, and notes on what is unusual."""
+    where, content = read_config(folder)
+    architecture = architecture_in(content)
+    config = architecture.model(content, where)
+    weights = find_weights(folder, where)
+    notes = [f"{where.name}: {note}" for note in architecture.notes(content)] + ([weights.note] if weights.note else [])
     head = folder / NEXT_SENTENCE
-    return [*files, head] if architecture.aside and head.is_file() else files
+    files = [*weights.files, head] if architecture.aside and head.is_file() else weights.files
+    return architecture, config, files, notes
 
 
 def _loaders(files: list[Path], stack: ExitStack, folder: Path) -> Loaders:
@@ -173,11 +164,7 @@ def _open_pickle(path: Path) -> Loaders:
 
 
 def _state_dict(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
-    """Finds a model's tensors in a training script's checkpoint: the dict that holds a token embedding.
-
-    Raises:
-        UserError: there are several, and none has a model's key.
-    """
+    """Finds the dict with a token embedding in a script's checkpoint; raises UserError if there are several."""
     found = {place: inner for place, inner in _dicts(content) if any(_is_embedding(name) for name in inner)}
     for place in ((), *((name,) for name in WRAPPERS)):
         if place in found:
@@ -220,11 +207,17 @@ def _left_out(loaders: Loaders, sources: Sources, known: set[str], config: Model
     return ignored
 
 
-def _match(loaders: Loaders, wanted: Sources, folder: Path) -> tuple[Sources, list[str]]:
-    """Maps each parameter to its source tensors; also returns the head parameters that have none."""
+def _matched(
+    loaders: Loaders, architecture: Architecture, config: ModelConfig, folder: Path
+) -> tuple[Sources, list[str], list[str]]:
+    """Maps each parameter to its tensors; also returns the head parameters that have none, and the tensors left out.
+
+    Raises:
+        UserError: the encoder lacks a tensor, or one is left out that belongs to another encoder or was changed.
+    """
     sources: Sources = {}
     initialised = []
-    for name, theirs in wanted.items():
+    for name, theirs in architecture.names(config).items():
         missing = [their for their in theirs if their not in loaders]
         if not missing:
             sources[name] = theirs
@@ -232,7 +225,8 @@ def _match(loaders: Loaders, wanted: Sources, folder: Path) -> tuple[Sources, li
             initialised.append(name)
         else:
             raise UserError(folder, f"has no tensor {missing[0]}", "give a complete BERT with its own config.json")
-    return sources, initialised
+    known = _check_derived(loaders, sources, config, architecture, folder)
+    return sources, initialised, _left_out(loaders, sources, known, config, folder)
 
 
 def _check_tied(loaders: Loaders, folder: Path) -> None:

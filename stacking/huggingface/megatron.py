@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,23 +16,6 @@ from stacking.model.size import parameter_shapes
 
 _EMBEDDINGS = "bert.embeddings"
 _POSITIONS = f"{_EMBEDDINGS}.position_embeddings.weight"
-_NAMES = {
-    "embeddings.tokens": DECODER_WEIGHT.removesuffix(".weight"),
-    "embeddings.positions": f"{_EMBEDDINGS}.position_embeddings",
-    "embeddings.segments": f"{_EMBEDDINGS}.token_type_embeddings",
-    "final_norm": "bert.encoder.ln",
-    "mlm_head.transform": "cls.predictions.transform.dense",
-    "mlm_head.norm": "cls.predictions.transform.LayerNorm",
-    "nsp_head": "nsp_head",
-}
-_LAYER_NAMES = {
-    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention.output": ("attention.output.dense",),
-    "attention_norm": ("attention.ln",),
-    "feed_forward.up": ("intermediate.dense",),
-    "feed_forward.down": ("output.dense",),
-    "feed_forward_norm": ("ln",),
-}
 _WORDS = f"{_EMBEDDINGS}.word_embeddings.weight"
 _BIASES = ("cls.predictions.bias", "cls.predictions.decoder.bias")
 
@@ -51,6 +34,24 @@ class MegatronFolder(Architecture):
         "`nsp_head.safetensors`: one logit of the first token's vector."
     )
     aside = ("nsp_head.",)
+    outside: ClassVar = {
+        "embeddings.tokens": DECODER_WEIGHT.removesuffix(".weight"),
+        "embeddings.positions": f"{_EMBEDDINGS}.position_embeddings",
+        "embeddings.segments": f"{_EMBEDDINGS}.token_type_embeddings",
+        "final_norm": "bert.encoder.ln",
+        "mlm_head.transform": "cls.predictions.transform.dense",
+        "mlm_head.norm": "cls.predictions.transform.LayerNorm",
+        "nsp_head": "nsp_head",
+    }
+    layers = "bert.encoder.layer"
+    inside: ClassVar = {
+        "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+        "attention.output": ("attention.output.dense",),
+        "attention_norm": ("attention.ln",),
+        "feed_forward.up": ("intermediate.dense",),
+        "feed_forward.down": ("output.dense",),
+        "feed_forward_norm": ("ln",),
+    }
 
     def config(self, model: ModelConfig) -> dict[str, Any]:
         return {
@@ -61,9 +62,6 @@ class MegatronFolder(Architecture):
             "tie_word_embeddings": False,
             OWN_MODEL: model.model_dump(),
         }
-
-    def names(self, model: ModelConfig) -> dict[str, tuple[str, ...]]:
-        return {name: _theirs(name) for name in parameter_shapes(model)}
 
     def exported(self, model: ModelConfig, name: str, values: np.ndarray | None = None) -> Iterator[Written]:
         yield from super().exported(model, name, values)
@@ -87,12 +85,3 @@ def _scaled(model: ModelConfig, values: np.ndarray) -> np.ndarray:
     """Multiplies by √H in fp32, as the model does."""
     scaled: np.ndarray = values * np.float32(math.sqrt(model.hidden))
     return scaled
-
-
-def _theirs(name: str) -> tuple[str, ...]:
-    """Returns the names of one parameter's tensors in MegatronBertForMaskedLM."""
-    module, _, kind = name.rpartition(".")
-    if module in _NAMES:
-        return (f"{_NAMES[module]}.{kind}",)
-    _, layer, module = module.split(".", 2)
-    return tuple(f"bert.encoder.layer.{layer}.{theirs}.{kind}" for theirs in _LAYER_NAMES[module])

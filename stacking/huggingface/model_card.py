@@ -49,8 +49,6 @@ def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: boo
 
     Args:
         manifest: the state's manifest, whose ``progress`` and ``provenance`` describe the training.
-        has_tokenizer: whether the export includes the tokenizer's files.
-        own_code: whether the export includes its class.
         use: what to know about the class that loads it, as Markdown.
     """
     return _CARD.format(
@@ -67,7 +65,6 @@ def model_card(config: ModelConfig, manifest: dict[str, Any], has_tokenizer: boo
 
 
 def _training(manifest: dict[str, Any]) -> str:
-    """Returns table rows of the state's progress."""
     progress = manifest.get("progress") or {}
     labels = {"tokens": "tokens seen in training, without padding", "samples": "samples seen in training"}
     rows = [f"| {label} | {_shown(progress[key])} |" for key, label in labels.items() if progress.get(key) is not None]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from stacking.huggingface.architecture import OWN_MODEL, Architecture
 from stacking.huggingface.names import ACTIVATIONS
 from stacking.model.config import ROTARY_BASE, ModelConfig
-from stacking.model.size import parameter_shapes
 
 _CONFIG_KEYS = {
     "layers": ("num_hidden_layers",),
@@ -32,23 +31,6 @@ _BIASES = {
 _NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
 """The defaults are numbers of ModernBERT's own tokens; the tokenizer knows this model's."""
 
-_NAMES = {
-    "embeddings.tokens.weight": "model.embeddings.tok_embeddings.weight",
-    "layers.0.attention_norm.weight": "model.embeddings.norm.weight",
-    "final_norm.weight": "model.final_norm.weight",
-    "mlm_head.bias": "decoder.bias",
-    "mlm_head.transform.weight": "head.dense.weight",
-    "mlm_head.norm.weight": "head.norm.weight",
-}
-_LAYER_NAMES = {
-    "attention.qkv": "attn.Wqkv",
-    "attention.output": "attn.Wo",
-    "attention_norm": "attn_norm",
-    "feed_forward.up": "mlp.Wi",
-    "feed_forward.down": "mlp.Wo",
-    "feed_forward_norm": "mlp_norm",
-}
-
 
 class ModernFolder(Architecture):
     """Every parameter stands there unchanged; the attention norm of the lowest layer is the norm of the embeddings."""
@@ -61,6 +43,24 @@ class ModernFolder(Architecture):
     rival = True
     inputs = ("input_ids", "attention_mask")
     aside = ("nsp_head.",)
+    outside: ClassVar = {
+        "embeddings.tokens": "model.embeddings.tok_embeddings",
+        "layers.0.attention_norm": "model.embeddings.norm",
+        "final_norm": "model.final_norm",
+        "mlm_head.bias": "decoder.bias",
+        "mlm_head.transform": "head.dense",
+        "mlm_head.norm": "head.norm",
+        "nsp_head": "nsp_head",
+    }
+    layers = "model.layers"
+    inside: ClassVar = {
+        "attention.qkv": ("attn.Wqkv",),
+        "attention.output": ("attn.Wo",),
+        "attention_norm": ("attn_norm",),
+        "feed_forward.up": ("mlp.Wi",),
+        "feed_forward.down": ("mlp.Wo",),
+        "feed_forward_norm": ("mlp_norm",),
+    }
 
     def config(self, model: ModelConfig) -> dict[str, Any]:
         rotary = {"rope_type": "default", "rope_theta": ROTARY_BASE}
@@ -81,14 +81,3 @@ class ModernFolder(Architecture):
             "global_rope_theta": ROTARY_BASE,
             OWN_MODEL: model.model_dump(),
         }
-
-    def names(self, model: ModelConfig) -> dict[str, tuple[str, ...]]:
-        return {name: (_theirs(name),) for name in parameter_shapes(model)}
-
-
-def _theirs(name: str) -> str:
-    """Returns the name of one parameter in ModernBertForMaskedLM, or in the file of the next-sentence head."""
-    if name in _NAMES or not name.startswith("layers."):
-        return _NAMES.get(name, name)
-    _, layer, module = name.removesuffix(".weight").split(".", 2)
-    return f"model.layers.{layer}.{_LAYER_NAMES[module]}.weight"

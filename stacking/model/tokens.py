@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stacking.data.unpad import I64, Unpadded, positions_in
+from stacking.data.batch import I64
+from stacking.data.unpad import Unpadded, positions_in
 
 _ALIKE = 0.75
 """Sequences share a group if the shortest has at least this share of the longest's tokens."""

@@ -41,7 +41,6 @@ class BranchPoint:
 
     @property
     def step(self) -> int:
-        """The checkpoint's update within its stage."""
         return step_of(self.checkpoint)
 
     def __str__(self) -> str:
@@ -74,11 +73,7 @@ def branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPo
 
 
 def require_branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPoint:
-    """As `branch_point`.
-
-    Raises:
-        UserError: ``source`` has no such checkpoint.
-    """
+    """As `branch_point`; raises UserError if there is none."""
     found = branch_point(source, plan, on_damage)
     if found is None:
         shared = overlap(plan, settled_plan(source))

@@ -136,7 +136,6 @@ class Controller:
         self._plan = Decisions({stage.index: length}, {}).applied_to(self._plan)
 
     def _settle_operator(self, stage: StagePlan) -> None:
-        """Records the best operator of a trial."""
         best, losses = decided_operators(self._run, self._plan)[stage.index], trial_losses(self._run, stage)
         self._record("decided", phase="grow", stage=stage.index, operator=best, losses=losses)
         shown = ", ".join(f"{name} {loss:.4f}" for name, loss in sorted(losses.items(), key=lambda item: item[1]))
@@ -144,7 +143,6 @@ class Controller:
         self._plan = Decisions({}, {stage.index: best}).applied_to(self._plan)
 
     def _complete(self, phase: Phase) -> None:
-        """Runs ``phase``, retrying after crashes, until it is done."""
         settings = self._plan.launch
         default = _RETRIES if self._launcher.unattended else 0
         retries = Retries(default if settings.retries is None else settings.retries, settings.retry_seconds)
@@ -168,7 +166,6 @@ class Controller:
         self._progress.note(f"{phase.label} is {message}; the run goes on without it")
 
     def _attempt(self, phase: Phase) -> Outcome:
-        """Runs ``phase`` once and records the result in the journal."""
         if self._stops:
             raise Preempted(f"stopped before {phase.name}")
         early = self._early if self._early and self._early.label == phase.label else None

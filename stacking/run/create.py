@@ -62,18 +62,9 @@ def _plan_and_samples(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
 
 @dataclass(frozen=True)
 class Design:
-    """Holds everything needed to create a run."""
-
     recipe: Recipe
     plan: Plan
     samples: Mapping[str, SampleIndex]
-
-
-def design_run(
-    name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
-) -> Design:
-    """Resolves the recipe called ``name``; see `design_of`."""
-    return design_of(load_recipe(name, list(overrides), data), run, elsewhere)
 
 
 def design_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Design:
@@ -93,11 +84,7 @@ def design_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Design
 
 
 def require_idle(run: RunFolder) -> None:
-    """Waits until the ranks of a killed controller have ended.
-
-    Raises:
-        UserError: a controller is running.
-    """
+    """Waits until the ranks of a killed controller have ended; raises UserError if a controller is running."""
     if is_locked(run.lock):
         with run.locked():
             pass
@@ -126,9 +113,6 @@ def write_run(design: Design, run: RunFolder, begins: BranchPoint | None = None)
 
     The event ``created`` is written last: a folder without any event is not a run yet, and is written again.
 
-    Args:
-        begins: the checkpoint of another run with which this one begins.
-
     Raises:
         UserError: the folder is no longer empty.
         DamagedFile: the checkpoint is damaged.
@@ -148,12 +132,12 @@ def write_run(design: Design, run: RunFolder, begins: BranchPoint | None = None)
 def create_run(
     name: str, run: RunFolder, overrides: Sequence[str] = (), data: Path | None = None, elsewhere: bool = False
 ) -> Plan:
-    """Creates a run with `design_run` and `write_run`; returns its plan.
+    """Creates a run of the recipe called ``name`` with `design_of` and `write_run`; returns its plan.
 
     Raises:
         UserError: the recipe or the data is invalid, or the folder is not empty.
     """
-    design = design_run(name, run, overrides, data, elsewhere)
+    design = design_of(load_recipe(name, list(overrides), data), run, elsewhere)
     write_run(design, run)
     return design.plan
 
@@ -188,11 +172,7 @@ def open_run(run: RunFolder, note: Callable[[str], None] = lambda text: None) ->
 
 
 def require_run(run: RunFolder) -> None:
-    """Checks that ``run`` is a run folder.
-
-    Raises:
-        UserError: there is no run, or its identifying files are lost.
-    """
+    """Raises UserError if there is no run, or if its plan is lost."""
     if not run.plan.is_file():
         if run.journal.events():
             raise DamagedFile(run.plan, "is missing", "restore it from a copy, or start another run")
@@ -221,11 +201,7 @@ def _own_plan(run: RunFolder) -> Plan:
 
 
 def _mend_samples(run: RunFolder, plan: Plan, created: dict[str, Any] | None) -> list[str]:
-    """Recreates damaged sample indices from the data; returns a description of each.
-
-    Raises:
-        UserError: the data now yield other samples.
-    """
+    """Recreates damaged sample indices; returns what was wrong. Raises DamagedFile if the data now yield others."""
     expected, mended = (created or {}).get("samples", {}), []
     for split in SPLITS:
         path = run.samples(split)

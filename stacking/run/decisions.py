@@ -26,15 +26,12 @@ ENDED = "ended"
 
 
 class Decisions(NamedTuple):
-    """Holds what is decided by now, by stage."""
-
     lengths: dict[int, int]
     """Updates of the stages that have ended automatically."""
     operators: dict[int, str]
     """The best operators of trials."""
 
     def applied_to(self, plan: Plan) -> Plan:
-        """Returns the plan as decided."""
         plan = with_lengths(plan, self.lengths)
         stages = [s.grown_by(self.operators[s.index]) if s.index in self.operators else s for s in plan.stages]
         return plan.model_copy(update={"stages": tuple(stages)})
@@ -83,7 +80,6 @@ def trial_losses(run: RunFolder, stage: StagePlan) -> dict[str, float]:
 
 
 def decided_lengths(run: RunFolder, plan: Plan) -> dict[int, int]:
-    """Returns the updates of the stages that have ended automatically, by their index."""
     return _decided(run, [stage for stage in plan.stages if stage.until is not None], "steps", _length)
 
 

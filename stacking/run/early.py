@@ -20,8 +20,6 @@ WHEN_READY = "when-ready"
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStart:
-    """Ranks that wait for their phase."""
-
     label: str
     attempt: int
     ranks: int

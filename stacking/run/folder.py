@@ -89,7 +89,6 @@ class StageFolder:
 
 
 def command(name: str, run_dir: Path) -> str:
-    """Formats ``stacking NAME RUN_DIR``, quoted for a shell."""
     return f"stacking {name} {shlex.quote(str(run_dir))}"
 
 

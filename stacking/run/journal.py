@@ -68,7 +68,6 @@ class Journal:
         return [event for event in map(_event, self._lines()) if event is not None]
 
     def damaged_lines(self) -> list[int]:
-        """Returns the numbers of altered lines, from 1."""
         return [number for number, line in enumerate(self._lines(), start=1) if _event(line) is None]
 
     def mend(self) -> str | None:
@@ -90,11 +89,9 @@ class Journal:
         return f"{self.path}: {which} altered and removed"
 
     def attempts(self, phase: str, stage: int) -> int:
-        """Returns how often this phase of this stage was started."""
         return sum(e["event"] == "started" and e["phase"] == phase and e["stage"] == stage for e in self.events())
 
     def _lines(self) -> list[bytes]:
-        """Returns all complete lines."""
         with disk_errors(self.path):
             return patiently(self.path.read_bytes).split(b"\n")[:-1] if self.path.is_file() else []
 

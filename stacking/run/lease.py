@@ -28,8 +28,6 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Identifies the last writer of a lock file."""
-
     pid: int
     host: str
     token: str

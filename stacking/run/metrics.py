@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
@@ -25,8 +24,6 @@ _CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}$')
 
 
 class MetricsContent(NamedTuple):
-    """Holds the content of a metrics file."""
-
     records: list[Record]
     """Oldest first."""
     damage: list[str]
@@ -38,17 +35,12 @@ class _NotARecord(Exception):
 
 
 def _sealed(record: Mapping[str, Any]) -> bytes:
-    """Serialises the record as a checksummed line."""
     content = json.dumps(record, ensure_ascii=False).encode()
     return content[:-1] + b', "check": "%s"}\n' % xxhash.xxh3_64_hexdigest(content).encode()
 
 
 def _opened(line: bytes) -> Record:
-    """Parses a line.
-
-    Raises:
-        _NotARecord: the line is damaged, or is not a metrics record.
-    """
+    """Parses a line; raises `_NotARecord` if it is damaged, or is not a metrics record."""
     check = _CHECK.search(line)
     if check is None:
         raise _NotARecord("has no checksum" if line.endswith(b"}") else "is torn")
@@ -97,9 +89,7 @@ class MetricsWriter:
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -206,5 +196,4 @@ def truncate_after(path: Path, step: int) -> int:
 
 
 def _whole_lines_end(path: Path) -> int:
-    """Returns the number of bytes up to the end of the last complete line."""
     return path.read_bytes().rfind(b"\n") + 1

@@ -30,7 +30,6 @@ def export_checkpoint(
     The run is only read. A state is needed on the way; it lies beside ``out`` until the export is complete.
 
     Args:
-        path: the run folder.
         data: the prepared data folder with the tokenizer; None: the run's own.
 
     Returns:

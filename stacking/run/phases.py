@@ -36,8 +36,6 @@ OnDamage = Callable[[DamagedFile], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One step of the chain."""
-
     name: PhaseName
     stage: int
     arguments: Sequence[str]
@@ -91,7 +89,6 @@ class Phase:
 
 
 def phases(plan: Plan, run: RunFolder) -> list[Phase]:
-    """Returns all phases of ``plan``, first to last."""
     chain = _beginning(plan, run)
     for stage in plan.stages:
         folder = run.stage(stage.name)
@@ -127,11 +124,7 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
 
 
 def parse_labels(text: str, chain: Sequence[Phase]) -> list[str]:
-    """Parses a list of phases such as ``train:0,consolidate:0``.
-
-    Raises:
-        UserError: the run has no such phase.
-    """
+    """Parses phases such as ``train:0,consolidate:0``; raises UserError if the run has no such phase."""
     known = [phase.label for phase in chain]
     for label in (labels := text.split(",")):
         if label not in known:
@@ -169,11 +162,8 @@ def starting_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
 
 def previous_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:
     """Returns the state that ``stage`` grows out of or, without a growth, starts from; None: random weights."""
-    return run.stage(plan.stages[stage.index - 1].name).state if stage.index > 0 else _initial_state(plan, run)
-
-
-def _initial_state(plan: Plan, run: RunFolder) -> Path | None:
-    """Returns the state folder of the model that the recipe starts from; None: random weights."""
+    if stage.index > 0:
+        return run.stage(plan.stages[stage.index - 1].name).state
     if plan.start is None:
         return None
     return run.start if plan.start_format == "huggingface" else Path(plan.start)
@@ -206,7 +196,6 @@ def _grow(plan: Plan, run: RunFolder, stage: StagePlan) -> list[Phase]:
 
 
 def _measure(plan: Plan, run: RunFolder, stage: StagePlan, moment: Moment) -> list[Phase]:
-    """Returns the measurement of attention at this moment, if the plan has any."""
     if plan.attention is None:
         return []
     names: dict[Moment, PhaseName] = {"grown": "attention-grown", "trained": "attention-trained"}

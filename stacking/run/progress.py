@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TextIO
 
 import rich.progress
@@ -67,7 +66,6 @@ class Speedometer:
         self._points.append((record["step"], record["seconds"]))
 
     def time_left(self) -> TimeLeft | None:
-        """Returns the remaining time; None before the first record."""
         if not self._points:
             return None
         stage = self.plan.stages[self._stage]
@@ -82,15 +80,13 @@ class Progress:
     """Shows a run's progress; use it as a context manager.
 
     Args:
-        plan: the run's plan.
         stream: where to write, by default stderr: bars on a terminal, plain lines otherwise.
         every: seconds between two plain lines of training.
     """
 
     def __init__(self, plan: Plan, stream: TextIO | None = None, every: float = 10.0) -> None:
-        stream = stream if stream is not None else sys.stderr
+        stream = lenient(stream if stream is not None else sys.stderr)
         self._plan = plan
-        stream = lenient(stream)
         self._display: _Bars | _PlainProgress = (
             _Bars(plan, stream) if stream.isatty() else _PlainProgress(plan, stream, every)
         )
@@ -138,16 +134,11 @@ class Progress:
         """Shows one permanent line, such as a restart or a damaged checkpoint."""
         self._display.note(text)
 
-    def close(self) -> None:
-        self._display.close()
-
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        self._display.close()
 
 
 class _PlainProgress:

@@ -17,11 +17,7 @@ _OF_A_PHASE = ("started", "finished", "failed", "preempted", "rewound")
 
 
 def refuse_repetition(run: RunFolder) -> None:
-    """Refuses to resume a run from where its training diverged, since it would diverge again.
-
-    Raises:
-        Diverged: the run diverged and was not rewound since; the message is that of the divergence.
-    """
+    """Raises Diverged if the run's training diverged and was not rewound since: it would diverge again."""
     if message := divergence(run.journal.events()):
         raise Diverged(f"not resumed: {message}")
 
@@ -67,7 +63,6 @@ def rewind(run: RunFolder, plan: Plan, step: int) -> str:
 
 
 def _stage_at_work(run: RunFolder, plan: Plan) -> StagePlan:
-    """Returns the last stage that has started training."""
     for stage in reversed(plan.stages):
         folder = run.stage(stage.name)
         if folder.metrics.exists() or checkpoints(folder.checkpoints):

@@ -19,7 +19,6 @@ _OF_RESOURCES = re.compile(r"\s*(launch|stages\[\d+\])\.resources\b")
 
 
 def is_same_run(one: Recipe, other: Recipe) -> bool:
-    """Returns whether two recipes define the same training, whatever its jobs request."""
     return _identity(one) == _identity(other)
 
 
@@ -45,11 +44,7 @@ def chosen_recipe(run: RunFolder, given: Recipe) -> Recipe:
 
 
 def with_resources(plan: Plan, recipe: Recipe) -> Plan:
-    """Returns ``plan`` with the resources that ``recipe`` requests.
-
-    Raises:
-        UserError: the ranks of a stage cannot be spread over the nodes.
-    """
+    """Returns ``plan`` with the resources of ``recipe``; raises UserError if a stage's ranks do not fit the nodes."""
     stages = (
         stage.model_copy(update={"resources": decide_resources(recipe, stage.index, stage.ranks)})
         for stage in plan.stages

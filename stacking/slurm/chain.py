@@ -50,7 +50,6 @@ class ChainJob:
     resources: Resources
 
     def after(self, job: int | str) -> str:
-        """Returns the dependency on the job before it."""
         return f"{'afternotok' if self.name == WATCHER else 'afterok'}:{job}"
 
     @property
@@ -70,15 +69,11 @@ class ChainJob:
     @property
     def only(self) -> str:
         """The job's phases in the format of ``stacking resume --only``."""
-        return ",".join(f"{phase.name}:{phase.stage}" for phase in self.phases)
+        return ",".join(phase.label for phase in self.phases)
 
 
 def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
-    """Returns all jobs of a run, first to last.
-
-    Raises:
-        UserError: a stage needs more ranks per node than the site allows.
-    """
+    """Returns all jobs of a run in order; raises UserError if a stage needs more ranks per node than the site has."""
     working = _working_jobs(plan, run, site, mode)
     if site.mends == 0:
         return working

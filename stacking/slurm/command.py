@@ -59,8 +59,6 @@ _END_PATIENCE = 90.0
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
-    """Holds the arguments of `stacking submit`."""
-
     run: RunFolder
     recipe: str | None
     """None: continue the existing run."""
@@ -242,11 +240,7 @@ def _naming(request: SubmitRequest) -> Iterator[None]:
 def _unchecked(
     request: SubmitRequest, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
 ) -> Iterator[str]:
-    """Lets SLURM check the scripts if it is there; yields a comment where it does not answer.
-
-    Raises:
-        UserError: SLURM rejects a job.
-    """
+    """Lets SLURM check the scripts, if it is there and answers; raises UserError if it rejects a job."""
     if shutil.which("sbatch") is None:
         return
     try:
@@ -301,7 +295,6 @@ def _site(request: SubmitRequest) -> Site:
 
 
 def _kept_site(run: RunFolder) -> Site | None:
-    """Returns the settings of the last submission."""
     if not run.site.is_file():
         return None
     read_sealed_text(run.site)

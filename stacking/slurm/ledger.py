@@ -26,11 +26,7 @@ def known_jobs(events: Iterable[Event]) -> dict[str, Event]:
 
 
 def slurm_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
-    """Returns the run's jobs that SLURM still knows, by name.
-
-    Raises:
-        StackingError: SLURM does not answer.
-    """
+    """Returns the run's jobs that SLURM still knows, by name; raises StackingError if it does not answer."""
     ids = {name: int(event["job"]) for name, event in known_jobs(events).items()}
     found = slurm_client.jobs(list(ids.values()))
     return {name: found[job] for name, job in ids.items() if job in found}
@@ -160,5 +156,4 @@ def phases_left(labels: str, events: Iterable[Event]) -> list[tuple[str, int]]:
 
 
 def finished_phases(events: Iterable[Event]) -> set[tuple[str, int]]:
-    """Returns the name and stage of the phases that are finished or skipped according to the journal."""
     return {(event["phase"], event["stage"]) for event in events if event["event"] in ("finished", "skipped")}

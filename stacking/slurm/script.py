@@ -7,9 +7,9 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from stacking.config.resources import KEYED, NO_GPUS, Requests, Resources, TrainingRequests, option_name
 from stacking.errors import UserError
@@ -19,7 +19,6 @@ from stacking.slurm.chain import WATCHER, ChainJob
 from stacking.slurm.site import Site, TransitionRequests, check_warning, expanded_here
 from stacking.slurm.templates import find_template, render
 
-_Requests = TypeVar("_Requests", bound=Requests)
 _LIKE_TRAINING = ("account", "modules", "prelude", "modules_first")
 """What a transition takes from training if the site file does not say otherwise."""
 
@@ -50,12 +49,9 @@ def rendered(template: str, values: Mapping[str, Any], site: Site) -> str:
 
 def requests(job: ChainJob, site: Site) -> Resources | TransitionRequests:
     """Returns what ``job`` requests: its own resources, otherwise those of the site."""
-    if job.template != "training":
-        return _or_those_of(site, site.transition, _LIKE_TRAINING)
-    return _or_those_of(site, job.resources, TrainingRequests.model_fields)
-
-
-def _or_those_of(site: Site, own: _Requests, names: Iterable[str]) -> _Requests:
+    is_training = job.template == "training"
+    own = job.resources if is_training else site.transition
+    names = TrainingRequests.model_fields if is_training else _LIKE_TRAINING
     return own.model_copy(update={name: getattr(site, name) for name in names if getattr(own, name) is None})
 
 
@@ -81,17 +77,13 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
         "again": None if site.requeue else program(site, "stacking", "submit", "--resume", str(run.path)),
         "interrupted": program(site, "stacking.slurm.interrupted", str(run.path)),
     }
-    return common | (
-        _transition(asked) if isinstance(asked, TransitionRequests) else _training(job, asked, plan, run, site)
-    )
+    if isinstance(asked, TransitionRequests):
+        return common | {"cores": asked.cores}
+    return common | _training(job, asked, plan, run, site)
 
 
 def requested(folder: Path, job: str, asked: Requests, site: Site) -> dict[str, Any]:
-    """Returns what every job tells SLURM and its shell, whatever it runs.
-
-    Raises:
-        UserError: SLURM would misread the path of ``folder``, where the job works.
-    """
+    """Returns what every job tells SLURM and its shell; raises UserError if SLURM would misread ``folder``."""
     if found := re.search(r"[\x00-\x1f\x7f%\\]", str(folder)):
         problem = f"contains {found.group()!r}, which SLURM replaces in log paths"
         raise UserError(repr(str(folder)), problem, "choose another folder")
@@ -141,10 +133,6 @@ def cores(asked: TrainingRequests, ranks: int) -> int | None:
     return None if per_gpu else (asked.cores_per_rank or 1) * ranks
 
 
-def _transition(asked: TransitionRequests) -> dict[str, Any]:
-    return {"cores": asked.cores}
-
-
 def _setup(asked: Requests) -> list[str]:
     """Returns the lines that prepare the job's shell, in the user's order."""
     modules = [f"module load {shlex.join(asked.modules)}"] if asked.modules else []
@@ -153,10 +141,7 @@ def _setup(asked: Requests) -> list[str]:
 
 
 def check_options(job: str, asked: Requests, values: Mapping[str, Any]) -> None:
-    """
-    Raises:
-        UserError: an option is given together with the key for it, one of which would be silently overridden.
-    """
+    """Raises UserError if an option is given together with its key, one of which would be silently overridden."""
     for option in asked.options or ():
         key = KEYED.get(option_name(option))
         if key and values.get(_PLACEHOLDER_OF.get(key, key)):
@@ -176,7 +161,6 @@ def program(site: Site, module: str, *arguments: str) -> str:
 
 
 def interpreter(site: Site) -> str:
-    """Returns the Python interpreter for the job's shell."""
     variable = site.python is not None and "$" in site.python
     return in_quotes(str(site.python), "python") if variable else shlex.quote(site.python or sys.executable)
 

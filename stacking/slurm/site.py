@@ -118,11 +118,7 @@ class Site(TrainingRequests):
 
 
 def load_site(file: Path | None) -> Site:
-    """Reads the settings in ``file``; returns the defaults without one.
-
-    Raises:
-        UserError: the file is invalid; the message names the file, the key, the problem and the remedy.
-    """
+    """Reads the settings in ``file``, or the defaults without one; raises UserError if it is invalid."""
     if file is None:
         return Site()
     try:
@@ -136,11 +132,7 @@ def load_site(file: Path | None) -> Site:
 
 
 def expanded_here(value: str, where: str) -> str:
-    """Expands ``$NAMES`` in the submitter's environment, for text that no shell of the job reads.
-
-    Raises:
-        UserError: a variable is not set.
-    """
+    """Expands ``$NAMES`` for text that no shell of the job reads; raises UserError if one is not set here."""
     full = os.path.expandvars(value)
     if names := _unset(full):
         raise UserError(where, f"has ${names[0]}, which is not set here", "set it, or write the value out")
@@ -174,7 +166,6 @@ def check_programs(site: Site, where: str) -> None:
 
 
 def _check_word(where: str, word: str) -> None:
-    """Checks a program, or the image of a container."""
     if where.endswith((": python", ": container[0]")) and word and shutil.which(word) is None:
         raise UserError(where, f"is {word}, which is not a program", "name one that all nodes see")
     image = re.fullmatch(r"(?:--container-image=)?(/.*\.(?:sif|sqsh))", word)
@@ -183,11 +174,7 @@ def _check_word(where: str, word: str) -> None:
 
 
 def check_warning(site: Site, hours: float | None, where: str) -> None:
-    """Checks that a job has time to work before the warning of its time limit.
-
-    Raises:
-        UserError: SLURM, which sends signals up to a minute early, would send the warning at once.
-    """
+    """Raises UserError if SLURM, which sends signals up to a minute early, would warn a job as soon as it starts."""
     if hours is None or site.warning_seconds + _EARLY < hours * 3600:
         return
     problem = f"is {site.warning_seconds}, and {where} ends after {hours * 3600:.0f} s: it would be stopped immediately"

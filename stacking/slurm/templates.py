@@ -17,11 +17,7 @@ from stacking.errors import UserError
 
 
 def find_template(name: str, own: Path | None = None) -> Path:
-    """Returns the path of ``NAME.sbatch``: the site's own template if there is one, otherwise the packaged one.
-
-    Raises:
-        UserError: no folder has the template; the message lists the folders.
-    """
+    """Returns the site's own ``NAME.sbatch`` or the packaged one; raises UserError if there is neither."""
     if own is not None and not own.is_dir():
         raise UserError(own, "is not a folder of templates", "correct `templates` in the site file")
     folders: tuple[Path, ...] = (*((own,) if own else ()), SLURM_TEMPLATES)
@@ -33,11 +29,7 @@ def find_template(name: str, own: Path | None = None) -> Path:
 
 
 def render(template: Path, values: Mapping[str, Any]) -> str:
-    """Renders ``template`` with ``values``.
-
-    Raises:
-        UserError: the template has a syntax error or a placeholder that is not among ``values``.
-    """
+    """Renders ``template``; raises UserError for a syntax error or a placeholder that is not among ``values``."""
     environment = _environment(template.parent)
     try:
         _check(environment, template, values)
@@ -59,7 +51,6 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def _check(environment: jinja2.Environment, template: Path, values: Mapping[str, Any]) -> None:
-    """Checks a template and those that it includes."""
     try:
         tree = environment.parse(read_text(template))
     except jinja2.TemplateSyntaxError as error:

@@ -33,11 +33,7 @@ def consolidate(
 
     Args:
         checkpoint: a checkpoint's folder, or its parent with a ``latest`` file. It is never changed.
-        out: the state folder; it gets its name when it is complete.
-        on_progress: called with the bytes written and the total.
         describe: views a checkpoint that does not record its model as the state of a given model.
-
-        allow_non_finite: accept NaN and infinity.
 
     Raises:
         UserError: ``checkpoint`` cannot be read, does not match the described model, or has a non-finite value; the
@@ -62,11 +58,7 @@ def consolidate(
 
 
 def verify(source: ZeroCheckpoint) -> None:
-    """Verifies all files by the manifest's checksums or, in a checkpoint of another program, by the archives' CRCs.
-
-    Raises:
-        DamagedFile: a file is missing, truncated or altered.
-    """
+    """Verifies by the manifest's checksums or, without one, by the archives' CRCs; raises DamagedFile."""
     if (source.path / MANIFEST).exists():
         verify_folder(source.path)
         return

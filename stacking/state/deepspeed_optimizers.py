@@ -8,6 +8,7 @@ like those of a checkpoint (`partition.Piece`); tests compare the result with th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from deepspeed import comm
 from stacking.errors import UserError
 from stacking.state import deepspeed_private as private
 from stacking.storage.partition import Piece, Shape, cut, packed, sharded, whole
+
+_Partitions = Callable[[Any], list[private.Partition]]
 
 
 class LiveMaster(NamedTuple):
@@ -27,8 +30,6 @@ class LiveMaster(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """Accesses one of DeepSpeed's optimizers."""
-
     masters: Callable[[Any, dict[int, str]], Iterator[LiveMaster]]
     """Returns this rank's masters, given the engine and the parameter names by ``id``."""
     prepare: Callable[[Any], None]
@@ -38,11 +39,7 @@ class Adapter(NamedTuple):
 
 
 def adapter_of(engine: Any) -> Adapter:
-    """Returns the adapter for ``engine``'s optimizer.
-
-    Raises:
-        UserError: the optimizer is not supported.
-    """
+    """Returns the adapter for ``engine``'s optimizer; raises UserError if it is not supported."""
     optimizer = engine.optimizer
     if optimizer is private.inner_optimizer(engine):
         return ADAPTERS["plain"]
@@ -54,13 +51,8 @@ def adapter_of(engine: Any) -> Adapter:
     return ADAPTERS[name]
 
 
-def parameter_shape(parameter: torch.Tensor) -> Shape:
-    """Returns the shape of the whole parameter, even if ZeRO 3 has partitioned it."""
-    return private.whole_shape(parameter)
-
-
 def _named(parameters: Iterable[torch.Tensor], names: dict[int, str]) -> list[tuple[str, Shape]]:
-    return [(names[id(parameter)], parameter_shape(parameter)) for parameter in parameters]
+    return [(names[id(parameter)], private.whole_shape(parameter)) for parameter in parameters]
 
 
 def _nothing(_: Any) -> None: ...
@@ -72,7 +64,7 @@ def _nothing(_: Any) -> None: ...
 def _plain(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
     for group in _groups(engine):
         for parameter in group["params"]:
-            yield LiveMaster(parameter, group, whole(names[id(parameter)], parameter_shape(parameter)))
+            yield LiveMaster(parameter, group, whole(names[id(parameter)], private.whole_shape(parameter)))
 
 
 # ZeRO 0 in bf16 or fp16: FP16_UnfusedOptimizer has a master for each parameter, FP16_Optimizer one for each group.
@@ -97,23 +89,15 @@ def _fused(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
 
 def _refresh_fused(engine: Any) -> None:
     for low, flat in private.fused_groups(engine.optimizer):
-        for parameter, piece in zip(low, packed(("", parameter_shape(p)) for p in low), strict=True):
+        for parameter, piece in zip(low, packed(("", private.whole_shape(p)) for p in low), strict=True):
             parameter.data.copy_(flat.data.narrow(0, piece.offset, piece.numel).view(parameter.shape))
 
 
 # ZeRO 1 and 2: each group is one flat tensor, of which a rank's master is one part.
 
 
-def _partitioned(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
-    yield from _parts(engine, names, private.partitions(engine.optimizer))
-
-
-def _partitioned_bf16(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
-    yield from _parts(engine, names, private.partitions_bf16(engine.optimizer))
-
-
-def _parts(engine: Any, names: dict[int, str], parts: list[private.Partition]) -> Iterator[LiveMaster]:
-    for group, part in zip(_groups(engine), parts, strict=True):
+def _partitioned(partitions: _Partitions, engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
+    for group, part in zip(_groups(engine), partitions(engine.optimizer), strict=True):
         pieces = packed(_named(part.parameters, names), part.paddings)
         size = part.master.numel()
         first = comm.get_rank(group=part.process_group) * size
@@ -149,14 +133,6 @@ def _sharded(engine: Any, names: dict[int, str]) -> Iterator[LiveMaster]:
         yield LiveMaster(part.master, groups[part.group], sharded(_named(part.parameters, names), rank, ranks))
 
 
-def _prepare_sharded(engine: Any) -> None:
-    private.release_parameters(engine.optimizer)
-
-
-def _refresh_sharded(engine: Any) -> None:
-    private.reshard_from_masters(engine.optimizer)
-
-
 def _groups(engine: Any) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = private.inner_optimizer(engine).param_groups
     return groups
@@ -166,8 +142,12 @@ ADAPTERS: dict[str, Adapter] = {
     "plain": Adapter(_plain, _nothing, _nothing),
     "FP16_UnfusedOptimizer": Adapter(_unfused, _nothing, _refresh_unfused),
     "FP16_Optimizer": Adapter(_fused, _nothing, _refresh_fused),
-    "DeepSpeedZeroOptimizer": Adapter(_partitioned, _nothing, _refresh_partitioned),
-    "BF16_Optimizer": Adapter(_partitioned_bf16, _nothing, _refresh_partitioned),
-    "DeepSpeedZeroOptimizer_Stage3": Adapter(_sharded, _prepare_sharded, _refresh_sharded),
+    "DeepSpeedZeroOptimizer": Adapter(partial(_partitioned, private.partitions), _nothing, _refresh_partitioned),
+    "BF16_Optimizer": Adapter(partial(_partitioned, private.partitions_bf16), _nothing, _refresh_partitioned),
+    "DeepSpeedZeroOptimizer_Stage3": Adapter(
+        _sharded,
+        lambda engine: private.release_parameters(engine.optimizer),
+        lambda engine: private.reshard_from_masters(engine.optimizer),
+    ),
 }
 """Keyed by the class of ``engine.optimizer``; ``plain`` if DeepSpeed does not wrap it."""

@@ -49,12 +49,10 @@ def whole_shape(parameter: torch.Tensor) -> tuple[int, ...]:
 
 
 def unfused_groups(optimizer: Any) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """Yields each group's parameters and their masters."""
     return zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
 
 
 def fused_groups(optimizer: Any) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-    """Yields each group's parameters and its flat master."""
     return zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True)
 
 
@@ -67,7 +65,6 @@ def refresh_masters(optimizer: Any) -> None:
 
 
 def partitions(optimizer: Any) -> list[Partition]:
-    """Returns this rank's partitions in ZeRO 1 and 2."""
     groups = optimizer.round_robin_bit16_groups
     paddings = getattr(optimizer, "round_robin_bit16_padding", [None] * len(groups))
     masters, processes = optimizer.single_partition_of_fp32_groups, optimizer.real_dp_process_group

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stacking.errors import UserError
-from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable, TrainingState
+from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState
 from stacking.storage.partition import Shape, numel
 
 CHECKED = "finite"
@@ -18,11 +18,8 @@ _SLICE = 1 << 22
 """Elements that are checked at once: 16 MiB."""
 
 
-class FiniteState(Readable):
+class FiniteState(TrainingState):
     """Views ``source`` and rejects non-finite values.
-
-    Args:
-        where: the folder, for error messages.
 
     Raises:
         UserError: raised by `fill` and `read` for a non-finite value; names the first tensor of ``source`` with one.

@@ -18,11 +18,12 @@ with another count, such as those of layers that were added later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from reprlib import repr as short_repr
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,13 +32,12 @@ from stacking.errors import DamagedFile, UserError
 from stacking.model.config import MOST_LAYERS, ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.state.layers import LayerSource, layer_of, origins
-from stacking.storage.block_writer import BlockWriter, Meter
+from stacking.storage.block_writer import write_kinds
 from stacking.storage.blocks import Entry, digest
-from stacking.storage.files import MANIFEST, disk_errors, new_folder, verify_folder
+from stacking.storage.files import MANIFEST, block_digests, new_folder, verify_folder
 from stacking.storage.partition import Shape, numel
-from stacking.storage.safetensors_file import FileLayout, SafetensorsFile, SafetensorsWriter, TensorSpec
-from stacking.storage.threads import each
-from stacking.storage.verified_files import verified_files
+from stacking.storage.safetensors_file import SafetensorsFile, SafetensorsWriter, TensorSpec
+from stacking.storage.verified_files import VerifiedFiles
 
 WEIGHTS, MOMENTS, BUFFERS = "weights", ("exp_avg", "exp_avg_sq"), "buffers"
 FORMAT = 1
@@ -49,40 +49,29 @@ Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total)."""
 
 
-class TrainingState(Protocol):
+class TrainingState(ABC):
     """The source of consolidating, growing and loading: a `State`, a `ZeroCheckpoint`, or a view of one."""
 
-    @property
-    def names(self) -> Sequence[str]:
-        """The parameters, in the model's order."""
+    names: Sequence[str]
+    """The parameters, in the model's order."""
+    buffers: Mapping[str, TensorSpec]
+    """The persistent buffers."""
+    moments: bool
+    """Whether there are Adam moments."""
+    optimizer_step: int
+    """Updates that Adam's bias correction has counted, except for `parameter_steps`."""
+    parameter_steps: Mapping[str, int] = {}
+    """The counts of the parameters that differ from `optimizer_step`."""
+    model: ModelConfig | None
+    """The model of the weights, if known."""
+    progress: dict[str, Any] | None
+    """The progress of training, if known."""
 
-    @property
-    def buffers(self) -> Mapping[str, TensorSpec]:
-        """The persistent buffers."""
-
-    @property
-    def moments(self) -> bool:
-        """Whether there are Adam moments."""
-
-    @property
-    def optimizer_step(self) -> int:
-        """Updates that Adam's bias correction has counted, except for `parameter_steps`."""
-
-    @property
-    def parameter_steps(self) -> Mapping[str, int]:
-        """The counts of the parameters that differ from `optimizer_step`."""
-
-    @property
-    def model(self) -> ModelConfig | None:
-        """The model of the weights, if known."""
-
-    @property
-    def progress(self) -> dict[str, Any] | None:
-        """The progress of training, if known."""
-
+    @abstractmethod
     def shape(self, name: str) -> Shape:
-        """The shape of a parameter."""
+        """Returns the shape of a parameter."""
 
+    @abstractmethod
     def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
         """Fills ``into`` with elements of a flattened tensor, beginning at ``start``.
 
@@ -94,37 +83,17 @@ class TrainingState(Protocol):
         """
 
     def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Reads elements ``start … stop`` of a flattened tensor; arguments as in `fill`."""
-
-
-def step_of(source: TrainingState, name: str) -> int:
-    """Returns the updates that Adam's bias correction has counted for the parameter ``name``."""
-    return source.parameter_steps.get(name, source.optimizer_step)
-
-
-class Readable:
-    """Implements `read` for training states that implement `fill`, with the same step count for all parameters."""
-
-    buffers: Mapping[str, TensorSpec]
-    parameter_steps: Mapping[str, int] = {}
-
-    def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Reads elements ``start … stop`` of a flattened tensor; ``kind`` as in `TrainingState.fill`.
-
-        Raises:
-            DamagedFile: the file is truncated, missing or altered.
-        """
+        """Reads elements ``start … stop`` of a flattened tensor; arguments and errors as of `fill`."""
         buffer = kind == BUFFERS
         count = numel(self.buffers[name].shape if buffer else self.shape(name)) if stop is None else stop
         values = np.empty(count - start, self.buffers[name].dtype if buffer else np.float32)
         self.fill(kind, name, start, values)
         return values
 
-    def shape(self, name: str) -> Shape:
-        raise NotImplementedError
 
-    def fill(self, kind: str, name: str, start: int, into: np.ndarray) -> None:
-        raise NotImplementedError
+def step_of(source: TrainingState, name: str) -> int:
+    """Returns the updates that Adam's bias correction has counted for the parameter ``name``."""
+    return source.parameter_steps.get(name, source.optimizer_step)
 
 
 _Steps = Annotated[int, Field(ge=0, le=MOST_STEPS)]
@@ -162,7 +131,7 @@ def _description(path: Path, manifest: Mapping[str, Any]) -> _Description:
         raise DamagedFile(path, f"does not describe a state: {key}: {first['msg']}") from None
 
 
-class State(Readable):
+class State(TrainingState):
     """Opens a state folder for reading; tensors stay in their files and are verified as they are read.
 
     Raises:
@@ -175,43 +144,25 @@ class State(Readable):
         if self.path.is_dir() and not (self.path / MANIFEST).exists():
             raise UserError(self.path / MANIFEST, "is missing, so this is not a state folder", _MAKERS)
         self.manifest = verify_folder(self.path, checksums)
-        self._description = _description(self.path / MANIFEST, self.manifest)
+        about = _description(self.path / MANIFEST, self.manifest)
+        self.moments, self.model, self.progress = about.moments, about.model, about.progress
+        self.optimizer_step, self.parameter_steps = about.optimizer_step, about.parameter_steps
+        self.fresh_layers = frozenset(about.fresh_layers)
+        self.sources = self._parsed(about.layer_sources)
         self._check_names()
-        kinds = [
-            WEIGHTS,
-            *(MOMENTS if self.moments else ()),
-            *([BUFFERS] if self._file(BUFFERS).name in self.manifest["files"] else ()),
-        ]
+        listed = (WEIGHTS, *(MOMENTS if self.moments else ()), BUFFERS)
+        kinds = [kind for kind in listed if kind != BUFFERS or self._file(BUFFERS).name in self.manifest["files"]]
         self._files = {kind: SafetensorsFile.open(self._file(kind)) for kind in kinds}
-        self.verified = verified_files(self.path, self.manifest)
-        self.sources = self._read_sources()
+        self.verified = VerifiedFiles(block_digests(self.path, self.manifest["files"]))
         self._origins = {
             kind: origins(self._files[kind].specs, self.sources) if kind in self._files else {}
             for kind in (WEIGHTS, BUFFERS)
         }
         self.names = tuple(self._origins[WEIGHTS])
-        self.parameter_steps = self._description.parameter_steps
-        self.fresh_layers = frozenset(self._description.fresh_layers)
         self.buffers = {name: self._files[BUFFERS].specs[o.name] for name, o in self._origins[BUFFERS].items()}
         self._check_weights()
         self._check_moments()
         self._check_steps()
-
-    @property
-    def moments(self) -> bool:
-        return self._description.moments
-
-    @property
-    def optimizer_step(self) -> int:
-        return self._description.optimizer_step
-
-    @property
-    def model(self) -> ModelConfig | None:
-        return self._description.model
-
-    @property
-    def progress(self) -> dict[str, Any] | None:
-        return self._description.progress
 
     @property
     def digest(self) -> str:
@@ -219,7 +170,7 @@ class State(Readable):
         files = self.manifest["files"]
         checksums = [f"{name} {files[name]['checksum']}" for name in sorted(files)]
         fresh = [f"fresh {layer}" for layer in sorted(self.fresh_layers)]
-        return digest(" ".join([*checksums, *(self._description.layer_sources or ()), *fresh]).encode())
+        return digest(" ".join([*checksums, *map(str, self.sources or ()), *fresh]).encode())
 
     def shape(self, name: str) -> Shape:
         return self._files[WEIGHTS].specs[self._origins[WEIGHTS][name].name].shape
@@ -231,8 +182,7 @@ class State(Readable):
         else:
             self._files[kind].fill(origin.name, start, into, self.verified)
 
-    def _read_sources(self) -> tuple[LayerSource, ...] | None:
-        texts = self._description.layer_sources
+    def _parsed(self, texts: Sequence[str] | None) -> tuple[LayerSource, ...] | None:
         try:
             return None if texts is None else tuple(map(LayerSource.parse, texts))
         except ValueError as error:
@@ -276,7 +226,18 @@ class State(Readable):
             raise DamagedFile(self.path / MANIFEST, f"counts the steps of {name!r}, which is not a parameter")
 
 
-class StateWriter:
+@contextmanager
+def new_state(
+    path: Path,
+    shapes: Mapping[str, Shape],
+    *,
+    buffers: Mapping[str, TensorSpec] | None = None,
+    moments: bool = True,
+    optimizer_step: int = 0,
+    model: ModelConfig | None = None,
+    progress: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Iterator[Callable[[str, str, np.ndarray], None]]:
     """Writes a state folder as a stream; it gets its name, complete and sealed, when the ``with`` block ends.
 
     Args:
@@ -284,45 +245,19 @@ class StateWriter:
         shapes: the parameters, in order; their tensors must be appended in this order, kind by kind.
         buffers: the persistent buffers.
         moments: whether both moments will be written.
+
+    Yields:
+        A function that appends the next elements of a flattened tensor, given its kind, its name and the elements.
     """
-
-    def __init__(
-        self,
-        path: Path,
-        shapes: Mapping[str, Shape],
-        *,
-        buffers: Mapping[str, TensorSpec] | None = None,
-        moments: bool = True,
-        optimizer_step: int = 0,
-        model: ModelConfig | None = None,
-        progress: Mapping[str, Any] | None = None,
-        provenance: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._path = Path(path)
-        self._specs = _specs(shapes, buffers or {}, moments)
-        self._manifest = manifest_of(moments, optimizer_step, model, progress, provenance or {})
-        self._stack = ExitStack()
-
-    def __enter__(self) -> StateWriter:
-        sealed: dict[str, Entry] = {}
-        with ExitStack() as stack:
-            folder = stack.enter_context(new_folder(self._path, self._manifest, sealed))
-            self._files = {
-                kind: stack.enter_context(SafetensorsWriter(folder / f"{kind}.safetensors", specs))
-                for kind, specs in self._specs.items()
-            }
-            stack.callback(lambda: sealed.update({f"{kind}.safetensors": f.entry for kind, f in self._files.items()}))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        with disk_errors(self._path):
-            self._stack.__exit__(*error)
-
-    def append(self, kind: str, name: str, values: np.ndarray) -> None:
-        """Writes the next elements of the flattened tensor ``name`` of ``kind``."""
-        with disk_errors(self._path):
-            self._files[kind].append(name, values)
+    manifest = manifest_of(moments, optimizer_step, model, progress, provenance or {})
+    sealed: dict[str, Entry] = {}
+    with new_folder(path, manifest, sealed) as folder, ExitStack() as stack:
+        files = {
+            kind: stack.enter_context(SafetensorsWriter(folder / f"{kind}.safetensors", specs))
+            for kind, specs in _specs(shapes, buffers or {}, moments).items()
+        }
+        yield lambda kind, name, values: files[kind].append(name, values)
+        sealed.update({f"{kind}.safetensors": file.entry for kind, file in files.items()})
 
 
 def manifest_of(
@@ -353,7 +288,6 @@ def manifest_of(
 def _specs(
     shapes: Mapping[str, Shape], buffers: Mapping[str, TensorSpec], moments: bool
 ) -> dict[str, Mapping[str, TensorSpec]]:
-    """Returns the tensors of every file of a state, by kind."""
     parameters = {name: TensorSpec("float32", tuple(shape)) for name, shape in shapes.items()}
     kinds = (WEIGHTS, *MOMENTS) if moments else (WEIGHTS,)
     return {**dict.fromkeys(kinds, parameters), **({BUFFERS: buffers} if buffers else {})}
@@ -380,17 +314,10 @@ def write_state(
     )
     shapes = {name: source.shape(name) for name in source.names}
     sealed: dict[str, Entry] = {}
-    with disk_errors(path), new_folder(path, manifest, sealed) as folder, ExitStack() as stack:
+    with new_folder(path, manifest, sealed) as folder:
         specs = _specs(shapes, source.buffers, source.moments)
-        files = [
-            stack.enter_context(BlockWriter(folder / f"{kind}.safetensors", FileLayout(specs[kind]), kind, source))
-            for kind in specs
-            if kind != BUFFERS
-        ]
-        spans = [(file, i) for i in range(max(file.spans for file in files)) for file in files]
-        meter = Meter(on_progress, sum(spec.nbytes for file in files for spec in specs[file.kind].values()))
-        each(lambda item: meter.add(item[0].write(item[1])), spans)
-        sealed.update({file.path.name: file.entry for file in files})
+        kinds = [kind for kind in specs if kind != BUFFERS]
+        sealed.update(write_kinds(folder, kinds, specs[WEIGHTS], source.fill, on_progress))
         if BUFFERS in specs:
             with SafetensorsWriter(folder / f"{BUFFERS}.safetensors", specs[BUFFERS]) as writer:
                 for name in source.buffers:

@@ -23,8 +23,6 @@ TREATMENTS: dict[str, tuple[str, ...]] = {
 
 
 class LayerSource(NamedTuple):
-    """Defines the source of one target layer."""
-
     layer: int
     """Number of the source layer."""
     treatment: str = "copy"
@@ -35,11 +33,7 @@ class LayerSource(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> LayerSource:
-        """Parses the result of ``str``.
-
-        Raises:
-            ValueError: the text is malformed.
-        """
+        """Parses the result of ``str``; raises ValueError if the text is malformed."""
         layer, treatment = text.split(" ")
         if not layer.isdecimal() or len(layer) > _LONGEST_NUMBER:
             raise ValueError("a layer's number is not one")
@@ -49,8 +43,6 @@ class LayerSource(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Defines the source of one tensor of a grown model."""
-
     name: str
     """Name of the shallow model's tensor."""
     zero: bool
@@ -64,7 +56,6 @@ def layer_of(name: str) -> int | None:
 
 
 def with_layer(name: str, layer: int) -> str:
-    """Returns the name of the same parameter in another layer."""
     return _LAYER.sub(f"layers.{layer}.", name)
 
 

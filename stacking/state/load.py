@@ -15,7 +15,7 @@ import torch
 
 from stacking.errors import UserError
 from stacking.state import deepspeed_private as private
-from stacking.state.deepspeed_optimizers import LiveMaster, adapter_of, parameter_shape
+from stacking.state.deepspeed_optimizers import LiveMaster, adapter_of
 from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState, step_of
 from stacking.storage.threads import each, thread_count
 from stacking.terminal.units import counted
@@ -42,7 +42,7 @@ def load(engine: Any, source: TrainingState) -> None:
     """
     parameters = dict(engine.module.named_parameters())
     buffers = _persistent_buffers(engine.module)
-    _check_parameters({name: parameter_shape(p) for name, p in parameters.items()}, source)
+    _check_parameters({name: private.whole_shape(p) for name, p in parameters.items()}, source)
     _check_buffers(buffers, source)
     adapter, adam = adapter_of(engine), _adam_of(engine)
     adapter.prepare(engine)
@@ -128,7 +128,6 @@ def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _slices(target: torch.Tensor, master: LiveMaster, kind: str) -> Iterator[Slice]:
-    """Yields this master's pieces in slices."""
     flat = target.data.view(-1)
     for piece in master.pieces:
         for done in range(0, piece.numel, _SLICE):
@@ -147,7 +146,6 @@ def _fill(part: Slice, source: TrainingState) -> None:
 
 
 def _ranks_here() -> int:
-    """Returns the number of processes that load on this host."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
 
 
@@ -181,8 +179,6 @@ def _persistent_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 class Adam(NamedTuple):
-    """Handles the differences between Adam implementations."""
-
     set_step: Callable[[dict[str, Any], LiveMaster, int], None]
     """Sets the step count, given a master's state, the master and the count."""
     finish: Callable[[Any, Sequence[int]], None]

@@ -39,7 +39,6 @@ def overflow_warning(scale: float, smallest: float, skipped: int, streak: int) -
 
 
 def smallest_scale(engine: Any) -> float:
-    """Returns the minimum of the loss scale."""
     return smallest_loss_scale(_scaler(engine))
 
 

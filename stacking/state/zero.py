@@ -26,9 +26,9 @@ from pydantic import ValidationError
 
 from stacking.errors import DamagedFile, UserError
 from stacking.model.config import ModelConfig
-from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, Readable
+from stacking.state.format import BUFFERS, MOMENTS, WEIGHTS, TrainingState
 from stacking.state.zero_schema import ADAM, MODEL, SHARD, WRAPPED, checked, number, stored
-from stacking.storage.files import MANIFEST, read_sealed, verify_folder
+from stacking.storage.files import MANIFEST, block_digests, read_sealed, verify_folder
 from stacking.storage.partition import (
     PARAMETER_NAMES,
     Piece,
@@ -42,7 +42,7 @@ from stacking.storage.partition import (
 )
 from stacking.storage.safetensors_file import TensorSpec
 from stacking.storage.torch_file import StoredTensor, read_torch_file
-from stacking.storage.verified_files import VerifiedFiles, verified_files
+from stacking.storage.verified_files import VerifiedFiles
 from stacking.terminal.units import counted
 
 PROGRESS = "progress.json"
@@ -63,8 +63,6 @@ class SavedMaster(NamedTuple):
 
 
 class ParsedCheckpoint(NamedTuple):
-    """Holds the parsed files of a checkpoint folder."""
-
     folder: Path
     model_file: Path
     model: Mapping[str, Any]
@@ -72,7 +70,7 @@ class ParsedCheckpoint(NamedTuple):
     """Each rank's file and its ``optimizer_state_dict``. Empty without ZeRO."""
 
 
-class ZeroCheckpoint(Readable):
+class ZeroCheckpoint(TrainingState):
     """Opens a DeepSpeed checkpoint as a `TrainingState`; checkpoints of this project are verified as they are read.
 
     Args:
@@ -160,8 +158,10 @@ def _verified(folder: Path) -> VerifiedFiles | None:
     Raises:
         DamagedFile: the manifest is missing, or a file that it lists is missing or has another size.
     """
-    is_ours = (folder / MANIFEST).exists() or (folder / PROGRESS).exists()
-    return verified_files(folder, verify_folder(folder, checksums=False)) if is_ours else None
+    if not (folder / MANIFEST).exists() and not (folder / PROGRESS).exists():
+        return None
+    manifest = verify_folder(folder, checksums=False)
+    return VerifiedFiles(block_digests(folder, manifest["files"]))
 
 
 def _tagged_folder(path: Path) -> Path:
@@ -193,7 +193,6 @@ def _where_to_look(folder: Path) -> str:
 
 
 def _open(folder: Path) -> ParsedCheckpoint:
-    """Reads the metadata of all files of one checkpoint."""
     files = {match: folder / match[0] for p in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(p.name))}
     if any(int(match[3]) for match in files) or any(folder.glob("layer_*-model_*_states.pt")):
         raise UserError(folder, "is of a model- or pipeline-parallel run", "give one of a data-parallel run")
@@ -219,7 +218,6 @@ def _open(folder: Path) -> ParsedCheckpoint:
 
 
 def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path, Mapping[str, Any]]) -> None:
-    """Checks that the shards match rank 0's world size."""
     count = first[1].get("partition_count")
     world_size = max(count) if isinstance(count, list) else count
     if not isinstance(world_size, int):
@@ -233,7 +231,6 @@ def _check_world_size(folder: Path, ranks: Mapping[int, Path], first: tuple[Path
 
 
 def _stage(checkpoint: ParsedCheckpoint) -> int:
-    """Returns the key of `_LAYOUTS`."""
     if not checkpoint.shards:
         return 0
     file, shard = checkpoint.shards[0]

@@ -2,14 +2,14 @@
 
 A manifest's entry for a file has its size and its ``checksum``. For a file of at most one block this is the XXH3-128 of
 its bytes. For a longer file, ``blocks`` lists the XXH3-128 of every block, in hex and in order, and the checksum is the
-XXH3-128 of that list. Manifests of earlier versions have no ``blocks`` and the checksum of the whole file.
+XXH3-128 of that list.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +35,17 @@ def digest(data: Any) -> str:
 
 
 def entry_of(size: int, digests: Sequence[str]) -> Entry:
-    """Returns the manifest entry of a file of ``size`` bytes with these block digests."""
     if size <= BLOCK:
         return {"bytes": size, "checksum": digests[0] if digests else digest(b"")}
     blocks = "".join(digests)
     return {"bytes": size, "checksum": digest(blocks.encode()), "blocks": blocks}
 
 
-def digests_of(entry: Mapping[str, Any]) -> list[str] | None:
-    """Returns the digests of a file's blocks; None if the entry has only the checksum of the whole file.
-
-    Raises:
-        ValueError: the entry is inconsistent.
-    """
+def digests_of(entry: Mapping[str, Any]) -> list[str]:
+    """Returns the digests of a file's blocks; raises ValueError if the entry is inconsistent."""
     if entry["bytes"] <= BLOCK:
         return [entry["checksum"]] if entry["bytes"] else []
-    if "blocks" not in entry:
-        return None
-    blocks = str(entry["blocks"])
+    blocks = str(entry.get("blocks", ""))
     if len(blocks) != _HEX * -(-entry["bytes"] // BLOCK) or digest(blocks.encode()) != entry["checksum"]:
         raise ValueError("the blocks' checksums do not belong to the file's")
     return [blocks[i : i + _HEX] for i in range(0, len(blocks), _HEX)]
@@ -66,7 +59,6 @@ class BlockHasher:
         self._block, self._size = xxhash.xxh3_128(), 0
 
     def update(self, data: memoryview) -> None:
-        """Adds the next bytes of the file."""
         while len(data):
             part = data[: BLOCK - self._size % BLOCK]
             self._block.update(part)
@@ -83,61 +75,49 @@ class BlockHasher:
 
 def hash_files(paths: Sequence[Path]) -> list[Entry]:
     """Returns the manifest entries of files, reading each once with several threads."""
-    sizes = [path.stat().st_size for path in paths]
-    digests = [[""] * -(-size // BLOCK) for size in sizes]
+    sizes = {path: path.stat().st_size for path in paths}
+    digests = {path: [""] * -(-size // BLOCK) for path, size in sizes.items()}
 
-    def hash_span(file: int, first: int) -> None:
-        for index, data in _read_span(paths[file], first, sizes[file]):
-            digests[file][index] = digest(data)
+    def keep(path: Path, number: int, data: memoryview) -> None:
+        digests[path][number] = digest(data)
 
-    def work(span: tuple[int, int]) -> None:
-        with disk_errors(paths[span[0]]):
-            patiently(lambda: hash_span(*span))
-
-    each(
-        work,
-        ((file, first) for file, size in enumerate(sizes) for first in range(0, size, _SPAN * BLOCK)),
-    )
-    return [entry_of(size, found) for size, found in zip(sizes, digests, strict=True)]
+    _each_block({path: len(found) for path, found in digests.items()}, keep, {})
+    return [entry_of(sizes[path], digests[path]) for path in paths]
 
 
 def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[int]] | None = None) -> None:
-    """Verifies every block of the files except those in ``done``, with several threads.
+    """Verifies every block except those in ``done``, with several threads; raises DamagedFile if one is altered."""
 
-    Raises:
-        DamagedFile: a block does not match its digest.
-    """
-    skipped = done or {}
+    def check(path: Path, number: int, data: memoryview) -> None:
+        if digest(data) != files[path][number]:
+            raise DamagedFile(path, "does not match its checksum")
 
-    def verify_span(path: Path, first: int, known: set[int]) -> None:
-        for index, data in _read_span(path, first, len(files[path]) * BLOCK, known):
-            if digest(data) != files[path][index]:
-                raise DamagedFile(path, "does not match its checksum")
+    _each_block({path: len(blocks) for path, blocks in files.items()}, check, done or {})
+
+
+def _each_block(
+    counts: Mapping[Path, int], use: Callable[[Path, int, memoryview], None], skipped: Mapping[Path, set[int]]
+) -> None:
+    """Calls ``use`` with the number and the bytes, valid during the call, of every block that is not ``skipped``."""
+
+    def read(path: Path, numbers: Iterable[int]) -> None:
+        buffer = memoryview(bytearray(BLOCK))
+        descriptor = open_file(path)
+        try:
+            for number in numbers:
+                use(path, number, buffer[: fill(descriptor, number * BLOCK, buffer)])
+        finally:
+            os.close(descriptor)
 
     def work(span: tuple[Path, int]) -> None:
         path, first = span
-        known = skipped.get(path, set())
-        if known.issuperset(range(first // BLOCK, min(first // BLOCK + _SPAN, len(files[path])))):
-            return
-        with disk_errors(path):
-            patiently(lambda: verify_span(path, first, known))
+        span_end = min(first + _SPAN, counts[path])
+        numbers = [number for number in range(first, span_end) if number not in skipped.get(path, ())]
+        if numbers:
+            with disk_errors(path):
+                patiently(lambda: read(path, numbers))
 
-    each(
-        work,
-        ((path, first) for path, blocks in files.items() for first in range(0, len(blocks) * BLOCK, _SPAN * BLOCK)),
-    )
-
-
-def _read_span(path: Path, first: int, end: int, skipped: Any = ()) -> Any:
-    """Yields (number, bytes) of up to `_SPAN` blocks from byte ``first``; the bytes are valid until the next."""
-    buffer = memoryview(bytearray(BLOCK))
-    descriptor = open_file(path)
-    try:
-        for start in range(first, min(first + _SPAN * BLOCK, end), BLOCK):
-            if start // BLOCK not in skipped:
-                yield start // BLOCK, buffer[: fill(descriptor, start, buffer)]
-    finally:
-        os.close(descriptor)
+    each(work, ((path, first) for path, count in counts.items() for first in range(0, count, _SPAN)))
 
 
 def open_file(path: Path) -> int:

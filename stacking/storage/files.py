@@ -41,14 +41,13 @@ def write_atomically(path: Path, data: str | bytes) -> None:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        fsync_folder(path.parent)
+        fsync(path.parent)
 
     with disk_errors(path):
         patiently(write)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON, atomically."""
     try:
         data = json.dumps(value, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a lone surrogate, which JSON can only hold escaped
@@ -64,10 +63,7 @@ def read_json(path: Path) -> Any:
         StorageFailure: the file cannot be read at the moment.
         DamagedFile: the file is not JSON, or is nested too deeply or too large.
     """
-    if not path.exists():
-        raise UserError(path, "does not exist", "check the path")
-    with disk_errors(path):
-        data = patiently(lambda: _read_small(path))
+    data = _read(path)
     try:
         return json.loads(data.decode("utf-8-sig"))
     except RecursionError:
@@ -76,11 +72,17 @@ def read_json(path: Path) -> Any:
         raise DamagedFile(path, f"is not JSON ({str(error).partition(';')[0]})") from None
 
 
-def _read_small(path: Path) -> bytes:
-    with os.fdopen(open_file(path), "rb") as file:
-        if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
-            raise DamagedFile(path, f"is larger than {_LARGEST_JSON >> 20} MiB")
-        return file.read()
+def _read(path: Path) -> bytes:
+    def read() -> bytes:
+        with os.fdopen(open_file(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
+                raise DamagedFile(path, f"is larger than {_LARGEST_JSON >> 20} MiB")
+            return file.read()
+
+    if not path.exists():
+        raise UserError(path, "does not exist", "check the path")
+    with disk_errors(path):
+        return patiently(read)
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
@@ -103,38 +105,29 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def write_sealed_text(path: Path, text: str) -> None:
-    """Writes ``text`` and its seal atomically."""
     write_atomically(path, sealed_text(text))
 
 
 def read_sealed_text(path: Path) -> str:
-    """Reads a file written by `write_sealed_text`.
-
-    Raises:
-        UserError: there is no such file.
-        DamagedFile: the file was changed since, or has no seal.
-    """
-    if not path.exists():
-        raise UserError(path, "does not exist", "check the path")
-    with disk_errors(path):
-        data = patiently(lambda: _read_small(path))
+    """Reads a file written by `write_sealed_text`; raises as `read_sealed`."""
+    data = _read(path)
     try:
         return unsealed_text(data.decode(errors="replace"))
     except BrokenSeal as error:
         raise DamagedFile(path, str(error), "restore it from a copy") from None
 
 
-def fsync_folder(folder: Path) -> None:
-    """Makes renames inside ``folder`` durable."""
-    patiently(lambda: _fsync(folder))
+def fsync(path: Path) -> None:
+    """Makes the content of a file, or the names inside a folder, durable."""
 
+    def sync() -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    patiently(sync)
 
 
 def checksum(path: Path) -> str:
@@ -181,51 +174,34 @@ def new_folder(
 def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str, Entry] | None = None) -> None:
     """Writes ``folder/manifest.json``: ``manifest`` and, under ``files``, each file's size and checksums.
 
-    Args:
-        entries: the entries that are already known, by name.
-
     Raises:
-        DamagedFile: a file's size differs from its known entry.
+        DamagedFile: a file's size differs from its entry in ``entries``, which are as in `new_folder`.
     """
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    each(fsync_file, [folder / name for name in names])
-    known = {name: entry for name, entry in (entries or {}).items() if name in names}
-    for name, entry in known.items():
+    each(fsync, [folder / name for name in names])
+    files = {name: entry for name, entry in (entries or {}).items() if name in names}
+    for name, entry in files.items():
         _check_size(folder / name, entry)
-    unknown = [name for name in names if name not in known]
-    found = dict(zip(unknown, hash_files([folder / name for name in unknown]), strict=True))
-    write_sealed(folder / MANIFEST, {**manifest, "files": {name: {**known, **found}[name] for name in names}})
-
-
-def fsync_file(path: Path) -> None:
-    """Makes the content of ``path`` durable."""
-    patiently(lambda: _fsync(path))
+    unknown = [name for name in names if name not in files]
+    files |= zip(unknown, hash_files([folder / name for name in unknown]), strict=True)
+    write_sealed(folder / MANIFEST, {**manifest, "files": {name: files[name] for name in names}})
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Renames ``source`` to ``target``, replacing an existing folder."""
     if target.exists():
         shutil.rmtree(target)
     patiently(lambda: os.rename(source, target))
-    fsync_folder(target.parent)
+    fsync(target.parent)
 
 
 def require_empty(path: Path, option: str) -> None:
-    """Rejects a folder that is not empty.
-
-    Raises:
-        UserError: ``path`` is a file, or a folder that is not empty.
-    """
+    """Raises UserError if ``path`` is a file, or a folder that is not empty."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{option} {path}", "is not an empty folder", "name a new one")
 
 
 def require_absent(path: Path) -> None:
-    """Rejects an existing target.
-
-    Raises:
-        UserError: ``path`` exists and is not an empty folder.
-    """
+    """Raises UserError if ``path`` exists and is not an empty folder."""
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()
     elif path.exists():
@@ -233,11 +209,7 @@ def require_absent(path: Path) -> None:
 
 
 def require_outside(out: Path, source: Path) -> None:
-    """Rejects a target inside the folder that is read.
-
-    Raises:
-        UserError: ``out`` is ``source`` or inside it.
-    """
+    """Raises UserError if ``out`` is ``source`` or inside it."""
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"--out {out}", f"is inside its source {source}", "choose a folder elsewhere")
 
@@ -248,7 +220,7 @@ def set_aside(path: Path, why: str = "damaged") -> Path:
     while (aside := path.with_name(f"{path.name}.{why}{number or ''}")).exists():
         number += 1
     path.rename(aside)
-    fsync_folder(path.parent)
+    fsync(path.parent)
     return aside
 
 
@@ -277,7 +249,7 @@ def verify_folder(folder: Path, checksums: bool = True) -> dict[str, Any]:
             raise DamagedFile(folder / MANIFEST, f"lists {name!r}, which is not a file of the folder")
         _check_size(folder / name, entry)
     if checksums:
-        _verify_checksums(folder, manifest["files"])
+        verify_blocks(block_digests(folder, manifest["files"]))
     return manifest
 
 
@@ -288,20 +260,8 @@ def _check_size(path: Path, entry: Entry) -> None:
         raise DamagedFile(path, f"has {path.stat().st_size:,} bytes where the manifest says {entry['bytes']:,}")
 
 
-def _verify_checksums(folder: Path, files: Mapping[str, Entry]) -> None:
-    blocks = block_digests(folder, files)
-    verify_blocks({path: digests for path, digests in blocks.items() if digests is not None})
-    for name, entry in files.items():
-        if blocks[folder / name] is None and checksum(folder / name) != entry["checksum"]:
-            raise DamagedFile(folder / name, "does not match its checksum")
-
-
-def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[str] | None]:
-    """Returns the block digests of every file in a manifest, or None for a file with a single checksum.
-
-    Raises:
-        DamagedFile: the manifest is inconsistent.
-    """
+def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[str]]:
+    """Returns the block digests of every file in a manifest; raises DamagedFile if it is inconsistent."""
     try:
         return {folder / name: digests_of(entry) for name, entry in files.items()}
     except ValueError as error:
@@ -315,7 +275,6 @@ def _is_inside(name: str) -> bool:
 
 
 def _lists_files(manifest: Any) -> bool:
-    """Whether a manifest lists files with their sizes and checksums."""
     files = manifest.get("files") if isinstance(manifest, dict) else None
     return isinstance(files, dict) and all(
         isinstance(entry, dict) and {"bytes", "checksum"} <= entry.keys() and type(entry["bytes"]) is int

@@ -14,7 +14,9 @@ from stacking.errors import NoSpace, StackingError, StorageFailure, UserError
 T = TypeVar("T")
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT})
+TRANSIENT = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EREMOTEIO}
+)
 """Transient errors of file servers and networks; the same call may succeed a moment later."""
 
 _UNWRITABLE = ("cannot be written", "choose a folder that you may write to")

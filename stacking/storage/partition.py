@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PARAMETER_NAMES = "parameter_names"
 """Key of an optimizer's parameter group that lists the names of its parameters, in order.
@@ -21,9 +21,8 @@ Adam's state is saved by position. ZeRO 1 to 3 also save the names; ZeRO 0 does 
 
 Shape = tuple[int, ...]
 
-_MOST_WAYS = 10_000
 _MOST_STEPS = 200_000
-"""Maximum number of search states for such a split."""
+"""Maximum number of steps in the search for a split into groups."""
 
 
 class Piece(NamedTuple):
@@ -83,45 +82,28 @@ def split_into_groups(parameters: Sequence[tuple[str, Shape]], groups: Sequence[
     Raises:
         ValueError: no such split exists, or several do.
     """
-    ways = _ways_to_finish(parameters, groups)
-    state = (0,) * len(groups)
-    if state not in ways:
-        raise ValueError("its optimizer's parameters are not those of the model")
-    names: list[list[str]] = [[] for _ in groups]
-    for name, _ in parameters:
-        choices = [g for g in range(len(groups)) if _advance(state, g) in ways.get(state, ())]
-        if len(choices) != 1:
-            raise ValueError("its optimizer's parameter groups could be split in several ways")
-        names[choices[0]].append(name)
-        state = _advance(state, choices[0])
-    return names
-
-
-def _ways_to_finish(
-    parameters: Sequence[tuple[str, Shape]], groups: Sequence[Sequence[Shape]]
-) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
-    """Maps each state (parameters taken by each group) from which all groups can be filled to its successors."""
-    reached: list[set[tuple[int, ...]]] = [{(0,) * len(groups)}]
+    ways: dict[tuple[int, ...], list[Any]] = {(0,) * len(groups): [()]}
+    """By the parameters that each group has taken: up to two ways there, as (earlier choices, group)."""
     looked_at = 0
     for _, shape in parameters:
-        takers = ((s, g) for s in reached[-1] for g in range(len(groups)))
-        reached.append({_advance(s, g) for s, g in takers if s[g] < len(groups[g]) and groups[g][s[g]] == shape})
-        looked_at += len(groups) * len(reached[-1])
-        if len(reached[-1]) > _MOST_WAYS or looked_at > _MOST_STEPS:
+        longer: dict[tuple[int, ...], list[Any]] = {}
+        for taken, earlier in ways.items():
+            for index, group in enumerate(groups):
+                if taken[index] < len(group) and group[taken[index]] == shape:
+                    there = (*taken[:index], taken[index] + 1, *taken[index + 1 :])
+                    longer[there] = [*longer.get(there, ()), *((way, index) for way in earlier)][:2]
+        ways = longer
+        looked_at += len(groups) * len(ways)
+        if looked_at > _MOST_STEPS:
             raise ValueError("its optimizer's parameter groups could be split in too many ways")
-    finish = tuple(len(group) for group in groups)
-    ways: dict[tuple[int, ...], list[tuple[int, ...]]] = {finish: []} if finish in reached[-1] else {}
-    for (_, shape), states in zip(reversed(parameters), reversed(reached[:-1]), strict=True):
-        for state in states:
-            following = [
-                _advance(state, g)
-                for g in range(len(groups))
-                if state[g] < len(groups[g]) and groups[g][state[g]] == shape and _advance(state, g) in ways
-            ]
-            if following:
-                ways[state] = following
-    return ways
-
-
-def _advance(state: tuple[int, ...], group: int) -> tuple[int, ...]:
-    return (*state[:group], state[group] + 1, *state[group + 1 :])
+    found = ways.get(tuple(map(len, groups)), [])
+    if not found:
+        raise ValueError("its optimizer's parameters are not those of the model")
+    if len(found) > 1:
+        raise ValueError("its optimizer's parameter groups could be split in several ways")
+    names: list[list[str]] = [[] for _ in groups]
+    way = found[0]
+    for name, _ in reversed(parameters):
+        way, index = way
+        names[index].insert(0, name)
+    return names

@@ -95,9 +95,28 @@ class _Machine:
     def pop(self) -> Any:
         return self.stack.pop()
 
+    def pop_last(self, count: int) -> list[Any]:
+        """Pops several values, in the order in which they were pushed."""
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def mark(self) -> None:
+        self.below.append(self.stack)
+        self.stack = []
+
     def pop_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.below.pop()
         return items
+
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def append(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], dict):
+            self.stack[-1].update(_pairs(items))
 
     def find(self, name: str) -> Any:
         if _RUNS_CODE.match(name):
@@ -118,6 +137,10 @@ class _Machine:
         return StandIn(function.name if isinstance(function, StandIn) else "object")
 
 
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
+
+
 def _key(value: Any) -> Any:
     """Returns ``value`` if it is fast to hash, otherwise a unique substitute."""
     if isinstance(value, str | bytes | float | StandIn | None):
@@ -129,60 +152,6 @@ def _key(value: Any) -> Any:
     return StandIn(type(value).__name__)
 
 
-def _set_items(holder: Any, items: list[Any]) -> None:
-    if isinstance(holder, dict):
-        holder.update((_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
-
-
-def _append(holder: Any, items: list[Any]) -> None:
-    if isinstance(holder, list):
-        holder.extend(items)
-
-
-def _set_item(machine: _Machine, _: Any) -> None:
-    value, key = machine.pop(), machine.pop()
-    _set_items(machine.stack[-1], [key, value])
-
-
-def _set_all(machine: _Machine, _: Any) -> None:
-    items = machine.pop_mark()
-    _set_items(machine.stack[-1], items)
-
-
-def _append_one(machine: _Machine, _: Any) -> None:
-    value = machine.pop()
-    _append(machine.stack[-1], [value])
-
-
-def _append_all(machine: _Machine, _: Any) -> None:
-    items = machine.pop_mark()
-    _append(machine.stack[-1], items)
-
-
-def _frozen_set(machine: _Machine, _: Any) -> None:
-    machine.pop_mark()
-    machine.push(StandIn("frozenset"))
-
-
-def _drop_mark(machine: _Machine, _: Any) -> None:
-    machine.pop_mark()
-
-
-def _drop(machine: _Machine, _: Any) -> None:
-    machine.pop()
-
-
-def _pairs(machine: _Machine) -> dict[Any, Any]:
-    pairs: dict[Any, Any] = {}
-    _set_items(pairs, machine.pop_mark())
-    return pairs
-
-
-def _mark(machine: _Machine, _: Any) -> None:
-    machine.below.append(machine.stack)
-    machine.stack = []
-
-
 def _pop(machine: _Machine, _: Any) -> None:
     if machine.stack:
         machine.pop()
@@ -190,51 +159,14 @@ def _pop(machine: _Machine, _: Any) -> None:
         machine.pop_mark()
 
 
-def _last(count: int) -> Callable[[_Machine, Any], None]:
-    def make(machine: _Machine, _: Any) -> None:
-        items = tuple(machine.pop() for _ in range(count))
-        machine.push(items[::-1])
-
-    return make
-
-
-def _put(machine: _Machine, index: Any) -> None:
-    machine.memo[int(index)] = machine.stack[-1]
-
-
-def _memoize(machine: _Machine, _: Any) -> None:
-    machine.memo[len(machine.memo)] = machine.stack[-1]
-
-
-def _stack_global(machine: _Machine, _: Any) -> None:
-    name, module = machine.pop(), machine.pop()
-    if not isinstance(name, str) or not isinstance(module, str):
-        raise UnreadablePickle("it has a class without a name")
-    machine.push(machine.find(f"{module}.{name}"))
-
-
-def _reduce(machine: _Machine, _: Any) -> None:
-    arguments, function = machine.pop(), machine.pop()
-    machine.push(machine.call(function, arguments))
-
-
-def _new_with_keywords(machine: _Machine, _: Any) -> None:
-    _, arguments, function = machine.pop(), machine.pop(), machine.pop()
-    machine.push(machine.call(function, arguments))
-
-
-def _instance(machine: _Machine, name: Any) -> None:
-    arguments = machine.pop_mark()
-    machine.push(machine.call(machine.find(name.replace(" ", ".", 1)), arguments))
+def _frozen_set(machine: _Machine, _: Any) -> None:
+    machine.pop_mark()
+    machine.push(StandIn("frozenset"))
 
 
 def _object(machine: _Machine, _: Any) -> None:
     function, *arguments = machine.pop_mark()
     machine.push(machine.call(function, arguments))
-
-
-def _persistent(machine: _Machine, _: Any) -> None:
-    machine.push(machine.storage(machine.pop()))
 
 
 def _nothing(_: _Machine, __: Any) -> None: ...
@@ -245,9 +177,10 @@ def _push(value: Callable[[_Machine, Any], Any]) -> Callable[[_Machine, Any], No
 
 
 _ARGUMENT = _push(lambda _, argument: argument)
+_CALL = _push(lambda m, _: m.call(*m.pop_last(2)))
 _EXTENSION = _push(lambda _, code: StandIn(f"copyreg extension {code}"))
 
-_OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
+_OPCODES: dict[str, Callable[[_Machine, Any], object]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), _nothing),
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), _ARGUMENT),
     **dict.fromkeys(("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"), _ARGUMENT),
@@ -260,37 +193,37 @@ _OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "NEXT_BUFFER": _push(lambda _, __: StandIn("buffer")),
     "READONLY_BUFFER": _nothing,
     "EMPTY_LIST": _push(lambda _, __: []),
-    "LIST": _push(lambda machine, _: machine.pop_mark()),
-    "APPEND": _append_one,
-    "APPENDS": _append_all,
+    "LIST": _push(lambda m, _: m.pop_mark()),
+    "APPEND": lambda m, _: m.append(m.pop_last(1)),
+    "APPENDS": lambda m, _: m.append(m.pop_mark()),
     "EMPTY_TUPLE": _push(lambda _, __: ()),
-    "TUPLE": _push(lambda machine, _: tuple(machine.pop_mark())),
-    "TUPLE1": _last(1),
-    "TUPLE2": _last(2),
-    "TUPLE3": _last(3),
+    "TUPLE": _push(lambda m, _: tuple(m.pop_mark())),
+    "TUPLE1": _push(lambda m, _: tuple(m.pop_last(1))),
+    "TUPLE2": _push(lambda m, _: tuple(m.pop_last(2))),
+    "TUPLE3": _push(lambda m, _: tuple(m.pop_last(3))),
     "EMPTY_DICT": _push(lambda _, __: {}),
-    "DICT": _push(lambda machine, _: _pairs(machine)),
-    "SETITEM": _set_item,
-    "SETITEMS": _set_all,
+    "DICT": _push(lambda m, _: _pairs(m.pop_mark())),
+    "SETITEM": lambda m, _: m.set_items(m.pop_last(2)),
+    "SETITEMS": lambda m, _: m.set_items(m.pop_mark()),
     "EMPTY_SET": _push(lambda _, __: StandIn("set")),
-    "ADDITEMS": _drop_mark,
+    "ADDITEMS": lambda m, _: m.pop_mark(),
     "FROZENSET": _frozen_set,
-    "MARK": _mark,
+    "MARK": lambda m, _: m.mark(),
     "POP": _pop,
-    "POP_MARK": _drop_mark,
-    "DUP": _push(lambda machine, _: machine.stack[-1]),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _push(lambda machine, index: machine.memo[int(index)])),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _put),
-    "MEMOIZE": _memoize,
-    "GLOBAL": _push(lambda machine, name: machine.find(name.replace(" ", ".", 1))),
-    "STACK_GLOBAL": _stack_global,
+    "POP_MARK": lambda m, _: m.pop_mark(),
+    "DUP": _push(lambda m, _: m.stack[-1]),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _push(lambda m, index: m.memo[int(index)])),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, index: m.remember(int(index))),
+    "MEMOIZE": lambda m, _: m.remember(len(m.memo)),
+    "GLOBAL": _push(lambda m, name: m.find(name.replace(" ", ".", 1))),
+    "STACK_GLOBAL": _push(lambda m, _: m.find(".".join(m.pop_last(2)))),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _EXTENSION),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), _reduce),
-    "NEWOBJ_EX": _new_with_keywords,
-    "INST": _instance,
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), _CALL),
+    "NEWOBJ_EX": _push(lambda m, _: m.call(*m.pop_last(3)[:2])),
+    "INST": _push(lambda m, name: m.call(m.find(name.replace(" ", ".", 1)), m.pop_mark())),
     "OBJ": _object,
-    "BUILD": _drop,
-    "PERSID": _push(lambda machine, pid: machine.storage(pid)),
-    "BINPERSID": _persistent,
+    "BUILD": lambda m, _: m.pop(),
+    "PERSID": _push(lambda m, pid: m.storage(pid)),
+    "BINPERSID": _push(lambda m, _: m.storage(m.pop())),
 }
 """The effect of each opcode of protocols 0 to 5. BUILD sets no attributes, since no object here has any."""

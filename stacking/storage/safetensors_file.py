@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import struct
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -42,8 +42,6 @@ _MOST_AXES = 64
 
 
 class TensorSpec(NamedTuple):
-    """Describes a tensor as in the header."""
-
     dtype: str
     """The dtype's name in numpy."""
     shape: Shape
@@ -65,31 +63,30 @@ class TensorRange(NamedTuple):
 
 
 class FileLayout:
-    """Lays out a file that is to be written."""
-
     def __init__(self, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-        starts, end = [], 0
+        end = 0
         for name, spec in specs.items():
             start, end = end, end + spec.nbytes
             header[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
-            starts.append(start)
         encoded = json.dumps(header, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % 8)  # aligns the tensors
         self.header = _LENGTH.pack(len(encoded)) + encoded
         self.size = len(self.header) + end
-        self._names = list(specs)
-        self._starts = [len(self.header) + start for start in starts]
-        self._ends = [*self._starts[1:], self.size]
+        offsets = ((name, header[name]["data_offsets"]) for name in specs)
+        self.places = {name: (len(self.header) + start, len(self.header) + end) for name, (start, end) in offsets}
+        """First byte and end of each tensor in the file."""
+        self._starts = [start for start, _ in self.places.values()]
 
     def parts(self, first: int, last: int) -> Iterator[TensorRange]:
-        """Yields the parts of tensors in bytes ``first … last`` after the header."""
-        for index in range(max(0, bisect_right(self._starts, first) - 1), len(self._starts)):
-            start, low, high = self._starts[index], max(first, self._starts[index]), min(last, self._ends[index])
+        """Yields the parts of tensors in bytes ``first … last`` of the file."""
+        before = max(0, bisect_right(self._starts, first) - 1)
+        for name, (start, end) in islice(self.places.items(), before, None):
             if start >= last:
                 return
+            low, high = max(first, start), min(last, end)
             if low < high:
-                yield TensorRange(self._names[index], low - start, low - first, high - low)
+                yield TensorRange(name, low - start, low - first, high - low)
 
 
 class SafetensorsWriter:
@@ -99,11 +96,11 @@ class SafetensorsWriter:
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
-        self._left = deque(specs.items())
-        self._name, self._spec, self._missing = "", TensorSpec("float32", (0,)), 0
+        self._specs, self._layout = specs, FileLayout(specs, metadata)
+        self._written = 0
         self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         self._hasher = BlockHasher()
-        self._write(memoryview(FileLayout(specs, metadata).header))
+        self._write(memoryview(self._layout.header))
 
     @property
     def entry(self) -> Entry:
@@ -115,32 +112,21 @@ class SafetensorsWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._file.close()
-        if kind is None:
-            while self._left and not self._missing:
-                self._next()
-            if self._missing:
-                raise ValueError(f"the tensors are incomplete from {self._name} on")
+        if kind is None and self._written < self._layout.size:
+            raise ValueError(f"the last {self._layout.size - self._written:,} bytes of the tensors are missing")
 
     def append(self, name: str, values: np.ndarray) -> None:
-        """Writes the next elements, which belong to ``name``.
-
-        Raises:
-            ValueError: another tensor is due, or the dtype differs from the header.
-        """
-        while self._left and not self._missing and self._name != name:
-            self._next()
-        if name != self._name or values.dtype != np.dtype(self._spec.dtype) or values.size > self._missing:
-            raise ValueError(f"{values.size} {values.dtype} values for {name}, expected {self._name}: {self._spec}")
-        self._missing -= values.size
+        """Writes the next elements; raises ValueError if they are not due, or not of the dtype in the header."""
+        start, end = self._layout.places[name]
+        is_due = start <= self._written <= end - values.nbytes
+        if not is_due or values.dtype != np.dtype(self._specs[name].dtype):
+            raise ValueError(f"{values.size} {values.dtype} values for {name}, {self._specs[name]}, are not due")
         self._write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
     def _write(self, data: memoryview) -> None:
         self._file.write(data)
         self._hasher.update(data)
-
-    def _next(self) -> None:
-        self._name, self._spec = self._left.popleft()
-        self._missing = numel(self._spec.shape)
+        self._written += len(data)
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[TensorSpec, int]:
@@ -159,11 +145,7 @@ def _place(entry: Mapping[str, Any]) -> tuple[TensorSpec, int]:
 
 
 def _end(places: Mapping[str, tuple[TensorSpec, int]]) -> int:
-    """Returns the end of the last tensor.
-
-    Raises:
-        ValueError: tensors overlap or have gaps between them, which the format forbids.
-    """
+    """Returns the end of the last tensor; raises ValueError if tensors overlap or have gaps, which is forbidden."""
     end = 0
     for first, nbytes in sorted((first, spec.nbytes) for spec, first in places.values()):
         if first != end:
@@ -174,8 +156,6 @@ def _end(places: Mapping[str, tuple[TensorSpec, int]]) -> int:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """Reads slices of the tensors in a file."""
-
     path: Path
     specs: dict[str, TensorSpec]
     _offsets: dict[str, int]
@@ -208,13 +188,6 @@ class SafetensorsFile:
             raise DamagedFile(path, f"has {size:,} bytes where its header says {start + end:,}")
         specs = {name: spec for name, (spec, _) in places.items()}
         return cls(path, specs, {name: start + offset for name, (_, offset) in places.items()})
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Reads elements ``start … stop`` of the flattened tensor ``name`` without verifying them."""
-        spec = self.specs[name]
-        values = np.empty((numel(spec.shape) if stop is None else stop) - start, spec.dtype)
-        self.fill(name, start, values)
-        return values
 
     def fill(self, name: str, start: int, into: np.ndarray, files: VerifiedFiles | None = None) -> None:
         """Fills ``into`` with elements of the flattened tensor ``name``, beginning at ``start``.

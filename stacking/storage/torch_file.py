@@ -56,8 +56,6 @@ DTYPES = {
 
 
 class StorageType(NamedTuple):
-    """Describes one of torch's storage classes."""
-
     dtype: str
 
     @property
@@ -66,8 +64,6 @@ class StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """Locates a storage in the file."""
-
     path: Path
     offset: int
     numel: int
@@ -294,11 +290,7 @@ def _read_legacy(file: BinaryIO, path: Path) -> Any:
 
 
 def verify_torch_file(path: Path) -> None:
-    """Verifies every record's CRC-32; files from before torch 1.6 have none.
-
-    Raises:
-        DamagedFile: a record does not match its CRC-32.
-    """
+    """Raises DamagedFile if a record does not match its CRC-32; files from before torch 1.6 have none."""
     with _readable(path), open(path, "rb", buffering=0) as file:
         if not zipfile.is_zipfile(file):
             return

@@ -7,36 +7,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stacking.errors import DamagedFile
 from stacking.storage.blocks import BLOCK, digest, fill, open_file, verify_blocks
-from stacking.storage.files import MANIFEST, block_digests
+from stacking.storage.files import MANIFEST
 from stacking.storage.os_errors import disk_errors, patiently
 
 
-def verified_files(folder: Path, manifest: Mapping[str, Any]) -> VerifiedFiles | None:
-    """Returns a verifying reader for a sealed folder; None if only whole files have checksums."""
-    found = block_digests(folder, manifest["files"])
-    listed = {path: digests for path, digests in found.items() if digests is not None}
-    return VerifiedFiles(listed) if len(listed) == len(found) else None
-
-
 def read_bytes(path: Path, offset: int, into: np.ndarray) -> None:
-    """Fills ``into`` with bytes of ``path`` beginning at ``offset``, without verifying them.
-
-    Raises:
-        DamagedFile: the file is missing or too short.
-    """
+    """Fills ``into`` with unverified bytes from ``offset`` on; raises DamagedFile if the file has too few."""
     if _read_at(path, offset, into.view(np.uint8).data) < into.nbytes:
         raise DamagedFile(path, "ends before the tensors that it describes")
 
 
 def _read_at(path: Path, offset: int, into: memoryview) -> int:
-    """Reads from byte ``offset`` until ``into`` is full or the file ends; returns the number of bytes read."""
-
     def read() -> int:
         descriptor = open_file(path)
         try:
@@ -75,11 +61,7 @@ class VerifiedFiles:
         self._lock = threading.Lock()
 
     def read(self, path: Path, offset: int, into: np.ndarray) -> None:
-        """Fills ``into`` with bytes of ``path`` beginning at ``offset``.
-
-        Raises:
-            DamagedFile: a block is altered or missing.
-        """
+        """Fills ``into`` with bytes from ``offset`` on; raises DamagedFile if a block is altered or missing."""
         left = into.view(np.uint8)
         while left.size:
             if path not in self._digests:
@@ -94,11 +76,7 @@ class VerifiedFiles:
             left, offset = left[count:], offset + count
 
     def verify_rest(self) -> None:
-        """Verifies the blocks that have not been read.
-
-        Raises:
-            DamagedFile: a block is altered.
-        """
+        """Verifies the blocks that have not been read; raises DamagedFile if one is altered."""
         verify_blocks(self._digests, self._verified)
 
     def _copy(self, path: Path, index: int, start: int, into: np.ndarray) -> int:

@@ -21,7 +21,7 @@ from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.blocks import Entry, hash_files
-from stacking.storage.files import disk_errors, fsync_file, move_folder, seal_folder, write_sealed
+from stacking.storage.files import disk_errors, fsync, move_folder, seal_folder, write_sealed
 from stacking.storage.threads import each
 from stacking.train.finite import diverged, first_not_finite
 from stacking.train.rank_sync import Agreement
@@ -152,7 +152,7 @@ def sealed_by(folder: Path, rank: int) -> dict[str, Entry]:
     Files without a rank in their name belong to rank 0.
     """
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and _writer_of(path.name) == rank]
-    each(fsync_file, files)
+    each(fsync, files)
     return {path.name: entry for path, entry in zip(files, hash_files(files), strict=True)}
 
 

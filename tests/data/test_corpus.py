@@ -122,7 +122,7 @@ def test_an_id_beyond_the_vocabulary_is_seen_when_it_is_read(copy: Path, monkeyp
     _raise_token(copy)
     opened = Corpus(copy)
     with pytest.raises(UserError, match="token id 60,000"):
-        opened.take(np.arange(20))
+        opened.read(np.array([0]), np.array([20]))
 
 
 def test_a_split_that_is_not_there_is_refused(data_folder: Path) -> None:

@@ -62,8 +62,8 @@ def test_tokens_are_those_of_the_sentences(tmp_path: Path) -> None:
     for split in ("train", "held_out"):
         corpus = Corpus(tmp_path / "out", split)
         starts = corpus.sentence_start(np.arange(corpus.sentences + 1))
-        found |= {tuple(corpus.take(np.arange(*span)).tolist()) for span in pairwise(starts)}
-        assert not {0, 2, 4} & set(corpus.take(np.arange(corpus.tokens)).tolist())
+        found |= {tuple(corpus.read(*np.array([span]).T).tolist()) for span in pairwise(starts)}
+        assert not {0, 2, 4} & set(corpus.head(corpus.tokens).tolist())
     assert found == expected
 
 

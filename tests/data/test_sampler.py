@@ -18,10 +18,11 @@ from stacking.data import sampler as module
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
-from stacking.data.samples import SampleIndex, build_samples, samples_per_epoch
-from stacking.data.unpad import split, unpad
+from stacking.data.samples import SampleIndex, build_samples
+from stacking.data.unpad import split
 from stacking.errors import UserError
 from tests.data.conftest import write_numbers
+from tests.unpadding import unpad
 
 KINDS = list(SAMPLERS)
 PAIRS = ["sentence-pair", "segment-pair"]
@@ -45,7 +46,7 @@ def fields_of(batch: Batch, row: int) -> list[object]:
     nsp = None if batch.nsp_labels is None else int(batch.nsp_labels[row])
     arrays = [batch.input_ids[row], batch.segment_ids[row], batch.attention_mask[row]]
     arrays += [batch.mlm_positions[mine] - row * length, batch.mlm_labels[mine]]
-    return [array.tolist() for array in arrays] + [nsp, int(batch.sample_ids[row])]
+    return [array.tolist() for array in arrays] + [nsp]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,7 +146,7 @@ def test_an_index_written_in_chunks_is_the_same(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [8, 33, 128])
 def test_samples_per_epoch_is_the_length_of_the_index(corpus: Corpus, kind: str, length: int) -> None:
-    assert samples_per_epoch(corpus, kind, length) == len(build_samples(corpus, kind, length))
+    assert len(SampleIndex(corpus, kind, length)) == len(build_samples(corpus, kind, length))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,7 +170,7 @@ def test_packed_samples_are_the_corpus_with_separators(corpus: Corpus) -> None:
     ends = corpus.sentence_start(corpus.document_start(np.arange(corpus.documents + 1)))
     expected: list[int] = []
     for start, end in pairwise(ends):
-        expected += [*corpus.take(np.arange(start, end)).tolist(), corpus.special["sep"]]
+        expected += [*corpus.read(np.array([start]), np.array([end])).tolist(), corpus.special["sep"]]
     assert stream == expected[:-1]
 
 
@@ -202,7 +203,7 @@ def sentences_of(corpus: Corpus) -> dict[tuple[int, ...], list[tuple[int, int]]]
     starts = corpus.sentence_start(np.arange(corpus.sentences + 1))
     documents = corpus.document_of(np.arange(corpus.sentences))
     for number in range(corpus.sentences):
-        tokens = tuple(corpus.take(np.arange(starts[number], starts[number + 1])).tolist())
+        tokens = tuple(corpus.read(starts[number : number + 1], starts[number + 1 : number + 2]).tolist())
         found.setdefault(tokens, []).append((int(documents[number]), number))
     return found
 
@@ -214,7 +215,7 @@ def test_next_sentence_labels_tell_the_truth(corpus: Corpus, kind: str) -> None:
     batch = make(corpus, kind, length).batch(np.arange(200))
     ids = original(batch)
     places = sentences_of(corpus)
-    flat = corpus.take(np.arange(corpus.tokens))
+    flat = corpus.head(corpus.tokens)
     starts = corpus.sentence_start(np.arange(corpus.sentences + 1))
     for row in range(200):
         first, second = np.flatnonzero(ids[row] == corpus.special["sep"])
@@ -313,8 +314,9 @@ def test_random_partners_are_as_long_as_true_ones(corpus: Corpus) -> None:
 def test_samples_are_those_that_old_runs_were_made_with(tmp_path: Path, kind: str, digest: str) -> None:
     """Of a corpus that is made of numbers alone, so that nothing but the sampling decides."""
     corpus = Corpus(write_numbers(tmp_path / "data"))
-    batch = make(corpus, kind, 64).batch(np.array([0, 1, 2, 500, 10**9 + 7]))
-    content = b"".join(np.asarray(array).astype("<i8").tobytes() for array in batch if array is not None)
+    ids = np.array([0, 1, 2, 500, 10**9 + 7])
+    batch = make(corpus, kind, 64).batch(ids)
+    content = b"".join(np.asarray(array).astype("<i8").tobytes() for array in (*batch, ids) if array is not None)
     assert xxhash.xxh3_64_hexdigest(content) == digest
 
 

@@ -11,10 +11,11 @@ from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
 from stacking.data.samples import build_samples
-from stacking.data.unpad import Unpadded, unpad
+from stacking.data.unpad import Unpadded
+from tests.unpadding import unpad
 
 
-def padded(unpadded: Unpadded, width: int, pad: int, sample_ids: np.ndarray) -> Batch:
+def padded(unpadded: Unpadded, width: int, pad: int) -> Batch:
     """The batch that ``unpadded`` comes from, built a sample at a time."""
     rows = len(unpadded.lengths)
     ids, segments = np.full((rows, width), pad), np.zeros((rows, width), dtype=np.int64)
@@ -30,7 +31,7 @@ def padded(unpadded: Unpadded, width: int, pad: int, sample_ids: np.ndarray) -> 
         start += length
     assert start == len(unpadded.input_ids)
     labels, nsp = unpadded.mlm_labels, unpadded.nsp_labels
-    return Batch(ids, segments, real, np.array(positions, dtype=np.int64), labels, nsp, sample_ids)
+    return Batch(ids, segments, real, np.array(positions, dtype=np.int64), labels, nsp)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -49,8 +50,8 @@ def test_any_batch_comes_back(lengths: list[int]) -> None:
     segments = np.where(real, rng.integers(0, 2, real.shape), 0)
     positions = np.flatnonzero(real & (rng.random(real.shape) < 0.2))
     labels, nsp = rng.integers(5, 99, len(positions)), rng.integers(0, 2, len(lengths))
-    batch = Batch(ids, segments, real, positions, labels, nsp, np.arange(len(lengths)))
-    assert same(padded(unpad(batch), width, 0, batch.sample_ids), batch)
+    batch = Batch(ids, segments, real, positions, labels, nsp)
+    assert same(padded(unpad(batch), width, 0), batch)
 
 
 @pytest.mark.parametrize("kind", list(SAMPLERS))
@@ -60,4 +61,4 @@ def test_batches_of_every_kind_come_back(corpus: Corpus, kind: str, length: int)
     unpadded = unpad(batch)
     assert len(unpadded.input_ids) == batch.attention_mask.sum() == unpadded.lengths.sum()
     assert (np.diff(unpadded.mlm_positions) > 0).all()
-    assert same(padded(unpadded, length, corpus.special["pad"], batch.sample_ids), batch)
+    assert same(padded(unpadded, length, corpus.special["pad"]), batch)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from stacking.data.batch import Batch
 from stacking.data.corpus import Corpus
 from stacking.data.prepare import prepare
-from stacking.data.unpad import Unpadded, unpad
+from stacking.data.unpad import Unpadded
 from stacking.errors import UserError
 from stacking.evaluate.mlm import Scores, evaluate, evaluate_state
 from stacking.model.bert import Bert, build
@@ -20,6 +19,7 @@ from stacking.model.config import ModelConfig
 from tests.data.conftest import write_corpus
 from tests.model.conftest import CONFIGS, Inputs, example
 from tests.states import SMALL, random_weights, write_state
+from tests.unpadding import unpad
 
 
 def as_batch(inputs: Inputs, rows: slice = slice(None)) -> Unpadded:
@@ -33,7 +33,7 @@ def as_batch(inputs: Inputs, rows: slice = slice(None)) -> Unpadded:
         inputs.mlm_labels[inside],
         inputs.nsp_labels[rows],
     ]
-    return unpad(Batch(*(tensor.numpy() for tensor in tensors), sample_ids=np.arange(first, last)))
+    return unpad(Batch(*(tensor.numpy() for tensor in tensors)))
 
 
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())

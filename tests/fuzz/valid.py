@@ -175,13 +175,13 @@ def in_state(name: str) -> Make:
 
         from stacking.model.config import ModelConfig
         from stacking.model.size import parameter_shapes
-        from stacking.state.format import StateWriter
+        from stacking.state.format import new_state
 
         model = ModelConfig(layers=1, hidden=4, heads=2, intermediate=8, vocabulary=12, max_positions=8)
         shapes = parameter_shapes(model)
-        with StateWriter(folder / "state", shapes, moments=False, model=model) as writer:
+        with new_state(folder / "state", shapes, moments=False, model=model) as append:
             for key, shape in shapes.items():
-                writer.append("weights", key, np.ones(shape, np.float32).reshape(-1))
+                append("weights", key, np.ones(shape, np.float32).reshape(-1))
         return folder / "state" / name
 
     return make

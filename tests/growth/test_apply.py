@@ -18,7 +18,7 @@ from stacking.growth.operators import OPERATORS, layer_sources, listed_sources
 from stacking.model.bert import build
 from stacking.model.config import VARIANTS, ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import MOMENTS, State, StateWriter, step_of
+from stacking.state.format import MOMENTS, State, new_state, step_of
 from stacking.storage.safetensors_file import TensorSpec
 from tests.model.conftest import example
 from tests.states import SMALL, random_weights, write_state
@@ -43,7 +43,7 @@ def write(path: Path, layers: int = 3, moments: bool = True) -> State:
     model = model_of(layers)
     number = 0
     buffers = {f"layers.{i}.seen": TensorSpec("float32", (1,)) for i in range(layers)}
-    with StateWriter(
+    with new_state(
         path,
         shapes(layers),
         buffers=buffers,
@@ -52,14 +52,14 @@ def write(path: Path, layers: int = 3, moments: bool = True) -> State:
         moments=moments,
         progress={"step": 50},
         provenance={"finite": True},
-    ) as writer:
+    ) as append:
         for kind in KINDS if moments else KINDS[:1]:
             for name, shape in shapes(layers).items():
                 size = int(np.prod(shape))
-                writer.append(kind, name, np.arange(number, number + size, dtype=np.float32))
+                append(kind, name, np.arange(number, number + size, dtype=np.float32))
                 number += size
         for i in range(layers):
-            writer.append("buffers", f"layers.{i}.seen", np.full(1, i, np.float32))
+            append("buffers", f"layers.{i}.seen", np.full(1, i, np.float32))
     return State(path)
 
 
@@ -201,8 +201,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         grow(source, tmp_path / "g", layers_from=[0, 3])
     with pytest.raises(UserError, match="--layers: is missing"):
         grow(source, tmp_path / "g")
-    with StateWriter(tmp_path / "flat", {"a": (1,)}, moments=False) as writer:
-        writer.append("weights", "a", np.zeros(1, np.float32))
+    with new_state(tmp_path / "flat", {"a": (1,)}, moments=False) as append:
+        append("weights", "a", np.zeros(1, np.float32))
     with pytest.raises(UserError, match="has no layers to grow"):
         grow(tmp_path / "flat", tmp_path / "g", 6)
     assert not (tmp_path / "g").exists()

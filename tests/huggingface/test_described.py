@@ -11,8 +11,8 @@ import pytest
 
 from stacking.errors import UserError
 from stacking.growth.apply import grow
+from stacking.huggingface.bert import BertFolder
 from stacking.huggingface.export import export
-from stacking.huggingface.names import hugging_face_names, to_hugging_face
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.planning.describe import described
@@ -39,7 +39,7 @@ def theirs(prefix: str = "") -> Groups:
     """BertForPreTraining's parameters, matrices and vectors in groups of their own, as trainers make them."""
     groups: Groups = [{}, {}]
     for name, shape in parameter_shapes(MODEL).items():
-        names = hugging_face_names(MODEL)[name]
+        names = BertFolder().names(MODEL)[name]
         for their in names:
             groups[len(shape) == 1][f"{prefix}{their}"] = (shape[0] // len(names), *shape[1:])
     return groups
@@ -47,7 +47,7 @@ def theirs(prefix: str = "") -> Groups:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(MODEL)))
+    (tmp_path / "config.json").write_text(json.dumps(BertFolder().config(MODEL)))
     return tmp_path / "config.json"
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_hugging_faces_bert_becomes_a_state(tmp_path: Path, conf
             values[name] = 100.0 * number + np.arange(np.prod(shape))
             number += 1
     assert state.model == MODEL and state.optimizer_step == 7 and state.moments
-    for name, parts in hugging_face_names(MODEL).items():
+    for name, parts in BertFolder().names(MODEL).items():
         expected = np.concatenate([values[f"{prefix}{part}"] for part in parts])
         np.testing.assert_array_equal(state.read("weights", name), expected)
         np.testing.assert_array_equal(state.read("exp_avg", name), expected / 2)
@@ -113,7 +113,7 @@ def test_without_a_description_export_names_the_option(tmp_path: Path) -> None:
 def test_a_description_that_does_not_fit_is_refused(
     tmp_path: Path, config: Path, change: dict[str, object], message: str
 ) -> None:
-    config.write_text(json.dumps({**to_hugging_face(MODEL), **change}))
+    config.write_text(json.dumps({**BertFolder().config(MODEL), **change}))
     with pytest.raises(UserError, match=message):
         consolidated(tmp_path, theirs(), config)
     assert not (tmp_path / "state").exists()

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from stacking.errors import DamagedFile, UserError
 from stacking.evaluate.mlm import load_model
+from stacking.huggingface.bert import BertFolder
 from stacking.huggingface.export import export
 from stacking.huggingface.importing import HEADS, import_hugging_face
-from stacking.huggingface.names import from_hugging_face, to_hugging_face
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
 from stacking.model.tokens import padded_tokens
@@ -97,8 +97,8 @@ def test_export_of_an_import_is_the_folder_bit_for_bit(folder: Path, tmp_path: P
 )
 def test_every_post_ln_config_survives_the_way_through_hugging_face(heads: int, config: dict) -> None:
     ours = ModelConfig(hidden=8 * heads, heads=heads, **config)
-    theirs = json.loads(json.dumps(to_hugging_face(ours)))
-    assert from_hugging_face(theirs, Path("config.json")) == ours
+    theirs = json.loads(json.dumps(BertFolder().config(ours)))
+    assert BertFolder().model(theirs, Path("config.json")) == ours
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_every_post_ln_config_survives_the_way_through_hugging_face(heads: int, 
 def test_models_saved_by_transformers_keep_their_logits(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)
-    theirs = getattr(transformers, name)(transformers.BertConfig(**to_hugging_face(CONFIG))).eval()
+    theirs = getattr(transformers, name)(transformers.BertConfig(**BertFolder().config(CONFIG))).eval()
     theirs.save_pretrained(tmp_path / "hf")
     report = import_hugging_face(tmp_path / "hf", tmp_path / "state")
     ours = load_model(tmp_path / "state").eval()

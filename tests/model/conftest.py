@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -49,7 +48,7 @@ def as_batch(inputs: Inputs) -> Batch:
     """``inputs`` as a sampler would give them."""
     assert inputs.attention_mask is not None and inputs.nsp_labels is not None
     arrays = (tensor.numpy() for tensor in inputs if tensor is not None)
-    return Batch(*arrays, sample_ids=np.arange(len(inputs.input_ids)))
+    return Batch(*arrays)
 
 
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stacking.huggingface.names import hugging_face_names, to_hugging_face
+from stacking.huggingface.bert import BertFolder
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
 from tests.model.conftest import Inputs
@@ -21,9 +21,9 @@ def test_same_losses_and_gradients_in_training(activation: str, inputs: Inputs) 
     config = CONFIG.model_copy(update={"activation": activation})
     torch.manual_seed(1)
     ours = build(config).train()
-    theirs = transformers.BertForPreTraining(transformers.BertConfig(**to_hugging_face(config))).train()
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**BertFolder().config(config))).train()
     their_parameters = dict(theirs.named_parameters())
-    names = hugging_face_names(config)
+    names = BertFolder().names(config)
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
             for their_name, rows in zip(names[name], parameter.chunk(len(names[name])), strict=True):
@@ -50,9 +50,9 @@ def test_same_losses_and_gradients_in_training(activation: str, inputs: Inputs) 
 
 
 def test_names_and_shapes_are_all_of_those_of_bert_for_pre_training() -> None:
-    theirs = transformers.BertForPreTraining(transformers.BertConfig(**to_hugging_face(CONFIG)))
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**BertFolder().config(CONFIG)))
     expected = {name: tuple(parameter.shape) for name, parameter in theirs.named_parameters()}
-    names = hugging_face_names(CONFIG)
+    names = BertFolder().names(CONFIG)
     mapped = {
         their_name: tuple(rows.shape)
         for name, parameter in build(CONFIG).named_parameters()

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stacking.data.unpad import unpad
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.model import kernels as table
 from stacking.model.attention import explicit, sdpa
@@ -33,6 +32,7 @@ from stacking.model.tokens import unpadded_tokens
 from stacking.train.loader import with_padding, without_padding
 from tests.model.conftest import CONFIGS, Inputs, as_batch
 from tests.model.test_tokens import batch
+from tests.unpadding import unpad
 
 RAGGED = [19, 3, 18, 7, 1, 8]
 CPU = torch.device("cpu")

@@ -92,7 +92,7 @@ def test_needed_rows_and_their_sequences_stand_in_the_same_order(lengths: list[i
 @given(lengths=LENGTHS)
 def test_padded_tokens_are_the_same_tokens_among_padding(lengths: list[int]) -> None:
     drawn = batch(lengths)
-    rows = pad(drawn, max(lengths) + 1, 0, np.arange(len(lengths)))
+    rows = pad(drawn, max(lengths) + 1, 0)
     padded = padded_tokens(rows.input_ids, rows.segment_ids, rows.attention_mask, rows.mlm_positions)
     real = torch.from_numpy(rows.attention_mask.reshape(-1))
     tokens = unpadded_tokens(drawn)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stacking.errors import UserError
-from stacking.state.format import State, StateWriter
+from stacking.state.format import State, new_state
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
@@ -26,10 +26,10 @@ def engine_of(model: Any, optimizer: type | None = None) -> Any:
 
 def state_of(path: Path, shapes: dict[str, tuple[int, ...]], moments: bool = True, step: int = 4) -> State:
     kinds = ("weights", "exp_avg", "exp_avg_sq") if moments else ("weights",)
-    with StateWriter(path, shapes, moments=moments, optimizer_step=step) as writer:
+    with new_state(path, shapes, moments=moments, optimizer_step=step) as append:
         for value, kind in enumerate(kinds, 1):
             for name, shape in shapes.items():
-                writer.append(kind, name, np.full(int(np.prod(shape)), value, np.float32))
+                append(kind, name, np.full(int(np.prod(shape)), value, np.float32))
     return State(path)
 
 

@@ -23,9 +23,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sealed_files(path: Path) -> VerifiedFiles:
-    digests = digests_of(hash_files([path])[0])
-    assert digests is not None
-    return VerifiedFiles({path: digests}, kept=2)
+    return VerifiedFiles({path: digests_of(hash_files([path])[0])}, kept=2)
 
 
 @settings(deadline=None, max_examples=40)

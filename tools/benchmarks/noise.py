@@ -8,7 +8,7 @@ import numpy as np
 
 from stacking.model.config import ModelConfig
 from stacking.model.size import parameter_shapes
-from stacking.state.format import MOMENTS, WEIGHTS, Readable
+from stacking.state.format import MOMENTS, WEIGHTS, TrainingState
 from stacking.storage.partition import Shape
 from stacking.storage.safetensors_file import TensorSpec
 
@@ -16,7 +16,7 @@ _LENGTH = 1_000_003
 """Of the noise that is repeated: prime, so that it meets no size of a model."""
 
 
-class NoisyState(Readable):
+class NoisyState(TrainingState):
     """Imitates the state of an engine after ``optimizer_step`` updates."""
 
     def __init__(self, model: ModelConfig, optimizer_step: int = 1_000) -> None:

@@ -108,7 +108,11 @@ def _require_file(path: Path) -> None:
 
 
 def _format_in_folder(file: Path, format: str | None) -> str:
-    """Return the format of a file found in a folder; raises NotText if it is no text file."""
+    """Return the format of a file found in a folder.
+
+    Raises:
+        NotText: it is not a text file.
+    """
     suffix = plain_suffix(file)
     if format is None:
         if suffix_class(suffix) not in ("", *READABLE):  # decided without opening the file

@@ -57,7 +57,11 @@ def dataset_documents(name: str, key: str) -> Iterator[str]:
 
 
 def require_on_hub(repository: str) -> None:
-    """Ask the Hub once for ``repository``, whatever that raises; the library would retry for half a minute."""
+    """Ask the Hub once whether it has ``repository``; the library itself would retry for half a minute.
+
+    Raises:
+        Exception: whatever the library raises if the Hub does not answer or has no such dataset.
+    """
     from huggingface_hub import HfApi
 
     HfApi().dataset_info(repository, timeout=_SECONDS_TO_ANSWER)

@@ -407,7 +407,11 @@ def _first_sentences(texts: list[Input], split: bytes, seed: int) -> Iterator[st
 
 
 def _warnings(given: Path | None, tokenizer: Tokenizer, sentences: list[str]) -> tuple[str, ...]:
-    """Return warnings about the vocabulary; raises UserError if nearly all tokens of ``sentences`` are [UNK]."""
+    """Return warnings about the vocabulary from the first sentences.
+
+    Raises:
+        UserError: nearly all of their tokens are [UNK].
+    """
     where = f"--tokenizer {given}" if given is not None else "the vocabulary"
     share = unknown_share(tokenizer, sentences)
     warning = check_unknown(share, lambda: unknown_cause(tokenizer, sentences), where)

@@ -49,7 +49,11 @@ class TextFile:
 
 
 def documents(file: TextFile) -> Iterator[str]:
-    """Yield the non-empty documents of one file; raises as ``rows``."""
+    """Yield the non-empty documents of one file.
+
+    Raises:
+        UserError, DamagedFile, StackingError: as ``rows`` does.
+    """
     return (document for document in rows(file) if document)
 
 

@@ -34,7 +34,11 @@ class Texts:
         self._keys: list[str] = []
 
     def of(self, row: Mapping[str, Any], where: str | Path) -> str:
-        """Return the text of ``row`` at ``where``; raises UserError if it is no string, or too many rows lack one."""
+        """Return the text of ``row``, which is located at ``where``.
+
+        Raises:
+            UserError: the text is not a string, or too many rows lack one.
+        """
         self._rows += 1
         value = row.get(self._key)
         if value is None:
@@ -49,7 +53,11 @@ class Texts:
         return value or ""
 
     def end(self) -> None:
-        """Check a file after its last row; raises UserError if most of its rows have no text."""
+        """Check a file after its last row.
+
+        Raises:
+            UserError: most of its rows have no text.
+        """
         if self._rows >= _FEWEST_ROWS:
             self._check()
 

@@ -71,7 +71,11 @@ class Sampler(ABC):
         return sum(map(len, cls.rows(corpus, sequence_length)))
 
     def unpadded(self, sample_ids: I64) -> Unpadded:
-        """Return the samples with these global indices, int64 [B]; raises DamagedFile for an unknown token id."""
+        """Return the samples with these global indices, int64 [B], each at least 0.
+
+        Raises:
+            DamagedFile: the shards contain an id outside of the vocabulary.
+        """
         sample_ids = np.asarray(sample_ids, dtype=np.int64)
         epoch, index = np.divmod(sample_ids, len(self))
         text = self._text(self.samples[permute(index, len(self), self._order_seed, epoch)], sample_ids)

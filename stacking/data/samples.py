@@ -49,7 +49,11 @@ class SampleIndex:
         return SAMPLERS[self.kind].count(self.corpus, self.sequence_length)
 
     def write(self, path: Path) -> None:
-        """Write it to ``path`` (.npy), which appears when complete; raises NoSpace if the disk is full."""
+        """Write it to ``path`` (.npy), which appears when complete.
+
+        Raises:
+            NoSpace: the disk is full.
+        """
         with disk_errors(path), growing_array(path, np.int64) as rows:
             for chunk in SAMPLERS[self.kind].rows(self.corpus, self.sequence_length):
                 rows.append(chunk)

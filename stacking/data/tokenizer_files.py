@@ -25,7 +25,11 @@ _OTHER_TOKENIZERS = {
 
 
 def read_text(file: Path) -> str:
-    """Read the UTF-8 text of ``file``; raises UserError, which says what it is as far as its bytes tell."""
+    """Read the UTF-8 text of ``file``.
+
+    Raises:
+        UserError: it is something else; says what, as far as its bytes tell.
+    """
     data = file.read_bytes()
     refuse_signatures(file, data, _FOREIGN)
     try:
@@ -51,7 +55,11 @@ def _encoding(data: bytes) -> str | None:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Read the JSON object in ``file``; raises UserError if it holds something else."""
+    """Read the JSON object in ``file``.
+
+    Raises:
+        UserError: it holds something else.
+    """
     try:
         content = json.loads(read_text(file).removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
@@ -64,7 +72,11 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def read_entries(file: Path) -> dict[str, int]:
-    """Read the ids of a ``vocab.txt``, an entry a line; raises UserError if it lists no WordPiece entries."""
+    """Read the entries of a ``vocab.txt``, one per line, and their ids.
+
+    Raises:
+        UserError: it is not a list of WordPiece entries.
+    """
     text = read_text(file)
     if text.startswith("\ufeff"):
         raise UserError(f"{file}: line 1", "begins with a byte order mark", "remove it: sed -i '1s/^\\xEF\\xBB\\xBF//'")
@@ -80,7 +92,11 @@ def read_entries(file: Path) -> dict[str, int]:
 
 
 def refuse_other_programs(file: Path, content: dict[str, Any]) -> None:
-    """Raises UserError if a ``tokenizer.json`` is not a WordPiece tokenizer of the tokenizers library."""
+    """Reject a ``tokenizer.json`` that is not a WordPiece tokenizer of the tokenizers library.
+
+    Raises:
+        UserError: says what it is.
+    """
     model = content.get("model")
     if not isinstance(model, dict):
         keys = ", ".join(list(content)[:4]) or "none"
@@ -92,7 +108,11 @@ def refuse_other_programs(file: Path, content: dict[str, Any]) -> None:
 
 
 def refuse_other_tokenizers(folder: Path) -> None:
-    """Raises UserError if ``folder`` has the files of another kind of tokenizer."""
+    """Reject a folder with the files of another kind of tokenizer.
+
+    Raises:
+        UserError: names them.
+    """
     for pattern, what in _OTHER_TOKENIZERS.items():
         if found := sorted(folder.glob(pattern)):
             raise UserError(found[0], f"is {what}", "give a WordPiece tokenizer, as BERT's")

@@ -115,7 +115,11 @@ def architecture_of(model: ModelConfig) -> Architecture:
 
 
 def model_in(content: Any, where: Path) -> ModelConfig:
-    """Returns the model of a ``config.json``; raises UserError, which names the key, if it is of none known here."""
+    """Returns the model described by the ``content`` of a ``config.json``.
+
+    Raises:
+        UserError: it is not the model of a known architecture; the message names the key.
+    """
     return architecture_in(content).model(content, where)
 
 

@@ -164,7 +164,11 @@ def _open_pickle(path: Path) -> Loaders:
 
 
 def _state_dict(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
-    """Finds the dict with a token embedding in a script's checkpoint; raises UserError if there are several."""
+    """Finds a model's tensors in a training script's checkpoint: the dict that holds a token embedding.
+
+    Raises:
+        UserError: there are several, and none has a model's key.
+    """
     found = {place: inner for place, inner in _dicts(content) if any(_is_embedding(name) for name in inner)}
     for place in ((), *((name,) for name in WRAPPERS)):
         if place in found:

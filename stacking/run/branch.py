@@ -73,7 +73,11 @@ def branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPo
 
 
 def require_branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPoint:
-    """As `branch_point`; raises UserError if there is none."""
+    """As `branch_point`.
+
+    Raises:
+        UserError: ``source`` has no such checkpoint.
+    """
     found = branch_point(source, plan, on_damage)
     if found is None:
         shared = overlap(plan, settled_plan(source))

@@ -84,7 +84,11 @@ def design_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Design
 
 
 def require_idle(run: RunFolder) -> None:
-    """Waits until the ranks of a killed controller have ended; raises UserError if a controller is running."""
+    """Waits until the ranks of a killed controller have ended.
+
+    Raises:
+        UserError: a controller is running.
+    """
     if is_locked(run.lock):
         with run.locked():
             pass
@@ -172,7 +176,11 @@ def open_run(run: RunFolder, note: Callable[[str], None] = lambda text: None) ->
 
 
 def require_run(run: RunFolder) -> None:
-    """Raises UserError if there is no run, or if its plan is lost."""
+    """Checks that ``run`` is a run folder.
+
+    Raises:
+        UserError: there is no run, or its identifying files are lost.
+    """
     if not run.plan.is_file():
         if run.journal.events():
             raise DamagedFile(run.plan, "is missing", "restore it from a copy, or start another run")
@@ -201,7 +209,11 @@ def _own_plan(run: RunFolder) -> Plan:
 
 
 def _mend_samples(run: RunFolder, plan: Plan, created: dict[str, Any] | None) -> list[str]:
-    """Recreates damaged sample indices; returns what was wrong. Raises DamagedFile if the data now yield others."""
+    """Recreates damaged sample indices from the data; returns a description of each.
+
+    Raises:
+        UserError: the data now yield other samples.
+    """
     expected, mended = (created or {}).get("samples", {}), []
     for split in SPLITS:
         path = run.samples(split)

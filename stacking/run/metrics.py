@@ -40,7 +40,11 @@ def _sealed(record: Mapping[str, Any]) -> bytes:
 
 
 def _opened(line: bytes) -> Record:
-    """Parses a line; raises `_NotARecord` if it is damaged, or is not a metrics record."""
+    """Parses a line.
+
+    Raises:
+        _NotARecord: the line is damaged, or is not a metrics record.
+    """
     check = _CHECK.search(line)
     if check is None:
         raise _NotARecord("has no checksum" if line.endswith(b"}") else "is torn")

@@ -124,7 +124,11 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
 
 
 def parse_labels(text: str, chain: Sequence[Phase]) -> list[str]:
-    """Parses phases such as ``train:0,consolidate:0``; raises UserError if the run has no such phase."""
+    """Parses a list of phases such as ``train:0,consolidate:0``.
+
+    Raises:
+        UserError: the run has no such phase.
+    """
     known = [phase.label for phase in chain]
     for label in (labels := text.split(",")):
         if label not in known:

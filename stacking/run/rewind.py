@@ -17,7 +17,11 @@ _OF_A_PHASE = ("started", "finished", "failed", "preempted", "rewound")
 
 
 def refuse_repetition(run: RunFolder) -> None:
-    """Raises Diverged if the run's training diverged and was not rewound since: it would diverge again."""
+    """Refuses to resume a run from where its training diverged, since it would diverge again.
+
+    Raises:
+        Diverged: the run diverged and was not rewound since; the message is that of the divergence.
+    """
     if message := divergence(run.journal.events()):
         raise Diverged(f"not resumed: {message}")
 

@@ -44,7 +44,11 @@ def chosen_recipe(run: RunFolder, given: Recipe) -> Recipe:
 
 
 def with_resources(plan: Plan, recipe: Recipe) -> Plan:
-    """Returns ``plan`` with the resources of ``recipe``; raises UserError if a stage's ranks do not fit the nodes."""
+    """Returns ``plan`` with the resources that ``recipe`` requests.
+
+    Raises:
+        UserError: the ranks of a stage cannot be spread over the nodes.
+    """
     stages = (
         stage.model_copy(update={"resources": decide_resources(recipe, stage.index, stage.ranks)})
         for stage in plan.stages

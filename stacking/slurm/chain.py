@@ -73,7 +73,11 @@ class ChainJob:
 
 
 def chain(plan: Plan, run: RunFolder, site: Site, mode: Mode) -> list[ChainJob]:
-    """Returns all jobs of a run in order; raises UserError if a stage needs more ranks per node than the site has."""
+    """Returns all jobs of a run, first to last.
+
+    Raises:
+        UserError: a stage needs more ranks per node than the site allows.
+    """
     working = _working_jobs(plan, run, site, mode)
     if site.mends == 0:
         return working

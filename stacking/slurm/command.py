@@ -240,7 +240,11 @@ def _naming(request: SubmitRequest) -> Iterator[None]:
 def _unchecked(
     request: SubmitRequest, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
 ) -> Iterator[str]:
-    """Lets SLURM check the scripts, if it is there and answers; raises UserError if it rejects a job."""
+    """Lets SLURM check the scripts if it is there; yields a comment where it does not answer.
+
+    Raises:
+        UserError: SLURM rejects a job.
+    """
     if shutil.which("sbatch") is None:
         return
     try:

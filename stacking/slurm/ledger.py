@@ -26,7 +26,11 @@ def known_jobs(events: Iterable[Event]) -> dict[str, Event]:
 
 
 def slurm_jobs(events: Iterable[Event]) -> dict[str, SlurmJob]:
-    """Returns the run's jobs that SLURM still knows, by name; raises StackingError if it does not answer."""
+    """Returns the run's jobs that SLURM still knows, by name.
+
+    Raises:
+        StackingError: SLURM does not answer.
+    """
     ids = {name: int(event["job"]) for name, event in known_jobs(events).items()}
     found = slurm_client.jobs(list(ids.values()))
     return {name: found[job] for name, job in ids.items() if job in found}

@@ -83,7 +83,11 @@ def placeholders(job: ChainJob, plan: Plan, run: RunFolder, site: Site) -> dict[
 
 
 def requested(folder: Path, job: str, asked: Requests, site: Site) -> dict[str, Any]:
-    """Returns what every job tells SLURM and its shell; raises UserError if SLURM would misread ``folder``."""
+    """Returns what every job tells SLURM and its shell, whatever it runs.
+
+    Raises:
+        UserError: SLURM would misread the path of ``folder``, where the job works.
+    """
     if found := re.search(r"[\x00-\x1f\x7f%\\]", str(folder)):
         problem = f"contains {found.group()!r}, which SLURM replaces in log paths"
         raise UserError(repr(str(folder)), problem, "choose another folder")
@@ -141,7 +145,10 @@ def _setup(asked: Requests) -> list[str]:
 
 
 def check_options(job: str, asked: Requests, values: Mapping[str, Any]) -> None:
-    """Raises UserError if an option is given together with its key, one of which would be silently overridden."""
+    """
+    Raises:
+        UserError: an option is given together with the key for it, one of which would be silently overridden.
+    """
     for option in asked.options or ():
         key = KEYED.get(option_name(option))
         if key and values.get(_PLACEHOLDER_OF.get(key, key)):

@@ -118,7 +118,11 @@ class Site(TrainingRequests):
 
 
 def load_site(file: Path | None) -> Site:
-    """Reads the settings in ``file``, or the defaults without one; raises UserError if it is invalid."""
+    """Reads the settings in ``file``; returns the defaults without one.
+
+    Raises:
+        UserError: the file is invalid; the message names the file, the key, the problem and the remedy.
+    """
     if file is None:
         return Site()
     try:
@@ -132,7 +136,11 @@ def load_site(file: Path | None) -> Site:
 
 
 def expanded_here(value: str, where: str) -> str:
-    """Expands ``$NAMES`` for text that no shell of the job reads; raises UserError if one is not set here."""
+    """Expands ``$NAMES`` in the submitter's environment, for text that no shell of the job reads.
+
+    Raises:
+        UserError: a variable is not set.
+    """
     full = os.path.expandvars(value)
     if names := _unset(full):
         raise UserError(where, f"has ${names[0]}, which is not set here", "set it, or write the value out")
@@ -174,7 +182,11 @@ def _check_word(where: str, word: str) -> None:
 
 
 def check_warning(site: Site, hours: float | None, where: str) -> None:
-    """Raises UserError if SLURM, which sends signals up to a minute early, would warn a job as soon as it starts."""
+    """Checks that a job has time to work before the warning of its time limit.
+
+    Raises:
+        UserError: SLURM, which sends signals up to a minute early, would send the warning at once.
+    """
     if hours is None or site.warning_seconds + _EARLY < hours * 3600:
         return
     problem = f"is {site.warning_seconds}, and {where} ends after {hours * 3600:.0f} s: it would be stopped immediately"

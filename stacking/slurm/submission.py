@@ -74,7 +74,11 @@ def standing(run: RunFolder) -> dict[str, SlurmJob]:
 
 @contextmanager
 def submitting(scripts: Path) -> Iterator[None]:
-    """Locks the submission of jobs with scripts in this folder; raises UserError if another process has the lock."""
+    """Prevents other processes from submitting jobs whose scripts lie in the same folder.
+
+    Raises:
+        UserError: another process is submitting some.
+    """
     with disk_errors(scripts):
         scripts.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(scripts / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -161,7 +165,11 @@ def avoided_nodes(run: RunFolder, jobs: Sequence[ChainJob], plan: Plan, site: Si
 
 
 def check_recipe(recipe: Recipe, plan: Plan) -> None:
-    """Raises UserError if an `auto` value would be resolved from the submitting machine rather than the nodes."""
+    """Rejects `auto` values that would be resolved from the submitting machine rather than the nodes.
+
+    Raises:
+        UserError: the recipe has such a value; the message names the key.
+    """
     launch = recipe.launch
     if launch.accelerator == "auto" and launch.device == "auto":
         problem = "is auto, which would be resolved on this machine, not on the nodes"

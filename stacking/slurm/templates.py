@@ -17,7 +17,11 @@ from stacking.errors import UserError
 
 
 def find_template(name: str, own: Path | None = None) -> Path:
-    """Returns the site's own ``NAME.sbatch`` or the packaged one; raises UserError if there is neither."""
+    """Returns the path of ``NAME.sbatch``: the site's own template if there is one, otherwise the packaged one.
+
+    Raises:
+        UserError: no folder has the template; the message lists the folders.
+    """
     if own is not None and not own.is_dir():
         raise UserError(own, "is not a folder of templates", "correct `templates` in the site file")
     folders: tuple[Path, ...] = (*((own,) if own else ()), SLURM_TEMPLATES)
@@ -29,7 +33,11 @@ def find_template(name: str, own: Path | None = None) -> Path:
 
 
 def render(template: Path, values: Mapping[str, Any]) -> str:
-    """Renders ``template``; raises UserError for a syntax error or a placeholder that is not among ``values``."""
+    """Renders ``template`` with ``values``.
+
+    Raises:
+        UserError: the template has a syntax error or a placeholder that is not among ``values``.
+    """
     environment = _environment(template.parent)
     try:
         _check(environment, template, values)

@@ -59,7 +59,11 @@ class Ending:
 
 
 def first_broken(run: RunFolder, events: Sequence[Event], watcher: int) -> Ending | None:
-    """Returns the first job before ``watcher`` that did not end well; raises Unreachable if SLURM is silent."""
+    """Returns the first job of the chain before ``watcher`` that did not end well.
+
+    Raises:
+        Unreachable: SLURM does not answer.
+    """
     found = list(_chain_before(events, watcher))[::-1]
     known = slurm_client.jobs([event["job"] for event in found])
     endings = (_ending(run, event, known.get(event["job"])) for event in found)

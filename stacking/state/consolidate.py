@@ -58,7 +58,11 @@ def consolidate(
 
 
 def verify(source: ZeroCheckpoint) -> None:
-    """Verifies by the manifest's checksums or, without one, by the archives' CRCs; raises DamagedFile."""
+    """Verifies all files by the manifest's checksums or, in a checkpoint of another program, by the archives' CRCs.
+
+    Raises:
+        DamagedFile: a file is missing, truncated or altered.
+    """
     if (source.path / MANIFEST).exists():
         verify_folder(source.path)
         return

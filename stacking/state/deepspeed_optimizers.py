@@ -39,7 +39,11 @@ class Adapter(NamedTuple):
 
 
 def adapter_of(engine: Any) -> Adapter:
-    """Returns the adapter for ``engine``'s optimizer; raises UserError if it is not supported."""
+    """Returns the adapter for ``engine``'s optimizer.
+
+    Raises:
+        UserError: the optimizer is not supported.
+    """
     optimizer = engine.optimizer
     if optimizer is private.inner_optimizer(engine):
         return ADAPTERS["plain"]

@@ -33,7 +33,11 @@ class LayerSource(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> LayerSource:
-        """Parses the result of ``str``; raises ValueError if the text is malformed."""
+        """Parses the result of ``str``.
+
+        Raises:
+            ValueError: the text is malformed.
+        """
         layer, treatment = text.split(" ")
         if not layer.isdecimal() or len(layer) > _LONGEST_NUMBER:
             raise ValueError("a layer's number is not one")

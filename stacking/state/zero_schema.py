@@ -71,7 +71,11 @@ WRAPPED = TypeAdapter[Any](_Wrapped)
 
 
 def checked(schema: TypeAdapter[Any], value: Any, file: Path) -> Any:
-    """Returns ``value``; raises UserError, which names the first invalid key, if it does not match ``schema``."""
+    """Returns ``value`` after validating it against ``schema``.
+
+    Raises:
+        UserError: the value does not match; the message names the first invalid key.
+    """
     try:
         schema.validate_python(value, strict=True)
     except ValidationError as error:
@@ -82,7 +86,11 @@ def checked(schema: TypeAdapter[Any], value: Any, file: Path) -> Any:
 
 
 def stored(value: Any, file: Path) -> StoredTensor:
-    """Returns ``value``; raises UserError, which says what it is, unless it is a contiguous tensor."""
+    """Returns ``value``, which must be a contiguous tensor.
+
+    Raises:
+        UserError: it is something else; the message says what.
+    """
     if not isinstance(value, StoredTensor):
         raise UserError(file, f"holds {described(value)} instead of a tensor", _REMEDY)
     if value.stride is not None:
@@ -91,7 +99,11 @@ def stored(value: Any, file: Path) -> StoredTensor:
 
 
 def number(value: Any, file: Path) -> int:
-    """Returns the step count in a number or a tensor with one element; raises UserError if it is none."""
+    """Returns the step count in ``value``, a number or a tensor with one element.
+
+    Raises:
+        UserError: the value is not a step count.
+    """
     one = isinstance(value, StoredTensor) and value.numel == 1
     found = stored(value, file).read()[0].item() if one else value
     if isinstance(found, bool) or not isinstance(found, int | float):

@@ -42,7 +42,11 @@ def entry_of(size: int, digests: Sequence[str]) -> Entry:
 
 
 def digests_of(entry: Mapping[str, Any]) -> list[str]:
-    """Returns the digests of a file's blocks; raises ValueError if the entry is inconsistent."""
+    """Returns the digests of a file's blocks.
+
+    Raises:
+        ValueError: the entry is inconsistent.
+    """
     if entry["bytes"] <= BLOCK:
         return [entry["checksum"]] if entry["bytes"] else []
     blocks = str(entry.get("blocks", ""))
@@ -86,7 +90,11 @@ def hash_files(paths: Sequence[Path]) -> list[Entry]:
 
 
 def verify_blocks(files: Mapping[Path, Sequence[str]], done: Mapping[Path, set[int]] | None = None) -> None:
-    """Verifies every block except those in ``done``, with several threads; raises DamagedFile if one is altered."""
+    """Verifies every block of the files except those in ``done``, with several threads.
+
+    Raises:
+        DamagedFile: a block does not match its digest.
+    """
 
     def check(path: Path, number: int, data: memoryview) -> None:
         if digest(data) != files[path][number]:

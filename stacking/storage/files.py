@@ -109,7 +109,12 @@ def write_sealed_text(path: Path, text: str) -> None:
 
 
 def read_sealed_text(path: Path) -> str:
-    """Reads a file written by `write_sealed_text`; raises as `read_sealed`."""
+    """Reads a file written by `write_sealed_text`.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFile: the file was changed since, or has no seal.
+    """
     data = _read(path)
     try:
         return unsealed_text(data.decode(errors="replace"))
@@ -195,13 +200,21 @@ def move_folder(source: Path, target: Path) -> None:
 
 
 def require_empty(path: Path, option: str) -> None:
-    """Raises UserError if ``path`` is a file, or a folder that is not empty."""
+    """Rejects a folder that is not empty.
+
+    Raises:
+        UserError: ``path`` is a file, or a folder that is not empty.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{option} {path}", "is not an empty folder", "name a new one")
 
 
 def require_absent(path: Path) -> None:
-    """Raises UserError if ``path`` exists and is not an empty folder."""
+    """Rejects an existing target.
+
+    Raises:
+        UserError: ``path`` exists and is not an empty folder.
+    """
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()
     elif path.exists():
@@ -209,7 +222,11 @@ def require_absent(path: Path) -> None:
 
 
 def require_outside(out: Path, source: Path) -> None:
-    """Raises UserError if ``out`` is ``source`` or inside it."""
+    """Rejects a target inside the folder that is read.
+
+    Raises:
+        UserError: ``out`` is ``source`` or inside it.
+    """
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"--out {out}", f"is inside its source {source}", "choose a folder elsewhere")
 
@@ -261,7 +278,11 @@ def _check_size(path: Path, entry: Entry) -> None:
 
 
 def block_digests(folder: Path, files: Mapping[str, Entry]) -> dict[Path, list[str]]:
-    """Returns the block digests of every file in a manifest; raises DamagedFile if it is inconsistent."""
+    """Returns the block digests of every file in a manifest.
+
+    Raises:
+        DamagedFile: the manifest is inconsistent.
+    """
     try:
         return {folder / name: digests_of(entry) for name, entry in files.items()}
     except ValueError as error:

@@ -116,7 +116,11 @@ class SafetensorsWriter:
             raise ValueError(f"the last {self._layout.size - self._written:,} bytes of the tensors are missing")
 
     def append(self, name: str, values: np.ndarray) -> None:
-        """Writes the next elements; raises ValueError if they are not due, or not of the dtype in the header."""
+        """Writes the next elements, which belong to ``name``.
+
+        Raises:
+            ValueError: another tensor is due, or the dtype differs from the header.
+        """
         start, end = self._layout.places[name]
         is_due = start <= self._written <= end - values.nbytes
         if not is_due or values.dtype != np.dtype(self._specs[name].dtype):
@@ -145,7 +149,11 @@ def _place(entry: Mapping[str, Any]) -> tuple[TensorSpec, int]:
 
 
 def _end(places: Mapping[str, tuple[TensorSpec, int]]) -> int:
-    """Returns the end of the last tensor; raises ValueError if tensors overlap or have gaps, which is forbidden."""
+    """Returns the end of the last tensor.
+
+    Raises:
+        ValueError: tensors overlap or have gaps between them, which the format forbids.
+    """
     end = 0
     for first, nbytes in sorted((first, spec.nbytes) for spec, first in places.values()):
         if first != end:

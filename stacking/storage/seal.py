@@ -27,7 +27,11 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(value: Any) -> dict[str, Any]:
-    """Returns a sealed object without its seal; raises BrokenSeal if it has none, or was changed since."""
+    """Checks a sealed object and returns its content without the seal.
+
+    Raises:
+        BrokenSeal: ``value`` is not an object, has no seal, or was changed since it was sealed.
+    """
     if not isinstance(value, dict):
         raise BrokenSeal("is not a JSON object")
     if SEAL not in value:
@@ -44,7 +48,11 @@ def sealed_text(text: str) -> str:
 
 
 def unsealed_text(text: str) -> str:
-    """Returns a sealed text without its seal; raises BrokenSeal if it has none, or was changed since."""
+    """Checks a sealed text and returns it without the seal.
+
+    Raises:
+        BrokenSeal: ``text`` has no seal, or was changed since it was sealed.
+    """
     bare, comment, seal = text.rpartition(_COMMENT)
     if not comment:
         raise BrokenSeal("has no seal: it is damaged, or an earlier version wrote it")

@@ -36,7 +36,11 @@ SIGNATURES: tuple[Signature, ...] = (
 
 
 def first_bytes(path: Path) -> bytes:
-    """Returns the beginning of a file, which identifies its format; raises DamagedFile as `open_file`."""
+    """Returns the beginning of a file, which identifies its format.
+
+    Raises:
+        DamagedFile: the file is missing, or is not a regular file.
+    """
     buffer = bytearray(512)
     descriptor = open_file(path)
     try:
@@ -46,12 +50,21 @@ def first_bytes(path: Path) -> bytes:
 
 
 def refuse_other_formats(path: Path) -> None:
-    """Raises UserError if a file is of another format: the message says which, and how to get the right one."""
+    """Rejects a file whose first bytes identify another format.
+
+    Raises:
+        UserError: the file has another format; the message says which, and how to get the right file.
+        DamagedFile: the file is missing, or is not a regular file.
+    """
     refuse_signatures(path, first_bytes(path), SIGNATURES)
 
 
 def refuse_signatures(path: Path, head: bytes, signatures: Iterable[Signature]) -> None:
-    """As `refuse_other_formats`, for a file that begins with ``head`` and must have none of ``signatures``."""
+    """Rejects a file that begins with ``head`` if one of ``signatures`` is in it.
+
+    Raises:
+        UserError: the message says what the file is, and how to get the right one.
+    """
     for start, signature, what, remedy in signatures:
         found = head[start : start + len(signature)]
         if signature in (found, found.lower()):

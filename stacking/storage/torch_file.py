@@ -290,7 +290,11 @@ def _read_legacy(file: BinaryIO, path: Path) -> Any:
 
 
 def verify_torch_file(path: Path) -> None:
-    """Raises DamagedFile if a record does not match its CRC-32; files from before torch 1.6 have none."""
+    """Verifies every record's CRC-32; files from before torch 1.6 have none.
+
+    Raises:
+        DamagedFile: a record does not match its CRC-32.
+    """
     with _readable(path), open(path, "rb", buffering=0) as file:
         if not zipfile.is_zipfile(file):
             return

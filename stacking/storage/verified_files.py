@@ -17,7 +17,11 @@ from stacking.storage.os_errors import disk_errors, patiently
 
 
 def read_bytes(path: Path, offset: int, into: np.ndarray) -> None:
-    """Fills ``into`` with unverified bytes from ``offset`` on; raises DamagedFile if the file has too few."""
+    """Fills ``into`` with bytes of ``path`` beginning at ``offset``, without verifying them.
+
+    Raises:
+        DamagedFile: the file is missing or too short.
+    """
     if _read_at(path, offset, into.view(np.uint8).data) < into.nbytes:
         raise DamagedFile(path, "ends before the tensors that it describes")
 
@@ -61,7 +65,11 @@ class VerifiedFiles:
         self._lock = threading.Lock()
 
     def read(self, path: Path, offset: int, into: np.ndarray) -> None:
-        """Fills ``into`` with bytes from ``offset`` on; raises DamagedFile if a block is altered or missing."""
+        """Fills ``into`` with bytes of ``path`` beginning at ``offset``.
+
+        Raises:
+            DamagedFile: a block is altered or missing.
+        """
         left = into.view(np.uint8)
         while left.size:
             if path not in self._digests:
@@ -76,7 +84,11 @@ class VerifiedFiles:
             left, offset = left[count:], offset + count
 
     def verify_rest(self) -> None:
-        """Verifies the blocks that have not been read; raises DamagedFile if one is altered."""
+        """Verifies the blocks that have not been read.
+
+        Raises:
+            DamagedFile: a block is altered.
+        """
         verify_blocks(self._digests, self._verified)
 
     def _copy(self, path: Path, index: int, start: int, into: np.ndarray) -> int:

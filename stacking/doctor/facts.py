@@ -88,16 +88,13 @@ class Torch(Frozen):
     """Available backends of torch.distributed."""
     nccl: str | None = None
     triton: str | None = None
-    threads: int = 0
     bf16_slowdown: float | None = None
     """Time of a bf16 matrix product on the CPU relative to fp32."""
-    attention: tuple[str, ...] = ()
-    """The enabled fused attention kernels."""
 
 
 class DeepSpeed(Frozen):
-    version: str
-    accelerator: str
+    """What DeepSpeed reports."""
+
     fp16: bool
     """Whether DeepSpeed accepts the precision, emulated or not."""
     bf16: bool
@@ -110,10 +107,7 @@ class DeepSpeed(Frozen):
 class Module(Frozen):
     """An optional package that can be imported."""
 
-    version: str | None = None
-    path: str = ""
-    missing: tuple[str, ...] = ()
-    """Names that the genuine package has and this one lacks."""
+    version: str
 
 
 class FolderFacts(Frozen):
@@ -126,9 +120,7 @@ class FolderFacts(Frozen):
     write: float | None = None
     """Bytes per second, until the data is on the disk."""
     read: float | None = None
-    """Bytes per second, bypassing the page cache where the file system allows."""
-    cached: bool = False
-    """Whether the file may have been read from the page cache after all."""
+    """Bytes per second; the page cache is bypassed where the file system allows."""
     lock_error: str = ""
     """Why files cannot be locked; empty if they can."""
     used: int = 0
@@ -199,8 +191,6 @@ class Facts(Frozen):
     """The GPUs that nvidia-smi lists."""
     torch: Torch | None = None
     deepspeed: DeepSpeed | None = None
-    apex: Module | None = None
-    flash_attn: Module | None = None
     mpi4py: Module | None = None
     folder: FolderFacts | None = None
     collectives: Collectives | None = None

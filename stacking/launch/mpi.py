@@ -16,7 +16,6 @@ from stacking.hardware.cores import usable_cores
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.local import Local, LocalJob
 from stacking.launch.process import RankStarter, start_process
-from stacking.storage.files import disk_errors
 
 _RANK = "{rank}"
 _EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
@@ -50,9 +49,8 @@ class Mpi:
     def start(self, job: Job, inherited: Sequence[int] = ()) -> MpiJob | LocalJob:
         if job.ranks == 1:
             return Local().start(job, inherited)
-        with disk_errors(job.logs):
-            job.logs.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **_variables(job), **job.environment}
+        variables = {**job.variables(threads=usable_cores() // job.ranks), "STACKING_RANK_LOG": str(job.log(_RANK))}
+        environment = {**os.environ, **variables, **job.environment}
         argv = mpirun(job, self._hostfile, environment)
         process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)
         return MpiJob(job, process)
@@ -69,15 +67,6 @@ def mpirun(job: Job, hostfile: Path | None, names: Iterable[str]) -> list[str]:
         *(word for name in sorted(exported) for word in ("-x", name)),
         *job.argv,
     ]
-
-
-def _variables(job: Job) -> dict[str, str]:
-    return {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // job.ranks))),
-        "DS_ACCELERATOR": job.accelerator,
-        "TOKENIZERS_PARALLELISM": "false",
-        "STACKING_RANK_LOG": str(job.log(_RANK)),
-    }
 
 
 def log_to_file(environment: Mapping[str, str]) -> None:

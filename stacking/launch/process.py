@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from stacking.storage.os_errors import disk_errors
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -24,7 +26,10 @@ def start_process(
     Args:
         on_parent_death: the signal that the program gets when the controller dies for any reason.
     """
-    with open(log, "ab") as file:
+    with disk_errors(log.parent):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = open(log, "ab")  # noqa: SIM115 - closed below
+    with file:
         return subprocess.Popen(
             argv,
             env=environment,

@@ -18,7 +18,6 @@ from stacking.launch import slurm_client
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.process import RankStarter, Tail, die_with_parent, start_process
 from stacking.launch.rendezvous import expand_counts
-from stacking.storage.files import disk_errors
 
 _OF_ONE_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 _GRACE = 10.0
@@ -82,12 +81,11 @@ class Slurm:
         return self._allocation.nodes * slots if slots else None
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> Step:
-        with disk_errors(job.logs):
-            job.logs.mkdir(parents=True, exist_ok=True)
         with suppress(StackingError):  # srun then fails and says so
             slurm_client.patiently(lambda: slurm_client.standing(self._allocation.job), _PATIENCE)
         argv = srun(job, self._allocation, os.environ)
-        environment = {**inherited_by_ranks(os.environ), **self._variables(job), **job.environment}
+        variables = {**job.variables(_cores_per_task(self._allocation, job)), "PYTHONUNBUFFERED": "1"}
+        environment = {**inherited_by_ranks(os.environ), **variables, **job.environment}
         said = Tail(job.launcher_log)
         return Step(job, start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM), said)
 
@@ -111,15 +109,6 @@ class Slurm:
             slurm_client.requeue(job)
             return Fate(f"job {job} is requeued and will start again", restarts=True)
         return Fate(f"job {job} was cancelled and will not start again")
-
-    def _variables(self, job: Job) -> dict[str, str]:
-        threads = _cores_per_task(self._allocation, job)
-        return {
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-            "DS_ACCELERATOR": job.accelerator,
-            "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONUNBUFFERED": "1",
-        }
 
 
 def allocation_facts(environment: Mapping[str, str]) -> dict[str, int]:
@@ -188,13 +177,13 @@ class Step(RankStarter):
     def __init__(self, job: Job, process: subprocess.Popen[bytes], said: Tail) -> None:
         super().__init__(process, patience=60)
         self.job, self._said = job, said
-        self._first: Failure | None = None
+        self._first: Outcome | None = None
         self._deadline = 0.0
 
     def poll(self) -> Outcome | None:
         code = self.process.poll()
         if self._first is None:
-            self._first = first_failure(self._said.text())
+            self._first = first_failure(self.job, self._said.text())
             self._deadline = time.monotonic() + _GRACE
         if code is None:
             if self._first is not None and time.monotonic() > self._deadline:
@@ -203,20 +192,7 @@ class Step(RankStarter):
             return None
         if code == 0:
             return Outcome(exit_code=0)
-        if self._first is None:
-            return Outcome(exit_code=_as_signal(code), rank=None, log=self.job.launcher_log)
-        first = self._first
-        return Outcome(exit_code=first.exit_code, rank=first.rank, host=first.host, log=self.job.log(first.rank))
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Describes a failed task as reported by srun."""
-
-    rank: int
-    host: str
-    exit_code: int
-    """Negative: the signal that killed it."""
+        return self._first or Outcome(exit_code=_as_signal(code), rank=None, log=self.job.launcher_log)
 
 
 _FAILED = re.compile(r"^srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)$", re.MULTILINE)
@@ -224,7 +200,7 @@ _EXITED = re.compile(r"Exited with exit code (\d+)")
 _SIGNALS = {signal.strsignal(number): number for number in signal.valid_signals()}
 
 
-def first_failure(said: str) -> Failure | None:
+def first_failure(job: Job, said: str) -> Outcome | None:
     """Returns the first failure that srun reports, such as ``srun: error: n2: task 1: Exited with exit code 3``."""
     found = _FAILED.search(said)
     if found is None:
@@ -234,7 +210,7 @@ def first_failure(said: str) -> Failure | None:
         code = _as_signal(int(exited.group(1)))
     else:
         code = -_SIGNALS.get(ending.removesuffix(" (core dumped)"), signal.SIGKILL)
-    return Failure(int(rank), host, code)
+    return Outcome(exit_code=code, rank=int(rank), host=host, log=job.log(rank))
 
 
 def _as_signal(code: int) -> int:

@@ -10,7 +10,6 @@ import inspect
 import json
 import typing
 from collections.abc import Iterator
-from enum import Enum
 from typing import Any
 
 import deepspeed
@@ -146,8 +145,6 @@ def _describe(
             keys[key] = {"kind": _kind_of(field.annotation)}
             if type(None) in typing.get_args(field.annotation):
                 keys[key]["null"] = True
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Enum):
-                keys[key]["choices"] = [member.value for member in field.annotation]
             inner = _nested_model(field.annotation)
             if inner is not None:
                 _describe(f"{path}.{key}", inner, sections, titles)

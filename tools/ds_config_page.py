@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, READ_FROM, REMOVED_KEYS, SECTION_KEYS, UNSUPPORTED
+from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, REMOVED_KEYS, SECTION_KEYS, UNSUPPORTED
 from stacking.deepspeed_config.examine import effect
-from stacking.deepspeed_config.facts import REMOVED_ZERO, SCHEDULER_PARAMETERS
+from stacking.deepspeed_config.facts import REMOVED_ZERO, SCHEDULER_PARAMETERS, VERSION
 from stacking.deepspeed_config.names import RENAMED
 from stacking.deepspeed_config.schedulers import TRANSLATED
 from tools.ds_config_examples import EXAMPLES
@@ -20,7 +20,7 @@ _HEAD = f"""\
 # Supported ds_config keys
 
 Generated from the tables in `stacking/deepspeed_config` by `python -m tools.ds_config_page`; the keys are those of
-DeepSpeed {READ_FROM}. `stacking adopt DS_CONFIG --out DIR` adapts any file.
+DeepSpeed {VERSION}. `stacking adopt DS_CONFIG --out DIR` adapts any file.
 
 - A value applies if the recipe does not set one. If both set different values, the plan lists all contradictions at
   once.

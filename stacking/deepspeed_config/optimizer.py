@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stacking.config.reading import nearest, shown
-from stacking.deepspeed_config.ds_facts import READ_FROM, REMOVED_OPTIMIZERS
-from stacking.deepspeed_config.examination import MISSING, Examination
-from stacking.deepspeed_config.facts import NUMBER, OPTIMIZER_PARAMETERS
+from stacking.deepspeed_config.ds_facts import REMOVED_OPTIMIZERS
+from stacking.deepspeed_config.examination import MISSING, Examination, get
+from stacking.deepspeed_config.facts import NUMBER, OPTIMIZER_PARAMETERS, VERSION
 from stacking.deepspeed_config.names import meant
-from stacking.deepspeed_config.values import coerced, is_a
 
 _ADAM = {"adam": "Adam", "adamw": "AdamW"}
 _SAME = ("cpuadam", "deepspeedcpuadam", "bertadam", "torchadam")
@@ -93,7 +92,7 @@ def _type(found: Examination) -> bool:
         found.replace(path, "AdamW", f"is {shown(name)}", "read as AdamW")
         return True
     if plain in REMOVED_OPTIMIZERS:
-        problem = f"{name} was removed from DeepSpeed ({READ_FROM})"
+        problem = f"{name} was removed from DeepSpeed ({VERSION})"
     else:
         problem = f"is {shown(name)}, but a state holds the two moments of Adam"
     found.replace(path, "AdamW", problem, "use 'AdamW'", refused=True)
@@ -125,19 +124,9 @@ def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) ->
     elif key == "betas":
         _betas(found, path, value)
     elif key in ("lr", "eps", "weight_decay"):
-        _number(found, path, value, positive=key in ("lr", "eps"))
+        found.convert(path, NUMBER, positive=key in ("lr", "eps"))
     elif key in ("adam_w_mode", "adamw_mode"):
         _decoupled(found, path, value)
-
-
-def _number(found: Examination, path: str, value: Any, positive: bool) -> None:
-    read = value if is_a(NUMBER, value) else coerced(NUMBER, value)
-    if read is None or (positive and not read):
-        found.drop(
-            path, f"is {shown(value)}", "give a number greater than 0" if positive else "give a number", refused=True
-        )
-    elif isinstance(value, (str, list)):
-        found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
 
 
 def _betas(found: Examination, path: str, value: Any) -> None:
@@ -158,18 +147,26 @@ def _decoupled(found: Examination, path: str, value: Any) -> None:
         found.drop(path, "changes nothing here: weight decay is decoupled", "left out")
 
 
-def adam_class(torch_adam: bool, on_cpu: bool) -> str:
+def given_parameters(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of an examined configuration's optimizer, except those that are ``auto``."""
+    parameters = get(content, "optimizer.params") or {}
+    return {key: value for key, value in parameters.items() if value != "auto"}
+
+
+def adam_class(content: Mapping[str, Any]) -> str:
     """Return the class that DeepSpeed builds for Adam: a key of `OPTIMIZER_PARAMETERS`."""
-    if torch_adam:
+    if get(content, "optimizer.params.torch_adam", "auto"):
         return "AdamW"
-    return "DeepSpeedCPUAdam" if on_cpu else "FusedAdam"
+    offloaded = get(content, "zero_optimization.offload_optimizer.device", "none") != "none"
+    return "DeepSpeedCPUAdam" if offloaded else "FusedAdam"
 
 
-def refused_parameters(parameters: Mapping[str, Any], built: str) -> list[tuple[str, str, str]]:
+def refused_parameters(content: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """List parameters that the built class does not accept: name, problem, remedy."""
+    built = adam_class(content)
     takes = OPTIMIZER_PARAMETERS[built] | {"torch_adam", "adam_w_mode"}
     found = []
-    for key, value in parameters.items():
+    for key, value in given_parameters(content).items():
         if key in takes or (key == "bias_correction" and value is True):
             continue
         module = "torch.optim" if built == "AdamW" else "deepspeed.ops.adam"

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -81,9 +80,7 @@ def log_to_file(environment: Mapping[str, str]) -> None:
 class MpiJob(RankStarter):
     """Manages the ranks of one mpirun."""
 
-    def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        super().__init__(process, patience=30)
-        self.job = job
+    patience = 30.0
 
     def poll(self) -> Outcome | None:
         code = self.process.poll()

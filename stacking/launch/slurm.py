@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from stacking.errors import StackingError, Unreachable, UserError
 from stacking.launch import slurm_client
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
-from stacking.launch.process import RankStarter, Tail, die_with_parent, start_process
+from stacking.launch.process import RankStarter, die_with_parent, start_process
 from stacking.launch.rendezvous import expand_counts
 
 _OF_ONE_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE")
@@ -86,8 +86,9 @@ class Slurm:
         argv = srun(job, self._allocation, os.environ)
         variables = {**job.variables(_cores_per_task(self._allocation, job)), "PYTHONUNBUFFERED": "1"}
         environment = {**inherited_by_ranks(os.environ), **variables, **job.environment}
-        said = Tail(job.launcher_log)
-        return Step(job, start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM), said)
+        said_before = job.launcher_log.stat().st_size if job.launcher_log.exists() else 0
+        process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)
+        return Step(job, process, said_before)
 
     def requeue(self) -> Fate:
         """Requeues this job under its own id, unless SLURM is doing so already or a user cancelled it."""
@@ -174,16 +175,16 @@ def _words(environment: Mapping[str, str], key: str) -> list[str]:
 class Step(RankStarter):
     """Manages a job step through its srun."""
 
-    def __init__(self, job: Job, process: subprocess.Popen[bytes], said: Tail) -> None:
-        super().__init__(process, patience=60)
-        self.job, self._said = job, said
+    def __init__(self, job: Job, process: subprocess.Popen[bytes], said_before: int) -> None:
+        super().__init__(job, process)
+        self._said_before = said_before
         self._first: Outcome | None = None
         self._deadline = 0.0
 
     def poll(self) -> Outcome | None:
         code = self.process.poll()
         if self._first is None:
-            self._first = first_failure(self.job, self._said.text())
+            self._first = first_failure(self.job, self._said())
             self._deadline = time.monotonic() + _GRACE
         if code is None:
             if self._first is not None and time.monotonic() > self._deadline:
@@ -193,6 +194,11 @@ class Step(RankStarter):
         if code == 0:
             return Outcome(exit_code=0)
         return self._first or Outcome(exit_code=_as_signal(code), rank=None, log=self.job.launcher_log)
+
+    def _said(self) -> str:
+        """Returns the complete lines that this srun has added to its log."""
+        content = self.job.launcher_log.read_bytes()[self._said_before :]
+        return content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
 
 
 _FAILED = re.compile(r"^srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)$", re.MULTILINE)

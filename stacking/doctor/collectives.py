@@ -231,8 +231,8 @@ def _connect() -> tuple[torch.device, dist.ProcessGroup | None]:
     return device, dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
-def run(folder: Path, sizes: Sequence[int]) -> None:
-    """Measure everything; rank 0 writes the results."""
+def main(folder: Path, sizes: str) -> None:
+    """Measure everything, with buffers of ``sizes`` bytes, a list as JSON; rank 0 writes the results."""
     device, control = _connect()
     members: list[dict[str, Any]] = [{}] * dist.get_world_size()
     dist.all_gather_object(members, _member(folder, device), group=control)
@@ -245,17 +245,13 @@ def run(folder: Path, sizes: Sequence[int]) -> None:
         "members": members,
         "skews": _skews(hosts, control),
         "latency_seconds": bench.latency(),
-        "transfers": bench.measure(sizes),
+        "transfers": bench.measure(json.loads(sizes)),
         "wrong": bench.wrong,
         "refused": bench.refused,
     }
     if bench.rank == 0:
         write_json(folder / FOUND, found)
     dist.barrier(group=control)
-
-
-def main(folder: Path, sizes: str) -> None:
-    run(folder, json.loads(sizes))
 
 
 if __name__ == "__main__":

@@ -52,11 +52,8 @@ class Host(Frozen):
     open_files: int | None = None
     """The hard limit of a process; None: unlimited."""
     infiniband: tuple[str, ...] = ()
-    """RDMA adapters."""
     environment: Mapping[str, str] = Field(default_factory=dict)
-    """Environment variables that affect the results."""
     stale_locks: tuple[str, ...] = ()
-    """Locks that killed builds of DeepSpeed's kernels have left."""
 
 
 class Tools(Frozen):
@@ -85,7 +82,6 @@ class Torch(Frozen):
     cuda_error: str = ""
     """Why torch sees no GPU, in its own words."""
     backends: tuple[str, ...] = ()
-    """Available backends of torch.distributed."""
     nccl: str | None = None
     triton: str | None = None
     bf16_slowdown: float | None = None
@@ -172,7 +168,6 @@ class Collectives(Frozen):
     members: tuple[Member, ...]
     transfers: tuple[MeasuredTransfer, ...] = ()
     wrong: tuple[str, ...] = ()
-    """Operations that gave wrong results."""
     refused: tuple[str, ...] = ()
     """Operations that the backend does not support, with its message."""
     skews: tuple[Skew, ...] = ()
@@ -186,7 +181,6 @@ class Facts(Frozen):
     host: Host = Host()
     tools: Tools = Tools()
     packages: Mapping[str, str] = Field(default_factory=dict)
-    """Versions of the installed distributions."""
     gpus: tuple[GpuFacts, ...] = ()
     """The GPUs that nvidia-smi lists."""
     torch: Torch | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stacking.deepspeed_config import ds_config
-from stacking.doctor.compatibility import NETWORK_FILESYSTEMS
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding
 from stacking.planning.plan import Plan, StagePlan
@@ -61,11 +60,10 @@ def space(facts: Facts) -> Iterator[Finding]:
 
 
 def filesystem(facts: Facts) -> Iterator[Finding]:
-    """Check that files can be locked and all nodes see them."""
+    """Check that files can be locked and stay."""
     folder = facts.folder
     if folder is None:
         return
-    shared = folder.filesystem in NETWORK_FILESYSTEMS
     if folder.lock_error:
         advice = "on Lustre: mount with -o flock; else choose another --run-dir"
         yield Finding("error", "file system", f"{folder.filesystem} cannot lock files ({folder.lock_error})", advice)
@@ -73,8 +71,7 @@ def filesystem(facts: Facts) -> Iterator[Finding]:
         problem = f"{folder.filesystem}: in memory, lost when the machine restarts"
         yield Finding("warning", "file system", problem, "choose a folder on a disk for --run-dir")
     else:
-        where = "over the network" if shared else "local"
-        yield Finding("ok", "file system", f"{folder.filesystem}, {where}, files can be locked")
+        yield Finding("ok", "file system", f"{folder.filesystem}, files can be locked")
 
 
 def checkpoint_bytes(stage: StagePlan) -> float:

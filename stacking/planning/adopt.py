@@ -239,8 +239,10 @@ def _move_schedule(moved: _Moved) -> None:
         return
     known = next(value for value in (rate, stated, _PEAK) if value is not None)
     raw["schedule"] = schedule_of(section, known)
-    if known is _PEAK and _PEAK in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr")):
-        _choose_peak(moved, "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr")
+    used = known in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr"))
+    place = "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr"
+    if known is _PEAK and used:
+        _choose_peak(moved, place)
     for stage in raw["stages"]:
         stage.pop("learning_rate", None)
     for path, _ in leaves({"scheduler": section}):
@@ -248,12 +250,10 @@ def _move_schedule(moved: _Moved) -> None:
         moved.add(path, f"schedule.{key}: {shown(raw['schedule'][key])}")
     found.remove("scheduler")
     if found.get(_RATE) is not None:
-        used = known in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr"))
-        problem = "" if used else f"{section['type']} sets the learning rate"
-        place = "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr"
-        moved.add(
-            _RATE, place if used else "left out", "moved to the recipe" if used else "without meaning here", problem
-        )
+        if used:
+            moved.add(_RATE, place)
+        else:
+            moved.add(_RATE, "left out", "without meaning here", f"{section['type']} sets the learning rate")
         found.remove(_RATE)
 
 

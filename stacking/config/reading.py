@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -190,12 +190,8 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_json_mapping(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-        UserError: the file is missing, not JSON (names the line), not an object, or has a duplicate key.
-    """
+def keys_once(path: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Returns an ``object_pairs_hook`` that refuses a key given twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -205,15 +201,37 @@ def read_json_mapping(path: Path) -> dict[str, Any]:
             found[key] = value
         return found
 
+    return unique
+
+
+def parse_json(path: Path, text: str) -> Any:
+    """Parses the JSON text of a file.
+
+    Raises:
+        json.JSONDecodeError: the syntax is invalid.
+        UserError: a key is duplicated, it is nested too deeply, or has a number of thousands of digits.
+    """
     try:
-        value = json.loads(read_text(path), object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=keys_once(path))
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise UserError(path, "is nested too deeply", "check its brackets") from None
+    except ValueError as error:
+        raise UserError(path, f"is not JSON ({str(error).partition(';')[0]})", "correct it") from None
+
+
+def read_json_mapping(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        UserError: the file is missing, not JSON (names the line), not an object, or has a duplicate key.
+    """
+    try:
+        value = parse_json(path, read_text(path))
     except json.JSONDecodeError as error:
         place = f"{path}: line {error.lineno}"
         raise UserError(place, f"is not JSON ({error.msg})", "check commas, quotes and brackets") from None
-    except RecursionError:
-        raise UserError(path, "is nested too deeply", "check its brackets") from None
-    except ValueError as error:  # a number with thousands of digits
-        raise UserError(path, f"is not JSON ({str(error).partition(';')[0]})", "correct it") from None
     if not isinstance(value, dict):
         raise UserError(path, f"is {shown(value)}, not an object", "start it with '{'")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import (
@@ -99,14 +100,6 @@ def _option(value: str, owned: dict[str, str], setter: str) -> str:
     return value
 
 
-def _sbatch_option(value: str) -> str:
-    return _option(value, OWNED, "`stacking submit`")
-
-
-def _srun_option(value: str) -> str:
-    return _option(value, _OWNED_BY_THE_LAUNCHER, "the launcher")
-
-
 def _gpu_option(value: str) -> str:
     name, held = option_name(value), re.findall(r"{[^}]*}", value)
     if name in ("--gpus", "-G"):
@@ -118,13 +111,14 @@ def _gpu_option(value: str) -> str:
     return value
 
 
+_SbatchOption = AfterValidator(partial(_option, owned=OWNED, setter="`stacking submit`"))
+SrunOption = AfterValidator(partial(_option, owned=_OWNED_BY_THE_LAUNCHER, setter="the launcher"))
 Line = Annotated[str, BeforeValidator(_text), AfterValidator(_one_line)]
 Lines = Annotated[tuple[Line, ...], Field(strict=False)]
 Name = Annotated[Word, BeforeValidator(_text)]
 Memory = Annotated[Name, AfterValidator(_memory)]
-Options = Annotated[tuple[Annotated[Line, AfterValidator(_sbatch_option)], ...], Field(strict=False)]
+Options = Annotated[tuple[Annotated[Line, _SbatchOption], ...], Field(strict=False)]
 GpuOption = Annotated[Name, AfterValidator(_gpu_option)]
-SrunOption = AfterValidator(_srun_option)
 
 
 class Requests(Section):

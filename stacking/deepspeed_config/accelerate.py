@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from stacking.config.reading import read_yaml_mapping, shown
+from stacking.deepspeed_config.examination import put
 from stacking.deepspeed_config.findings import KeyRow
 from stacking.deepspeed_config.read import read_config
 from stacking.errors import UserError
@@ -63,15 +64,11 @@ _UNUSED = {
 _PRECISIONS = {"fp16": ("fp16",), "bf16": ("bf16",), "no": ()}
 
 
-class FoundConfig(NamedTuple):
-    """A configuration found in another program's file."""
-
-    content: dict[str, Any]
-    rows: tuple[KeyRow, ...] = ()
-    """One for every key around it."""
+Found = tuple[dict[str, Any], list[KeyRow]]
+"""A configuration in another program's file, and a row for every key around it."""
 
 
-def read_any(path: Path) -> FoundConfig:
+def read_any(path: Path) -> Found:
     """Read DeepSpeed's JSON or HJSON, Accelerate's YAML, or a file of Trainer arguments.
 
     Raises:
@@ -91,20 +88,20 @@ def read_any(path: Path) -> FoundConfig:
     if path.suffix in (".yaml", ".yml"):
         remedy = "give a DeepSpeed JSON, or Accelerate's file with one"
         raise UserError(f"{path}: {_SECTION}", "is missing", remedy)
-    return FoundConfig(content)
+    return content, []
 
 
-def _accelerate(content: Mapping[str, Any]) -> FoundConfig:
+def _accelerate(content: Mapping[str, Any]) -> Found:
     config: dict[str, Any] = {}
     rows = [_outer(key, value, config) for key, value in content.items() if key != _SECTION]
     for key, value in content[_SECTION].items():
         name = f"{_SECTION}.{key}"
         if key in _PLACES:
-            _put(config, _PLACES[key], value)
+            put(config, _PLACES[key], value)
             rows.append(KeyRow(name, shown(value), "translated", "", done=f"read as {_PLACES[key]}"))
         else:
             rows.append(_without_place(name, str(key), value))
-    return FoundConfig(config, tuple(rows))
+    return config, rows
 
 
 def _outer(key: str, value: Any, config: dict[str, Any]) -> KeyRow:
@@ -126,7 +123,7 @@ def _without_place(name: str, key: str, value: Any) -> KeyRow:
     return KeyRow(name, shown(value), "impossible", "is not a key of Accelerate's that is known here", "left out")
 
 
-def _trainer(content: Mapping[str, Any]) -> FoundConfig:
+def _trainer(content: Mapping[str, Any]) -> Found:
     """Lay the Trainer's arguments under the configuration that is one of them."""
     inner = dict(content[_INLINE])
     rows = [
@@ -135,11 +132,4 @@ def _trainer(content: Mapping[str, Any]) -> FoundConfig:
         if key != _INLINE and key in inner
     ]
     around = {key: value for key, value in content.items() if key != _INLINE}
-    return FoundConfig({**around, **inner}, tuple(rows))
-
-
-def _put(config: dict[str, Any], path: str, value: Any) -> None:
-    *above, name = path.split(".")
-    for part in above:
-        config = config.setdefault(part, {})
-    config[name] = value
+    return {**around, **inner}, rows

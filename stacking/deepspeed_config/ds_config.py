@@ -18,18 +18,17 @@ from stacking.deepspeed_config.ds_facts import BATCH_KEYS
 from stacking.deepspeed_config.examination import get as _get
 from stacking.deepspeed_config.examine import examine
 from stacking.deepspeed_config.findings import KeyRow
-from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
+from stacking.deepspeed_config.optimizer import adam_class, given_parameters, refused_parameters
 from stacking.deepspeed_config.read import read_config
 from stacking.errors import UserError
 from stacking.hardware.presets import Compiled, DeviceClass, Precision
+from stacking.storage.frozen import Frozen
 
 Json = dict[str, Any]
 OWN = "stacking"
 """The section for this program; it is not passed to DeepSpeed."""
 _OURS: Json = {"steps_per_print": 1_000_000_000, "timers": {"throughput": {"enabled": False}}}
 """The training loop reports progress, so DeepSpeed need not; its timer would wait for the device at every step."""
-
-
 _NOT_TOLD = ("is a comment", "is null", "is 'auto'", "only has the value 'auto'")
 
 
@@ -77,26 +76,6 @@ class BatchKeys:
     accumulation: int | None
 
 
-@dataclass(frozen=True)
-class StageFacts:
-    """What the plan decides about a stage before writing its configuration."""
-
-    micro_batch: int
-    accumulation: int
-    ranks: int
-    precision: Precision
-    peak_learning_rate: float
-    hidden: int
-    optimizer: Optimizer
-    cuda: bool
-    stage: str = ""
-    """The stage's name: DeepSpeed's output files are separate for each stage."""
-
-    @property
-    def global_batch(self) -> int:
-        return self.micro_batch * self.accumulation * self.ranks
-
-
 def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
     """Examine the configuration that a recipe refers to; the plan raises its ``errors``.
 
@@ -127,28 +106,43 @@ def batch_keys(user: UserConfig) -> BatchKeys:
     return BatchKeys(*(None if value == "auto" else value for value in given))
 
 
-def resolve(user: UserConfig, facts: StageFacts) -> Json:
-    """Return the complete DeepSpeed configuration: the user's, with the plan's values filled in."""
-    config = with_batch(user.content, facts.global_batch, facts.micro_batch, facts.accumulation)
+def resolve(
+    user: UserConfig,
+    *,
+    micro_batch: int,
+    accumulation: int,
+    ranks: int,
+    optimizer: Optimizer,
+    peak_learning_rate: float,
+    precision: Precision,
+    hidden: int,
+    cuda: bool,
+    stage: str,
+) -> Json:
+    """Return the complete DeepSpeed configuration: the user's, with the plan's values filled in.
+
+    Args:
+        stage: the stage's name: DeepSpeed's output files are separate for each stage.
+    """
+    config = with_batch(user.content, micro_batch * accumulation * ranks, micro_batch, accumulation)
     for key, value in _OURS.items():
         if config.get(key, "auto") == "auto":
             config[key] = copy.deepcopy(value)
     config.pop(OWN, None)
     config.pop("scheduler", None)  # the plan's schedule applies
-    config["gradient_clipping"] = facts.optimizer.clip
-    config["optimizer"] = _optimizer(user, facts)
-    _fill_precision(config, facts)
-    _fill_zero(config, facts)
-    _separate_files(config, facts.stage)
+    config["gradient_clipping"] = optimizer.clip
+    config["optimizer"] = _optimizer(user, optimizer, peak_learning_rate)
+    _fill_precision(config, precision)
+    _fill_zero(config, hidden, ranks, cuda, precision)
+    _separate_files(config, stage)
     return config
 
 
-@dataclass(frozen=True)
-class StageKernels:
-    """How the layers of a stage are computed, except for what the device decides."""
+class StageKernels(Frozen):
+    """How the layers of a stage are computed, except for what the device decides (`stacking.model.kernels`)."""
 
-    compile: bool
-    activation_checkpointing: bool
+    compile: bool = False
+    activation_checkpointing: bool = False
 
 
 _COMPILED_FROM = 512
@@ -172,7 +166,7 @@ def stage_kernels(user: UserConfig, device: Compiled, hidden: int) -> StageKerne
         raise user.error(f"{OWN}.compile", "is true, but Triton needs compute capability 7.0", "give false")
     faster = device == "faster" and hidden >= _COMPILED_FROM
     compiled = faster and not sharded if wanted == "auto" else wanted
-    return StageKernels(compiled, section.get("activation_checkpointing") is True)
+    return StageKernels(compile=compiled, activation_checkpointing=section.get("activation_checkpointing") is True)
 
 
 def with_batch(config: Mapping[str, Any], total: int, micro: int, accumulation: int) -> Json:
@@ -201,22 +195,6 @@ def requested_precision(user: UserConfig, device: DeviceClass) -> Precision | No
         return "fp32"
     left: Precision = "fp16" if given["fp16"] == "auto" else "bf16"
     return "fp32" if device.precision == "fp32" or left in device.unfit else left
-
-
-def switched_off(user: UserConfig, precision: Precision) -> bool:
-    """Whether the configuration disables a precision."""
-    return _get(user.content, f"{precision}.enabled") is False
-
-
-def check_precision(precision: Precision, device: DeviceClass, where: str) -> None:
-    """Reject a precision that does not suit the device.
-
-    Raises:
-        UserError: says why, and what suits the device.
-    """
-    if precision in device.unfit:
-        problem = f"{precision} on {device.name}: {device.unfit[precision]}"
-        raise UserError(where, problem, f"use {device.precision}")
 
 
 def zero_stage(config: Mapping[str, Any]) -> int:
@@ -252,46 +230,31 @@ _AUTO_ZERO: Mapping[str, Callable[[int], int]] = {
 
 def optimizer_errors(user: UserConfig) -> Iterator[UserError]:
     """Return parameters that DeepSpeed's optimizer class for this stage does not accept."""
-    given = _given_parameters(user)
-    for key, problem, remedy in refused_parameters(given, _built(user.content, given)):
+    for key, problem, remedy in refused_parameters(user.content):
         yield user.error(f"optimizer.params.{key}", problem, remedy)
 
 
-def _given_parameters(user: UserConfig) -> Json:
-    params = _get(user.content, "optimizer.params")
-    return {key: value for key, value in params.items() if value != "auto"} if isinstance(params, dict) else {}
-
-
-def _built(content: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    return adam_class(given.get("torch_adam", True), "optimizer" in offloads(content))
-
-
-def _optimizer(user: UserConfig, facts: StageFacts) -> Json:
-    given = _given_parameters(user)
-    if _built(user.content, given) == "AdamW":
+def _optimizer(user: UserConfig, optimizer: Optimizer, peak_learning_rate: float) -> Json:
+    given = given_parameters(user.content)
+    if adam_class(user.content) == "AdamW":
         given.pop("bias_correction", None)  # PyTorch always applies it
     wanted: Json = {
-        "lr": facts.peak_learning_rate,
-        "betas": list(facts.optimizer.betas),
-        "eps": facts.optimizer.eps,
-        "weight_decay": facts.optimizer.weight_decay,
+        "lr": peak_learning_rate,
+        "betas": list(optimizer.betas),
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+        "torch_adam": given.get("torch_adam", True),  # it needs no compiler, unlike DeepSpeed's
     }
-    name = _get(user.content, "optimizer.type", "AdamW")
-    return {"type": name, "params": {**given, **wanted, **_implementation(given)}}
+    if wanted["torch_adam"] and not {"fused", "foreach"} & given.keys():
+        wanted["fused"] = True
+    return {"type": _get(user.content, "optimizer.type", "AdamW"), "params": {**given, **wanted}}
 
 
-def _implementation(given: Json) -> Json:
-    """Use PyTorch's fused Adam, which needs no compiler, unless the user asks for DeepSpeed's."""
-    torch_adam = given.get("torch_adam", True)
-    fuse = torch_adam and not {"fused", "foreach"} & given.keys()
-    return {"torch_adam": torch_adam, **({"fused": True} if fuse else {})}
-
-
-def _fill_precision(config: Json, facts: StageFacts) -> None:
-    if facts.precision == "bf16":  # a check of every gradient; `stacking.train.finite` reads the norm instead
+def _fill_precision(config: Json, precision: Precision) -> None:
+    if precision == "bf16":  # a check of every gradient; `stacking.train.finite` reads the norm instead
         config["bf16"] = {"check_grad_overflow": False, **config.get("bf16", {})}
     for name in ("fp16", "bf16"):
-        if facts.precision == name:
+        if precision == name:
             config[name] = {**config.get(name, {}), "enabled": True}
         elif name in config:
             config[name] = {**config[name], "enabled": False}
@@ -302,8 +265,6 @@ def _fill_precision(config: Json, facts: StageFacts) -> None:
 
 def _separate_files(config: Json, stage: str) -> None:
     """Name DeepSpeed's output files after the stage, so that no stage overwrites another's."""
-    if not stage:
-        return
     for name in ("csv_monitor", "tensorboard"):
         if _get(config, f"{name}.enabled"):
             config[name] = {**config[name], "job_name": f"{config[name].get('job_name', 'DeepSpeedJobName')}/{stage}"}
@@ -322,14 +283,14 @@ def _automatic(stage: int, cuda: bool) -> Json:
     return {"stage": stage, **(buckets if cuda and stage else {})}
 
 
-def _fill_zero(config: Json, facts: StageFacts) -> None:
+def _fill_zero(config: Json, hidden: int, ranks: int, cuda: bool, precision: Precision) -> None:
     # A single GPU: without flat groups, 16-bit training would wait for every parameter's overflow check.
-    flat = facts.cuda and facts.precision != "fp32"
+    flat = cuda and precision != "fp32"
     scaled = config.get("prescale_gradients") or config.get("gradient_predivide_factor", 1) != 1
     sharded = 1 if scaled else 2  # ZeRO 2 does not scale gradients before reducing them
-    zero = config.setdefault("zero_optimization", _automatic(sharded if facts.ranks > 1 else int(flat), facts.cuda))
+    zero = config.setdefault("zero_optimization", _automatic(sharded if ranks > 1 else int(flat), cuda))
     for key, value in zero.items():
         if value == "auto":
-            zero[key] = _AUTO_ZERO[key](facts.hidden)
+            zero[key] = _AUTO_ZERO[key](hidden)
     if config["optimizer"]["params"]["torch_adam"] and "optimizer" in offloads(config):
         config.setdefault("zero_force_ds_cpu_optimizer", False)

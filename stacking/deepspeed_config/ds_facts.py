@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from stacking.deepspeed_config.facts import FLAG, OTHER, REMOVED_ZERO, SECTIONS, TOP, VERSION
 
-READ_FROM = VERSION
-
 
 def _keys(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -78,7 +76,7 @@ AUTO_KEYS = _keys(
 """Where ``"auto"`` is allowed, in addition to ``optimizer.params`` and ``scheduler.params``."""
 
 _ORDER = "would change which samples are seen, which the plan decides"
-_REMOVED = f"was removed from DeepSpeed ({READ_FROM})"
+_REMOVED = f"was removed from DeepSpeed ({VERSION})"
 _MASTER = "would keep the master state in 16 bits, but a state here is fp32"
 _SHARDING = "shards the model in a way that cannot be consolidated here"
 

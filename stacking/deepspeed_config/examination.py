@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stacking.config.reading import shown
+from stacking.deepspeed_config.facts import COUNT
 from stacking.deepspeed_config.findings import KeyRow, Verdict
 from stacking.deepspeed_config.names import named
+from stacking.deepspeed_config.values import coerced, is_a
 
 Json = dict[str, Any]
 MISSING = object()
-
-
-_MISSING = object()
 
 
 def get(content: Mapping[str, Any], path: str, default: Any = None) -> Any:
@@ -24,11 +23,21 @@ def get(content: Mapping[str, Any], path: str, default: Any = None) -> Any:
         return content[path]
     head, dot, rest = path.partition(".")
     while dot:
-        if isinstance(inner := content.get(head), Mapping) and (found := get(inner, rest, _MISSING)) is not _MISSING:
+        if isinstance(inner := content.get(head), Mapping) and (found := get(inner, rest, MISSING)) is not MISSING:
             return found
         more, dot, rest = rest.partition(".")
         head = f"{head}.{more}"
     return default
+
+
+def put(content: Json, path: str, value: Any) -> None:
+    """Set a dotted path, creating missing sections."""
+    *sections, name = path.split(".")
+    for section in sections:
+        if not isinstance(content.get(section), dict):
+            content[section] = {}
+        content = content[section]
+    content[name] = value
 
 
 def leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -67,18 +76,11 @@ class Examination:
         return get(self.content, path, default)
 
     def note(
-        self,
-        path: str,
-        verdict: Verdict,
-        problem: str,
-        remedy: str,
-        refused: bool = False,
-        said: Any = MISSING,
-        done: str = "",
+        self, path: str, verdict: Verdict, problem: str, remedy: str, refused: bool = False, done: str = ""
     ) -> None:
         """Record a row for one key, under the name that the user gave it."""
         name = self.user_name(path)
-        value = get(self.original, name, self.get(path, MISSING)) if said is MISSING else said
+        value = get(self.original, name, self.get(path, MISSING))
         self.rows.append(KeyRow(name, _said(value), verdict, problem, remedy, refused, done))
 
     def drop(self, path: str, problem: str, remedy: str = "remove it", *, refused: bool = False) -> None:
@@ -97,6 +99,18 @@ class Examination:
         self.note(path, "translated", problem, question, refused=True, done=done)
         self.put(path, value)
 
+    def convert(self, path: str, kind: str, *, positive: bool = False) -> None:
+        """Convert a value given as text, or in a list of its own, to the kind of its key; reject what cannot be."""
+        value = self.get(path)
+        read = value if is_a(kind, value) else coerced(kind, value)
+        if read is None or (positive and not read):
+            remedy = f"give {kind} greater than 0" if positive else f"give {kind}"
+            self.drop(path, f"is {shown(value)}", remedy, refused=True)
+        elif not is_a(kind, value):
+            self.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
+        elif kind == COUNT:
+            self.put(path, int(value))
+
     def rename(self, path: str, new: str, problem: str, *, refused: bool = False) -> None:
         """Move a value to another key, unless that one is taken; ``auto`` there asks for the value."""
         value = self.get(path)
@@ -111,13 +125,7 @@ class Examination:
 
     def put(self, path: str, value: Any) -> None:
         """Set a dotted path, creating missing sections."""
-        *sections, name = path.split(".")
-        holder = self.content
-        for section in sections:
-            if not isinstance(holder.get(section), dict):
-                holder[section] = {}
-            holder = holder[section]
-        holder[name] = value
+        put(self.content, path, value)
 
     def remove(self, path: str) -> None:
         """Remove a dotted path."""

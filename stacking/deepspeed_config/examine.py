@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from stacking.config.reading import nearest, shown
@@ -20,20 +20,18 @@ from stacking.deepspeed_config.ds_facts import (
     KNOWN_KEYS,
     MOST_SEQUENCES,
     POSITIVE_KEYS,
-    READ_FROM,
     REMOVED_KEYS,
     SECTION_KEYS,
     UNSUPPORTED,
     WITHOUT_EFFECT,
 )
 from stacking.deepspeed_config.examination import MISSING, Examination, is_off, leaves
-from stacking.deepspeed_config.facts import COUNT, OTHER, SECTIONS, TEXT, TOP
+from stacking.deepspeed_config.facts import OTHER, SECTIONS, TEXT, TOP, VERSION
 from stacking.deepspeed_config.findings import KeyRow
 from stacking.deepspeed_config.names import RENAMED, meant, named, surely
 from stacking.deepspeed_config.old_names import amp_to_fp16, translate_old_flags, translate_old_values
 from stacking.deepspeed_config.optimizer import examine_optimizer
 from stacking.deepspeed_config.schedulers import examine_scheduler
-from stacking.deepspeed_config.values import coerced, is_a
 from stacking.deepspeed_config.zero import examine_zero
 
 _NAMED = 20
@@ -59,11 +57,10 @@ def examine(content: Mapping[str, Any]) -> Examination:
     return found
 
 
-def kept_rows(found: Examination) -> list[KeyRow]:
-    """Add a row for every remaining key: it is kept, with its effect."""
-    told = {row.key for row in found.rows}
+def kept_rows(content: Mapping[str, Any], told: Container[str]) -> list[KeyRow]:
+    """Return a row for every key that was not ``told`` of: it is kept, with its effect."""
     rows = []
-    for path, value in leaves(found.original):
+    for path, value in leaves(content):
         parts = path.split(".")
         if not any(".".join(parts[:n]) in told for n in range(1, len(parts) + 1)):
             rows.append(KeyRow(path, shown(value), "kept", "", effect(path)))
@@ -120,9 +117,9 @@ def _removed(found: Examination) -> None:
     amp_to_fp16(found)
     for key in [key for key in found.content if key in REMOVED_KEYS]:
         if is_off(found.get(key)):
-            found.drop(key, f"is off, and was removed from DeepSpeed ({READ_FROM})", "left out")
+            found.drop(key, f"is off, and was removed from DeepSpeed ({VERSION})", "left out")
         else:
-            problem = f"was removed from DeepSpeed, which rejects it ({READ_FROM})"
+            problem = f"was removed from DeepSpeed, which rejects it ({VERSION})"
             found.drop(key, problem, REMOVED_KEYS[key], refused=True)
 
 
@@ -239,16 +236,8 @@ def _value(found: Examination, path: str, kind: str, about: Mapping[str, Any]) -
             found.drop(path, "is null", "DeepSpeed's default applies")
     elif value == "auto" and kind != TEXT:
         _auto(found, path)
-    elif value == about.get("default", MISSING):
-        return
-    elif not is_a(kind, value):
-        read = coerced(kind, value)
-        if read is None:
-            found.drop(path, f"is {shown(value)}", f"give {kind}", refused=True)
-        else:
-            found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
-    elif kind == COUNT and isinstance(value, float):
-        found.put(path, int(value))
+    elif value != about.get("default", MISSING):
+        found.convert(path, kind)
 
 
 def _auto(found: Examination, path: str) -> None:

@@ -65,22 +65,14 @@ class ConfigConflict(UserError):
         if len(self.errors) == 1:
             return f"{self.errors[0]}" + (f" ({settle})" if settle else "")
         listed = self.errors[:_LISTED]
-        rows = [(_key(error.where), error.problem, error.remedy) for error in listed]
+        rows = [(error.where.split(": ", 1)[-1], error.problem, error.remedy) for error in listed]
         widths = [min(60, max(len(row[i]) for row in rows)) for i in (0, 1)]
         lines = [f"  {key:<{widths[0]}}  {problem:<{widths[1]}}  {remedy}" for key, problem, remedy in rows]
         if len(self.errors) > len(listed):
             lines.append(f"  ... and {len(self.errors) - len(listed):,} more")
-        files = ", ".join(dict.fromkeys(_file(error.where) for error in self.errors))
+        files = ", ".join(dict.fromkeys(error.where.split(": ", 1)[0] for error in self.errors))
         head = f"{files}: {len(self.errors):,} things do not fit"
         return "\n".join([head, *lines, *([f"  {settle}"] if settle else [])])
-
-
-def _file(where: str) -> str:
-    return where.split(": ", 1)[0]
-
-
-def _key(where: str) -> str:
-    return where.split(": ", 1)[-1]
 
 
 class Findings:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stacking.config.reading import nearest, shown
-from stacking.deepspeed_config.ds_facts import READ_FROM, REMOVED_OPTIMIZERS
-from stacking.deepspeed_config.examination import MISSING, Examination
-from stacking.deepspeed_config.facts import NUMBER, OPTIMIZER_PARAMETERS
+from stacking.deepspeed_config.ds_facts import REMOVED_OPTIMIZERS
+from stacking.deepspeed_config.examination import MISSING, Examination, get
+from stacking.deepspeed_config.facts import NUMBER, OPTIMIZER_PARAMETERS, VERSION
 from stacking.deepspeed_config.names import meant
-from stacking.deepspeed_config.values import coerced, is_a
 
 _ADAM = {"adam": "Adam", "adamw": "AdamW"}
 _SAME = ("cpuadam", "deepspeedcpuadam", "bertadam", "torchadam")
@@ -20,34 +19,8 @@ _COMPILED = ("fusedadam", "deepspeedfusedadam")
 _COMMON = ("lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode", "bias_correction", "foreach", "fused")
 _HARMLESS = {"amsgrad": False, "maximize": False, "capturable": False, "differentiable": False, "set_grad_none": True}
 """Parameters of one of the classes, with their neutral value."""
-_OTHERS = frozenset(
-    (
-        "freeze_step",
-        "cuda_aware",
-        "comm_backend_name",
-        "max_coeff",
-        "min_coeff",
-        "coeff_beta",
-        "factor_max",
-        "factor_min",
-        "factor_threshold",
-        "var_freeze_step",
-        "var_update_scaler",
-        "local_step_scaler",
-        "local_step_clipper",
-        "momentum",
-        "nesterov",
-        "dampening",
-        "lr_decay",
-        "eps_inside_sqrt",
-        "muon_lr",
-        "adam_lr",
-        "ns_method",
-        "alpha",
-        "centered",
-    )
-)
-"""Parameters of other optimizers."""
+_LIKE_ADAM = ("", "onebitadam", "zerooneadam", "muadam", "muadamw")
+"""Optimizers whose learning rates suit Adam."""
 
 
 def examine_optimizer(found: Examination) -> None:
@@ -56,7 +29,7 @@ def examine_optimizer(found: Examination) -> None:
         return
     if found.get("optimizer.legacy_fusion", MISSING) is not MISSING:
         found.drop("optimizer.legacy_fusion", "selects one of two equivalent implementations", "left out")
-    rate_is_adams = _type(found)
+    other = _other_type(found)
     parameters = found.get("optimizer.params", {})
     if parameters is None:
         found.drop("optimizer.params", "is null", "the recipe's values apply")
@@ -65,43 +38,43 @@ def examine_optimizer(found: Examination) -> None:
         found.drop("optimizer.params", f"is {shown(parameters)}", "give an object", refused=True)
         return
     for key in list(parameters):
-        _parameter(found, str(key), parameters[key], rate_is_adams)
+        _parameter(found, str(key), parameters[key], other)
     if found.get("optimizer.params.fused") is True and found.get("optimizer.params.foreach") is True:
         found.drop("optimizer.params.foreach", "is true and so is fused, but PyTorch accepts only one", refused=True)
 
 
-def _type(found: Examination) -> bool:
-    """Normalise the name of Adam; return False if the rate was meant for another kind of optimizer."""
+def _other_type(found: Examination) -> str:
+    """Normalise the name of Adam; return that of another kind of optimizer, in lower case, else nothing."""
     path = "optimizer.type"
     name = found.get(path)
     if name is None:
         found.put(path, "AdamW")
-        return True
+        return ""
     if not isinstance(name, str):
         found.replace(path, "AdamW", f"is {shown(name)}", "give 'AdamW'", refused=True)
-        return True
+        return ""
     plain = name.lower().replace("_", "").replace("torch.optim.", "")
     if plain in _ADAM:
         found.put(path, _ADAM[plain])
-        return True
+        return ""
     if plain in _COMPILED:
         if found.get("optimizer.params.torch_adam", "auto") == "auto":
             found.put("optimizer.params", {**(found.get("optimizer.params") or {}), "torch_adam": False})
         found.replace(path, "AdamW", f"is {shown(name)}", "read as AdamW with torch_adam: false")
-        return True
+        return ""
     if plain in _SAME:
         found.replace(path, "AdamW", f"is {shown(name)}", "read as AdamW")
-        return True
+        return ""
     if plain in REMOVED_OPTIMIZERS:
-        problem = f"{name} was removed from DeepSpeed ({READ_FROM})"
+        problem = f"{name} was removed from DeepSpeed ({VERSION})"
     else:
         problem = f"is {shown(name)}, but a state holds the two moments of Adam"
     found.replace(path, "AdamW", problem, "use 'AdamW'", refused=True)
-    return plain in ("onebitadam", "zerooneadam", "muadam", "muadamw")
+    return plain
 
 
-def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) -> None:
-    path = f"optimizer.params.{key}"
+def _parameter(found: Examination, key: str, value: Any, other: str) -> None:
+    path, is_known = f"optimizer.params.{key}", key in (*_COMMON, "adamw_mode")
     if value is None:
         found.drop(path, "is null", "the recipe's value applies")
     elif key == "max_grad_norm":
@@ -109,35 +82,23 @@ def _parameter(found: Examination, key: str, value: Any, rate_is_adams: bool) ->
             found.rename(path, "gradient_clipping", "is refused by DeepSpeed")
         else:
             found.drop(path, "is refused by DeepSpeed", "left out: it is 'auto'")
-    elif key in _HARMLESS or key in _OTHERS:
-        if key in _HARMLESS and value not in (_HARMLESS[key], "auto"):
-            found.drop(path, f"is {shown(value)}, which a state here cannot store", refused=True)
-        else:
-            found.drop(path, "changes nothing for Adam here", "left out")
-    elif key not in (*_COMMON, "adamw_mode"):
-        near = meant(path) if "." in path else ""
-        found.drop(path, "is not a parameter of Adam", near or nearest(key[:80], _COMMON), refused=True)
+    elif key in _HARMLESS and value not in (_HARMLESS[key], "auto"):
+        found.drop(path, f"is {shown(value)}, which a state here cannot store", refused=True)
+    elif key in _HARMLESS or (other and not is_known):
+        found.drop(path, "changes nothing for Adam here", "left out")
+    elif not is_known:
+        found.drop(path, "is not a parameter of Adam", meant(path) or nearest(key[:80], _COMMON), refused=True)
     elif value == "auto":
         return
-    elif key == "lr" and not rate_is_adams:
+    elif key == "lr" and other not in _LIKE_ADAM:
         problem = "was chosen for another optimizer, and Adam may diverge with it"
         found.drop(path, problem, "left out: the recipe's learning rate applies")
     elif key == "betas":
         _betas(found, path, value)
     elif key in ("lr", "eps", "weight_decay"):
-        _number(found, path, value, positive=key in ("lr", "eps"))
+        found.convert(path, NUMBER, positive=key in ("lr", "eps"))
     elif key in ("adam_w_mode", "adamw_mode"):
         _decoupled(found, path, value)
-
-
-def _number(found: Examination, path: str, value: Any, positive: bool) -> None:
-    read = value if is_a(NUMBER, value) else coerced(NUMBER, value)
-    if read is None or (positive and not read):
-        found.drop(
-            path, f"is {shown(value)}", "give a number greater than 0" if positive else "give a number", refused=True
-        )
-    elif isinstance(value, (str, list)):
-        found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
 
 
 def _betas(found: Examination, path: str, value: Any) -> None:
@@ -158,18 +119,26 @@ def _decoupled(found: Examination, path: str, value: Any) -> None:
         found.drop(path, "changes nothing here: weight decay is decoupled", "left out")
 
 
-def adam_class(torch_adam: bool, on_cpu: bool) -> str:
+def given_parameters(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of an examined configuration's optimizer, except those that are ``auto``."""
+    parameters = get(content, "optimizer.params") or {}
+    return {key: value for key, value in parameters.items() if value != "auto"}
+
+
+def adam_class(content: Mapping[str, Any]) -> str:
     """Return the class that DeepSpeed builds for Adam: a key of `OPTIMIZER_PARAMETERS`."""
-    if torch_adam:
+    if get(content, "optimizer.params.torch_adam", "auto"):
         return "AdamW"
-    return "DeepSpeedCPUAdam" if on_cpu else "FusedAdam"
+    offloaded = get(content, "zero_optimization.offload_optimizer.device", "none") != "none"
+    return "DeepSpeedCPUAdam" if offloaded else "FusedAdam"
 
 
-def refused_parameters(parameters: Mapping[str, Any], built: str) -> list[tuple[str, str, str]]:
+def refused_parameters(content: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """List parameters that the built class does not accept: name, problem, remedy."""
+    built = adam_class(content)
     takes = OPTIMIZER_PARAMETERS[built] | {"torch_adam", "adam_w_mode"}
     found = []
-    for key, value in parameters.items():
+    for key, value in given_parameters(content).items():
         if key in takes or (key == "bias_correction" and value is True):
             continue
         module = "torch.optim" if built == "AdamW" else "deepspeed.ops.adam"

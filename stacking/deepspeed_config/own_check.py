@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import xxhash
 
@@ -34,29 +33,20 @@ def check_finals(finals: Sequence[FinalConfig]) -> None:
         StackingError: the check cannot run.
     """
     findings = Findings()
-    for refusal in refusals(finals):
-        findings.add(refusal.error)
+    findings.extend(error for _, error in refusals(finals))
     findings.raise_if_any()
 
 
 def with_complaints(conflict: ConfigConflict) -> ConfigConflict:
     """Add what DeepSpeed says against the rest of the configurations, so that all mistakes come in one answer."""
     told = {error.where for error in conflict.errors}
-    more = {str(refusal.error): refusal.error for refusal in refusals(conflict.finals)}
+    more = {str(error): error for _, error in refusals(conflict.finals)}
     new = [error for error in more.values() if error.where not in told]
     return ConfigConflict([*conflict.errors, *new], conflict.command) if new else conflict
 
 
-class Refusal(NamedTuple):
-    """What DeepSpeed says against the configuration of one stage."""
-
-    key: str
-    """Dotted; empty where the complaint names none."""
-    error: UserError
-
-
-def refusals(finals: Sequence[FinalConfig]) -> list[Refusal]:
-    """What the installed DeepSpeed refuses; see `check_finals`."""
+def refusals(finals: Sequence[FinalConfig]) -> list[tuple[str, UserError]]:
+    """Return what the installed DeepSpeed refuses: the dotted key, empty where none is named, and the error."""
     new = [final for final in finals if not _accepted(final).exists()]
     if not new or find_spec("deepspeed") is None:
         return []
@@ -85,13 +75,13 @@ def _ask(asked: str) -> list[list[dict[str, str]]]:
     return answers
 
 
-def _refusal(final: FinalConfig, complaint: dict[str, str]) -> Refusal:
+def _refusal(final: FinalConfig, complaint: dict[str, str]) -> tuple[str, UserError]:
     key = ".".join(filter(None, (complaint["section"], complaint["key"])))
     value = get(final.config, key, MISSING) if key else MISSING
     said = f"is {shown(value)}: " if value is not MISSING and not isinstance(value, dict) else ""
     message = complaint["message"].rstrip(".")
     problem = f"{said}DeepSpeed {_version()} refuses it: {message}"
-    return Refusal(key, UserError(f"{final.where}: {key or final.stage}", problem, "correct it, or remove it"))
+    return key, UserError(f"{final.where}: {key or final.stage}", problem, "correct it, or remove it")
 
 
 def _version() -> str:

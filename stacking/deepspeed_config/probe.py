@@ -13,9 +13,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from stacking.deepspeed_config.examination import Examination, get, leaves
+from stacking.deepspeed_config.facts import TITLES
 
 
 def main() -> None:
@@ -75,26 +76,12 @@ def _complaint(config: dict[str, Any], ranks: int) -> dict[str, str] | None:
 
 def _of_model(error: ValidationError, config: Mapping[str, Any]) -> dict[str, str]:
     detail = error.errors(include_url=False, include_context=False)[0]
-    section = _section(error.title, config)
+    section = TITLES.get(error.title, "")
     key, message = ".".join(map(str, detail["loc"])), detail["msg"].removeprefix("Value error, ")
     if not key and section:
         mentioned = _mentioned(get(config, section, {}), message, section)
         key = mentioned.removeprefix(f"{section}.")
     return {"section": section, "key": key, "message": message.removeprefix("Assertion failed, ")}
-
-
-def _section(title: str, config: Mapping[str, Any]) -> str:
-    """Return the dotted section that is read by DeepSpeed's model of this class name."""
-    from stacking.deepspeed_config.generate_facts import MODELS
-
-    for path, model in MODELS.items():
-        if model.__name__ == title:
-            return path
-        for name, field in model.model_fields.items():
-            kind = field.annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ == title:
-                return f"{path}.{name}"
-    return ""
 
 
 def _mentioned(config: Mapping[str, Any], message: str, above: str = "") -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from stacking.config.reading import read_text, shown
+from stacking.config.reading import keys_once, parse_json, read_text, shown
 from stacking.errors import UserError
 
-_LARGEST = 16 << 20
-"""Maximum size in bytes; no configuration is that large."""
 _DEEPEST = 64
 _TEMPLATE = re.compile(r"\{\{ *\w+ *\}\}|\$\{[A-Za-z_]\w*\}|\$[A-Za-z_]\w*|<[A-Za-z_]\w*>")
 """Placeholders of template engines and shell scripts."""
@@ -27,43 +24,22 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: the file is missing, too large, neither JSON nor HJSON (names the line), not an object, nested too
             deeply, or gives a key twice.
     """
-    if path.is_file() and path.stat().st_size > _LARGEST:
-        raise UserError(path, f"has {path.stat().st_size:,} bytes", "give a DeepSpeed configuration")
     text = read_text(path)
-    value = _parsed(path, text)
+    try:
+        value = parse_json(path, text)
+    except json.JSONDecodeError as error:
+        value = _hjson(path, text, error)
     if not isinstance(value, dict):
         raise UserError(path, f"is {shown(value)}, not an object", "start it with '{'")
     _check_depth(path, value)
     return value
 
 
-def _parsed(path: Path, text: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise UserError(f"{path}: {key}", "is given twice", "keep one of them")
-            seen.add(key)
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        strict = error
-    except RecursionError:
-        raise UserError(path, "is nested too deeply", "check its brackets") from None
-    except ValueError:  # Python refuses integers of more than 4,300 digits
-        raise UserError(path, "holds a number of thousands of digits", "correct it") from None
-    if not text.lstrip().startswith("{") and (decoded := _base64(text)):
-        return _parsed(path, decoded)
-    return _hjson(path, text, unique, strict)
-
-
-def _hjson(path: Path, text: str, unique: Any, strict: json.JSONDecodeError) -> Any:
+def _hjson(path: Path, text: str, strict: json.JSONDecodeError) -> Any:
     import hjson  # DeepSpeed's own dependency; only files that are not plain JSON need it
 
     try:
-        value = hjson.loads(text, object_pairs_hook=unique)
+        value = hjson.loads(text, object_pairs_hook=keys_once(path))
     except hjson.HjsonDecodeError as error:
         template = _TEMPLATE.search(text) or _WORD.search(text)
         if template:
@@ -99,15 +75,6 @@ def _placeholder(value: Any, words: frozenset[str]) -> str:
         match = _TEMPLATE.match(value)
         return match[0] if match else ""
     return next((found for part in parts if (found := _placeholder(part, words))), "")
-
-
-def _base64(text: str) -> str:
-    """Decode what launchers pass instead of a file name; empty if it is not that."""
-    try:
-        decoded = base64.urlsafe_b64decode(text.strip()).decode("utf-8")
-    except ValueError:
-        return ""
-    return decoded if decoded.lstrip().startswith("{") else ""
 
 
 def _check_depth(path: Path, value: Any) -> None:

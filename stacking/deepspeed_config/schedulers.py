@@ -146,16 +146,7 @@ def _parameter(found: Examination, name: str, key: str, value: Any) -> None:
 def _number(found: Examination, path: str, value: Any, kind: str) -> None:
     if isinstance(value, (list, tuple)) and value and len(set(map(str, value))) == 1:
         found.replace(path, value[0], "is the same for every group of parameters", f"read as {shown(value[0])}")
-        value = value[0]
-    read = value if is_a(kind, value) else coerced(kind, value)
-    if read is None:
-        found.drop(path, f"is {shown(value)}", f"give {kind}", refused=True)
-    elif not read and path.rpartition(".")[2] in _POSITIVE:
-        found.drop(path, f"is {shown(value)}", f"give {kind} greater than 0", refused=True)
-    elif isinstance(value, str):
-        found.replace(path, read, f"is {shown(value)}", f"read as {shown(read)}")
-    elif kind == COUNT:
-        found.put(path, int(read))
+    found.convert(path, kind, positive=path.rpartition(".")[2] in _POSITIVE)
 
 
 def _constant_momentum(found: Examination, parameters: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ A recipe sets what is in its file (pydantic's ``model_fields_set``), not its def
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -71,11 +71,6 @@ def without_rates(content: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
-def states_rates(recipe: Recipe) -> bool:
-    """Whether the recipe sets any learning rate."""
-    return "schedule" in recipe.model_fields_set or any(stage.learning_rate for stage in recipe.stages)
-
-
 def settle_optimizer(recipe: Recipe, user: UserConfig, findings: Findings) -> tuple[Optimizer, tuple[str, ...]]:
     """Return a stage's optimizer: the recipe's, completed by the stage's configuration; a note says by what.
 
@@ -108,18 +103,17 @@ def settle_rates(recipe: Recipe, users: Sequence[UserConfig], findings: Findings
     Args:
         users: the configuration of each stage.
     """
-    sections = [(i, user) for i, user in enumerate(users) if get(user.content, "scheduler")]
-    if sections and states_rates(recipe):
-        for _, user in sections:
-            for key, value in (get(user.content, "scheduler.params") or {"": ""}).items():
-                path = f"scheduler.params.{key}" if key else "scheduler"
-                problem = f"is {shown(value)}" if key else "has no params"
-                problem += ", but the recipe's schedule decides the learning rate"
-                remedy = 'remove it, or write "auto" for its params' if not key else 'remove scheduler, or write "auto"'
-                findings.add(user.error(path, problem, remedy))
-        sections = []
-    if sections:
+    scheduled = [user for user in users if get(user.content, "scheduler")]
+    is_stated = "schedule" in recipe.model_fields_set or any(stage.learning_rate for stage in recipe.stages)
+    if scheduled and not is_stated:
         return _schedule(recipe, users, findings)
+    for user in scheduled:
+        for key, value in (get(user.content, "scheduler.params") or {"": ""}).items():
+            path = f"scheduler.params.{key}" if key else "scheduler"
+            problem = f"is {shown(value)}" if key else "has no params"
+            problem += ", but the recipe's schedule decides the learning rate"
+            remedy = 'remove it, or write "auto" for its params' if not key else 'remove scheduler, or write "auto"'
+            findings.add(user.error(path, problem, remedy))
     return _peaks(recipe, users, findings)
 
 
@@ -149,11 +143,16 @@ def _peaks(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> t
         _check_peak(recipe, users, findings)
         return recipe, ()
     stages, notes = list(recipe.stages), []
-    for user, indices in _by_configuration(users):
+    groups: dict[str, list[int]] = {}
+    for i, user in enumerate(users):
+        groups.setdefault(user.where, []).append(i)
+    for indices in groups.values():
+        user = users[indices[0]]
         rate = given(user, _RATE)
         if rate is None:
             continue
-        stated = {i: peak for i in indices if (peak := _peak(recipe, i)) is not None}
+        rates = {i: stages[i].learning_rate for i in indices}
+        stated = {i: own.peak for i, own in rates.items() if own and own.peak is not None}
         if indices[0] not in stated:
             own = stages[indices[0]].learning_rate or LearningRate()
             update = {"learning_rate": own.model_copy(update={"peak": rate})}
@@ -170,19 +169,6 @@ def _peaks(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> t
         if others:
             notes.append(f"{user.where}: {_RATE} is {rate:g}; the recipe's own peak applies: {others}")
     return recipe.model_copy(update={"stages": tuple(stages)}), tuple(notes)
-
-
-def _by_configuration(users: Sequence[UserConfig]) -> Iterator[tuple[UserConfig, list[int]]]:
-    """Return each configuration with the stages that have it."""
-    groups: dict[str, list[int]] = {}
-    for i, user in enumerate(users):
-        groups.setdefault(user.where, []).append(i)
-    return ((users[indices[0]], indices) for indices in groups.values())
-
-
-def _peak(recipe: Recipe, index: int) -> float | None:
-    rate = recipe.stages[index].learning_rate
-    return rate.peak if rate else None
 
 
 def _check_peak(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> None:

@@ -1,6 +1,6 @@
-"""The program each rank runs to time collectives: `python -m stacking.doctor.collectives FOLDER`, via a launcher.
+"""The program each rank runs to time collectives: `python -m stacking.doctor.collectives FOLDER SIZES`, via a launcher.
 
-FOLDER holds ask.json (`ranks.Ask`); rank 0 writes the fields of `facts.Collectives` to FOLDER/found.json.
+Rank 0 writes the fields of `facts.Collectives` to FOLDER/found.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stacking.doctor.ranks import ASK, FOUND
+from stacking.doctor.ranks import FOUND
 from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import own_gpu, run_rank
 from stacking.storage.files import write_json
@@ -216,7 +216,7 @@ def _member(folder: Path, device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "sees_folder": (folder / ASK).is_file(),
+        "sees_folder": folder.is_dir(),
     }
 
 
@@ -231,8 +231,8 @@ def _connect() -> tuple[torch.device, dist.ProcessGroup | None]:
     return device, dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
-def run(folder: Path, sizes: Sequence[int]) -> None:
-    """Measure everything; rank 0 writes the results."""
+def main(folder: Path, sizes: str) -> None:
+    """Measure everything, with buffers of ``sizes`` bytes, a list as JSON; rank 0 writes the results."""
     device, control = _connect()
     members: list[dict[str, Any]] = [{}] * dist.get_world_size()
     dist.all_gather_object(members, _member(folder, device), group=control)
@@ -245,17 +245,13 @@ def run(folder: Path, sizes: Sequence[int]) -> None:
         "members": members,
         "skews": _skews(hosts, control),
         "latency_seconds": bench.latency(),
-        "transfers": bench.measure(sizes),
+        "transfers": bench.measure(json.loads(sizes)),
         "wrong": bench.wrong,
         "refused": bench.refused,
     }
     if bench.rank == 0:
         write_json(folder / FOUND, found)
     dist.barrier(group=control)
-
-
-def main(folder: Path, sizes: str) -> None:
-    run(folder, json.loads(sizes))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stacking.deepspeed_config.ds_facts import READ_FROM
+from stacking.deepspeed_config.facts import VERSION
 from stacking.doctor.facts import Capability
 
 Version = tuple[int, ...]
@@ -24,7 +24,7 @@ class Tested:
 
 TESTED: Mapping[str, Tested] = {
     "torch": Tested("2.4", "2.13.0"),
-    "deepspeed": Tested("0.18", READ_FROM),
+    "deepspeed": Tested("0.18", VERSION),
     "transformers": Tested("4.40", "5.23.0", needed_to_train=False),
     "tokenizers": Tested("0.19", "0.23.3", needed_to_train=False),
     "datasets": Tested("2.18", "5.2.0", needed_to_train=False),
@@ -65,18 +65,13 @@ LAST_CUDA = 12
 CUDA_MINORS_MATTER_FROM = 13
 """From this CUDA version on, DeepSpeed builds kernels only with a toolkit of torch's own minor version.
 
-Source: ``cuda_minor_mismatch_ok`` in op_builder/builder.py of the version that `ds_facts` was read from.
+Source: ``cuda_minor_mismatch_ok`` in op_builder/builder.py of the version that `facts.json` was read from.
 """
 
 TRITON_LEAST: Capability = (7, 0)
 """Below it, torch.compile raises GPUTooOldForTriton. Source: torch 2.13, _inductor/scheduler.py."""
 TRITON_FULL: Capability = (8, 0)
 """Below it, Triton's matrix products do not use tensor cores. Source: Triton's README."""
-
-NETWORK_FILESYSTEMS = (
-    *("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "glusterfs", "wekafs", "panfs", "9p"),
-    *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "afs", "orangefs", "pvfs2", "daos", "virtiofs"),
-)
 
 
 def builds_for(capability: Capability) -> str | None:

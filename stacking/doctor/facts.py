@@ -52,11 +52,8 @@ class Host(Frozen):
     open_files: int | None = None
     """The hard limit of a process; None: unlimited."""
     infiniband: tuple[str, ...] = ()
-    """RDMA adapters."""
     environment: Mapping[str, str] = Field(default_factory=dict)
-    """Environment variables that affect the results."""
     stale_locks: tuple[str, ...] = ()
-    """Locks that killed builds of DeepSpeed's kernels have left."""
 
 
 class Tools(Frozen):
@@ -85,19 +82,15 @@ class Torch(Frozen):
     cuda_error: str = ""
     """Why torch sees no GPU, in its own words."""
     backends: tuple[str, ...] = ()
-    """Available backends of torch.distributed."""
     nccl: str | None = None
     triton: str | None = None
-    threads: int = 0
     bf16_slowdown: float | None = None
     """Time of a bf16 matrix product on the CPU relative to fp32."""
-    attention: tuple[str, ...] = ()
-    """The enabled fused attention kernels."""
 
 
 class DeepSpeed(Frozen):
-    version: str
-    accelerator: str
+    """What DeepSpeed reports."""
+
     fp16: bool
     """Whether DeepSpeed accepts the precision, emulated or not."""
     bf16: bool
@@ -110,10 +103,7 @@ class DeepSpeed(Frozen):
 class Module(Frozen):
     """An optional package that can be imported."""
 
-    version: str | None = None
-    path: str = ""
-    missing: tuple[str, ...] = ()
-    """Names that the genuine package has and this one lacks."""
+    version: str
 
 
 class FolderFacts(Frozen):
@@ -126,9 +116,7 @@ class FolderFacts(Frozen):
     write: float | None = None
     """Bytes per second, until the data is on the disk."""
     read: float | None = None
-    """Bytes per second, bypassing the page cache where the file system allows."""
-    cached: bool = False
-    """Whether the file may have been read from the page cache after all."""
+    """Bytes per second; the page cache is bypassed where the file system allows."""
     lock_error: str = ""
     """Why files cannot be locked; empty if they can."""
     used: int = 0
@@ -180,7 +168,6 @@ class Collectives(Frozen):
     members: tuple[Member, ...]
     transfers: tuple[MeasuredTransfer, ...] = ()
     wrong: tuple[str, ...] = ()
-    """Operations that gave wrong results."""
     refused: tuple[str, ...] = ()
     """Operations that the backend does not support, with its message."""
     skews: tuple[Skew, ...] = ()
@@ -194,13 +181,10 @@ class Facts(Frozen):
     host: Host = Host()
     tools: Tools = Tools()
     packages: Mapping[str, str] = Field(default_factory=dict)
-    """Versions of the installed distributions."""
     gpus: tuple[GpuFacts, ...] = ()
     """The GPUs that nvidia-smi lists."""
     torch: Torch | None = None
     deepspeed: DeepSpeed | None = None
-    apex: Module | None = None
-    flash_attn: Module | None = None
     mpi4py: Module | None = None
     folder: FolderFacts | None = None
     collectives: Collectives | None = None

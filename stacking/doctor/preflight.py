@@ -87,11 +87,9 @@ def _is_known(path: Path, about: Mapping[str, Any]) -> bool:
 
 def _stage(run: RunFolder, plan: Plan) -> int:
     """Return the index of the first untrained stage."""
-    done = {event["stage"] for event in run.journal.events() if (event["event"], event.get("phase")) == _TRAINED}
+    events = run.journal.events()
+    done = {event["stage"] for event in events if (event["event"], event.get("phase")) == ("finished", "train")}
     return next((stage.index for stage in plan.stages if stage.index not in done), 0)
-
-
-_TRAINED = ("finished", "train")
 
 
 @contextmanager

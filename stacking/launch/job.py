@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,14 @@ class Job:
     accelerator: Accelerator = "cpu"
     """DeepSpeed's name for the device type."""
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def variables(self, threads: int) -> dict[str, str]:
+        """Returns the variables of every rank, which has ``threads`` threads unless OMP_NUM_THREADS is set."""
+        return {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, threads))),
+            "DS_ACCELERATOR": self.accelerator,
+            "TOKENIZERS_PARALLELISM": "false",
+        }
 
     def log(self, rank: int | str) -> Path:
         """Returns the log file of ``rank``, which may be a launcher's placeholder."""

@@ -13,7 +13,6 @@ from stacking.hardware.cores import usable_cores
 from stacking.hardware.machine import find_machine
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.process import start_process
-from stacking.storage.files import disk_errors
 
 
 class Local:
@@ -29,11 +28,8 @@ class Local:
         return Fate()
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> LocalJob:
-        with disk_errors(job.logs):
-            job.logs.mkdir(parents=True, exist_ok=True)
-            port = _free_port()
-            processes = [self._start_rank(job, rank, port, inherited) for rank in range(job.ranks)]
-        return LocalJob(job, processes)
+        port = _free_port()
+        return LocalJob(job, [self._start_rank(job, rank, port, inherited) for rank in range(job.ranks)])
 
     @staticmethod
     def _start_rank(job: Job, rank: int, port: int, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -52,9 +48,7 @@ def rendezvous(job: Job, rank: int, port: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         # Otherwise gloo resolves the host's own name, which fails in many containers.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // job.ranks))),
-        "DS_ACCELERATOR": job.accelerator,
-        "TOKENIZERS_PARALLELISM": "false",
+        **job.variables(threads=usable_cores() // job.ranks),
     }
 
 

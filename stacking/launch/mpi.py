@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from stacking.hardware.cores import usable_cores
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
 from stacking.launch.local import Local, LocalJob
 from stacking.launch.process import RankStarter, start_process
-from stacking.storage.files import disk_errors
 
 _RANK = "{rank}"
 _EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
@@ -50,9 +48,8 @@ class Mpi:
     def start(self, job: Job, inherited: Sequence[int] = ()) -> MpiJob | LocalJob:
         if job.ranks == 1:
             return Local().start(job, inherited)
-        with disk_errors(job.logs):
-            job.logs.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **_variables(job), **job.environment}
+        variables = {**job.variables(threads=usable_cores() // job.ranks), "STACKING_RANK_LOG": str(job.log(_RANK))}
+        environment = {**os.environ, **variables, **job.environment}
         argv = mpirun(job, self._hostfile, environment)
         process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)
         return MpiJob(job, process)
@@ -71,15 +68,6 @@ def mpirun(job: Job, hostfile: Path | None, names: Iterable[str]) -> list[str]:
     ]
 
 
-def _variables(job: Job) -> dict[str, str]:
-    return {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // job.ranks))),
-        "DS_ACCELERATOR": job.accelerator,
-        "TOKENIZERS_PARALLELISM": "false",
-        "STACKING_RANK_LOG": str(job.log(_RANK)),
-    }
-
-
 def log_to_file(environment: Mapping[str, str]) -> None:
     """Redirects a rank's output to its own log, because mpirun would interleave the ranks' output."""
     if "STACKING_RANK_LOG" in environment and "OMPI_COMM_WORLD_RANK" in environment:
@@ -92,9 +80,7 @@ def log_to_file(environment: Mapping[str, str]) -> None:
 class MpiJob(RankStarter):
     """Manages the ranks of one mpirun."""
 
-    def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        super().__init__(process, patience=30)
-        self.job = job
+    patience = 30.0
 
     def poll(self) -> Outcome | None:
         code = self.process.poll()

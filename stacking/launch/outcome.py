@@ -30,25 +30,17 @@ _IN_OWN_WORDS = (UserError.exit_code, Diverged.exit_code)
 """Exit codes of failures that the rank itself explains in one line."""
 
 
-def last_error(log: Path | None) -> str:
+def _last_error(log: Path | None) -> str:
     """Returns the last meaningful line of a failed rank, or the reason why it could not write one."""
-    if log is not None and _silenced(log):
-        return str(NoSpace(log))
-    return _SILENCE if log is None else _last_line(log)
+    return str(NoSpace(log)) if log is not None and _silenced(log) else _last_line(log)
 
 
-def _last_line(log: Path) -> str:
-    if not log.exists():
-        return _SILENCE
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, line))), _SILENCE)
+def _lines(log: Path | None) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines() if log is not None and log.exists() else []
 
 
-def last_words(log: Path | None) -> str:
-    """Returns the meaning of the last exception in ``log``, otherwise the last meaningful line."""
-    if log is None or not log.exists():
-        return "no output"
-    return meaning(log.read_text(encoding="utf-8", errors="replace").splitlines()) or last_error(log)
+def _last_line(log: Path | None) -> str:
+    return next((line.strip() for line in reversed(_lines(log)) if any(map(str.isalnum, line))), _SILENCE)
 
 
 def describe(outcome: Outcome) -> str:
@@ -62,7 +54,8 @@ def describe(outcome: Outcome) -> str:
         ending = f"ended with exit code {outcome.exit_code}"
     who = "the launcher" if outcome.rank is None else f"rank {outcome.rank}"
     where = f" on {outcome.host}" if outcome.host else ""
-    words = "" if outcome.exit_code == -signal.SIGKILL else f": {last_words(outcome.log)}"
+    killed = outcome.exit_code == -signal.SIGKILL
+    words = "" if killed else f": {meaning(_lines(outcome.log)) or _last_error(outcome.log)}"
     return f"{who}{where} {ending}{words} (log: {outcome.log})"
 
 
@@ -78,5 +71,5 @@ def raise_for(outcome: Outcome) -> None:
 def explain(outcome: Outcome) -> str:
     """Returns the rank's own line if it explains the failure, otherwise that of `describe`."""
     if outcome.exit_code in _IN_OWN_WORDS:
-        return last_error(outcome.log).removeprefix("stacking: ")
+        return _last_error(outcome.log).removeprefix("stacking: ")
     return describe(outcome)

@@ -8,6 +8,9 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from stacking.launch.job import Job
+from stacking.storage.os_errors import disk_errors
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -24,7 +27,10 @@ def start_process(
     Args:
         on_parent_death: the signal that the program gets when the controller dies for any reason.
     """
-    with open(log, "ab") as file:
+    with disk_errors(log.parent):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = open(log, "ab")  # noqa: SIM115 - closed below
+    with file:
         return subprocess.Popen(
             argv,
             env=environment,
@@ -38,30 +44,14 @@ def start_process(
         )
 
 
-class Tail:
-    """Reads what is appended to a log from now on, each line once; costs one ``stat`` while the log does not grow."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
-
-    def text(self) -> str:
-        """Returns the complete lines added since the last call."""
-        if not self._path.exists() or self._path.stat().st_size <= self._offset:
-            return ""
-        with open(self._path, "rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return whole.decode("utf-8", "replace")
-
-
 class RankStarter:
     """Manages a program such as srun or mpirun that starts a job's ranks and ends after them."""
 
-    def __init__(self, process: subprocess.Popen[bytes], patience: float) -> None:
-        self.process, self._patience = process, patience
+    patience = 60.0
+    """Seconds that the program may take to end the ranks."""
+
+    def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        self.job, self.process = job, process
 
     def stop(self) -> None:
         """Sends SIGUSR1, which the program forwards to every rank; SIGTERM would make it end them."""
@@ -73,7 +63,7 @@ class RankStarter:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(timeout=self._patience)
+            self.process.wait(timeout=self.patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -16,9 +16,10 @@ from stacking.launch.slurm import Slurm
 class LauncherEntry(NamedTuple):
     """How a launcher is opened, and where its ranks run."""
 
-    open: Callable[[], Launcher]
-    open_with_hosts: Callable[[Path], Launcher] | None = None
-    """The same with ``--hostfile``; None: it takes none."""
+    open: Callable[..., Launcher]
+    """Called with the hostfile if there is one."""
+    takes_hosts: bool = False
+    """Whether it takes a hostfile."""
     elsewhere: bool = False
     """Whether ranks may run on other machines than this one."""
 
@@ -26,7 +27,7 @@ class LauncherEntry(NamedTuple):
 LAUNCHERS: dict[str, LauncherEntry] = {
     "local": LauncherEntry(Local),
     "slurm": LauncherEntry(Slurm, elsewhere=True),
-    "mpi": LauncherEntry(Mpi, open_with_hosts=Mpi, elsewhere=True),
+    "mpi": LauncherEntry(Mpi, takes_hosts=True, elsewhere=True),
 }
 
 
@@ -36,12 +37,8 @@ def open_launcher(name: str, hostfile: Path | None = None) -> Launcher:
     Raises:
         UserError: the launcher does not work here, or takes no hostfile.
     """
-    if hostfile is None:
-        return LAUNCHERS[name].open()
     check_hostfile(name, hostfile)
-    with_hosts = LAUNCHERS[name].open_with_hosts
-    assert with_hosts is not None
-    return with_hosts(hostfile)
+    return LAUNCHERS[name].open(*([hostfile] if hostfile else []))
 
 
 def runs_elsewhere(name: str | None) -> bool:
@@ -55,6 +52,6 @@ def check_hostfile(name: str, hostfile: Path | None) -> None:
     Raises:
         UserError: names the launchers that take one.
     """
-    if hostfile is not None and LAUNCHERS[name].open_with_hosts is None:
-        able = " or ".join(other for other, entry in LAUNCHERS.items() if entry.open_with_hosts)
+    if hostfile is not None and not LAUNCHERS[name].takes_hosts:
+        able = " or ".join(other for other, entry in LAUNCHERS.items() if entry.takes_hosts)
         raise UserError("--hostfile", f"is for mpirun, and the launcher is {name}", f"add --launcher {able}")

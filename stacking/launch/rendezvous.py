@@ -94,7 +94,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Variables:
     here = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", "1"))
     found = {
         "RANK": environment["SLURM_PROCID"],
-        "LOCAL_RANK": _device(environment),
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
         "WORLD_SIZE": environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"],
         "LOCAL_SIZE": str(expand_counts(here)[int(environment["SLURM_NODEID"])]),
     }
@@ -106,12 +106,6 @@ def _from_slurm(environment: Mapping[str, str]) -> Variables:
         names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURM_SRUN_COMM_PORT")
         found["MASTER_PORT"] = str(port(*(int(environment.get(name, 0)) for name in names)))
     return found
-
-
-def _device(environment: Mapping[str, str]) -> str:
-    """Returns the rank's number on its node, or 0 if SLURM shows each rank only its own GPU (``--gpus-per-task=1``)."""
-    visible = [device for device in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
-    return "0" if len(visible) == 1 else environment["SLURM_LOCALID"]
 
 
 def _from_openmpi(environment: Mapping[str, str]) -> Variables:

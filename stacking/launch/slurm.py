@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from stacking.errors import StackingError, Unreachable, UserError
 from stacking.launch import slurm_client
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
-from stacking.launch.process import RankStarter, Tail, die_with_parent, start_process
+from stacking.launch.process import RankStarter, die_with_parent, start_process
 from stacking.launch.rendezvous import expand_counts
-from stacking.storage.files import disk_errors
 
 _OF_ONE_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 _GRACE = 10.0
@@ -82,14 +81,14 @@ class Slurm:
         return self._allocation.nodes * slots if slots else None
 
     def start(self, job: Job, inherited: Sequence[int] = ()) -> Step:
-        with disk_errors(job.logs):
-            job.logs.mkdir(parents=True, exist_ok=True)
         with suppress(StackingError):  # srun then fails and says so
             slurm_client.patiently(lambda: slurm_client.standing(self._allocation.job), _PATIENCE)
         argv = srun(job, self._allocation, os.environ)
-        environment = {**inherited_by_ranks(os.environ), **self._variables(job), **job.environment}
-        said = Tail(job.launcher_log)
-        return Step(job, start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM), said)
+        variables = {**job.variables(_cores_per_task(self._allocation, job)), "PYTHONUNBUFFERED": "1"}
+        environment = {**inherited_by_ranks(os.environ), **variables, **job.environment}
+        said_before = job.launcher_log.stat().st_size if job.launcher_log.exists() else 0
+        process = start_process(argv, environment, job.launcher_log, inherited, signal.SIGTERM)
+        return Step(job, process, said_before)
 
     def requeue(self) -> Fate:
         """Requeues this job under its own id, unless SLURM is doing so already or a user cancelled it."""
@@ -111,15 +110,6 @@ class Slurm:
             slurm_client.requeue(job)
             return Fate(f"job {job} is requeued and will start again", restarts=True)
         return Fate(f"job {job} was cancelled and will not start again")
-
-    def _variables(self, job: Job) -> dict[str, str]:
-        threads = _cores_per_task(self._allocation, job)
-        return {
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-            "DS_ACCELERATOR": job.accelerator,
-            "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONUNBUFFERED": "1",
-        }
 
 
 def allocation_facts(environment: Mapping[str, str]) -> dict[str, int]:
@@ -185,16 +175,16 @@ def _words(environment: Mapping[str, str], key: str) -> list[str]:
 class Step(RankStarter):
     """Manages a job step through its srun."""
 
-    def __init__(self, job: Job, process: subprocess.Popen[bytes], said: Tail) -> None:
-        super().__init__(process, patience=60)
-        self.job, self._said = job, said
-        self._first: Failure | None = None
+    def __init__(self, job: Job, process: subprocess.Popen[bytes], said_before: int) -> None:
+        super().__init__(job, process)
+        self._said_before = said_before
+        self._first: Outcome | None = None
         self._deadline = 0.0
 
     def poll(self) -> Outcome | None:
         code = self.process.poll()
         if self._first is None:
-            self._first = first_failure(self._said.text())
+            self._first = first_failure(self.job, self._said())
             self._deadline = time.monotonic() + _GRACE
         if code is None:
             if self._first is not None and time.monotonic() > self._deadline:
@@ -203,20 +193,12 @@ class Step(RankStarter):
             return None
         if code == 0:
             return Outcome(exit_code=0)
-        if self._first is None:
-            return Outcome(exit_code=_as_signal(code), rank=None, log=self.job.launcher_log)
-        first = self._first
-        return Outcome(exit_code=first.exit_code, rank=first.rank, host=first.host, log=self.job.log(first.rank))
+        return self._first or Outcome(exit_code=_as_signal(code), rank=None, log=self.job.launcher_log)
 
-
-@dataclass(frozen=True)
-class Failure:
-    """Describes a failed task as reported by srun."""
-
-    rank: int
-    host: str
-    exit_code: int
-    """Negative: the signal that killed it."""
+    def _said(self) -> str:
+        """Returns the complete lines that this srun has added to its log."""
+        content = self.job.launcher_log.read_bytes()[self._said_before :]
+        return content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
 
 
 _FAILED = re.compile(r"^srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)$", re.MULTILINE)
@@ -224,7 +206,7 @@ _EXITED = re.compile(r"Exited with exit code (\d+)")
 _SIGNALS = {signal.strsignal(number): number for number in signal.valid_signals()}
 
 
-def first_failure(said: str) -> Failure | None:
+def first_failure(job: Job, said: str) -> Outcome | None:
     """Returns the first failure that srun reports, such as ``srun: error: n2: task 1: Exited with exit code 3``."""
     found = _FAILED.search(said)
     if found is None:
@@ -234,7 +216,7 @@ def first_failure(said: str) -> Failure | None:
         code = _as_signal(int(exited.group(1)))
     else:
         code = -_SIGNALS.get(ending.removesuffix(" (core dumped)"), signal.SIGKILL)
-    return Failure(int(rank), host, code)
+    return Outcome(exit_code=code, rank=int(rank), host=host, log=job.log(rank))
 
 
 def _as_signal(code: int) -> int:

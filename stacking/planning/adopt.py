@@ -22,13 +22,13 @@ from stacking.deepspeed_config.examination import Examination, get, leaves
 from stacking.deepspeed_config.examine import examine, kept_rows
 from stacking.deepspeed_config.findings import FinalConfig, KeyRow, Verdict
 from stacking.deepspeed_config.names import known_keys
-from stacking.deepspeed_config.optimizer import adam_class, refused_parameters
+from stacking.deepspeed_config.optimizer import refused_parameters
 from stacking.deepspeed_config.own_check import check_finals, refusals
 from stacking.deepspeed_config.schedulers import schedule_of
 from stacking.deepspeed_config.settle import OPTIMIZER_KEYS
 from stacking.errors import UserError
 from stacking.hardware.machine import Machine, find_machine
-from stacking.planning.adopted_batch import BatchWanted, adopt_batch
+from stacking.planning.adopted_batch import adopt_batch
 from stacking.planning.devices import Devices, find_devices
 from stacking.planning.make_plan import make_plan
 from stacking.storage.files import require_absent, write_atomically
@@ -119,21 +119,29 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
         raw.setdefault("launch", {})["ranks"] = gpus
     if found.get(_TUNED) and (unchanged := _as_it_is(found, raw, machine, where)):
         return unchanged
-    file = Path(RECIPE)
-    complete = recipe_from({**copy.deepcopy(raw), "ds_config": {}}, file)
+    complete = recipe_from({**copy.deepcopy(raw), "ds_config": {}}, Path(RECIPE))
     devices = find_devices(complete, machine)
     moved = _Moved(found, raw)
     _move_precision(moved, where, devices)
     _move_schedule(moved)
-    _move_optimizer(moved, devices)
+    _move_optimizer(moved)
     _move_batch(moved, complete, devices, gpus)
     _settle_kernels(moved, devices)
     for path in WITHOUT_EFFECT:
         found.remove(path)
     raw["ds_config"] = CONFIG
-    plan = make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": found.content}, file), None, None, machine)
-    finals = tuple(FinalConfig(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
+    finals = _finals(raw, found.content, machine, where)
     return Adopted(found.content, raw, _in_order(found, [*found.rows, *moved.rows]), finals)
+
+
+def _finals(raw: Json, content: Json, machine: Machine, where: str) -> tuple[FinalConfig, ...]:
+    """Plan a recipe with a configuration and return what every stage gives to DeepSpeed.
+
+    Raises:
+        UserError: the two do not fit.
+    """
+    plan = make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": content}, Path(RECIPE)), None, None, machine)
+    return tuple(FinalConfig(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
 
 
 def _as_it_is(found: Examination, raw: Json, machine: Machine, where: str) -> Adopted | None:
@@ -142,10 +150,9 @@ def _as_it_is(found: Examination, raw: Json, machine: Machine, where: str) -> Ad
     if found.content != content:
         return None
     try:
-        plan = make_plan(recipe_from({**copy.deepcopy(raw), "ds_config": content}, Path(RECIPE)), None, None, machine)
+        finals = _finals(raw, content, machine, where)
     except UserError:
         return None
-    finals = tuple(FinalConfig(where, stage.name, stage.ds_config, stage.ranks) for stage in plan.stages)
     return Adopted(content, {**raw, "ds_config": CONFIG}, _in_order(found, []), finals)
 
 
@@ -232,8 +239,10 @@ def _move_schedule(moved: _Moved) -> None:
         return
     known = next(value for value in (rate, stated, _PEAK) if value is not None)
     raw["schedule"] = schedule_of(section, known)
-    if known is _PEAK and _PEAK in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr")):
-        _choose_peak(moved, "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr")
+    used = known in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr"))
+    place = "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr"
+    if known is _PEAK and used:
+        _choose_peak(moved, place)
     for stage in raw["stages"]:
         stage.pop("learning_rate", None)
     for path, _ in leaves({"scheduler": section}):
@@ -241,12 +250,10 @@ def _move_schedule(moved: _Moved) -> None:
         moved.add(path, f"schedule.{key}: {shown(raw['schedule'][key])}")
     found.remove("scheduler")
     if found.get(_RATE) is not None:
-        used = known in (raw["schedule"].get("peak"), raw["schedule"].get("warmup_max_lr"))
-        problem = "" if used else f"{section['type']} sets the learning rate"
-        place = "schedule.peak" if "peak" in raw["schedule"] else "schedule.warmup_max_lr"
-        moved.add(
-            _RATE, place if used else "left out", "moved to the recipe" if used else "without meaning here", problem
-        )
+        if used:
+            moved.add(_RATE, place)
+        else:
+            moved.add(_RATE, "left out", "without meaning here", f"{section['type']} sets the learning rate")
         found.remove(_RATE)
 
 
@@ -270,16 +277,13 @@ def _move_rate(moved: _Moved, rate: float) -> None:
         first["learning_rate"] = {**(first.get("learning_rate") or {}), "peak": rate}
 
 
-def _move_optimizer(moved: _Moved, devices: Devices) -> None:
+def _move_optimizer(moved: _Moved) -> None:
     found, raw = moved.found, moved.raw
     for key, path in OPTIMIZER_KEYS.items():
         if found.get(path) not in (None, "auto"):
             value = moved.move(path, f"optimizer.{key}")
             raw["optimizer"] = {**(raw.get("optimizer") or {}), key: value}
-    given = {k: v for k, v in (found.get("optimizer.params") or {}).items() if v != "auto"}
-    offloaded = "optimizer" in ds_config.offloads(found.content)
-    built = adam_class(given.get("torch_adam", True), offloaded)
-    for key, problem, remedy in refused_parameters(given, built):
+    for key, problem, remedy in refused_parameters(found.content):
         found.drop(f"optimizer.params.{key}", problem, remedy, refused=True)
     for key in list(found.get("optimizer.params") or {}):
         if found.get(f"optimizer.params.{key}") == "auto":
@@ -292,7 +296,7 @@ def _move_batch(moved: _Moved, recipe: Recipe, devices: Devices, gpus: int | Non
     found = moved.found
     keys = ds_config.batch_keys(UserConfig(found.content, ""))
     fixed = gpus or recipe.stages[0].ranks or recipe.launch.ranks
-    settled = adopt_batch(recipe, BatchWanted(keys.total, keys.micro, keys.accumulation), fixed, devices.count)
+    settled = adopt_batch(recipe, keys, fixed, devices.count)
     for path, (verdict, problem, text) in settled.rows.items():
         if found.get(path) is not None or problem:
             moved.add(path, text, verdict, problem)
@@ -306,12 +310,10 @@ def _move_batch(moved: _Moved, recipe: Recipe, devices: Devices, gpus: int | Non
 
 def _settle_kernels(moved: _Moved, devices: Devices) -> None:
     found = moved.found
-    if found.get("stacking.compile") is not True:
-        return
-    sharded = found.get("zero_optimization.stage") == 3
-    if sharded or devices.device.compiled == "refused":
-        why = "compiled layers break ZeRO stage 3" if sharded else "Triton needs compute capability 7.0"
-        found.replace("stacking.compile", False, why, "false", refused=True)
+    try:
+        ds_config.stage_kernels(UserConfig(found.content, ""), devices.device.compiled, hidden=0)
+    except UserError as error:
+        found.replace("stacking.compile", False, error.problem, "false", refused=True)
 
 
 def _in_order(found: Examination, rows: list[KeyRow]) -> tuple[KeyRow, ...]:
@@ -325,9 +327,7 @@ def _in_order(found: Examination, rows: list[KeyRow]) -> tuple[KeyRow, ...]:
             row = replace(row, problem=problem, verdict="impossible" if worse else row.verdict)
         merged[row.key] = row
     merged = {one.key: one for row in merged.values() for one in _of_leaves(found, row)}
-    told = Examination(found.original)
-    told.rows = list(merged.values())
-    everything = [*merged.values(), *kept_rows(told)]
+    everything = [*merged.values(), *kept_rows(found.original, merged)]
     places = {path: i for i, (path, _) in enumerate(leaves(found.original))}
     sections: dict[str, int] = {}
     for path, i in places.items():

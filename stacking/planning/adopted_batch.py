@@ -5,21 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stacking.config.recipe import Recipe
+from stacking.deepspeed_config.ds_config import BatchKeys
+from stacking.deepspeed_config.ds_facts import BATCH_KEYS
 from stacking.deepspeed_config.findings import Verdict
-from stacking.planning.batch import recipe_total
+from stacking.planning.batch import largest_divisor, recipe_total
 from stacking.terminal.units import counted
 
 USUAL = 256
 """Default sequences per update: Devlin et al., 2019, appendix A.2."""
-_TOTAL, _MICRO, _ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
-
-
-class BatchWanted(NamedTuple):
-    """The three batch keys of a configuration; None: not given."""
-
-    total: int | None
-    micro: int | None
-    accumulation: int | None
+_TOTAL, _MICRO, _ACCUMULATION = BATCH_KEYS
 
 
 class AdoptedBatch(NamedTuple):
@@ -31,15 +25,16 @@ class AdoptedBatch(NamedTuple):
     """Per key of the configuration: verdict, problem, action."""
 
 
-def adopt_batch(recipe: Recipe, wanted: BatchWanted, fixed: int | None, devices: int) -> AdoptedBatch:
+def adopt_batch(recipe: Recipe, wanted: BatchKeys, fixed: int | None, devices: int) -> AdoptedBatch:
     """Choose the batch, keeping the size of an update if possible.
 
     Args:
+        wanted: what the configuration says.
         fixed: the requested number of ranks; None: as many of the ``devices`` as divide the update.
     """
     stated = recipe_total(recipe, 0)
     total = wanted.total or stated
-    ranks = fixed or _ranks(devices, total)
+    ranks = fixed or (largest_divisor(total, devices) if total else devices)
     rows: dict[str, tuple[Verdict, str, str]] = {}
     if total is None:
         total = (wanted.micro or 1) * (wanted.accumulation or 1) * ranks if wanted.micro else _multiple(USUAL, ranks)
@@ -53,7 +48,7 @@ def adopt_batch(recipe: Recipe, wanted: BatchWanted, fixed: int | None, devices:
         total = near
     else:
         rows[_TOTAL] = ("moved to the recipe", "", f"stages[0].batch_sequences: {total}")
-    micro = _largest(total // ranks, wanted.micro) if wanted.micro else None
+    micro = largest_divisor(total // ranks, wanted.micro) if wanted.micro else None
     if micro is not None:
         same = micro == wanted.micro
         problem = "" if same else f"{wanted.micro} does not divide the {counted(total // ranks, 'sequence')} of a rank"
@@ -71,19 +66,10 @@ def _stages(recipe: Recipe, total: int, micro: int | None, ranks: int) -> list[d
         size = own or total
         stage: dict[str, Any] = {} if i else {"batch_sequences": total}
         if micro is not None and size % ranks == 0:
-            stage["micro_batch"] = _largest(size // ranks, micro)
+            stage["micro_batch"] = largest_divisor(size // ranks, micro)
         stages.append(stage)
     return stages
 
 
-def _ranks(devices: int, total: int | None) -> int:
-    return next(n for n in range(devices, 0, -1) if total is None or total % n == 0)
-
-
 def _multiple(total: int, ranks: int) -> int:
     return max(1, round(total / ranks)) * ranks
-
-
-def _largest(share: int, most: int) -> int:
-    """Return the largest divisor of a rank's share that is at most ``most``."""
-    return next(n for n in range(min(share, most), 0, -1) if share % n == 0)

@@ -91,12 +91,15 @@ def decide_batch(
     if total is None:
         where = recipe.key("stages", index, "batch_sequences")
         raise UserError(where, "is missing", "add it: sequences per update, over all ranks")
-    if keys.total is not None:
-        _check_total(recipe, index, user, total, ranks, micro, keys.accumulation)
-    _check_divides(recipe, index, total, ranks, micro, keys.accumulation)
+    unit = ranks * (micro or 1) * (keys.accumulation or 1)
+    exact = micro is not None and keys.accumulation is not None
+    if total % unit or (exact and total != unit):
+        raise _does_not_divide(recipe, index, user, total, ranks, micro)
     if micro is None and keys.accumulation:
         micro = total // (ranks * keys.accumulation)
-    micro = micro or _largest(total // ranks, fits)
+    if micro is None:
+        share = total // ranks
+        micro = next((n for n in range(share, 0, -1) if share % n == 0 and fits(n)), 1)
     return BatchSplit(micro, total // (micro * ranks), ranks)
 
 
@@ -107,51 +110,34 @@ def _agreed(user: UserConfig, key: str, wanted: int | None, given: int | None, s
     return given if wanted is None else wanted
 
 
-def _check_total(
-    recipe: Recipe, index: int, user: UserConfig, total: int, ranks: int, micro: int | None, accumulation: int | None
-) -> None:
-    """One answer that holds where the configuration fixes the size of an update: what to change, and where."""
-    unit = ranks * (micro or 1) * (accumulation or 1)
-    if total % unit == 0 and (None in (micro, accumulation) or total == unit):
-        return
-    parts = [counted(ranks, "rank"), *([f"micro-batch {micro}"] if micro else [])]
-    parts += [f"accumulation {accumulation}"] if accumulation else []
-    product = " x ".join(parts) + (f" = {unit}" if len(parts) > 1 else "")
-    also = f", and stages[{index}].batch_sequences in the recipe" if recipe_total(recipe, index) else ""
+def _does_not_divide(
+    recipe: Recipe, index: int, user: UserConfig, total: int, ranks: int, micro: int | None
+) -> UserError:
+    """Return an error at the key that fixes the size of an update: the configuration's, else the recipe's."""
+    keys, stage = batch_keys(user), recipe.stages[index]
+    unit, exact = ranks * (micro or 1) * (keys.accumulation or 1), None not in (micro, keys.accumulation)
+    names = [f"{name} {n}" for name, n in (("micro-batch", micro), ("accumulation", keys.accumulation)) if n]
+    product = " x ".join([counted(ranks, "rank"), *names]) + (f" = {unit}" if names else "")
+    if keys.total is None:
+        name, scale = ("batch_tokens", recipe.data.sequence_length) if stage.batch_tokens else ("batch_sequences", 1)
+        measure = f"is {total:,}" if scale == 1 else f"is {total * scale:,} ({counted(total, 'sequence')})"
+        verb = ", not" if exact else ", not a multiple of"
+        remedy = f"give {unit * scale:,}" if exact else _multiples(total * scale, unit * scale)
+        return UserError(recipe.key("stages", index, name), f"{measure}{verb} {product}", remedy)
     if total % ranks:
-        raise user.error(
+        also = f", and stages[{index}].batch_sequences in the recipe" if recipe_total(recipe, index) else ""
+        return user.error(
             "train_batch_size", f"is {total:,}, not a multiple of {product}", _multiples(total, unit) + also
         )
     share = total // ranks
-    fits = max(n for n in range(1, min(micro or share, share) + 1) if share % n == 0)
-    where = f"stages[{index}].micro_batch" if recipe.stages[index].micro_batch else "train_micro_batch_size_per_gpu"
+    fits = largest_divisor(share, micro or share)
+    where = f"stages[{index}].micro_batch" if stage.micro_batch else "train_micro_batch_size_per_gpu"
     remedy = f"make {where} {fits}"
-    if accumulation and accumulation != share // fits:
+    if keys.accumulation and keys.accumulation != share // fits:
         remedy += f" and gradient_accumulation_steps {share // fits}"
-    raise user.error(
+    return user.error(
         "train_batch_size", f"is {total:,}, not {product}", f"{remedy} ({fits} x {share // fits} x {ranks})"
     )
-
-
-def _check_divides(
-    recipe: Recipe, index: int, total: int, ranks: int, micro: int | None, accumulation: int | None
-) -> None:
-    unit = ranks * (micro or 1) * (accumulation or 1)
-    exact = micro is not None and accumulation is not None
-    if total % unit == 0 and (not exact or total == unit):
-        return
-    parts = [counted(ranks, "rank")]
-    if micro:
-        parts.append(f"micro-batch {micro}")
-    if accumulation:
-        parts.append(f"accumulation {accumulation}")
-    stage, length = recipe.stages[index], recipe.data.sequence_length
-    name, scale = ("batch_tokens", length) if stage.batch_tokens else ("batch_sequences", 1)
-    product = " x ".join(parts) + (f" = {unit}" if len(parts) > 1 else "")
-    measure = f"is {total:,}" if scale == 1 else f"is {total * scale:,} ({counted(total, 'sequence')})"
-    verb = ", not" if exact else ", not a multiple of"
-    remedy = f"give {unit * scale:,}" if exact else _multiples(total * scale, unit * scale)
-    raise UserError(recipe.key("stages", index, name), f"{measure}{verb} {product}", remedy)
 
 
 def _multiples(value: int, unit: int) -> str:
@@ -160,10 +146,9 @@ def _multiples(value: int, unit: int) -> str:
     return f"give {below:,} or {below + unit:,}" if below else f"give {unit:,}"
 
 
-def _largest(per_rank: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest divisor of a rank's share that fits; 1 if none does."""
-    divisors = [n for n in range(per_rank, 0, -1) if per_rank % n == 0]
-    return next((n for n in divisors if fits(n)), 1)
+def largest_divisor(number: int, most: int) -> int:
+    """Return the largest divisor of ``number`` that is at most ``most``."""
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
 
 
 def fits_device(recipe: Recipe, model: ModelConfig, precision: Precision, devices: Devices) -> Callable[[int], bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stacking.deepspeed_config import ds_config
 from stacking.errors import UserError
-from stacking.planning.batch import BatchSplit
+from stacking.planning.batch import largest_divisor
 from stacking.planning.plan import StagePlan
 
 
@@ -23,14 +23,12 @@ def resized(stage: StagePlan, ranks: int, where: str) -> StagePlan:
         problem = f"{ranks} ranks do not divide the {stage.global_batch} sequences of an update of {stage.name}"
         raise UserError(where, problem, f"use {most_ranks(stage, ranks)}")
     share = stage.global_batch // ranks
-    micro = next(n for n in range(min(stage.micro_batch, share), 0, -1) if share % n == 0)
-    batch = BatchSplit(micro, share // micro, ranks)
-    config = ds_config.with_batch(stage.ds_config, batch.total, batch.micro, batch.accumulation)
-    changes = {"micro_batch": batch.micro, "accumulation": batch.accumulation, "ranks": ranks, "ds_config": config}
+    micro = largest_divisor(share, stage.micro_batch)
+    config = ds_config.with_batch(stage.ds_config, stage.global_batch, micro, share // micro)
+    changes = {"micro_batch": micro, "accumulation": share // micro, "ranks": ranks, "ds_config": config}
     return stage.model_copy(update=changes)
 
 
 def most_ranks(stage: StagePlan, available: int) -> int:
     """Return the largest number of ranks, at most as planned, that the stage can use of those ``available``."""
-    limit = max(1, min(available, stage.ranks))
-    return next(n for n in range(limit, 0, -1) if stage.global_batch % n == 0)
+    return largest_divisor(stage.global_batch, max(1, min(available, stage.ranks)))

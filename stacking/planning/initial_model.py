@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from stacking.config.recipe import Model, Recipe
+from stacking.config.recipe import Recipe
 from stacking.errors import UserError
 from stacking.hardware.presets import SHAPES
 from stacking.huggingface.architecture import model_in
@@ -46,7 +46,11 @@ def read_start(recipe: Recipe) -> Start | None:
         config, content = read_config(folder)
         return Start(folder, kind, model_in(content, config))
     if kind == "state":
-        return Start(folder, kind, _state_model(where, read_sealed(folder / MANIFEST).get("model")))
+        try:
+            return Start(folder, kind, ModelConfig.model_validate(read_sealed(folder / MANIFEST).get("model")))
+        except ValidationError:
+            problem = "is a state that does not describe its model"
+            raise UserError(where, problem, "consolidate its checkpoint with --config") from None
     raise UserError(where, f"{recipe.start} holds no model", "give a state folder or a Hugging Face folder")
 
 
@@ -65,9 +69,10 @@ def model_config(recipe: Recipe, start: Start | None, vocabulary: int, padding_i
     wanted, layers = recipe.model, recipe.stages[0].layers
     padding = {} if padding_id is None else {"padding_id": padding_id}
     if start is None:
-        model = _checked(recipe, {"layers": layers, **_widths(recipe), **_the_rest(wanted, vocabulary)})
+        rest = wanted.model_dump(exclude={"shape"}, exclude_none=True)
+        model = _checked(recipe, {"layers": layers, "vocabulary": vocabulary, **rest, **_widths(recipe)})
         return model.model_copy(update=padding)
-    given = {name: value for name in wanted.model_fields_set if (value := getattr(wanted, name)) is not None}
+    given = wanted.model_dump(exclude_unset=True, exclude_none=True)
     if "shape" in given:
         given = {**_widths(recipe), **given}
     found = start.model.model_dump()
@@ -97,19 +102,3 @@ def _widths(recipe: Recipe) -> dict[str, Any]:
         problem = f"is {heads}, which does not divide hidden {hidden}"
         raise UserError(recipe.key("model", "heads"), problem, f"give {near}")
     return {"hidden": hidden, "heads": heads, "intermediate": wanted.intermediate or 4 * hidden}
-
-
-def _the_rest(wanted: Model, vocabulary: int) -> dict[str, Any]:
-    named = wanted.model_dump(exclude={"shape", "hidden", "heads", "intermediate", "vocabulary"})
-    return {key: value for key, value in named.items() if value is not None} | {
-        "vocabulary": wanted.vocabulary or vocabulary
-    }
-
-
-def _state_model(where: str, content: Any) -> ModelConfig:
-    try:
-        return ModelConfig.model_validate(content)
-    except ValidationError:
-        raise UserError(
-            where, "is a state that does not describe its model", "consolidate its checkpoint with --config"
-        ) from None

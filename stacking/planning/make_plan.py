@@ -88,7 +88,8 @@ def _initial_model(recipe: Recipe, start: Start | None, manifest: Mapping[str, A
             have more tokens than it has embeddings.
     """
     vocabulary = manifest["vocabulary"] if manifest else _DEFAULT_VOCABULARY
-    model = model_config(recipe, start, vocabulary, _padding_id(manifest) if manifest else None)
+    padding_id = manifest.get("special", {}).get("pad") if manifest else None
+    model = model_config(recipe, start, vocabulary, padding_id)
     length = recipe.data.sequence_length
     if length > model.max_positions:
         where = recipe.key("data", "sequence_length")
@@ -105,12 +106,6 @@ def _schedule(recipe: Recipe, stages: Sequence[StagePlan]) -> WarmupStableDecay 
     """Return the schedule from which the plan is cut again when a stage has ended early."""
     automatic = any(stage.until for stage in stages)
     return recipe.schedule if automatic and isinstance(recipe.schedule, WarmupStableDecay) else None
-
-
-def _padding_id(manifest: Mapping[str, Any]) -> int | None:
-    """Return the manifest's entry; manifests of tests may lack it."""
-    special = manifest.get("special", {})
-    return special.get("pad") if isinstance(special, Mapping) else None
 
 
 def _decide_rates(

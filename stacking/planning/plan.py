@@ -21,6 +21,7 @@ from stacking.config.recipe import (
     WarmupStableDecay,
 )
 from stacking.config.resources import Resources
+from stacking.deepspeed_config.ds_config import StageKernels
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import Compiled, Precision
@@ -47,14 +48,11 @@ class PlannedLaunch(Frozen):
     launcher: str
     accelerator: Literal["cpu", "cuda"]
     device: str
-    """The planned device class."""
     compiled: Compiled = "possible"
-    """How torch.compile works on it."""
     elastic: bool = False
     retries: int | None = None
     retry_seconds: float = 10.0
     resources: Resources = Resources()
-    """The scheduler resources of a job for the whole run."""
 
 
 class Cost(FrozenPart):
@@ -65,13 +63,6 @@ class Cost(FrozenPart):
 
     flops: float
     baseline_flops: float
-
-
-class PlannedKernels(Frozen):
-    """How the layers are computed, except for what the device decides (`stacking.model.kernels`)."""
-
-    compile: bool = False
-    activation_checkpointing: bool = False
 
 
 class StagePlan(Frozen):
@@ -98,9 +89,8 @@ class StagePlan(Frozen):
     precision: Precision
     zero_stage: int
     ds_config: dict[str, Any]
-    """The complete DeepSpeed configuration."""
     ds_config_digest: str
-    kernels: PlannedKernels = PlannedKernels()
+    kernels: StageKernels = StageKernels()
     until: Until | None = None
     """What may end the stage before ``steps``; see `stacking.planning.plateau`."""
     growth: PlannedGrowth | None
@@ -110,7 +100,6 @@ class StagePlan(Frozen):
     memory_per_rank: int
     """Bytes, estimated."""
     resources: Resources = Resources()
-    """The scheduler resources of the stage's job."""
 
     @property
     def trial_updates(self) -> int:

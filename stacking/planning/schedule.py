@@ -10,16 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
-from stacking.config.recipe import (
-    DeepSpeedSchedule,
-    LearningRate,
-    OneCycle,
-    Recipe,
-    WarmupCosineLR,
-    WarmupDecayLR,
-    WarmupLR,
-    WarmupStableDecay,
-)
+from stacking.config.recipe import DeepSpeedSchedule, LearningRate, Recipe, StagesSchedule, WarmupStableDecay
 from stacking.errors import UserError
 from stacking.planning.deepspeed_rates import knots, rate_at
 from stacking.terminal.units import counted
@@ -48,12 +39,12 @@ def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]
     Raises:
         UserError: a warm-up is longer than its stage, a decay overlaps the warm-up, or the first peak is missing.
     """
-    if isinstance(recipe.schedule, WarmupStableDecay):
-        stages = _over_the_run(recipe, steps)
-    elif isinstance(recipe.schedule, (WarmupLR, WarmupDecayLR, WarmupCosineLR, OneCycle)):
-        stages = _as_deepspeed(recipe, recipe.schedule, steps)
-    else:
+    if isinstance(recipe.schedule, StagesSchedule):
         stages = _stage_by_stage(recipe, steps)
+    elif isinstance(recipe.schedule, WarmupStableDecay):
+        stages = _over_the_run(recipe, recipe.schedule, steps)
+    else:
+        stages = _as_deepspeed(recipe, recipe.schedule, steps)
     rise = recipe.schedule.rewarmup_steps
     for i, (count, is_grown) in enumerate(zip(steps, grown, strict=True)):
         if is_grown and rise > count:
@@ -85,9 +76,7 @@ def warmup_stable_decay(total: int, peak: float, warmup: int, decay: int, final:
     return _distinct(points[1:] if warmup == 0 else points)
 
 
-def _over_the_run(recipe: Recipe, steps: Sequence[int]) -> list[Points]:
-    schedule = recipe.schedule
-    assert isinstance(schedule, WarmupStableDecay)
+def _over_the_run(recipe: Recipe, schedule: WarmupStableDecay, steps: Sequence[int]) -> list[Points]:
     _refuse_rates_of_stages(recipe, schedule.kind)
     total = sum(steps)
     decay = round(total * schedule.decay_share)

@@ -11,19 +11,19 @@ import xxhash
 from stacking.config.recipe import Optimizer, Recipe
 from stacking.config.resources import Resources
 from stacking.deepspeed_config import ds_config
-from stacking.deepspeed_config.ds_config import StageFacts, UserConfig
+from stacking.deepspeed_config.ds_config import StageKernels, UserConfig
 from stacking.deepspeed_config.examination import get
 from stacking.deepspeed_config.findings import Findings
 from stacking.deepspeed_config.settle import settle_optimizer
 from stacking.errors import UserError
-from stacking.hardware.presets import Compiled, DeviceClass, Precision
+from stacking.hardware.presets import DeviceClass, Precision
 from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters
 from stacking.planning.batch import BatchSplit, decide_batch, fits_device, has_own_batch
 from stacking.planning.cost import memory_per_rank, stage_flops
 from stacking.planning.devices import Devices
 from stacking.planning.growth import PlannedGrowth, decide_growth
-from stacking.planning.plan import PlannedKernels, StagePlan, stage_name
+from stacking.planning.plan import StagePlan, stage_name
 from stacking.planning.schedule import Points
 
 
@@ -53,7 +53,7 @@ class DecidedStage:
     notes: tuple[str, ...]
     """Which values of the optimizer the configuration sets."""
     precision: Precision
-    kernels: PlannedKernels
+    kernels: StageKernels
     batch: BatchSplit | None
     steps: int | None
     resources: Resources
@@ -74,7 +74,7 @@ def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, finding
     findings.extend(user.errors)
     optimizer, notes = settle_optimizer(recipe, user, findings)
     precision = findings.attempt(decide_precision, recipe, user, devices.device) or devices.device.precision
-    kernels = findings.attempt(decide_kernels, user, devices.device.compiled, model.hidden) or PlannedKernels()
+    kernels = findings.attempt(ds_config.stage_kernels, user, devices.device.compiled, model.hidden) or StageKernels()
     findings.extend(ds_config.optimizer_errors(user))
     batch = None
     if before is None or before.batch or has_own_batch(recipe, index, user):
@@ -106,29 +106,18 @@ def decide_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> P
     Raises:
         UserError: the two disagree, or the device does not support it well.
     """
-    asked = ds_config.requested_precision(user, device)
-    wanted = recipe.precision
-    if wanted == "auto":
-        chosen = asked or device.precision
-        named = user.key(f"{asked}.enabled") if asked else recipe.key("precision")
-        ds_config.check_precision(chosen, device, named)
-        return chosen
+    asked, wanted = ds_config.requested_precision(user, device), recipe.precision
     explicit = asked is not None and get(user.content, f"{asked}.enabled") is True
-    if (explicit and asked != wanted) or ds_config.switched_off(user, wanted):
+    off = get(user.content, f"{wanted}.enabled") is False
+    if wanted != "auto" and (off or (explicit and asked != wanted)):
         key = f"{asked if explicit else wanted}.enabled"
         says = f"asks for {asked}" if explicit else "is false"
         raise user.error(key, f"{says}, but the recipe's precision is {wanted}", "change one of them")
-    ds_config.check_precision(wanted, device, recipe.key("precision"))
-    return wanted
-
-
-def decide_kernels(user: UserConfig, device: Compiled, hidden: int) -> PlannedKernels:
-    """Decide what is compiled and what is recomputed.
-
-    Raises:
-        UserError: the configuration asks for an unsupported combination.
-    """
-    return PlannedKernels(**vars(ds_config.stage_kernels(user, device, hidden)))
+    chosen = (asked or device.precision) if wanted == "auto" else wanted
+    if chosen in device.unfit:
+        where = user.key(f"{asked}.enabled") if asked and wanted == "auto" else recipe.key("precision")
+        raise UserError(where, f"{chosen} on {device.name}: {device.unfit[chosen]}", f"use {device.precision}")
+    return chosen
 
 
 def decide_steps(recipe: Recipe, index: int, batch: BatchSplit | None) -> int | None:
@@ -213,7 +202,8 @@ def plan_stage(run: RunBasis, decided: DecidedStage, points: Points, before: Sta
 
 def stage_config(run: RunBasis, decided: DecidedStage, batch: BatchSplit, points: Points, name: str) -> ds_config.Json:
     """Return the complete DeepSpeed configuration."""
-    facts = StageFacts(
+    return ds_config.resolve(
+        decided.user,
         micro_batch=batch.micro,
         accumulation=batch.accumulation,
         ranks=batch.ranks,
@@ -224,4 +214,3 @@ def stage_config(run: RunBasis, decided: DecidedStage, batch: BatchSplit, points
         cuda=run.devices.cuda,
         stage=name,
     )
-    return ds_config.resolve(decided.user, facts)

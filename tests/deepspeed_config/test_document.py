@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from stacking.deepspeed_config.document import PAGE, page
 from stacking.deepspeed_config.ds_facts import SECTION_KEYS, UNSUPPORTED
+from tools.ds_config_page import PAGE, page
 
 
 def test_the_page_is_current() -> None:
-    assert PAGE.read_text() == page(), "run python -m stacking.deepspeed_config.document"
+    assert PAGE.read_text() == page(), "run python -m tools.ds_config_page"
 
 
 def test_every_key_has_its_line() -> None:

@@ -13,7 +13,6 @@ from stacking.config.recipe import recipe_from
 from stacking.deepspeed_config.ds_facts import SECTION_KEYS, UNSUPPORTED, WITHOUT_EFFECT
 from stacking.deepspeed_config.examination import get
 from stacking.deepspeed_config.examine import examine
-from stacking.deepspeed_config.examples import EXAMPLES
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.planning.adopt import adopt_content
@@ -21,6 +20,7 @@ from stacking.planning.make_plan import make_plan
 from stacking.planning.plan import write_plan
 from tests.small_recipe import MACHINE, MANIFEST, SAMPLES, SMALL
 from tests.train.ranks import run_ranks
+from tools.ds_config_examples import EXAMPLES
 
 NEED_A_PACKAGE = {"wandb", "comet"}
 A100S = Machine(accelerators=2, device=DEVICE_CLASSES["a100"], memory=40 << 30, cores=8)

@@ -18,7 +18,7 @@ from stacking.deepspeed_config.ds_facts import (
 from stacking.deepspeed_config.facts import FACTS_FILE, SECTIONS, TOP
 from stacking.deepspeed_config.names import MEANINGS, RENAMED, known_keys
 
-GENERATED = "import json; from stacking.deepspeed_config.generate_facts import facts; print(json.dumps(facts()))"
+GENERATED = "import json; from tools.deepspeed_facts import facts; print(json.dumps(facts()))"
 
 
 def is_known(path: str) -> bool:
@@ -29,7 +29,7 @@ def is_known(path: str) -> bool:
 def test_the_facts_are_those_of_the_installed_version() -> None:
     done = subprocess.run([sys.executable, "-c", GENERATED], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    again = "run python -m stacking.deepspeed_config.generate_facts, and look at what changed"
+    again = "run python -m tools.deepspeed_facts, and look at what changed"
     assert found == json.loads(FACTS_FILE.read_text()), again
     assert set(found["removed"]) == set(REMOVED_KEYS), "a key was removed from DeepSpeed: say what to do instead"
 

@@ -104,8 +104,8 @@ def test_a_run_takes_at_least_its_checkpoints(keep: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "level", "words"),
     [
-        ({}, "ok", "ext4, local"),
-        ({"filesystem": "nfs4"}, "ok", "nfs4, over the network"),
+        ({}, "ok", "ext4, files can be locked"),
+        ({"filesystem": "nfs4"}, "ok", "nfs4, files can be locked"),
         ({"filesystem": "lustre", "lock_error": "ENOSYS"}, "error", "lustre cannot lock files (ENOSYS)"),
         ({"filesystem": "tmpfs"}, "warning", "lost when the machine restarts"),
     ],

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from stacking.errors import UserError
-from stacking.launch.job import Accelerator, Job
-from stacking.launch.slurm import Allocation, Failure, Slurm, first_failure, inherited_by_ranks, srun
+from stacking.launch.job import Accelerator, Job, Outcome
+from stacking.launch.slurm import Allocation, Slurm, first_failure, inherited_by_ranks, srun
 from tests.slurm.fake_slurm import FakeSlurm, slurm
 
 __all__ = ["slurm"]
@@ -79,22 +79,27 @@ def test_outside_of_a_job_there_is_one_line() -> None:
         Allocation.of({})
 
 
+def failure(rank: int, host: str, code: int) -> Outcome:
+    return Outcome(exit_code=code, rank=rank, host=host, log=job(8).log(rank))
+
+
 @pytest.mark.parametrize(
-    ("said", "failure"),
+    ("said", "expected"),
     [
-        ("srun: error: n2: task 1: Exited with exit code 3", Failure(1, "n2", 3)),
-        ("srun: error: n1: tasks 0-3: Exited with exit code 75", Failure(0, "n1", 75)),
-        ("srun: error: n2: task 5: Killed", Failure(5, "n2", -signal.SIGKILL)),
-        ("srun: error: gpu-3: task 5: Segmentation fault (core dumped)", Failure(5, "gpu-3", -signal.SIGSEGV)),
-        ("srun: error: n2: task 5: Out Of Memory", Failure(5, "n2", -signal.SIGKILL)),
-        ("srun: error: n2: task 1: Exited with exit code 137", Failure(1, "n2", -signal.SIGKILL)),
+        ("srun: error: n2: task 1: Exited with exit code 3", failure(1, "n2", 3)),
+        ("srun: error: n1: tasks 0-3: Exited with exit code 75", failure(0, "n1", 75)),
+        ("srun: error: n2: task 5: Killed", failure(5, "n2", -signal.SIGKILL)),
+        ("srun: error: gpu-3: task 5: Segmentation fault (core dumped)", failure(5, "gpu-3", -signal.SIGSEGV)),
+        ("srun: error: n2: task 5: Out Of Memory", failure(5, "n2", -signal.SIGKILL)),
+        ("srun: error: n2: task 1: Exited with exit code 137", failure(1, "n2", -signal.SIGKILL)),
         ("srun: error: Node failure on n2", None),
         ("", None),
     ],
 )
-def test_what_srun_says_about_a_task(said: str, failure: Failure | None) -> None:
+def test_what_srun_says_about_a_task(said: str, expected: Outcome | None) -> None:
     noise = "srun: Step created for job 4\n"
-    assert first_failure(f"{noise}{said}\nsrun: error: n9: task 9: Killed\n" if said and failure else said) == failure
+    told = f"{noise}{said}\nsrun: error: n9: task 9: Killed\n" if said and expected else said
+    assert first_failure(job(8), told) == expected
 
 
 def test_variables_in_the_site_s_words_are_those_of_the_job() -> None:

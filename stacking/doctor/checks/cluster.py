@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from stacking.doctor.facts import Facts, MeasuredTransfer
+from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding, Level
 from stacking.terminal.units import counted
 
@@ -27,7 +27,7 @@ def transfers(facts: Facts) -> Iterator[Finding]:
         yield Finding("error", "collectives", f"{wrong} gave wrong results", advice)
     for refused in found.refused:
         yield Finding("warning", "collectives", f"{found.backend} refused {refused}", "use ZeRO stage 0 here")
-    best = _largest(found.transfers)
+    best = list({t.operation: t for t in sorted(found.transfers, key=lambda t: t.bytes)}.values())
     if not best:
         return
     rates = ", ".join(f"{t.operation} {t.bandwidth / 1e9:.2f}" for t in best)
@@ -47,7 +47,8 @@ def clocks(facts: Facts) -> Iterator[Finding]:
     if not skews:
         return
     worst = max(skews, key=lambda skew: abs(skew.seconds))
-    found = f"{worst.host} is {_ahead(worst.seconds)} (to within {_brief(worst.uncertainty)})"
+    direction = "ahead" if worst.seconds >= 0 else "behind"
+    found = f"{worst.host} is {_brief(abs(worst.seconds))} {direction} (to within {_brief(worst.uncertainty)})"
     if abs(worst.seconds) - worst.uncertainty > _MUCH_SKEW:
         advice = "let chrony or ntpd run on all nodes: journals and estimates mix their times"
         yield Finding("warning", "clocks", found, advice)
@@ -69,19 +70,6 @@ def nodes(facts: Facts) -> Iterator[Finding]:
             found = ", ".join(f"{value} on {host}" for value, host in sorted(values.items()))
             level: Level = "error" if name == "torch" else "warning"
             yield Finding(level, "nodes", f"differ in {name}: {found}", "make them the same")
-
-
-def _largest(transfers: Sequence[MeasuredTransfer]) -> list[MeasuredTransfer]:
-    """Return the largest transfer of each operation."""
-    found: dict[str, MeasuredTransfer] = {}
-    for transfer in transfers:
-        known = found.setdefault(transfer.operation, transfer)
-        found[transfer.operation] = max(known, transfer, key=lambda t: t.bytes)
-    return list(found.values())
-
-
-def _ahead(seconds: float) -> str:
-    return f"{_brief(abs(seconds))} {'ahead' if seconds >= 0 else 'behind'}"
 
 
 def _brief(seconds: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stacking.deepspeed_config import ds_config
-from stacking.doctor.compatibility import NETWORK_FILESYSTEMS
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding
 from stacking.planning.plan import Plan, StagePlan
@@ -25,7 +24,7 @@ def speed(facts: Facts) -> Iterator[Finding]:
     if folder is None or folder.write is None:
         return
     read = f", reads {folder.read / GB:.2f}" if folder.read else ""
-    found = f"writes {folder.write / GB:.2f} GB/s{read}{' (partly from memory)' if folder.cached else ''}"
+    found = f"writes {folder.write / GB:.2f} GB/s{read}"
     seconds = max(map(checkpoint_bytes, facts.plan.stages)) / folder.write if facts.plan else 0.0
     if seconds > _LONG:
         advice = "raise checkpoint.every_steps, or choose a faster file system"
@@ -61,11 +60,10 @@ def space(facts: Facts) -> Iterator[Finding]:
 
 
 def filesystem(facts: Facts) -> Iterator[Finding]:
-    """Check that files can be locked and all nodes see them."""
+    """Check that files can be locked and stay."""
     folder = facts.folder
     if folder is None:
         return
-    shared = folder.filesystem in NETWORK_FILESYSTEMS
     if folder.lock_error:
         advice = "on Lustre: mount with -o flock; else choose another --run-dir"
         yield Finding("error", "file system", f"{folder.filesystem} cannot lock files ({folder.lock_error})", advice)
@@ -73,8 +71,7 @@ def filesystem(facts: Facts) -> Iterator[Finding]:
         problem = f"{folder.filesystem}: in memory, lost when the machine restarts"
         yield Finding("warning", "file system", problem, "choose a folder on a disk for --run-dir")
     else:
-        where = "over the network" if shared else "local"
-        yield Finding("ok", "file system", f"{folder.filesystem}, {where}, files can be locked")
+        yield Finding("ok", "file system", f"{folder.filesystem}, files can be locked")
 
 
 def checkpoint_bytes(stage: StagePlan) -> float:

@@ -1,6 +1,6 @@
-"""Writes ``facts.json``: what the installed DeepSpeed and PyTorch accept.
+"""Writes ``stacking/deepspeed_config/facts.json``: what the installed DeepSpeed and PyTorch accept.
 
-Run ``python -m stacking.deepspeed_config.generate_facts`` after an upgrade. Sections with a pydantic model are
+Run ``python -m tools.deepspeed_facts`` after an upgrade. Sections with a pydantic model are
 described by it; for the others, DeepSpeed reads a dictionary that records the keys it looks up.
 """
 
@@ -10,7 +10,6 @@ import inspect
 import json
 import typing
 from collections.abc import Iterator
-from enum import Enum
 from typing import Any
 
 import deepspeed
@@ -136,18 +135,19 @@ def _nested_model(annotation: Any) -> type[DeepSpeedConfigModel] | None:
     return None
 
 
-def _describe(path: str, model: type[DeepSpeedConfigModel], sections: dict[str, dict[str, Any]]) -> None:
+def _describe(
+    path: str, model: type[DeepSpeedConfigModel], sections: dict[str, dict[str, Any]], titles: dict[str, str]
+) -> None:
     keys: dict[str, Any] = {}
+    titles.setdefault(model.__name__, path)
     for name, field in model.model_fields.items():
-        for key in filter(None, {name, field.alias}):
+        for key in filter(None, dict.fromkeys((name, field.alias))):
             keys[key] = {"kind": _kind_of(field.annotation)}
             if type(None) in typing.get_args(field.annotation):
                 keys[key]["null"] = True
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Enum):
-                keys[key]["choices"] = [member.value for member in field.annotation]
             inner = _nested_model(field.annotation)
             if inner is not None:
-                _describe(f"{path}.{key}", inner, sections)
+                _describe(f"{path}.{key}", inner, sections, titles)
     sections[path] = dict(sorted(keys.items()))
 
 
@@ -155,8 +155,9 @@ def facts() -> dict[str, Any]:
     """Return the content of ``facts.json`` as an object."""
     read = _read_keys()
     sections: dict[str, dict[str, Any]] = {}
+    titles: dict[str, str] = {}
     for path, model in MODELS.items():
-        _describe(path, model, sections)
+        _describe(path, model, sections, titles)
     for path in (*PLAIN, *NESTED):
         keys = {key: _of_default(value) for key, value in read.get(path, {}).items()}
         sections[path] = dict(sorted(keys.items()))
@@ -171,6 +172,7 @@ def facts() -> dict[str, Any]:
         "deepspeed": deepspeed.__version__,
         "top": {key: top[key] for key in sorted(top) if key not in removed},
         "sections": dict(sorted(sections.items())),
+        "titles": dict(sorted(titles.items())),
         "removed": sorted(config._REMOVED_TOP_LEVEL_CONFIG_KEYS),
         "removed_zero": sorted(config._REMOVED_ZERO_CONFIG_KEYS),
         "optimizers": {name: _parameters(cls) for name, cls in OPTIMIZERS.items()},

@@ -1,6 +1,6 @@
 """Writes ``docs/ds_config.md``: what each key of a DeepSpeed configuration does here.
 
-Run ``python -m stacking.deepspeed_config.document`` after changing the tables.
+Run ``python -m tools.ds_config_page`` after changing the tables.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, READ_FROM, REMOVED_KEYS, SECTION_KEYS, UNSUPPORTED
+from stacking.deepspeed_config.ds_facts import KNOWN_KEYS, REMOVED_KEYS, SECTION_KEYS, UNSUPPORTED
 from stacking.deepspeed_config.examine import effect
-from stacking.deepspeed_config.examples import EXAMPLES
-from stacking.deepspeed_config.facts import REMOVED_ZERO, SCHEDULER_PARAMETERS
+from stacking.deepspeed_config.facts import REMOVED_ZERO, SCHEDULER_PARAMETERS, VERSION
 from stacking.deepspeed_config.names import RENAMED
 from stacking.deepspeed_config.schedulers import TRANSLATED
+from tools.ds_config_examples import EXAMPLES
 
-PAGE = Path(__file__).parents[2] / "docs" / "ds_config.md"
+PAGE = Path(__file__).parents[1] / "docs" / "ds_config.md"
 _HEAD = f"""\
 # Supported ds_config keys
 
-Generated from the tables in `stacking/deepspeed_config` by `python -m stacking.deepspeed_config.document`; the keys are
-those of DeepSpeed {READ_FROM}. `stacking adopt DS_CONFIG --out DIR` adapts any file.
+Generated from the tables in `stacking/deepspeed_config` by `python -m tools.ds_config_page`; the keys are those of
+DeepSpeed {VERSION}. `stacking adopt DS_CONFIG --out DIR` adapts any file.
 
 - A value applies if the recipe does not set one. If both set different values, the plan lists all contradictions at
   once.
@@ -94,5 +94,4 @@ def _old_keys() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(), encoding="utf-8")

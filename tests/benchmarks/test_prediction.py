@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from stacking.errors import UserError
-from stacking.estimate.check import as_text, check, worst
 from stacking.report.run import Run, read_run
 from tests.estimate.plans import bench_file, bench_stage, tabled
 from tests.report.synthetic import SyntheticRun
+from tools.benchmarks.prediction import as_text, check, worst
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_prediction"
 

@@ -28,7 +28,7 @@ def perfect(run: Run, path: Path, factor: float = 1.0) -> Path:
     stages = [bench_stage(run.plan, stage) for stage in run.plan.stages]
     stages = json.loads(json.dumps(stages))
     for entry in stages:
-        entry["measurements"]["stacking"]["step_seconds"] = [entry["layers"] / 10 * factor]
+        entry["measurements"]["stacking"]["seconds_per_step"] = entry["layers"] / 10 * factor
         entry["precision"] = run.plan.stages[0].precision
     return bench_file(path / "bench.json", stages)
 

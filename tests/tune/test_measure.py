@@ -30,7 +30,6 @@ def measurement(seconds: float, tokens: int, optimizer: float = 0.0) -> Measurem
         sequences_per_step=tokens // 32,
         tokens_per_step=tokens,
         real_tokens_per_step=tokens,
-        predictions_per_step=1.0,
         flops_per_step=1.0,
         split={"optimizer": optimizer},
         memory_bytes=1 << 20,

@@ -31,7 +31,7 @@ CONTROL_HALF = [
     "stacking.launch.registry",
     "stacking.run.phases",
     "stacking.cli.plan_report",
-    "stacking.estimate.check",
+    "stacking.estimate.setting",
     "stacking.cli.plan_text",
     "stacking.run.progress",
     "stacking.report.html",

@@ -74,38 +74,26 @@ def write_snapshot(model: Path, out: Path, wanted: AttentionRequest) -> Attentio
 def _measured(model: Path, wanted: AttentionRequest, examples: int) -> tuple[Attention, list[Example]]:
     found = find_model(model)
     _refuse_contradictions(wanted)
-    source = _source(found, wanted)
+    tokenizer, kind = _source(found, wanted)
     from stacking.attention.probe import open_probe  # torch
 
     probe = open_probe(found)
     length = _sequence_length(found, wanted, probe)
-    text = source.open(length)
+    text: Text
+    if wanted.text is not None:
+        text = FileText(wanted.text, tokenizer, length)
+    else:
+        text = HeldOutText(tokenizer, kind, length, _SEED)
     if text.vocabulary > probe.vocabulary:
         problem = f"has a vocabulary of {text.vocabulary:,}, but the model embeds {probe.vocabulary:,} tokens"
-        raise UserError(source.tokenizer, problem, "give the data or the tokenizer that the model was made for")
-    _check_words(found, source.tokenizer)
+        raise UserError(tokenizer, problem, "give the data or the tokenizer that the model was made for")
+    _check_words(found, tokenizer)
     with progress("measuring attention", wanted.samples) as done:
         attention = measure(probe, str(model), text, wanted.samples, length, wanted.window, done)
     return attention, shown(probe, text, wanted.sentences, examples)
 
 
-@dataclass(frozen=True)
-class _TextSource:
-    """Where the text comes from."""
-
-    tokenizer: Path
-    """The folder of its tokenizer."""
-    kind: str
-    file: Path | None
-
-    def open(self, sequence_length: int) -> Text:
-        if self.file is not None:
-            return FileText(self.file, self.tokenizer, sequence_length)
-        return HeldOutText(self.tokenizer, self.kind, sequence_length, _SEED)
-
-
 def _refuse_contradictions(wanted: AttentionRequest) -> None:
-    """Refuse options that would be ignored."""
     if wanted.data is not None and wanted.text is not None:
         raise UserError("--text", "is given beside --data", "give one of the two")
     if wanted.tokenizer is not None and wanted.text is None:
@@ -116,8 +104,8 @@ def _refuse_contradictions(wanted: AttentionRequest) -> None:
         raise UserError("--kind", f"there is no kind {wanted.kind!r}", f"use one of {', '.join(SAMPLERS)}")
 
 
-def _source(found: FoundModel, wanted: AttentionRequest) -> _TextSource:
-    """Return the text that the options name or, for a model of a run, its held-out data.
+def _source(found: FoundModel, wanted: AttentionRequest) -> tuple[Path, str]:
+    """Return the folder of the tokenizer, which is that of the data if there are any, and the kind of samples.
 
     Raises:
         UserError: no text is named, or no tokenizer for it.
@@ -129,11 +117,11 @@ def _source(found: FoundModel, wanted: AttentionRequest) -> _TextSource:
         tokenizer = wanted.tokenizer or own
         if tokenizer is None:
             raise UserError("--tokenizer", "is missing", "give the folder of the model's tokenizer, such as its data")
-        return _TextSource(tokenizer, kind, wanted.text)
+        return tokenizer, kind
     data = wanted.data or of_run
     if data is None:
         raise UserError("--data", "is missing", "give the prepared data of the model, or --text FILE")
-    return _TextSource(data, kind, None)
+    return data, kind
 
 
 def _sequence_length(found: FoundModel, wanted: AttentionRequest, probe: Probe) -> int:

@@ -18,12 +18,10 @@ PAGE = "attention.html"
 
 
 def write_page(attention: Attention, examples: Sequence[Example], folder: Path, model: Path) -> None:
-    """Write the page into ``folder``."""
     write_atomically(folder / PAGE, render(attention, examples, model))
 
 
 def render(attention: Attention, examples: Sequence[Example], model: Path) -> str:
-    """Return the page as HTML."""
     described = attention.described
     return (
         environment("attention")

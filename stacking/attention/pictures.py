@@ -147,7 +147,6 @@ def _bar(figure: Figure, axes: Axes, drawn: AxesImage) -> None:
 
 
 def _number(axes: Axes, layers: int, columns: int) -> None:
-    """Number layers and heads from 1."""
     for count, put in ((columns, axes.set_xticks), (layers, axes.set_yticks)):
         step = -(-count // _MOST_LABELS)
         ticks = list(range(0, count, step))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,29 +32,6 @@ from stacking.terminal.units import counted
 I64 = npt.NDArray[np.int64]
 
 _ENCODERS = "give a BERT, or another encoder with attention, for transformers"
-
-
-class Probe(Protocol):
-    """A model whose attention can be read."""
-
-    layers: int
-    heads: int
-    vocabulary: int
-    longest: int | None
-    """The most positions of a sequence; None: unknown."""
-    padding_id: int
-
-    def attend(self, input_ids: I64, segment_ids: I64, mask: Bool) -> F32:
-        """Return the probabilities [L, B, A, S, S], the last dimension over keys.
-
-        Args:
-            input_ids: [B, S].
-            segment_ids: [B, S].
-            mask: [B, S], True at real tokens, with all padding at the ends.
-
-        Raises:
-            UserError: the model cannot be used.
-        """
 
 
 def open_probe(found: FoundModel) -> Probe:
@@ -87,6 +64,13 @@ class OwnProbe:
 
     @torch.no_grad()
     def attend(self, input_ids: I64, segment_ids: I64, mask: Bool) -> F32:
+        """Return the probabilities [L, B, A, S, S], the last dimension over keys.
+
+        Args:
+            input_ids: [B, S].
+            segment_ids: [B, S].
+            mask: [B, S], True at real tokens, with all padding at the ends.
+        """
         nothing = np.empty(0, dtype=np.int64)
         tokens = padded_tokens(input_ids, segment_ids, mask, nothing)
         with _recorded(self._model) as probabilities:
@@ -144,6 +128,11 @@ class HuggingFaceProbe:
 
     @torch.no_grad()
     def attend(self, input_ids: I64, segment_ids: I64, mask: Bool) -> F32:
+        """As `OwnProbe.attend`.
+
+        Raises:
+            UserError: the model cannot be used.
+        """
         inputs = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask).long()}
         if self._segments > 1:
             inputs["token_type_ids"] = torch.from_numpy(segment_ids)
@@ -178,6 +167,9 @@ class HuggingFaceProbe:
 
     def _refused(self, problem: str) -> UserError:
         return UserError(self._folder, problem, _ENCODERS)
+
+
+Probe = OwnProbe | HuggingFaceProbe
 
 
 def _loaded(folder: Path) -> Any:

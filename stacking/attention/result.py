@@ -1,18 +1,18 @@
-"""What a measurement found, and its file ``attention.json``."""
+"""What a measurement found, its file ``attention.json``, and its table for the terminal."""
 
 from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from stacking.attention.tally import Measures, Tally
-from stacking.errors import DamagedFile
-from stacking.storage.files import read_json, write_json
+from stacking.report.tables import Table
+from stacking.storage.files import write_json
 from stacking.storage.frozen import Frozen
 
 RESULT = "attention.json"
@@ -24,8 +24,6 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 class Described(Frozen):
-    """What was measured, on what."""
-
     model: str
     layers: int
     heads: int
@@ -83,8 +81,6 @@ class Similarity(Frozen):
 
 
 class Attention(Frozen):
-    """A whole measurement."""
-
     kind: Literal["attention"] = "attention"
     format: Literal[1] = 1
     described: Described
@@ -93,23 +89,7 @@ class Attention(Frozen):
     similarity: Similarity
 
     def write(self, folder: Path) -> None:
-        """Write ``attention.json`` into ``folder``."""
         write_json(folder / RESULT, self.model_dump(mode="json"))
-
-
-def read_attention(folder: Path) -> Attention:
-    """Read ``folder/attention.json``.
-
-    Raises:
-        UserError: there is none.
-        DamagedFile: it is not what this version writes.
-    """
-    content = read_json(folder / RESULT)
-    try:
-        return Attention.model_validate(content)
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"])) or "no object"
-        raise DamagedFile(folder / RESULT, f"is not a measurement of attention ({place})", "measure again") from None
 
 
 def attention_of(tally: Tally, model: str, text: str, sequence_length: int) -> Attention:
@@ -174,3 +154,23 @@ def _lists(measures: Measures) -> dict[str, Any]:
 
 def _rows(matrix: F64) -> Matrix:
     return tuple(tuple(row) for row in matrix.tolist())
+
+
+def layer_table(attention: Attention) -> Table:
+    """List the means over heads of every layer and, below, those of even attention."""
+    described, heads, even = attention.described, attention.heads, attention.even
+    window = described.window
+    counterparts = {pair.lower: pair.cosine for pair in attention.similarity.halves}
+    rows = []
+    for layer in range(described.layers):
+        shares = [fmean(values[layer]) for values in (heads.first, heads.separators, heads.itself)]
+        beside = [fmean([head[window + d] for head in heads.by_position[layer]]) for d in (-1, 1)]
+        cosine = f"{counterparts[layer]:.3f}" if layer in counterparts else ""
+        numbers = [*shares, *beside, fmean(heads.entropy[layer])]
+        rows.append((str(layer + 1), *(f"{number:.3f}" for number in numbers), cosine))
+    shares = [even.first, even.separators, even.itself]
+    beside = [even.by_position[window + d] for d in (-1, 1)]
+    rows.append(("even", *(f"{number:.3f}" for number in (*shares, *beside, even.entropy)), ""))
+    half = described.layers // 2
+    like = f"like layer + {half}" if attention.similarity.halves else ""
+    return Table(("layer", "to first", "separators", "itself", "before", "after", "entropy", like), rows)

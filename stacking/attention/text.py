@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,26 +44,6 @@ class Sequences(NamedTuple):
     """[B, S], True at real separators."""
 
 
-class Text(Protocol):
-    """Sequences of tokens, and what their ids mean."""
-
-    name: str
-    """The data folder or file."""
-    vocabulary: int
-
-    def sequences(self, count: int, at_once: int) -> Iterator[Sequences]:
-        """Yield the first ``count`` sequences, ``at_once`` at a time."""
-
-    def examples(self, count: int) -> list[I64]:
-        """Return ``count`` single sentences as ids, with their special tokens; fewer in a small text."""
-
-    def encode(self, sentence: str) -> I64:
-        """Return the ids of a sentence, with its special tokens."""
-
-    def word(self, token: int) -> str:
-        """Return the text of a token."""
-
-
 def rectangle(rows: Sequence[I64], segments: Sequence[I64], separator: int, padding: int) -> Sequences:
     """Return sequences of different lengths as one rectangle."""
     shape = len(rows), max(map(len, rows))
@@ -92,6 +72,7 @@ class HeldOutText:
         self._tokenizer = _tokenizer(folder / "tokenizer.json")
 
     def sequences(self, count: int, at_once: int) -> Iterator[Sequences]:
+        """Yield the first ``count`` sequences, ``at_once`` at a time."""
         special = self._corpus.special
         numbers = np.arange(min(count, len(self._sampler)), dtype=np.int64)
         for start in range(0, len(numbers), at_once):
@@ -101,6 +82,7 @@ class HeldOutText:
             yield rectangle(rows, segments, special["sep"], special["pad"])
 
     def examples(self, count: int) -> list[I64]:
+        """Return ``count`` single sentences as ids, with their special tokens; fewer in a small text."""
         corpus, special = self._corpus, self._corpus.special
         candidates = np.unique(np.linspace(0, corpus.sentences - 1, min(corpus.sentences, _CANDIDATES), dtype=np.int64))
         starts, ends = corpus.sentence_start(candidates), corpus.sentence_start(candidates + 1)
@@ -112,6 +94,7 @@ class HeldOutText:
         return [np.concatenate([[special["cls"]], piece, [special["sep"]]]) for piece in pieces]
 
     def encode(self, sentence: str) -> I64:
+        """Return the ids of a sentence, with its special tokens."""
         special = self._corpus.special
         ids = self._tokenizer.encode(sentence, add_special_tokens=False).ids
         return np.array([special["cls"], *ids, special["sep"]], dtype=np.int64)
@@ -180,6 +163,9 @@ class FileText:
                         yield " ".join(line.strip() for line in group)
         except UnicodeDecodeError:
             raise UserError(self._file, "is not UTF-8", "convert it to UTF-8") from None
+
+
+Text = HeldOutText | FileText
 
 
 def _require_held_out(folder: Path) -> None:

@@ -13,14 +13,7 @@ from stacking.model.size import executed_flops, training_flops
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of some batches."""
-
-    sequences: float = 0
-    tokens: float = 0
-    """Padding included."""
     real_tokens: float = 0
-    predictions: float = 0
-    """Masked positions."""
     flops: float = 0
     """Model FLOPs, forward and backward."""
     executed_flops: float = 0
@@ -40,21 +33,17 @@ class Counter:
     """
 
     def __init__(self, model: ModelConfig, sequence_length: int) -> None:
-        self._model, self._length = model, sequence_length
+        self._model = model
         self._encoder = np.array([training_flops(model, n, 0) for n in range(sequence_length + 1)])
         self._prediction = training_flops(model, 0, 1)
 
     def __call__(self, batch: Unpadded) -> Counts:
-        """Count the work in ``batch``."""
         lengths, predictions = batch.lengths, len(batch.mlm_positions)
         sequence = np.searchsorted(np.cumsum(lengths), batch.mlm_positions, side="right")
         masked = np.bincount(sequence, minlength=len(lengths))
         pairs = zip(lengths.tolist(), masked.tolist(), strict=True)
         return Counts(
-            sequences=len(lengths),
-            tokens=len(lengths) * self._length,
             real_tokens=int(lengths.sum()),
-            predictions=predictions,
             flops=float(self._encoder[lengths].sum() + predictions * self._prediction),
             executed_flops=sum(executed_flops(self._model, length, count) for length, count in pairs),
         )

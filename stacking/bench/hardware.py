@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from stacking.bench.instruments import synchronise
 from stacking.errors import StackingError
 from stacking.hardware.cores import usable_cores
 from stacking.hardware.nvidia_smi import query, visible_gpus
 from stacking.hardware.presets import Precision, printed_peak
+from stacking.hardware.processor import cpu_name
 from stacking.planning.plan import StagePlan
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -36,13 +37,15 @@ def hardware(device: torch.device, stage: StagePlan, gemm: float) -> dict[str, A
     found = {
         "device": device.type,
         "ranks": stage.ranks,
-        "host_cpu": _cpu_name(),
+        "host_cpu": cpu_name(),
         "cores": usable_cores(),
         "threads_per_rank": torch.get_num_threads(),
         "gemm_tflops": gemm,
         **_versions(),
     }
-    return found | (_gpu(device, stage, gemm) if device.type == "cuda" else _cpu(device, gemm))
+    if device.type == "cuda":
+        return found | _gpu(device, stage, gemm)
+    return found | {"name": cpu_name(), "peak_tflops": gemm, "peak_source": _measured_here(device)}
 
 
 def gemm_tflops(device: torch.device, precision: Precision) -> float:
@@ -51,23 +54,14 @@ def gemm_tflops(device: torch.device, precision: Precision) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=_DTYPES[precision]) for _ in range(2))
     best = float("inf")
     for _ in range(_GEMM_REPEATS):
-        _wait(device)
+        synchronise(device)
         started = time.perf_counter()
         torch.mm(a, b)
-        _wait(device)
+        synchronise(device)
         best = min(best, time.perf_counter() - started)
     total = torch.tensor([2 * size**3 / best / 1e12], dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return float(total)
-
-
-def multiplies_in_tf32(precision: Precision) -> bool:
-    """Whether torch computes fp32 products on tensor cores."""
-    return precision == "fp32" and torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32
-
-
-def _cpu(device: torch.device, gemm: float) -> dict[str, Any]:
-    return {"name": _cpu_name(), "peak_tflops": gemm, "peak_source": _measured_here(device)}
 
 
 def _measured_here(device: torch.device) -> str:
@@ -77,7 +71,8 @@ def _measured_here(device: torch.device) -> str:
 
 def _gpu(device: torch.device, stage: StagePlan, gemm: float) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(device)
-    precision = "tf32" if multiplies_in_tf32(stage.precision) else stage.precision
+    in_tf32 = stage.precision == "fp32" and torch.backends.cuda.matmul.allow_tf32
+    precision = "tf32" if in_tf32 else stage.precision
     peak, source = printed_peak(properties.name, precision) or (gemm / stage.ranks, _measured_here(device))
     return {
         "name": properties.name,
@@ -109,17 +104,3 @@ def _from_smi(index: int) -> dict[str, str]:
         return next(row for row in query("uuid", *_SMI) if row.pop("uuid") == uuid)
     except (StackingError, IndexError, StopIteration):
         return {}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.machine()
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -46,8 +46,6 @@ def untrained(model: ModelConfig, pairs: bool) -> Any:
 
 
 class HuggingFace(Contender):
-    """A class of transformers in DeepSpeed."""
-
     def __init__(self, trial: Trial, compiled: bool = False) -> None:
         super().__init__(trial)
         torch.manual_seed(self.plan.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -12,12 +13,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from stacking.bench.contender import Contender
-from stacking.bench.contenders import CONTENDERS, Factory
+from stacking.bench.contender import Contender, Padded, Recomputed, Stacking
 from stacking.bench.counts import Counter, Counts
-from stacking.bench.memory import MemoryMeter
-from stacking.bench.observe import named, observed, operators_of
-from stacking.bench.split import SECTIONS, Stopwatch, synchronise
+from stacking.bench.instruments import (
+    SECTIONS,
+    Marks,
+    MemoryMeter,
+    Stopwatch,
+    named,
+    observed,
+    operators_of,
+    synchronise,
+)
 from stacking.bench.trial import Measurement, Section, Trial
 from stacking.data.unpad import Unpadded
 from stacking.train.loader import sample_numbers
@@ -25,6 +32,7 @@ from stacking.train.loader import sample_numbers
 _SPLIT_STEPS = 3
 """Steps timed part by part; a median needs several."""
 Batches = Callable[[np.ndarray], Unpadded]
+Factory = Callable[[Trial], Contender]
 
 
 class Timed(NamedTuple):
@@ -37,8 +45,6 @@ class Timed(NamedTuple):
 
 
 class Entrant:
-    """A contender during a trial."""
-
     def __init__(self, name: str, make: Factory, trial: Trial, device: torch.device) -> None:
         self.name, self.trial, self.device = name, trial, device
         self.memory = MemoryMeter(device)
@@ -55,7 +61,6 @@ class Entrant:
 
     @property
     def skipped(self) -> int:
-        """Number of steps so far that the loss scaler skipped."""
         return int(getattr(self.contender.engine, "skipped_steps", 0))
 
 
@@ -125,38 +130,9 @@ class Course:
         entrant.split = {name: median(step[name] for step in taken) for name in SECTIONS}
 
     def look(self, entrant: Entrant, step: int) -> None:
-        """Record which operators one step uses."""
         micro_batches, _ = self._prepare(entrant.contender, step)
         names, entrant.profile = operators_of(lambda: entrant.contender.update(micro_batches, step), self._device)
         entrant.observed = observed(names)
-
-
-class Marks:
-    """Time stamps on the device: on a GPU, events in its stream, so that recording does not synchronise."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._events: list[torch.cuda.Event] = []
-        self._times: list[float] = []
-        synchronise(device)
-        self.mark()
-
-    def mark(self) -> None:
-        """Record a time stamp after all work so far."""
-        if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._events.append(event)
-        else:
-            self._times.append(time.perf_counter())
-
-    def seconds(self) -> list[float]:
-        """Return the seconds between consecutive time stamps; waits for the last one."""
-        synchronise(self._device)
-        if self._device.type == "cuda":
-            events = zip(self._events, self._events[1:], strict=False)
-            return [before.elapsed_time(after) / 1000 for before, after in events]
-        return [after - before for before, after in zip(self._times, self._times[1:], strict=False)]
 
 
 def steps_for(trial: Trial, step_seconds: float) -> int:
@@ -180,7 +156,7 @@ def measure(
     course = Course(trial, batches, device, dist.get_rank())
     entrants, fastest = [], float("inf")
     _import_everything()
-    factories = {name: CONTENDERS[name]() for name in trial.contenders}
+    factories = {name: _factory(name) for name in trial.contenders}
     for name, make in factories.items():
         starting(name)
         entrant = Entrant(name, make, trial, device)
@@ -203,6 +179,16 @@ def measure(
     return {entrant.name: (_measurement(entrant, skipped[entrant.name]), entrant.profile) for entrant in entrants}
 
 
+def _factory(name: str) -> Factory:
+    """Import the libraries of a contender; return its constructor."""
+    ours = {"stacking": Stacking, "padded": Padded, "checkpointing": Recomputed}
+    if name in ours:
+        return ours[name]
+    from stacking.bench.hugging_face import HuggingFace  # needs transformers, which the others do not
+
+    return partial(HuggingFace, compiled=name == "hugging-face-compiled")
+
+
 def _import_everything() -> None:
     """Import what DeepSpeed imports for its first engine, so that the first contender does not pay for it."""
     import torch._dynamo
@@ -214,10 +200,10 @@ def _measurement(entrant: Entrant, skipped: int) -> Measurement:
     counts = [count for window in entrant.windows for count in window.counts]
     total = sum(counts, Counts())
     device = entrant.device
-    numbers = [*(count.real_tokens for count in counts), total.predictions, total.flops, total.executed_flops]
+    numbers = [*(count.real_tokens for count in counts), total.flops, total.executed_flops]
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(sums)
-    *real, predictions, flops, executed = sums.tolist()
+    *real, flops, executed = sums.tolist()
     most = torch.tensor([entrant.memory.most], dtype=torch.int64, device=device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     stage, steps = entrant.trial.planned, len(counts)
@@ -228,7 +214,6 @@ def _measurement(entrant: Entrant, skipped: int) -> Measurement:
         sequences_per_step=stage.global_batch,
         tokens_per_step=stage.global_batch * entrant.trial.plan.data.sequence_length,
         real_tokens_per_step=sum(real) / steps,
-        predictions_per_step=predictions / steps,
         flops_per_step=flops / steps,
         executed_flops_per_step=executed / steps if entrant.contender.executes_needed else None,
         split=entrant.split,

@@ -11,8 +11,6 @@ from stacking.bench.trial import Measurement, Trial, TrialResult
 
 @dataclass(frozen=True)
 class Derived:
-    """Numbers derived from a measurement."""
-
     seconds_per_step: float
     """Median over repeats of the mean per repeat."""
     sequences_per_second: float
@@ -66,8 +64,6 @@ def ratios(derived: dict[str, Derived]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class StageResult:
-    """One measured stage."""
-
     trial: Trial
     result: TrialResult
 
@@ -79,7 +75,6 @@ class StageResult:
         return {name: derive(measured[name], peak) for name in self.trial.contenders if name in measured}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the stage's part of ``--json``."""
         plan, stage, derived = self.trial.plan, self.trial.planned, self.derived
         return {
             "name": stage.name,
@@ -95,7 +90,7 @@ class StageResult:
             "zero_stage": stage.zero_stage,
             "dropout": plan.model.dropout,
             "warmup_steps": self.trial.warmup,
-            "data": "synthetic, ragged" if self._synthetic and self.trial.ragged else self._data,
+            "data": self._data,
             "outcome": self.result.outcome,
             "message": self.result.message,
             "measurements": {
@@ -107,16 +102,13 @@ class StageResult:
         }
 
     @property
-    def _synthetic(self) -> bool:
-        return self.trial.plan.data.path is None
-
-    @property
     def _data(self) -> str:
-        return "synthetic, full length" if self._synthetic else self.trial.plan.data.samples
+        if self.trial.plan.data.path is not None:
+            return self.trial.plan.data.samples
+        return "synthetic, ragged" if self.trial.ragged else "synthetic, full length"
 
 
 def as_json(stages: list[StageResult], name: str) -> dict[str, Any]:
-    """Return the content of ``--json``."""
     hardware = next((stage.result.hardware for stage in stages if stage.result.hardware), {})
     return {
         "format": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,17 @@ OPPONENTS: dict[str, Contender] = {
     "checkpointing": "checkpointing",
 }
 """The values of ``--against``."""
-
-
-_KEYS = {
-    "hidden": "model.hidden",
-    "vocabulary": "model.vocabulary",
-    "dropout": "model.dropout",
-    "sequence_length": "data.sequence_length",
-    "precision": "precision",
-    "ranks": "launch.ranks",
-    "batch": ".batch_sequences",
-    "micro_batch": ".micro_batch",
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "hidden": ("model.hidden",),
+    "vocabulary": ("model.vocabulary",),
+    "dropout": ("model.dropout", "model.attention_dropout"),
+    "sequence_length": ("data.sequence_length",),
+    "precision": ("precision",),
+    "ranks": ("launch.ranks",),
+    "batch": ("stages[*].batch_sequences",),
+    "micro_batch": ("stages[*].micro_batch",),
 }
-"""The options that correspond to keys of a recipe."""
+"""The keys of a recipe that options stand for; ``*``: of every stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,6 @@ class Wanted:
     vocabulary: int | None = None
     micro_batch: int | None = None
     batch: int | None = None
-    """Sequences per update over all ranks."""
     precision: str | None = None
     ranks: int | None = None
     dropout: float | None = None
@@ -77,8 +74,6 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Target:
-    """One stage to measure."""
-
     plan: Plan
     stage: int
     rows: SampleIndex | None
@@ -99,7 +94,8 @@ def targets(wanted: Wanted) -> list[Target]:
 
 def _in_options(error: UserError, wanted: Wanted) -> UserError:
     """Rephrase ``error`` for the command line if an option was given for the recipe's key."""
-    options = {key: name for name, key in _KEYS.items() if getattr(wanted, name) is not None}
+    given = {name: keys[0] for name, keys in _KEYS.items() if getattr(wanted, name) is not None}
+    options = {key.removeprefix("stages[*]"): name for name, key in given.items()}
     named = next((name for key, name in options.items() if error.where.endswith(key)), None)
     if named is None:
         return error
@@ -129,10 +125,11 @@ def trial_of(
 
 
 def save_rows(rows: SampleIndex | None, path: Path) -> Path | None:
-    """Write a sample index for the ranks; None if there is none."""
+    """Write a sample index for the ranks, unless it is there; None if there is none."""
     if rows is None:
         return None
-    rows.write(path)
+    if not path.exists():
+        rows.write(path)
     return path.absolute()
 
 
@@ -145,29 +142,22 @@ def _named(wanted: Wanted, machine: Machine) -> Iterator[Target]:
     default = (SHAPES[wanted.target].layers,) if wanted.target else _DEPTHS
     for layers in wanted.layers or default:
         raw = _raw_recipe(wanted, layers, machine)
-        yield _planned(recipe_from(raw, Path(raw["name"]), list(wanted.overrides), wanted.data), 0)
+        overrides = [*_overrides(wanted, 1), *wanted.overrides]
+        yield _planned(recipe_from(raw, Path(raw["name"]), overrides, wanted.data), 0)
 
 
 def _raw_recipe(wanted: Wanted, layers: int, machine: Machine) -> dict[str, Any]:
+    """Return the defaults of a named model, before the options that stand for keys."""
     length = wanted.sequence_length or 128
-    model: dict[str, Any] = {"shape": wanted.target or "bert-base", "max_positions": max(_LONGEST, length)}
-    model |= {"hidden": wanted.hidden} if wanted.hidden else {}
-    model |= {"vocabulary": wanted.vocabulary} if wanted.vocabulary else {}
-    if wanted.dropout is not None:
-        model |= {"dropout": wanted.dropout, "attention_dropout": wanted.dropout}
     ranks = wanted.ranks or machine.accelerators or 1  # a single CPU rank uses all cores
     tokens = GPU_TOKENS if machine.accelerators else CPU_TOKENS
-    stage: dict[str, Any] = {"layers": layers, "steps": 1_000_000, "learning_rate": {"peak": 1e-4}}
-    if wanted.micro_batch:
-        stage["micro_batch"] = wanted.micro_batch
-    stage["batch_sequences"] = wanted.batch or ranks * (wanted.micro_batch or max(1, tokens // length))
+    batch = ranks * (wanted.micro_batch or max(1, tokens // length))
     return {
         "name": wanted.target or f"hidden-{wanted.hidden}",
-        "model": model,
+        "model": {"shape": wanted.target or "bert-base", "max_positions": max(_LONGEST, length)},
         "data": {"sequence_length": length},
-        "precision": wanted.precision or "auto",
         "launch": {"ranks": ranks},
-        "stages": [stage],
+        "stages": [{"layers": layers, "steps": 1_000_000, "batch_sequences": batch, "learning_rate": {"peak": 1e-4}}],
     }
 
 
@@ -176,7 +166,9 @@ def _of_recipe(wanted: Wanted) -> Iterator[Target]:
         raise UserError("--layers", "is for named models", "give --stages, or set stages[0].layers=N")
     file = _recipe_file(str(wanted.target))
     raw = read_yaml_mapping(file)
-    recipe = recipe_from(raw, file, [*_overrides(wanted, raw), *wanted.overrides], wanted.data)
+    stages = raw.get("stages")
+    number = len(stages) if isinstance(stages, list) else 0
+    recipe = recipe_from(raw, file, [*_overrides(wanted, number), *wanted.overrides], wanted.data)
     first = _planned(recipe, 0)
     for stage in _stages(wanted, first.plan):
         yield Target(first.plan, stage, first.rows)
@@ -190,21 +182,13 @@ def _recipe_file(name: str) -> Path:
         raise UserError(name, "is neither a recipe nor a named model", nearest(name, known)) from None
 
 
-def _overrides(wanted: Wanted, raw: dict[str, Any]) -> Iterator[str]:
-    """Return the options as changes of the recipe's keys."""
-    keys = {
-        "model.hidden": wanted.hidden,
-        "model.vocabulary": wanted.vocabulary,
-        "model.dropout": wanted.dropout,
-        "model.attention_dropout": wanted.dropout,
-        "data.sequence_length": wanted.sequence_length,
-        "precision": wanted.precision,
-        "launch.ranks": wanted.ranks,
-    }
-    stages = raw.get("stages")
-    for index in range(len(stages) if isinstance(stages, list) else 0):
-        keys |= {f"stages[{index}].batch_sequences": wanted.batch, f"stages[{index}].micro_batch": wanted.micro_batch}
-    yield from (f"{key}={value}" for key, value in keys.items() if value is not None)
+def _overrides(wanted: Wanted, stages: int) -> Iterator[str]:
+    """Yield the options as changes of the recipe's keys."""
+    given = {key: getattr(wanted, name) for name, keys in _KEYS.items() for key in keys}
+    for key, value in given.items():
+        if value is not None:
+            for index in range(stages if "*" in key else 1):
+                yield f"{key.replace('*', str(index))}={value}"
 
 
 def _stages(wanted: Wanted, plan: Plan) -> list[int]:

@@ -11,19 +11,15 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from stacking.data.corpus import Corpus
-from stacking.data.samples import build_samples
-from stacking.errors import DamagedFile
 from stacking.launch.job import Job, Launcher, Outcome
 from stacking.launch.outcome import describe
 from stacking.planning.plan import Plan, StagePlan
 from stacking.storage.files import disk_errors, read_json, write_atomically
-from stacking.storage.frozen import Frozen
+from stacking.storage.frozen import Frozen, record_of
 
-TRIAL, RESULT, SAMPLES, PROFILE = "trial.json", "result.json", "samples.npy", "profile.txt"
+TRIAL, RESULT, PROFILE = "trial.json", "result.json", "profile.txt"
 STARTING = "starting.txt"
 """The contender that is being built and warmed up; empty once all are ready."""
 OUT_OF_MEMORY = 77
@@ -54,13 +50,12 @@ class Trial(Frozen):
     ragged: bool = False
     """Without data: draw the lengths instead of filling every sequence; see `stacking.bench.synthetic`."""
     samples: str | None = None
-    """Absolute path of an existing sample index; null: created in the trial's folder if the plan has data."""
+    """Absolute path of the sample index; null: the plan has no data."""
     profile: bool = False
     """Also write the slowest operators, per contender."""
 
     @property
     def planned(self) -> StagePlan:
-        """The stage that is measured."""
         return self.plan.stages[self.stage]
 
 
@@ -78,8 +73,6 @@ class Measurement(Frozen):
     """Padding included."""
     real_tokens_per_step: float
     """Mean."""
-    predictions_per_step: float
-    """Mean number of masked positions."""
     flops_per_step: float
     """Model FLOPs of real tokens and masked positions (`stacking.model.size.training_flops`), mean."""
     executed_flops_per_step: float | None = None
@@ -122,7 +115,7 @@ def run_trial(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: flo
         limit_seconds: stop an attempt that takes longer, and count it as failed; None: no limit.
 
     Raises:
-        UserError: the data cannot be read, or the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     lost: dict[str, str] = {}
     while True:
@@ -151,8 +144,6 @@ def _attempt(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: floa
         for old in (RESULT, STARTING):
             (folder / old).unlink(missing_ok=True)
         write_atomically(folder / TRIAL, trial.model_dump_json(indent=2) + "\n")
-        if trial.plan.data.path is not None and trial.samples is None:
-            np.save(folder / SAMPLES, _sample_index(trial.plan))
     job = Job(
         name="bench",
         argv=[sys.executable, "-m", "stacking.bench.worker", str(folder)],
@@ -164,7 +155,7 @@ def _attempt(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: floa
     if outcome is None:
         return TrialResult(outcome="failed", message=f"took longer than {limit_seconds:g} s")
     if outcome.exit_code == 0:
-        return read_result(folder)
+        return record_of(TrialResult, read_json(folder / RESULT), folder / RESULT, "a result", "start again")
     if outcome.exit_code == OUT_OF_MEMORY:
         return TrialResult(outcome="out-of-memory", message=describe(outcome))
     if outcome.exit_code == _KILLED:
@@ -179,27 +170,7 @@ def read_trial(folder: Path) -> Trial:
     Raises:
         DamagedFile: it cannot be read.
     """
-    try:
-        return Trial.model_validate(read_json(folder / TRIAL))
-    except ValidationError as error:
-        raise DamagedFile(folder / TRIAL, f"is not a trial ({error.errors()[0]['msg']})", "start it again") from None
-
-
-def read_result(folder: Path) -> TrialResult:
-    """Read the measurements that the ranks wrote.
-
-    Raises:
-        DamagedFile: it cannot be read.
-    """
-    try:
-        return TrialResult.model_validate(read_json(folder / RESULT))
-    except ValidationError as error:
-        raise DamagedFile(folder / RESULT, f"is not a result ({error.errors()[0]['msg']})", "start again") from None
-
-
-def _sample_index(plan: Plan) -> np.ndarray:
-    corpus = Corpus(Path(str(plan.data.path)), split="train")
-    return build_samples(corpus, plan.data.samples, plan.data.sequence_length)
+    return record_of(Trial, read_json(folder / TRIAL), folder / TRIAL, "a trial", "start it again")
 
 
 def wait_for(launcher: Launcher, job: Job, limit_seconds: float | None) -> Outcome | None:

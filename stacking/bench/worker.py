@@ -17,7 +17,7 @@ from deepspeed.accelerator import get_accelerator
 from stacking.bench.hardware import gemm_tflops, hardware
 from stacking.bench.measure import Batches, measure
 from stacking.bench.synthetic import SyntheticSampler
-from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, SAMPLES, STARTING, Trial, TrialResult, read_trial
+from stacking.bench.trial import OUT_OF_MEMORY, PROFILE, RESULT, STARTING, Trial, TrialResult, read_trial
 from stacking.data.arrays import mapped_array
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS
@@ -30,7 +30,7 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory"
 """How torch, CUDA and the C library report it in errors of other types."""
 
 
-def source(trial: Trial, folder: Path) -> Batches:
+def source(trial: Trial) -> Batches:
     """Return the source of samples: the plan's data, or synthetic samples."""
     plan = trial.plan
     data = plan.data
@@ -45,13 +45,15 @@ def source(trial: Trial, folder: Path) -> Batches:
             padding_id=plan.model.padding_id,
         )
         return sampler.unpadded
-    rows = mapped_array(Path(trial.samples or folder / SAMPLES))
+    assert trial.samples is not None
+    rows = mapped_array(Path(trial.samples))
     corpus = Corpus(Path(data.path), split="train")
     return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability).unpadded
 
 
-def run(folder: Path, trial: Trial) -> None:
+def main(folder: Path) -> None:
     """Measure, and let rank 0 write the result."""
+    trial = read_trial(folder)
     connect()
     device = torch.device(get_accelerator().current_device_name())
     gemm = gemm_tflops(device, trial.planned.precision)
@@ -60,7 +62,7 @@ def run(folder: Path, trial: Trial) -> None:
         if dist.get_rank() == 0:
             write_atomically(folder / STARTING, name)
 
-    measured = measure(trial, source(trial, folder), device, starting)
+    measured = measure(trial, source(trial), device, starting)
     found = hardware(device, trial.planned, gemm)
     if dist.get_rank() == 0:
         if trial.profile:
@@ -80,12 +82,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def failure(error: Exception) -> int:
-    """Return the exit code for a library's error."""
     return OUT_OF_MEMORY if ran_out_of_memory(error) else 1
-
-
-def main(folder: Path) -> None:
-    run(folder, read_trial(folder))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stacking.cli.options import COMMAND, FOLDER
-
-_WINDOW = click.IntRange(min=2, max=512)
 
 
 @click.command(**COMMAND)
@@ -26,38 +25,17 @@ _WINDOW = click.IntRange(min=2, max=512)
     "--window", type=click.IntRange(min=1, max=512), default=16, show_default=True, help="Relative positions."
 )
 @click.option("--sentence", "sentences", multiple=True, help="A sentence for the page; may be repeated.")
-def attention(
-    model: Path,
-    out: Path,
-    data: Path | None,
-    text: Path | None,
-    tokenizer: Path | None,
-    kind: str | None,
-    sequence_length: int | None,
-    samples: int,
-    window: int,
-    sentences: tuple[str, ...],
-) -> None:
+def attention(model: Path, out: Path, **options: Any) -> None:
     """Measure what a model attends to.
 
     MODEL is a run, a state, a checkpoint, or the Hugging Face folder of any encoder. Writes attention.json, pictures as
     SVG, PDF and PNG, and attention.html.
     """
     from stacking.attention.command import AttentionRequest, write_attention
-    from stacking.attention.tables import layer_table
+    from stacking.attention.result import layer_table
     from stacking.storage.files import require_absent
 
-    wanted = AttentionRequest(
-        data=data,
-        text=text,
-        tokenizer=tokenizer,
-        kind=kind,
-        sequence_length=sequence_length,
-        samples=samples,
-        window=window,
-        sentences=sentences,
-    )
     require_absent(out)
-    measured = write_attention(model, out, wanted)
+    measured = write_attention(model, out, AttentionRequest(**options))
     click.echo(layer_table(measured).as_text())
     click.echo(out / "attention.html")

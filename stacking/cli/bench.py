@@ -44,7 +44,6 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("target", required=False)
 @click.option("--against", callback=_words, help="Alternate with hf, hf-compiled, padded, checkpointing; print ratios.")
-@click.option("--hf-compile", is_flag=True, help="With --against hf: compile the Hugging Face model.")
 @click.option("--stages", callback=_words, help="Stages of a recipe, such as 0,2; default: all.")
 @click.option("--hidden", type=_COUNT, help="Width of the model; without TARGET, one head per 64.")
 @click.option("--layers", callback=_numbers, help="Depths of a named model, such as 3,12; default: its own.")
@@ -68,7 +67,6 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
 def bench(
     target: str | None,
     against: tuple[str, ...],
-    hf_compile: bool,
     steps: int | None,
     warmup: int | None,
     repeats: int,
@@ -86,13 +84,10 @@ def bench(
     from stacking.bench.results import as_json as results_as_json
     from stacking.bench.targets import Wanted
 
-    if hf_compile and "hf" not in against:
-        raise UserError("--hf-compile", "has no effect without --against hf", "add it, or omit this option")
     wanted = Wanted(target=target, **options)
-    opponents = tuple("hf-compiled" if name == "hf" and hf_compile else name for name in against)
     how = {"steps": steps, "warmup": warmup, "repeats": repeats, "profile": profile}
     results = []
-    for result in _measure(wanted, opponents, how, launcher, folder):
+    for result in _measure(wanted, against, how, launcher, folder):
         results.append(result)
         if not as_json:
             click.echo(block(result))
@@ -145,7 +140,6 @@ def _measure(
 
 
 def _how(accelerator: str, steps: int | None, warmup: int | None, repeats: int, profile: bool) -> dict[str, Any]:
-    """Returns the measurement's length: as requested, or the default for the device."""
     return {
         "warmup": warmup or (10 if accelerator == "cuda" else 2),
         "steps": steps or (5 if accelerator == "cuda" else 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -50,21 +50,7 @@ _LONGEST = 1_000_000
 @click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="With --submit: the cluster's settings, a YAML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def compare(
-    baseline: str,
-    recipes: tuple[str, ...],
-    data: Path,
-    out: Path,
-    seeds: int,
-    rates: str | None,
-    overrides: tuple[str, ...],
-    scales: str,
-    any_model: bool,
-    reuse: tuple[Path, ...],
-    launcher: str | None,
-    hostfile: Path | None,
-    submit: bool,
-    site: Path | None,
-    as_json: bool,
+    baseline: str, recipes: tuple[str, ...], rates: str | None, scales: str, as_json: bool, **options: Any
 ) -> None:
     """Measure how much sooner growing reaches the baseline's loss.
 
@@ -74,35 +60,16 @@ def compare(
     With --submit, the same command submits what is missing and reports what is finished.
     """
     from stacking.compare.budgets import compare_budgets
-    from stacking.compare.command import CompareRequest
+    from stacking.compare.command import CompareRequest, check_request
     from stacking.compare.command import compare as compare_recipes
     from stacking.compare.tables import as_text, length_table
 
-    if submit and (launcher or hostfile):
-        raise UserError("--submit", "runs under SLURM's launcher", "omit --launcher and --hostfile")
-    if submit and reuse:
-        raise UserError("--submit", "leaves every run to a chain of its own", "omit --reuse")
-    for folder in reuse:
-        if not (folder / "arms").is_dir():
-            raise UserError(f"--reuse {folder}", "holds no comparison", "give what was --out of another one")
     factors = _positive("--scale", scales, "0.5,1,2")
     if max(factors) > _LONGEST:
         raise UserError("--scale", f"is {max(factors):g}", f"give at most {_LONGEST:,}")
-    request = CompareRequest(
-        sources=(baseline, *recipes),
-        data=data,
-        out=out,
-        seeds=seeds,
-        rates=_positive("--tune-baseline", rates, "5e-4,1e-3,2e-3") if rates is not None else (),
-        overrides=overrides,
-        any_model=any_model,
-        scale=factors[0],
-        reuse=reuse,
-        launcher=launcher,
-        hostfile=hostfile,
-        submit=submit,
-        site=site,
-    )
+    searched = _positive("--tune-baseline", rates, "5e-4,1e-3,2e-3") if rates is not None else ()
+    request = CompareRequest(sources=(baseline, *recipes), rates=searched, scale=factors[0], **options)
+    check_request(request)
 
     def tell(line: str) -> None:
         click.echo(line, err=True)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -38,15 +38,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings and all measurements as JSON.")
 @click.option("--before-job", is_flag=True, help="The quick check that a job script runs; writes RUN_DIR/doctor.json.")
 def doctor(
-    run_dir: Path,
-    recipe: str | None,
-    overrides: tuple[str, ...],
-    ranks: int | None,
-    launcher: str,
-    hostfile: Path | None,
-    collectives: bool,
-    as_json: bool,
-    before_job: bool,
+    run_dir: Path, recipe: str | None, overrides: tuple[str, ...], as_json: bool, before_job: bool, **options: Any
 ) -> None:
     """Check whether this machine can train, and how well.
 
@@ -59,16 +51,12 @@ def doctor(
 
     # Handled like Ctrl-C, so that no measuring process is left behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    check_hostfile(launcher, hostfile)
+    check_hostfile(options["launcher"], options["hostfile"])
     if before_job:
         _refuse_beside_before_job()
         sys.exit(preflight.before_job(RunFolder(run_dir), os.environ))
     plan = _plan(RunFolder(run_dir), recipe, overrides)
-    found = visit(
-        ExamineRequest(
-            folder=run_dir, plan=plan, launcher=launcher, hostfile=hostfile, ranks=ranks, collectives=collectives
-        )
-    )
+    found = visit(ExamineRequest(folder=run_dir, plan=plan, **options))
     click.echo(json.dumps(report.as_json(found), indent=2) if as_json else report.as_text(found), nl=as_json)
     if worst(found.findings) == "error":
         sys.exit(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stacking.cli.options import COMMAND, FOLDER, HOSTFILE, LAUNCHER, source_list
+from stacking.launch.registry import runs_elsewhere
 from stacking.run.folder import RunFolder
 
 _POSITIVE = click.IntRange(min=1)
@@ -46,13 +47,10 @@ def expand(
     MODEL is imported and grown; its new layers are trained alone, then everything; RUN_DIR/export is the result.
     RUN_DIR/recipe.yaml is the recipe. To continue an interrupted expansion, run `stacking resume RUN_DIR`.
     """
-    from stacking.cli.plan_report import explain_text
-    from stacking.cli.plan_text import expected, precision_notes
-    from stacking.cli.runs import control
+    from stacking.cli.runs import start
     from stacking.config.expansion import expansion_recipe
     from stacking.config.recipe import recipe_from
-    from stacking.launch.registry import open_launcher
-    from stacking.run.create import design_of, holding_new, require_idle, write_run
+    from stacking.run.create import design_of, require_idle
 
     listed = source_list(layers, layers_from)
     content = expansion_recipe(
@@ -68,10 +66,5 @@ def expand(
     folder = RunFolder(run_dir)
     require_idle(folder)
     recipe = recipe_from(content, folder.recipe, list(overrides), data)
-    design = design_of(recipe, folder, elsewhere=launcher in ("slurm", "mpi"))
-    chosen = open_launcher(launcher or design.plan.launch.launcher, hostfile)
-    with holding_new(folder) as lease:
-        write_run(design, folder)
-        click.echo(explain_text(design.plan, expected(design.plan), precision_notes(design.plan)))
-        control(folder, design.plan, lease, chosen)
+    start(design_of(recipe, folder, elsewhere=runs_elsewhere(launcher)), folder, launcher, hostfile)
     click.echo(f"the expanded model is in {folder.export}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,19 +27,7 @@ from stacking.errors import UserError
 @click.option("--site", type=FOLDER, envvar="STACKING_SITE", help="With --submit: the cluster's settings, a YAML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def glue(
-    model: Path,
-    data: str,
-    out: Path | None,
-    tasks: str | None,
-    recipe: str,
-    changes: tuple[str, ...],
-    seeds: int | None,
-    from_mnli: bool,
-    tokenizer: Path | None,
-    beside: tuple[Path, ...],
-    submit: bool,
-    site: Path | None,
-    as_json: bool,
+    model: Path, out: Path | None, tasks: str | None, beside: tuple[Path, ...], as_json: bool, **options: Any
 ) -> None:
     """Fine-tune a model on GLUE and score it.
 
@@ -47,8 +36,7 @@ def glue(
 
     With --submit, the same command submits what is missing and reports what is finished.
     """
-    from stacking.glue.command import score
-    from stacking.glue.request import Request
+    from stacking.glue.command import Request, score
     from stacking.glue.summary import read_summary
     from stacking.glue.table import as_text, paper_table, spread_table
     from stacking.huggingface.model_folder import kind_of
@@ -60,19 +48,8 @@ def glue(
     if out is None and not is_run:
         raise UserError("--out", "is missing", "name a folder for the results; only a run folder has one already")
     others = [read_summary(folder) for folder in beside]
-    request = Request(
-        model=model,
-        data=data,
-        out=out or model / IN_RUN,
-        tasks=tuple(tasks.split(",")) if tasks is not None else (),
-        recipe=recipe,
-        changes=changes,
-        seeds=seeds,
-        from_mnli=from_mnli,
-        tokenizer=tokenizer,
-        submit=submit,
-        site=site,
-    )
+    named = tuple(tasks.split(",")) if tasks is not None else ()
+    request = Request(model=model, out=out or model / IN_RUN, tasks=named, **options)
     summary = score(request, lambda line: click.echo(line, err=True))
     write_tables(request.out, spread_table(summary), paper_table([*others, summary]))
     if is_run and out is None:

@@ -27,14 +27,7 @@ from stacking.run.folder import RunFolder
 )
 @click.option("--dry-run", is_flag=True, help="Print the commands and scripts without submitting.")
 def submit(
-    recipe: str | None,
-    run_dir: Path | None,
-    resumed: Path | None,
-    mode: Any,
-    site: Path | None,
-    data: Path | None,
-    overrides: tuple[str, ...],
-    dry_run: bool,
+    recipe: str | None, run_dir: Path | None, resumed: Path | None, data: Path | None, dry_run: bool, **options: Any
 ) -> None:
     """Run a recipe through SLURM.
 
@@ -50,7 +43,7 @@ def submit(
         raise click.UsageError("give RECIPE and --run-dir DIR, or --resume RUN_DIR alone")
     if resumed and data:
         raise click.UsageError("--resume continues the run with its own data: omit --data")
-    request = SubmitRequest(run=RunFolder(folder), recipe=recipe, mode=mode, site=site, overrides=overrides, data=data)
+    request = SubmitRequest(run=RunFolder(folder), recipe=recipe, data=data, **options)
     for line in (scripts_of if dry_run else submit_run)(request):
         click.echo(line)
 

@@ -71,7 +71,6 @@ for command in COMMANDS:
 
 
 def main() -> NoReturn:
-    """Runs the command `stacking`."""
     run_command(cli)
 
 

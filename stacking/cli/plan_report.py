@@ -18,20 +18,16 @@ from stacking.planning.schedule import learning_rate_at
 from stacking.terminal.units import counted, duration
 
 
-def explain(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = ()) -> RenderableType:
+def explain_text(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = (), width: int = 120) -> str:
     """Returns the output of ``stacking plan``.
 
     Args:
         prediction: None if the devices' speed is unknown.
         notes: measurements on this machine, shown with the plan's own warnings.
     """
-    lines = [*_comparison(plan, prediction), *_assumptions(prediction), *_notes([*plan.warnings, *notes])]
-    return Group(Text(_headline(plan)), _stages(plan, prediction), *(Text(line) for line in lines))
-
-
-def explain_text(plan: Plan, prediction: Prediction | None = None, notes: Sequence[str] = (), width: int = 120) -> str:
-    """Returns the same as plain text."""
-    return _as_text(explain(plan, prediction, notes), width)
+    said = [f"note: {note}" for note in (*plan.warnings, *notes)]
+    lines = [*_comparison(plan, prediction), *_assumptions(prediction), *said]
+    return _as_text(Group(Text(_headline(plan)), _stages(plan, prediction), *(Text(line) for line in lines)), width)
 
 
 def explain_scaling(plan: Plan, scaling: Scaling, memory: int, width: int = 120) -> str:
@@ -236,7 +232,3 @@ def _milliseconds(seconds: float) -> str:
 
 def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
-
-
-def _notes(notes: Sequence[str]) -> list[str]:
-    return [f"note: {note}" for note in notes]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from stacking.cli.options import COMMAND, FOLDER
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command(**COMMAND)
@@ -19,40 +16,19 @@ if TYPE_CHECKING:
 @click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: stages[1].steps=200.")
 @click.option("--measured", type=FOLDER, multiple=True, help="Output of `stacking bench --json`; may be repeated.")
-@click.option("--network", type=FOLDER, help="Output of `stacking doctor --json`.")
+@click.option("--network", "network_file", type=FOLDER, help="Output of `stacking doctor --json`.")
 @click.option("--price", type=float, help="Price of one GPU hour.")
-@click.option("--scaling", is_flag=True, help="Simulate 1 to 1,024 GPUs.")
+@click.option("--scaling", "scaled", is_flag=True, help="Simulate 1 to 1,024 GPUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the prediction as JSON.")
 @click.option("--fast", is_flag=True, help="Skip DeepSpeed's own check of the configurations, which takes seconds.")
-def plan(
-    recipe: str,
-    data: Path | None,
-    overrides: tuple[str, ...],
-    measured: tuple[Path, ...],
-    network: Path | None,
-    price: float | None,
-    scaling: bool,
-    as_json: bool,
-    fast: bool,
-) -> None:
+def plan(recipe: str, data: Path | None, overrides: tuple[str, ...], **options: Any) -> None:
     """Explain what a run would do and cost.
 
     RECIPE is a file, or the name of a shipped recipe.
     """
     from stacking.cli.plan_text import plan_text
 
-    text = plan_text(
-        recipe,
-        data,
-        overrides,
-        measured=measured,
-        network_file=network,
-        price=price,
-        scaled=scaling,
-        as_json=as_json,
-        fast=fast,
-    )
-    click.echo(text, nl=False)
+    click.echo(plan_text(recipe, data, overrides, **options), nl=False)
 
 
 @click.command(**COMMAND)

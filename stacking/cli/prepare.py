@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from stacking.cli.options import COMMAND, FOLDER
 from stacking.data.formats import SUFFIXES
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command(**COMMAND)
@@ -25,23 +22,12 @@ if TYPE_CHECKING:
 @click.option("--cased", is_flag=True, help="Keep case and accents; also applies to a bare vocab.txt.")
 @click.option("--tokenizer", type=FOLDER, help="Use this tokenizer (a folder or a file) instead of training one.")
 @click.option("--held-out", type=float, help="Share of the text to hold out; default: 0.01.")
-@click.option("--held-out-input", multiple=True, help="Hold out exactly this file or folder; may be repeated.")
+@click.option(
+    "--held-out-input", "held_out_inputs", multiple=True, help="Hold out exactly this file or folder; may be repeated."
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def prepare(
-    inputs: tuple[str, ...],
-    out: Path,
-    embedded: bool,
-    format: str | None,
-    text_key: str | None,
-    vocabulary_size: int | None,
-    cased: bool,
-    tokenizer: Path | None,
-    held_out: float | None,
-    held_out_input: tuple[str, ...],
-    workers: int | None,
-    as_json: bool,
-) -> None:
+def prepare(inputs: tuple[str, ...], out: Path, cased: bool, as_json: bool, **options: Any) -> None:
     """Turn text into token shards for training.
 
     INPUTS are files and folders of text, JSON lines or Parquet, or Hugging Face datasets. Files may be compressed (.gz,
@@ -50,20 +36,7 @@ def prepare(
     from stacking.data.prepare import prepare as prepare_data
     from stacking.data.summary import summarise
 
-    made = prepare_data(
-        list(inputs),
-        out,
-        embedded=embedded,
-        format=format,
-        text_key=text_key,
-        vocabulary_size=vocabulary_size,
-        lowercase=not cased,
-        tokenizer=tokenizer,
-        held_out=held_out,
-        held_out_inputs=list(held_out_input),
-        workers=workers,
-        say=lambda line: click.echo(line, err=True),
-    )
+    made = prepare_data(inputs, out, lowercase=not cased, say=lambda line: click.echo(line, err=True), **options)
     summary = summarise(made.manifest)
     for warning in [*made.warnings, *summary.warnings()]:
         click.echo(f"warning: {warning}", err=True)

@@ -18,6 +18,8 @@ from stacking.terminal.units import counted
 if TYPE_CHECKING:
     from stacking.launch.job import Launcher
     from stacking.planning.plan import Plan
+    from stacking.run.branch import BranchPoint
+    from stacking.run.create import Design
     from stacking.run.lease import Lease
 
 
@@ -47,11 +49,9 @@ def run(
 
     RECIPE is a file, or the name of a shipped recipe.
     """
-    from stacking.cli.plan_report import explain_text
-    from stacking.cli.plan_text import expected, precision_notes
     from stacking.config.recipe import load_recipe
     from stacking.run.branch import require_branch_point
-    from stacking.run.create import design_of, holding_new, require_idle, write_run
+    from stacking.run.create import design_of, require_idle
 
     folder = RunFolder(run_dir)
     require_idle(folder)
@@ -59,6 +59,17 @@ def run(
     begins = None
     if branch_of is not None:
         begins = require_branch_point(RunFolder(branch_of), design.plan, lambda damage: click.echo(damage, err=True))
+    start(design, folder, launcher, hostfile, begins)
+
+
+def start(
+    design: Design, folder: RunFolder, launcher: str | None, hostfile: Path | None, begins: BranchPoint | None = None
+) -> None:
+    """Writes a new run, explains its plan and trains it; ``begins``: with that checkpoint of another run."""
+    from stacking.cli.plan_report import explain_text
+    from stacking.cli.plan_text import expected, precision_notes
+    from stacking.run.create import holding_new, write_run
+
     chosen = open_launcher(launcher or design.plan.launch.launcher, hostfile)
     with holding_new(folder) as lease:
         write_run(design, folder, begins)

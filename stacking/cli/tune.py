@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stacking.cli.options import FOLDER, LAUNCHER
+from stacking.cli.options import COMMAND, FOLDER, LAUNCHER
 from stacking.errors import UserError
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.command(**COMMAND)
 @click.argument("recipe")
 @click.option("--out", type=FOLDER, required=True, help="The folder for trials and results; may be continued.")
 @click.option("--data", type=FOLDER, help="The prepared data. Default: the recipe's, or random tokens.")
@@ -20,18 +21,10 @@ from stacking.errors import UserError
 @click.option("--stages", metavar="0,2", help="Tune only these stages; default: all.")
 @LAUNCHER
 @click.option("--trials", type=int, help="Maximum number of settings per stage; the final repeats two of them.")
-@click.option("--budget-minutes", type=float, help="Total time limit; the best settings so far are written.")
+@click.option("--budget-minutes", "minutes", type=float, help="Total time limit; the best settings so far are written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def tune(
-    recipe: str,
-    out: Path,
-    data: Path | None,
-    overrides: tuple[str, ...],
-    stages: str | None,
-    launcher: str | None,
-    trials: int | None,
-    budget_minutes: float | None,
-    as_json: bool,
+    recipe: str, data: Path | None, overrides: tuple[str, ...], stages: str | None, as_json: bool, **options: Any
 ) -> None:
     """Find the fastest settings for each stage of a recipe.
 
@@ -42,14 +35,7 @@ def tune(
     from stacking.tune.command import TuneRequest, as_dict, as_table
     from stacking.tune.command import tune as tune_recipe
 
-    request = TuneRequest(
-        recipe=load_recipe(recipe, list(overrides), data),
-        out=out,
-        stages=_numbers(stages),
-        launcher=launcher,
-        trials=trials,
-        minutes=budget_minutes,
-    )
+    request = TuneRequest(recipe=load_recipe(recipe, list(overrides), data), stages=_numbers(stages), **options)
     report = tune_recipe(request, lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(as_dict(report), indent=2))

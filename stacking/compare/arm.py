@@ -38,24 +38,19 @@ class Arm:
 
     @property
     def where(self) -> str:
-        """The recipe's file, for messages."""
         return str(find_recipe(self.source))
 
     @property
     def peak(self) -> float:
-        """The highest learning rate of the schedule."""
         return max(value for stage in self.plan.stages for _, value in stage.learning_rate)
 
     def settings(self, seed: int) -> list[str]:
-        """Returns the overrides of one seed's run."""
         return [*self.overrides, f"seed={seed}"]
 
     def recipe(self, seed: int) -> Recipe:
-        """Returns the recipe of one seed's run."""
         return load_recipe(self.source, self.settings(seed), self.data)
 
     def command(self, seed: int, run_dir: Path) -> str:
-        """Returns the command that trains one seed's run by itself."""
         settings = [word for setting in self.settings(seed) for word in ("--set", setting)]
         parts = ["stacking", "run", self.source, "--data", str(self.data), *settings, "--run-dir", str(run_dir)]
         return shlex.join(parts)
@@ -113,7 +108,6 @@ Difference = tuple[str, Any, Any]
 
 
 def model_differences(baseline: Arm, arm: Arm) -> list[Difference]:
-    """Returns the keys in which the final models of two arms differ."""
     return _differences(dict(_model(baseline.plan)), dict(_model(arm.plan)))
 
 
@@ -139,7 +133,6 @@ def _check_same(baseline: Arm, arm: Arm, differences: Sequence[Difference], reme
 
 
 def _model(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Yields the final model under the keys of a recipe."""
     yield "stages[-1].layers", plan.stages[-1].layers
     yield from _flat("model", plan.model.model_dump(mode="json", exclude={"layers"}))
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stacking.compare.curve import Measure, Point, Spread
 from stacking.compare.result import ArmResult, Result
-from stacking.report.plots import COLOURS, GREY, PALE, STYLE, inline
+from stacking.report.plots import COLOURS, GREY, PALE, TIMES, TOKENS, Units, as_png, as_svg, unit_of
 
-AXES: dict[Measure, tuple[str, tuple[tuple[float, str], ...]]] = {
-    "wall": ("wall-clock", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
-    "rebuilt": ("rebuilt wall-clock", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
-    "flops": ("FLOPs", ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"))),
-    "tokens": ("tokens", ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))),
+AXES: dict[Measure, tuple[str, Units]] = {
+    "wall": ("wall-clock", TIMES),
+    "rebuilt": ("rebuilt wall-clock", TIMES),
+    "flops": ("FLOPs", ((2e18, 1e18, "10¹⁸"), (2e15, 1e15, "10¹⁵"), (2e12, 1e12, "10¹²"), (0, 1e9, "10⁹"))),
+    "tokens": ("tokens", TOKENS),
 }
 """Per measure: its name and its units, largest first."""
 _DOTS: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
@@ -29,58 +27,58 @@ def chart(result: Result, measure: Measure) -> str | None:
     """Returns the chart of a measure as an SVG element for embedding in a page; None if some run lacks the measure."""
     if not is_known(result, measure):
         return None
-    with mpl.rc_context({**STYLE, "svg.hashsalt": f"compare-{measure}"}):
-        figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="none")
-        _fill(figure.subplots(), result, measure)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
-    return inline(buffer.getvalue())
+    return as_svg(lambda: _draw_chart(result, measure), f"compare-{measure}")
+
+
+def _draw_chart(result: Result, measure: Measure) -> Figure:
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="none")
+    _fill(figure.subplots(), result, measure)
+    return figure
 
 
 def picture(result: Result) -> bytes:
     """Returns a PNG of the losses against time, rebuilt if it is known, and against tokens."""
-    time: Measure = "rebuilt" if is_known(result, "rebuilt") else "wall"
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.2), layout="constrained", facecolor="white")
-        left, right = figure.subplots(1, 2, sharey=True)
-        _fill(left, result, time)
-        _fill(right, result, "tokens")
-        right.set_ylabel("")
-        right.get_legend().remove()
-        return _png(figure)
+    return as_png(lambda: _draw_picture(result))
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+def _draw_picture(result: Result) -> Figure:
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _fill(left, result, "rebuilt" if is_known(result, "rebuilt") else "wall")
+    _fill(right, result, "tokens")
+    right.set_ylabel("")
+    right.get_legend().remove()
+    return figure
 
 
 def lengths_picture(results: Sequence[Result]) -> bytes:
     """Returns a PNG of the final losses and the speed-ups against the tokens of trainings of several lengths."""
+    return as_png(lambda: _draw_lengths(results))
+
+
+def _draw_lengths(results: Sequence[Result]) -> Figure:
     time: Measure = "rebuilt" if all(is_known(result, "rebuilt") for result in results) else "wall"
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.2), layout="constrained", facecolor="white")
-        losses, speedups = figure.subplots(1, 2)
-        for number, first in enumerate(results[0].arms):
-            arms = [result.arms[number] for result in results]
-            style = {**_DOTS, "color": COLOURS[number % len(COLOURS)]}
-            _draw_spreads(losses, arms, [arm.final_loss for arm in arms], label=first.arm.name, **style)
-            if number:
-                _draw_spreads(speedups, arms, [arm.final.speedup[time] for arm in arms], **style)
-        losses.set_ylabel("final held-out loss")
-        losses.legend(loc="upper right")
-        speedups.set_ylabel(f"speed-up, {AXES[time][0]}")
-        speedups.axhline(1, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-        speedups.set_ylim(bottom=0)
-        _share_tokens_axis((losses, speedups), [_tokens(arm) for result in results for arm in result.arms])
-        return _png(figure)
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    losses, speedups = figure.subplots(1, 2)
+    for number, first in enumerate(results[0].arms):
+        arms = [result.arms[number] for result in results]
+        style = {**_DOTS, "color": COLOURS[number % len(COLOURS)]}
+        _draw_spreads(losses, arms, [arm.final_loss for arm in arms], label=first.arm.name, **style)
+        if number:
+            _draw_spreads(speedups, arms, [arm.final.speedup[time] for arm in arms], **style)
+    losses.set_ylabel("final held-out loss")
+    losses.legend(loc="upper right")
+    speedups.set_ylabel(f"speed-up, {AXES[time][0]}")
+    speedups.axhline(1, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    speedups.set_ylim(bottom=0)
+    _share_tokens_axis((losses, speedups), [_tokens(arm) for result in results for arm in result.arms])
+    return figure
 
 
 def _share_tokens_axis(both: Sequence[Axes], tokens: Sequence[float]) -> None:
     """Gives axes the same logarithmic scale of tokens, with a tick at every length."""
     name, units = AXES["tokens"]
-    size, unit = next((unit for unit in units if max(tokens) >= 2 * unit[0]), units[-1])
+    size, unit = unit_of(max(tokens), units)
     ticks = sorted(set(tokens))
     for axes in both:
         axes.set_xscale("log", base=2)
@@ -114,10 +112,8 @@ def _values(result: Result, measure: Measure) -> list[float]:
 
 
 def _fill(axes: Axes, result: Result, measure: Measure) -> None:
-    """Draws all runs: held-out loss against the measure."""
     name, units = AXES[measure]
-    largest = max(_values(result, measure))
-    size, unit = next((unit for unit in units if largest >= 2 * unit[0]), units[-1])
+    size, unit = unit_of(max(_values(result, measure)), units)
     for arm, colour in zip(result.arms, COLOURS * len(result.arms), strict=False):
         for run in arm.runs:
             _draw(axes, run.curve, lambda point: getattr(point, measure) / size, colour, run is arm.runs[0])

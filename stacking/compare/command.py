@@ -16,11 +16,11 @@ from stacking.compare.plateau import plateau_warnings, token_entropy
 from stacking.compare.rebuilt import curve_of
 from stacking.compare.result import Result, Trained, compare_runs
 from stacking.compare.step_times import StepTime, measure_step_times, read_step_times, step_seconds
-from stacking.compare.submitting import progress_of, submit_run
 from stacking.compare.tuning import FIRST_SEED, TunedBaseline, at_rate, candidates, search
-from stacking.compare.work import Task, Tell, TrainingWork, check_recipes
+from stacking.compare.work import Task, Tell, TrainingWork, check_recipes, progress_of, submit_run
 from stacking.config.recipe import load_recipe
 from stacking.data.corpus import Corpus
+from stacking.errors import UserError
 from stacking.launch.registry import open_launcher
 from stacking.planning.plan import load_plan
 from stacking.report.run import read_run
@@ -42,28 +42,37 @@ class CompareRequest:
     """Learning rates to search for the baseline; empty: the recipes' own."""
     overrides: tuple[str, ...]
     any_model: bool
-    """Accept arms whose final models differ."""
     scale: float
     """Length of every arm's training, relative to its recipe."""
     reuse: tuple[Path, ...]
-    """Folders of other comparisons whose checkpoints may begin runs."""
     launcher: str | None
-    """None: the recipes'."""
     hostfile: Path | None
     submit: bool = False
-    """Submit the runs to SLURM instead of training them here."""
     site: Path | None = None
-    """With ``submit``: the site file; None: the defaults."""
 
     @property
     def command(self) -> str:
-        """The command that makes the whole comparison."""
         options = ["--data", str(self.data), "--out", str(self.out), "--seeds", str(self.seeds)]
         options += ["--tune-baseline", ",".join(f"{rate:g}" for rate in self.rates)] if self.rates else []
         options += ["--scale", f"{self.scale:g}"] if self.scale != 1 else []
         options += ["--any-model"] if self.any_model else []
         options += [word for override in self.overrides for word in ("--set", override)]
         return shlex.join(["stacking", "compare", *self.sources, *options])
+
+
+def check_request(request: CompareRequest) -> None:
+    """Rejects options that contradict each other.
+
+    Raises:
+        UserError: two do, or a folder to reuse holds no comparison.
+    """
+    if request.submit and (request.launcher or request.hostfile):
+        raise UserError("--submit", "runs under SLURM's launcher", "omit --launcher and --hostfile")
+    if request.submit and request.reuse:
+        raise UserError("--submit", "leaves every run to a chain of its own", "omit --reuse")
+    for folder in request.reuse:
+        if not (folder / "arms").is_dir():
+            raise UserError(f"--reuse {folder}", "holds no comparison", "give what was --out of another one")
 
 
 def compare(request: CompareRequest, tell: Tell) -> Result:
@@ -187,7 +196,6 @@ def _write(
 
 
 def _model_warnings(arms: Sequence[Arm]) -> list[str]:
-    """Says which models are compared where they differ."""
     found = []
     for arm in arms[1:]:
         if different := model_differences(arms[0], arm):

@@ -109,7 +109,6 @@ class Spread:
         return stdev(self.known) if self.is_complete and len(self.values) > 1 else None
 
     def as_dict(self) -> dict[str, object]:
-        """For the JSON."""
         ends = (min(self.known), max(self.known)) if self.is_complete else (None, None)
         return {
             "mean": self.mean,

@@ -12,8 +12,6 @@ from stacking.storage.files import disk_errors
 
 
 class CompareFolder:
-    """Names the paths inside ``OUT/``."""
-
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.lock = self.path / "lock"
@@ -24,7 +22,6 @@ class CompareFolder:
         self.tuning = self.path / "tuning.json"
 
     def run(self, arm: str, seed: int) -> RunFolder:
-        """Returns the run folder of one seed of an arm."""
         return RunFolder(self.path / "arms" / arm / f"seed-{seed}")
 
     def runs(self, seed: int) -> list[RunFolder]:

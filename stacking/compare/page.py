@@ -13,12 +13,10 @@ from stacking.storage.files import write_atomically
 
 
 def write_page(result: Result, path: Path) -> None:
-    """Writes the page."""
     write_atomically(path, render(result))
 
 
 def render(result: Result) -> str:
-    """Returns the page as HTML."""
     grown = result.arms[1:]
     return (
         environment("compare")

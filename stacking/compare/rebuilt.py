@@ -44,12 +44,8 @@ def curve_of(run: Run, step_seconds: Sequence[float] | None = None) -> tuple[Poi
     return tuple(curve)
 
 
-def launches(run: Run, step_seconds: Sequence[float]) -> list[float]:
-    """Returns the seconds between the updates of each trained stage and those of the stage before it."""
-    return _launches(run, ChargedClock(run), step_seconds)
-
-
 def _launches(run: Run, clock: ChargedClock, step_seconds: Sequence[float]) -> list[float]:
+    """Returns the seconds between the updates of each trained stage and those of the stage before it."""
     found, before = [], 0.0
     for stage, seconds in zip(run.plan.stages, step_seconds, strict=True):
         trained = run.stage_records(stage.index, "train")

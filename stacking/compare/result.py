@@ -59,8 +59,6 @@ class EqualTime:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """Everything about one arm."""
-
     arm: Arm
     runs: tuple[Trained, ...]
     levels: tuple[Level, ...]
@@ -75,11 +73,9 @@ class ArmResult:
         return Spread(tuple(run.final.loss if run.final else None for run in self.runs))
 
     def total(self, measure: Measure) -> Spread:
-        """Returns the cost of the whole training."""
         return Spread(tuple(getattr(run.final, measure) if run.final else None for run in self.runs))
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON."""
         return {
             "name": self.arm.name,
             "recipe": self.arm.source,
@@ -196,7 +192,6 @@ class Result:
         return [level.loss[0] for level in self.baseline.levels]
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON."""
         return {
             "format": 1,
             "kind": "compare",

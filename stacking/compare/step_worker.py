@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+from stacking.bench.contender import Stacking
 from stacking.bench.measure import Course, Entrant, steps_for
-from stacking.bench.ours import Stacking
 from stacking.bench.worker import source
 from stacking.compare.step_times import ROUND_TIMES, TURNS, Turns
 from stacking.launch.mpi import log_to_file
@@ -25,9 +25,9 @@ from stacking.storage.files import write_json
 from stacking.train.engine import connect
 
 
-def measure(turns: Turns, folder: Path, device: torch.device) -> list[list[float]]:
+def measure(turns: Turns, device: torch.device) -> list[list[float]]:
     """Returns the median seconds of an update, per trial and round; all ranks call it together."""
-    batches = source(turns.trials[0], folder)
+    batches = source(turns.trials[0])
     runners = []
     for trial in turns.trials:
         course, entrant = Course(trial, batches, device, dist.get_rank()), Entrant("stacking", Stacking, trial, device)
@@ -46,7 +46,7 @@ def measure(turns: Turns, folder: Path, device: torch.device) -> list[list[float
 def main(folder: Path) -> None:
     turns = Turns.model_validate_json((folder / TURNS).read_text())
     connect()
-    rounds = measure(turns, folder, torch.device(get_accelerator().current_device_name()))
+    rounds = measure(turns, torch.device(get_accelerator().current_device_name()))
     if dist.get_rank() == 0:
         write_json(folder / ROUND_TIMES, rounds)
     dist.barrier()

@@ -9,7 +9,12 @@ from stacking.compare.result import ArmResult, Level, Result
 from stacking.report.tables import Table
 from stacking.terminal.units import UNKNOWN, count, counted, duration, loss
 
-_MEASURES: dict[Measure, str] = {"wall": "wall-clock", "rebuilt": "rebuilt", "flops": "FLOPs", "tokens": "tokens"}
+_MEASURES: dict[Measure, tuple[str, Callable[[float], str]]] = {
+    "wall": ("wall-clock", duration),
+    "rebuilt": ("rebuilt", duration),
+    "flops": ("FLOPs", count),
+    "tokens": ("tokens", count),
+}
 
 
 def summary_table(result: Result) -> Table:
@@ -26,13 +31,12 @@ def summary_table(result: Result) -> Table:
 
 
 def _summary_row(arm: ArmResult, is_baseline: bool) -> tuple[str, ...]:
-    totals = [_mean(arm.total(measure), form) for measure, form in _FORMS]
+    totals = [_mean(arm.total(measure), form) for measure, (_, form) in _MEASURES.items()]
     speedups = [UNKNOWN] * 3 if is_baseline else [_speedup(arm.final, m) for m in ("wall", "rebuilt", "flops")]
     return (arm.arm.name, *totals, _spread(arm.final_loss, loss), *speedups)
 
 
 def length_table(results: Sequence[Result]) -> Table:
-    """Lists every arm at several lengths of training."""
     head = ("tokens", "arm", "final loss", "speed-up", "rebuilt", "FLOPs")
     rows = []
     for result in results:
@@ -43,8 +47,7 @@ def length_table(results: Sequence[Result]) -> Table:
 
 
 def level_table(arm: ArmResult) -> Table:
-    """Lists an arm's speed-up at every loss."""
-    head = ("held-out loss", *(f"{word} speed-up" for word in _MEASURES.values()), "reached with")
+    head = ("held-out loss", *(f"{word} speed-up" for word, _ in _MEASURES.values()), "reached with")
     levels = [*((f"{level.loss[0]:.2f}", level) for level in arm.levels), ("the baseline's final loss", arm.final)]
     rows = [(name, *(_speedup(level, measure) for measure in _MEASURES), _depths(level)) for name, level in levels]
     return Table(head, rows)
@@ -71,7 +74,6 @@ def equal_time_table(result: Result) -> Table:
 
 
 def tuning_table(result: Result) -> Table:
-    """Lists the search for the baseline's learning rate."""
     known = [value for value in result.rates.values() if value is not None]
     rows = [
         (f"{rate:g}", "diverged" if value is None else loss(value), "chosen" if value == min(known) else "")
@@ -81,7 +83,6 @@ def tuning_table(result: Result) -> Table:
 
 
 def step_table(result: Result) -> Table:
-    """Lists the measured updates."""
     rows = [
         (
             f"{time.layers} {time.variant}",
@@ -97,19 +98,14 @@ def step_table(result: Result) -> Table:
 
 
 def as_text(result: Result) -> str:
-    """Returns the tables for the terminal."""
     if not result.seeds:
         return "no seed is finished in every arm yet"
-    parts = [summary_table(result), *(level_table(arm) for arm in result.arms[1:]), equal_time_table(result)]
+    tables = {f"{arm.arm.name}, speed-up at equal loss": level_table(arm) for arm in result.arms[1:]}
+    tables["at equal time"] = equal_time_table(result)
     if result.step_times:
-        parts.append(step_table(result))
-    names = [
-        "",
-        *(f"{arm.arm.name}, speed-up at equal loss\n" for arm in result.arms[1:]),
-        "at equal time\n",
-        "updates\n",
-    ]
-    text = "\n\n".join(name + part.as_text() for name, part in zip(names, parts, strict=False))
+        tables["updates"] = step_table(result)
+    named = (f"{name}\n{table.as_text()}" for name, table in tables.items())
+    text = "\n\n".join([summary_table(result).as_text(), *named])
     return "\n".join([text, *(f"warning: {warning}" for warning in result.warnings)])
 
 
@@ -129,14 +125,6 @@ def _spread(spread: Spread, form: Callable[[float], str]) -> str:
 
 def _mean(spread: Spread, form: Callable[[float], str]) -> str:
     return UNKNOWN if spread.mean is None else form(spread.mean)
-
-
-_FORMS: Sequence[tuple[Measure, Callable[[float], str]]] = (
-    ("wall", duration),
-    ("rebuilt", duration),
-    ("flops", count),
-    ("tokens", count),
-)
 
 
 def _depths(level: Level) -> str:

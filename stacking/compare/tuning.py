@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from stacking.compare.arm import Arm, read_arm
 from stacking.compare.folder import CompareFolder
-from stacking.compare.rates import rate_overrides
 from stacking.compare.rebuilt import curve_of
 from stacking.compare.work import Task, check_recipes
+from stacking.config.recipe import Recipe
 from stacking.errors import DamagedFile, StackingError, UserError
 from stacking.report.run import read_run
 from stacking.run.folder import RunFolder
@@ -23,6 +23,16 @@ from stacking.storage.files import disk_errors, fsync, read_sealed, write_sealed
 
 FIRST_SEED = 0
 """The seed of the search."""
+_RATES: dict[str, tuple[str, ...]] = {
+    "stages": (),
+    "warmup-stable-decay": ("peak", "final"),
+    "WarmupLR": ("warmup_max_lr", "warmup_min_lr"),
+    "WarmupDecayLR": ("warmup_max_lr", "warmup_min_lr"),
+    "WarmupCosineLR": ("peak",),
+    "OneCycle": ("cycle_max_lr", "cycle_min_lr"),
+}
+"""The keys of each kind of schedule that are learning rates."""
+_RATES_OF_A_STAGE = ("start", "peak", "end")
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,16 @@ class TunedBaseline:
         return f"the baseline's best learning rate, {self.winner:g}, is the {end} of the search; try {direction} ones"
 
 
+def rate_overrides(recipe: Recipe, before: float, peak: float) -> list[str]:
+    """Returns the ``KEY=VALUE`` that change the highest learning rate of ``recipe`` from ``before`` to ``peak``."""
+    found = {f"schedule.{key}": getattr(recipe.schedule, key) for key in _RATES[recipe.schedule.kind]}
+    for index, stage in enumerate(recipe.stages):
+        if stage.learning_rate is not None:
+            rates = {key: getattr(stage.learning_rate, key) for key in _RATES_OF_A_STAGE}
+            found |= {f"stages[{index}].learning_rate.{key}": rate for key, rate in rates.items()}
+    return [f"{key}={peak if rate == before else rate * peak / before!r}" for key, rate in found.items() if rate]
+
+
 def at_rate(arm: Arm, rate: float) -> Arm:
     """Returns the arm with all its learning rates in proportion, so that the highest is ``rate``."""
     changes = rate_overrides(arm.recipe(FIRST_SEED), arm.peak, rate)
@@ -50,7 +70,6 @@ def at_rate(arm: Arm, rate: float) -> Arm:
 
 
 def candidates(folder: CompareFolder, baseline: Arm, rates: Sequence[float]) -> dict[float, Task]:
-    """Returns the run of every learning rate in the search."""
     tasks = {}
     for rate in rates:
         run = RunFolder(folder.path / "tuning" / f"{rate:g}")
@@ -94,7 +113,6 @@ def search(
 
 
 def _judged(tasks: Mapping[float, Task]) -> TunedBaseline:
-    """Returns the rate with the lowest final loss."""
     losses = {rate: _final_loss(task.run) for rate, task in tasks.items()}
     sound = {rate: loss for rate, loss in losses.items() if loss is not None}
     if not sound:

@@ -1,4 +1,4 @@
-"""The runs of a comparison, trained one after the other."""
+"""The runs of a comparison, trained one after the other or submitted to SLURM, each as a chain of jobs of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from stacking.compare.arm import Arm
 from stacking.compare.folder import CompareFolder
 from stacking.config.recipe import Recipe
-from stacking.errors import Diverged, Preempted, UserError
+from stacking.errors import DamagedFile, Diverged, Preempted, UserError
 from stacking.launch.job import Launcher
 from stacking.launch.registry import open_launcher
 from stacking.planning.plan import Plan, load_plan
@@ -25,6 +25,7 @@ from stacking.run.lease import Lease
 from stacking.run.phases import is_over
 from stacking.run.progress import Progress
 from stacking.run.rewind import divergence, refuse_repetition
+from stacking.slurm.command import SubmitRequest, submit
 from stacking.terminal.units import duration
 
 Tell = Callable[[str], None]
@@ -156,3 +157,33 @@ class TrainingWork:
 def _control(run: RunFolder, plan: Plan, launcher: Launcher, lease: Lease) -> None:
     with Progress(plan) as progress:
         Controller(run, plan, launcher, progress, lease).run()
+
+
+def submit_run(task: Task, site: Path | None, tell: Tell) -> None:
+    """Submits the jobs that a run still needs; those in the queue stay as they are.
+
+    Raises:
+        UserError: the recipe or the site file is invalid, or SLURM rejects a job.
+        StackingError: SLURM does not answer.
+    """
+    if task.is_settled:
+        return
+    arm = task.arm
+    settings = tuple(arm.settings(task.seed))
+    request = SubmitRequest(run=task.run, recipe=arm.source, mode=None, site=site, overrides=settings, data=arm.data)
+    for line in submit(request):
+        tell(f"{task.name}: {line}")
+
+
+def progress_of(tasks: Sequence[Task]) -> list[str]:
+    """Returns a line about each unsettled run: ``late-2-12, seed 1: 1,200 of 6,000 updates``."""
+    return [f"{task.name}: {_updates(task)}" for task in tasks if not task.is_settled]
+
+
+def _updates(task: Task) -> str:
+    total = sum(stage.steps for stage in task.arm.plan.stages)
+    try:
+        trained = read_run(task.run.path).records("train") if task.run.plan.is_file() else []
+    except DamagedFile as damage:
+        return str(damage)
+    return f"{trained[-1]['global_step'] if trained else 0:,} of {total:,} updates"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from stacking.config.reading import read_json_mapping
 from stacking.errors import UserError
-from stacking.storage.frozen import FrozenPart
+from stacking.storage.frozen import FrozenPart, record_of
 
 _OURS = "stacking"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -30,22 +29,14 @@ class Split(FrozenPart):
 class Measured(FrozenPart):
     """One contender's result for one stage."""
 
-    step_seconds: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(min_length=1)
     split: Split
     startup_seconds: Seconds
-    warmup_seconds: Seconds = 0.0
-    seconds_per_step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Median over repeats of the mean per repeat."""
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of one update: the mean, because a run adds up means; the median over repeats drops outliers."""
-        return self.seconds_per_step or median(self.step_seconds)
+    warmup_seconds: Seconds
+    seconds_per_step: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Of one update: the mean, because a run adds up means; the median of these over the repeats drops outliers."""
 
 
 class MeasuredStage(FrozenPart):
-    """One measured stage."""
-
     layers: int = Field(gt=0)
     hidden: int
     sequence_length: int
@@ -54,10 +45,10 @@ class MeasuredStage(FrozenPart):
     accumulation: int = Field(gt=0)
     ranks: int = Field(gt=0)
     zero_stage: int
-    vocabulary: int | None = None
-    data: str = ""
+    vocabulary: int
+    data: str
     """The kind of samples, or ``synthetic``."""
-    warmup_steps: int = 0
+    warmup_steps: int
     """Number of updates in ``warmup_seconds``."""
     measurements: dict[str, Measured]
 
@@ -68,13 +59,10 @@ class MeasuredStage(FrozenPart):
     @property
     def warm_up(self) -> float:
         """Seconds that the first updates took in excess of the others."""
-        usual = self.warmup_steps * self.ours.seconds
-        return max(self.ours.warmup_seconds - usual, 0.0) if self.warmup_steps else 0.0
+        return max(self.ours.warmup_seconds - self.warmup_steps * self.ours.seconds_per_step, 0.0)
 
 
 class BenchFile(FrozenPart):
-    """A whole file."""
-
     path: Path
     hardware: dict[str, Any]
     stages: tuple[MeasuredStage, ...]
@@ -89,12 +77,8 @@ def read_bench(path: Path) -> BenchFile:
     content = read_json_mapping(path)
     if (content.get("format"), content.get("kind")) != (1, "bench"):
         raise UserError(path, "is not the JSON of a benchmark", _REMEDY)
-    try:
-        found = BenchFile.model_validate({"path": path, **content, "stages": _with_ours(content.get("stages"))})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(path, f"is not the JSON of a benchmark ({place}: {first['msg']})", _REMEDY) from None
+    fields = {"path": path, **content, "stages": _with_ours(content.get("stages"))}
+    found = record_of(BenchFile, fields, path, "the JSON of a benchmark", _REMEDY)
     if not found.stages:
         raise UserError(path, f"holds no stage that was measured with {_OURS!r}", _REMEDY)
     return found

@@ -9,11 +9,11 @@ Ranks on a CPU share its cores.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from stacking.deepspeed_config.ds_config import offloads
 from stacking.hardware.presets import DeviceClass
 from stacking.planning.plan import Plan, StagePlan
+from stacking.storage.frozen import Frozen
 
 _ADAM_BYTES = {"fp32": 32, "fp16": 40, "bf16": 40}
 """Per parameter: weight, moment and second moment read and written in fp32 (24), the gradient read by the norm and by
@@ -24,9 +24,8 @@ _HOST_LINK, _HOST_MEMORY = 12e9, 50e9
 """Assumed bytes per second between a GPU and its host, and of host memory for Adam, for one rank's share."""
 
 
-@dataclass(frozen=True)
-class ComputeSeconds:
-    """Seconds of one rank per update."""
+class UpdateSeconds(Frozen):
+    """Seconds of one update of one rank."""
 
     forward: float
     backward: float
@@ -36,8 +35,12 @@ class ComputeSeconds:
     """Waiting for samples."""
     other: float
     """Python, and whatever is not listed."""
-    source: str
-    """``tabled`` or ``measured``."""
+    communication: float = 0.0
+    """Communication that is not hidden."""
+
+    @property
+    def seconds(self) -> float:
+        return self.forward + self.backward + self.optimizer + self.data + self.other + self.communication
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,6 @@ class Beginning:
     """Until the engine is ready."""
     warm_up: float
     """Excess of the first updates over the others."""
-
-
-class Pace(Protocol):
-    """A model of how fast one rank computes."""
-
-    assumptions: tuple[str, ...]
-
-    def work(self, stage: StagePlan) -> ComputeSeconds:
-        """Return the time of one update of ``stage``, whose ranks, micro-batch and depth may differ from the plan's."""
-
-    def communication(self, stage: StagePlan) -> float | None:
-        """Return the measured communication seconds of an update of exactly this stage; None: unknown."""
-
-    def beginning(self, stage: StagePlan) -> Beginning | None:
-        """Return the measured seconds until steady state; None: unknown."""
 
 
 class Tabled:
@@ -78,15 +66,15 @@ class Tabled:
         self._units = max(cores, 1) / planned if device.name == "cpu" else 1.0
         self.assumptions = tuple(self._assumptions(plan, planned, cores))
 
-    def work(self, stage: StagePlan) -> ComputeSeconds:
-        micro = self._micro_batch(stage) * stage.accumulation
-        return ComputeSeconds(micro / 3, micro * 2 / 3, self._optimizer(stage), 0.0, _HOST_SECONDS, "tabled")
+    def work(self, stage: StagePlan) -> UpdateSeconds:
+        """Return the time of one update of ``stage``, without communication.
 
-    def communication(self, stage: StagePlan) -> float | None:
-        return None
-
-    def beginning(self, stage: StagePlan) -> Beginning | None:
-        return None
+        Its ranks, micro-batch and depth may differ from the plan's.
+        """
+        computed, optimizer = self._micro_batch(stage) * stage.accumulation, self._optimizer(stage)
+        return UpdateSeconds(
+            forward=computed / 3, backward=computed * 2 / 3, optimizer=optimizer, data=0.0, other=_HOST_SECONDS
+        )
 
     def _micro_batch(self, stage: StagePlan) -> float:
         flops = stage.flops / (stage.steps * stage.global_batch) * stage.micro_batch

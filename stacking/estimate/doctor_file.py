@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from stacking.config.reading import read_json_mapping
 from stacking.errors import UserError
@@ -15,7 +15,7 @@ from stacking.estimate.communication import Operation
 from stacking.estimate.network import Network, ring_bytes, ring_steps
 from stacking.estimate.overhead import HostCosts
 from stacking.hardware.presets import Link
-from stacking.storage.frozen import FrozenPart
+from stacking.storage.frozen import FrozenPart, record_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _REMEDY = "give the output of `stacking doctor --json`"
@@ -39,8 +39,6 @@ class FolderSpeed(FrozenPart):
 
 
 class DoctorFile(FrozenPart):
-    """A whole file."""
-
     path: Path
     collectives: tuple[Collective, ...] = ()
     folder: FolderSpeed | None = None
@@ -55,19 +53,13 @@ def read_doctor(path: Path) -> DoctorFile:
     content = read_json_mapping(path)
     if (content.get("format"), content.get("kind")) != (1, "doctor"):
         raise UserError(path, "is not the JSON of a doctor", _REMEDY)
-    try:
-        found = DoctorFile.model_validate({**content, "path": path})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(path, f"is not the JSON of a doctor ({place}: {first['msg']})", _REMEDY) from None
+    found = record_of(DoctorFile, {**content, "path": path}, path, "the JSON of a doctor", _REMEDY)
     if not any(c.ranks > 1 and c.operation in get_args(Operation) for c in found.collectives):
         raise UserError(path, "holds no collective between ranks", "run `stacking doctor` with several ranks")
     return found
 
 
 def measured_links(network: Network, file: DoctorFile) -> Network:
-    """Return ``network`` with the measured links in place of the table's."""
     fits: dict[Operation, Link] = {}
     for operation in get_args(Operation):
         inside = [c for c in file.collectives if (c.operation, c.nodes) == (operation, 1) and c.ranks > 1]

@@ -15,7 +15,7 @@ from typing import Any
 from stacking.errors import UserError
 from stacking.estimate.bench_file import BenchFile, MeasuredStage
 from stacking.estimate.communication import bytes_per_update
-from stacking.estimate.compute import Beginning, ComputeSeconds
+from stacking.estimate.compute import Beginning, UpdateSeconds
 from stacking.hardware.presets import DeviceClass
 from stacking.model.size import count_parameters
 from stacking.planning.cost import stage_flops
@@ -40,29 +40,29 @@ class Benchmark:
         self._entries = [entry for file in files for entry in _fitting(plan, file)]
         self.assumptions = tuple(self._assumptions(files))
 
-    def work(self, stage: StagePlan) -> ComputeSeconds:
+    def work(self, stage: StagePlan) -> UpdateSeconds:
         entry = self._nearest(stage)
         parts, share = _Parts(entry), stage.micro_batch * stage.accumulation
         computed = stage.accumulation * self._micro_batch(stage)
         measured = parts.forward + parts.backward
         forward = parts.forward / measured if measured else 1 / 3
-        return ComputeSeconds(
+        return UpdateSeconds(
             forward=computed * forward,
             backward=computed * (1 - forward),
             optimizer=parts.optimizer * _shard(stage) / _shard(self._as_measured(stage, entry)),
             data=parts.data * share / (entry.micro_batch * entry.accumulation),
             other=parts.other * stage.accumulation / entry.accumulation,
-            source="measured",
         )
 
     def communication(self, stage: StagePlan) -> float | None:
+        """Return the measured communication seconds of an update of exactly this stage; None: unknown."""
         entry = self._nearest(stage)
         if (entry.ranks, entry.zero_stage) != (stage.ranks, stage.zero_stage):
             return None
         there = bytes_per_update(self._as_measured(stage, entry))
         return _Parts(entry).communication * (bytes_per_update(stage) / there if there else 1.0)
 
-    def beginning(self, stage: StagePlan) -> Beginning | None:
+    def beginning(self, stage: StagePlan) -> Beginning:
         entry = self._nearest(stage)
         return Beginning(entry.ours.startup_seconds, entry.warm_up)
 
@@ -129,7 +129,7 @@ class Benchmark:
             entry = self._nearest(stage)
             same = ("layers", "ranks", "micro_batch", "accumulation", "zero_stage")
             other = [name for name in same if getattr(entry, name) != getattr(stage, name)]
-            if _Parts(entry).other > _UNEXPLAINED * entry.ours.seconds:
+            if _Parts(entry).other > _UNEXPLAINED * entry.ours.seconds_per_step:
                 found.append(f"{stage.name}: the parts explain too little of the measured update; measure again")
             if other:
                 there = ", ".join(f"{name.replace('_', ' ')} {getattr(entry, name)}" for name in other)
@@ -145,7 +145,7 @@ class _Parts:
     """
 
     def __init__(self, entry: MeasuredStage) -> None:
-        whole, split = entry.ours.seconds, entry.ours.split
+        whole, split = entry.ours.seconds_per_step, entry.ours.split
         communication = split.communication if entry.ranks > 1 else 0.0
         own = split.forward + split.backward + split.optimizer + split.data
         scale = 1.0
@@ -170,14 +170,14 @@ def _fitting(plan: Plan, file: BenchFile) -> list[MeasuredStage]:
         "hidden": {plan.model.hidden},
         "sequence_length": {plan.data.sequence_length},
         "precision": precisions,
-        "vocabulary": {plan.model.vocabulary, None},
+        "vocabulary": {plan.model.vocabulary},
     }
     left = list(file.stages)
     for name, values in wanted.items():
         fitting = [entry for entry in left if getattr(entry, name) in values]
         if not fitting:
             found = " and ".join(sorted({str(getattr(entry, name)) for entry in left}))
-            expected = " or ".join(sorted(str(value) for value in values if value))
+            expected = " or ".join(sorted(map(str, values)))
             problem = f"was measured with {name.replace('_', ' ')} {found}, not {expected}"
             raise UserError(file.path, problem, f"measure this recipe: stacking bench {plan.recipe} --json")
         left = fitting

@@ -48,7 +48,6 @@ class Network:
         return ceil(ranks / self.per_node)
 
     def assumption(self, ranks: int) -> str:
-        """Describe the assumptions for collectives over ``ranks``."""
         inside = f"inside a node of {self.per_node}: {_words(self.inside)}"
         return f"{inside}; between nodes: {_words(self.between)}" if self.nodes(ranks) > 1 else inside
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from stacking.estimate.compute import Beginning, ComputeSeconds
+from stacking.estimate.compute import Beginning, UpdateSeconds
 from stacking.planning.plan import Plan, StagePlan
 from stacking.storage.frozen import Frozen
 
@@ -70,15 +70,12 @@ class HostCosts:
 
 
 def assumed_host(cuda: bool, held_out: int | None) -> HostCosts:
-    """Without measurements."""
     # A GPU needs a CUDA context, and NCCL sets up its rings.
     imports, engine = (10.0, 10.0) if cuda else (2.0, 1.0)
     return HostCosts(5e8, 0.3, 1.5, imports, engine, 0.04, held_out, "assumed")
 
 
-def outside(
-    plan: Plan, stage: StagePlan, work: ComputeSeconds, host: HostCosts, beginning: Beginning | None
-) -> Outside:
+def outside(plan: Plan, stage: StagePlan, work: UpdateSeconds, host: HostCosts, beginning: Beginning | None) -> Outside:
     """Return the overhead of ``stage``; ``beginning`` is used where it was measured."""
     state = _STATE_BYTES * stage.parameters
     checkpoint = _checkpoint_bytes(stage)
@@ -106,17 +103,16 @@ def _checkpoint_bytes(stage: StagePlan) -> int:
     return stage.parameters * (_MODULE_BYTES[stage.precision] + (8 if alone else _STATE_BYTES))
 
 
-def _evaluation(plan: Plan, stage: StagePlan, work: ComputeSeconds, host: HostCosts) -> float:
+def _evaluation(plan: Plan, stage: StagePlan, work: UpdateSeconds, host: HostCosts) -> float:
     """Return the seconds of one evaluation: held-out samples are split over the ranks, in the stage's micro-batches."""
     samples = min(plan.evaluation.samples, host.held_out or plan.evaluation.samples)
     passes = ceil(max(samples // stage.ranks, 1) / stage.micro_batch)
     return passes * work.forward / stage.accumulation
 
 
-def _growing(plan: Plan, stage: StagePlan, work: ComputeSeconds, host: HostCosts) -> float:
+def _growing(plan: Plan, stage: StagePlan, work: UpdateSeconds, host: HostCosts) -> float:
     """Return the seconds of growing and, before it, of a trial of operators, which counts as computing alone."""
     if stage.growth is None:
         return 0.0
     before = plan.stages[stage.index - 1].parameters if stage.index else 0
-    trial = stage.trial_updates * (work.forward + work.backward + work.optimizer + work.data + work.other)
-    return host.process + _STATE_BYTES * (before + stage.parameters) / host.disk + trial
+    return host.process + _STATE_BYTES * (before + stage.parameters) / host.disk + stage.trial_updates * work.seconds

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stacking.estimate.communication import Transfer, bytes_per_update, transfers
-from stacking.estimate.compute import ComputeSeconds, Pace
+from stacking.estimate.compute import Tabled, UpdateSeconds
+from stacking.estimate.measured import Benchmark
 from stacking.estimate.network import Network
 from stacking.estimate.overhead import HostCosts, Outside, outside
 from stacking.model.size import count_parameters
@@ -21,22 +22,6 @@ from stacking.storage.frozen import Frozen
 
 OVERLAP = 0.8
 """Assumed share of the computation that can hide communication."""
-
-
-class UpdateSeconds(Frozen):
-    """Seconds of one update of one rank."""
-
-    forward: float
-    backward: float
-    optimizer: float
-    data: float
-    other: float
-    communication: float
-    """Communication that is not hidden."""
-
-    @property
-    def seconds(self) -> float:
-        return self.forward + self.backward + self.optimizer + self.data + self.other + self.communication
 
 
 class StagePrediction(Frozen):
@@ -84,14 +69,13 @@ class Prediction(Frozen):
 class Basis:
     """What a prediction is based on, in addition to the plan."""
 
-    pace: Pace
+    pace: Tabled | Benchmark
     network: Network
     host: HostCosts
     price: float | None = None
 
 
 def predict(plan: Plan, setting: Basis) -> Prediction:
-    """Predict every stage of ``plan`` and the whole run."""
     deep = from_the_start(plan)
     stages = tuple(_stage(plan, stage, setting) for stage in plan.stages)
     training = sum(stage.training_seconds for stage in stages)
@@ -127,18 +111,14 @@ def from_the_start(plan: Plan) -> Plan:
 
 def _stage(plan: Plan, stage: StagePlan, setting: Basis) -> StagePrediction:
     work = setting.pace.work(stage)
-    measured = setting.pace.communication(stage)
-    communication = _exposed(stage, work, setting.network) if measured is None else measured
-    update = UpdateSeconds(
-        forward=work.forward,
-        backward=work.backward,
-        optimizer=work.optimizer,
-        data=work.data,
-        other=work.other,
-        communication=communication,
-    )
+    measured = setting.pace if isinstance(setting.pace, Benchmark) else None
+    communication = measured.communication(stage) if measured else None
+    if communication is None:
+        exposed = (_exposed(stage, work, setting.network, transfer) for transfer in transfers(stage))
+        communication = sum(exposed)
+    update = work.model_copy(update={"communication": communication})
     training = update.seconds * stage.steps
-    rest = outside(plan, stage, work, setting.host, setting.pace.beginning(stage))
+    rest = outside(plan, stage, work, setting.host, measured.beginning(stage) if measured else None)
     seconds = training + rest.seconds
     hours = stage.ranks * seconds / 3600
     return StagePrediction(
@@ -155,16 +135,12 @@ def _stage(plan: Plan, stage: StagePlan, setting: Basis) -> StagePrediction:
         seconds=seconds,
         gpu_hours=hours,
         cost=None if setting.price is None else hours * setting.price,
-        source="measured" if work.source == "measured" else "tabled",
+        source="measured" if measured else "tabled",
     )
 
 
-def _exposed(stage: StagePlan, work: ComputeSeconds, network: Network) -> float:
-    """Return the seconds of communication per update that no computation hides."""
-    return sum(_exposed_transfer(stage, work, network, transfer) for transfer in transfers(stage))
-
-
-def _exposed_transfer(stage: StagePlan, work: ComputeSeconds, network: Network, transfer: Transfer) -> float:
+def _exposed(stage: StagePlan, work: UpdateSeconds, network: Network, transfer: Transfer) -> float:
+    """Return the seconds of a transfer per update that no computation hides."""
     whole = network.transfer_seconds(transfer, stage.ranks)
     behind = {"nothing": 0.0, "backward": work.backward, "forward and backward": work.forward + work.backward}
     window = OVERLAP * behind[transfer.behind] / max(stage.accumulation, transfer.times)

@@ -9,7 +9,7 @@ from pathlib import Path
 from stacking.errors import UserError
 from stacking.estimate import doctor_file, network
 from stacking.estimate.bench_file import BenchFile, read_bench
-from stacking.estimate.compute import Pace, Tabled
+from stacking.estimate.compute import Tabled
 from stacking.estimate.measured import Benchmark
 from stacking.estimate.overhead import assumed_host
 from stacking.estimate.prediction import Basis
@@ -25,7 +25,6 @@ def open_setting(
     measured: Sequence[Path] = (),
     network_file: Path | None = None,
     price: float | None = None,
-    per_node: int | None = None,
     held_out: int | None = None,
 ) -> Basis | None:
     """Collect what is known about the planned devices.
@@ -35,7 +34,6 @@ def open_setting(
         measured: files written by `stacking bench --json`.
         network_file: a file written by `stacking doctor --json`.
         price: price per GPU hour.
-        per_node: ranks per node; None: the usual number for the class.
         held_out: number of held-out samples, if there is data.
 
     Returns:
@@ -52,7 +50,7 @@ def open_setting(
         return None
     ranks = max(stage.ranks for stage in plan.stages)
     nodes = plan.launch.resources.nodes
-    links = network.tabled(device, ranks, per_node or (ranks // nodes if nodes else None))
+    links = network.tabled(device, ranks, ranks // nodes if nodes else None)
     host = assumed_host(plan.launch.accelerator == "cuda", held_out)
     if network_file is not None:
         found = doctor_file.read_doctor(network_file)
@@ -60,7 +58,7 @@ def open_setting(
     return Basis(pace=pace, network=links, host=host, price=price)
 
 
-def _pace(plan: Plan, device: DeviceClass, cores: int, files: list[BenchFile]) -> Pace | None:
+def _pace(plan: Plan, device: DeviceClass, cores: int, files: list[BenchFile]) -> Tabled | Benchmark | None:
     for file in files:
         _check_device(plan, file)
     if files:

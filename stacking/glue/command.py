@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import xxhash
 
 from stacking.errors import UserError
-from stacking.glue.jobs import arguments, jobs_of
 from stacking.glue.metrics import require_libraries
 from stacking.glue.model_source import ModelSource, find_model
 from stacking.glue.recipes import FineTuning, settings
-from stacking.glue.request import Request
-from stacking.glue.results import Results, SeedResult, encoder_file, result_file
+from stacking.glue.results import Results, SeedResult, encoder_file, result_file, write_submission
 from stacking.glue.source import Source, hidden_sets, open_source
-from stacking.glue.submission import write_submission
 from stacking.glue.summary import GlueSummary, TaskSummary, summarise, write_summary
 from stacking.glue.tasks import FROM_MNLI, TASKS, GlueTask, chosen, folder_of
 from stacking.glue.unit import Unit, check_same, run_unit
@@ -26,6 +25,50 @@ from stacking.terminal.units import counted
 _MNLI_SEED = 0
 """The run on MNLI from which other tasks start with ``--from-mnli``."""
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line says."""
+
+    model: Path
+    data: str
+    out: Path
+    tasks: tuple[str, ...]
+    """Empty: all but WNLI."""
+    recipe: str
+    changes: tuple[str, ...]
+    seeds: int | None
+    """None: each task's default."""
+    from_mnli: bool
+    tokenizer: Path | None
+    submit: bool = False
+    site: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """The data for a process in another folder: an absolute path, or the name of a dataset."""
+        folder = Path(self.data)
+        return str(folder.resolve()) if folder.is_dir() else self.data
+
+
+def jobs_of(request: Request, tasks: Sequence[GlueTask]) -> dict[str, list[GlueTask]]:
+    """Returns the tasks of each job, by the job's name.
+
+    With ``--from-mnli``, the tasks that start from the model of MNLI are in its job, for they must come after it.
+    """
+    after = [task for task in tasks if request.from_mnli and task.name in FROM_MNLI]
+    return {task.name: [task, *(after if task.name == "MNLI" else [])] for task in tasks if task not in after}
+
+
+def arguments(request: Request, tasks: Sequence[GlueTask]) -> list[str]:
+    """Returns the arguments of `stacking` that train only ``tasks``, from any folder."""
+    options = ["--data", request.source, "--out", str(request.out.absolute()), "--recipe", request.recipe]
+    options += ["--tasks", ",".join(task.name for task in tasks)]
+    options += [word for change in request.changes for word in ("--set", change)]
+    options += ["--seeds", str(request.seeds)] if request.seeds is not None else []
+    options += ["--tokenizer", str(request.tokenizer.absolute())] if request.tokenizer is not None else []
+    return ["glue", str(request.model.absolute()), *options, *(["--from-mnli"] if len(tasks) > 1 else [])]
 
 
 def score(request: Request, tell: Tell) -> GlueSummary:
@@ -52,7 +95,7 @@ def score(request: Request, tell: Tell) -> GlueSummary:
     work = _Work(request, model, recipes, digests, results, tell)
     ordered = sorted(tasks, key=lambda task: task.name != "MNLI") if request.from_mnli else tasks
     for task in ordered:
-        work.check(task)
+        work.missing(task, from_mnli=False)  # rejects results of other settings before anything is trained
     if request.submit:
         _submit(request, work, ordered, tell)
     else:
@@ -99,8 +142,6 @@ def _digest(source: Source, task: GlueTask) -> str:
 
 
 class _Work:
-    """What is to be trained, and with which settings."""
-
     def __init__(
         self,
         request: Request,
@@ -114,12 +155,7 @@ class _Work:
         self._digests, self._results, self._tell = digests, results, tell
 
     def seeds(self, task: GlueTask) -> tuple[int, ...]:
-        """Returns the seeds of a task."""
         return tuple(range(self._request.seeds or task.seeds))
-
-    def check(self, task: GlueTask) -> None:
-        """Rejects results of other settings before anything is trained."""
-        self._done(task, from_mnli=False)
 
     def trainings(self, tasks: Sequence[GlueTask]) -> list[tuple[GlueTask, bool]]:
         """Returns what is trained: the tasks, each with whether it starts from MNLI; some do both."""
@@ -127,7 +163,6 @@ class _Work:
         return [(task, False) for task in tasks] + [(task, True) for task in from_mnli]
 
     def missing(self, task: GlueTask, from_mnli: bool) -> list[int]:
-        """Returns the seeds that are still to be trained."""
         has_encoder = encoder_file(self._results.place(TASKS["MNLI"])).is_file()
         if from_mnli and not has_encoder:
             return list(self.seeds(task))
@@ -139,7 +174,6 @@ class _Work:
         return self._request.from_mnli and task.name == "MNLI"
 
     def finish(self, task: GlueTask, from_mnli: bool) -> None:
-        """Trains the seeds that are missing."""
         missing = self.missing(task, from_mnli)
         place, label = self._results.place(task, from_mnli), folder_of(task.name, from_mnli)
         if not missing:

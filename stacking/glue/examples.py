@@ -52,7 +52,6 @@ def task_folder(folder: Path, task: GlueTask) -> Path:
 
 
 def has_task(folder: Path, task: GlueTask) -> bool:
-    """Returns whether there is such a subfolder."""
     return bool(_folders(folder, task))
 
 

@@ -59,15 +59,12 @@ class TrainingSet(NamedTuple):
 
 
 class FineTuned(NamedTuple):
-    """What a training did."""
-
     steps: int
     loss: float
     """Mean over the last tenth of the updates."""
 
 
 def updates(recipe: FineTuning, examples: int) -> int:
-    """Returns the number of updates of a training."""
     total = recipe.epochs * math.ceil(examples / recipe.batch)
     return total if recipe.max_steps is None else min(total, recipe.max_steps)
 
@@ -132,7 +129,6 @@ def predict(model: Classifier, inputs: Encoded, task: GlueTask, recipe: FineTuni
 
 
 def _endless(data: TrainingSet, recipe: FineTuning, random: np.random.Generator) -> Iterator[tuple[Any, np.ndarray]]:
-    """Yield the batches of one epoch after the other, each with the numbers of its examples."""
     count = len(data.labels)
     while True:
         for numbers in shuffled_batches(data.inputs.lengths[:count], recipe.batch, random):

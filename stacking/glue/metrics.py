@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -13,51 +15,6 @@ from stacking.glue.tasks import GlueTask
 Metric = Callable[[np.ndarray, np.ndarray], float]
 """Maps labels [N] and predictions [N] to a score, at most 1."""
 
-
-def _accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(labels, predicted))
-
-
-def _f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predicted, zero_division=0.0))
-
-
-def _matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predicted))
-
-
-def _pearson(labels: np.ndarray, predicted: np.ndarray) -> float:
-    from scipy.stats import pearsonr
-
-    return _correlation(lambda: pearsonr(labels, predicted).statistic, labels, predicted)
-
-
-def _spearman(labels: np.ndarray, predicted: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    return _correlation(lambda: spearmanr(labels, predicted).statistic, labels, predicted)
-
-
-def _correlation(compute: Callable[[], float], labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Returns 0 where one side is constant or not finite, for which a correlation is not defined."""
-    if not np.isfinite(predicted).all() or np.ptp(labels) == 0 or np.ptp(predicted) == 0:
-        return 0.0
-    return float(compute())
-
-
-METRICS: dict[str, Metric] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
-}
 NAMES = {
     "accuracy": "accuracy",
     "f1": "F1",
@@ -79,9 +36,35 @@ def require_libraries() -> None:
             raise UserError(package, problem, "run `pip install 'stacking[glue]'`, or `pip install scikit-learn`")
 
 
+def known_metrics() -> dict[str, Metric]:
+    """Imports the libraries and returns all metrics by name."""
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    return {
+        "accuracy": accuracy_score,
+        "f1": partial(f1_score, zero_division=0.0),
+        "matthews": matthews_corrcoef,
+        "pearson": _where_defined(pearsonr),
+        "spearman": _where_defined(spearmanr),
+    }
+
+
+def _where_defined(correlation: Callable[..., Any]) -> Metric:
+    """Returns 0 instead of a correlation where one side is constant or not finite, for which it is not defined."""
+
+    def metric(labels: np.ndarray, predicted: np.ndarray) -> float:
+        if not np.isfinite(predicted).all() or np.ptp(labels) == 0 or np.ptp(predicted) == 0:
+            return 0.0
+        return float(correlation(labels, predicted).statistic)
+
+    return metric
+
+
 def score(task: GlueTask, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Returns the task's metrics for predictions [N] against labels [N]."""
-    return {name: METRICS[name](labels, predicted) for name in task.metrics}
+    known = known_metrics()
+    return {name: float(known[name](labels, predicted)) for name in task.metrics}
 
 
 def majority(task: GlueTask, labels: np.ndarray) -> dict[str, float]:

@@ -86,7 +86,6 @@ def _state(name: str, state: Path, tokenizer: Path) -> ModelSource:
 
 
 def _found(given: Path | None, own: list[Path], model: Path) -> Path:
-    """Returns where the tokenizer is."""
     if given is not None:
         if not given.exists():
             raise UserError(f"--tokenizer {given}", "does not exist", "give a folder, a tokenizer.json or a vocab.txt")

@@ -10,17 +10,18 @@ OUT/submission/CoLA.tsv          the files for the benchmark's server
 from __future__ import annotations
 
 import io
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from pydantic import ValidationError
 
 from stacking.errors import DamagedFile
 from stacking.glue.recipes import FineTuning
+from stacking.glue.source import Source, hidden_sets
 from stacking.glue.tasks import GlueTask, folder_of
-from stacking.storage.files import read_sealed, write_atomically, write_sealed
-from stacking.storage.frozen import Frozen
+from stacking.storage.files import disk_errors, read_sealed, write_atomically, write_sealed
+from stacking.storage.frozen import Frozen, record_of
 
 SUMMARY, SUBMISSION = "glue.json", "submission"
 Scores = dict[str, float]
@@ -61,18 +62,14 @@ class SeedResult(Frozen):
 
     @property
     def mean(self) -> float:
-        """Returns the mean of all metrics of all development sets."""
         return fmean(value for scores in self.scores.values() for value in scores.values())
 
 
 class Results:
-    """The result files in a folder."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def place(self, task: GlueTask, from_mnli: bool = False) -> Path:
-        """Returns the folder of a task."""
         return self.folder / folder_of(task.name, from_mnli)
 
     def of(self, task: GlueTask, from_mnli: bool = False) -> list[SeedResult]:
@@ -86,22 +83,18 @@ class Results:
 
 
 def result_file(place: Path, seed: int) -> Path:
-    """Returns the path of a run's result in a task's folder."""
     return place / f"seed-{seed}.json"
 
 
 def encoder_file(place: Path) -> Path:
-    """Returns the path of the encoder that is kept for other tasks."""
     return place / "encoder.safetensors"
 
 
 def predictions_file(place: Path, seed: int, name: str) -> Path:
-    """Returns the path of a run's predictions for the test set ``name``."""
     return place / f"seed-{seed}.{name}.npy"
 
 
 def write_predictions(path: Path, values: np.ndarray) -> None:
-    """Writes predictions [N] atomically."""
     data = io.BytesIO()
     np.save(data, values)
     write_atomically(path, data.getvalue())
@@ -124,7 +117,6 @@ def read_predictions(path: Path, count: int) -> np.ndarray:
 
 
 def write_result(place: Path, result: SeedResult) -> None:
-    """Writes the result of one run."""
     write_sealed(result_file(place, result.seed), result.model_dump(mode="json"))
 
 
@@ -134,9 +126,39 @@ def read_result(path: Path) -> SeedResult:
     Raises:
         DamagedFile: the file was changed.
     """
-    try:
-        return SeedResult.model_validate(read_sealed(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"is not a result ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-        raise DamagedFile(path, problem, "remove it to train again") from None
+    return record_of(SeedResult, read_sealed(path), path, "a result", "remove it to train again")
+
+
+def write_submission(results: Results, task: GlueTask, source: Source, seeds: Collection[int]) -> list[Path]:
+    """Writes the files of one task; returns them, none if there are no test sets.
+
+    Args:
+        seeds: the runs to choose from.
+
+    Raises:
+        DamagedFile: the predictions do not belong to the test set.
+    """
+    runs = [run for run in results.of(task) if run.seed in seeds]
+    folder = results.folder / SUBMISSION
+    written = []
+    for name, examples in hidden_sets(source, task).items() if runs else ():
+        values = read_predictions(predictions_file(results.place(task), best(runs).seed, name), len(examples))
+        lines = [f"{number}\t{answer(task, value)}" for number, value in zip(examples.ids, values, strict=True)]
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.tsv"
+        write_atomically(path, "\n".join(["index\tprediction", *lines]) + "\n")
+        written.append(path)
+    return written
+
+
+def best(runs: Sequence[SeedResult]) -> SeedResult:
+    """Returns the run with the highest mean score on the development sets; of equal ones the first."""
+    return max(runs, key=lambda run: run.mean)
+
+
+def answer(task: GlueTask, value: float) -> str:
+    """Returns a prediction as the server expects it: a label's spelling, or a score from 0 to 5."""
+    if task.is_regression:
+        return f"{min(max(value, 0.0), 5.0) if np.isfinite(value) else 0.0:.3f}"
+    return task.labels[int(value)]

@@ -30,19 +30,15 @@ class _Datasets:
         self._read: dict[str, Any] = {}
 
     def train(self, task: GlueTask) -> Examples:
-        """See `Source`."""
         return self._examples(task, "train", labelled=True)
 
     def dev(self, task: GlueTask, held: Held) -> Examples:
-        """See `Source`."""
         return self._examples(task, held.dev_split, labelled=True)
 
     def test(self, task: GlueTask, held: Held) -> Examples | None:
-        """See `Source`."""
         return self._examples(task, held.test_split, labelled=False) if held.test_split in self._of(task) else None
 
     def diagnostic(self) -> Examples | None:
-        """See `Source`."""
         return self._examples(DIAGNOSTIC, "test", labelled=False) if self._has(DIAGNOSTIC) else None
 
     def _has(self, task: GlueTask) -> bool:

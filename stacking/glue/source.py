@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from stacking.data.hub import is_dataset
 from stacking.errors import UserError
 from stacking.glue.examples import Examples
 from stacking.glue.saved_datasets import HubDataset, SavedDatasets, is_saved
-from stacking.glue.tasks import DIAGNOSTIC, GlueTask, Held
+from stacking.glue.tasks import DIAGNOSTIC, GlueTask
 from stacking.glue.tsv import TsvFolder
 
-
-class Source(Protocol):
-    """Reads GLUE in one layout."""
-
-    def train(self, task: GlueTask) -> Examples:
-        """Returns the training set.
-
-        Raises:
-            UserError: it is missing, or not in the task's layout.
-        """
-
-    def dev(self, task: GlueTask, held: Held) -> Examples:
-        """Returns a development set.
-
-        Raises:
-            UserError: it is missing, or not in the task's layout.
-        """
-
-    def test(self, task: GlueTask, held: Held) -> Examples | None:
-        """Returns a test set; None: there is none.
-
-        Raises:
-            UserError: it is not in the task's layout.
-        """
-
-    def diagnostic(self) -> Examples | None:
-        """Returns the diagnostic set AX; None: there is none.
-
-        Raises:
-            UserError: it is not in its layout.
-        """
+Source = TsvFolder | SavedDatasets | HubDataset
+"""GLUE in one layout. A set that is missing or not in the task's layout raises a `UserError`."""
 
 
 def open_source(data: str) -> Source:

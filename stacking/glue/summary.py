@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median, stdev
 
-from pydantic import ValidationError
-
-from stacking.errors import DamagedFile
 from stacking.glue.results import SUMMARY, SeedResult
 from stacking.storage.files import read_sealed, write_sealed
-from stacking.storage.frozen import Frozen
+from stacking.storage.frozen import Frozen, record_of
 
 
 class OverSeeds(Frozen):
@@ -98,7 +95,6 @@ def _notes(result: SeedResult) -> list[str]:
 
 
 def write_summary(folder: Path, summary: GlueSummary) -> None:
-    """Writes ``glue.json``."""
     write_sealed(folder / SUMMARY, summary.model_dump(mode="json"))
 
 
@@ -110,9 +106,4 @@ def read_summary(folder: Path) -> GlueSummary:
         DamagedFile: it was changed.
     """
     path = folder / SUMMARY
-    try:
-        return GlueSummary.model_validate(read_sealed(path))
-    except ValidationError as error:
-        raise DamagedFile(
-            path, f"is not a summary ({error.errors()[0]['msg']})", "run the same command again"
-        ) from None
+    return record_of(GlueSummary, read_sealed(path), path, "a summary", "run the same command again")

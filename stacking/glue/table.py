@@ -20,8 +20,6 @@ COLUMNS = tuple(task.name for task in TASKS.values() if task.in_average)
 
 @dataclass(frozen=True)
 class Row:
-    """One model."""
-
     name: str
     split: str
     cells: Cells

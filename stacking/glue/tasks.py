@@ -39,7 +39,7 @@ class GlueTask:
     labels: tuple[str, ...]
     """Spelling of the labels in the TSV files, in the order of their numbers; empty: a score from 0 to 5."""
     metrics: tuple[str, ...]
-    """Keys of `stacking.glue.metrics.METRICS`, in the order of the paper's table."""
+    """Keys of `stacking.glue.metrics.known_metrics`, in the order of the paper's table."""
     seeds: int
     """Runs by default: six for small training sets and three for large ones, as in the paper."""
     held: tuple[Held, ...]
@@ -54,12 +54,10 @@ class GlueTask:
 
     @property
     def outputs(self) -> int:
-        """Returns the number of scores that the classification head computes."""
         return max(len(self.labels), 1)
 
     @property
     def is_pair(self) -> bool:
-        """Whether an example has two sentences."""
         return len(self.text) == 2
 
 
@@ -112,7 +110,6 @@ FROM_MNLI = ("MRPC", "STS-B", "RTE")
 
 
 def folder_of(task: str, from_mnli: bool) -> str:
-    """Returns the name of the task's folder of results."""
     return f"{task}-from-MNLI" if from_mnli else task
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -37,20 +38,18 @@ class TsvFolder:
         self.folder = folder
 
     def train(self, task: GlueTask) -> Examples:
-        """See `Source`."""
         return self._labelled(task, "train")
 
     def dev(self, task: GlueTask, held: Held) -> Examples:
-        """See `Source`."""
         return self._labelled(task, held.dev)
 
     def test(self, task: GlueTask, held: Held) -> Examples | None:
-        """See `Source`."""
+        """Returns a test set; None: there is none."""
         path = task_folder(self.folder, task) / f"{held.test}.tsv"
         return read_tsv(path, task, labelled=False) if path.is_file() else None
 
     def diagnostic(self) -> Examples | None:
-        """See `Source`."""
+        """Returns the diagnostic set AX; None: there is none."""
         path = next((self.folder / name for name in _DIAGNOSTICS if (self.folder / name).is_file()), None)
         return read_tsv(path, DIAGNOSTIC, labelled=False) if path is not None else None
 
@@ -76,7 +75,7 @@ def read_tsv(path: Path, task: GlueTask, labelled: bool) -> Examples:
     labels: list[float] = []
     ids: list[str] = []
     left_out = 0
-    for number, row in _chained(first, lines):
+    for number, row in chain(first, lines):
         if len(row) <= max(*columns, label) or (labelled and row[label] == _UNDECIDED):
             if not labelled:
                 raise UserError(f"{path}: line {number}", f"has {len(row)} columns", f"give all {len(header)}")
@@ -106,20 +105,14 @@ def _lines(path: Path) -> Iterator[Line]:
         raise UserError(path, f"is not UTF-8 ({error.reason})", "download the file again") from None
 
 
-def _header(path: Path, task: GlueTask, labelled: bool, lines: Iterator[Line]) -> tuple[list[str], Line | None]:
-    """Returns the names of the columns, and the first line if it is an example already."""
+def _header(path: Path, task: GlueTask, labelled: bool, lines: Iterator[Line]) -> tuple[list[str], list[Line]]:
+    """Returns the names of the columns, and the first line where it is an example already."""
     first = next(lines, None)
     if first is None:
         raise UserError(path, "is empty", f"restore {task.name}, or leave it out with --tasks")
     if labelled and task.without_header and task.text[0] not in first[1]:
-        return list(task.without_header), first
-    return first[1], None
-
-
-def _chained(first: Line | None, lines: Iterator[Line]) -> Iterator[Line]:
-    if first is not None:
-        yield first
-    yield from lines
+        return list(task.without_header), [first]
+    return first[1], []
 
 
 def _column(path: Path, header: list[str], name: str) -> int:
@@ -130,7 +123,6 @@ def _column(path: Path, header: list[str], name: str) -> int:
 
 
 def _number(path: Path, line: int, task: GlueTask, text: str) -> float:
-    """Returns the number of a label, or a score."""
     if not task.is_regression:
         known: Mapping[str, int] = {label: number for number, label in enumerate(task.labels)}
         if text not in known:

@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from stacking.errors import DamagedFile, UserError
+from stacking.errors import UserError
 from stacking.glue.model_source import ModelSource
 from stacking.glue.recipes import FineTuning
 from stacking.glue.results import SeedResult
@@ -18,7 +16,7 @@ from stacking.launch.job import Accelerator, Job
 from stacking.launch.local import Local
 from stacking.launch.outcome import raise_for
 from stacking.storage.files import disk_errors, read_json, write_json
-from stacking.storage.frozen import Frozen
+from stacking.storage.frozen import Frozen, record_of
 
 UNIT, PROGRESS = "unit.json", "progress.json"
 _POLL_SECONDS = 0.1
@@ -47,10 +45,7 @@ def read_unit(folder: Path) -> Unit:
     Raises:
         DamagedFile: it cannot be read.
     """
-    try:
-        return Unit.model_validate(read_json(folder / UNIT))
-    except ValidationError as error:
-        raise DamagedFile(folder / UNIT, f"is not a unit of work ({error.errors()[0]['msg']})", "start again") from None
+    return record_of(Unit, read_json(folder / UNIT), folder / UNIT, "a unit of work", "start again")
 
 
 def run_unit(unit: Unit, folder: Path, progress: Callable[[int, int], None]) -> None:

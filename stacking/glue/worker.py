@@ -33,16 +33,12 @@ _SECONDS_BETWEEN_REPORTS = 0.5
 
 
 class _Set(NamedTuple):
-    """A development or test set."""
-
     name: str
     examples: Examples
     inputs: Encoded
 
 
 class _Data(NamedTuple):
-    """The encoded examples of a task."""
-
     training: TrainingSet
     dev: list[_Set]
     test: list[_Set]
@@ -104,7 +100,6 @@ def _read(unit: Unit, task: GlueTask, longest: int, encoder: SentenceEncoder) ->
 
 
 def _scored(model: Classifier, data: _Data, unit: Unit, seed: int, trained: FineTuned) -> SeedResult:
-    """Predicts the development sets and returns the result."""
     task = TASKS[unit.task]
     scores, of_majority = {}, {}
     for dev in data.dev:
@@ -147,7 +142,6 @@ class _Reporter:
 
 
 def _keep(encoder: SentenceEncoder, path: Path) -> None:
-    """Saves the encoder's weights, atomically."""
     partial_file = path.with_name(f".{path.name}.partial")
     save_model(encoder, str(partial_file))
     os.replace(partial_file, path)

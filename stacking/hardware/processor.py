@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -28,6 +29,10 @@ _PATIENCE = 60.0
 def cpu_flags(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
     """Return the processor's flags as listed by Linux; empty on other systems."""
     return frozenset(_field("flags", cpu_info).split())
+
+
+def cpu_name() -> str:
+    return _field("model name", _CPU_INFO) or platform.machine()
 
 
 def has_native_bf16(flags: frozenset[str], environment: Mapping[str, str] = os.environ) -> bool:

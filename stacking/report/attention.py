@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from pydantic import Field, ValidationError
 
 from stacking.errors import DamagedFile
 from stacking.planning.plan import StagePlan
-from stacking.report.plots import STYLE, VERMILION, inline
+from stacking.report.plots import VERMILION, as_svg
 from stacking.report.run import Run
 from stacking.report.tables import Table
 from stacking.run.phases import MOMENTS
@@ -41,8 +40,6 @@ class _Similarity(FrozenPart):
 
 
 class _Measured(FrozenPart):
-    """What the report needs of ``attention.json`` (`stacking.attention.result.Attention`)."""
-
     heads: _Heads
     similarity: _Similarity
 
@@ -64,8 +61,6 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class AttentionSection:
-    """What the page shows."""
-
     table: Table
     chart: str | None
     """An SVG element; None before the first measurement."""
@@ -81,7 +76,9 @@ def attention_section(run: Run) -> AttentionSection | None:
     shown = [one for one in found if one is not None]
     problems = tuple(f"{one.label}: {one.problem}" for one in shown if one.problem)
     measured = [one for one in shown if one.measured is not None]
-    return AttentionSection(_table(measured), _chart(measured) if measured else None, problems)
+    return AttentionSection(
+        _table(measured), as_svg(lambda: _draw(measured), "attention") if measured else None, problems
+    )
 
 
 def snapshot(run: Run, stage: StagePlan, moment: str) -> Snapshot | None:
@@ -115,24 +112,21 @@ def _row(one: Snapshot, measured: _Measured) -> tuple[str, ...]:
     )
 
 
-def _chart(snapshots: list[Snapshot]) -> str:
+def _draw(snapshots: list[Snapshot]) -> Figure:
     """Draws the similarity of all pairs of layers at every moment."""
     columns = min(_MOST_PANELS, len(snapshots))
     rows = -(-len(snapshots) // columns)
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "attention"}):
-        figure = Figure(figsize=(9.6, 2.6 * rows), layout="constrained", facecolor="none")
-        panels = figure.subplots(rows, _MOST_PANELS, squeeze=False).flatten()
-        drawn = [_draw(axes, one) for axes, one in zip(panels, snapshots, strict=False)]
-        for axes in panels[len(snapshots) :]:
-            axes.set_visible(False)
-        bar = figure.colorbar(drawn[0], ax=panels[:columns].tolist(), fraction=0.04, pad=0.02)
-        bar.ax.tick_params(labelsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
-    return inline(buffer.getvalue())
+    figure = Figure(figsize=(9.6, 2.6 * rows), layout="constrained", facecolor="none")
+    panels = figure.subplots(rows, _MOST_PANELS, squeeze=False).flatten()
+    drawn = [_draw_one(axes, one) for axes, one in zip(panels, snapshots, strict=False)]
+    for axes in panels[len(snapshots) :]:
+        axes.set_visible(False)
+    bar = figure.colorbar(drawn[0], ax=panels[:columns].tolist(), fraction=0.04, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
+    return figure
 
 
-def _draw(axes: Axes, one: Snapshot) -> mpl.collections.QuadMesh:
+def _draw_one(axes: Axes, one: Snapshot) -> QuadMesh:
     """Draws one moment, all with the same colours; crosses mark layers half the depth apart."""
     assert one.measured is not None
     cosines = np.array(one.measured.similarity.cosine)

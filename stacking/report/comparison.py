@@ -6,20 +6,19 @@ evaluations.
 
 from __future__ import annotations
 
-import io
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib as mpl
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stacking.report.plots import COLOURS, GREY, PALE, STYLE, inline, smoothed, thinned
+from stacking.report import plots
+from stacking.report.plots import Axis
 from stacking.report.run import Run
 from stacking.report.tables import Table, change_label
 from stacking.report.timeline import attention_spans, wall_clock
@@ -43,7 +42,6 @@ class ChargedClock:
         self._spent: list[float] = list(accumulate((seconds for _, seconds in free), initial=0.0))
 
     def __call__(self, time: float) -> float:
-        """Returns the seconds charged up to the unix time ``time``."""
         return self._clock(time) - self._spent[bisect_right(self._ends, time)]
 
 
@@ -66,7 +64,6 @@ def titles(runs: Sequence[Run]) -> list[str]:
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:
-    """Returns a table with one row per run: its training time, steps, tokens and loss."""
     rows = []
     for name, run in zip(titles(runs), runs, strict=True):
         trained, evaluated = run.records("train"), run.records("evaluation")
@@ -85,61 +82,38 @@ def comparison_table(runs: Sequence[Run]) -> Table:
 
 
 def comparison_chart(runs: Sequence[Run]) -> str:
-    """Returns the chart as an SVG element for embedding in a page."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "comparison"}):
-        buffer = io.StringIO()
-        _draw(runs).savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
-    return inline(buffer.getvalue())
+    return plots.as_svg(lambda: _draw(runs), "comparison")
 
 
 def write_comparison_picture(runs: Sequence[Run], folder: Path) -> Path:
     """Writes the chart as ``folder/comparison.png``."""
-    with mpl.rc_context(STYLE):
-        buffer = io.BytesIO()
-        _draw(runs).savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / _PICTURE, buffer.getvalue())
+    write_atomically(folder / _PICTURE, plots.as_png(lambda: _draw(runs)))
     return folder / _PICTURE
 
 
-class _Scale(NamedTuple):
-    """Defines a horizontal axis: the position of a record on it, and the unit."""
+def _time_axes(runs: Sequence[Run]) -> list[Axis]:
+    """Returns an axis for each run, for each has a clock of its own; the unit is the same."""
+    size, unit = plots.unit_of(max(charged_seconds(run) for run in runs), plots.TIMES)
 
-    label: str
-    size: float
-    in_seconds: bool
+    def axis(clock: ChargedClock) -> Axis:
+        return Axis(f"wall-clock without evaluations, {unit}", lambda record: clock(record["time"]) / size, True)
 
-    def of(self, run: Run, records: Sequence[Record]) -> list[float]:
-        """Returns the positions of the records."""
-        clock = ChargedClock(run)
-        return [(clock(r["time"]) if self.in_seconds else r["tokens"]) / self.size for r in records]
-
-
-def _time_scale(runs: Sequence[Run]) -> _Scale:
-    longest = max(charged_seconds(run) for run in runs)
-    units = ((172800, 86400, "days"), (7200, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
-    size, name = next((size, name) for least, size, name in units if longest >= least)
-    return _Scale(f"wall-clock without evaluations, {name}", size, True)
-
-
-def _token_scale(runs: Sequence[Run]) -> _Scale:
-    most = max((record["tokens"] for run in runs for record in run.records("train")[-1:]), default=0)
-    units = ((1e9, "tokens, billions"), (1e6, "tokens, millions"), (1e3, "tokens, thousands"), (0, "tokens"))
-    size, label = next(unit for unit in units if most >= unit[0])
-    return _Scale(label, size or 1.0, False)
+    return [axis(ChargedClock(run)) for run in runs]
 
 
 def _draw(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained", facecolor="none")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, scale in ((left, _time_scale(runs)), (right, _token_scale(runs))):
-        for run, name, colour in zip(runs, titles(runs), COLOURS * len(runs), strict=False):
-            _draw_run(axes, run, scale, name, colour)
-            _mark_growths(axes, run, scale)
-        axes.set_xlabel(scale.label)
+    for axes, scales in ((left, _time_axes(runs)), (right, [plots.tokens_axis(*runs)] * len(runs))):
+        for run, axis, name, colour in zip(runs, scales, titles(runs), plots.COLOURS * len(runs), strict=False):
+            _draw_run(axes, run, axis, name, colour)
+            plots.mark_stages(axes, run, axis)
+            _label_growths(axes, run, axis)
+        axes.set_xlabel(scales[0].label)
         axes.set_xlim(0, 1.04 * axes.get_xlim()[1])
-        axes.grid(axis="y", color=PALE, linewidth=0.8)
+        axes.grid(axis="y", color=plots.PALE, linewidth=0.8)
     _limit(left, runs)
     left.set_ylabel("loss")
     handles, labels = left.get_legend_handles_labels()
@@ -147,18 +121,18 @@ def _draw(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _draw_run(axes: Axes, run: Run, scale: _Scale, name: str, colour: str) -> None:
+def _draw_run(axes: Axes, run: Run, axis: Axis, name: str, colour: str) -> None:
     """Draws the held-out loss over the pale training loss, labelled with its final value."""
     window = len(run.records("train")) // 100
     style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "marker": "o", "markersize": 3.5}
     label: str | None = f"{name}, held-out loss"
     for index in range(len(run.metrics)):  # a growth interrupts the lines
         trained, evaluated = (_finite(run.stage_records(index, kind)) for kind in ("train", "evaluation"))
-        curve = smoothed([r["loss"] for r in trained], window)
-        axes.plot(*thinned(scale.of(run, trained), curve), color=colour, alpha=0.3, linewidth=1)
+        x, y = plots.points(trained, axis, "loss")
+        axes.plot(*plots.thinned(x, plots.smoothed(y, window)), color=colour, alpha=0.3, linewidth=1)
         if not evaluated:
             continue
-        x, y = scale.of(run, evaluated), [r["loss"] for r in evaluated]
+        x, y = plots.points(evaluated, axis, "loss")
         axes.plot(x, y, label=label, **style)
         label, last = None, (x[-1], y[-1])
     if label is None:
@@ -170,19 +144,11 @@ def _finite(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if math.isfinite(record["loss"])]
 
 
-def _mark_growths(axes: Axes, run: Run, scale: _Scale) -> None:
-    """Marks the beginning of each later stage with a labelled line, and on a time axis its transition with a band."""
-    for index, records in enumerate(run.metrics[1:], start=1):
-        if not records:
-            break
-        ended, begins = scale.of(run, [run.metrics[index - 1][-1], records[0]])
-        if scale.in_seconds:
-            axes.axvspan(ended, begins, color=PALE, linewidth=0)
-        place = begins if scale.in_seconds else ended
-        axes.axvline(place, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+def _label_growths(axes: Axes, run: Run, axis: Axis) -> None:
+    for index in range(1, plots.stages_begun(run)):
         axes.annotate(
             change_label(run, index),
-            (place, 0.98),
+            (plots.begins(run, axis, index), 0.98),
             xycoords=axes.get_xaxis_transform(),
             textcoords="offset points",
             xytext=(-4, 0),
@@ -198,7 +164,7 @@ def _limit(axes: Axes, runs: Sequence[Run]) -> None:
     shown = []
     for run in runs:
         held_out, trained = ([r["loss"] for r in _finite(run.records(kind))] for kind in ("evaluation", "train"))
-        shown += held_out + smoothed(trained, len(trained) // 100)[len(trained) // 20 :]
+        shown += held_out + plots.smoothed(trained, len(trained) // 100)[len(trained) // 20 :]
     if shown:
         margin = 0.08 * (max(shown) - min(shown)) or 0.5
         axes.set_ylim(min(shown) - margin, max(shown) + margin)

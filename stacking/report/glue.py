@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from stacking.errors import DamagedFile
 from stacking.report.tables import Table
@@ -31,10 +29,6 @@ def read_tables(run_dir: Path) -> tuple[Table, Table] | None:
         return None
     content = read_sealed(path)
     try:
-        return _table(content["scores"]), _table(content["paper"])
+        return Table(**content["scores"]), Table(**content["paper"])
     except (KeyError, TypeError):
         raise DamagedFile(path, "does not hold the tables", "run `stacking glue` again") from None
-
-
-def _table(content: Mapping[str, Any]) -> Table:
-    return Table(content["head"], content["rows"], content["notes"])

@@ -20,7 +20,7 @@ from stacking.terminal.units import count, counted, duration, loss
 
 
 def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
-    """Writes ``RUN/report.html`` and the chart ``RUN/report/summary.png`` from the files of the run.
+    """Writes ``RUN/report.html`` from the files of the run.
 
     Works at any time: before the first update, during training and after a failure.
 
@@ -32,7 +32,6 @@ def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
         DamagedFile: its plan, journal or metrics are damaged.
     """
     run = read_run(run_dir)
-    plots.summary(run, run.folder.path / "report" / "summary.png")
     others = [read_run(path) for path in beside]
     if others:
         write_comparison_picture([run, *others], run.folder.path / "report")
@@ -52,7 +51,6 @@ def environment(*rooms: str) -> Environment:
 
 
 def render(run: Run, others: Sequence[Run] = ()) -> str:
-    """Returns the page as HTML."""
     compared = [run, *others] if others else []
     idle = wall_clock(run).idle
     return (
@@ -85,7 +83,6 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
 
 
 def _summary(run: Run) -> str:
-    """Returns the sentence below the title."""
     *before, last = (stage.layers for stage in run.plan.stages)
     depths = " → ".join([*map(str, before), counted(last, "layer")])
     trained = run.records("train")
@@ -98,7 +95,6 @@ def _summary(run: Run) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Returns the label and value of each number at the top of the page."""
     trained, evaluated = run.records("train"), run.records("evaluation")
     clock = wall_clock(run)
     return [
@@ -110,7 +106,6 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _not_a_number(run: Run) -> str | None:
-    """Returns a sentence about records whose loss is not a number, if there are any."""
     bad = [record for record in run.records("train") if not math.isfinite(record["loss"])]
     if not bad:
         return None

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -18,7 +17,6 @@ from stacking.report.run import Run
 from stacking.report.tables import change_label
 from stacking.report.timeline import wall_clock
 from stacking.run.metrics import Record
-from stacking.storage.files import disk_errors, write_atomically
 
 # The colour-blind-safe palette of Okabe and Ito (2008); greys for everything that is not data.
 BLUE, VERMILION, GREY, PALE, INK = "#0072B2", "#D55E00", "#8A8A86", "#ECEBE6", "#33332F"
@@ -35,6 +33,10 @@ _DOTS: dict[str, Any] = {
 _CROSSES: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 5, "color": VERMILION}
 _POINTS = 1500
 """Maximum number of points per curve; more would only make the page larger."""
+Units = Sequence[tuple[float, float, str]]
+"""Units of an axis, largest first: the least end of the axis with this unit, its size and its name."""
+TIMES: Units = ((172800, 86400, "days"), (7200, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
+TOKENS: Units = ((1e9, 1e9, "billions"), (1e6, 1e6, "millions"), (0, 1e3, "thousands"))
 _LETTER = 0.066
 """Width of a label's letter including spacing, in inches."""
 STYLE: dict[Any, Any] = {
@@ -60,60 +62,60 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Axis:
-    """Defines the horizontal axis of a chart."""
-
     label: str
     of: Callable[[Record], float]
     transitions: bool
     """Whether transitions between stages have a width on the axis."""
 
 
-def tokens_axis(run: Run) -> Axis:
-    largest = max((record["tokens"] for record in run.records("train")), default=0)
-    units = ((1e9, "real tokens, billions"), (1e6, "real tokens, millions"), (1e3, "real tokens, thousands"))
-    size, label = next((unit for unit in units if largest >= unit[0]), (1, "real tokens"))
-    return Axis(label, lambda record: record["tokens"] / size, transitions=False)
+def unit_of(largest: float, units: Units) -> tuple[float, str]:
+    """Returns the size and name of the unit for an axis that ends at ``largest``."""
+    return next((size, name) for least, size, name in units if largest >= least)
+
+
+def tokens_axis(*runs: Run) -> Axis:
+    largest = max((record["tokens"] for run in runs for record in run.records("train")[-1:]), default=0)
+    size, unit = unit_of(largest, TOKENS)
+    return Axis(f"real tokens, {unit}", lambda record: record["tokens"] / size, transitions=False)
 
 
 def time_axis(run: Run) -> Axis:
     clock = wall_clock(run)
     records = run.records("train") + run.records("evaluation")
-    largest = max((clock(record["time"]) for record in records), default=0.0)
-    units = ((172800, 86400, "days"), (7200, 3600, "hours"), (120, 60, "minutes"))
-    size, name = next(((size, name) for least, size, name in units if largest >= least), (1, "seconds"))
-    return Axis(f"wall-clock, {name}", lambda record: clock(record["time"]) / size, transitions=True)
+    size, unit = unit_of(max((clock(record["time"]) for record in records), default=0.0), TIMES)
+    return Axis(f"wall-clock, {unit}", lambda record: clock(record["time"]) / size, transitions=True)
+
+
+def as_svg(draw: Callable[[], Figure], salt: str) -> str:
+    """Draws a figure as an SVG element as wide as the page; ``salt`` makes its ids the same every time."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
+        buffer = io.StringIO()
+        draw().savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    element = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r'<svg (.*?)width="[^"]*" height="[^"]*"', r'<svg \1width="100%"', element, count=1)
+
+
+def as_png(draw: Callable[[], Figure]) -> bytes:
+    with mpl.rc_context(STYLE):
+        buffer = io.BytesIO()
+        draw().savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def chart(run: Run, axis: Axis) -> str:
     """Draws loss above learning rate against ``axis``; returns an SVG element for embedding in a page."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": axis.label}):
-        figure = Figure(figsize=(9.6, 5.2), layout="constrained", facecolor="none")
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        _draw_loss(upper, run, axis)
-        _draw_learning_rate(lower, run, axis)
-        _mark_stages(lower, run, axis)
-        lower.set_xlabel(axis.label)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
-    return inline(buffer.getvalue())
+    return as_svg(lambda: _draw(run, axis), axis.label)
 
 
-def summary(run: Run, path: Path) -> Path:
-    """Writes a PNG of the run: loss against tokens next to loss against wall-clock time."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4), layout="constrained", dpi=160)
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, axis in ((left, tokens_axis(run)), (right, time_axis(run))):
-            _draw_loss(axes, run, axis)
-            axes.set_xlabel(axis.label)
-        right.set_ylabel("")
-        right.get_legend().remove()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
-    return path
+def _draw(run: Run, axis: Axis) -> Figure:
+    figure = Figure(figsize=(9.6, 5.2), layout="constrained", facecolor="none")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _draw_loss(upper, run, axis)
+    _draw_learning_rate(lower, run, axis)
+    mark_stages(lower, run, axis)
+    lower.set_xlabel(axis.label)
+    return figure
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
@@ -139,19 +141,19 @@ def _draw_loss(axes: Axes, run: Run, axis: Axis) -> None:
     raw: list[float] = []
     window = len(run.records("train")) // 100
     for stage in run.plan.stages:
-        x, y = _points(run.stage_records(stage.index, "train"), axis, "loss")
+        x, y = points(run.stage_records(stage.index, "train"), axis, "loss")
         raw += y
         axes.plot(*thinned(x, y), color=BLUE, alpha=0.22, linewidth=0.8)
         label = None if stage.index else "training"
         axes.plot(*thinned(x, smoothed(y, window)), color=BLUE, linewidth=1.6, label=label)
     held_out = [record for record in run.records("evaluation") if math.isfinite(record["loss"])]
     if held_out:
-        axes.plot(*_points(held_out, axis, "loss"), **_DOTS, label="held-out")
+        axes.plot(*points(held_out, axis, "loss"), **_DOTS, label="held-out")
     bad = [axis.of(record) for record in run.records("train") if not math.isfinite(record["loss"])]
     if bad:
         axes.plot(bad, [0.03] * len(bad), **_CROSSES, transform=axes.get_xaxis_transform(), label="not a number")
     _limit(axes, raw, [record["loss"] for record in held_out])
-    _mark_stages(axes, run, axis)
+    mark_stages(axes, run, axis)
     _label_stages(axes, run, axis)
     axes.set_ylabel("loss")
     axes.grid(axis="y", color=PALE, linewidth=0.8)
@@ -160,7 +162,7 @@ def _draw_loss(axes: Axes, run: Run, axis: Axis) -> None:
 
 def _draw_learning_rate(axes: Axes, run: Run, axis: Axis) -> None:
     for stage in run.plan.stages:
-        x, y = _points(run.stage_records(stage.index, "train"), axis, "learning_rate")
+        x, y = points(run.stage_records(stage.index, "train"), axis, "learning_rate")
         axes.plot(*thinned(x, y), color=INK, linewidth=1.3)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learning rate")
@@ -168,12 +170,12 @@ def _draw_learning_rate(axes: Axes, run: Run, axis: Axis) -> None:
     axes.grid(axis="y", color=PALE, linewidth=0.8)
 
 
-def _mark_stages(axes: Axes, run: Run, axis: Axis) -> None:
+def mark_stages(axes: Axes, run: Run, axis: Axis) -> None:
     """Marks the beginning of each stage with a line, and transitions that have a width with a band."""
-    for index in range(1, _stages_begun(run)):
+    for index in range(1, stages_begun(run)):
         if axis.transitions:
-            axes.axvspan(axis.of(run.metrics[index - 1][-1]), _begins(run, axis, index), color=PALE, linewidth=0)
-        axes.axvline(_begins(run, axis, index), color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.axvspan(axis.of(run.metrics[index - 1][-1]), begins(run, axis, index), color=PALE, linewidth=0)
+        axes.axvline(begins(run, axis, index), color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
 
 
 def _label_stages(axes: Axes, run: Run, axis: Axis) -> None:
@@ -181,26 +183,26 @@ def _label_stages(axes: Axes, run: Run, axis: Axis) -> None:
     left, right = axes.get_xlim()
     width = axes.get_window_extent().width / axes.figure.dpi
     ends: list[float] = []
-    for index in range(_stages_begun(run)):
-        begins, label = _begins(run, axis, index), change_label(run, index)
-        position = (begins - left) / (right - left) * width
+    for index in range(stages_begun(run)):
+        place, label = begins(run, axis, index), change_label(run, index)
+        position = (place - left) / (right - left) * width
         level = next((level for level, end in enumerate(ends) if end <= position), len(ends))
         ends[level:] = [position + len(label) * _LETTER]
         height = 1.01 + 0.06 * level
-        axes.text(begins, height, f" {label}", transform=axes.get_xaxis_transform(), fontsize=9, va="bottom")
+        axes.text(place, height, f" {label}", transform=axes.get_xaxis_transform(), fontsize=9, va="bottom")
 
 
-def _stages_begun(run: Run) -> int:
+def stages_begun(run: Run) -> int:
     return next((index for index, records in enumerate(run.metrics) if not records), len(run.metrics))
 
 
-def _begins(run: Run, axis: Axis, index: int) -> float:
+def begins(run: Run, axis: Axis, index: int) -> float:
     """Returns where a stage begins: at its first record or, without transition widths, at the previous stage's end."""
     records = run.metrics[index] if axis.transitions or index == 0 else run.metrics[index - 1][-1:]
     return axis.of(records[0])
 
 
-def _points(records: list[Record], axis: Axis, key: str) -> tuple[list[float], list[float]]:
+def points(records: list[Record], axis: Axis, key: str) -> tuple[list[float], list[float]]:
     return [axis.of(record) for record in records], [float(record[key]) for record in records]
 
 
@@ -220,9 +222,3 @@ def thinned(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
     stride = max(1, math.ceil(len(x) / _POINTS))
     keep = sorted({*range(0, len(x), stride), *([len(x) - 1] if x else [])})
     return [x[i] for i in keep], [y[i] for i in keep]
-
-
-def inline(svg: str) -> str:
-    """Extracts the ``<svg>`` element and makes it as wide as the page."""
-    element = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r'<svg (.*?)width="[^"]*" height="[^"]*"', r'<svg \1width="100%"', element, count=1)

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from stacking.errors import printable
 from stacking.launch.slurm_client import LIVE, NEVER, SlurmJob
 from stacking.report.run import Event, Run, read_run
-from stacking.report.timeline import attempts
-from stacking.report.usage import NodeHours, node_hours
+from stacking.report.timeline import NodeHours, attempts, node_hours
 from stacking.run.folder import command, is_locked
 from stacking.run.metrics import Record
 from stacking.run.progress import Speedometer, TimeLeft
@@ -35,8 +34,6 @@ _ENDED_AS: dict[str, State] = {"failed": "failed", "preempted": "preempted"}
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """Describes one SLURM job of a run."""
-
     id: int
     name: str
     """The job's name: ``0-L3`` trains that stage, ``0-L3-to-1-L6`` is the transition between two stages."""
@@ -68,8 +65,6 @@ class JobStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Describes how far a run is."""
-
     run_dir: str
     name: str
     state: State
@@ -125,7 +120,6 @@ class Status:
         }
 
     def as_text(self) -> str:
-        """Formats the status as a few lines for a terminal."""
         rows = [
             ("run", f"{self.name} ({self.run_dir})"),
             ("state", self._state_text()),
@@ -134,20 +128,17 @@ class Status:
             ("loss", f"{loss(self.loss)}, held-out {loss(self.held_out_loss)}"),
             ("speed", f"{count(self.tokens_per_second)} tokens/s, {count(self.tokens)} so far, without padding"),
         ]
-        if self.seconds_left and self.state != "finished":
-            rows.append(("left", self._left_text()))
-        if self.warning:
-            rows.append(("warning", self.warning))
-        if self.restarts:
-            rows.append(("restarts", str(self.restarts)))
-        if self.last_stop:
-            rows.append(("last stop", self.last_stop))
-        if self.last_error:
-            rows.append(("last error", self.last_error))
-        if self.journal_damage:
-            rows.append(("journal", self.journal_damage))
-        if self.node_hours and self.node_hours_source:
-            rows.append(("node-hours", NodeHours(self.node_hours, self.node_hours_source).as_text()))
+        used = NodeHours(self.node_hours, self.node_hours_source or "") if self.node_hours else None
+        where_known = {
+            "left": self._left_text() if self.seconds_left and self.state != "finished" else None,
+            "warning": self.warning,
+            "restarts": str(self.restarts) if self.restarts else None,
+            "last stop": self.last_stop,
+            "last error": self.last_error,
+            "journal": self.journal_damage,
+            "node-hours": used.as_text() if used else None,
+        }
+        rows += [(name, text) for name, text in where_known.items() if text]
         rows += [("" if number else "jobs", job.as_text()) for number, job in enumerate(self.jobs)]
         rows += [("" if number else "metrics", problem) for number, problem in enumerate(self.damage)]
         if self.queue_error:
@@ -184,10 +175,12 @@ def status(run_dir: Path) -> Status:
     found = queue(run.folder, run.events)
     jobs = _jobs(run, found)
     state = _state(run.events, is_locked(run.folder.lock), jobs)
-    last = (_waiting_phase(run, jobs) if state == "queued" else None) or _last_at_work(run.events)
+    at_work = _last_event(run.events, "started", "finished", "failed", "preempted")
+    last = (_waiting_phase(run, jobs) if state == "queued" else None) or at_work
     stage = run.plan.stages[last["stage"] if last else _last_measured(run)]
     trained = run.stage_records(stage.index, "train")
     left = _time_left(run, trained) if state != "finished" else None
+    failure = _last_event(run.events, "failed", "damaged") or {}
     used = node_hours(run)
     return Status(
         run_dir=str(run_dir),
@@ -204,7 +197,7 @@ def status(run_dir: Path) -> Status:
         held_out_loss=_last(run.records("evaluation"), "loss"),
         tokens_per_second=_last(trained, "tokens_per_second"),
         restarts=_restarts(run),
-        last_error=None if state == "finished" else _early_end(jobs) or _last_error(run.events),
+        last_error=None if state == "finished" else _early_end(jobs) or failure.get("message"),
         last_stop=None if state == "finished" else _last_stop(run),
         seconds_left=left.run if left else None,
         estimated_end=time.time() + left.run if left and state == "running" else None,
@@ -283,8 +276,7 @@ def _state(events: list[Event], locked: bool, jobs: list[JobStatus]) -> State:
 
 def _was_cancelled(events: list[Event], jobs: list[JobStatus]) -> bool:
     """Returns whether `stacking cancel` or scancel ended the run, and nothing has happened since."""
-    ours = ("started", "failed", "submitted", "cancelled")
-    last = next((event for event in reversed(events) if event["event"] in ours), {"event": "created"})
+    last = _last_event(events, "started", "failed", "submitted", "cancelled") or {"event": "created"}
     first_left = next((job.state for job in jobs if job.state != "COMPLETED"), None)
     return last["event"] == "cancelled" or (first_left == "CANCELLED" and last["event"] != "failed")
 
@@ -306,10 +298,8 @@ def _early_end(jobs: list[JobStatus]) -> str | None:
     return f"job {job.id} ({job.name}) ended as {job.state}{reason} before its controller started; see {job.log}"
 
 
-def _last_at_work(events: list[Event]) -> Event | None:
-    """Returns the last event that belongs to a phase, not to the whole run."""
-    ours = ("started", "finished", "failed", "preempted")
-    return next((event for event in reversed(events) if event["event"] in ours), None)
+def _last_event(events: list[Event], *kinds: str) -> Event | None:
+    return next((event for event in reversed(events) if event["event"] in kinds), None)
 
 
 def _last_measured(run: Run) -> int:
@@ -337,12 +327,8 @@ def _restarts(run: Run) -> int:
     return len(seen) - len(set(seen))
 
 
-def _last_error(events: list[Event]) -> str | None:
-    return next((e.get("message") for e in reversed(events) if e["event"] in ("failed", "damaged")), None)
-
-
 def _last_stop(run: Run) -> str | None:
-    event = next((e for e in reversed(run.events) if e["event"] == "preempted"), None)
+    event = _last_event(run.events, "preempted")
     if event is None:
         return None
     when = datetime.fromtimestamp(event["time"])

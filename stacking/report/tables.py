@@ -13,7 +13,6 @@ from stacking.model.config import ModelConfig
 from stacking.planning.plan import StagePlan
 from stacking.report import timeline
 from stacking.report.run import Event, Run
-from stacking.report.usage import node_hours
 from stacking.run.metrics import Record
 from stacking.terminal.units import UNKNOWN, count, counted, duration, loss
 
@@ -40,7 +39,6 @@ class Table:
 
 
 def stage_table(run: Run) -> Table:
-    """Lists the result of each stage, and the sum of several stages."""
     head = (
         "stage",
         "layers",
@@ -62,13 +60,11 @@ def stage_table(run: Run) -> Table:
 
 
 def schedule_table(run: Run) -> Table:
-    """Lists the settings of each stage."""
     head = ("stage", "grown by", "optimizer state", "learning rate", "sequences per update", "precision", "ZeRO")
     return Table(head, [_schedule_row(stage) for stage in run.plan.stages])
 
 
 def transition_table(run: Run) -> Table:
-    """Lists the duration of each transition and its parts."""
     head = ("transition", "consolidate", "grow", "start-up", "total")
     rows = []
     for stage in run.plan.stages:
@@ -80,7 +76,6 @@ def transition_table(run: Run) -> Table:
 
 
 def account_table(run: Run) -> Table:
-    """Breaks down the run's wall-clock time."""
     spent = timeline.account(run)
     parts = {
         "training": spent.training,
@@ -92,7 +87,7 @@ def account_table(run: Run) -> Table:
     }
     rows = [(name, duration(seconds), _share(seconds, spent.total)) for name, seconds in parts.items()]
     notes = [f"{duration(spent.idle)} between attempts are not counted."] if spent.idle else []
-    if used := node_hours(run):
+    if used := timeline.node_hours(run):
         notes.append(f"Node-hours: {used.as_text()}.")
     return Table(("", "time", "share"), rows, notes)
 
@@ -110,7 +105,6 @@ def incident_table(run: Run) -> Table:
 
 
 def identity_table(run: Run) -> Table:
-    """Lists the model, the data and the digests of the run."""
     model, data = run.plan.model, run.plan.data
     rows = [
         ("model", _model_text(model)),

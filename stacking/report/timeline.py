@@ -1,4 +1,4 @@
-"""Reconstructs how a run spent its time from the journal's events and the times of the metrics.
+"""Reconstructs how a run spent its time and node-hours from the journal's events and the times of the metrics.
 
 A report's wall-clock runs only while the run is active. The time from an attempt's last activity (an event or a record)
 until the run resumes is a gap, and gaps are excluded.
@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from stacking.launch import slurm_client
 from stacking.report.run import Event, Run
 from stacking.run.metrics import Record
 
 Ending = Literal["finished", "failed", "preempted", "killed"]
+_OF_JOBS = ("resumed", "started", "finished", "failed", "preempted")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class WallClock:
 
     @property
     def idle(self) -> float:
-        """The total length of the gaps, in seconds."""
         return sum(gap.seconds for gap in self.gaps)
 
 
@@ -219,3 +220,41 @@ def _start_up(run: Run, stage: int) -> float | None:
         return None
     evaluated = sum(r["seconds"] for r in run.stage_records(stage, "evaluation") if r["time"] <= first["time"])
     return max(float(first["time"] - begun[-1] - first["seconds"] - evaluated), 0.0)
+
+
+@dataclass(frozen=True)
+class NodeHours:
+    """How many node-hours, and according to what."""
+
+    hours: float
+    source: str
+
+    def as_text(self) -> str:
+        return f"{self.hours:,.2f} with all restarts, according to {self.source}"
+
+
+def node_hours(run: Run) -> NodeHours | None:
+    """Returns the node-hours of all jobs of the run so far.
+
+    They come from SLURM's accounting, or without it from the journal, which knows a job from its controller's start to
+    its last event or record. None: the run was not submitted, or its journal does not name the nodes.
+    """
+    submitted = [event for event in run.events if event["event"] == "submitted"]
+    if not submitted:
+        return None
+    hours = slurm_client.node_hours([event["job"] for event in submitted], submitted[0]["time"])
+    if hours is not None:
+        return NodeHours(hours, "SLURM's accounting")
+    hours = _from_journal(run)
+    return None if hours is None else NodeHours(hours, "the journal")
+
+
+def _from_journal(run: Run) -> float | None:
+    starts = [event for event in run.events if event["event"] == "resumed"]
+    if any("job" in event and "nodes" not in event for event in starts):
+        return None
+    signs = [event["time"] for event in run.events if event["event"] in _OF_JOBS]
+    signs = sorted(signs + [record["time"] for stage in run.metrics for record in stage])
+    ends = [signs[bisect_left(signs, start["time"]) - 1] for start in starts[1:]] + signs[-1:]
+    spans = zip(starts, ends[: len(starts)], strict=True)
+    return float(sum(max(end - start["time"], 0) * start.get("nodes", 0) for start, end in spans) / 3600)

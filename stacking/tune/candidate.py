@@ -1,4 +1,4 @@
-"""The table of tunable dimensions, and a candidate: one point in it."""
+"""The table of tunable dimensions, a candidate (one point in it), and the record of its trial."""
 
 from __future__ import annotations
 
@@ -95,5 +95,31 @@ class Candidate(Frozen):
         return Candidate(micro_batch=micro_batch, setting=self.setting)
 
     def changed(self, **values: Any) -> Candidate:
-        """Return the same micro-batch in another setting."""
-        return Candidate(micro_batch=self.micro_batch, setting=self.setting.changed(**values))
+        """Return another micro-batch, or the same in another setting."""
+        micro_batch = values.pop("micro_batch", self.micro_batch)
+        return Candidate(micro_batch=micro_batch, setting=self.setting.changed(**values))
+
+
+Result = Literal["measured", "out-of-memory", "failed", "pruned"]
+
+
+class Tried(Frozen):
+    """A candidate and how its trial ended, or why it had none."""
+
+    candidate: Candidate
+    result: Result
+    """``pruned``: not measured, because it cannot fit."""
+    tokens_per_second: float = 0.0
+    """Tokens/s of all ranks, including padding; 0 if nothing was measured."""
+    update_seconds: float | None = None
+    """Median seconds of an update of the recipe's whole global batch."""
+    spread: float | None = None
+    """Interquartile range of the steps relative to their median."""
+    memory_bytes: int | None = None
+    """Peak bytes of one rank."""
+    message: str = ""
+    """One line on what went wrong or why it was left out."""
+
+    @property
+    def does_not_fit(self) -> bool:
+        return self.result in ("out-of-memory", "pruned")

@@ -9,9 +9,9 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from stacking.bench.targets import save_rows
 from stacking.config.recipe import Recipe
 from stacking.data.corpus import load_manifest
-from stacking.data.samples import SampleIndex
 from stacking.errors import StackingError, UserError
 from stacking.hardware.machine import find_machine
 from stacking.launch.job import Launcher
@@ -23,15 +23,13 @@ from stacking.run.create import plan_recipe
 from stacking.run.folder import RunFolder
 from stacking.storage.files import write_atomically, write_json
 from stacking.terminal.units import UNKNOWN, counted
-from stacking.tune.budget import Budget
 from stacking.tune.candidate import Candidate
 from stacking.tune.explain import gain
-from stacking.tune.measure import StageTrials, Tell
-from stacking.tune.memory import memory_limit, memory_needed
-from stacking.tune.picture import draw
+from stacking.tune.measure import Budget, StageTrials, Tell
+from stacking.tune.picture import picture
 from stacking.tune.runoff import decide
 from stacking.tune.search import Search
-from stacking.tune.space import facts_of, space_of
+from stacking.tune.space import facts_of, memory_limit, memory_needed, space_of
 from stacking.tune.store import Records, open_folder
 from stacking.tune.variant import Variants
 from stacking.tune.write import PAGE, PICTURE, TunedStage, page, tuned_configs, write_recipe
@@ -46,23 +44,17 @@ class TuneRequest:
     recipe: Recipe
     out: Path
     stages: Sequence[int] | None
-    """Null: all."""
     launcher: str | None
-    """None: the recipe's launcher."""
     trials: int | None
     minutes: float | None
 
 
 @dataclass(frozen=True)
 class Report:
-    """The results of a tuning."""
-
-    plan: Plan
     tuned: Sequence[TunedStage]
     configs: dict[int, str]
     recipe: Path
     page: Path
-    picture: Path
 
 
 def tune(request: TuneRequest, tell: Tell) -> Report:
@@ -84,7 +76,7 @@ def tune(request: TuneRequest, tell: Tell) -> Report:
     variants = Variants(request.recipe, manifest, base.data.samples_per_epoch, machine)
     folder = open_folder(request.out, base, machine, name)
     with RunFolder(folder).locked():
-        samples = _save_samples(folder, rows.get("train"))
+        samples = save_rows(rows.get("train"), folder / _SAMPLES)  # all trials share it
         budget = Budget(request.trials, request.minutes * 60 if request.minutes else None, len(stages))
         tuned = []
         try:
@@ -120,9 +112,9 @@ def _write(folder: Path, variants: Variants, tuned: Sequence[TunedStage]) -> Rep
     for index, config in configs.items():
         write_json(folder / names[index], config)
     recipe = write_recipe(folder, variants, names)
-    draw(variants.base, tuned, folder / PICTURE)
+    write_atomically(folder / PICTURE, picture(variants.base, tuned))
     write_atomically(folder / PAGE, page(variants.base, tuned, names, configs))
-    return Report(variants.base, tuned, names, recipe, folder / PAGE, folder / PICTURE)
+    return Report(tuned, names, recipe, folder / PAGE)
 
 
 def _check(request: TuneRequest) -> None:
@@ -157,22 +149,11 @@ def _ranks_on_host(stage: StagePlan, plan: Plan, launcher: str) -> int:
     return Allocation.of(os.environ).tasks_per_node(stage.ranks, plan.launch.accelerator)
 
 
-def _save_samples(folder: Path, rows: SampleIndex | None) -> Path | None:
-    """Write the sample index, which all trials share."""
-    if rows is None:
-        return None
-    path = (folder / _SAMPLES).absolute()
-    if not path.exists():
-        rows.write(path)
-    return path
-
-
 def _under(stage: StagePlan, tell: Tell) -> Tell:
     return lambda line: tell(f"{stage.name}: {line}")
 
 
 def as_table(report: Report) -> Table:
-    """Tabulate the results, one row per stage."""
     head = ("stage", "micro-batch", "accumulation", "setting", "tokens/s", "× recipe", "trials", "configuration")
     rows = []
     for stage, found, final in report.tuned:
@@ -197,7 +178,6 @@ def as_table(report: Report) -> Table:
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """For ``--json``."""
     stages = []
     for stage, found, final in report.tuned:
         stages.append(

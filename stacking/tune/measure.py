@@ -1,4 +1,4 @@
-"""Runs the trials of one stage, each in processes of its own, and records the results in files."""
+"""Runs the trials of one stage within their budget, each in processes of its own, and records the results in files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.launch.job import Launcher
 from stacking.planning.cost import stage_flops
 from stacking.planning.plan import Plan, StagePlan
-from stacking.tune.budget import Budget
-from stacking.tune.candidate import Candidate
-from stacking.tune.record import Tried
+from stacking.tune.candidate import Candidate, Tried
 from stacking.tune.search import Spent
 from stacking.tune.store import Records
 from stacking.tune.variant import Variants
@@ -28,7 +26,52 @@ _LEAST_PATIENCE = 240.0
 _UNKNOWN_TFLOPS = 10.0
 """Assumed for a GPU without a row of its own; it only affects the length of a trial."""
 
+_SEARCH = 0.75
+"""The share of a stage's time for the search; the rest is for the runoff."""
+
 Tell = Callable[[str], None]
+
+
+class Budget:
+    """A number of trials per stage, and a time that the stages share.
+
+    Args:
+        trials: maximum number of trials in one stage's search; None: unlimited.
+        seconds: time for the whole tuning, from now; None: unlimited.
+        stages: number of stages to tune.
+    """
+
+    def __init__(
+        self, trials: int | None, seconds: float | None, stages: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._trials, self._left_stages, self._clock = trials, stages, clock
+        self._end = None if seconds is None else clock() + seconds
+        self._search_end: float | None = None
+        self._stage_end: float | None = None
+
+    def next_stage(self) -> None:
+        """Assign the next stage its share of the remaining time."""
+        if self._end is not None:
+            now = self._clock()
+            share = max(0.0, self._end - now) / max(self._left_stages, 1)
+            self._search_end, self._stage_end = now + _SEARCH * share, now + share
+        self._left_stages -= 1
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds left for this stage; None: no limit."""
+        return None if self._stage_end is None else max(0.0, self._stage_end - self._clock())
+
+    def search_spent(self, measured: int) -> str:
+        """Return why the search may start no further trial after ``measured`` of them; empty while it may."""
+        if self._trials is not None and measured >= self._trials:
+            return f"the limit of {self._trials} trials was reached"
+        if self._search_end is not None and self._clock() >= self._search_end:
+            return "the time limit was reached"
+        return ""
+
+    def final_spent(self) -> str:
+        """Return why the runoff may start no further trial; empty while it may."""
+        return "the time limit was reached" if self.seconds_left() == 0 else ""
 
 
 class StageTrials:
@@ -97,7 +140,7 @@ class StageTrials:
             raise Spent(reason)  # the budget ended it, which says nothing about the candidate
         self._patience = self._patience or max(_LEAST_PATIENCE, _PATIENCE * wall)
         stage = self._variants.base.stages[self._index]
-        tried = judged(candidate, result, stage, plan.stages[self._index], wall)
+        tried = judged(candidate, result, stage, plan.stages[self._index])
         self._records.write(label, tried)
         self._said(tried)
         return tried
@@ -121,10 +164,10 @@ def trial_share(plan: Plan, stage: StagePlan, cores: int) -> int:
     return max(1, min(share, int(share * _UPDATE_SECONDS / seconds)))
 
 
-def judged(candidate: Candidate, result: TrialResult, stage: StagePlan, run: StagePlan, wall: float) -> Tried:
+def judged(candidate: Candidate, result: TrialResult, stage: StagePlan, run: StagePlan) -> Tried:
     """Return the record of a trial, scaled to the whole update of ``stage`` if the trial's (``run``) was shorter."""
     if result.outcome != "measured":
-        return Tried(candidate=candidate, result=result.outcome, message=result.message, wall_seconds=wall)
+        return Tried(candidate=candidate, result=result.outcome, message=result.message)
     measurement = result.measurements["stacking"]
     seconds = update_seconds(measurement, stage.global_batch / run.global_batch)
     tokens = measurement.tokens_per_step * stage.global_batch / run.global_batch
@@ -136,7 +179,6 @@ def judged(candidate: Candidate, result: TrialResult, stage: StagePlan, run: Sta
         update_seconds=seconds,
         spread=(upper - lower) / median(measurement.step_seconds),
         memory_bytes=measurement.memory_bytes,
-        wall_seconds=wall,
     )
 
 

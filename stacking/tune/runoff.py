@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from stacking.terminal.units import counted
-from stacking.tune.candidate import Candidate
-from stacking.tune.record import Tried
+from stacking.tune.candidate import Candidate, Tried
 from stacking.tune.search import SearchResult, Spent
 
 ROUNDS = 3

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Protocol
 
-from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
-from stacking.tune.record import Tried
+from stacking.tune.candidate import DIMENSIONS, Candidate, Setting, Tried
 from stacking.tune.space import Space
 
 _WORSE = 0.95

@@ -1,18 +1,26 @@
-"""The values a stage can be tuned over on this machine, and why others are excluded."""
+"""What a stage can be tuned over on this machine: values, why others are excluded, and the memory of a rank."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stacking.deepspeed_config import ds_config
+from stacking.hardware.machine import Machine
 from stacking.hardware.presets import Compiled
 from stacking.planning.plan import Plan, StagePlan
 from stacking.tune.candidate import DIMENSIONS, Candidate, Offload, Setting
 
 _COMPILERS = ("c++", "g++", "clang++")
+_RUNTIME = {"cpu": 700 << 20, "cuda": 800 << 20}
+"""Bytes that a rank uses before it holds a model: libraries on a CPU, the CUDA context on a GPU."""
+_TRUST = {"cpu": 0.9, "cuda": 1.2}
+"""The share of the memory above which an estimate rules out a candidate. The estimates err on both sides. A GPU out of
+memory fails one trial, so candidates near the limit are tried; a host out of memory kills processes."""
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,6 @@ class SpaceFacts:
 
     cuda: bool
     ranks: int
-    device: str
-    """The device class."""
     has_compiler: bool = True
     """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
     compiled: Compiled = "possible"
@@ -44,15 +50,11 @@ class Space:
 
 
 def facts_of(plan: Plan, stage: StagePlan) -> SpaceFacts:
-    """Collect the facts from this machine and the plan."""
     compiler = any(shutil.which(name) for name in _COMPILERS)
-    return SpaceFacts(
-        plan.launch.accelerator == "cuda", stage.ranks, plan.launch.device, compiler, plan.launch.compiled
-    )
+    return SpaceFacts(plan.launch.accelerator == "cuda", stage.ranks, compiler, plan.launch.compiled)
 
 
 def space_of(stage: StagePlan, facts: SpaceFacts) -> Space:
-    """Return the values available to ``stage``."""
     base = base_candidate(stage)
     values, left_out = {}, {}
     for name, all_values in DIMENSIONS.items():
@@ -103,27 +105,39 @@ _OFFLOADS: Mapping[tuple[str, ...], Offload] = {
 }
 
 
-def _one_rank(value: int, facts: SpaceFacts) -> str:
-    return "one rank cannot shard its state" if facts.ranks == 1 and value > 1 else ""
-
-
-def _cpu_offload(value: str, facts: SpaceFacts) -> str:
-    return "" if facts.cuda else "everything is in the host's memory already"
-
-
-def _compiles(value: bool, facts: SpaceFacts) -> str:
-    if facts.compiled == "refused":
-        return "Triton, which torch.compile needs, requires compute capability 7.0 or later"
-    return "" if facts.cuda or facts.has_compiler else f"torch.compile needs one of {', '.join(_COMPILERS)} here"
-
-
-_REFUSALS: Mapping[str, Callable[[Any, SpaceFacts], str]] = {
-    "zero_stage": _one_rank,
-    "offload": _cpu_offload,
-    "compile": _compiles,
-}
-
-
 def _refusal(name: str, value: Any, facts: SpaceFacts) -> str:
-    """Return why a value is unavailable; empty if it is available."""
-    return _REFUSALS[name](value, facts) if name in _REFUSALS and value != DIMENSIONS[name][0] else ""
+    """Return why a value is unavailable; empty if it is available, as the first value of a dimension always is."""
+    if value == DIMENSIONS[name][0]:
+        return ""
+    if name == "zero_stage" and facts.ranks == 1 and value > 1:
+        return "one rank cannot shard its state"
+    if name == "offload" and not facts.cuda:
+        return "everything is in the host's memory already"
+    if name == "compile" and facts.compiled == "refused":
+        return "Triton, which torch.compile needs, requires compute capability 7.0 or later"
+    if name == "compile" and not facts.cuda and not facts.has_compiler:
+        return f"torch.compile needs one of {', '.join(_COMPILERS)} here"
+    return ""
+
+
+def memory_needed(plan: Plan, stage: StagePlan) -> int:
+    """Return the bytes on one rank's device while ``stage`` trains."""
+    return stage.memory_per_rank + _RUNTIME[plan.launch.accelerator]
+
+
+def memory_limit(plan: Plan, machine: Machine, ranks_on_host: int) -> int | None:
+    """Return the bytes that an estimate may reach; None if the device's memory is unknown.
+
+    On a CPU the ranks of a host share its memory, or what its control group allows.
+    """
+    if plan.launch.accelerator == "cuda":
+        return int(machine.memory * _TRUST["cuda"]) if machine.accelerators else None
+    return int(min(machine.memory, _allowed(_CGROUP)) * _TRUST["cpu"]) // ranks_on_host
+
+
+def _allowed(path: Path) -> int:
+    """Return the limit in a control group's file; a number larger than any host's memory if unlimited."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 1 << 60

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 import stacking
 from stacking.errors import DamagedFile, UserError
 from stacking.hardware.machine import Machine
 from stacking.planning.plan import Plan
 from stacking.storage.files import disk_errors, read_json, write_atomically, write_json
-from stacking.tune.record import Tried
+from stacking.storage.frozen import record_of
+from stacking.tune.candidate import Tried
 
 _SUBJECT = "tune.json"
 
@@ -66,11 +65,7 @@ class Records:
         path = self._folder / f"{label}.json"
         if not path.exists():
             return None
-        try:
-            return Tried.model_validate(read_json(path))
-        except ValidationError as error:
-            problem = f"is not the record of a trial ({error.errors()[0]['msg']})"
-            raise DamagedFile(path, problem, "remove it to repeat the trial") from None
+        return record_of(Tried, read_json(path), path, "the record of a trial", "remove it to repeat the trial")
 
     def write(self, label: str, tried: Tried) -> None:
         write_atomically(self._folder / f"{label}.json", tried.model_dump_json(indent=2) + "\n")

@@ -14,8 +14,8 @@ from stacking.deepspeed_config.settle import without_rates
 from stacking.planning.plan import Plan, StagePlan
 from stacking.storage.files import write_atomically
 from stacking.terminal.units import counted, duration
+from stacking.tune.candidate import Tried
 from stacking.tune.explain import gain, reasons
-from stacking.tune.record import Tried
 from stacking.tune.runoff import RunoffResult
 from stacking.tune.search import SearchResult
 from stacking.tune.variant import Variants
@@ -63,12 +63,12 @@ def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> 
 
 
 def page(plan: Plan, tuned: Sequence[TunedStage], names: Mapping[int, str], configs: Mapping[int, Json]) -> str:
-    """Render the results as Markdown."""
     parts = [
         f"# {plan.name}, tuned",
         f"![the search]({PICTURE})",
         "Tokens/s are summed over all ranks and include padding. The global batch, the precision, the optimizer and "
-        "the learning rates are the recipe's.",
+        "the learning rates are the recipe's. A reason compares with the candidate that differs in nothing else or, "
+        "where that was not tried, with the fastest one of the other value.",
     ]
     for one in tuned:
         parts += _section(one)

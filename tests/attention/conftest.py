@@ -6,15 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from stacking.attention.result import RESULT, Attention
 from stacking.data.prepare import prepare
 from stacking.huggingface.export import export
 from stacking.model.config import ModelConfig
+from stacking.storage.files import read_json
 from tests.data.conftest import write_corpus
 from tests.states import SMALL, random_weights, write_state
 
 SHAPE = SMALL | {"vocabulary": 300, "layers": 4}
 POST_LN = ModelConfig(variant="post_ln", **SHAPE)
 PRE_LN = ModelConfig(variant="pre_ln", positions="sinusoidal", norm_affine=False, norm_eps=1e-5, **SHAPE)
+
+
+def read_attention(folder: Path) -> Attention:
+    return Attention.model_validate(read_json(folder / RESULT))
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,11 @@ from click.testing import CliRunner
 
 from stacking.attention.command import AttentionRequest, write_attention
 from stacking.attention.measure import measure, shown
-from stacking.attention.result import read_attention
 from stacking.attention.text import HeldOutText
 from stacking.cli.main import cli
 from stacking.data.prepare import prepare
 from stacking.errors import UserError
-from tests.attention.conftest import POST_LN, PRE_LN
+from tests.attention.conftest import POST_LN, PRE_LN, read_attention
 from tests.data.conftest import write_corpus, write_numbers
 from tests.states import random_weights, write_state
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stacking.attention.result import read_attention
 from stacking.report.run import read_run
 from stacking.run.folder import RunFolder
 from stacking.state.format import State
+from tests.attention.conftest import read_attention
 from tests.chain import prepare_text, stacking, write_recipe
 
 STAGES = [

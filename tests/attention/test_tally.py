@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacking.attention.result import attention_of, divergences, read_attention, similarity_of
+from stacking.attention.result import attention_of, divergences, similarity_of
 from stacking.attention.tally import F32, Bool, Measures, NotProbabilities, Tally
-from stacking.errors import DamagedFile, UserError
+from tests.attention.conftest import read_attention
 
 LAYERS, HEADS, WINDOW = 4, 2, 3
 
@@ -163,8 +163,3 @@ def test_the_file_reads_back_as_it_was(tmp_path: Path) -> None:
     attention = attention_of(tally_of(drawn(6, [5, 3])), "model", "text", 8)
     attention.write(tmp_path)
     assert read_attention(tmp_path) == attention
-    (tmp_path / "attention.json").write_text('{"kind": "attention", "format": 1}')
-    with pytest.raises(DamagedFile, match=r"attention\.json: is not a measurement of attention \(described\)"):
-        read_attention(tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
-        read_attention(tmp_path / "nowhere")

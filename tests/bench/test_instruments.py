@@ -10,10 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stacking.bench.measure import Marks
-from stacking.bench.memory import MemoryMeter
-from stacking.bench.observe import named, observed, operators_of
-from stacking.bench.split import Stopwatch
+from stacking.bench.instruments import Marks, MemoryMeter, Stopwatch, named, observed, operators_of
 
 CPU = torch.device("cpu")
 

@@ -32,7 +32,6 @@ def measurement(*step_seconds: float, real: int = 128, repeats: int = 3) -> Meas
         sequences_per_step=8,
         tokens_per_step=256,
         real_tokens_per_step=real,
-        predictions_per_step=20,
         flops_per_step=1e9,
         split={"data": 0.001, "forward": 0.1, "backward": 0.2, "communication": 0.01, "optimizer": 0.02},
         memory_bytes=1 << 24,

@@ -62,12 +62,11 @@ def test_flops_are_those_of_the_real_lengths_and_of_the_masked_positions(size: i
     masked = np.bincount(sample, minlength=size)
     by_sample = sum(training_flops(MODEL, int(n), int(m)) for n, m in zip(lengths, masked, strict=True))
     assert np.isclose(counted.flops, by_sample, rtol=1e-12)
-    assert (counted.sequences, counted.tokens) == (size, 64 * size)
-    assert (counted.real_tokens, counted.predictions) == (lengths.sum(), len(batch.mlm_positions))
+    assert counted.real_tokens == lengths.sum()
 
 
 def test_counts_add_up() -> None:
-    assert Counts(1, 2, 3, 4, 5) + Counts(10, 20, 30, 40, 50) == Counts(11, 22, 33, 44, 55)
+    assert Counts(1, 2, 3) + Counts(10, 20, 30) == Counts(11, 22, 33)
 
 
 @given(st.integers(0, 499))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stacking.compare.arm import Arm, check_arms, model_differences
-from stacking.compare.rates import rate_overrides
+from stacking.compare.tuning import rate_overrides
 from stacking.config.recipe import load_recipe
 from stacking.errors import UserError
 from stacking.planning.plan import Plan

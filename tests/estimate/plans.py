@@ -43,13 +43,17 @@ def bench_stage(plan: Plan, stage: StagePlan, communication: float = 0.002, **ch
         "accumulation": stage.accumulation,
         "ranks": stage.ranks,
         "zero_stage": stage.zero_stage,
+        "vocabulary": plan.model.vocabulary,
+        "data": plan.data.samples,
+        "warmup_steps": 0,
         **changes,
     }
     computed = found["accumulation"] * seconds_by_law(found["layers"], found["micro_batch"])
     split = {"forward": computed / 3, "backward": computed * 2 / 3, "data": 0.0001, "optimizer": 0.003}
     split["communication"] = communication if found["ranks"] > 1 else 0.0
     whole = sum(split.values()) + 0.0005
-    found["measurements"] = {"stacking": {"step_seconds": [whole] * 3, "split": split, "startup_seconds": 1.5}}
+    times = {"seconds_per_step": whole, "split": split, "startup_seconds": 1.5, "warmup_seconds": 0.0}
+    found["measurements"] = {"stacking": times}
     return found
 
 

@@ -28,7 +28,7 @@ def all_stages() -> list[dict[str, Any]]:
 def test_what_was_measured_is_what_is_predicted(tmp_path: Path) -> None:
     found = predict(DEMO, measured(tmp_path, *all_stages()))
     for stage, entry in zip(found.stages, all_stages(), strict=True):
-        assert stage.update.seconds == pytest.approx(entry["measurements"]["stacking"]["step_seconds"][0])
+        assert stage.update.seconds == pytest.approx(entry["measurements"]["stacking"]["seconds_per_step"])
         assert stage.update.communication == pytest.approx(0.002)
         assert stage.source == "measured"
 
@@ -74,8 +74,8 @@ def test_communication_of_another_depth_goes_with_its_bytes(tmp_path: Path) -> N
 
 def test_parts_that_ran_at_the_same_time_still_add_up_to_the_update(tmp_path: Path) -> None:
     entry = bench_stage(DEMO, DEMO.stages[0], communication=0.5)
-    whole = entry["measurements"]["stacking"]["step_seconds"][0]
-    entry["measurements"]["stacking"]["step_seconds"] = [whole - 0.4]
+    whole = entry["measurements"]["stacking"]["seconds_per_step"]
+    entry["measurements"]["stacking"]["seconds_per_step"] = whole - 0.4
     found = predict(DEMO, measured(tmp_path, entry)).stages[0].update
     assert found.seconds == pytest.approx(whole - 0.4)
     assert found.communication < 0.12
@@ -84,7 +84,7 @@ def test_parts_that_ran_at_the_same_time_still_add_up_to_the_update(tmp_path: Pa
 def test_the_first_updates_take_longer(tmp_path: Path) -> None:
     stages = all_stages()
     stages[0]["warmup_steps"], ours = 2, stages[0]["measurements"]["stacking"]
-    ours["warmup_seconds"] = 9 + 2 * ours["step_seconds"][0]
+    ours["warmup_seconds"] = 9 + 2 * ours["seconds_per_step"]
     found = predict(DEMO, measured(tmp_path, *stages)).stages
     assert found[0].outside.warm_up == pytest.approx(9)
     assert found[1].outside.warm_up == 0
@@ -111,7 +111,7 @@ def test_synthetic_samples_are_told(tmp_path: Path) -> None:
 def test_a_disturbed_measurement_is_told(tmp_path: Path) -> None:
     stages = all_stages()
     ours = stages[1]["measurements"]["stacking"]
-    ours["step_seconds"] = [1.5 * seconds for seconds in ours["step_seconds"]]
+    ours["seconds_per_step"] *= 1.5
     told = [line for line in predict(DEMO, measured(tmp_path, *stages)).assumptions if "measure again" in line]
     assert [line.split(":")[0] for line in told] == ["1-L6"]
 
@@ -159,9 +159,9 @@ def test_a_file_of_another_kind_is_refused(changes: dict[str, Any], words: str, 
         tabled(DEMO, measured=[file])
 
 
-@pytest.mark.parametrize("seconds", [[], [0.0], [-1.0], [float("nan")], ["x"], None])
+@pytest.mark.parametrize("seconds", [[], 0.0, -1.0, float("nan"), "x", None])
 def test_times_that_are_no_times_are_refused(seconds: Any, tmp_path: Path) -> None:
     stages = json.loads(json.dumps(all_stages()))
-    stages[0]["measurements"]["stacking"]["step_seconds"] = seconds
+    stages[0]["measurements"]["stacking"]["seconds_per_step"] = seconds
     with pytest.raises(UserError, match="is not the JSON of a benchmark"):
         measured(tmp_path, *stages)

@@ -13,10 +13,8 @@ from click.testing import CliRunner
 
 from stacking.cli.glue import glue
 from stacking.errors import UserError
-from stacking.glue.command import _digest
-from stacking.glue.jobs import arguments, jobs_of
+from stacking.glue.command import Request, _digest, arguments, jobs_of
 from stacking.glue.model_source import find_model
-from stacking.glue.request import Request
 from stacking.glue.results import Results, predictions_file, write_predictions, write_result
 from stacking.glue.source import hidden_sets, open_source
 from stacking.glue.tasks import TASKS, chosen

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from stacking.errors import DamagedFile
-from stacking.glue.results import Results, predictions_file, read_result, result_file, write_predictions, write_result
+from stacking.glue.results import (
+    Results,
+    answer,
+    predictions_file,
+    read_result,
+    result_file,
+    write_predictions,
+    write_result,
+    write_submission,
+)
 from stacking.glue.source import open_source
-from stacking.glue.submission import answer, write_submission
 from stacking.glue.tasks import TASKS
 from tests.glue.made_up import write_glue
 from tests.glue.results import result

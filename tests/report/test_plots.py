@@ -69,9 +69,3 @@ def test_the_same_run_gives_the_same_chart(tmp_path: Path) -> None:
     seen = read_run(SyntheticRun(tmp_path, steps=(5, 5, 5)).whole().path)
     axis = plots.tokens_axis(seen)
     assert plots.chart(seen, axis) == plots.chart(seen, axis)
-
-
-def test_the_summary_is_one_png(tmp_path: Path) -> None:
-    seen = read_run(SyntheticRun(tmp_path, steps=(20, 20, 20)).whole().path)
-    path = plots.summary(seen, tmp_path / "report" / "summary.png")
-    assert path.read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ import pytest
 from stacking.report.run import read_run
 from stacking.report.status import status
 from stacking.report.tables import account_table
-from stacking.report.usage import node_hours
+from stacking.report.timeline import node_hours
 from stacking.run.folder import RunFolder
 from tests.report.synthetic import SyntheticRun
 from tests.slurm.fake_slurm import FakeSlurm, slurm

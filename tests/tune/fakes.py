@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log2
 
-from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
-from stacking.tune.record import Tried
+from stacking.tune.candidate import DIMENSIONS, Candidate, Setting, Tried
 from stacking.tune.search import Search, SearchResult, Spent
 from stacking.tune.space import Space
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stacking.tune.budget import Budget
+from stacking.tune.measure import Budget
 
 
 class Clock:

@@ -11,9 +11,8 @@ from stacking.bench.trial import Measurement, Trial, TrialResult
 from stacking.config.recipe import load_recipe
 from stacking.launch.local import Local
 from stacking.tune import measure
-from stacking.tune.budget import Budget
 from stacking.tune.candidate import Candidate, Setting
-from stacking.tune.measure import StageTrials, judged, trial_share, update_seconds
+from stacking.tune.measure import Budget, StageTrials, judged, trial_share, update_seconds
 from stacking.tune.search import Spent
 from stacking.tune.store import Records
 from stacking.tune.variant import Variants
@@ -30,7 +29,6 @@ def measurement(seconds: float, tokens: int, optimizer: float = 0.0) -> Measurem
         sequences_per_step=tokens // 32,
         tokens_per_step=tokens,
         real_tokens_per_step=tokens,
-        predictions_per_step=1.0,
         flops_per_step=1.0,
         split={"optimizer": optimizer},
         memory_bytes=1 << 20,
@@ -135,7 +133,7 @@ def test_speed_counts_the_tokens_of_the_whole_update(variants: Variants) -> None
     stage = variants.base.stages[0]
     run = stage.model_copy(update={"global_batch": stage.global_batch // 2})
     result = TrialResult(outcome="measured", measurements={"stacking": measurement(1.0, 128, optimizer=0.5)})
-    tried = judged(PLAIN, result, stage, run, 0.0)
+    tried = judged(PLAIN, result, stage, run)
     assert tried.update_seconds == 1.5 and tried.tokens_per_second == pytest.approx(256 / 1.5)
 
 

@@ -10,8 +10,8 @@ import pytest
 from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES, GiB
 from stacking.planning.plan import Plan
-from stacking.tune import memory
-from stacking.tune.memory import memory_limit, memory_needed
+from stacking.tune import space
+from stacking.tune.space import memory_limit, memory_needed
 from tests.small_recipe import MACHINE, SMALL, plan_of
 
 
@@ -26,7 +26,7 @@ def test_a_rank_needs_more_than_its_state_and_activations(plan: Plan) -> None:
 
 
 def test_ranks_of_a_host_share_its_memory(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "absent")
+    monkeypatch.setattr(space, "_CGROUP", tmp_path / "absent")
     alone, four = memory_limit(plan, MACHINE, 1), memory_limit(plan, MACHINE, 4)
     assert alone is not None and four is not None and four == alone // 4 and alone < MACHINE.memory
 
@@ -36,7 +36,7 @@ def test_a_control_groups_limit_counts(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, bytes_: int
 ) -> None:
     (tmp_path / "memory.max").write_text(content)
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "memory.max")
+    monkeypatch.setattr(space, "_CGROUP", tmp_path / "memory.max")
     assert memory_limit(plan, MACHINE, 1) == int(0.9 * bytes_)
 
 

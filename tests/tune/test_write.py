@@ -14,7 +14,7 @@ from stacking.planning.adopt import adopt_content
 from stacking.planning.make_plan import make_plan
 from stacking.tune.candidate import DIMENSIONS, Candidate, Setting
 from stacking.tune.explain import gain, reasons
-from stacking.tune.picture import draw
+from stacking.tune.picture import picture
 from stacking.tune.runoff import decide
 from stacking.tune.search import SearchResult
 from stacking.tune.space import Space
@@ -126,11 +126,10 @@ def test_the_gain_is_over_the_recipes_own_setting(variants: Variants) -> None:
     assert gain(one.found, one.final) == pytest.approx(1.5 / 0.9)
 
 
-def test_the_picture_is_a_png_as_wide_as_there_are_stages(variants: Variants, tmp_path: Path) -> None:
+def test_the_picture_is_a_png_as_wide_as_there_are_stages(variants: Variants) -> None:
     widths = []
     for count in (1, 3):
-        draw(variants.base, [tuned(variants, i, real_limit=2000) for i in range(count)], tmp_path / "search.png")
-        head = (tmp_path / "search.png").read_bytes()[:24]
+        head = picture(variants.base, [tuned(variants, i, real_limit=2000) for i in range(count)])[:24]
         assert head.startswith(b"\x89PNG")
         widths.append(struct.unpack(">I", head[16:20])[0])
     assert widths[1] > 2 * widths[0]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
+_MOST = 1 << 20
+"""Bytes of all counters as text."""
+
 
 @cache
 def _library() -> ctypes.CDLL:
@@ -22,9 +25,8 @@ def reset() -> None:
 
 def counts() -> dict[str, int]:
     """Returns all counters above zero, by name."""
-    size = _library().null_gpu_read(None, 0) + 1
-    text = ctypes.create_string_buffer(size)
-    _library().null_gpu_read(text, size)
+    text = ctypes.create_string_buffer(_MOST)
+    _library().null_gpu_read(text, _MOST)
     pairs = (line.split(" ", 1) for line in text.value.decode().splitlines())
     return {name: int(count) for count, name in pairs}
 

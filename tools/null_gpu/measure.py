@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -56,7 +55,7 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
     import torch
     from torch._dynamo.utils import counters as dynamo
 
-    from stacking.bench.contenders import CONTENDERS
+    from stacking.bench.contender import Stacking
     from stacking.bench.measure import Batches
     from stacking.bench.targets import Wanted, targets, trial_of
     from stacking.bench.worker import source
@@ -67,9 +66,9 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
     target = targets(wanted)[-1]
     trial = trial_of(target, wanted, ("stacking",), None)
     connect()
-    contender = CONTENDERS["stacking"]()(trial)
+    contender = Stacking(trial)
     contender.begin_turn()
-    ragged, full = (source(trial.model_copy(update={"ragged": how}), Path()) for how in (True, False))
+    ragged, full = (source(trial.model_copy(update={"ragged": how})) for how in (True, False))
 
     def update(step: int, batches: Batches = ragged) -> Sections:
         sections = Sections()

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from stacking.errors import UserError
-from stacking.estimate.check import as_text, check, worst
 from stacking.report.run import Run, read_run
 from tests.estimate.plans import bench_file, bench_stage, tabled
 from tests.report.synthetic import SyntheticRun
+from tools.benchmarks.prediction import as_text, check, worst
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_prediction"
 
@@ -28,7 +28,7 @@ def perfect(run: Run, path: Path, factor: float = 1.0) -> Path:
     stages = [bench_stage(run.plan, stage) for stage in run.plan.stages]
     stages = json.loads(json.dumps(stages))
     for entry in stages:
-        entry["measurements"]["stacking"]["step_seconds"] = [entry["layers"] / 10 * factor]
+        entry["measurements"]["stacking"]["seconds_per_step"] = entry["layers"] / 10 * factor
         entry["precision"] = run.plan.stages[0].precision
     return bench_file(path / "bench.json", stages)
 

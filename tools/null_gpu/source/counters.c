@@ -14,7 +14,6 @@ static struct {
 } counters[LIMIT];
 static int used;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static void (*observer)(const char *how, size_t bytes);
 
 long *counter(const char *name) {
     pthread_mutex_lock(&lock);
@@ -31,11 +30,7 @@ long *counter(const char *name) {
 
 void increase(long *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELAXED); }
 
-void synchronised(const char *how, size_t bytes) {
-    increase(counter(how));
-    if (observer)
-        observer(how, bytes);
-}
+void waited(const char *how) { increase(counter(how)); }
 
 void launched(const char *name) {
     static int by_name = -1;
@@ -65,6 +60,3 @@ int null_gpu_read(char *text, int size) {
                            counters[i].name);
     return at;
 }
-
-/* Calls `function` at every synchronisation, so that Python can say where it is; NULL ends that. */
-void null_gpu_observe(void (*function)(const char *how, size_t bytes)) { observer = function; }

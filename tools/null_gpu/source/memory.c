@@ -16,7 +16,7 @@ struct block {
 };
 
 static struct block *blocks;
-static size_t count, room, in_use, peak;
+static size_t count, room, in_use;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void add(void *start, size_t bytes, enum place place) {
@@ -24,8 +24,8 @@ static void add(void *start, size_t bytes, enum place place) {
     if (count == room)
         blocks = realloc(blocks, (room = room ? 2 * room : 64) * sizeof *blocks);
     blocks[count++] = (struct block){start, bytes, place};
-    if (place == DEVICE && (in_use += bytes) > peak)
-        peak = in_use;
+    if (place == DEVICE)
+        in_use += bytes;
     pthread_mutex_unlock(&lock);
 }
 
@@ -52,14 +52,6 @@ static enum place place_of(const void *address) {
             place = blocks[i].place;
     pthread_mutex_unlock(&lock);
     return place;
-}
-
-/* The most bytes of device memory that were in use since the last call with `reset`; for Python. */
-size_t null_gpu_peak(int reset) {
-    size_t most = peak;
-    if (reset)
-        peak = in_use;
-    return most;
 }
 
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
@@ -149,7 +141,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     if (kind == cudaMemcpyHostToDevice) {
         COUNT("copies to the device");
         if (place_of(from) != PINNED)
-            synchronised("pageable copies to the device", bytes);
+            waited("pageable copies to the device");
     } else if (kind == cudaMemcpyDeviceToHost) {
         COUNT("copies to the host");
         bring(to, bytes);
@@ -159,7 +151,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
-    synchronised("synchronous copies", bytes);
+    waited("synchronous copies");
     return cudaMemcpyAsync(to, from, bytes, kind, NULL);
 }
 

@@ -29,10 +29,10 @@ void increase(long *count);
         increase(count);                \
     } while (0)
 
-/* A point at which the host waits for the device, or would. */
-void synchronised(const char *how, size_t bytes);
+/* Counts a point at which the host waits for the device. */
+void waited(const char *how);
 
-/* A kernel that the device would run. */
+/* Counts a kernel that the device would run. */
 void launched(const char *name);
 
 #endif

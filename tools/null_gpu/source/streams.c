@@ -42,12 +42,12 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCapture
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    synchronised("stream synchronisations", 0);
+    waited("stream synchronisations");
     return cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize(void) {
-    synchronised("device synchronisations", 0);
+    waited("device synchronisations");
     return cudaSuccess;
 }
 
@@ -86,6 +86,6 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    synchronised("event synchronisations", 0);
+    waited("event synchronisations");
     return cudaSuccess;
 }

@@ -1,6 +1,6 @@
-"""The program each rank runs to time collectives: `python -m stacking.doctor.collectives FOLDER SIZES`, via a launcher.
+"""The program each rank runs to time collectives: `python -m stacking.doctor.collectives FOLDER`, via a launcher.
 
-Rank 0 writes the fields of `facts.Collectives` to FOLDER/found.json.
+FOLDER holds ask.json (`ranks.Ask`); rank 0 writes the fields of `facts.Collectives` to FOLDER/found.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stacking.doctor.ranks import FOUND
+from stacking.doctor.ranks import ASK, FOUND
 from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import own_gpu, run_rank
 from stacking.storage.files import write_json
@@ -216,7 +216,7 @@ def _member(folder: Path, device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "sees_folder": folder.is_dir(),
+        "sees_folder": (folder / ASK).is_file(),
     }
 
 

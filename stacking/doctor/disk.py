@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,13 @@ def _measure(there: Path, most: int) -> dict[str, Any]:
         if most < _BLOCK:
             return {"lock_error": lock_error}
         written, seconds = _write(descriptor, most)
-        return {"lock_error": lock_error, "write": written / seconds, "read": _read(descriptor)}
+        cached = _forget(descriptor)
+        return {
+            "lock_error": lock_error,
+            "write": written / seconds,
+            "read": _read(descriptor),
+            "cached": cached,
+        }
     finally:
         os.close(descriptor)
 
@@ -87,10 +92,16 @@ def _write(descriptor: int, most: int) -> tuple[int, float]:
     return written, max(time.perf_counter() - started, 1e-9)
 
 
-def _read(descriptor: int) -> float:
-    """Return bytes per second, after asking the kernel to drop the file from the page cache."""
-    with suppress(OSError):
+def _forget(descriptor: int) -> bool:
+    """Ask the kernel to drop the file from the page cache; return whether it may still be cached."""
+    try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        return True
+    return False
+
+
+def _read(descriptor: int) -> float:
     os.lseek(descriptor, 0, os.SEEK_SET)
     total, started = 0, time.perf_counter()
     while (block := os.read(descriptor, _BLOCK)) and time.perf_counter() - started < _LONGEST:

@@ -84,13 +84,16 @@ class Torch(Frozen):
     backends: tuple[str, ...] = ()
     nccl: str | None = None
     triton: str | None = None
+    threads: int = 0
     bf16_slowdown: float | None = None
     """Time of a bf16 matrix product on the CPU relative to fp32."""
+    attention: tuple[str, ...] = ()
+    """The enabled fused attention kernels."""
 
 
 class DeepSpeed(Frozen):
-    """What DeepSpeed reports."""
-
+    version: str
+    accelerator: str
     fp16: bool
     """Whether DeepSpeed accepts the precision, emulated or not."""
     bf16: bool
@@ -103,7 +106,10 @@ class DeepSpeed(Frozen):
 class Module(Frozen):
     """An optional package that can be imported."""
 
-    version: str
+    version: str | None = None
+    path: str = ""
+    missing: tuple[str, ...] = ()
+    """Names that the genuine package has and this one lacks."""
 
 
 class FolderFacts(Frozen):
@@ -116,7 +122,9 @@ class FolderFacts(Frozen):
     write: float | None = None
     """Bytes per second, until the data is on the disk."""
     read: float | None = None
-    """Bytes per second; the page cache is bypassed where the file system allows."""
+    """Bytes per second, bypassing the page cache where the file system allows."""
+    cached: bool = False
+    """Whether the file may have been read from the page cache after all."""
     lock_error: str = ""
     """Why files cannot be locked; empty if they can."""
     used: int = 0
@@ -185,6 +193,8 @@ class Facts(Frozen):
     """The GPUs that nvidia-smi lists."""
     torch: Torch | None = None
     deepspeed: DeepSpeed | None = None
+    apex: Module | None = None
+    flash_attn: Module | None = None
     mpi4py: Module | None = None
     folder: FolderFacts | None = None
     collectives: Collectives | None = None

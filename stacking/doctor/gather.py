@@ -21,7 +21,7 @@ Failures = dict[str, str]
 
 ALWAYS = ("host", "tools", "gpus", "packages", "torch", "deepspeed")
 """Sections of `probe`, fast ones first."""
-OPTIONAL = ("mpi4py",)
+OPTIONAL = {"apex": "apex", "flash_attn": "flash-attn", "mpi4py": "mpi4py"}
 """Sections that run only if a package of that name is installed."""
 _PATIENCE = 90.0
 """Time limit of a section in seconds: torch and DeepSpeed may load from a slow file server."""
@@ -36,7 +36,7 @@ def gather(folder: Path, container: Sequence[str] = ()) -> Found:
         container: the words before each rank's command, so that the ranks' own environment is examined.
     """
     found, failures = probe(ALWAYS, container)
-    wanted = [section for section in OPTIONAL if section in found.get("packages", {})]
+    wanted = [section for section, package in OPTIONAL.items() if package in found.get("packages", {})]
     more, wrong = probe(wanted, container)
     argv = [sys.executable, "-m", "stacking.doctor.disk", str(folder)]
     ended = _run(argv, _DISK_PATIENCE)

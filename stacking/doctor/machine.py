@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import platform
 import re
@@ -21,7 +22,7 @@ from stacking.hardware.processor import BF16_FLAGS, cpu_flags
 
 _PACKAGES = (
     *("torch", "deepspeed", "transformers", "tokenizers", "datasets", "safetensors", "numpy", "pydantic"),
-    *("triton", "mpi4py", "ninja"),
+    *("triton", "apex", "flash-attn", "mpi4py", "ninja"),
 )
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "DS_ACCELERATOR", "CUDA_HOME", "DS_SKIP_CUDA_CHECK")
 CPU_FLAGS = ("avx2", "avx512f", *sorted(BF16_FLAGS))
@@ -39,7 +40,7 @@ def host() -> dict[str, Any]:
         "cores": os.cpu_count() or 1,
         "affinity": usable_cores(),
         "quota": _quota(),
-        "cpu_flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
+        "cpu_flags": _cpu_flags(),
         "memory": memory,
         "available": available,
         "shared_memory": _shared_memory(),
@@ -58,7 +59,7 @@ def packages() -> dict[str, str]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            if importlib.util.find_spec(name):
+            if importlib.util.find_spec(name.replace("-", "_")):
                 found[name] = "unknown"
     return found
 
@@ -94,12 +95,16 @@ def _nvcc() -> str:
 
 def _said(argv: list[str], pattern: str) -> str | None:
     """Return the version in the first lines that a program prints; None: it is missing or does not answer."""
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(pattern, done.stdout or done.stderr, re.MULTILINE)
+    found = re.search(pattern, _output(argv), re.MULTILINE)
     return found.group(1) if found else None
+
+
+def _output(argv: list[str]) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return (done.stdout or done.stderr) if done.returncode == 0 else ""
 
 
 def _memory() -> tuple[int, int]:
@@ -119,6 +124,10 @@ def _quota() -> float | None:
     return int(allowed) / int(period) if allowed.isdigit() and period.isdigit() else None
 
 
+def _cpu_flags() -> list[str]:
+    return [flag for flag in CPU_FLAGS if flag in cpu_flags()]
+
+
 def _shared_memory() -> int | None:
     try:
         found = os.statvfs("/dev/shm")
@@ -129,7 +138,7 @@ def _shared_memory() -> int | None:
 
 def _limit(kind: int, hard: bool) -> int | None:
     value = resource.getrlimit(kind)[hard]
-    return None if value == resource.RLIM_INFINITY else value
+    return None if value == resource.RLIM_INFINITY or not math.isfinite(value) else value
 
 
 def _names(folder: Path) -> list[str]:

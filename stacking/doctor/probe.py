@@ -1,8 +1,8 @@
 """The process that examines the environment of the ranks: `python -m stacking.doctor.probe SECTION...`
 
-The control half never imports torch, and a broken driver may crash or hang the process that imports it. So this
-process announces each section and answers it with one line of JSON before the next one starts; the reader always knows
-which section did not return.
+The control half never imports torch, and a broken driver or a foreign `apex` may crash or hang the process that imports
+it. So this process announces each section and answers it with one line of JSON before the next one starts; the reader
+always knows which section did not return.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def _torch() -> dict[str, Any]:
         "backends": backends,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if "nccl" in backends else None,  # type: ignore[no-untyped-call]
         "triton": _version_of("triton"),
+        "threads": torch.get_num_threads(),
         "bf16_slowdown": None if available else bf16_slowdown(),
+        "attention": _attention(torch) if available else [],
     }
 
 
@@ -61,12 +63,24 @@ def _cuda_error(torch: ModuleType) -> str:
     return "no GPU is visible"
 
 
+def _attention(torch: ModuleType) -> list[str]:
+    kinds = {
+        "flash": "flash_sdp_enabled",
+        "memory-efficient": "mem_efficient_sdp_enabled",
+        "cudnn": "cudnn_sdp_enabled",
+    }
+    return [kind for kind, asks in kinds.items() if getattr(torch.backends.cuda, asks, lambda: False)()]
+
+
 def _deepspeed() -> dict[str, Any]:
+    import deepspeed
     from deepspeed.accelerator import get_accelerator
     from deepspeed.git_version_info import installed_ops
 
     accelerator = get_accelerator()
     return {
+        "version": deepspeed.__version__,
+        "accelerator": accelerator._name,
         "fp16": bool(accelerator.is_fp16_supported()),
         "bf16": bool(accelerator.is_bf16_supported()),
         "ops": _ops(),
@@ -87,12 +101,36 @@ def _ops() -> dict[str, bool]:
     return {name: compatible(builder) for name, builder in sorted(ALL_OPS.items())}
 
 
-def _mpi4py() -> dict[str, Any]:
-    import mpi4py
-    from mpi4py import MPI
+def _apex() -> dict[str, Any]:
+    """Check for modules of NVIDIA's apex; the package index has an unrelated package of that name."""
+    missing = [f"{module}.{name}" for module, name in APEX_HAS.items() if not _has(f"apex.{module}", name)]
+    return _module("apex", missing)
 
-    MPI.Get_library_version()
-    return {"version": mpi4py.__version__}
+
+APEX_HAS = {"optimizers": "FusedAdam", "normalization": "FusedLayerNorm"}
+
+
+def _has(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ImportError:
+        return False
+
+
+def _flash_attn() -> dict[str, Any]:
+    return _module("flash_attn", [] if _has("flash_attn", "flash_attn_varlen_func") else ["flash_attn_varlen_func"])
+
+
+def _mpi4py() -> dict[str, Any]:
+    found = _module("mpi4py", [])
+    importlib.import_module("mpi4py.MPI").Get_library_version()
+    return found
+
+
+def _module(name: str, missing: list[str]) -> dict[str, Any]:
+    module = importlib.import_module(name)
+    path = getattr(module, "__file__", None) or str(next(iter(getattr(module, "__path__", [""])), ""))
+    return {"version": getattr(module, "__version__", None), "path": path, "missing": missing}
 
 
 def _version_of(name: str) -> str | None:
@@ -109,6 +147,8 @@ SECTIONS: dict[str, Section] = {
     "packages": machine.packages,
     "torch": _torch,
     "deepspeed": _deepspeed,
+    "apex": _apex,
+    "flash_attn": _flash_attn,
     "mpi4py": _mpi4py,
 }
 """The available sections, named after the fields of `Facts`."""

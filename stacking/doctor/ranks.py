@@ -18,7 +18,7 @@ from stacking.launch.rendezvous import NoAddress
 from stacking.storage.files import read_json
 from stacking.terminal.units import counted
 
-FOUND = "found.json"
+ASK, FOUND = "ask.json", "found.json"
 
 _KiB, _MiB = 1 << 10, 1 << 20
 SIZES: dict[Accelerator, Sequence[int]] = {
@@ -61,6 +61,7 @@ def measure(
     work = there / f".stacking-doctor.{time.time_ns():x}"
     work.mkdir()
     try:
+        (work / ASK).write_text(json.dumps(list(sizes)))
         argv = [sys.executable, "-m", "stacking.doctor.collectives", str(work), json.dumps(list(sizes))]
         job = Job(name="doctor", argv=argv, ranks=ranks, logs=work / "logs", accelerator=accelerator)
         for number, pause in enumerate(_PAUSES):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -86,11 +87,12 @@ def _table(found: Collectives) -> list[str]:
     for transfer in found.transfers:
         cell = f"{transfer.seconds * 1e3:9.3f} ms {transfer.bandwidth / 1e9:7.2f} GB/s"
         by_size.setdefault(_size(transfer.bytes), {})[transfer.operation] = cell
-    lines = [f"{'':<10}" + "".join(f"{name:>26}" for name in operations)]
-    lines += [
-        f"{size:>10}" + "".join(f"{row.get(name, ''):>26}" for name in operations) for size, row in by_size.items()
-    ]
-    return lines
+    head = f"{'':<10}" + "".join(f"{name:>26}" for name in operations)
+    return [head, *(f"{size:>10}{_cells(row, operations)}" for size, row in by_size.items())]
+
+
+def _cells(row: dict[str, str], operations: Sequence[str]) -> str:
+    return "".join(f"{row.get(name, ''):>26}" for name in operations)
 
 
 def _size(number: int) -> str:

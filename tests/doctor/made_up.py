@@ -52,7 +52,9 @@ def machine(*gpus: GpuFacts, cuda: str = "12.6", architectures: tuple[str, ...] 
         "packages": {name: tested.newest for name, tested in TESTED.items()},
         "gpus": gpus,
         "torch": torch_for(cuda, architectures, *gpus) if gpus else Torch(version="2.13.0+cpu", backends=("gloo",)),
-        "deepspeed": DeepSpeed(fp16=capability >= (7, 0), bf16=True, ops=OPS),
+        "deepspeed": DeepSpeed(
+            version="0.19.8", accelerator="cuda" if gpus else "cpu", fp16=capability >= (7, 0), bf16=True, ops=OPS
+        ),
     }
     return Facts(**(facts | changes))
 

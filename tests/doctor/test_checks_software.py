@@ -58,7 +58,7 @@ def test_kernels_that_the_plan_needs_and_that_cannot_be_compiled_are_an_error() 
     assert found.level == "error" and "the plan needs fused_adam" in found.found
     torchs = plan_for(optimizer={"type": "AdamW", "params": {"torch_adam": True}})
     assert only("kernels", machine(A100, tools=Tools(), plan=torchs)).level == "note"
-    built = DeepSpeed(fp16=True, bf16=True, ops=OPS, built=("fused_adam",))
+    built = DeepSpeed(version="0.19.8", accelerator="cuda", fp16=True, bf16=True, ops=OPS, built=("fused_adam",))
     assert only("kernels", machine(A100, tools=Tools(), plan=plan, deepspeed=built)).level == "note"
 
 
@@ -88,6 +88,21 @@ def test_the_lock_of_a_killed_build_is_told_with_the_command_that_removes_it() -
     plan = plan_for(optimizer={"type": "AdamW", "params": {"torch_adam": False}})
     assert only("build locks", machine(A100, host=blocked, plan=plan)).level == "error"
     assert findings("build locks", machine(A100)) == []
+
+
+def test_an_apex_that_is_not_nvidia_s_is_known_by_what_it_lacks() -> None:
+    impostor = Module(version="0.9.8", path="/venv/apex/__init__.py", missing=("optimizers.FusedAdam",))
+    found = only("apex", machine(apex=impostor))
+    assert found.level == "warning" and "is not NVIDIA's: it has no optimizers.FusedAdam" in found.found
+    assert only("apex", machine(apex=Module(path="/venv/apex"))).level == "ok"
+    assert findings("apex", machine()) == []
+    assert "pip uninstall" in only("apex", machine(failures={"apex": "ImportError: pyramid"})).advice
+
+
+def test_flash_attn_is_of_no_use_on_a_p40() -> None:
+    assert only("flash attention", machine(P40, flash_attn=Module(version="2.8.3"))).level == "note"
+    assert only("flash attention", machine(A100, flash_attn=Module(version="2.8.3"))).level == "ok"
+    assert only("flash attention", machine(failures={"flash_attn": "ImportError: undefined symbol"})).level == "warning"
 
 
 def test_ranks_on_gpus_need_nccl() -> None:

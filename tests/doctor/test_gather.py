@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from stacking.doctor import machine
 from stacking.doctor.examine import as_facts
 from stacking.doctor.facts import Facts
 from stacking.doctor.gather import ALWAYS, gather, probe
@@ -49,40 +48,39 @@ def test_without_torch_the_rest_is_still_found(shadows: Path) -> None:
 
 
 def test_a_section_that_crashes_is_named_and_the_next_ones_are_asked(shadows: Path) -> None:
-    module(shadows, "mpi4py", "import os; os.kill(os.getpid(), 11)")
-    found, failures = probe(["host", "mpi4py", "packages"])
-    assert failures == {"mpi4py": "it was killed by SIGSEGV"}
-    assert set(found) == {"host", "packages"}
-
-
-def test_a_package_without_metadata_is_found_all_the_same(shadows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module(shadows, "bare", "")
-    monkeypatch.syspath_prepend(shadows)
-    monkeypatch.setattr(machine, "_PACKAGES", ("bare", "absent"))
-    assert machine.packages() == {"bare": "unknown"}
+    module(shadows, "apex", "import os; os.kill(os.getpid(), 11)")
+    found, failures = probe(["host", "apex", "packages"])
+    assert failures == {"apex": "it was killed by SIGSEGV"}
+    assert set(found) == {"host", "packages"} and found["packages"]["apex"] == "unknown"
 
 
 def test_a_section_that_hangs_is_given_up_and_the_next_ones_are_asked(shadows: Path) -> None:
-    module(shadows, "mpi4py", "import time; time.sleep(60)")
+    module(shadows, "apex", "import time; time.sleep(60)")
     started = time.monotonic()
-    found, failures = probe(["host", "mpi4py", "packages"], patience=3)
-    assert failures == {"mpi4py": "no answer for 3 s"} and set(found) == {"host", "packages"}
+    found, failures = probe(["host", "apex", "packages"], patience=3)
+    assert failures == {"apex": "no answer for 3 s"} and set(found) == {"host", "packages"}
     assert time.monotonic() - started < 30
 
 
 def test_what_a_module_prints_is_not_taken_for_an_answer(shadows: Path) -> None:
-    noise = 'import os; print(\'{"section": "host"}\'); os.write(1, b\'{"section": "tools"}\\n\'); __version__ = "4"'
-    module(shadows, "mpi4py", noise)
-    (shadows / "mpi4py" / "MPI.py").write_text("def Get_library_version(): print('Open MPI')")
-    found, failures = probe(["mpi4py"])
-    assert failures == {} and found == {"mpi4py": {"version": "4"}}
+    noise = 'import os; print(\'{"section": "host"}\'); os.write(1, b\'{"section": "tools"}\\n\')'
+    module(shadows, "apex", noise)
+    found, failures = probe(["apex"])
+    assert failures == {} and found["apex"]["missing"] == ["optimizers.FusedAdam", "normalization.FusedLayerNorm"]
+
+
+def test_an_apex_is_nvidia_s_by_what_it_has(shadows: Path) -> None:
+    module(shadows, "apex", "")
+    for name, attribute in {"optimizers": "FusedAdam", "normalization": "FusedLayerNorm"}.items():
+        (shadows / "apex" / f"{name}.py").write_text(f"class {attribute}: pass")
+    assert probe(["apex"])[0]["apex"]["missing"] == []
 
 
 def test_a_module_that_ends_the_process_is_a_failure(shadows: Path) -> None:
-    module(shadows, "mpi4py", "raise SystemExit(3)")
-    assert probe(["mpi4py"])[1] == {"mpi4py": "SystemExit: 3"}
-    (shadows / "mpi4py" / "__init__.py").write_text("import os; os._exit(0)")
-    assert probe(["mpi4py"])[1] == {"mpi4py": "it ended without an answer"}
+    module(shadows, "apex", "raise SystemExit(3)")
+    assert probe(["apex"])[1] == {"apex": "SystemExit: 3"}
+    (shadows / "apex" / "__init__.py").write_text("import os; os._exit(0)")
+    assert probe(["apex"])[1] == {"apex": "it ended without an answer"}
 
 
 def test_a_container_that_cannot_start_is_one_failure() -> None:

@@ -24,7 +24,7 @@ def speed(facts: Facts) -> Iterator[Finding]:
     if folder is None or folder.write is None:
         return
     read = f", reads {folder.read / GB:.2f}" if folder.read else ""
-    found = f"writes {folder.write / GB:.2f} GB/s{read}"
+    found = f"writes {folder.write / GB:.2f} GB/s{read}{' (partly from memory)' if folder.cached else ''}"
     seconds = max(map(checkpoint_bytes, facts.plan.stages)) / folder.write if facts.plan else 0.0
     if seconds > _LONG:
         advice = "raise checkpoint.every_steps, or choose a faster file system"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stacking.doctor.compatibility import (
     BUILDS,
@@ -56,7 +55,7 @@ def gpus(facts: Facts) -> Iterator[Finding]:
         else:
             yield Finding("note", "GPUs", "none: ranks train on the CPU")
         return
-    listed = ", ".join(f"{count} x {name}" for name, count in Counter(map(_described, found)).items())
+    listed = ", ".join(f"{count} x {name}" for name, count in _counted([_described(gpu) for gpu in found]))
     alike = len({(gpu.name, gpu.memory) for gpu in found}) == 1
     yield Finding(
         "ok" if alike else "warning",
@@ -197,3 +196,7 @@ def _driver_advice(capability: Capability, major: int) -> str:
 
 def _described(gpu: GpuFacts) -> str:
     return f"{gpu.name} ({class_of(gpu).name}, {gpu.memory / GiB:.0f} GiB, {dotted(gpu.capability)})"
+
+
+def _counted(names: Sequence[str]) -> list[tuple[str, int]]:
+    return [(name, names.count(name)) for name in dict.fromkeys(names)]

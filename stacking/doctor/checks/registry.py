@@ -20,6 +20,8 @@ CHECKS: Mapping[str, Check] = {
     "versions": software.versions,
     "kernels": software.kernels,
     "build locks": software.build_locks,
+    "apex": software.apex,
+    "flash attention": software.flash_attention,
     "backends": software.backends,
     "cores": system.cores,
     "memory": system.memory,

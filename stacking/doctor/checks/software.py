@@ -10,6 +10,7 @@ from stacking.doctor.compatibility import (
     CUDA_MINORS_MATTER_FROM,
     LAST_CUDA,
     TESTED,
+    TRITON_FULL,
     builds_for,
     version,
 )
@@ -97,6 +98,31 @@ def build_locks(facts: Facts) -> Iterator[Finding]:
         yield Finding(level, "build lock", problem, f"run `rm {lock}`")
 
 
+def apex(facts: Facts) -> Iterator[Finding]:
+    """Check that apex is NVIDIA's: the package index has an unrelated one."""
+    if (failure := facts.failures.get("apex")) is not None:
+        yield Finding("warning", "apex", f"cannot be imported: {failure}", "pip uninstall apex: it is not needed")
+    elif facts.apex is not None and facts.apex.missing:
+        problem = f"{facts.apex.path} is not NVIDIA's: it has no {', '.join(facts.apex.missing)}"
+        yield Finding("warning", "apex", problem, "pip uninstall apex; NVIDIA's is built from its own repository")
+    elif facts.apex is not None:
+        yield Finding("ok", "apex", "NVIDIA's, with FusedAdam and FusedLayerNorm")
+
+
+def flash_attention(facts: Facts) -> Iterator[Finding]:
+    """Check whether flash-attn is installed and works on these GPUs."""
+    found = known_gpus(facts)
+    old = bool(found) and min(gpu.capability for gpu in found) < TRITON_FULL
+    if (failure := facts.failures.get("flash_attn")) is not None:
+        advice = "pip uninstall flash-attn, or build it against this torch"
+        yield Finding("warning", "flash-attn", f"cannot be imported: {failure}", advice)
+    elif facts.flash_attn is not None and old:
+        problem = f"{facts.flash_attn.version} is installed, but needs compute capability 8.0 or later"
+        yield Finding("note", "flash-attn", problem, "nothing: PyTorch's memory-efficient attention is used")
+    elif facts.flash_attn is not None:
+        yield Finding("ok", "flash-attn", str(facts.flash_attn.version))
+
+
 def backends(facts: Facts) -> Iterator[Finding]:
     """Check which backends ranks can use, and whether the chosen launcher can start them."""
     torch = facts.torch
@@ -126,7 +152,7 @@ def backends(facts: Facts) -> Iterator[Finding]:
 
 def probes(facts: Facts) -> Iterator[Finding]:
     """Report facts that could not be determined, unless another check covers them."""
-    told = {*_IMPORTED, "mpi4py", "collectives"}
+    told = {*_IMPORTED, "apex", "flash_attn", "mpi4py", "collectives"}
     for name, failure in facts.failures.items():
         if name not in told:
             yield Finding("warning", name, f"could not be checked: {failure}", "try again; report it if it persists")

@@ -10,22 +10,24 @@ from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters, kept_values, training_flops
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_WORKSPACES = 2 * (32 << 20)
+"""Bytes on a GPU that PyTorch gives cuBLAS and cuBLASLt to compute in: on Hopper; older cards get a quarter of it."""
 
 
 def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any], cuda: bool) -> int:
     """Return the bytes per rank of weights, gradients, master weights and Adam's two moments.
 
     Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 3: per parameter, 16-bit training keeps 2 + 2 bytes of
-    weights and gradients and 4 + 8 of master weights and moments; fp32 training keeps 4 + 4 and 8. Stage 1 shards
-    master weights and moments over the ranks, stage 2 also gradients, stage 3 also weights; offloaded parts are not on
-    the device. A bucket of gradients in flight is added, two where ZeRO 1 or 2 overlaps. A GPU holds it whole; on
-    a CPU only what is used takes memory.
+    weights and gradients and 4 + 8 of master weights and moments; fp32 training keeps 4 + 4 and 8. DeepSpeed's ZeRO
+    keeps master weights in fp32 too, a copy. Stage 1 shards master weights and moments over the ranks, stage 2 also
+    gradients, stage 3 also weights; offloaded parts are not on the device. A bucket of gradients in flight is added,
+    two where ZeRO 1 or 2 overlaps. A GPU holds it whole; on a CPU only what is used takes memory.
     """
     size, stage, away = _BYTES[precision(config)], zero_stage(config), offloads(config)
     share = [ranks if stage >= least else 1 for least in (3, 2, 1)]
     weights = 0 if "param" in away else parameters * size // share[0]
     gradients = parameters * size // share[1]
-    moments = 0 if "optimizer" in away else parameters * (8 if size == 4 else 12) // share[2]
+    moments = 0 if "optimizer" in away else parameters * (12 if stage or size == 2 else 8) // share[2]
     zero = config.get("zero_optimization", {})
     bucket = int(zero.get("reduce_bucket_size", 5e8)) if stage else 0
     buckets = bucket * (2 if stage < 3 and zero.get("overlap_comm") else 1) if cuda else min(bucket, parameters)
@@ -71,12 +73,13 @@ def memory_per_rank(
     recomputed: bool = False,
     mask_probability: float = 0.15,
 ) -> int:
-    """Return the bytes on one rank's device: the training state and one micro-batch's activations."""
+    """Return the bytes on one rank's device: the training state, one micro-batch's activations, cuBLAS' workspaces."""
     state = state_bytes(count_parameters(model), ranks, config, cuda=fused)
     size = _BYTES[precision(config)]
-    return state + activation_bytes(
+    activations = activation_bytes(
         model, micro_batch, sequence_length, size, fused, recomputed, mask_probability=mask_probability
     )
+    return state + activations + (_WORKSPACES if fused else 0)
 
 
 def stage_flops(model: ModelConfig, sequences: int, sequence_length: int, mask_probability: float) -> float:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacking.model.config import ModelConfig
+from stacking.model.size import count_parameters
 from stacking.planning.cost import activation_bytes, memory_per_rank, state_bytes
 from tests.states import SMALL
 
@@ -47,6 +48,14 @@ def test_a_gpu_holds_a_bucket_whole_and_two_where_communication_overlaps() -> No
     assert needed(cuda=True, stage=1) - needed(cuda=False, stage=1) == 4 * (5000 - 1000)
     assert needed(cuda=True, stage=2, overlap_comm=True) - needed(cuda=True, stage=2) == 4 * 5000
     assert needed(cuda=True, stage=3, overlap_comm=True) == needed(cuda=True, stage=3)
+
+
+def test_a_gpu_also_holds_the_workspaces_of_cublas() -> None:
+    def beside_state(cuda: bool) -> int:
+        needed = memory_per_rank(MODEL, 4, 16, 1, {}, fused=cuda) - state_bytes(count_parameters(MODEL), 1, {}, cuda)
+        return needed - activation_bytes(MODEL, 4, 16, 4, fused=cuda)
+
+    assert (beside_state(cuda=True), beside_state(cuda=False)) == (2 * 32 * 2**20, 0)
 
 
 def test_the_heads_activations_follow_the_mask_probability() -> None:

@@ -45,7 +45,7 @@ def build() -> Path:
     for program in ("gcc", "nm"):
         if not shutil.which(program):
             raise CannotBuild(f"{program} is not installed")
-    headers, libraries = _headers(), _torch_libraries()
+    libraries, headers = _torch_libraries(), _headers()
     sources = sorted(SOURCES.iterdir())
     content = hashlib.sha256(b"".join(path.read_bytes() for path in [*sources, Path(__file__)]))
     content.update(str([(path.name, path.stat().st_size) for path in libraries]).encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ try:
 except CannotBuild as problem:
     pytest.skip(f"the null GPU cannot be built here: {problem}", allow_module_level=True)
 
-ROOT = Path(__file__).parents[2]
 BEGINNING = """
 import json
 from ctypes import CDLL, byref, c_double, c_float, c_int, c_size_t, c_void_p, create_string_buffer
@@ -46,7 +44,6 @@ def available():
 def on_card(lines: str, card: str = "P40", devices: int = 1, **variables: str) -> Any:
     """Runs the lines of a program on a card, and returns what it gave to ``say``."""
     seen = {**environment(CARDS[card], devices), **variables}
-    seen["PYTHONPATH"] = f"{seen['PYTHONPATH']}:{ROOT}"
     text = f"{BEGINNING}\nsay = lambda answer: print(json.dumps(answer))\n{lines}"
     done = subprocess.run([sys.executable, "-c", text], env=seen, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

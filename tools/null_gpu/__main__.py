@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.null_gpu.build import LIBRARY, CannotBuild, build
+from tools.null_gpu.build import LIBRARY, ROOT, CannotBuild, build
 from tools.null_gpu.card import CARDS, Card
 
 HERE = Path(__file__).parent
@@ -28,7 +28,7 @@ def environment(card: Card, devices: int = 1) -> Mapping[str, str]:
         "TRITON_LIBCUDA_PATH": str(folder),
         "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # cuDNN is real and finds no device
         "PATH": f"{HERE}{os.pathsep}{os.environ['PATH']}",  # nvidia-smi
-        "PYTHONPATH": f"{HERE / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": os.pathsep.join([f"{HERE / 'site'}", f"{ROOT}", os.environ.get("PYTHONPATH", "")]),
     }
 
 

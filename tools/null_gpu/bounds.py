@@ -31,4 +31,4 @@ BOUNDS: Mapping[tuple[str, str], Bound] = {
 WAITS_OF_ANY_UPDATE: Sequence[int] = (0, 0, 0, 2)
 """Of forward and backward, by ZeRO level."""
 WAITS_OF_STEP: Sequence[int] = (11, 10, 10, 10)
-"""Of the optimizer's step, by ZeRO level. In 16 bits without ZeRO, DeepSpeed's wrapper waits once more."""
+"""Of the optimizer's step, by ZeRO level."""

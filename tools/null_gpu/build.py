@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SOURCES = Path(__file__).with_name("source")
-BUILDS = Path(__file__).parent.parent.parent / "build" / "null_gpu"
+ROOT = Path(__file__).parents[2]
+BUILDS = ROOT / "build" / "null_gpu"
 LIBRARY = "libcuda.so.1"
 """The driver's own name, under which Triton looks for it."""
 _REPLACED = re.compile(r"(__cuda|cuda|cublas|nccl|cu)[A-Z]\w*")

@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from tools.null_gpu import counters
 
 _WARM_UP = 4
 """Updates before the first that counts: enough for both paths of a compiled layer, static and dynamic."""
 _COUNTED = 5
-WAITS = ("stream synchronisations", "event synchronisations", "device synchronisations", "synchronous copies")
+_WAITS = (
+    *("stream synchronisations", "event synchronisations", "device synchronisations"),
+    *("synchronous copies", "pageable copies to the device"),
+)
 """Counters of moments at which the host waits for the device."""
-_PAGEABLE = "pageable copies to the device"
 
 
 class Sections:
@@ -36,9 +36,9 @@ class Sections:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Counts the body as part of section ``name``."""
-        before = Counter(counters.counts())
+        counters.reset()
         yield
-        self.counts.setdefault(name, Counter()).update(Counter(counters.counts()) - before)
+        self.counts.setdefault(name, Counter()).update(counters.counts())
 
     def of(self, section: str, *names: str) -> int:
         """Returns a sum of counters in one section."""
@@ -72,11 +72,7 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
 
     def update(step: int, batches: Batches = ragged) -> Sections:
         sections = Sections()
-        with sections("data"):
-            micro_batches = [
-                contender.prepare(batches(np.asarray(rows))) for rows in sample_numbers(trial.planned, step, 0)
-            ]
-        counters.reset()
+        micro_batches = [contender.prepare(batches(rows)) for rows in sample_numbers(trial.planned, step, 0)]
         contender.update(micro_batches, step, sections)
         return sections
 
@@ -94,8 +90,8 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
 
     return {
         "launches": sum(middle(section, "launches") for section in ("forward", "backward", "optimizer")),
-        "waits": middle("forward", *WAITS, _PAGEABLE) + middle("backward", *WAITS, _PAGEABLE),
-        "waits of the step": middle("optimizer", *WAITS, _PAGEABLE),
+        "waits": middle("forward", *_WAITS) + middle("backward", *_WAITS),
+        "waits of the step": middle("optimizer", *_WAITS),
         "compiled": compiled,
         "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),

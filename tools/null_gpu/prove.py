@@ -10,16 +10,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tools.null_gpu.__main__ import environment
 from tools.null_gpu.bounds import BOUNDS, WAITS_OF_ANY_UPDATE, WAITS_OF_STEP
+from tools.null_gpu.build import ROOT
 from tools.null_gpu.card import CARDS
 
-ROOT = Path(__file__).parent.parent.parent
 RECIPE = Path(__file__).with_name("proof.yaml")
 _SECONDS = 600
 
@@ -60,25 +61,19 @@ def counts(case: Case) -> dict[str, Any]:
 
 
 def trained(case: Case, folder: Path) -> list[str]:
-    """Trains the whole recipe in ``folder`` and returns the names of what the run left behind.
+    """Trains the whole recipe in ``folder``, which holds ``data``, and returns the names of what the run left behind.
 
     Raises:
         Failed: the run failed.
     """
-    text = folder / "text"
-    text.mkdir()
-    words = " ".join(f"word{number % 97}" for number in range(200))
-    (text / "text.txt").write_text("\n\n".join(f"{words} {number}." for number in range(400)))
-    _run(case.card, ["stacking", "prepare", "text", "--out", "data", "--vocabulary-size", "300"], folder)
+    run = f"run-{case.card}"
     settings = [word for setting in case.settings for word in ("--set", setting)]
-    _run(case.card, ["stacking", "run", str(RECIPE), "--data", "data", "--run-dir", "run", *settings], folder)
-    return sorted(path.name for path in (folder / "run").iterdir())
+    _run(case.card, ["stacking", "run", str(RECIPE), "--data", "data", "--run-dir", run, *settings], folder)
+    return sorted(path.name for path in (folder / run).iterdir())
 
 
 def _run(card: str, module: list[str], folder: Path = ROOT) -> str:
-    variables = dict(environment(CARDS[card]))
-    variables["PYTHONPATH"] = f"{variables['PYTHONPATH']}:{ROOT}"
-    argv = [sys.executable, "-m", *module]
+    argv, variables = [sys.executable, "-m", *module], environment(CARDS[card])
     done = subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, timeout=_SECONDS)
     if done.returncode:
         raise Failed(f"{module[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
@@ -109,25 +104,31 @@ def update_of(case: Case) -> tuple[bool, str]:
     return not problems, "; ".join([f"{counted}, {found['attention']}", *problems])
 
 
-def run_of(case: Case) -> tuple[bool, str]:
-    """Returns whether a whole run leaves a report behind, and a line about it."""
-    with tempfile.TemporaryDirectory() as folder:
-        ends = "report.html" in trained(case, Path(folder))
+def run_of(case: Case, folder: Path) -> tuple[bool, str]:
+    """Returns whether a whole run in ``folder`` leaves a report behind, and a line about it."""
+    ends = "report.html" in trained(case, folder)
     return ends, "a whole run ends with its report" if ends else "a whole run leaves no report"
 
 
 def main() -> int:
     """Prints a line per proof; returns 1 if one fails."""
-    proofs = [(update_of, case) for case in CASES] + [(run_of, case) for case in CASES if case.zero == 1]
-    failures = 0
-    for proof, case in proofs:
-        try:
-            good, line = proof(case)
-        except Failed as failure:
-            good, line = False, str(failure)
-        failures += not good
-        print(f"{case!s:20} {'ok    ' if good else 'FAILED'} {line}", flush=True)
-    return 1 if failures else 0
+    with tempfile.TemporaryDirectory() as folder:
+        prepare = [sys.executable, "-m", "stacking", "prepare", "--embedded", "--vocabulary-size", "300"]
+        subprocess.run([*prepare, "--out", f"{folder}/data"], cwd=ROOT, check=True, capture_output=True)
+        run = partial(run_of, folder=Path(folder))
+        failures = [_failed(update_of, case) for case in CASES]
+        failures += [_failed(run, case) for case in CASES if case.zero == 1]
+    return int(any(failures))
+
+
+def _failed(proof: Callable[[Case], tuple[bool, str]], case: Case) -> bool:
+    """Makes one proof and prints its line."""
+    try:
+        good, line = proof(case)
+    except Failed as failure:
+        good, line = False, str(failure)
+    print(f"{case!s:20} {'ok    ' if good else 'FAILED'} {line}", flush=True)
+    return not good
 
 
 if __name__ == "__main__":

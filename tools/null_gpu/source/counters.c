@@ -30,8 +30,6 @@ long *counter(const char *name) {
 
 void increase(long *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELAXED); }
 
-void waited(const char *how) { increase(counter(how)); }
-
 void launched(const char *name) {
     static int by_name = -1;
     if (by_name < 0)

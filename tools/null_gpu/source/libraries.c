@@ -15,6 +15,11 @@ static int destroyed(void *handle) {
     return 0;
 }
 
+static int zero(int *value) {
+    *value = 0;
+    return 0;
+}
+
 static int product(const char *kind) {
     COUNT("matrix products");
     launched(kind);
@@ -24,15 +29,8 @@ static int product(const char *kind) {
 int cublasCreate_v2(void **handle) { return created(handle); }
 int cublasDestroy_v2(void *handle) { return destroyed(handle); }
 
-int cublasGetMathMode(void *handle, int *mode) {
-    *mode = 0;
-    return 0;
-}
-
-int cublasGetPointerMode_v2(void *handle, int *mode) {
-    *mode = 0;
-    return 0;
-}
+int cublasGetMathMode(void *handle, int *mode) { return zero(mode); }
+int cublasGetPointerMode_v2(void *handle, int *mode) { return zero(mode); }
 
 int cublasGemmEx() { return product("cublasGemmEx"); }
 int cublasSgemm_v2() { return product("cublasSgemm"); }
@@ -71,10 +69,7 @@ int ncclCommInitRankConfig(void **handle) { return communicator(handle); }
 int ncclCommInitRankScalable(void **handle) { return communicator(handle); }
 int ncclCommSplit(void *parent, int color, int key, void **handle) { return communicator(handle); }
 
-int ncclCommGetAsyncError(void *handle, int *error) {
-    *error = 0;
-    return 0;
-}
+int ncclCommGetAsyncError(void *handle, int *error) { return zero(error); }
 
 static int set_by_launcher(const char *key, int otherwise) {
     const char *value = getenv(key);

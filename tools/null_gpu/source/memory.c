@@ -141,7 +141,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     if (kind == cudaMemcpyHostToDevice) {
         COUNT("copies to the device");
         if (place_of(from) != PINNED)
-            waited("pageable copies to the device");
+            COUNT("pageable copies to the device");
     } else if (kind == cudaMemcpyDeviceToHost) {
         COUNT("copies to the host");
         bring(to, bytes);
@@ -151,7 +151,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
-    waited("synchronous copies");
+    COUNT("synchronous copies");
     return cudaMemcpyAsync(to, from, bytes, kind, NULL);
 }
 

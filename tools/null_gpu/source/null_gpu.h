@@ -29,9 +29,6 @@ void increase(long *count);
         increase(count);                \
     } while (0)
 
-/* Counts a point at which the host waits for the device. */
-void waited(const char *how);
-
 /* Counts a kernel that the device would run. */
 void launched(const char *name);
 

@@ -1,7 +1,8 @@
 """Fast tests first: what starts no processes of its own, then SLURM without ranks, then ranks, at last ranks on SLURM.
 
-In parallel (``--dist loadgroup``), what starts ranks stays on one worker, for ranks fill all cores. All other tests go
-file by file to whoever is free, ranks on SLURM first, for they take long and wait more than they compute.
+In parallel (``--dist loadgroup``), tests that start several ranks stay on one worker, because ranks fill all cores. All
+others, with ``distributed(ranks=1)`` too, go file by file to whichever worker is free, those on SLURM first: they take
+long and wait more than they compute.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ hypothesis.settings.load_profile("patient")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=_cost, reverse=hasattr(config, "workerinput"))
     for item in items:
-        distributed, slurm, _ = _cost(item)
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("ranks" if distributed and not slurm else str(item.path)))
+            item.add_marker(pytest.mark.xdist_group("ranks" if _fills_the_cores(item) else str(item.path)))
 
 
 def _cost(item: pytest.Item) -> tuple[bool, ...]:
     marks = {mark.name for mark in item.iter_markers()}
     return tuple(name in marks for name in ("distributed", "slurm", "slow"))
+
+
+def _fills_the_cores(item: pytest.Item) -> bool:
+    distributed = item.get_closest_marker("distributed")
+    return distributed is not None and distributed.kwargs.get("ranks") != 1 and not item.get_closest_marker("slurm")

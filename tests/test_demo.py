@@ -38,7 +38,7 @@ def checkout(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 def test_the_demo_trains_both_and_fills_a_mask(tmp_path: Path) -> None:
     clone = checkout(tmp_path / "clone")
     settings = [word for setting in SHORT for word in ("--set", setting)]

@@ -19,7 +19,7 @@ STAGES = [
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 def test_a_run_measures_its_attention_and_trains_as_without(tmp_path: Path) -> None:
     data = prepare_text(tmp_path)
     for name, attention in (("measured", {"samples": 16}), ("plain", None)):

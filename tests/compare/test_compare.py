@@ -18,7 +18,7 @@ import yaml
 from stacking.report.run import read_run
 from tests.chain import ENVIRONMENT, prepare_text, stacking
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.slow, pytest.mark.distributed(ranks=1)]
 
 
 def write_recipe(folder: Path, name: str, depths: list[int], steps: list[int], operator: str = "stack") -> Path:

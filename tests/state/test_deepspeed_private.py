@@ -16,7 +16,7 @@ from tests.train.ranks import run_ranks
 
 Found = dict[str, dict[str, Any]]
 NATIVE = "FP16_Optimizer"
-pytestmark = pytest.mark.distributed
+pytestmark = pytest.mark.distributed(ranks=1)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.state.ranks import run_ranks
 from tests.state.test_matrix import WORKER
 
 pytestmark = [
-    pytest.mark.distributed,
+    pytest.mark.distributed(ranks=1),
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"),
 ]

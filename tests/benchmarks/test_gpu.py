@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from stacking.bench.targets import targets
 from stacking.hardware.nvidia_smi import Gpu
@@ -59,6 +61,34 @@ def test_cases_measured_before_stay_in_the_results(tmp_path: Path, monkeypatch: 
     assert "51.2%" in text
     assert "1 : 3.40" in text
     assert "NVIDIA H200" in text
+
+
+def test_a_budget_measures_what_is_missing_and_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # There is no GPU here: the card, the clock and what a case takes are made up.
+    clock = [0.0]
+    measured = []
+
+    def measure_case(case: gpu.Case, repeats: int, warmup: int, limit_seconds: float) -> dict[str, Any]:
+        measured.append(case.title)
+        clock[0] += min(limit_seconds, 250)
+        return stage(1000, {})
+
+    monkeypatch.setattr(gpu, "installed_gpus", lambda: [Gpu("0", "GPU-1", "NVIDIA H200", 141 << 30, 9.0)])
+    monkeypatch.setattr(gpu, "find_machine", lambda: SimpleNamespace(accelerators=1))
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(gpu, "measure_case", measure_case)
+    command = ["--only", "base-128,large-128,large-512", "--budget", "9m", "--out", str(tmp_path)]
+
+    first = CliRunner().invoke(gpu.gpu_bench, command)
+    assert "The budget ended before large-512: run the same command again." in first.output
+    second = CliRunner().invoke(gpu.gpu_bench, command)
+    assert second.exit_code == 0 and "budget ended" not in second.output
+    assert measured == [CASES[name].title for name in ("base-128", "large-128", "large-512", "large-512")]
+
+
+def test_a_budget_that_is_no_time_is_refused() -> None:
+    refused = CliRunner().invoke(gpu.gpu_bench, ["--budget", "soon"])
+    assert str(refused.exception) == "--budget: 'soon' is not a number of minutes; write it as 9m"
 
 
 def test_a_case_that_did_not_run_is_shown_with_its_reason() -> None:

@@ -1,15 +1,17 @@
 """Everything that is asked of a GPU, in one command: `tools/gpu_bench`. It writes a results file that can be committed.
 
-python -m tools.benchmarks.gpu [--only CASE,...] [--out FOLDER]
+python -m tools.benchmarks.gpu [--only CASE,...] [--budget 9m] [--out FOLDER]
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -30,7 +32,7 @@ from stacking.storage.files import disk_errors, read_json, write_atomically, wri
 from stacking.terminal.units import UNKNOWN, count
 
 _OPERATORS = "operators"
-_OPERATOR_SECONDS = 1800
+_CASE_SECONDS = 1800
 _BOTH: tuple[Contender, ...] = ("hugging-face", "hugging-face-compiled")
 
 
@@ -61,6 +63,7 @@ CASES: Mapping[str, Case] = {
     "base-128": Case(
         title="BERT-base, 128 tokens", wanted=_model("bert-base", 128, 512), least_mfu=0.45, least_ratio=1.5
     ),
+    "base-128-6": Case(title="6 layers of BERT-base, 128 tokens", wanted=_model("bert-base", 128, 512, layers=(6,))),
     "base-128-3": Case(title="3 layers of BERT-base, 128 tokens", wanted=_model("bert-base", 128, 512, layers=(3,))),
     "ragged-512": Case(
         title="BERT-base, ragged up to 512 tokens",
@@ -76,27 +79,50 @@ _SHALLOW, _DEEP, _MOST_SHARE = "base-128-3", "base-128", 1 / 3.3
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--only", metavar="CASE,...", help=f"Of {', '.join(CASES)}, {_OPERATORS}; default: all.")
 @click.option("--out", type=FOLDER, default=Path("benchmarks"), show_default=True)
+@click.option("--budget", metavar="9m", help="Stop after so many minutes; the same command measures the rest.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=1), default=10, show_default=True)
-def gpu_bench(only: str | None, out: Path, repeats: int, warmup: int) -> None:
+def gpu_bench(only: str | None, out: Path, budget: str | None, repeats: int, warmup: int) -> None:
     """Benchmarks one GPU; earlier results on the same card are kept in its results file."""
-    if not find_machine().accelerators:
-        raise UserError("tools/gpu_bench", "there is no CUDA device here", "run it on a machine with one")
     names = only.split(",") if only else [*CASES, _OPERATORS]
     for name in names:
         if name not in (*CASES, _OPERATORS):
             raise UserError("--only", f"{name!r} is not known", f"give {', '.join((*CASES, _OPERATORS))}")
+    end = math.inf if budget is None else time.monotonic() + _seconds(budget)
+    if not find_machine().accelerators:
+        raise UserError("tools/gpu_bench", "there is no CUDA device here", "run it on a machine with one")
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    if budget is not None:
+        names = [name for name in names if name not in _results(out)["cases"]]
+    left = measure_until(end, names, out, repeats, warmup)
+    click.echo(as_markdown(_results(out)))
+    if left:
+        click.echo(f"The budget ended before {', '.join(left)}: run the same command again.", err=True)
+
+
+def measure_until(end: float, names: Sequence[str], out: Path, repeats: int, warmup: int) -> Sequence[str]:
+    """Measures and records one case after the other; returns those that ``end``, of the monotonic clock, left out."""
+    for position, name in enumerate(names):
+        if (limit := min(end - time.monotonic(), _CASE_SECONDS)) <= 0:
+            return names[position:]
         click.echo(f"{name} …", err=True)
-        found = measure_operators() if name == _OPERATORS else measure_case(CASES[name], repeats, warmup)
-        files = record(out, name, found)
-    click.echo(files[1].read_text(encoding="utf-8"))
+        found = measure_operators(limit) if name == _OPERATORS else measure_case(CASES[name], repeats, warmup, limit)
+        if time.monotonic() >= end:  # cut off, not measured
+            return names[position:]
+        record(out, name, found)
+    return []
 
 
-def measure_case(case: Case, repeats: int, warmup: int) -> dict[str, Any]:
+def _seconds(budget: str) -> int:
+    if (match := re.fullmatch(r"([1-9]\d*)m", budget)) is None:
+        raise UserError("--budget", f"{budget!r} is not a number of minutes", "write it as 9m")
+    return 60 * int(match[1])
+
+
+def measure_case(case: Case, repeats: int, warmup: int, limit_seconds: float) -> dict[str, Any]:
     """One case: the benchmark's JSON of its stage, and what it ran on."""
+    end = time.monotonic() + limit_seconds
     launcher = Local()
     wanted = case.wanted
     while True:
@@ -104,7 +130,7 @@ def measure_case(case: Case, repeats: int, warmup: int) -> dict[str, Any]:
         how = {"repeats": repeats, "warmup": warmup, "steps": 5, "least_seconds": 3.0}
         trial = trial_of(target, wanted, ("stacking", *case.against), None, **how)
         with tempfile.TemporaryDirectory(prefix="stacking-gpu-bench-") as folder:
-            result = StageResult(trial, run_trial(trial, Path(folder), launcher, limit_seconds=1800))
+            result = StageResult(trial, run_trial(trial, Path(folder), launcher, max(0, end - time.monotonic())))
         assert wanted.micro_batch is not None  # every case has one
         if result.result.outcome != "out-of-memory" or wanted.micro_batch == 1:
             break
@@ -112,7 +138,7 @@ def measure_case(case: Case, repeats: int, warmup: int) -> dict[str, Any]:
     return {"title": case.title, "hardware": result.result.hardware, **result.as_dict()}
 
 
-def measure_operators() -> dict[str, Any]:
+def measure_operators(limit_seconds: float) -> dict[str, Any]:
     """DeepSpeed's kernels; rows with a reason instead of seconds where they cannot be had."""
     with tempfile.TemporaryDirectory(prefix="stacking-gpu-bench-") as folder:
         file = Path(folder) / "rows.json"
@@ -120,26 +146,34 @@ def measure_operators() -> dict[str, Any]:
         # A toolkit whose minor version differs from the one of torch compiles these kernels all the same.
         environment = {"DS_SKIP_CUDA_CHECK": "1", **os.environ}
         try:
-            ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=_OPERATOR_SECONDS)
+            ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=limit_seconds)
             message = (
                 "" if ended.returncode == 0 else f"ended early: {(ended.stderr.splitlines() or ['no output'])[-1]}"
             )
         except subprocess.TimeoutExpired:
-            message = f"took longer than {_OPERATOR_SECONDS} s"
+            message = f"took longer than {limit_seconds:.0f} s"
         return {"rows": read_json(file) if file.exists() else [], "message": message}
 
 
 def record(out: Path, name: str, found: dict[str, Any]) -> tuple[Path, Path]:
     """Adds a case to the card's results; returns the JSON and the table."""
-    card = _slug(installed_gpus()[0].name)
-    path = out / f"gpu-{card}.json"
-    content: dict[str, Any] = read_json(path) if path.exists() else {"format": 1, "kind": "gpu-bench", "cases": {}}
+    path, content = _results_file(out), _results(out)
     if hardware := found.pop("hardware", None):
         content["hardware"] = hardware
     content["cases"][name] = {"date": f"{date.today():%Y-%m-%d}", **found}
     write_json(path, content)
     write_atomically(path.with_suffix(".md"), as_markdown(content))
     return path, path.with_suffix(".md")
+
+
+def _results_file(out: Path) -> Path:
+    return out / f"gpu-{_slug(installed_gpus()[0].name)}.json"
+
+
+def _results(out: Path) -> dict[str, Any]:
+    path = _results_file(out)
+    content: dict[str, Any] = read_json(path) if path.exists() else {"format": 1, "kind": "gpu-bench", "cases": {}}
+    return content
 
 
 def as_markdown(content: dict[str, Any]) -> str:

@@ -187,6 +187,15 @@ def standing(job: int) -> tuple[str, int]:
     return words[0], int(words[1])
 
 
+def steps_can_overlap() -> bool:
+    """Returns whether job steps can share their cores: srun has ``--overlap`` since SLURM 20.11, and needs it since."""
+    try:
+        found = re.search(r"(\d+)\.(\d+)", _run(["srun", "--version"], "srun --version"))
+    except StackingError:
+        return False
+    return found is not None and (int(found[1]), int(found[2])) >= (20, 11)
+
+
 def patiently(ask: Callable[[], _Answer], patience: float) -> _Answer:
     """Calls ``ask`` until SLURM answers, for at most ``patience`` seconds after the first refusal.
 

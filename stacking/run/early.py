@@ -24,6 +24,8 @@ class EarlyStart:
     attempt: int
     ranks: int
     running: RunningJob
+    since: float
+    """When the ranks started, on the monotonic clock."""
 
 
 def to_start_early(phase: Phase, labels: Collection[str], plan: Plan, run: RunFolder) -> Phase | None:

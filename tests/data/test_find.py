@@ -80,8 +80,8 @@ def test_links_are_followed_once_and_circles_end(tmp_path: Path) -> None:
     assert [file.path.name for file in found.files] == ["a.txt", "b.txt", "c.txt"]
     assert sorted(reason for _, reason in found.passed_over) == [
         "broken link",
-        "link to a folder that is read already",
-        "read already under another name",
+        "link to a folder that is already read",
+        "already read under another name",
     ]
 
 

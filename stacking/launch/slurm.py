@@ -74,7 +74,7 @@ class Slurm:
     def __init__(self) -> None:
         self._allocation = Allocation.of(os.environ)
         self.overlaps = slurm_client.steps_can_overlap()
-        die_with_parent(signal.SIGTERM)()  # a controller without its batch shell would train on nodes of others
+        die_with_parent(signal.SIGTERM)()  # without its batch shell, a controller would train on others' nodes
 
     def capacity(self, accelerator: Accelerator) -> int | None:
         slots = self._allocation.gpus if accelerator == "cuda" else self._allocation.tasks
@@ -119,9 +119,9 @@ def allocation_facts(environment: Mapping[str, str]) -> dict[str, int]:
 
 
 def inherited_by_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the job's environment without what would tell every rank that it is the same one.
+    """Returns the job's environment without variables that would give all ranks the same number.
 
-    Of the options that srun reads from the environment, ``--cpus-per-gpu`` contradicts the launcher's.
+    It also lacks the variable for ``--cpus-per-gpu``, which srun reads and which contradicts the launcher's options.
     """
     found = [name for name in _OF_ONE_RANK if name in environment]
     if found:

@@ -72,6 +72,7 @@ class SlurmJob:
 
     @property
     def is_waiting(self) -> bool:
+        """Whether the job is in the queue and has not started."""
         return self.state in _WAITING
 
 
@@ -253,7 +254,7 @@ def _accounting(ids: Sequence[int]) -> dict[int, SlurmJob]:
 
 
 def node_hours(ids: Sequence[int], since: float) -> float | None:
-    """Returns the node-hours of these jobs with those of their requeued parts; None without accounting.
+    """Returns the node-hours of these jobs, including those before a requeue; None without accounting.
 
     Args:
         since: the unix time of the first submission; SLURM may have given the same ids to earlier jobs.

@@ -32,7 +32,7 @@ from stacking.terminal.units import counted
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS, _LONGEST_POLL = 0.1, 1.0
-"""Seconds between two looks at a running phase: 1 % of its duration so far, within these bounds."""
+"""Seconds between two polls of a running phase: 1 % of its duration so far, within these bounds."""
 _RETRIES = 3
 """Default number of retries if no user is present to resume the run."""
 _ASK_RANKS = (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP)

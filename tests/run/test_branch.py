@@ -114,7 +114,7 @@ def test_runs_that_share_nothing_are_told_where_they_part(source: RunFolder) -> 
 
 def test_without_a_checkpoint_in_the_shared_updates_there_is_nothing_to_begin_with(source: RunFolder) -> None:
     shutil.rmtree(source.stage("0-L2").checkpoints)
-    with pytest.raises(UserError, match=r"from the 13 updates that both share, which part at stages\[1\].steps"):
+    with pytest.raises(UserError, match=r"from the 13 updates that both share before they part at stages\[1\].steps"):
         require_branch_point(source, shorter(3), refuse)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -83,10 +84,12 @@ def start_engine(
 
 
 def choose_kernels(model: Bert, stage: StagePlan) -> None:
-    """Selects the model's kernels for this rank's device and the stage's settings."""
+    """Selects the model's kernels for this rank's device and the stage's settings; rank 0 logs the reasons."""
     device = torch.device(get_accelerator().current_device_name())
     head = model.config.hidden // model.config.heads
     kernels = kernels_for(device, _DTYPES[stage.precision], head, model.config.attention_dropout)
+    if deepspeed.comm.get_rank() == 0:
+        print(f"kernels: {kernels.why}", file=sys.stderr, flush=True)
     if stage.kernels.compile:
         kernels = replace(kernels, grouped=False)  # each number of groups would be compiled separately
         _compile(model)
@@ -112,6 +115,7 @@ def chosen_kernels(engine: DeepSpeedEngine, stage: StagePlan) -> dict[str, str]:
     return {
         "attention": kernels.attention,
         "dropout": kernels.dropout,
+        "layer norm": kernels.norm,
         "vocabulary scores": kernels.decoder,
         "cross-entropy": kernels.cross_entropy,
         "compile": "each layer" if stage.kernels.compile else "no",

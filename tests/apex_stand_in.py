@@ -51,6 +51,46 @@ class SoftmaxCrossEntropyLoss(torch.autograd.Function):
         return ((gradient * kept)[:, None] * off).to(logits.dtype), None, None, None, None
 
 
+class FusedLAMB(torch.optim.Optimizer):
+    """As in apex: a group's step count is in the group, only decayed tensors are scaled, gradients are lost."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        bias_correction: bool = True,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        assert bias_correction and max_grad_norm == float("inf"), "the rest of apex' FusedLAMB is not imitated"
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, **group)
+
+    def _update(
+        self, p: Tensor, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, step: int, **_: object
+    ) -> None:
+        state = self.state[p]
+        if len(state) == 0:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        gradient, mean, square = p.grad, state["exp_avg"], state["exp_avg_sq"]
+        assert gradient is not None
+        mean.copy_(betas[0] * mean + (1 - betas[0]) * gradient)
+        square.copy_(betas[1] * square + (1 - betas[1]) * gradient**2)
+        unbiased = mean / (1 - betas[0] ** step), square / (1 - betas[1] ** step)
+        gradient.copy_(unbiased[0] / (unbiased[1].sqrt() + eps) + weight_decay * p)
+        norms = p.norm(), gradient.norm()
+        p -= lr * (norms[0] / norms[1] if weight_decay and all(norms) else 1) * gradient
+
+
 def install(patch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """Make ``import apex`` find the stand-in; return its modules by name."""
     modules = {
@@ -60,6 +100,7 @@ def install(patch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
             "fused_layer_norm_affine": fused_layer_norm_affine,
             "fused_layer_norm": fused_layer_norm,
         },
+        "apex.optimizers": {"FusedLAMB": FusedLAMB},
         "apex.contrib": {},
         "apex.contrib.xentropy": {"SoftmaxCrossEntropyLoss": SoftmaxCrossEntropyLoss},
     }

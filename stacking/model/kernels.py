@@ -15,6 +15,7 @@ from stacking.model import trials
 from stacking.model.attention import explicit, sdpa, varlen_flash
 from stacking.model.cross_entropy import apex_cross_entropy, summed_cross_entropy
 from stacking.model.dropout import add_dropout_bits, dropout_bits
+from stacking.model.lamb import Lamb, apex_lamb
 from stacking.model.norms import apex_norm, torch_norm
 from stacking.model.tokens import Layout
 from stacking.model.trials import Kernel, TrialInputs, refusal
@@ -36,6 +37,8 @@ NORMS: Mapping[str, Kernel] = {"torch": torch_norm, "apex": apex_norm}
 DECODERS: Mapping[str, Kernel] = {"rows": rows, "columns": columns, "aligned_rows": aligned_rows}
 """Vocabulary scores, by memory layout."""
 CROSS_ENTROPY: Mapping[str, Kernel] = {"in_place": summed_cross_entropy, "apex": apex_cross_entropy}
+LAMBS: Mapping[str, Kernel] = {"torch": Lamb, "apex": apex_lamb}
+"""Makers of the optimizer, where the recipe asks for LAMB."""
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -60,6 +63,7 @@ class Kernels:
     why: str
     norm: str = "torch"
     cross_entropy: str = "in_place"
+    lamb: str = "torch"
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float
@@ -114,6 +118,7 @@ KERNELS: Mapping[str, Kernels] = {
         why="memory-efficient attention; Triton needs sm_70",
         norm="apex",
         cross_entropy="apex",
+        lamb="apex",
     ),
     "volta": Kernels(
         attention="sdpa",
@@ -125,6 +130,7 @@ KERNELS: Mapping[str, Kernels] = {
         why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
         norm="apex",
         cross_entropy="apex",
+        lamb="apex",
     ),
     "ampere": Kernels(
         attention="varlen_flash",
@@ -134,11 +140,18 @@ KERNELS: Mapping[str, Kernels] = {
         grouped=False,
         precisions=("fp32", "fp16", "bf16"),
         why="flash attention and Triton; bf16",
+        lamb="apex",
     ),
 }
 """By the oldest generation that a row covers. What `TRIALS` names is used where it works, and else replaced."""
-PLAIN = replace(
-    KERNELS["pascal"], decoder="rows", norm="torch", cross_entropy="in_place", why="plain PyTorch, on any device"
+PLAIN = Kernels(
+    attention="sdpa",
+    dropout="torch",
+    decoder="rows",
+    compiled=False,
+    grouped=True,
+    precisions=("fp32",),
+    why="plain PyTorch, on any device",
 )
 _SINCE: Mapping[str, tuple[int, int]] = {"ampere": (8, 0), "volta": (7, 0), "pascal": (0, 0)}
 
@@ -167,6 +180,7 @@ TRIALS: Mapping[tuple[str, str], KernelTrial] = {
     ),
     ("norm", "apex"): KernelTrial(NORMS, trials.layer_norm, {"norm": "torch"}),
     ("cross_entropy", "apex"): KernelTrial(CROSS_ENTROPY, trials.cross_entropy, {"cross_entropy": "in_place"}),
+    ("lamb", "apex"): KernelTrial(LAMBS, trials.lamb, {"lamb": "torch"}),
 }
 """By operation and kernel."""
 

@@ -14,8 +14,6 @@ from stacking.model.tokens import to, unpadded_tokens
 
 Kernel = Callable[..., Any]
 _ROWS, _HIDDEN = 28, 96
-_TOLERANCES = {torch.float32: 1e-4}
-_IN_16_BITS = 0.05
 
 
 class TrialInputs(NamedTuple):
@@ -40,13 +38,17 @@ Results = Callable[[Kernel, TrialInputs], list[Tensor]]
 
 def refusal(results: Results, kernel: Kernel, plain: Kernel, inputs: TrialInputs) -> str:
     """Return why ``kernel`` cannot be used here; empty if its values and gradients agree with those of ``plain``."""
-    atol = _TOLERANCES.get(inputs.dtype, _IN_16_BITS)
     try:
         pairs = zip(results(kernel, inputs), results(plain, inputs), strict=True)
-        agree = all(torch.allclose(found, expected, rtol=atol, atol=atol) for found, expected in pairs)
+        agree = all(_close(found, expected) for found, expected in pairs)
     except Exception as error:  # private operators change, and any package may have the name of one that is meant
         return next(iter(str(error).splitlines()), type(error).__name__)
     return "" if agree else "its results differ"
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    tolerance = 1e-4 if expected.dtype == torch.float32 else 0.05
+    return torch.allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def varlen_attention(attend: Kernel, inputs: TrialInputs) -> list[Tensor]:
@@ -84,6 +86,18 @@ def cross_entropy(loss: Kernel, inputs: TrialInputs) -> list[Tensor]:
         total = loss(logits * 1, labels)  # a copy: a kernel may overwrite its logits
         results += [total, *torch.autograd.grad(total, logits)]
     return results
+
+
+def lamb(maker: Kernel, inputs: TrialInputs) -> list[Tensor]:
+    """Update a matrix and a vector without weight decay three times, in fp32, as masters are."""
+    wide = inputs._replace(dtype=torch.float32)
+    matrix, vector = wide.drawn(0, _ROWS, _HIDDEN), wide.drawn(1, _HIDDEN)
+    groups = [{"params": [matrix]}, {"params": [vector], "weight_decay": 0.0}]
+    optimizer = maker(groups, lr=0.1, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    for update in range(3):
+        matrix.grad, vector.grad = (wide.drawn(2 + update, *leaf.shape).detach() for leaf in (matrix, vector))
+        optimizer.step()
+    return [matrix.detach(), vector.detach()]
 
 
 def _gradients(output: Tensor, inputs: TrialInputs, *leaves: Tensor) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -17,9 +18,10 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from stacking.deepspeed_config.ds_config import LAMB, compiles_adam
 from stacking.launch.rank import own_gpu
 from stacking.model.bert import Bert, build
-from stacking.model.kernels import kernels_for, use
+from stacking.model.kernels import LAMBS, kernels_for, use
 from stacking.planning.growth import Rates
 from stacking.planning.plan import Plan, StagePlan
 from stacking.state.deepspeed_private import compile_no_operations
@@ -76,9 +78,10 @@ def start_engine(
     groups = parameter_groups(model, weight_decay, plan.optimizer.weight_decay_on, kind_of)
     for group in groups:
         group[_ADDED] = layer_of(group[PARAMETER_NAMES][0]) in apart
-    if not stage.ds_config["optimizer"]["params"].get("torch_adam"):
+    if compiles_adam(stage.ds_config):
         wait_for_builds()
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
+    made = lamb_maker(model, stage.ds_config["optimizer"])
+    engine, *_ = deepspeed.initialize(model=model, optimizer=made, model_parameters=groups, config=stage.ds_config)
     engine.global_samples = stage.first_sample  # the monitors' x-axis, shared by all stages
     return engine
 
@@ -107,6 +110,13 @@ def _compile(model: Bert) -> None:
     setattr(torch._dynamo.config, limit, 64)
     for layer in model.layers:
         layer.compile()
+
+
+def lamb_maker(model: Bert, optimizer: dict[str, Any]) -> Callable[..., torch.optim.Optimizer] | None:
+    """Returns what makes LAMB of parameter groups on this rank's device; None where DeepSpeed makes the optimizer."""
+    if optimizer["type"] != LAMB:
+        return None
+    return partial(LAMBS[model.kernels.lamb], **optimizer["params"])
 
 
 def chosen_kernels(engine: DeepSpeedEngine, stage: StagePlan) -> dict[str, str]:

@@ -25,6 +25,7 @@ from stacking.model.kernels import (
     DECODERS,
     DROPOUT,
     KERNELS,
+    LAMBS,
     NORMS,
     PLAIN,
     TRIALS,
@@ -231,6 +232,7 @@ def test_compiled_layers_give_the_same_losses_and_gradients(variant: str) -> Non
 def test_rows_name_kernels_that_there_are(row: Kernels) -> None:
     assert row.attention in ATTENTION and row.dropout in DROPOUT
     assert row.decoder in DECODERS and row.cross_entropy in CROSS_ENTROPY and row.norm in NORMS
+    assert row.lamb in LAMBS
     assert row.why
 
 
@@ -298,13 +300,13 @@ def on_volta(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32
 @pytest.mark.usefixtures("apex")
 def test_apex_is_chosen_where_it_agrees_with_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_volta(monkeypatch, dtype) == KERNELS["volta"]
-    assert (KERNELS["volta"].norm, KERNELS["volta"].cross_entropy) == ("apex", "apex")
+    assert {KERNELS["volta"].norm, KERNELS["volta"].cross_entropy, KERNELS["volta"].lamb} == {"apex"}
 
 
 def test_a_machine_without_apex_uses_torch_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apex", None)
     chosen = on_volta(monkeypatch)
-    assert (chosen.norm, chosen.cross_entropy, chosen.attention) == ("torch", "in_place", "sdpa")
+    assert (chosen.norm, chosen.cross_entropy, chosen.lamb, chosen.attention) == ("torch", "in_place", "torch", "sdpa")
     assert chosen.why.startswith(KERNELS["volta"].why)
     assert "; norm: torch instead of apex: " in chosen.why and "apex" in chosen.why.split(": ")[-1]
 
@@ -324,7 +326,7 @@ def test_an_apex_whose_kernels_fail_is_not_used(apex: dict[str, ModuleType], mon
     monkeypatch.delattr(apex["apex.contrib.xentropy"], "SoftmaxCrossEntropyLoss")
     chosen = on_volta(monkeypatch)
     assert "norm: torch instead of apex: no kernel image is available; cross entropy: in_place instead" in chosen.why
-    assert chosen.why.endswith("has no attribute 'SoftmaxCrossEntropyLoss'")
+    assert "has no attribute 'SoftmaxCrossEntropyLoss'" in chosen.why
 
 
 def test_an_apex_with_other_gradients_is_not_used(apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +349,19 @@ def test_a_cross_entropy_that_takes_a_label_for_padding_is_not_used(
 
     monkeypatch.setattr(apex["apex.contrib.xentropy"], "SoftmaxCrossEntropyLoss", SimpleNamespace(apply=apply))
     assert on_volta(monkeypatch).why.endswith("cross entropy: in_place instead of apex: its results differ")
+
+
+def test_a_lamb_that_scales_vectors_too_is_not_used(
+    apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nvlamb(apex_stand_in.FusedLAMB):
+        def _update(self, p: Tensor, *, weight_decay: float, **group: object) -> None:  # type: ignore[override]
+            super()._update(p, weight_decay=weight_decay or 1e-12, **group)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(apex["apex.optimizers"], "FusedLAMB", Nvlamb)
+    chosen = on_volta(monkeypatch)
+    assert (chosen.lamb, chosen.norm) == ("torch", "apex")
+    assert chosen.why.endswith("lamb: torch instead of apex: its results differ")
 
 
 def test_a_trial_leaves_torchs_generator_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,12 @@ ATTENTION: Mapping[str, str] = {
     "flash_attn::_flash_attn_varlen_forward": "flash-attn varlen",
 }
 """Operators of `scaled_dot_product_attention` and the like; the first one found in a step is the one in use."""
-NORM: Mapping[str, str] = {"aten::native_layer_norm": "torch", "aten::_fused_rms_norm": "torch"}
+NORM: Mapping[str, str] = {
+    "aten::native_layer_norm": "torch",
+    "aten::_fused_rms_norm": "torch",
+    "FusedLayerNormAffineFunction": "apex",
+    "FusedLayerNormFunction": "apex",
+}
 
 
 def synchronise(device: torch.device) -> None:

@@ -105,8 +105,10 @@ class Model(Section):
 
 
 class Optimizer(Section):
-    """Defines Adam with decoupled weight decay."""
+    """Defines Adam or LAMB, with decoupled weight decay."""
 
+    type: Literal["adam", "lamb"] = "adam"
+    """``lamb``, for large batches, scales each tensor's update to its norm (You et al., 2020); it needs ZeRO 0."""
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
     eps: Positive = 1e-6
     weight_decay: NotNegative = 0.01

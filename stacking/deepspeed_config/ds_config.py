@@ -27,6 +27,8 @@ from stacking.storage.frozen import Frozen
 Json = dict[str, Any]
 OWN = "stacking"
 """The section for this program; it is not passed to DeepSpeed."""
+LAMB = "Lamb"
+"""The type of a stage's optimizer that this program makes; DeepSpeed's own of this name is not built."""
 _OURS: Json = {"steps_per_print": 1_000_000_000, "timers": {"throughput": {"enabled": False}}}
 """The training loop reports progress, so DeepSpeed need not; its timer would wait for the device at every step."""
 _NOT_TOLD = ("is a comment", "is null", "is 'auto'", "only has the value 'auto'")
@@ -228,23 +230,46 @@ _AUTO_ZERO: Mapping[str, Callable[[int], int]] = {
 """Values of ``auto`` in ``zero_optimization``, as in Hugging Face's Trainer."""
 
 
-def optimizer_errors(user: UserConfig) -> Iterator[UserError]:
-    """Return parameters that DeepSpeed's optimizer class for this stage does not accept."""
-    for key, problem, remedy in refused_parameters(user.content):
-        yield user.error(f"optimizer.params.{key}", problem, remedy)
+def optimizer_errors(user: UserConfig, optimizer: Optimizer) -> Iterator[UserError]:
+    """Return what does not go with LAMB, or what DeepSpeed's class of Adam for this stage does not accept."""
+    if optimizer.type == "lamb":
+        yield from (user.error(*conflict) for conflict in lamb_conflicts(user.content))
+    else:
+        for key, problem, remedy in refused_parameters(user.content):
+            yield user.error(f"optimizer.params.{key}", problem, remedy)
+
+
+def lamb_conflicts(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield what does not go with a recipe's LAMB: key, problem, remedy.
+
+    It needs the norm of whole tensors, and ZeRO steps parts of flattened groups; DeepSpeed refuses the two together.
+    """
+    if _get(content, "zero_optimization.stage", 0):
+        problem = "cuts tensors, but the recipe's optimizer.type is lamb, which needs whole ones"
+        yield "zero_optimization.stage", problem, "give 0, or train with adam"
+    if "optimizer" in content:
+        problem = "configures Adam, but the recipe's optimizer.type is lamb"
+        yield "optimizer", problem, "remove it here, and give its values in the recipe"
+
+
+def compiles_adam(config: Mapping[str, Any]) -> bool:
+    """Return whether a resolved configuration's optimizer is DeepSpeed's own, which is built at the first start."""
+    return config["optimizer"]["params"].get("torch_adam") is False
 
 
 def _optimizer(user: UserConfig, optimizer: Optimizer, peak_learning_rate: float) -> Json:
-    given = given_parameters(user.content)
-    if adam_class(user.content) == "AdamW":
-        given.pop("bias_correction", None)  # PyTorch always applies it
     wanted: Json = {
         "lr": peak_learning_rate,
         "betas": list(optimizer.betas),
         "eps": optimizer.eps,
         "weight_decay": optimizer.weight_decay,
-        "torch_adam": given.get("torch_adam", True),  # it needs no compiler, unlike DeepSpeed's
     }
+    if optimizer.type == "lamb":
+        return {"type": LAMB, "params": wanted}
+    given = given_parameters(user.content)
+    if adam_class(user.content) == "AdamW":
+        given.pop("bias_correction", None)  # PyTorch always applies it
+    wanted["torch_adam"] = given.get("torch_adam", True)  # it needs no compiler, unlike DeepSpeed's
     if wanted["torch_adam"] and not {"fused", "foreach"} & given.keys():
         wanted["fused"] = True
     return {"type": _get(user.content, "optimizer.type", "AdamW"), "params": {**given, **wanted}}
@@ -288,9 +313,11 @@ def _fill_zero(config: Json, hidden: int, ranks: int, cuda: bool, precision: Pre
     flat = cuda and precision != "fp32"
     scaled = config.get("prescale_gradients") or config.get("gradient_predivide_factor", 1) != 1
     sharded = 1 if scaled else 2  # ZeRO 2 does not scale gradients before reducing them
-    zero = config.setdefault("zero_optimization", _automatic(sharded if ranks > 1 else int(flat), cuda))
+    lamb = config["optimizer"]["type"] == LAMB
+    stage = 0 if lamb else sharded if ranks > 1 else int(flat)
+    zero = config.setdefault("zero_optimization", _automatic(stage, cuda))
     for key, value in zero.items():
         if value == "auto":
             zero[key] = _AUTO_ZERO[key](hidden)
-    if config["optimizer"]["params"]["torch_adam"] and "optimizer" in offloads(config):
+    if not lamb and not compiles_adam(config) and "optimizer" in offloads(config):
         config.setdefault("zero_force_ds_cpu_optimizer", False)

@@ -65,11 +65,14 @@ def _other_type(found: Examination) -> str:
     if plain in _SAME:
         found.replace(path, "AdamW", f"is {shown(name)}", "read as AdamW")
         return ""
-    if plain in REMOVED_OPTIMIZERS:
+    remedy = "use 'AdamW'"
+    if plain == "lamb":
+        problem, remedy = f"is {shown(name)}, which is the recipe's choice", "write optimizer: {type: lamb} there"
+    elif plain in REMOVED_OPTIMIZERS:
         problem = f"{name} was removed from DeepSpeed ({VERSION})"
     else:
         problem = f"is {shown(name)}, but a state holds the two moments of Adam"
-    found.replace(path, "AdamW", problem, "use 'AdamW'", refused=True)
+    found.replace(path, "AdamW", problem, remedy, refused=True)
     return plain
 
 

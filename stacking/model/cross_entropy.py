@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 _CHUNK = 1 << 25
 """Number of logits converted to fp32 at a time."""
+_NO_PADDING = -1
+"""No label: every label counts."""
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -19,6 +22,20 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     loss: Tensor = _SummedCrossEntropy.apply(logits, labels)
     return loss
+
+
+def apex_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the same with the kernel of NVIDIA's apex: ``apex/contrib/xentropy/softmax_xentropy.py``.
+
+    It accumulates in fp32, keeps the logits and needs as much memory again for their gradient. It refuses N = 0.
+    """
+    if not len(labels):
+        return summed_cross_entropy(logits, labels)
+    apex = import_module("apex.contrib.xentropy")
+    wide = logits.dtype is not torch.float32
+    # Its backward pass writes row by row into memory of the logits' own layout.
+    losses: Tensor = apex.SoftmaxCrossEntropyLoss.apply(logits.contiguous(), labels, 0.0, _NO_PADDING, wide)
+    return losses.sum()
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stacking.data.unpad import Unpadded
+from stacking.model import trials
 from stacking.model.attention import explicit, sdpa, varlen_flash
-from stacking.model.cross_entropy import summed_cross_entropy
+from stacking.model.cross_entropy import apex_cross_entropy, summed_cross_entropy
 from stacking.model.dropout import add_dropout_bits, dropout_bits
-from stacking.model.tokens import Layout, to, unpadded_tokens
+from stacking.model.lamb import Lamb, apex_lamb
+from stacking.model.norms import apex_norm, torch_norm
+from stacking.model.tokens import Layout
+from stacking.model.trials import Kernel, TrialInputs, refusal
 from stacking.model.vocabulary import aligned_rows, columns, rows
-
-Kernel = Callable[..., Any]
 
 
 def add_dropout(residual: Tensor, hidden: Tensor, probability: float) -> Tensor:
@@ -33,9 +33,12 @@ DROPOUT: Mapping[str, tuple[Kernel, Kernel]] = {
     "bits": (dropout_bits, add_dropout_bits),
 }
 """Dropout, and dropout added to a residual."""
+NORMS: Mapping[str, Kernel] = {"torch": torch_norm, "apex": apex_norm}
 DECODERS: Mapping[str, Kernel] = {"rows": rows, "columns": columns, "aligned_rows": aligned_rows}
 """Vocabulary scores, by memory layout."""
-CROSS_ENTROPY: Mapping[str, Kernel] = {"in_place": summed_cross_entropy}
+CROSS_ENTROPY: Mapping[str, Kernel] = {"in_place": summed_cross_entropy, "apex": apex_cross_entropy}
+LAMBS: Mapping[str, Kernel] = {"torch": Lamb, "apex": apex_lamb}
+"""Makers of the optimizer, where the recipe asks for LAMB."""
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -58,7 +61,9 @@ class Kernels:
     precisions: tuple[str, ...]
     """The precisions that suit the device; the plan rejects the others (`stacking.hardware.presets`)."""
     why: str
+    norm: str = "torch"
     cross_entropy: str = "in_place"
+    lamb: str = "torch"
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float
@@ -76,6 +81,11 @@ class Kernels:
         """Compute a residual sum with dropout."""
         total: Tensor = DROPOUT[self.dropout][1](residual, hidden, probability) if probability else residual + hidden
         return total
+
+    def normalise(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        """Compute a LayerNorm as in `stacking.model.norms`."""
+        normed: Tensor = NORMS[self.norm](hidden, weight, bias, eps)
+        return normed
 
     def decode(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute vocabulary scores as in `stacking.model.vocabulary`."""
@@ -106,6 +116,9 @@ KERNELS: Mapping[str, Kernels] = {
         grouped=True,
         precisions=("fp32",),
         why="memory-efficient attention; Triton needs sm_70",
+        norm="apex",
+        cross_entropy="apex",
+        lamb="apex",
     ),
     "volta": Kernels(
         attention="sdpa",
@@ -115,6 +128,9 @@ KERNELS: Mapping[str, Kernels] = {
         grouped=True,
         precisions=("fp32", "fp16"),
         why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
+        norm="apex",
+        cross_entropy="apex",
+        lamb="apex",
     ),
     "ampere": Kernels(
         attention="varlen_flash",
@@ -124,10 +140,19 @@ KERNELS: Mapping[str, Kernels] = {
         grouped=False,
         precisions=("fp32", "fp16", "bf16"),
         why="flash attention and Triton; bf16",
+        lamb="apex",
     ),
 }
-"""By the oldest generation that a row covers."""
-PLAIN = replace(KERNELS["pascal"], decoder="rows", why="plain PyTorch, on any device")
+"""By the oldest generation that a row covers. What `TRIALS` names is used where it works, and else replaced."""
+PLAIN = Kernels(
+    attention="sdpa",
+    dropout="torch",
+    decoder="rows",
+    compiled=False,
+    grouped=True,
+    precisions=("fp32",),
+    why="plain PyTorch, on any device",
+)
 _SINCE: Mapping[str, tuple[int, int]] = {"ampere": (8, 0), "volta": (7, 0), "pascal": (0, 0)}
 
 
@@ -139,17 +164,43 @@ def generation(device: torch.device) -> str:
     return next(name for name, since in _SINCE.items() if capability >= since)
 
 
+class KernelTrial(NamedTuple):
+    """Decides whether a kernel is used on a machine that may lack it."""
+
+    kernels: Mapping[str, Kernel]
+    """The table of its operation."""
+    results: trials.Results
+    instead: Mapping[str, Any]
+    """The changes of a row whose kernel is refused."""
+
+
+TRIALS: Mapping[tuple[str, str], KernelTrial] = {
+    ("attention", "varlen_flash"): KernelTrial(
+        ATTENTION, trials.varlen_attention, {"attention": "sdpa", "grouped": True}
+    ),
+    ("norm", "apex"): KernelTrial(NORMS, trials.layer_norm, {"norm": "torch"}),
+    ("cross_entropy", "apex"): KernelTrial(CROSS_ENTROPY, trials.cross_entropy, {"cross_entropy": "in_place"}),
+    ("lamb", "apex"): KernelTrial(LAMBS, trials.lamb, {"lamb": "torch"}),
+}
+"""By operation and kernel."""
+
+
 def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: float) -> Kernels:
-    """Choose the kernels for ``device`` and ``dtype``, after trying the attention kernel if it may be unsupported.
+    """Choose the kernels for ``device`` and ``dtype``, after trying those that may be missing or fail there.
 
     Args:
         head: dimensions of an attention head.
         dropout: dropout of the attention probabilities.
     """
     kernels = KERNELS[generation(device)]
-    if kernels.attention == "varlen_flash" and (refusal := _refusal(kernels, device, dtype, head, dropout)):
-        why = f"{kernels.why}; sdpa instead of varlen_flash: {refusal}"
-        return replace(kernels, attention="sdpa", grouped=True, why=why)
+    for (operation, name), (table, results, instead) in TRIALS.items():
+        if getattr(kernels, operation) != name:
+            continue
+        plain = instead[operation]
+        problem = refusal(results, table[name], table[plain], TrialInputs(device, dtype, head, dropout))
+        if problem:
+            why = f"{kernels.why}; {operation.replace('_', ' ')}: {plain} instead of {name}: {problem}"
+            kernels = replace(kernels, **instead, why=why)
     return kernels
 
 
@@ -158,26 +209,3 @@ def use(model: nn.Module, kernels: Kernels) -> None:
     for module in model.modules():
         if hasattr(module, "kernels"):
             vars(module)["kernels"] = kernels
-
-
-def _refusal(kernels: Kernels, device: torch.device, dtype: torch.dtype, head: int, dropout: float) -> str:
-    """Return why the attention kernel cannot be used here; empty if it agrees with SDPA on three short sequences."""
-    if dtype == torch.float32:
-        return "it computes in 16 bits only"
-    lengths = np.array([3, 17, 8])
-    nothing = np.zeros(int(lengths.sum()), dtype=np.int64)
-    batch = Unpadded(nothing, nothing, nothing, lengths, nothing[:0], nothing[:0], None)
-    layout = to(unpadded_tokens(batch), device).layout
-    parts = torch.randn(len(nothing), 3, 2, head, device=device, dtype=dtype, requires_grad=True)
-    weights = torch.randn(len(nothing), 2, head, device=device, dtype=dtype)
-    results = []
-    try:
-        for attend in (kernels.attend, sdpa):
-            query, key, value = parts.unbind(1)
-            mixed = attend(query, key, value, layout, layout, 0.0)
-            results.append([mixed, *torch.autograd.grad((mixed * weights).sum(), parts)])
-        kernels.attend(query, key, value, layout, layout, dropout).sum().backward()
-    except (RuntimeError, AttributeError, TypeError) as error:  # the operator is private, so it may have changed
-        return str(error).splitlines()[0]
-    agree = all(torch.allclose(found, expected, atol=0.05) for found, expected in zip(*results, strict=True))
-    return "" if agree else "its results differ"

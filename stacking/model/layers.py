@@ -97,6 +97,18 @@ class Dropout(nn.Module):
         return self.kernels.drop(hidden, self.probability if self.training else 0.0)
 
 
+class LayerNorm(nn.LayerNorm):
+    """A LayerNorm with the device's kernel."""
+
+    def __init__(self, width: int, eps: float, affine: bool, bias: bool) -> None:
+        super().__init__(width, eps=eps, elementwise_affine=affine, bias=bias)
+        self.kernels = PLAIN
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map [..., H] to [..., H]."""
+        return self.kernels.normalise(hidden, self.weight, self.bias, self.eps)
+
+
 def layer_norm(config: ModelConfig, affine: bool = True, bias: bool = True) -> nn.Module:
     """A LayerNorm over the hidden dimension that reduces in fp32 for any precision of the input."""
-    return nn.LayerNorm(config.hidden, eps=config.norm_eps, elementwise_affine=affine, bias=bias)
+    return LayerNorm(config.hidden, config.norm_eps, affine, bias)

@@ -125,6 +125,8 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
     _move_precision(moved, where, devices)
     _move_schedule(moved)
     _move_optimizer(moved)
+    if complete.optimizer.type == "lamb":
+        _settle_lamb(moved)
     _move_batch(moved, complete, devices, gpus)
     _settle_kernels(moved, devices)
     for path in WITHOUT_EFFECT:
@@ -290,6 +292,12 @@ def _move_optimizer(moved: _Moved) -> None:
             moved.add(f"optimizer.params.{key}", "the recipe's value applies", "kept")
     if found.get("optimizer.params") == {}:
         found.remove("optimizer.params")
+
+
+def _settle_lamb(moved: _Moved) -> None:
+    found = moved.found
+    for key, problem, _ in list(ds_config.lamb_conflicts(found.content)):
+        found.drop(key.partition(".")[0], problem, "left out", refused=True)
 
 
 def _move_batch(moved: _Moved, recipe: Recipe, devices: Devices, gpus: int | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stacking.config.recipe import Recipe, WarmupStableDecay
-from stacking.deepspeed_config.ds_config import UserConfig, offloads
+from stacking.deepspeed_config.ds_config import UserConfig, compiles_adam, offloads
 from stacking.deepspeed_config.findings import FinalConfig, Findings
 from stacking.deepspeed_config.settle import OPTIMIZER_KEYS, given, settle_rates
 from stacking.errors import UserError
@@ -227,7 +227,7 @@ def _warnings(recipe: Recipe, stages: Sequence[StagePlan], devices: Devices, mac
         if devices.memory and stage.memory_per_rank > devices.memory:
             need, have = stage.memory_per_rank / 2**30, devices.memory / 2**30
             found.append(f"{stage.name} needs about {need:.1f} GiB per rank, but a {device.name} has {have:.0f}")
-        if not stage.ds_config["optimizer"]["params"].get("torch_adam"):
+        if compiles_adam(stage.ds_config):
             found.append(f"{stage.name}: {_COMPILED}")
         if not devices.cuda and offloads(stage.ds_config):
             found.append(f"{stage.name} offloads to the CPU on a CPU, which saves nothing")

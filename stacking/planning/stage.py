@@ -75,7 +75,7 @@ def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, finding
     optimizer, notes = settle_optimizer(recipe, user, findings)
     precision = findings.attempt(decide_precision, recipe, user, devices.device) or devices.device.precision
     kernels = findings.attempt(ds_config.stage_kernels, user, devices.device.compiled, model.hidden) or StageKernels()
-    findings.extend(ds_config.optimizer_errors(user))
+    findings.extend(ds_config.optimizer_errors(user, optimizer))
     batch = None
     if before is None or before.batch or has_own_batch(recipe, index, user):
         inherited = before.batch.total if before and before.batch else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stacking.config.recipe import Recipe, recipe_from
+from stacking.deepspeed_config.ds_config import LAMB
 from stacking.errors import UserError
 from stacking.report.comparison import ChargedClock, charged_seconds
 from stacking.report.run import Run
@@ -89,7 +90,12 @@ def _schedule(run: Run, schedule: dict[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _without_learning_rate(config: dict[str, Any]) -> dict[str, Any]:
-    """Removes the last stage's peak learning rate, which may differ from that of the whole run."""
+    """Removes the last stage's peak learning rate, which may differ from that of the whole run, and all of LAMB.
+
+    LAMB's values are the recipe's alone.
+    """
+    if config["optimizer"]["type"] == LAMB:
+        return {key: value for key, value in config.items() if key != "optimizer"}
     parameters = {name: value for name, value in config["optimizer"]["params"].items() if name != "lr"}
     return {**config, "optimizer": {**config["optimizer"], "params": parameters}}
 

@@ -31,7 +31,7 @@ def load(engine: Any, source: TrainingState) -> None:
     All ranks must call this together.
 
     Args:
-        engine: the result of ``deepspeed.initialize`` with Adam (torch's, FusedAdam or DeepSpeedCPUAdam). Its
+        engine: the result of ``deepspeed.initialize`` with Adam (torch's, FusedAdam or DeepSpeedCPUAdam) or LAMB. Its
             optimizer state is replaced.
         source: a `State` or a `ZeroCheckpoint`. Missing moments start at zero; the step counts are copied.
 
@@ -196,6 +196,10 @@ def _step_number(state: dict[str, Any], master: LiveMaster, step: int) -> None:
     state["step"] = step
 
 
+def _step_of_group(state: dict[str, Any], master: LiveMaster, step: int) -> None:
+    master.group["step"] = step
+
+
 def _nothing(*_: object) -> None: ...
 
 
@@ -204,6 +208,8 @@ ADAMS: dict[str, Adam] = {
     "AdamW": Adam(_step_tensor, _nothing),
     "FusedAdam": Adam(_step_number, _nothing),
     "DeepSpeedCPUAdam": Adam(_step_number, private.count_bias_correction),
+    "Lamb": Adam(_step_number, _nothing),
+    "FusedLAMB": Adam(_step_of_group, _nothing),
 }
 """Keyed by the class of the inner optimizer.
 

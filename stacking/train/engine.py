@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -16,9 +18,10 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from stacking.deepspeed_config.ds_config import LAMB, compiles_adam
 from stacking.launch.rank import own_gpu
 from stacking.model.bert import Bert, build
-from stacking.model.kernels import kernels_for, use
+from stacking.model.kernels import LAMBS, kernels_for, use
 from stacking.planning.growth import Rates
 from stacking.planning.plan import Plan, StagePlan
 from stacking.state.deepspeed_private import compile_no_operations
@@ -75,18 +78,21 @@ def start_engine(
     groups = parameter_groups(model, weight_decay, plan.optimizer.weight_decay_on, kind_of)
     for group in groups:
         group[_ADDED] = layer_of(group[PARAMETER_NAMES][0]) in apart
-    if not stage.ds_config["optimizer"]["params"].get("torch_adam"):
+    if compiles_adam(stage.ds_config):
         wait_for_builds()
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=stage.ds_config)
+    made = lamb_maker(model, stage.ds_config["optimizer"])
+    engine, *_ = deepspeed.initialize(model=model, optimizer=made, model_parameters=groups, config=stage.ds_config)
     engine.global_samples = stage.first_sample  # the monitors' x-axis, shared by all stages
     return engine
 
 
 def choose_kernels(model: Bert, stage: StagePlan) -> None:
-    """Selects the model's kernels for this rank's device and the stage's settings."""
+    """Selects the model's kernels for this rank's device and the stage's settings; rank 0 logs the reasons."""
     device = torch.device(get_accelerator().current_device_name())
     head = model.config.hidden // model.config.heads
     kernels = kernels_for(device, _DTYPES[stage.precision], head, model.config.attention_dropout)
+    if deepspeed.comm.get_rank() == 0:
+        print(f"kernels: {kernels.why}", file=sys.stderr, flush=True)
     if stage.kernels.compile:
         kernels = replace(kernels, grouped=False)  # each number of groups would be compiled separately
         _compile(model)
@@ -106,12 +112,20 @@ def _compile(model: Bert) -> None:
         layer.compile()
 
 
+def lamb_maker(model: Bert, optimizer: dict[str, Any]) -> Callable[..., torch.optim.Optimizer] | None:
+    """Returns what makes LAMB of parameter groups on this rank's device; None where DeepSpeed makes the optimizer."""
+    if optimizer["type"] != LAMB:
+        return None
+    return partial(LAMBS[model.kernels.lamb], **optimizer["params"])
+
+
 def chosen_kernels(engine: DeepSpeedEngine, stage: StagePlan) -> dict[str, str]:
     """Describes the kernels selected by `choose_kernels`, for users."""
     kernels = engine.module.kernels
     return {
         "attention": kernels.attention,
         "dropout": kernels.dropout,
+        "layer norm": kernels.norm,
         "vocabulary scores": kernels.decoder,
         "cross-entropy": kernels.cross_entropy,
         "compile": "each layer" if stage.kernels.compile else "no",

@@ -33,6 +33,8 @@ class SpaceFacts:
     """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
     compiled: Compiled = "possible"
     """How torch.compile works on the device, according to the plan."""
+    lamb: bool = False
+    """Whether the optimizer is LAMB."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Space:
 def facts_of(plan: Plan, stage: StagePlan) -> SpaceFacts:
     """Return the facts about a stage of ``plan`` on this machine."""
     compiler = any(shutil.which(name) for name in _COMPILERS)
-    return SpaceFacts(plan.launch.accelerator == "cuda", stage.ranks, compiler, plan.launch.compiled)
+    return SpaceFacts(
+        plan.launch.accelerator == "cuda", stage.ranks, compiler, plan.launch.compiled, plan.optimizer.type == "lamb"
+    )
 
 
 def space_of(stage: StagePlan, facts: SpaceFacts) -> Space:
@@ -111,6 +115,8 @@ def _refusal(name: str, value: Any, facts: SpaceFacts) -> str:
     """Return why a value is unavailable; empty if it is available, as the first value of a dimension always is."""
     if value == DIMENSIONS[name][0]:
         return ""
+    if name in ("zero_stage", "offload") and facts.lamb:
+        return "LAMB needs whole tensors, which ZeRO cuts"
     if name == "zero_stage" and facts.ranks == 1 and value > 1:
         return "one rank cannot shard its state"
     if name == "offload" and not facts.cuda:

@@ -356,3 +356,14 @@ def test_deepspeed_accepts_everything_that_is_adopted(tmp_path: Path, monkeypatc
             stage = make_plan(recipe, None, None, machine).stages[-1]
             finals.append(FinalConfig(f"{name} on {machine.device.name}", stage.name, stage.ds_config, stage.ranks))
     check_finals(finals)
+
+
+def test_what_does_not_go_with_the_recipe_s_lamb_is_left_out() -> None:
+    Path("lamb.yaml").write_text(SMALL + "optimizer: {type: lamb}\n")
+    user = {
+        "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+        "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.98], "torch_adam": False}},
+    }
+    result = adopted(user, recipe="lamb.yaml")
+    assert result.recipe["optimizer"] == {"type": "lamb", "betas": [0.9, 0.98]}
+    assert verdicts(result)["zero_optimization.stage"] == verdicts(result)["optimizer.type"] == "impossible"

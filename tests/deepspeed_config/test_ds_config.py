@@ -66,7 +66,7 @@ WRONG = {
     ),
     "LAMB": (
         '{"optimizer": {"type": "Lamb"}}',
-        "ds.json: optimizer.type: is \"Lamb\", but a state holds the two moments of Adam; use 'AdamW'",
+        'ds.json: optimizer.type: is "Lamb", which is the recipe\'s choice; write optimizer: {type: lamb} there',
     ),
     "optimizer lr": (
         '{"optimizer": {"type": "AdamW", "params": {"lr": 5e-5}}}',
@@ -555,3 +555,34 @@ def test_each_stage_writes_files_of_its_own() -> None:
     assert [config["csv_monitor"]["job_name"] for config in configs] == ["berts/0-L2", "berts/1-L4"]
     assert configs[1]["tensorboard"]["job_name"] == "DeepSpeedJobName/1-L4"
     assert configs[0]["flops_profiler"]["output_file"] == "out/profile.0-L2.txt"
+
+
+WITH_LAMB = SMALL + "optimizer: {type: lamb, weight_decay: 0.1}\n"
+
+
+@pytest.mark.parametrize("where", ["launch.ranks=2", "launch.device=v100"])
+def test_lamb_is_planned_without_zero_on_several_ranks_and_in_16_bits(where: str) -> None:
+    stage = plan_of(WITH_LAMB, overrides=[where]).stages[0]
+    assert stage.zero_stage == 0 and stage.ds_config["optimizer"]["type"] == "Lamb"
+    assert stage.ds_config["optimizer"]["params"].keys() == {"lr", "betas", "eps", "weight_decay"}
+
+
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [
+        (
+            {"zero_optimization": {"stage": 1}},
+            "ds.json: zero_optimization.stage: cuts tensors, but the recipe's optimizer.type is lamb, which needs "
+            "whole ones; give 0, or train with adam",
+        ),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"torch_adam": False}}},
+            "ds.json: optimizer: configures Adam, but the recipe's optimizer.type is lamb; remove it here, and give "
+            "its values in the recipe",
+        ),
+    ],
+)
+def test_what_does_not_go_with_lamb_is_refused(user: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan_of(WITH_LAMB, json.dumps(user))
+    assert str(caught.value).startswith(message)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
+import sys
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from stacking.model import kernels as table
 from stacking.model.attention import explicit, sdpa
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
-from stacking.model.cross_entropy import summed_cross_entropy
+from stacking.model.cross_entropy import apex_cross_entropy, summed_cross_entropy
 from stacking.model.dropout import add_dropout_bits, dropout_bits
 from stacking.model.kernels import (
     ATTENTION,
@@ -23,13 +25,17 @@ from stacking.model.kernels import (
     DECODERS,
     DROPOUT,
     KERNELS,
+    LAMBS,
+    NORMS,
     PLAIN,
+    TRIALS,
     Kernels,
     kernels_for,
     use,
 )
 from stacking.model.tokens import unpadded_tokens
 from stacking.train.loader import with_padding, without_padding
+from tests import apex_stand_in
 from tests.model.conftest import CONFIGS, Inputs, as_batch
 from tests.model.test_tokens import batch
 from tests.unpadding import unpad
@@ -174,6 +180,11 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.fixture
+def apex(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    return apex_stand_in.install(monkeypatch)
+
+
 @pytest.mark.parametrize("row", ANYWHERE)
 def test_unpadded_losses_and_gradients_are_those_of_padded_sequences(
     config: ModelConfig, inputs: Inputs, row: str
@@ -181,7 +192,7 @@ def test_unpadded_losses_and_gradients_are_those_of_padded_sequences(
     model = without_dropout(config)
     padded = as_batch(inputs)
     expected = losses_and_gradients(model, *with_padding(padded, CPU).inputs)
-    use(model, KERNELS[row])
+    use(model, replace(KERNELS[row], norm="torch", cross_entropy="in_place"))  # apex needs a GPU
     assert_same(losses_and_gradients(model, *without_padding(unpad(padded), CPU).inputs), expected)
 
 
@@ -220,8 +231,15 @@ def test_compiled_layers_give_the_same_losses_and_gradients(variant: str) -> Non
 @pytest.mark.parametrize("row", [*KERNELS.values(), PLAIN], ids=[*KERNELS, "plain"])
 def test_rows_name_kernels_that_there_are(row: Kernels) -> None:
     assert row.attention in ATTENTION and row.dropout in DROPOUT
-    assert row.decoder in DECODERS and row.cross_entropy in CROSS_ENTROPY
+    assert row.decoder in DECODERS and row.cross_entropy in CROSS_ENTROPY and row.norm in NORMS
+    assert row.lamb in LAMBS
     assert row.why
+
+
+def test_trials_replace_kernels_that_there_are_by_others_that_need_none() -> None:
+    for (operation, name), trial in TRIALS.items():
+        assert {name, trial.instead[operation]} <= set(trial.kernels)
+        assert (operation, trial.instead[operation]) not in TRIALS
 
 
 def test_every_part_of_a_model_takes_the_kernels(config: ModelConfig) -> None:
@@ -269,5 +287,101 @@ def test_an_attention_kernel_that_refuses_is_replaced_with_its_reason(monkeypatc
     monkeypatch.setattr(table, "generation", lambda _: "ampere")
     chosen = kernels_for(CPU, torch.bfloat16, 64, 0.1)
     assert chosen.attention == "sdpa" and chosen.grouped
-    assert "sdpa instead of varlen_flash: " in chosen.why
+    assert "attention: sdpa instead of varlen_flash: " in chosen.why
     assert "16 bits" in kernels_for(CPU, torch.float32, 64, 0.1).why
+
+
+def on_volta(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32) -> Kernels:
+    monkeypatch.setattr(table, "generation", lambda _: "volta")
+    return kernels_for(CPU, dtype, 64, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.usefixtures("apex")
+def test_apex_is_chosen_where_it_agrees_with_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert on_volta(monkeypatch, dtype) == KERNELS["volta"]
+    assert {KERNELS["volta"].norm, KERNELS["volta"].cross_entropy, KERNELS["volta"].lamb} == {"apex"}
+
+
+def test_a_machine_without_apex_uses_torch_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apex", None)
+    chosen = on_volta(monkeypatch)
+    assert (chosen.norm, chosen.cross_entropy, chosen.lamb, chosen.attention) == ("torch", "in_place", "torch", "sdpa")
+    assert chosen.why.startswith(KERNELS["volta"].why)
+    assert "; norm: torch instead of apex: " in chosen.why and "apex" in chosen.why.split(": ")[-1]
+
+
+def test_the_apex_of_the_package_index_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apex", ModuleType("apex"))  # it has none of these modules
+    chosen = on_volta(monkeypatch)
+    assert (chosen.norm, chosen.cross_entropy) == ("torch", "in_place")
+    assert "'apex' is not a package" in chosen.why
+
+
+def test_an_apex_whose_kernels_fail_is_not_used(apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no kernel image is available\nfor execution on the device")
+
+    monkeypatch.setattr(apex["apex.normalization.fused_layer_norm"], "fused_layer_norm", broken)
+    monkeypatch.delattr(apex["apex.contrib.xentropy"], "SoftmaxCrossEntropyLoss")
+    chosen = on_volta(monkeypatch)
+    assert "norm: torch instead of apex: no kernel image is available; cross entropy: in_place instead" in chosen.why
+    assert "has no attribute 'SoftmaxCrossEntropyLoss'" in chosen.why
+
+
+def test_an_apex_with_other_gradients_is_not_used(apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_gradient_of_bias(hidden: Tensor, weight: Tensor, bias: Tensor, *rest: object) -> Tensor:
+        return apex_stand_in.fused_layer_norm_affine(hidden, weight, bias.detach() + 0 * bias, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(
+        apex["apex.normalization.fused_layer_norm"], "fused_layer_norm_affine", without_gradient_of_bias
+    )
+    chosen = on_volta(monkeypatch)
+    assert (chosen.norm, chosen.cross_entropy) == ("torch", "apex")
+    assert chosen.why.endswith("norm: torch instead of apex: its results differ")
+
+
+def test_a_cross_entropy_that_takes_a_label_for_padding_is_not_used(
+    apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apply(logits: Tensor, labels: Tensor, smoothing: float, _: int, wide: bool) -> Tensor:
+        return apex_stand_in.SoftmaxCrossEntropyLoss.apply(logits, labels, smoothing, 0, wide)
+
+    monkeypatch.setattr(apex["apex.contrib.xentropy"], "SoftmaxCrossEntropyLoss", SimpleNamespace(apply=apply))
+    assert on_volta(monkeypatch).why.endswith("cross entropy: in_place instead of apex: its results differ")
+
+
+def test_a_lamb_that_scales_vectors_too_is_not_used(
+    apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nvlamb(apex_stand_in.FusedLAMB):
+        def _update(self, p: Tensor, *, weight_decay: float, **group: object) -> None:  # type: ignore[override]
+            super()._update(p, weight_decay=weight_decay or 1e-12, **group)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(apex["apex.optimizers"], "FusedLAMB", Nvlamb)
+    chosen = on_volta(monkeypatch)
+    assert (chosen.lamb, chosen.norm) == ("torch", "apex")
+    assert chosen.why.endswith("lamb: torch instead of apex: its results differ")
+
+
+def test_a_trial_leaves_torchs_generator_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_rng_state()
+    on_volta(monkeypatch)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("apex")
+def test_a_model_with_apex_gives_torchs_losses_and_gradients(config: ModelConfig, inputs: Inputs) -> None:
+    model = without_dropout(config).float()
+    expected = losses_and_gradients(model, *inputs.arguments)
+    use(model, replace(PLAIN, norm="apex", cross_entropy="apex"))
+    for one, other in zip(losses_and_gradients(model, *inputs.arguments), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("apex")
+def test_apex_is_not_asked_for_the_cross_entropy_of_nothing() -> None:
+    logits = torch.randn(0, 101, requires_grad=True)
+    loss = apex_cross_entropy(logits * 1, torch.empty(0, dtype=torch.int64))
+    loss.backward()
+    assert loss == 0 and logits.grad.shape == (0, 101)

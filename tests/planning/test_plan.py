@@ -227,7 +227,7 @@ def test_the_published_recipe_is_the_published_schedule() -> None:
     ]
     assert [s.parameters for s in plan.stages] == pytest.approx([47.0e6, 68.3e6, 110.8e6], rel=1e-3)
     assert plan.optimizer.model_dump() == {
-        "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "weight_decay_on": "all", "clip": 0.0,
+        "type": "adam", "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "weight_decay_on": "all", "clip": 0.0,
     }  # fmt: skip
     assert all(s.precision == "fp32" for s in plan.stages)
     assert [s.growth and (s.growth.operator, s.growth.optimizer_state) for s in plan.stages] == [

@@ -92,7 +92,7 @@ def test_stage_by_stage_schedules_become_one_rise_and_one_fall(tmp_path: Path) -
     assert stage.learning_rate == ((0, 0.0), (20, 1e-3), (stage.steps, 1e-5))
 
 
-@pytest.mark.parametrize("recipe", [WSD, STAGES])
+@pytest.mark.parametrize("recipe", [WSD, STAGES, WSD + "optimizer: {type: lamb, eps: 1e-5}\n"])
 def test_everything_else_is_as_in_the_last_stage(tmp_path: Path, recipe: str) -> None:
     run = finished(tmp_path / "run", recipe)
     last, (stage,) = run.plan.stages[-1], make_plan(baseline_recipe(run), MANIFEST, SAMPLES, MACHINE).stages

@@ -46,6 +46,8 @@ def test_a_gpu_has_the_whole_table(stage: StagePlan) -> None:
     ("facts", "dimension", "values", "words"),
     [
         (SpaceFacts(True, 1), "zero_stage", (0, 1, 2), "one rank"),
+        (SpaceFacts(True, 2, lamb=True), "zero_stage", (0, 2), "LAMB"),
+        (SpaceFacts(True, 2, lamb=True), "offload", ("none",), "LAMB"),
         (SpaceFacts(False, 2), "offload", ("none",), "host's memory already"),
         (SpaceFacts(True, 2, compiled="refused"), "compile", (False,), "Triton"),
         (SpaceFacts(False, 2, has_compiler=False), "compile", (False,), "c++"),

@@ -183,6 +183,4 @@ def _needed(facts: Facts) -> set[str]:
         kind, torchs = optimizer.get("type", "").lower(), optimizer.get("params", {}).get("torch_adam", False)
         if kind in ("adam", "adamw") and not torchs:
             needed.add("cpu_adam" if "optimizer" in ds_config.offloads(stage.ds_config) else "fused_adam")
-        elif kind == "lamb":
-            needed.add("fused_lamb")
     return needed

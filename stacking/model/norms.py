@@ -1,0 +1,29 @@
+"""LayerNorm over the last dimension H, reduced in fp32 for any precision of the input (Ba et al., 2016)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def torch_norm(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Normalise ``hidden`` [..., H], then scale by ``weight`` [H] and shift by ``bias`` [H] where there are any."""
+    return F.layer_norm(hidden, hidden.shape[-1:], weight, bias, eps)
+
+
+def apex_norm(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Compute the same with the kernel of NVIDIA's apex: ``apex/normalization/fused_layer_norm.py``.
+
+    It has none for a scale without a bias, where PyTorch's is used.
+    """
+    apex = import_module("apex.normalization.fused_layer_norm")
+    normed: Tensor
+    if weight is not None and bias is not None:
+        normed = apex.fused_layer_norm_affine(hidden, weight, bias, hidden.shape[-1:], eps)
+    elif weight is None:
+        normed = apex.fused_layer_norm(hidden, hidden.shape[-1:], eps)
+    else:
+        normed = torch_norm(hidden, weight, bias, eps)
+    return normed

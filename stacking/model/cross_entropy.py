@@ -24,6 +24,13 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
+def triton_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the same with kernels of this project: `stacking.model.triton_cross_entropy`, which needs Triton."""
+    kernels = import_module("stacking.model.triton_cross_entropy")
+    loss: Tensor = kernels.one_pass_cross_entropy(logits, labels)
+    return loss
+
+
 def apex_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Compute the same with the kernel of NVIDIA's apex: ``apex/contrib/xentropy/softmax_xentropy.py``.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stacking.model import trials
 from stacking.model.attention import explicit, sdpa, varlen_flash
-from stacking.model.cross_entropy import apex_cross_entropy, summed_cross_entropy
+from stacking.model.cross_entropy import apex_cross_entropy, summed_cross_entropy, triton_cross_entropy
 from stacking.model.dropout import add_dropout_bits, dropout_bits
 from stacking.model.lamb import Lamb, apex_lamb
 from stacking.model.norms import apex_norm, torch_norm
@@ -36,7 +36,12 @@ DROPOUT: Mapping[str, tuple[Kernel, Kernel]] = {
 NORMS: Mapping[str, Kernel] = {"torch": torch_norm, "apex": apex_norm}
 DECODERS: Mapping[str, Kernel] = {"rows": rows, "columns": columns, "aligned_rows": aligned_rows}
 """Vocabulary scores, by memory layout."""
-CROSS_ENTROPY: Mapping[str, Kernel] = {"in_place": summed_cross_entropy, "apex": apex_cross_entropy}
+CROSS_ENTROPY: Mapping[str, Kernel] = {
+    "in_place": summed_cross_entropy,
+    "triton": triton_cross_entropy,
+    "apex": apex_cross_entropy,
+}
+"""No device has ``apex``, which needs two more copies of the logits, before a measurement shows that it pays."""
 LAMBS: Mapping[str, Kernel] = {"torch": Lamb, "apex": apex_lamb}
 """Makers of the optimizer, where the recipe asks for LAMB."""
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -117,7 +122,6 @@ KERNELS: Mapping[str, Kernels] = {
         precisions=("fp32",),
         why="memory-efficient attention; Triton needs sm_70",
         norm="apex",
-        cross_entropy="apex",
         lamb="apex",
     ),
     "volta": Kernels(
@@ -129,7 +133,6 @@ KERNELS: Mapping[str, Kernels] = {
         precisions=("fp32", "fp16"),
         why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
         norm="apex",
-        cross_entropy="apex",
         lamb="apex",
     ),
     "ampere": Kernels(
@@ -140,6 +143,7 @@ KERNELS: Mapping[str, Kernels] = {
         grouped=False,
         precisions=("fp32", "fp16", "bf16"),
         why="flash attention and Triton; bf16",
+        cross_entropy="triton",
         lamb="apex",
     ),
 }
@@ -179,22 +183,26 @@ TRIALS: Mapping[tuple[str, str], KernelTrial] = {
         ATTENTION, trials.varlen_attention, {"attention": "sdpa", "grouped": True}
     ),
     ("norm", "apex"): KernelTrial(NORMS, trials.layer_norm, {"norm": "torch"}),
-    ("cross_entropy", "apex"): KernelTrial(CROSS_ENTROPY, trials.cross_entropy, {"cross_entropy": "in_place"}),
+    **{
+        ("cross_entropy", name): KernelTrial(CROSS_ENTROPY, trials.cross_entropy, {"cross_entropy": "in_place"})
+        for name in ("triton", "apex")
+    },
     ("lamb", "apex"): KernelTrial(LAMBS, trials.lamb, {"lamb": "torch"}),
 }
 """By operation and kernel."""
 
 
-def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: float) -> Kernels:
+def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: float, lamb: bool = False) -> Kernels:
     """Choose the kernels for ``device`` and ``dtype``, after trying those that may be missing or fail there.
 
     Args:
         head: dimensions of an attention head.
         dropout: dropout of the attention probabilities.
+        lamb: whether the recipe asks for LAMB; otherwise its kernel is not tried.
     """
     kernels = KERNELS[generation(device)]
     for (operation, name), (table, results, instead) in TRIALS.items():
-        if getattr(kernels, operation) != name:
+        if getattr(kernels, operation) != name or (operation == "lamb" and not lamb):
             continue
         plain = instead[operation]
         problem = refusal(results, table[name], table[plain], TrialInputs(device, dtype, head, dropout))

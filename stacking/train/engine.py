@@ -90,7 +90,8 @@ def choose_kernels(model: Bert, stage: StagePlan) -> None:
     """Selects the model's kernels for this rank's device and the stage's settings; rank 0 logs the reasons."""
     device = torch.device(get_accelerator().current_device_name())
     head = model.config.hidden // model.config.heads
-    kernels = kernels_for(device, _DTYPES[stage.precision], head, model.config.attention_dropout)
+    lamb = stage.ds_config["optimizer"]["type"] == LAMB
+    kernels = kernels_for(device, _DTYPES[stage.precision], head, model.config.attention_dropout, lamb)
     if deepspeed.comm.get_rank() == 0:
         print(f"kernels: {kernels.why}", file=sys.stderr, flush=True)
     if stage.kernels.compile:

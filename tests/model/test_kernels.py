@@ -293,14 +293,37 @@ def test_an_attention_kernel_that_refuses_is_replaced_with_its_reason(monkeypatc
 
 def on_volta(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32) -> Kernels:
     monkeypatch.setattr(table, "generation", lambda _: "volta")
-    return kernels_for(CPU, dtype, 64, 0.1)
+    return kernels_for(CPU, dtype, 64, 0.1, lamb=True)
+
+
+@pytest.fixture
+def xentropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Volta's row with the kernel that no device has yet."""
+    row = replace(KERNELS["volta"], cross_entropy="apex")
+    monkeypatch.setattr(table, "KERNELS", {**KERNELS, "volta": row})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.usefixtures("apex")
 def test_apex_is_chosen_where_it_agrees_with_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_volta(monkeypatch, dtype) == KERNELS["volta"]
-    assert {KERNELS["volta"].norm, KERNELS["volta"].cross_entropy, KERNELS["volta"].lamb} == {"apex"}
+    assert {KERNELS["volta"].norm, KERNELS["volta"].lamb} == {"apex"}
+
+
+def test_lamb_is_tried_only_for_a_recipe_that_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apex", None)
+    monkeypatch.setattr(table, "generation", lambda _: "ampere")
+    assert "lamb" not in kernels_for(CPU, torch.float32, 64, 0.1).why
+    assert "lamb: torch instead of apex" in kernels_for(CPU, torch.float32, 64, 0.1, lamb=True).why
+
+
+def test_a_machine_without_triton_keeps_the_cross_entropy_in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "stacking.model.triton_cross_entropy", raising=False)
+    monkeypatch.setattr(table, "generation", lambda _: "ampere")
+    chosen = kernels_for(CPU, torch.bfloat16, 64, 0.1)
+    assert (KERNELS["ampere"].cross_entropy, chosen.cross_entropy) == ("triton", "in_place")
+    assert "cross entropy: in_place instead of triton: import of triton halted" in chosen.why
 
 
 def test_a_machine_without_apex_uses_torch_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +341,7 @@ def test_the_apex_of_the_package_index_is_not_used(monkeypatch: pytest.MonkeyPat
     assert "'apex' is not a package" in chosen.why
 
 
+@pytest.mark.usefixtures("xentropy")
 def test_an_apex_whose_kernels_fail_is_not_used(apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no kernel image is available\nfor execution on the device")
@@ -329,6 +353,7 @@ def test_an_apex_whose_kernels_fail_is_not_used(apex: dict[str, ModuleType], mon
     assert "has no attribute 'SoftmaxCrossEntropyLoss'" in chosen.why
 
 
+@pytest.mark.usefixtures("xentropy")
 def test_an_apex_with_other_gradients_is_not_used(apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
     def without_gradient_of_bias(hidden: Tensor, weight: Tensor, bias: Tensor, *rest: object) -> Tensor:
         return apex_stand_in.fused_layer_norm_affine(hidden, weight, bias.detach() + 0 * bias, *rest)  # type: ignore[arg-type]
@@ -341,6 +366,7 @@ def test_an_apex_with_other_gradients_is_not_used(apex: dict[str, ModuleType], m
     assert chosen.why.endswith("norm: torch instead of apex: its results differ")
 
 
+@pytest.mark.usefixtures("xentropy")
 def test_a_cross_entropy_that_takes_a_label_for_padding_is_not_used(
     apex: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,3 @@
-"""Pre-training BERT by progressive stacking."""
+"""Pre-trains BERT by progressive stacking."""
 
 __version__ = "0.1.0"

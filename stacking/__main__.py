@@ -1,4 +1,4 @@
-"""``python -m stacking`` and the command ``stacking``."""
+"""Runs the command ``stacking``, also as ``python -m stacking``."""
 
 from stacking.run.signals import exit_on_signals
 

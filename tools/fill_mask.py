@@ -1,4 +1,4 @@
-"""Fills a masked word with a trained model.   tools/fill_mask.py STATE DATA SENTENCE"""
+"""Fills a masked word with a trained model: `tools/fill_mask.py STATE DATA SENTENCE`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Measures the attention of a model and writes the numbers, the pictures and the page: `stacking attention`."""
+"""Implements `stacking attention`: measures a model and writes the numbers, the pictures and the page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionRequest:
-    """What to measure, as the options of the command say it."""
+    """What to measure, according to the options of the command."""
 
     data: Path | None = None
     text: Path | None = None
@@ -63,7 +63,7 @@ def write_snapshot(model: Path, out: Path, wanted: AttentionRequest) -> Attentio
     """Write ``attention.json`` alone, for a run that follows its attention.
 
     Raises:
-        UserError: as `write_attention`.
+        UserError: as for `write_attention`.
     """
     attention, _ = _measured(model, wanted, 0)
     with new_folder(out, _MANIFEST) as folder:

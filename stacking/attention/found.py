@@ -16,7 +16,7 @@ from stacking.storage.files import MANIFEST
 
 @dataclass(frozen=True)
 class FoundModel:
-    """Where a model lies."""
+    """Where a model is."""
 
     path: Path
     kind: Literal["state", "checkpoint", "huggingface"]
@@ -25,7 +25,7 @@ class FoundModel:
 
 
 def find_model(path: Path) -> FoundModel:
-    """Return the model in ``path``; of a run, the deepest one that it has so far.
+    """Return the model in ``path``; for a run, the deepest one that it has so far.
 
     Raises:
         UserError: there is none.

@@ -128,7 +128,7 @@ class HuggingFaceProbe:
 
     @torch.no_grad()
     def attend(self, input_ids: I64, segment_ids: I64, mask: Bool) -> F32:
-        """As `OwnProbe.attend`.
+        """Return the same as `OwnProbe.attend`.
 
         Raises:
             UserError: the model cannot be used.

@@ -1,4 +1,4 @@
-"""What a measurement found, its file ``attention.json``, and its table for the terminal."""
+"""Defines what a measurement found, its file ``attention.json``, and its table for the terminal."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 class Described(Frozen):
+    """What was measured: the model and the text."""
+
     model: str
     layers: int
     heads: int
@@ -47,7 +49,7 @@ class Heads(Frozen):
 
 
 class Even(Frozen):
-    """The same of a head that attends evenly, on the same text."""
+    """The same means for a head that attends evenly, on the same text."""
 
     first: float
     separators: float
@@ -81,6 +83,8 @@ class Similarity(Frozen):
 
 
 class Attention(Frozen):
+    """The whole measurement: the content of ``attention.json``."""
+
     kind: Literal["attention"] = "attention"
     format: Literal[1] = 1
     described: Described
@@ -89,6 +93,7 @@ class Attention(Frozen):
     similarity: Similarity
 
     def write(self, folder: Path) -> None:
+        """Write ``attention.json`` into ``folder``, atomically."""
         write_json(folder / RESULT, self.model_dump(mode="json"))
 
 
@@ -114,7 +119,7 @@ def attention_of(tally: Tally, model: str, text: str, sequence_length: int) -> A
 
 
 def similarity_of(cosines: F64, between: F64) -> Similarity:
-    """Return both matrices [L, L] and what they say of layers half the depth apart."""
+    """Return both matrices [L, L] and what they say about layers half the depth apart."""
     layers = len(cosines)
     half = layers // 2
     pairs = [(low, low + half) for low in range(half)] if layers % 2 == 0 else []

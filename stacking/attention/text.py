@@ -1,4 +1,4 @@
-"""The text on which attention is measured, as token ids: held-out samples of prepared data, or a text file.
+"""Reads the text on which attention is measured, as token ids: held-out samples of prepared data, or a text file.
 
 Shapes: B sequences, S positions.
 """
@@ -100,6 +100,7 @@ class HeldOutText:
         return np.array([special["cls"], *ids, special["sep"]], dtype=np.int64)
 
     def word(self, token: int) -> str:
+        """Return the spelling of a token."""
         return self._tokenizer.id_to_token(token) or str(token)
 
 
@@ -132,19 +133,23 @@ class FileText:
             raise UserError(file, "holds no text", "give a file of plain text")
 
     def sequences(self, count: int, at_once: int) -> Iterator[Sequences]:
+        """Yield the first ``count`` sequences, ``at_once`` at a time."""
         rows = itertools.islice(self._rows(), count)
         while batch := list(itertools.islice(rows, at_once)):
             segments = [np.zeros_like(row) for row in batch]
             yield rectangle(batch, segments, self._tokenizer.sep_token_id, self._tokenizer.pad_token_id)
 
     def examples(self, count: int) -> list[I64]:
+        """Return the beginnings of the first ``count`` paragraphs that are not too short, as ids."""
         found = (self._tokenized(paragraph, _LONG)[0] for paragraph in self._paragraphs())
         return list(itertools.islice((row for row in found if len(row) >= _SHORT), count))
 
     def encode(self, sentence: str) -> I64:
+        """Return the ids of a sentence, with its special tokens."""
         return self._tokenized(sentence, self._length)[0]
 
     def word(self, token: int) -> str:
+        """Return the spelling of a token, without the mark for the space before it."""
         return str(self._tokenizer.convert_ids_to_tokens(token)).replace("Ġ", "").replace("▁", "")
 
     def _rows(self) -> Iterator[I64]:

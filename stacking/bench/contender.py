@@ -1,4 +1,4 @@
-"""The contenders in a benchmark: a DeepSpeed engine and the path from a batch to an update, in several ways."""
+"""Defines the contenders in a benchmark: a DeepSpeed engine and the path from a batch to an update, in several ways."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Sections = Callable[[Section], AbstractContextManager[None]]
 
 
 def unmeasured(section: Section) -> AbstractContextManager[None]:
-    """For throughput: no synchronisation between the parts of a step."""
+    """Measure nothing: for throughput, the parts of a step must not be synchronised."""
     return nullcontext()
 
 
@@ -110,7 +110,7 @@ class Stacking(Contender):
 
 
 class Padded(Stacking):
-    """The same, but the model computes the padding."""
+    """The same as `Stacking`, but the model also computes the padding."""
 
     executes_needed = False
 
@@ -119,7 +119,7 @@ class Padded(Stacking):
 
 
 class Recomputed(Stacking):
-    """The same with activation checkpointing: the backward pass recomputes every layer."""
+    """The same as `Stacking`, but with activation checkpointing: the backward pass recomputes every layer."""
 
     executes_needed = False
 

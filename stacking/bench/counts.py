@@ -13,6 +13,8 @@ from stacking.model.size import executed_flops, training_flops
 
 @dataclass(frozen=True)
 class Counts:
+    """The work in a batch, or in several."""
+
     real_tokens: float = 0
     flops: float = 0
     """Model FLOPs, forward and backward."""

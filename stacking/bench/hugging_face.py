@@ -1,7 +1,7 @@
-"""The same training step written with `transformers` and DeepSpeed.
+"""Writes the same training step with `transformers` and DeepSpeed, as its users would.
 
-A class of the same shape and vocabulary with its default attention (SDPA), labels at every position with -100 where
-nothing is predicted, padded inputs with an attention mask, the model's own loss, and the stage's exact DeepSpeed
+It has a class of the same shape and vocabulary with its default attention (SDPA), labels at every position with -100
+where nothing is predicted, padded inputs with an attention mask, the model's own loss, and the stage's exact DeepSpeed
 configuration.
 """
 
@@ -46,6 +46,8 @@ def untrained(model: ModelConfig, pairs: bool) -> Any:
 
 
 class HuggingFace(Contender):
+    """A model of transformers in its own training loop, with or without `torch.compile`."""
+
     def __init__(self, trial: Trial, compiled: bool = False) -> None:
         super().__init__(trial)
         torch.manual_seed(self.plan.seed)

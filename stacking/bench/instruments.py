@@ -1,4 +1,4 @@
-"""The instruments: the time of steps and of their parts, a contender's memory, and the operators that really ran."""
+"""Measures the time of steps and of their parts, a contender's memory, and the operators that really ran."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ NORM: Mapping[str, str] = {"aten::native_layer_norm": "torch", "aten::_fused_rms
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has finished all work so far; on a CPU there is nothing to wait for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -154,6 +155,7 @@ class MemoryMeter:
         self._at_start = self._now()
 
     def stop(self) -> None:
+        """End the window and keep its peak if it is the highest so far."""
         self.most = max(self.most, self._kept + self._peak() - self._at_start)
 
     def _now(self) -> int:

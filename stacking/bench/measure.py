@@ -45,6 +45,8 @@ class Timed(NamedTuple):
 
 
 class Entrant:
+    """A contender in a trial, and what was measured of it."""
+
     def __init__(self, name: str, make: Factory, trial: Trial, device: torch.device) -> None:
         self.name, self.trial, self.device = name, trial, device
         self.memory = MemoryMeter(device)
@@ -61,6 +63,7 @@ class Entrant:
 
     @property
     def skipped(self) -> int:
+        """The steps so far that the loss scaler has skipped."""
         return int(getattr(self.contender.engine, "skipped_steps", 0))
 
 
@@ -130,6 +133,7 @@ class Course:
         entrant.split = {name: median(step[name] for step in taken) for name in SECTIONS}
 
     def look(self, entrant: Entrant, step: int) -> None:
+        """Profile one step, to see which operators run."""
         micro_batches, _ = self._prepare(entrant.contender, step)
         names, entrant.profile = operators_of(lambda: entrant.contender.update(micro_batches, step), self._device)
         entrant.observed = observed(names)

@@ -11,6 +11,8 @@ from stacking.bench.trial import Measurement, Trial, TrialResult
 
 @dataclass(frozen=True)
 class Derived:
+    """The numbers of one contender that are printed."""
+
     seconds_per_step: float
     """Median over repeats of the mean per repeat."""
     sequences_per_second: float
@@ -64,6 +66,8 @@ def ratios(derived: dict[str, Derived]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class StageResult:
+    """A trial and its result."""
+
     trial: Trial
     result: TrialResult
 
@@ -75,6 +79,7 @@ class StageResult:
         return {name: derive(measured[name], peak) for name in self.trial.contenders if name in measured}
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the stage's part of the JSON output."""
         plan, stage, derived = self.trial.plan, self.trial.planned, self.derived
         return {
             "name": stage.name,
@@ -109,6 +114,7 @@ class StageResult:
 
 
 def as_json(stages: list[StageResult], name: str) -> dict[str, Any]:
+    """Return the content of `stacking bench --json`; `stacking.estimate.bench_file` reads it."""
     hardware = next((stage.result.hardware for stage in stages if stage.result.hardware), {})
     return {
         "format": 1,

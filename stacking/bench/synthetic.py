@@ -1,4 +1,4 @@
-"""Synthetic samples for runs without data: random tokens in the form of `stacking.data.sampler`."""
+"""Draws synthetic samples for runs without data: random tokens in the form of `stacking.data.sampler`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stacking.data.unpad import Unpadded, pad, positions_in
 
 
 def special_ids(padding_id: int) -> dict[str, int]:
-    """Padding and the four lowest other ids."""
+    """Return the ids of the special tokens: padding, and the four lowest other ids."""
     lowest = [number for number in range(5) if number != padding_id]
     return {"pad": padding_id, "unk": lowest[0], "cls": lowest[1], "sep": lowest[2], "mask": lowest[3]}
 

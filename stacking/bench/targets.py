@@ -1,4 +1,4 @@
-"""What `stacking bench` measures: the stages of a recipe, or a named model at several depths."""
+"""Finds what `stacking bench` measures: the stages of a recipe, or a named model at several depths."""
 
 from __future__ import annotations
 
@@ -74,6 +74,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Target:
+    """One stage to measure."""
+
     plan: Plan
     stage: int
     rows: SampleIndex | None

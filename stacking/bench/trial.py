@@ -1,4 +1,4 @@
-"""A trial: what to measure and for how long, how it is started, and its results. Does not import torch.
+"""Defines and starts a trial: what to measure, for how long, and the results. Does not import torch.
 
 A trial runs in processes of its own, so that one that runs out of memory or crashes is a result like any other.
 """
@@ -56,6 +56,7 @@ class Trial(Frozen):
 
     @property
     def planned(self) -> StagePlan:
+        """The stage to measure."""
         return self.plan.stages[self.stage]
 
 

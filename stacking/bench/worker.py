@@ -1,6 +1,6 @@
-"""The process that a launcher starts on every rank to measure one trial.
+"""Measures one trial; a launcher starts this process on every rank.
 
-Started as `python -m stacking.bench.worker FOLDER` by `stacking.bench.trial.run_trial`.
+`stacking.bench.trial.run_trial` starts it as `python -m stacking.bench.worker FOLDER`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def failure(error: Exception) -> int:
+    """Return the exit code for an unexpected error: `OUT_OF_MEMORY` if memory ran out, otherwise 1."""
     return OUT_OF_MEMORY if ran_out_of_memory(error) else 1
 
 

@@ -1,4 +1,4 @@
-"""`stacking bench`."""
+"""Defines `stacking bench`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COUNT = click.IntRange(min=1)
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
-    """``3,12``"""
+    """Parses ``3,12``."""
     try:
         numbers = tuple(int(part) for part in value.split(",")) if value else ()
     except ValueError:

@@ -1,4 +1,4 @@
-"""`stacking doctor`."""
+"""Defines `stacking doctor`."""
 
 from __future__ import annotations
 

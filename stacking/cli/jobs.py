@@ -1,4 +1,4 @@
-"""Commands that talk to SLURM: `stacking submit` and `stacking cancel`."""
+"""Defines the commands that talk to SLURM: `stacking submit` and `stacking cancel`."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ for command in COMMANDS:
 
 
 def main() -> NoReturn:
+    """Runs the command `stacking` and exits."""
     run_command(cli)
 
 

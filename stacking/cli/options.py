@@ -42,5 +42,5 @@ def source_list(layers: int | None, layers_from: str | None) -> list[str] | None
         UserError: both are given, or neither.
     """
     if (layers is None) == (layers_from is None):
-        raise UserError("--layers", "has no place beside --layers-from" if layers else "is missing", "give one of them")
+        raise UserError("--layers", "cannot be used with --layers-from" if layers else "is missing", "give one of them")
     return layers_from.split(",") if layers_from is not None else None

@@ -186,7 +186,7 @@ def _comparison(plan: Plan, prediction: Prediction | None) -> list[str]:
 
 
 _LATE_LAYERS, _LATE_SHARE = 2, 0.8
-"""The cheapest schedule that kept the quality in docs/results: so many layers for so large a share of the sequences."""
+"""The cheapest schedule that kept the quality in docs/results: this many layers for this share of the sequences."""
 
 
 def _late_growth(plan: Plan) -> list[str]:
@@ -204,7 +204,7 @@ def _late_growth(plan: Plan) -> list[str]:
         return []
     return [
         f"{_LATE_LAYERS} layers for {_LATE_SHARE:.0%} of the sequences, then {deepest}, would take {share:.0%} of it; "
-        "docs/results says where that paid"
+        "docs/results says where that paid off"
     ]
 
 

@@ -1,4 +1,4 @@
-"""`stacking prepare`."""
+"""Defines `stacking prepare`."""
 
 from __future__ import annotations
 

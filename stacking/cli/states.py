@@ -88,8 +88,8 @@ def export(
 ) -> None:
     """Export a state as a Hugging Face model.
 
-    Writes config, safetensors, tokenizer and model card. With --step, STATE is a run, which may go on meanwhile; the
-    step counts the updates of the stage that it trains. --push-to-hub creates the model and the branch if they are
+    Writes config, safetensors, tokenizer and model card. With --step, STATE is a run, which may still be training;
+    the step counts the updates of its current stage. --push-to-hub creates the model and the branch if they are
     missing.
     """
     from stacking.huggingface.export import export as export_state
@@ -102,7 +102,7 @@ def export(
     if push_to_hub is not None:
         require_uploadable(push_to_hub)
     elif revision is not None or private:
-        raise UserError("--private" if private else "--revision", "has no place here", "add --push-to-hub OWNER/NAME")
+        raise UserError("--private" if private else "--revision", "has no effect here", "add --push-to-hub OWNER/NAME")
     if step is None:
         export_state(state, out, data, allow_non_finite)
         branch = MAIN

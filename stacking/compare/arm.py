@@ -1,4 +1,4 @@
-"""The arms of a comparison: recipes that are trained on the same samples, and how they must agree."""
+"""Defines the arms of a comparison: recipes that train on the same samples, and what they must have in common."""
 
 from __future__ import annotations
 
@@ -38,19 +38,24 @@ class Arm:
 
     @property
     def where(self) -> str:
+        """The path of the recipe, for messages."""
         return str(find_recipe(self.source))
 
     @property
     def peak(self) -> float:
+        """The highest learning rate of all stages."""
         return max(value for stage in self.plan.stages for _, value in stage.learning_rate)
 
     def settings(self, seed: int) -> list[str]:
+        """Returns the ``KEY=VALUE`` changes to the recipe for one seed."""
         return [*self.overrides, f"seed={seed}"]
 
     def recipe(self, seed: int) -> Recipe:
+        """Returns the recipe with the changes for one seed."""
         return load_recipe(self.source, self.settings(seed), self.data)
 
     def command(self, seed: int, run_dir: Path) -> str:
+        """Returns the shell command that trains this arm with one seed."""
         settings = [word for setting in self.settings(seed) for word in ("--set", setting)]
         parts = ["stacking", "run", self.source, "--data", str(self.data), *settings, "--run-dir", str(run_dir)]
         return shlex.join(parts)
@@ -64,7 +69,7 @@ def read_arm(source: str, data: Path, overrides: Sequence[str] = ()) -> Arm:
     """
     name = find_recipe(source).stem
     if not _NAME.fullmatch(name):
-        problem = "names the arm's folder and has other characters than letters, digits and . + - _"
+        problem = "names the arm's folder, which may only have letters, digits and . + - _"
         raise UserError(source, problem, "rename the file")
     data = data.absolute()
     recipe = load_recipe(source, [*overrides, "seed=0"], data)
@@ -108,6 +113,7 @@ Difference = tuple[str, Any, Any]
 
 
 def model_differences(baseline: Arm, arm: Arm) -> list[Difference]:
+    """Returns how an arm's final model differs from the baseline's: in its depth, or in keys of ``model``."""
     return _differences(dict(_model(baseline.plan)), dict(_model(arm.plan)))
 
 

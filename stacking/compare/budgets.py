@@ -1,6 +1,6 @@
-"""One comparison at several lengths of training: how the gain changes with the budget.
+"""Makes one comparison at several lengths of training, to show how the gain changes with the budget.
 
-The longest length trains first, and the shorter ones begin with its checkpoints where they are the same.
+The longest length trains first, and the shorter ones begin with its checkpoints as far as the runs are the same.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from stacking.storage.files import disk_errors, write_atomically, write_json
 
 @dataclass(frozen=True)
 class Budgets:
-    """The results at several lengths, shortest first."""
+    """Holds the results at several lengths, shortest first."""
 
     results: tuple[tuple[float, Result], ...]
     """Each with the length of its trainings, relative to the recipes'."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON; each length's own ``compare.json`` holds the rest."""
+        """Returns the content of ``lengths.json``; each length's own ``compare.json`` holds the rest."""
         lengths = [
             {
                 "scale": scale,

@@ -31,7 +31,7 @@ from stacking.storage.files import write_atomically, write_json
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
-    """What the user asks for."""
+    """Holds what the user asks `stacking compare` for."""
 
     sources: tuple[str, ...]
     """The recipes, the baseline's first."""
@@ -52,6 +52,7 @@ class CompareRequest:
 
     @property
     def command(self) -> str:
+        """The shell command that makes this comparison."""
         options = ["--data", str(self.data), "--out", str(self.out), "--seeds", str(self.seeds)]
         options += ["--tune-baseline", ",".join(f"{rate:g}" for rate in self.rates)] if self.rates else []
         options += ["--scale", f"{self.scale:g}"] if self.scale != 1 else []
@@ -124,7 +125,7 @@ def _doing(request: CompareRequest, tasks: Sequence[Task], tell: Tell) -> Callab
 
 
 def _tasks(folder: CompareFolder, arms: Sequence[Arm], seeds: int) -> list[Task]:
-    """Returns the runs of all arms, seed after seed, so that the first seed's result is there soon."""
+    """Returns the runs of all arms, seed after seed, so that the first seed soon has a result."""
     return [
         Task(f"{arm.name}, seed {seed}", arm, seed, folder.run(arm.name, seed)) for seed in range(seeds) for arm in arms
     ]

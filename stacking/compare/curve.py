@@ -1,4 +1,4 @@
-"""Held-out loss over the cost of a run, and the arithmetic of a comparison. Pure functions of numbers.
+"""Computes with curves of held-out loss over cost: the arithmetic of a comparison, as pure functions of numbers.
 
 Between two held-out evaluations a loss curve is a straight line. A curve reaches a loss where it first falls to it: at
 the first evaluation at or below the loss, and on the line from the evaluation before. Growth can raise the loss again;
@@ -27,7 +27,7 @@ class Point:
     wall: float
     """Seconds of wall-clock charged to the run; see `stacking.report.comparison.ChargedClock`."""
     rebuilt: float | None
-    """The same from step times measured apart, in seconds; see `stacking.compare.rebuilt`. None: not measured yet."""
+    """The same, rebuilt from step times measured separately; see `stacking.compare.rebuilt`. None: not measured yet."""
     flops: float
     tokens: float
     """Real tokens trained on."""
@@ -93,14 +93,17 @@ class Spread:
 
     @property
     def known(self) -> list[float]:
+        """The numbers of the seeds that have one."""
         return [value for value in self.values if value is not None]
 
     @property
     def is_complete(self) -> bool:
+        """Whether every seed has the number."""
         return bool(self.values) and None not in self.values
 
     @property
     def mean(self) -> float | None:
+        """The mean over the seeds."""
         return fmean(self.known) if self.is_complete else None
 
     @property
@@ -109,6 +112,7 @@ class Spread:
         return stdev(self.known) if self.is_complete and len(self.values) > 1 else None
 
     def as_dict(self) -> dict[str, object]:
+        """Returns the mean, the range, the deviation and the number of each seed, for JSON."""
         ends = (min(self.known), max(self.known)) if self.is_complete else (None, None)
         return {
             "mean": self.mean,

@@ -1,4 +1,4 @@
-"""The layout of a comparison's folder."""
+"""Defines the layout of a comparison's folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from stacking.storage.files import disk_errors
 
 
 class CompareFolder:
+    """Names the paths inside the folder of a comparison, ``OUT/``."""
+
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.lock = self.path / "lock"
@@ -22,6 +24,7 @@ class CompareFolder:
         self.tuning = self.path / "tuning.json"
 
     def run(self, arm: str, seed: int) -> RunFolder:
+        """Returns the run folder of one seed of an arm."""
         return RunFolder(self.path / "arms" / arm / f"seed-{seed}")
 
     def runs(self, seed: int) -> list[RunFolder]:

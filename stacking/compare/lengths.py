@@ -1,4 +1,4 @@
-"""Scales the length of a recipe's training: its counts of updates and tokens by one factor, so that shares stay.
+"""Scales the length of a recipe's training: its counts of updates and tokens, by one factor, which keeps shares.
 
 Warm-ups stay as they are: Adam needs as many updates to settle in a short training as in a long one. So trainings of
 several lengths have the same rates until the first of them decays.

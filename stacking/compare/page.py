@@ -1,4 +1,4 @@
-"""The page of a comparison: self-contained HTML with curves, tables and commands."""
+"""Writes the page of a comparison: self-contained HTML with curves, tables and commands."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from stacking.storage.files import write_atomically
 
 
 def write_page(result: Result, path: Path) -> None:
+    """Writes the page to ``path`` atomically."""
     write_atomically(path, render(result))
 
 
 def render(result: Result) -> str:
+    """Returns the page as HTML."""
     grown = result.arms[1:]
     return (
         environment("compare")
@@ -42,4 +44,4 @@ def _summary(result: Result) -> str:
         return "No seed is finished in every arm yet."
     words = "1 seed" if len(result.seeds) == 1 else f"{len(result.seeds)} seeds"
     pending = f"; {len(result.pending)} runs are not finished" if result.pending else ""
-    return f"{result.baseline.arm.plan.stages[-1].layers} layers in the end, {words}{pending}."
+    return f"{result.baseline.arm.plan.stages[-1].layers} layers at the end, {words}{pending}."

@@ -1,7 +1,7 @@
-"""Where masked-language-model training leaves its plateau.
+"""Finds where masked-language-model training leaves its plateau.
 
-Training begins with a long plateau near the loss of a model that knows how often each token occurs and nothing of the
-words around it: the entropy of the tokens. A comparison of runs that end there compares nothing.
+Training begins with a long plateau near the entropy of the tokens, the loss of a model that knows how often each token
+occurs and nothing about the words around it. A comparison of runs that end there shows nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stacking.terminal.units import count
 LEFT_BELOW = 0.9
 """The plateau is left when the masked-word loss first falls to this share of the entropy."""
 _COUNTED = 10_000_000
-"""The entropy is that of the corpus' first tokens, at most this many."""
+"""Maximum number of the corpus's first tokens from which the entropy is computed."""
 
 
 def token_entropy(corpus: Corpus) -> float:

@@ -1,6 +1,6 @@
-"""Reads the curve of a run, with the wall-clock as it was and as rebuilt from step times measured apart.
+"""Reads the curve of a run, with the wall-clock as it was and as rebuilt from step times measured separately.
 
-On a machine that others use, the raw wall-clock says how busy they were. The rebuilt one is, for every stage, its
+On a shared machine, the raw wall-clock also measures how busy the others were. The rebuilt one is, for every stage, its
 updates times the median seconds of an update, measured in alternation with all other stages of the comparison, plus
 the stage's launch as the run measured it: from the last update of the stage before to the first record of this one,
 less the updates in it. A launch thus holds the last checkpoint of the stage before, consolidation, growth, start-up and

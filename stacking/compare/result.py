@@ -1,4 +1,4 @@
-"""The numbers of a comparison: what each arm needed to reach a loss, relative to the baseline of the same seed."""
+"""Computes what each arm of a comparison needed to reach a loss, relative to the baseline of the same seed."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ class EqualTime:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
+    """Holds the numbers of one arm, relative to the baseline."""
+
     arm: Arm
     runs: tuple[Trained, ...]
     levels: tuple[Level, ...]
@@ -70,12 +72,15 @@ class ArmResult:
 
     @property
     def final_loss(self) -> Spread:
+        """The held-out loss at the end of training."""
         return Spread(tuple(run.final.loss if run.final else None for run in self.runs))
 
     def total(self, measure: Measure) -> Spread:
+        """Returns the cost of the whole training."""
         return Spread(tuple(getattr(run.final, measure) if run.final else None for run in self.runs))
 
     def as_dict(self) -> dict[str, Any]:
+        """Returns the arm's part of ``compare.json``."""
         return {
             "name": self.arm.name,
             "recipe": self.arm.source,
@@ -184,6 +189,7 @@ class Result:
 
     @property
     def baseline(self) -> ArmResult:
+        """The result of the first arm."""
         return self.arms[0]
 
     @property
@@ -192,6 +198,7 @@ class Result:
         return [level.loss[0] for level in self.baseline.levels]
 
     def as_dict(self) -> dict[str, Any]:
+        """Returns the content of ``compare.json``."""
         return {
             "format": 1,
             "kind": "compare",

@@ -37,7 +37,7 @@ _IRRELEVANT = {
 
 
 class Turns(Frozen):
-    """The file with which the worker is started: one trial per stage, all with the same number of ranks."""
+    """Defines the file that the worker reads: one trial per stage, all with the same number of ranks."""
 
     trials: tuple[Trial, ...]
     rounds: int

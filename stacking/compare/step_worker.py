@@ -1,6 +1,6 @@
-"""The process on every rank that measures stages in turns.
+"""Measures stages in turns; a launcher starts this process on every rank.
 
-Started as `python -m stacking.compare.step_worker FOLDER` by `stacking.compare.step_times`.
+`stacking.compare.step_times` starts it as `python -m stacking.compare.step_worker FOLDER`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def measure(turns: Turns, device: torch.device) -> list[list[float]]:
 
 
 def main(folder: Path) -> None:
+    """Measures the trials in ``folder``; rank 0 writes the times there."""
     turns = Turns.model_validate_json((folder / TURNS).read_text())
     connect()
     rounds = measure(turns, torch.device(get_accelerator().current_device_name()))

@@ -1,4 +1,4 @@
-"""The tables of a comparison, for the terminal and for the page."""
+"""Makes the tables of a comparison, for the terminal and for the page."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def _summary_row(arm: ArmResult, is_baseline: bool) -> tuple[str, ...]:
 
 
 def length_table(results: Sequence[Result]) -> Table:
+    """Lists every arm at every length of training, with its final loss and its speed-ups."""
     head = ("tokens", "arm", "final loss", "speed-up", "rebuilt", "FLOPs")
     rows = []
     for result in results:
@@ -47,6 +48,7 @@ def length_table(results: Sequence[Result]) -> Table:
 
 
 def level_table(arm: ArmResult) -> Table:
+    """Lists an arm's speed-ups at the round losses and the baseline's final loss, and the depth that reached it."""
     head = ("held-out loss", *(f"{word} speed-up" for word, _ in _MEASURES.values()), "reached with")
     levels = [*((f"{level.loss[0]:.2f}", level) for level in arm.levels), ("the baseline's final loss", arm.final)]
     rows = [(name, *(_speedup(level, measure) for measure in _MEASURES), _depths(level)) for name, level in levels]
@@ -74,6 +76,7 @@ def equal_time_table(result: Result) -> Table:
 
 
 def tuning_table(result: Result) -> Table:
+    """Lists the baseline's final loss at every learning rate of the search."""
     known = [value for value in result.rates.values() if value is not None]
     rows = [
         (f"{rate:g}", "diverged" if value is None else loss(value), "chosen" if value == min(known) else "")
@@ -83,6 +86,7 @@ def tuning_table(result: Result) -> Table:
 
 
 def step_table(result: Result) -> Table:
+    """Lists the seconds of an update for each kind of stage, measured in turns."""
     rows = [
         (
             f"{time.layers} {time.variant}",
@@ -98,6 +102,7 @@ def step_table(result: Result) -> Table:
 
 
 def as_text(result: Result) -> str:
+    """Returns the tables and warnings as plain text."""
     if not result.seeds:
         return "no seed is finished in every arm yet"
     tables = {f"{arm.arm.name}, speed-up at equal loss": level_table(arm) for arm in result.arms[1:]}

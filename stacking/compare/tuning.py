@@ -1,4 +1,4 @@
-"""Searches the baseline's learning rate: every candidate is trained on the whole budget, the lowest final loss wins.
+"""Searches the baseline's learning rate: each candidate trains on the whole budget, and the lowest final loss wins.
 
 A candidate's run lies in ``OUT/tuning/RATE/`` and the winner's becomes the baseline's first seed, so the search costs
 one run per candidate that lost.
@@ -70,6 +70,7 @@ def at_rate(arm: Arm, rate: float) -> Arm:
 
 
 def candidates(folder: CompareFolder, baseline: Arm, rates: Sequence[float]) -> dict[float, Task]:
+    """Returns the run of the baseline at each learning rate, by the rate."""
     tasks = {}
     for rate in rates:
         run = RunFolder(folder.path / "tuning" / f"{rate:g}")

@@ -1,4 +1,4 @@
-"""The runs of a comparison, trained one after the other or submitted to SLURM, each as a chain of jobs of its own."""
+"""Trains the runs of a comparison one after the other, or submits each to SLURM as a chain of jobs of its own."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ class Task:
     """One run to train: one seed of an arm."""
 
     name: str
-    """How messages call it: ``late-2-12, seed 1``."""
+    """Its name in messages: ``late-2-12, seed 1``."""
     arm: Arm
     seed: int
     run: RunFolder
 
     @property
     def recipe(self) -> Recipe:
+        """The arm's recipe with this task's seed."""
         return self.arm.recipe(self.seed)
 
     @property
@@ -79,14 +80,14 @@ def _content(recipe: Recipe) -> dict[str, Any]:
 
 
 class TrainingWork:
-    """Trains runs through the ordinary chain, each from wherever it was left, and says how far all of them are.
+    """Trains runs through the ordinary chain, each from where it stopped, and reports the progress of all of them.
 
-    A new run begins with the last checkpoint that another run of its seed has in common with it. It is charged for all
-    that went before.
+    A new run begins with the last checkpoint that another run of its seed has in common with it. It is charged for
+    all the training before that.
 
     Args:
         tasks: all runs of the comparison, in the order of training.
-        folders: where runs may have something in common with these: the comparison's folder, and others.
+        folders: where to look for runs that begin like these: the comparison's folder, and others.
         launcher: None: that of the recipes.
         tell: called with each line of progress.
     """

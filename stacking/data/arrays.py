@@ -31,6 +31,7 @@ class GrowingArray:
         self.length, self._row = self.length + len(values), values.shape[1:]
 
     def close(self) -> None:
+        """Write the header and make the file durable."""
         shape = (self.length, *self._row)
         text = f"{{'descr': {self.kind.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
         header = text.ljust(_HEADER_BYTES - 11) + "\n"
@@ -70,6 +71,6 @@ def mapped_array(path: Path) -> npt.NDArray[Any]:
         if kind.hasobject or fortran_order:
             raise ValueError("it holds objects, or columns")
         start = file.tell()
-    if 0 in shape:  # nothing cannot be mapped
+    if 0 in shape:  # an empty array cannot be mapped
         return np.empty(shape, kind)
     return np.asarray(np.memmap(path, kind, "r", start, shape))

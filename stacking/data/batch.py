@@ -1,4 +1,4 @@
-"""The batch that a sampler passes to the model."""
+"""Defines the padded batch that a sampler passes to the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed files as streams of plain bytes: gzip, bzip2, xz and Zstandard."""
+"""Opens compressed files as streams of plain bytes: gzip, bzip2, xz and Zstandard."""
 
 from __future__ import annotations
 

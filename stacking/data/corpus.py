@@ -84,6 +84,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def shard_path(folder: Path, split: str, number: int, array: str) -> Path:
+    """Return the file of one array of a shard: ``tokens``, or its ``sentences`` or ``documents`` bounds."""
     return folder / split / f"{number:05d}.{array}.npy"
 
 

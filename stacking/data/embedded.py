@@ -1,4 +1,4 @@
-"""The embedded corpus: real English prose available wherever this program runs.
+"""Reads the embedded corpus: real English prose that is available wherever this program runs.
 
 It is the documentation that ships with Python and the installed packages: the topics of ``help()`` and the docstrings,
 read from source files without importing them. Doctests, code, tables, signatures and markup are dropped; whole

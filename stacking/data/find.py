@@ -17,6 +17,8 @@ PassOver = Callable[[Path, str], None]
 
 @dataclass(frozen=True)
 class FoundFiles:
+    """The files of an input, and what was skipped."""
+
     files: tuple[TextFile, ...]
     passed_over: tuple[tuple[Path, str], ...] = ()
     """Skipped files and folders, each with the reason."""
@@ -49,7 +51,7 @@ def find_files(name: str, format: str | None = None, text_key: str = "text") -> 
             found = _format_in_folder(file, format)
             real = os.path.realpath(file)
             if real in seen:
-                raise NotText("read already under another name")
+                raise NotText("already read under another name")
         except NotText as reason:
             passed_over.append((file, str(reason)))
             continue
@@ -72,7 +74,7 @@ def _walk(folder: Path, folders: set[Path], pass_over: PassOver) -> Iterator[Pat
         elif path.is_dir():
             real = path.resolve()
             if real in folders:
-                pass_over(path, "link to a folder that is read already")
+                pass_over(path, "link to a folder that is already read")
                 continue
             folders.add(real)
             pending.extend(_entries(path))

@@ -1,4 +1,4 @@
-"""The formats of text files, and how to detect them from a file's name and beginning.
+"""Defines the formats of text files and detects them from a file's name and beginning.
 
 ========  ==========================================================================================================
 lines     BERT's own: one sentence per line, a blank line between documents

@@ -19,10 +19,12 @@ NONE, ALL = bytes(BUCKETS), b"\1" * BUCKETS
 
 
 def bucket_of(document_hash: int) -> int:
+    """Return the bucket of a 64-bit hash: its highest 16 bits."""
     return document_hash >> _SHIFT
 
 
 def is_held_out(document_hash: int, split: bytes) -> bool:
+    """Return whether ``split`` holds out the document with this 64-bit hash."""
     return bool(split[bucket_of(document_hash)])
 
 

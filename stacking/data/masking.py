@@ -1,4 +1,4 @@
-"""Masked-language-model targets: which positions are predicted, and what replaces them (Devlin et al., 2019)."""
+"""Draws masked-language-model targets: the positions to predict, and what replaces them (Devlin et al., 2019)."""
 
 from __future__ import annotations
 

@@ -68,9 +68,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
+    """A prepared data folder and its manifest."""
+
     folder: Path
     manifest: dict[str, Any]
     already_there: bool
+    """Whether an earlier call had prepared it already."""
     warnings: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Randomness as a pure function: a counter-based hash and a permutation in almost no memory.
+"""Draws random numbers as pure functions: a counter-based hash, and a permutation that needs almost no memory.
 
 Nothing here has state. A draw is a hash of its purpose (seed, sample, position, purpose), so any process can make any
 draw at any time and gets the same result.

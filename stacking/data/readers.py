@@ -45,6 +45,7 @@ class TextFile:
 
     @property
     def cut(self) -> int:
+        """The length in characters at which a document is cut."""
         return self.longest or LONGEST_DOCUMENT
 
 

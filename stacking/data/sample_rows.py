@@ -1,4 +1,4 @@
-"""The rows of the sample index: the content of each sample, before order, partners and masks are drawn.
+"""Makes the rows of the sample index: the content of each sample, before order, partners and masks are drawn.
 
 One int64 row per sample:
 

@@ -1,4 +1,4 @@
-"""The sample index of an epoch: written once per run, in chunks, and then memory-mapped.
+"""Builds the sample index of an epoch, which is written once per run, in chunks, and then memory-mapped.
 
 Each kind of samples has its own rows: see `stacking.data.sample_rows`.
 """

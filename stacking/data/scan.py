@@ -1,4 +1,4 @@
-"""Scans the inputs of ``prepare`` in one pass: whether all is readable, how much it is, and what is held out."""
+"""Scans the inputs of ``prepare`` in one pass, to check and measure the text and to choose what is held out."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ class Input:
     passed_over: tuple[tuple[Path, str], ...] = ()
 
     def cut_at(self, longest: int) -> Input:
+        """Return the input with documents cut at ``longest`` characters, or earlier if they were already."""
         return replace(self, files=tuple(replace(file, longest=min(longest, file.cut)) for file in self.files))
 
 
 @dataclass
 class Scan:
+    """What was counted in one or more files."""
+
     documents: int = 0
     characters: int = 0
     empty: int = 0
@@ -112,6 +115,7 @@ def _total(scans: Sequence[Scan]) -> Scan:
 
 
 def input_documents(texts: Sequence[Input], is_held_out: bool) -> Iterator[str]:
+    """Yield the documents of the inputs that were given as held-out text, or of the others."""
     for text in texts:
         if text.is_held_out == is_held_out:
             for file in text.files:

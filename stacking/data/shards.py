@@ -41,6 +41,7 @@ class DocumentRange:
     seed: int
 
     def characters(self) -> int:
+        """Return the length of the text in characters."""
         return sum(map(len, self.documents))
 
     def path(self, folder: Path, tokenizer_digest: str) -> Path:
@@ -57,6 +58,7 @@ def document_hash(document: str, seed: int) -> int:
 
 
 def token_dtype(vocabulary: int) -> npt.DTypeLike:
+    """Return the dtype of token ids in a shard: uint16 if they fit, otherwise uint32."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
@@ -97,6 +99,7 @@ def tokenize(texts: Sequence[str], encoder: Encoder) -> tuple[Ids, I64, I64]:
 
 
 def is_whole(path: Path) -> bool:
+    """Return whether a part exists and its checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

@@ -10,7 +10,7 @@ from stacking.errors import UserError
 from stacking.storage.signatures import DOWNLOADS, refuse_signatures
 
 _FOREIGN = (*DOWNLOADS, (0, b"PK\x03\x04", "is a ZIP archive", "unpack it"))
-"""What stands in place of a tokenizer's file."""
+"""What may be found in place of a tokenizer's file."""
 
 _ENCODINGS = (("utf-16", (b"\xff\xfe", b"\xfe\xff")), ("gb18030", ()), ("shift_jis", ()), ("euc_kr", ()))
 """Encodings other than UTF-8 in which vocabularies occur, with their byte-order marks, if any."""
@@ -28,7 +28,7 @@ def read_text(file: Path) -> str:
     """Read the UTF-8 text of ``file``.
 
     Raises:
-        UserError: it is something else; says what, as far as its bytes tell.
+        UserError: it is something else; the message says what, if the bytes tell.
     """
     data = file.read_bytes()
     refuse_signatures(file, data, _FOREIGN)

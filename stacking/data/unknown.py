@@ -21,6 +21,7 @@ _MOST_CHARACTERS = 100_000
 
 
 def unknown_share(tokenizer: Tokenizer, sentences: Sequence[str]) -> float:
+    """Return the share of [UNK] in the tokens of ``sentences``, from 0 to 1."""
     unknown = tokenizer.token_to_id(tokenizer.model.unk_token)
     counts = Counter(id for each in tokenizer.encode_batch(sentences, add_special_tokens=False) for id in each.ids)
     return (counts[unknown] if unknown is not None else 0) / max(counts.total(), 1)

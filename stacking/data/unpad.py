@@ -1,4 +1,4 @@
-"""A batch without padding: the concatenated real tokens of all samples."""
+"""Defines the batch without padding: the concatenated real tokens of all samples."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def positions_in(lengths: I64) -> I64:
 
 
 def pad(unpadded: Unpadded, width: int, pad_id: int) -> Batch:
+    """Pad each sample to ``width`` tokens, with ``pad_id`` and segment 0."""
     attention_mask = np.arange(width) < unpadded.lengths[:, None]
     real = np.flatnonzero(attention_mask)
     input_ids, segment_ids = np.full(attention_mask.size, pad_id), np.zeros(attention_mask.size, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""WordPiece vocabularies: trained on a sample of the text, and written so that transformers gives the shards' ids."""
+"""Trains WordPiece vocabularies on a sample of the text, and writes them so that transformers gives the shards' ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work spread over processes: results in the order of the tasks, a bounded number of them in flight."""
+"""Spreads work over processes, with results in the order of the tasks and a bounded number of tasks in flight."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Workers:
     executor: ProcessPoolExecutor | None
 
     def map(self, function: Callable[..., Result], tasks: Iterable[Task], *constants: Any) -> Iterator[Result]:
-        """``function(task, *constants)`` for each task, in order; at most two tasks more than workers are held."""
+        """Yield ``function(task, *constants)`` for each task, in order, holding at most two tasks more than workers."""
         if self.executor is None:
             yield from (function(task, *constants) for task in tasks)
             return
@@ -43,7 +43,7 @@ class Workers:
 
 
 class _Pool(ProcessPoolExecutor):
-    """Its processes, which ``submit`` starts, never get SIGINT: Ctrl-C is for the parent, which ends them in order."""
+    """A pool whose processes, which ``submit`` starts, ignore SIGINT: Ctrl-C is for the parent, which ends them."""
 
     def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -74,7 +74,7 @@ def worker_processes(count: int) -> Iterator[Workers]:
 
 
 def _start(parent: int) -> None:
-    """In a worker: one thread for the tokenizer, and no life after the parent's."""
+    """Prepare a worker: give the tokenizer one thread, and make the process end with its parent."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -1,1 +1,1 @@
-"""DeepSpeed configurations as users have them: read, checked against the installed version, translated."""
+"""Reads users' DeepSpeed configurations, checks them against the installed version and translates them."""

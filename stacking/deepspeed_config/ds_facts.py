@@ -1,4 +1,4 @@
-"""How each of DeepSpeed's keys is treated, as tables; `stacking.deepspeed_config.facts` lists the keys themselves."""
+"""Lists how each of DeepSpeed's keys is treated; `stacking.deepspeed_config.facts` lists the keys themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration under examination: its future content, and a row for every key that changes."""
+"""Holds a configuration under examination: its future content, and a row for every key that changes."""
 
 from __future__ import annotations
 

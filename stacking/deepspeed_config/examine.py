@@ -342,7 +342,7 @@ STEPS: tuple[Callable[[Examination], None], ...] = (
     _monitors,
     _unsupported_sections_off,
     _unknown,
-    _old_names,  # again: of keys that stood in the wrong place
+    _old_names,  # again, for keys that were in the wrong place
     _kinds,
     _unsupported,
     _choices,

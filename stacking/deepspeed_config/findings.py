@@ -1,4 +1,4 @@
-"""The results of an examination: one row per key, and one error for all contradictions."""
+"""Defines the results of an examination: one row per key, and one error for all contradictions."""
 
 from __future__ import annotations
 

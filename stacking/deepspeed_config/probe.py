@@ -1,7 +1,7 @@
-"""The process in which DeepSpeed validates configurations: a JSON list on stdin, a JSON list of complaints on stdout.
+"""Has DeepSpeed validate configurations: reads a JSON list from stdin, writes a JSON list of complaints to stdout.
 
-Run by `stacking.deepspeed_config.own_check`. Each item is ``{"config": ..., "ranks": ...}``; each answer is a list
-of ``{"section": ..., "key": ..., "message": ...}``.
+`stacking.deepspeed_config.own_check` starts this process. Each item is ``{"config": ..., "ranks": ...}``; each answer
+is a list of ``{"section": ..., "key": ..., "message": ...}``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kinds of values, and conversion from text."""
+"""Defines the kinds of values, and converts text to them."""
 
 from __future__ import annotations
 

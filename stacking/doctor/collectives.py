@@ -1,4 +1,4 @@
-"""The program each rank runs to time collectives: `python -m stacking.doctor.collectives FOLDER`, via a launcher.
+"""Times collectives; a launcher starts `python -m stacking.doctor.collectives FOLDER` on every rank.
 
 FOLDER holds ask.json (`ranks.Ask`); rank 0 writes the fields of `facts.Collectives` to FOLDER/found.json.
 """

@@ -1,4 +1,4 @@
-"""Tables of known software and hardware compatibility, each with its source."""
+"""Lists known software and hardware compatibility in tables, each with its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures the run folder's speed and checks what runs need of it: `python -m stacking.doctor.disk FOLDER`
+"""Measures the run folder's speed and checks what runs need of it: `python -m stacking.doctor.disk FOLDER`.
 
 It is a separate process because a dead file server blocks its caller, and no signal interrupts that.
 """

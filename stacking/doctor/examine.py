@@ -42,7 +42,7 @@ class ExamineRequest:
     launcher: str = "local"
     hostfile: Path | None = None
     ranks: int | None = None
-    """None: the plan's ranks, as far as there are slots; without a plan one per GPU, or two."""
+    """None: the plan's ranks, or as many as there are slots; without a plan one per GPU, or two."""
     collectives: bool = True
     quick: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -50,6 +50,8 @@ class ExamineRequest:
 
 @dataclass(frozen=True)
 class Visit:
+    """What was found out about a machine, and what to say about it."""
+
     facts: Facts
     findings: list[Finding]
 

@@ -1,4 +1,4 @@
-"""The facts about a machine that the checks judge: gathered by `gather`, or constructed by a test.
+"""Defines the facts about a machine that the checks judge: gathered by `gather`, or constructed by a test.
 
 None, or an empty collection, means unknown; ``failures`` says why.
 """
@@ -21,6 +21,8 @@ NO_ANSWER = "no answer"
 
 
 class GpuFacts(Frozen):
+    """One GPU."""
+
     name: str
     memory: int
     """Bytes."""
@@ -92,6 +94,8 @@ class Torch(Frozen):
 
 
 class DeepSpeed(Frozen):
+    """What DeepSpeed reports about itself and this machine."""
+
     version: str
     accelerator: str
     fp16: bool

@@ -1,4 +1,4 @@
-"""The result of a check."""
+"""Defines the result of a check."""
 
 from __future__ import annotations
 
@@ -24,4 +24,5 @@ class Finding:
 
 
 def worst(findings: list[Finding]) -> Level:
+    """Return the worst level among ``findings``; ``ok`` if there are none."""
     return min((finding.level for finding in findings), key=LEVELS.index, default="ok")

@@ -1,4 +1,4 @@
-"""What the operating system reports in the environment of the ranks, without importing torch."""
+"""Asks the operating system about the environment of the ranks, without importing torch."""
 
 from __future__ import annotations
 

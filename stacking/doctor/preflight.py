@@ -1,4 +1,4 @@
-"""The short check a job's script runs before the controller; it ends a job that cannot work."""
+"""Runs the short check with which a job's script begins; it ends a job that cannot work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that examines the environment of the ranks: `python -m stacking.doctor.probe SECTION...`
+"""Examines the environment of the ranks in a process of its own: `python -m stacking.doctor.probe SECTION…`.
 
 The control half never imports torch, and a broken driver or a foreign `apex` may crash or hang the process that imports
 it. So this process announces each section and answers it with one line of JSON before the next one starts; the reader
@@ -168,6 +168,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def main(sections: Sequence[str]) -> None:
+    """Answer the sections, in order, on standard output, and end the process."""
     # Libraries print to standard output, even from C, so the answers use a descriptor of their own.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

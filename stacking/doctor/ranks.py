@@ -79,7 +79,7 @@ def measure(
 
 
 def _is_interrupted(outcome: Outcome) -> bool:
-    """Returns whether a rank was killed, the launcher failed or the first host had no address."""
+    """Return whether a rank was killed, the launcher failed or the first host had no address."""
     return outcome.exit_code < 0 or outcome.rank is None or outcome.exit_code == NoAddress.exit_code
 
 

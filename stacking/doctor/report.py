@@ -34,7 +34,7 @@ def summary(visit: Visit) -> str:
     """Return one line, such as ``gpu7: 1 error, 2 warnings, 3 notes``."""
     counts = [(level, sum(finding.level == level for finding in visit.findings)) for level in LEVELS[:3]]
     said = ", ".join(counted(count, level) for level, count in counts if count)
-    return f"{visit.facts.host.name or 'this machine'}: {said or 'nothing to say against it'}"
+    return f"{visit.facts.host.name or 'this machine'}: {said or 'no complaints'}"
 
 
 def as_json(visit: Visit) -> dict[str, Any]:

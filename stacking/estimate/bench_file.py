@@ -37,6 +37,8 @@ class Measured(FrozenPart):
 
 
 class MeasuredStage(FrozenPart):
+    """The measurements of one stage."""
+
     layers: int = Field(gt=0)
     hidden: int
     sequence_length: int
@@ -54,6 +56,7 @@ class MeasuredStage(FrozenPart):
 
     @property
     def ours(self) -> Measured:
+        """The measurement of this program's own step."""
         return self.measurements[_OURS]
 
     @property
@@ -63,6 +66,8 @@ class MeasuredStage(FrozenPart):
 
 
 class BenchFile(FrozenPart):
+    """A file that `stacking bench --json` wrote."""
+
     path: Path
     hardware: dict[str, Any]
     stages: tuple[MeasuredStage, ...]

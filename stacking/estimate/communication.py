@@ -1,4 +1,4 @@
-"""The communication of one update by ZeRO stage, as DeepSpeed 0.19.8 implements it.
+"""Lists the communication of one update by ZeRO stage, as DeepSpeed 0.19.8 implements it.
 
 With Ψ the model's size in bytes, N ranks and A micro-batches per update, a rank sends and receives per update:
 

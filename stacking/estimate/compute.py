@@ -1,4 +1,4 @@
-"""Computation time of one rank per update, from the device class's table, without communication.
+"""Estimates the computation time of one rank per update from the device class's table, without communication.
 
     micro-batch   FLOPs / (peak x utilisation) + layers x seconds per layer; a third is forward, the rest backward
     optimizer     bytes that Adam reads and writes / memory bandwidth, for the rank's shard of the parameters
@@ -40,6 +40,7 @@ class UpdateSeconds(Frozen):
 
     @property
     def seconds(self) -> float:
+        """The sum of all parts."""
         return self.forward + self.backward + self.optimizer + self.data + self.other + self.communication
 
 

@@ -39,6 +39,8 @@ class FolderSpeed(FrozenPart):
 
 
 class DoctorFile(FrozenPart):
+    """A file that `stacking doctor --json` wrote."""
+
     path: Path
     collectives: tuple[Collective, ...] = ()
     folder: FolderSpeed | None = None
@@ -60,6 +62,7 @@ def read_doctor(path: Path) -> DoctorFile:
 
 
 def measured_links(network: Network, file: DoctorFile) -> Network:
+    """Return ``network`` with the latency and bandwidth that ``file`` measured, where it did."""
     fits: dict[Operation, Link] = {}
     for operation in get_args(Operation):
         inside = [c for c in file.collectives if (c.operation, c.nodes) == (operation, 1) and c.ranks > 1]

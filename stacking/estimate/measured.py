@@ -1,4 +1,4 @@
-"""Computation time of one rank per update, from a benchmark.
+"""Estimates the computation time of one rank per update from a benchmark.
 
 A stage measured as planned takes the measured time. For other stages:
 
@@ -41,6 +41,7 @@ class Benchmark:
         self.assumptions = tuple(self._assumptions(files))
 
     def work(self, stage: StagePlan) -> UpdateSeconds:
+        """Return the time of one update of ``stage``, without communication."""
         entry = self._nearest(stage)
         parts, share = _Parts(entry), stage.micro_batch * stage.accumulation
         computed = stage.accumulation * self._micro_batch(stage)
@@ -63,6 +64,7 @@ class Benchmark:
         return _Parts(entry).communication * (bytes_per_update(stage) / there if there else 1.0)
 
     def beginning(self, stage: StagePlan) -> Beginning:
+        """Return the measured start of the stage, or of the measured one most similar to it."""
         entry = self._nearest(stage)
         return Beginning(entry.ours.startup_seconds, entry.warm_up)
 

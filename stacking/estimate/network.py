@@ -1,4 +1,4 @@
-"""Time of collectives: the alpha-beta model of rings inside and between nodes.
+"""Estimates the time of collectives by the alpha-beta model of rings inside and between nodes.
 
 Each step of a ring costs its latency and its share of the bytes, so N ranks take
 
@@ -25,12 +25,12 @@ _TRIPS: Mapping[Operation, int] = {"all-reduce": 2, "reduce-scatter": 1, "all-ga
 
 
 def ring_steps(operation: Operation, ranks: int) -> int:
-    """Number of sequential messages."""
+    """Return the number of sequential messages."""
     return _TRIPS[operation] * (ranks - 1)
 
 
 def ring_bytes(operation: Operation, ranks: int, size: float) -> float:
-    """Bytes through each rank's link, per direction."""
+    """Return the bytes through each rank's link, per direction."""
     return _TRIPS[operation] * (ranks - 1) / ranks * size
 
 
@@ -45,9 +45,11 @@ class Network:
     """Links inside a node for individually measured operations."""
 
     def nodes(self, ranks: int) -> int:
+        """Return the number of nodes for ``ranks``."""
         return ceil(ranks / self.per_node)
 
     def assumption(self, ranks: int) -> str:
+        """Describe the links that ``ranks`` use, and their source."""
         inside = f"inside a node of {self.per_node}: {_words(self.inside)}"
         return f"{inside}; between nodes: {_words(self.between)}" if self.nodes(ranks) > 1 else inside
 

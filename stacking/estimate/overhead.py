@@ -1,4 +1,4 @@
-"""Time of a run outside of updates: process start-up, evaluations, checkpoints and transitions between stages.
+"""Estimates the time of a run outside of updates: process start-up, evaluations, checkpoints and transitions.
 
     start-up       imports and engine of the ranks, plus the initial state / reading speed
     warm-up        excess of the first updates over the others: compilation, first allocations
@@ -38,6 +38,7 @@ class Outside(Frozen):
 
     @property
     def seconds(self) -> float:
+        """The sum of all parts."""
         return self.start_up + self.warm_up + self.evaluations + self.checkpoints + self.transitions + self.ending
 
 
@@ -62,6 +63,7 @@ class HostCosts:
 
     @property
     def assumption(self) -> str:
+        """These costs, and their source, as a sentence for the user."""
         return (
             f"outside the updates: {self.imports:g} s of imports and {self.engine:g} s for the engine per stage, "
             f"unless measured; {self.process:g} s per phase; {self.report:g} s for the report; files at "
@@ -70,6 +72,12 @@ class HostCosts:
 
 
 def assumed_host(cuda: bool, held_out: int | None) -> HostCosts:
+    """Return costs to assume where nothing was measured.
+
+    Args:
+        cuda: whether the ranks use GPUs.
+        held_out: number of held-out samples; None if there is no data yet.
+    """
     # A GPU needs a CUDA context, and NCCL sets up its rings.
     imports, engine = (10.0, 10.0) if cuda else (2.0, 1.0)
     return HostCosts(5e8, 0.3, 1.5, imports, engine, 0.04, held_out, "assumed")

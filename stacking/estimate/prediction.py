@@ -76,6 +76,7 @@ class Basis:
 
 
 def predict(plan: Plan, setting: Basis) -> Prediction:
+    """Predict every stage of ``plan``, and the baseline that trains the deepest model for all of them."""
     deep = from_the_start(plan)
     stages = tuple(_stage(plan, stage, setting) for stage in plan.stages)
     training = sum(stage.training_seconds for stage in stages)

@@ -1,4 +1,4 @@
-"""Fine-tunes and scores a model on GLUE, here or in SLURM jobs, and goes on where an earlier attempt stopped."""
+"""Fine-tunes and scores a model on GLUE, here or in SLURM jobs, and continues where an earlier attempt stopped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line says."""
+    """Holds what the user asks `stacking glue` for."""
 
     model: Path
     data: str
@@ -177,7 +177,7 @@ class _Work:
         missing = self.missing(task, from_mnli)
         place, label = self._results.place(task, from_mnli), folder_of(task.name, from_mnli)
         if not missing:
-            self._tell(f"{label}: done already")
+            self._tell(f"{label}: already done")
             return
         self._tell(f"{label}: {counted(len(missing), 'run')}")
         unit = self._unit(task, from_mnli).model_copy(

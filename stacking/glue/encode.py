@@ -17,7 +17,7 @@ from stacking.errors import UserError
 _AT_ONCE = 4096
 """Examples that the tokenizer gets in one call, which bounds its memory."""
 _SORTED_BATCHES = 16
-"""Examples are drawn at random, then sorted by length within so many batches."""
+"""Examples are drawn at random, then sorted by length within groups of this many batches."""
 
 
 @dataclass(frozen=True)

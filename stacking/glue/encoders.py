@@ -1,4 +1,4 @@
-"""Encoders to fine-tune: this project's model, without padding, or any encoder of transformers, padded.
+"""Defines the encoders to fine-tune: this project's model, without padding, or any encoder of transformers, padded.
 
 Shapes: B sequences with T tokens in total, the longest of S; H hidden.
 """
@@ -32,7 +32,7 @@ class SentenceEncoder(nn.Module, ABC):
     """Maps each sequence to one vector."""
 
     name: str
-    """Which implementation computes it, for people."""
+    """The implementation that computes it, in words for the user."""
     width: int
     """H."""
     longest: int
@@ -42,7 +42,7 @@ class SentenceEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Unpadded) -> Tensor:
-        """Return the vectors [B, H] of the sequences, on the encoder's device."""
+        """Returns the vectors [B, H] of the sequences, on the encoder's device."""
 
 
 class StackingEncoder(SentenceEncoder):
@@ -71,7 +71,7 @@ class TransformersEncoder(SentenceEncoder):
     name = "transformers, padded"
 
     def __init__(self, model: Any, has_pooler: bool, padded_to: int | None = None) -> None:
-        """Take a loaded ``AutoModel``.
+        """Takes a loaded ``AutoModel``.
 
         Args:
             has_pooler: whether its pooler is trained.
@@ -106,7 +106,7 @@ def _padded(values: np.ndarray, mask: np.ndarray, filler: int) -> np.ndarray:
 
 
 def open_encoder(source: ModelSource, recipe: FineTuning, device: torch.device) -> tuple[SentenceEncoder, list[str]]:
-    """Load a model in fp32 on ``device``; also return notes for the user.
+    """Loads a model in fp32 on ``device``; also returns notes for the user.
 
     A Hugging Face BERT is loaded into this project's model, anything else into transformers' own.
 
@@ -151,7 +151,7 @@ def _bert(config: ModelConfig, weights: Iterable[tuple[str, Tensor]], recipe: Fi
 
 
 def of_transformers(source: ModelSource, recipe: FineTuning, padded_to: int | None = None) -> TransformersEncoder:
-    """Load an encoder in fp32 with transformers, on the CPU.
+    """Loads an encoder in fp32 with transformers, on the CPU.
 
     Args:
         padded_to: as for `TransformersEncoder`.

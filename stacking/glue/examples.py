@@ -1,4 +1,4 @@
-"""The examples of a task, and what all layouts of GLUE have in common."""
+"""Defines the examples of a task, and what all layouts of GLUE have in common."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def task_folder(folder: Path, task: GlueTask) -> Path:
 
 
 def has_task(folder: Path, task: GlueTask) -> bool:
+    """Returns whether ``folder`` has a subfolder for the task."""
     return bool(_folders(folder, task))
 
 

@@ -44,7 +44,7 @@ class Classifier(nn.Module):
             nn.init.normal_(self.head.weight, std=_HEAD_STD)
 
     def forward(self, batch: Any) -> Tensor:
-        """Map a batch to its outputs, [B, C]."""
+        """Maps a batch to its outputs, [B, C]."""
         outputs: Tensor = self.head(self.dropout(self.encoder(batch)))
         return outputs
 
@@ -59,12 +59,15 @@ class TrainingSet(NamedTuple):
 
 
 class FineTuned(NamedTuple):
+    """Holds the number of updates of a training, and its loss."""
+
     steps: int
     loss: float
     """Mean over the last tenth of the updates."""
 
 
 def updates(recipe: FineTuning, examples: int) -> int:
+    """Returns the number of updates that ``recipe`` makes on a training set of ``examples``."""
     total = recipe.epochs * math.ceil(examples / recipe.batch)
     return total if recipe.max_steps is None else min(total, recipe.max_steps)
 
@@ -80,7 +83,7 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
 def fine_tune(
     model: Classifier, data: TrainingSet, task: GlueTask, recipe: FineTuning, seed: int, progress: Progress
 ) -> FineTuned:
-    """Train all parameters, with AdamW.
+    """Trains all parameters, with AdamW.
 
     Args:
         seed: determines order and swaps; dropout draws from torch's default generator.
@@ -114,7 +117,7 @@ def fine_tune(
 
 @torch.no_grad()
 def predict(model: Classifier, inputs: Encoded, task: GlueTask, recipe: FineTuning) -> np.ndarray:
-    """Return the predicted labels or scores, float64 [N]."""
+    """Returns the predicted labels or scores, float64 [N]."""
     model.eval()
     predicted = np.empty(len(inputs.lengths))
     longest = int(inputs.lengths.max(initial=1))
@@ -137,7 +140,7 @@ def _endless(data: TrainingSet, recipe: FineTuning, random: np.random.Generator)
 
 
 def _loss(outputs: Tensor, labels: np.ndarray, task: GlueTask, recipe: FineTuning) -> Tensor:
-    """Return the mean cross-entropy, or the mean squared error, of outputs [B, C] as a scalar."""
+    """Returns the mean cross-entropy, or the mean squared error, of outputs [B, C] as a scalar."""
     if not task.is_regression:
         return F.cross_entropy(outputs, torch.from_numpy(labels.astype(np.int64)).to(outputs.device))
     targets = (labels - _MIDDLE) / _HALF_RANGE if recipe.standardise else labels

@@ -1,4 +1,4 @@
-"""The metrics of GLUE, from scikit-learn and SciPy."""
+"""Computes the metrics of GLUE with scikit-learn and SciPy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def known_metrics() -> dict[str, Metric]:
 
 
 def _where_defined(correlation: Callable[..., Any]) -> Metric:
-    """Returns 0 instead of a correlation where one side is constant or not finite, for which it is not defined."""
+    """Returns ``correlation`` with the value 0 where it is not defined: one side is constant or not finite."""
 
     def metric(labels: np.ndarray, predicted: np.ndarray) -> float:
         if not np.isfinite(predicted).all() or np.ptp(labels) == 0 or np.ptp(predicted) == 0:

@@ -1,4 +1,4 @@
-"""How a model is fine-tuned: named recipes with one setting per task, and the changes that `--set` makes to them."""
+"""Defines how a model is fine-tuned: named recipes with one setting per task, and what `--set` changes in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of results: one sealed file per task and seed, so that a repeated command goes on where it stopped.
+"""Keeps the folder of results: one sealed file per task and seed, so that a repeated command continues its work.
 
 OUT/CoLA/seed-0.json             settings and scores of one run
 OUT/CoLA/seed-0.CoLA.npy         its predictions for the test set
@@ -62,14 +62,18 @@ class SeedResult(Frozen):
 
     @property
     def mean(self) -> float:
+        """The mean over all metrics of all development sets."""
         return fmean(value for scores in self.scores.values() for value in scores.values())
 
 
 class Results:
+    """Reads the folder of results."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def place(self, task: GlueTask, from_mnli: bool = False) -> Path:
+        """Returns the folder of a task, or of the task started from MNLI."""
         return self.folder / folder_of(task.name, from_mnli)
 
     def of(self, task: GlueTask, from_mnli: bool = False) -> list[SeedResult]:
@@ -83,18 +87,22 @@ class Results:
 
 
 def result_file(place: Path, seed: int) -> Path:
+    """Returns the file with the settings and scores of one run."""
     return place / f"seed-{seed}.json"
 
 
 def encoder_file(place: Path) -> Path:
+    """Returns the file with the weights of the encoder that was fine-tuned on MNLI."""
     return place / "encoder.safetensors"
 
 
 def predictions_file(place: Path, seed: int, name: str) -> Path:
+    """Returns the file with the predictions of one run for the test set called ``name``."""
     return place / f"seed-{seed}.{name}.npy"
 
 
 def write_predictions(path: Path, values: np.ndarray) -> None:
+    """Writes predictions, float64 [N], as a .npy file, atomically."""
     data = io.BytesIO()
     np.save(data, values)
     write_atomically(path, data.getvalue())
@@ -117,6 +125,7 @@ def read_predictions(path: Path, count: int) -> np.ndarray:
 
 
 def write_result(place: Path, result: SeedResult) -> None:
+    """Writes the sealed result of one run; its predictions must be written before it."""
     write_sealed(result_file(place, result.seed), result.model_dump(mode="json"))
 
 
@@ -153,7 +162,7 @@ def write_submission(results: Results, task: GlueTask, source: Source, seeds: Co
 
 
 def best(runs: Sequence[SeedResult]) -> SeedResult:
-    """Returns the run with the highest mean score on the development sets; of equal ones the first."""
+    """Returns the run with the highest mean score on the development sets; the first of equal ones."""
     return max(runs, key=lambda run: run.mean)
 
 

@@ -1,4 +1,4 @@
-"""Where examples come from: a folder of TSV files, or a dataset of the `datasets` library."""
+"""Opens the source of examples: a folder of TSV files, or a dataset of the `datasets` library."""
 
 from __future__ import annotations
 

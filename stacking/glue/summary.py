@@ -1,4 +1,4 @@
-"""Median, spread and failures over the seeds of each task: the content of ``glue.json``."""
+"""Summarises each task over its seeds: median, spread and failures, the content of ``glue.json``."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def _notes(result: SeedResult) -> list[str]:
 
 
 def write_summary(folder: Path, summary: GlueSummary) -> None:
+    """Writes ``glue.json`` into ``folder``, sealed."""
     write_sealed(folder / SUMMARY, summary.model_dump(mode="json"))
 
 

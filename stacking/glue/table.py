@@ -1,4 +1,4 @@
-"""The paper's table with our rows beside the published ones, and a table of every metric with its spread."""
+"""Makes the paper's table, with our rows beside the published ones, and a table of every metric with its spread."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ COLUMNS = tuple(task.name for task in TASKS.values() if task.in_average)
 
 @dataclass(frozen=True)
 class Row:
+    """One row of the paper's table."""
+
     name: str
     split: str
     cells: Cells
     is_comparable: bool = True
+    """False: the tasks started from MNLI, unlike the published ones."""
 
 
 def _published(name: str, split: str, *scores: tuple[float, ...]) -> Row:

@@ -1,4 +1,4 @@
-"""The tasks of GLUE (Wang et al., 2019): files, columns, labels, metrics and submission files, one row per task."""
+"""Defines the tasks of GLUE (Wang et al., 2019): files, columns, labels, metrics, submission files; a row per task."""
 
 from __future__ import annotations
 
@@ -54,10 +54,12 @@ class GlueTask:
 
     @property
     def outputs(self) -> int:
+        """The number of outputs: one for each label, or a single score."""
         return max(len(self.labels), 1)
 
     @property
     def is_pair(self) -> bool:
+        """Whether an example has two sentences."""
         return len(self.text) == 2
 
 
@@ -110,6 +112,7 @@ FROM_MNLI = ("MRPC", "STS-B", "RTE")
 
 
 def folder_of(task: str, from_mnli: bool) -> str:
+    """Returns the name of a task's folder of results."""
     return f"{task}-from-MNLI" if from_mnli else task
 
 

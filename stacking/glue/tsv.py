@@ -25,7 +25,7 @@ _MOST_LEFT_OUT = 0.01
 """Share of lines that may lack columns or a label."""
 
 _DIAGNOSTICS = ("AX/AX.tsv", "AX.tsv", "diagnostic/diagnostic.tsv")
-"""As the benchmark's site names it, and as its download script does."""
+"""The names that the benchmark's site and its download script give to the diagnostic set."""
 
 Line = tuple[int, list[str]]
 """Number, from 1, and columns."""
@@ -38,9 +38,11 @@ class TsvFolder:
         self.folder = folder
 
     def train(self, task: GlueTask) -> Examples:
+        """Returns the training set."""
         return self._labelled(task, "train")
 
     def dev(self, task: GlueTask, held: Held) -> Examples:
+        """Returns a development set."""
         return self._labelled(task, held.dev)
 
     def test(self, task: GlueTask, held: Held) -> Examples | None:

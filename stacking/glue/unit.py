@@ -1,4 +1,4 @@
-"""A unit of work: one task, for several seeds, in a process of its own. Does not import torch."""
+"""Runs a unit of work: one task, for several seeds, in a process of its own. Does not import torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.1
 
 
 class Unit(Frozen):
-    """The file with which the worker is started."""
+    """The content of the file that the worker reads."""
 
     model: ModelSource
     data: str

@@ -1,6 +1,6 @@
-"""The process that fine-tunes a model on one task, for several seeds.
+"""Fine-tunes a model on one task, for several seeds, in a process of its own.
 
-Started as `python -m stacking.glue.worker FOLDER` by `stacking.glue.command`, with ``FOLDER/unit.json``.
+`stacking.glue.command` starts it as `python -m stacking.glue.worker FOLDER`, with ``FOLDER/unit.json``.
 """
 
 from __future__ import annotations

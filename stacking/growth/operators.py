@@ -119,7 +119,7 @@ OPTIMIZER_STATES: dict[str, OptimizerStateRule] = {
 r(k) = (1 − β₁ᵏ)/√(1 − β₂ᵏ): at 0.9 and 0.999 it is 3.2 for k = 1, at most 6.6 for k = 12, and 1.0 from k = 5,000 on.
 
 * ``reset`` begins like a new training.
-* ``reset-keep-step`` takes zero moments for converged ones: the k-th update is r(k) times as large. Re-warm.
+* ``reset-keep-step`` takes zero moments for converged ones: the k-th update is r(k) times as large. Warm up again.
 * ``copy`` takes converged moments for new ones: the k-th update is 1/r(k) times as large.
 * ``copy-keep-step`` continues: every copy's first update is its source's next one.
 * ``keep-old`` is ``copy-keep-step`` for the old layers and the rest of the model and ``reset`` for the added layers,

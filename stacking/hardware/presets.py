@@ -1,4 +1,4 @@
-"""Tables of GPU classes and named models: one row each, with its source."""
+"""Lists GPU classes and named models in tables: one row each, with its source."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ def cpu_flags(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
 
 
 def cpu_name() -> str:
+    """Return the processor's model name as Linux reports it, otherwise the machine's architecture."""
     return _field("model name", _CPU_INFO) or platform.machine()
 
 

@@ -1,4 +1,4 @@
-"""How the models of a variant stand in a Hugging Face folder. Needs neither tensors nor torch."""
+"""Defines how a Hugging Face folder holds the models of a variant. Needs neither tensors nor torch."""
 
 from __future__ import annotations
 
@@ -111,6 +111,7 @@ class Architecture(ABC):
 
 
 def architecture_of(model: ModelConfig) -> Architecture:
+    """Returns the architecture to which the model's variant is exported."""
     return _loaded(VARIANTS[model.variant].hugging_face)
 
 

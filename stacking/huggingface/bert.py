@@ -20,7 +20,7 @@ _REMEDY = "use a complete Hugging Face BERT folder"
 
 
 class BertFolder(Architecture):
-    """Every parameter stands there unchanged."""
+    """Holds every parameter unchanged."""
 
     model_type = "bert"
     tied = True

@@ -63,6 +63,8 @@ CONVERSIONS: dict[str, tuple[str, str]] = {
 
 
 class Weights(NamedTuple):
+    """Lists the files with the weights of a model: one, or its shards."""
+
     files: list[Path]
     note: str = ""
     """A note on unusual weights."""

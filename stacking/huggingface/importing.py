@@ -49,6 +49,8 @@ _LAYER = re.compile(r"bert\.encoder\.layer\.(\d{1,9})\.")
 
 @dataclass(frozen=True)
 class ImportReport:
+    """Describes an imported model, and what was unusual about its folder."""
+
     config: ModelConfig
     initialised: list[str]
     """Parameters that the folder lacks, initialised as in a new model, with seed 0."""
@@ -112,7 +114,7 @@ def read_hugging_face(folder: Path) -> tuple[ModelConfig, Iterator[tuple[str, Te
 
 
 def _model_and_files(folder: Path) -> tuple[Architecture, ModelConfig, list[Path], list[str]]:
-    """Returns how the model stands in ``folder``, the model itself, its files, and notes on what is unusual."""
+    """Returns the architecture of the model in ``folder``, the model, its files, and notes on what is unusual."""
     where, content = read_config(folder)
     architecture = architecture_in(content)
     config = architecture.model(content, where)

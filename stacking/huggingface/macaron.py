@@ -17,12 +17,12 @@ _CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForMaskedLM"
 
 
 class MacaronFolder(Architecture):
-    """Every parameter stands there unchanged, the encoder's under ``encoder.``; positions are always a table."""
+    """Holds every parameter unchanged, the encoder's under ``encoder.``, and positions always as a table."""
 
     model_type = "macaron-bert"
     code = "modeling_macaron.py"
     use = (
-        "The class is `modeling_macaron.py` in this folder. It has no next-sentence head; that stands in "
+        "The class is `modeling_macaron.py` in this folder. It has no next-sentence head; that is in "
         "`nsp_head.safetensors`: one logit of the first token's vector."
     )
     aside = ("nsp_head.",)

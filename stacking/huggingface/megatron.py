@@ -21,16 +21,16 @@ _BIASES = ("cls.predictions.bias", "cls.predictions.decoder.bias")
 
 
 class MegatronFolder(Architecture):
-    """The decoder is untied: it holds the token embedding, and the word embeddings the same times √H.
+    """Holds an untied decoder: the decoder is the token embedding, the word embeddings are the same times √H.
 
     Sinusoids are written as learned positions, and ones and zeros for norms without scale and bias. The class has a
-    tanh pooler before its next-sentence scores, which a single linear layer on the encoder's output cannot be
-    expressed by; the head stands in a file of its own.
+    tanh pooler before its next-sentence scores, so it cannot express a single linear layer on the encoder's output; the
+    head is in a file of its own.
     """
 
     model_type = "megatron-bert"
     use = (
-        "`MegatronBertForPreTraining` has a tanh pooler that this model lacks, so the next-sentence head stands in "
+        "`MegatronBertForPreTraining` has a tanh pooler that this model lacks, so the next-sentence head is in "
         "`nsp_head.safetensors`: one logit of the first token's vector."
     )
     aside = ("nsp_head.",)

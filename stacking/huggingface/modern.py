@@ -33,11 +33,11 @@ _NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep
 
 
 class ModernFolder(Architecture):
-    """Every parameter stands there unchanged; the attention norm of the lowest layer is the norm of the embeddings."""
+    """Holds every parameter unchanged; the attention norm of the lowest layer is the norm of the embeddings."""
 
     model_type = "modernbert"
     use = (
-        "`ModernBertForMaskedLM` has no next-sentence head; that stands in `nsp_head.safetensors`: one logit of the "
+        "`ModernBertForMaskedLM` has no next-sentence head; that is in `nsp_head.safetensors`: one logit of the "
         "first token's vector."
     )
     rival = True

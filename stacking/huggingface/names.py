@@ -1,4 +1,4 @@
-"""Names that several of the models in `transformers` share. Needs neither tensors nor torch."""
+"""Defines names that several of the models in `transformers` share. Needs neither tensors nor torch."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def upload(folder: Path, to: Destination) -> str:
     """
     try:
         return _upload(folder, to)
-    except Exception as error:  # the library raises what its HTTP client does, which is another one in each version
+    except Exception as error:  # the library raises the errors of its HTTP client, which differs between versions
         raise _explained(error, folder, to) from error
 
 
@@ -87,7 +87,7 @@ def _upload(folder: Path, to: Destination) -> str:
 
 
 def _explained(error: Exception, folder: Path, to: Destination) -> StackingError:
-    """Returns what to tell about a failed upload: what is wrong, and the way to go on from the finished export."""
+    """Returns the error for a failed upload: what is wrong, and how to continue from the finished export."""
     again = f"{folder} is complete, `{to.command(folder)}` uploads it"
     if isinstance(error, UserError):
         return UserError(error.where, error.problem, f"{error.remedy}: {again}")

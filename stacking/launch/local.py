@@ -68,7 +68,7 @@ class LocalJob:
         return Outcome(exit_code=0) if all(code == 0 for code in codes) else None
 
     def _culprit(self, failed: list[int]) -> int:
-        """Picks, of the ranks that failed between two polls, one that was killed or reported an error of its own.
+        """Picks from the ranks that failed between two polls one that was killed or reported an error of its own.
 
         The others usually failed because they lost a peer.
         """

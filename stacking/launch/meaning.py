@@ -16,7 +16,7 @@ _RANK = re.compile(r"^\[rank\d+\]: ?")
 def meaning(lines: Sequence[str]) -> str:
     """Describes the last exception in a log in one line, with a remedy if its kind is known; empty without one.
 
-    A process that C++ code ended leaves no traceback: its last words are looked for instead.
+    A process that C++ code ended leaves no traceback; then the last lines that C++ code and the system print decide.
     """
     found = _last_exception(lines)
     if found is None:
@@ -83,7 +83,7 @@ def _kernel(match: re.Match[str], message: list[str], lines: Sequence[str]) -> s
 
 
 _Tell = str | Callable[[re.Match[str], list[str], Sequence[str]], str]
-"""A line that `re.Match.expand` completes, or what makes one of the match, the exception's lines and the log."""
+"""A template for `re.Match.expand`, or a function of the match, the exception's lines and the log."""
 _KINDS: tuple[tuple[re.Pattern[str], _Tell], ...] = (
     (re.compile(r"validation errors? for (\w+)"), _configuration),
     (re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator|^_?(?:Array)?MemoryError"), _memory),
@@ -142,6 +142,6 @@ _LAST_WORDS: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"insufficient shared memory|unable to (?:mmap|write to file).*(?:shm|torch_)"),
         "no shared memory is left; raise the limit of /dev/shm",
     ),
-    (re.compile(r"illegal instruction|Illegal instruction"), "this build has instructions that this processor lacks"),
+    (re.compile(r"illegal instruction|Illegal instruction"), "this build uses instructions that this processor lacks"),
 )
 """What C++ code and the system print before a process ends; the first match wins."""

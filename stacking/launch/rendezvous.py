@@ -19,7 +19,7 @@ Variables = dict[str, str]
 _FIRST_PORT, _PORTS = 12_000, 18_000
 """Below the kernel's ephemeral ports, above those of services."""
 _PATIENCE = 60.0
-"""Seconds for which the address of a host is asked again: name servers and slurmctld may be away for a moment."""
+"""Seconds to keep asking for a host's address, since name servers and slurmctld may be away for a moment."""
 _INTERFACE_KEYS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -27,11 +27,11 @@ class NoAddress(StackingError):
     """Reports that the first host has no address, possibly only for a moment."""
 
     exit_code = 69
-    """Only of a rank: the controller tries the phase again."""
+    """Exit code of a rank only; the controller then retries the phase."""
 
 
 def rendezvous(environment: Mapping[str, str]) -> Variables:
-    """Returns what to add to ``environment``: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_SIZE, MASTER_ADDR, MASTER_PORT, …
+    """Returns the variables to add: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_SIZE, MASTER_ADDR, MASTER_PORT, and interfaces.
 
     Raises:
         UserError: no launcher has set its variables.

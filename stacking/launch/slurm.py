@@ -70,11 +70,11 @@ class Slurm:
     """Starts one job step per phase, with one task per rank that srun starts directly."""
 
     unattended = True
-    overlaps = False  # a step keeps its cores to itself, so that another would wait for it
 
     def __init__(self) -> None:
         self._allocation = Allocation.of(os.environ)
-        die_with_parent(signal.SIGTERM)()  # a controller without its batch shell would train on nodes of others
+        self.overlaps = slurm_client.steps_can_overlap()
+        die_with_parent(signal.SIGTERM)()  # without its batch shell, a controller would train on others' nodes
 
     def capacity(self, accelerator: Accelerator) -> int | None:
         slots = self._allocation.gpus if accelerator == "cuda" else self._allocation.tasks
@@ -83,7 +83,7 @@ class Slurm:
     def start(self, job: Job, inherited: Sequence[int] = ()) -> Step:
         with suppress(StackingError):  # srun then fails and says so
             slurm_client.patiently(lambda: slurm_client.standing(self._allocation.job), _PATIENCE)
-        argv = srun(job, self._allocation, os.environ)
+        argv = srun(job, self._allocation, os.environ, self.overlaps)
         variables = {**job.variables(_cores_per_task(self._allocation, job)), "PYTHONUNBUFFERED": "1"}
         environment = {**inherited_by_ranks(os.environ), **variables, **job.environment}
         said_before = job.launcher_log.stat().st_size if job.launcher_log.exists() else 0
@@ -119,9 +119,9 @@ def allocation_facts(environment: Mapping[str, str]) -> dict[str, int]:
 
 
 def inherited_by_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the job's environment without what would tell every rank that it is the same one.
+    """Returns the job's environment without variables that would give all ranks the same number.
 
-    Of the options that srun reads from the environment, ``--cpus-per-gpu`` contradicts the launcher's.
+    It also lacks the variable for ``--cpus-per-gpu``, which srun reads and which contradicts the launcher's options.
     """
     found = [name for name in _OF_ONE_RANK if name in environment]
     if found:
@@ -129,8 +129,12 @@ def inherited_by_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in (*_OF_ONE_RANK, "SLURM_CPUS_PER_GPU")}
 
 
-def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> list[str]:
-    """Returns the command that starts ``job``; the site's options and container come from ``environment``."""
+def srun(job: Job, allocation: Allocation, environment: Mapping[str, str], overlap: bool = False) -> list[str]:
+    """Returns the command that starts ``job``; the site's options and container come from ``environment``.
+
+    Args:
+        overlap: share the cores and GPUs with other steps; otherwise the step would wait for them.
+    """
     per_node = allocation.tasks_per_node(job.ranks, job.accelerator)
     nodes = -(-job.ranks // per_node)
     return [
@@ -144,6 +148,7 @@ def srun(job: Job, allocation: Allocation, environment: Mapping[str, str]) -> li
         *(["--overcommit"] if per_node > allocation.cores else []),
         "--distribution=block",
         "--cpu-bind=cores",
+        *(["--overlap"] if overlap else []),
         "--kill-on-bad-exit=1",
         f"--output={job.log('%t')}",
         f"--error={job.log('%t')}",

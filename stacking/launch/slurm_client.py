@@ -72,6 +72,7 @@ class SlurmJob:
 
     @property
     def is_waiting(self) -> bool:
+        """Whether the job is in the queue and has not started."""
         return self.state in _WAITING
 
 
@@ -187,6 +188,15 @@ def standing(job: int) -> tuple[str, int]:
     return words[0], int(words[1])
 
 
+def steps_can_overlap() -> bool:
+    """Returns whether job steps can share their cores: srun has ``--overlap`` since SLURM 20.11, and needs it since."""
+    try:
+        found = re.search(r"(\d+)\.(\d+)", _run(["srun", "--version"], "srun --version"))
+    except StackingError:
+        return False
+    return found is not None and (int(found[1]), int(found[2])) >= (20, 11)
+
+
 def patiently(ask: Callable[[], _Answer], patience: float) -> _Answer:
     """Calls ``ask`` until SLURM answers, for at most ``patience`` seconds after the first refusal.
 
@@ -244,7 +254,7 @@ def _accounting(ids: Sequence[int]) -> dict[int, SlurmJob]:
 
 
 def node_hours(ids: Sequence[int], since: float) -> float | None:
-    """Returns the node-hours of these jobs with those of their requeued parts; None without accounting.
+    """Returns the node-hours of these jobs, including those before a requeue; None without accounting.
 
     Args:
         since: the unix time of the first submission; SLURM may have given the same ids to earlier jobs.

@@ -1,4 +1,4 @@
-"""Attention within sequences of different lengths that are concatenated in one row.
+"""Computes attention within sequences of different lengths that are concatenated in one row.
 
 Shapes: T query rows and U key rows, A heads of D dimensions; a ``Layout`` says which rows form a sequence. Queries and
 keys may be different rows of the same sequences, as in the last layer, which needs few queries.
@@ -32,7 +32,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layou
 
 
 def explicit(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    """Compute the same with explicit probabilities: for CPUs.
+    """Compute the same as `sdpa` with explicit probabilities, for CPUs.
 
     Their fused kernel has no dropout, and is slow in bf16.
     """
@@ -54,7 +54,7 @@ def explicit(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: L
 
 
 def varlen_flash(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    """Compute the same with FlashAttention's kernel for sequences of different lengths: sm_80 and newer, fp16 and bf16.
+    """Compute the same as `sdpa` with FlashAttention's kernel for different lengths: sm_80 and newer, fp16 and bf16.
 
     ``torch.nn.attention.varlen`` only offers it without dropout; the underlying operator supports dropout.
     """
@@ -83,7 +83,7 @@ def _in_order(mixed: list[Tensor], layout: Layout) -> Tensor:
 
 
 class _ToPlaces(torch.autograd.Function):
-    """Rows to places. Each row has exactly one place, so the backward pass is a selection rather than a sum."""
+    """Moves rows to places. Each row has exactly one place, so the backward pass is a selection rather than a sum."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, chosen: Tensor, places: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class _ToPlaces(torch.autograd.Function):
 
 
 class _FromPlaces(torch.autograd.Function):
-    """Places to rows; the content of empty places is dropped."""
+    """Moves places to rows; the content of empty places is dropped."""
 
     @staticmethod
     def forward(ctx: Any, filled: Tensor, places: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""BERT with masked-LM and next-sentence prediction, on one device, independent of how it is trained.
+"""Defines BERT with masked-LM and next-sentence prediction, on one device, independent of how it is trained.
 
 Shapes: T tokens of B sequences in one row, R of them needed by a head, P of them masked; H hidden, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""The encoder layer of each variant. Both classes have the same sub-modules, so that growth treats them alike."""
+"""Defines the encoder layers of ``post_ln`` and ``pre_ln``, whose sub-modules are the same for growth's sake."""
 
 from __future__ import annotations
 

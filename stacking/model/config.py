@@ -1,4 +1,4 @@
-"""The description of a model that plans, states and checkpoints share, and the variants. Does not import torch."""
+"""Defines the description of a model that plans, states and checkpoints share, and the variants, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary, with a single copy of the logits and little memory in fp32."""
+"""Computes cross-entropy over a large vocabulary, with a single copy of the logits and little memory in fp32."""
 
 from __future__ import annotations
 

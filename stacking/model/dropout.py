@@ -1,4 +1,4 @@
-"""Dropout that draws few random numbers on a CPU, where they take most of its time."""
+"""Applies dropout with few random numbers, which take most of its time on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two halves of an encoder layer. Shapes: T tokens of many sequences in one row, H hidden, A heads."""
+"""Defines the two halves of an encoder layer. Shapes: T tokens of many sequences in one row, H hidden, A heads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
         return self.output(mixed.flatten(1))
 
     def placed(self, rows: Tensor, layout: Layout) -> Tensor:
-        """Mark queries or keys [T, A, D] with their positions; as they are, where the embeddings have done so."""
+        """Return queries or keys [T, A, D] marked with their positions; unchanged if the embeddings have done so."""
         return rows
 
 

@@ -1,4 +1,4 @@
-"""The Macaron Net of Lu et al. (2019, arXiv 1906.02762), with the norms, embeddings and heads of ``pre_ln``.
+"""Defines the Macaron Net of Lu et al. (2019, arXiv 1906.02762), with the norms, embeddings and heads of ``pre_ln``.
 
 The paper reads a Transformer layer as one step of a splitting scheme for an ordinary differential equation. Strang's
 scheme is of higher order than Lie and Trotter's; it takes half a step of the feed-forward network, a whole step of

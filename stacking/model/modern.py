@@ -1,7 +1,7 @@
-"""ModernBERT (Warner et al., 2024, arXiv 2412.13663) with full attention in every layer.
+"""Defines ModernBERT (Warner et al., 2024, arXiv 2412.13663) with full attention in every layer.
 
-Rotary positions instead of embedded ones (Su et al., 2021), a gated feed-forward network (Shazeer, 2020), a norm before
-each half, and biases in the heads alone. It has no segment embedding: separators alone tell sentences apart.
+It has rotary positions instead of embedded ones (Su et al., 2021), a gated feed-forward network (Shazeer, 2020), a norm
+before each half, and biases in the heads alone. It has no segment embedding: only separators tell sentences apart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stacking.model.layers import Dropout, Residual, SelfAttention, layer_norm
 from stacking.model.tokens import Layout, Tokens
 
 _CUTOFF = 2.0
-"""Initial weights stay within so many standard deviations."""
+"""Initial weights stay within this many standard deviations."""
 
 
 class RotaryPositions(nn.Module):
@@ -168,9 +168,9 @@ class ModernBert(FinallyNormedBert):
         self.initialise()
 
     def initialise(self) -> None:
-        """Apply ModernBERT's rule: truncated N(0, ``initializer_range``); what writes into the stream by √2L less.
+        """Apply ModernBERT's rule: truncated N(0, ``initializer_range``), over √2L for what writes into the stream.
 
-        L is the depth of the model that is drawn: where it grows later, that of the first stage.
+        L is the depth of the model that is drawn; if it grows later, the depth of the first stage.
         """
         narrow = self.config.initializer_range / math.sqrt(2 * self.config.layers)
         for name, module in self.named_modules():
@@ -186,7 +186,7 @@ class ModernBert(FinallyNormedBert):
 def _draw(weight: Tensor, std: float) -> None:
     """Draw from N(0, std) cut at ``_CUTOFF`` deviations, each value once.
 
-    From torch 2.13 on, ``trunc_normal_`` draws again until all values are within: without an end where drawing is
+    From torch 2.13 on, ``trunc_normal_`` draws again until all values are within, which never happens where drawing is
     skipped because the weights will be loaded.
     """
     edge = math.erf(_CUTOFF / math.sqrt(2))

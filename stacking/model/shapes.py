@@ -1,4 +1,4 @@
-"""Names and shapes of a model's parts, from its widths alone. A variant's row lists which parts it has."""
+"""Lists the names and shapes of a model's parts, from its widths alone. A variant's row lists which parts it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fixed vectors of sinusoidal positions, without torch: an export writes them too."""
+"""Computes the fixed vectors of sinusoidal positions, without torch: an export writes them too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Size and cost of a model, from its description: parameter names and shapes, and training FLOPs."""
+"""Computes the size and cost of a model from its description: parameter names and shapes, and training FLOPs."""
 
 from __future__ import annotations
 

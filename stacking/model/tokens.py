@@ -1,4 +1,4 @@
-"""The memory layout of a batch: T tokens in one row, and where each sequence begins and ends.
+"""Defines the memory layout of a batch: T tokens in one row, and where each sequence begins and ends.
 
 Padding costs as much as text in every matrix product, so the layers only see real tokens. Only attention needs to know
 which tokens belong together; it finds that in a ``Layout``.
@@ -101,7 +101,7 @@ def padded_tokens(input_ids: I64, segment_ids: I64, attention_mask: np.ndarray |
 
 
 def to(tokens: Tokens, device: torch.device) -> Tokens:
-    """Return ``tokens`` on ``device``, as `copied`."""
+    """Return ``tokens`` on ``device``, each tensor copied by `copied`."""
     moved: dict[str, Any] = {name: _moved(value, device) for name, value in vars(tokens).items()}
     return Tokens(**moved)
 

@@ -1,4 +1,4 @@
-"""`stacking adopt`: turn any DeepSpeed configuration into a ``ds_config.json`` and a recipe that fit together."""
+"""Implements `stacking adopt`: turns a DeepSpeed configuration into a ``ds_config.json`` and a recipe that fit."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _is_known(content: Json, rows: Iterable[KeyRow]) -> bool:
 
 
 def _accepted(content: Json, recipe: str | None, gpus: int | None, where: str) -> Adopted:
-    """The same without files; the keys that DeepSpeed itself refuses are left out.
+    """Do the work of `adopt` without files; leave out the keys that DeepSpeed itself refuses.
 
     Raises:
         UserError: the recipe is wrong, or nothing that fits can be made.
@@ -108,7 +108,7 @@ def _accepted(content: Json, recipe: str | None, gpus: int | None, where: str) -
 
 
 def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: Machine, where: str) -> Adopted:
-    """The same without files and without asking DeepSpeed.
+    """Do the work of `adopt` without files and without asking DeepSpeed.
 
     Raises:
         UserError: the recipe is wrong, or no valid result exists.

@@ -1,4 +1,4 @@
-"""Batch arithmetic for an adopted configuration and a number of ranks it may not have been written for."""
+"""Chooses the batch of an adopted configuration for a number of ranks that it may not have been written for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch arithmetic: global batch = micro-batch x accumulation x ranks, in sequences."""
+"""Decides batches: global batch = micro-batch x accumulation x ranks, in sequences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stacking.planning.devices import Devices
 from stacking.terminal.units import counted
 
 _CPU_MICRO_TOKENS = 4096
-"""Larger micro-batches do not speed up a CPU, they only take memory."""
+"""Larger micro-batches do not speed up a CPU; they only take memory."""
 _USABLE = 0.8
 """Share of a GPU's memory that an estimate may fill."""
 
@@ -30,6 +30,7 @@ class BatchSplit(NamedTuple):
 
     @property
     def total(self) -> int:
+        """The global batch in sequences."""
         return self.micro * self.accumulation * self.ranks
 
 

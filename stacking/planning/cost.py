@@ -1,4 +1,4 @@
-"""Memory and arithmetic of a stage, each estimated by a documented formula."""
+"""Estimates the memory and arithmetic of a stage, each by a documented formula."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stacking.model.size import count_parameters, kept_values, training_flops
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _WORKSPACES = 2 * (32 << 20)
-"""Bytes on a GPU that PyTorch gives cuBLAS and cuBLASLt to compute in: on Hopper; older cards get a quarter of it."""
+"""Bytes that PyTorch gives cuBLAS and cuBLASLt as workspaces on Hopper GPUs; older cards get a quarter of it."""
 
 
 def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any], cuda: bool) -> int:

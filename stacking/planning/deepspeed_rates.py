@@ -1,4 +1,4 @@
-"""The learning rates of DeepSpeed's schedules (``deepspeed/runtime/lr_schedules.py``), as functions of the update.
+"""Computes the learning rates of DeepSpeed's schedules (``deepspeed/runtime/lr_schedules.py``) at any update.
 
 DeepSpeed sets a schedule's next value after each update, and its first value at construction: update ``n`` uses the
 value of iteration ``n - 1``, and update 0 a value of its own.

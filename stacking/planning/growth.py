@@ -1,4 +1,4 @@
-"""Decides how a stage's model grows out of the previous one, and which layers are trained how afterwards."""
+"""Decides how a stage's model grows out of the previous one, and how its layers are trained afterwards."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class PlannedGrowth(Frozen):
 
 
 def decide_growth(recipe: Recipe, index: int, before: int | None, steps: int | None) -> PlannedGrowth | None:
-    """Decide how a stage grows out of ``before`` layers; None: its weights are random, or the previous stage's.
+    """Decides how a stage grows out of ``before`` layers; None: its weights are random, or the previous stage's.
 
     Args:
         steps: updates of the stage, if known.

@@ -129,12 +129,12 @@ def _final(run: RunBasis, decided: DecidedStage) -> FinalConfig:
 
 
 def _check_decay(recipe: Recipe, decided: Sequence[DecidedStage], rates: Sequence[Points], findings: Findings) -> None:
-    """Complain of a weight decay that takes all of a weight away, or more, in one update."""
+    """Complain about a weight decay that erases the weights in one update."""
     for stage, points in zip(decided, rates, strict=False):
         decay, peak, key = stage.optimizer.weight_decay, max(rate for _, rate in points), OPTIMIZER_KEYS["weight_decay"]
         is_recipes = "weight_decay" in recipe.optimizer.model_fields_set
         if decay * peak < 1 or (not is_recipes and given(stage.user, key) is None):
-            continue  # a rate that only the default is too high for may be meant
+            continue  # if the decay is only a default, the rate may be meant
         where = recipe.key("optimizer", "weight_decay") if is_recipes else stage.user.key(key)
         problem = f"is {decay:g}, which at a learning rate of {peak:g} erases the weights in every update"
         findings.add(UserError(where, problem, f"give less than {1 / peak:g}; 0.01 is usual"))

@@ -1,4 +1,4 @@
-"""How far two plans train the same updates from the beginning on.
+"""Finds how far two plans train the same updates from the beginning.
 
 Schedules often share their beginning: the same shallow stage before different growths, or a constant learning rate
 before the decays of a short and a long training (Hägele et al., https://arxiv.org/abs/2405.18392).
@@ -13,7 +13,7 @@ from typing import Any
 from stacking.planning.plan import Plan, StagePlan
 
 _OF_THE_RUN = ("seed", "model", "start", "optimizer", "evaluation", "log_every")
-"""What both plans must share besides their data; ``log_every`` and ``evaluation`` since they shape the metrics."""
+"""What both plans must share besides their data; ``log_every`` and ``evaluation`` because they shape the metrics."""
 _OF_A_LENGTH = {"steps", "last_sample", "tokens", "epochs", "learning_rate", "flops", "memory_per_rank", "resources"}
 """What may differ between stages that train the same updates; the learning rates are compared update by update."""
 
@@ -38,7 +38,7 @@ def overlap(mine: Plan, theirs: Plan) -> Overlap:
         if difference := _first_difference(_settings(own), _settings(other)):
             return Overlap(tuple(updates), f"{place}.{difference}")
         if own.until is not None and own.steps != other.steps:
-            return Overlap(tuple(updates), f"{place}.until, which decides its length on the way")
+            return Overlap(tuple(updates), f"{place}.until, which decides its length as it trains")
         updates.append(_same_rates(own, other))
         if updates[-1] < min(own.steps, other.steps):
             return Overlap(tuple(updates), f"the learning rate of {place}, after {updates[-1]:,} updates")

@@ -1,6 +1,6 @@
-"""The plan of a run: a recipe with every default resolved, made once; workers get it and a stage number.
+"""Defines the plan of a run: a recipe with every default resolved, made once; workers get it and a stage number.
 
-This is the file's schema; `stacking.planning.make_plan` decides what stands in it.
+This is the file's schema; `stacking.planning.make_plan` decides its content.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from stacking.terminal.units import counted
 
 
 class PlannedData(Frozen):
+    """The prepared data and the kind of samples drawn from them."""
+
     path: str | None
     """Absolute; null: planned without data."""
     digest: str | None
@@ -45,6 +47,8 @@ class PlannedData(Frozen):
 
 
 class PlannedLaunch(Frozen):
+    """Where and how the ranks run."""
+
     launcher: str
     accelerator: Literal["cpu", "cuda"]
     device: str

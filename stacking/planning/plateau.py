@@ -1,7 +1,7 @@
-"""Stages that end when their held-out loss levels off: the rule, and the plan once a length is decided.
+"""Ends stages when their held-out loss levels off: the rule, and the plan once a length is decided.
 
-The run's total number of updates is fixed, so that its learning-rate curve and its sample order are: what such a stage
-leaves over goes to the last stage.
+The run's total number of updates is fixed, and with it the learning-rate curve and the sample order: the updates that
+such a stage leaves over go to the last stage.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def check_until(recipe: Recipe, stages: Sequence[StagePlan]) -> None:
         assert stage.until is not None
         where = recipe.key("stages", stage.index, "until")
         if not isinstance(recipe.schedule, WarmupStableDecay):
-            problem = f"has no place in a {recipe.schedule.kind} schedule, which depends on the lengths of the stages"
+            problem = f"cannot be used in a {recipe.schedule.kind} schedule, which depends on the lengths of the stages"
             raise UserError(where, problem, "set schedule.kind to warmup-stable-decay, or give steps")
         if stage is last:
             raise UserError(
@@ -90,7 +90,7 @@ def check_until(recipe: Recipe, stages: Sequence[StagePlan]) -> None:
             )
         if stage.global_batch != last.global_batch:
             problem = f"needs the last stage's batch of {last.global_batch} sequences, but has {stage.global_batch}"
-            raise UserError(where, problem, "give both stages one batch")
+            raise UserError(where, problem, "give both stages the same batch")
         begin, every = settled_from(stage, recipe.schedule), recipe.evaluation.every_steps
         if stage.until.at_most // every - begin // every < stage.until.evaluations:
             problem = (

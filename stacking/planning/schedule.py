@@ -1,4 +1,4 @@
-"""Learning rates: from the recipe's schedule to break points that the workers follow.
+"""Turns the recipe's schedule of learning rates into break points that the workers follow.
 
 A stage's schedule is a list of ``(step, value)``, interpolated linearly. The value at ``step`` is used by update number
 ``step`` of the stage, counted from 0; the last point is at the stage's number of steps, where the next stage begins.
@@ -91,7 +91,7 @@ def _refuse_rates_of_stages(recipe: Recipe, kind: str) -> None:
     for i, stage in enumerate(recipe.stages):
         if stage.learning_rate is not None:
             where = recipe.key("stages", i, "learning_rate")
-            raise UserError(where, f"has no place in a {kind} schedule", "remove it, or schedule.kind")
+            raise UserError(where, f"cannot be used in a {kind} schedule", "remove it, or schedule.kind")
 
 
 def _as_deepspeed(recipe: Recipe, schedule: DeepSpeedSchedule, steps: Sequence[int]) -> list[Points]:

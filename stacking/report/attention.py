@@ -1,4 +1,4 @@
-"""The report's section on attention: how alike the layers attend before and after every growth."""
+"""Builds the report's section on attention: how alike the layers attend before and after every growth."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class AttentionSection:
+    """Holds the content of the section."""
+
     table: Table
     chart: str | None
     """An SVG element; None before the first measurement."""

@@ -79,7 +79,7 @@ def baseline_steps(run: Run) -> int:
 
 
 def _schedule(run: Run, schedule: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The schedule over ``steps`` updates: its lengths in proportion, its warm-up as it is where that fits."""
+    """Returns the schedule over ``steps`` updates: with lengths in proportion, and the same warm-up if that fits."""
     share = steps / sum(stage.steps for stage in run.plan.stages)
     lengths = {name: max(1, round(schedule[name] * share)) for name in _LENGTHS if schedule.get(name)}
     warmups = {

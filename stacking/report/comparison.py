@@ -64,6 +64,7 @@ def titles(runs: Sequence[Run]) -> list[str]:
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:
+    """Lists the steps, tokens, charged wall-clock and latest held-out loss of each run."""
     rows = []
     for name, run in zip(titles(runs), runs, strict=True):
         trained, evaluated = run.records("train"), run.records("evaluation")
@@ -82,6 +83,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
 
 
 def comparison_chart(runs: Sequence[Run]) -> str:
+    """Draws held-out loss against wall-clock and tokens; returns an SVG element for embedding in a page."""
     return plots.as_svg(lambda: _draw(runs), "comparison")
 
 
@@ -94,7 +96,7 @@ def write_comparison_picture(runs: Sequence[Run], folder: Path) -> Path:
 
 
 def _time_axes(runs: Sequence[Run]) -> list[Axis]:
-    """Returns an axis for each run, for each has a clock of its own; the unit is the same."""
+    """Returns an axis for each run, since each has a clock of its own; the unit is the same."""
     size, unit = plots.unit_of(max(charged_seconds(run) for run in runs), plots.TIMES)
 
     def axis(clock: ChargedClock) -> Axis:

@@ -40,7 +40,7 @@ def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
 
 
 def environment(*rooms: str) -> Environment:
-    """Returns the templates of this folder, and before them those of the package's other ``rooms``."""
+    """Returns an environment that finds templates in the packages ``rooms`` and then in this one."""
     return Environment(
         loader=ChoiceLoader([PackageLoader("stacking", room) for room in (*rooms, "report")]),
         autoescape=True,
@@ -51,6 +51,7 @@ def environment(*rooms: str) -> Environment:
 
 
 def render(run: Run, others: Sequence[Run] = ()) -> str:
+    """Returns the page of ``run`` as HTML, with a comparison if there are ``others``."""
     compared = [run, *others] if others else []
     idle = wall_clock(run).idle
     return (

@@ -62,6 +62,8 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Axis:
+    """Describes a horizontal axis: its label, and the position of a record on it."""
+
     label: str
     of: Callable[[Record], float]
     transitions: bool
@@ -74,12 +76,14 @@ def unit_of(largest: float, units: Units) -> tuple[float, str]:
 
 
 def tokens_axis(*runs: Run) -> Axis:
+    """Returns an axis of real tokens that fits all ``runs``."""
     largest = max((record["tokens"] for run in runs for record in run.records("train")[-1:]), default=0)
     size, unit = unit_of(largest, TOKENS)
     return Axis(f"real tokens, {unit}", lambda record: record["tokens"] / size, transitions=False)
 
 
 def time_axis(run: Run) -> Axis:
+    """Returns an axis of the run's wall-clock without gaps."""
     clock = wall_clock(run)
     records = run.records("train") + run.records("evaluation")
     size, unit = unit_of(max((clock(record["time"]) for record in records), default=0.0), TIMES)
@@ -97,6 +101,7 @@ def as_svg(draw: Callable[[], Figure], salt: str) -> str:
 
 
 def as_png(draw: Callable[[], Figure]) -> bytes:
+    """Draws a figure as a PNG."""
     with mpl.rc_context(STYLE):
         buffer = io.BytesIO()
         draw().savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
@@ -193,6 +198,7 @@ def _label_stages(axes: Axes, run: Run, axis: Axis) -> None:
 
 
 def stages_begun(run: Run) -> int:
+    """Returns the number of stages that have records so far."""
     return next((index for index, records in enumerate(run.metrics) if not records), len(run.metrics))
 
 
@@ -203,6 +209,7 @@ def begins(run: Run, axis: Axis, index: int) -> float:
 
 
 def points(records: list[Record], axis: Axis, key: str) -> tuple[list[float], list[float]]:
+    """Returns the positions of ``records`` on ``axis`` and their values of ``key``."""
     return [axis.of(record) for record in records], [float(record[key]) for record in records]
 
 

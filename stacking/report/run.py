@@ -19,6 +19,8 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
+    """Holds what is known of a run from its files."""
+
     folder: RunFolder
     plan: Plan
     events: list[Event]
@@ -33,6 +35,7 @@ class Run:
         return [record for stage in self.metrics for record in stage if record["kind"] == kind]
 
     def stage_records(self, index: int, kind: str) -> list[Record]:
+        """Returns the ``train`` or ``evaluation`` records of one stage."""
         return [record for record in self.metrics[index] if record["kind"] == kind]
 
 

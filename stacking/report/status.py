@@ -34,6 +34,8 @@ _ENDED_AS: dict[str, State] = {"failed": "failed", "preempted": "preempted"}
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
+    """Describes one SLURM job of a run."""
+
     id: int
     name: str
     """The job's name: ``0-L3`` trains that stage, ``0-L3-to-1-L6`` is the transition between two stages."""
@@ -65,6 +67,8 @@ class JobStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
+    """Describes a run at one moment: the content of `stacking status --json`."""
+
     run_dir: str
     name: str
     state: State

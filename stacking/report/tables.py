@@ -39,6 +39,7 @@ class Table:
 
 
 def stage_table(run: Run) -> Table:
+    """Lists the stages with their size, speed, times and held-out loss, and their sum."""
     head = (
         "stage",
         "layers",
@@ -60,11 +61,13 @@ def stage_table(run: Run) -> Table:
 
 
 def schedule_table(run: Run) -> Table:
+    """Lists how each stage begins and trains."""
     head = ("stage", "grown by", "optimizer state", "learning rate", "sequences per update", "precision", "ZeRO")
     return Table(head, [_schedule_row(stage) for stage in run.plan.stages])
 
 
 def transition_table(run: Run) -> Table:
+    """Breaks down the time of each transition."""
     head = ("transition", "consolidate", "grow", "start-up", "total")
     rows = []
     for stage in run.plan.stages:
@@ -76,6 +79,7 @@ def transition_table(run: Run) -> Table:
 
 
 def account_table(run: Run) -> Table:
+    """Breaks down the time of the whole run."""
     spent = timeline.account(run)
     parts = {
         "training": spent.training,
@@ -105,6 +109,7 @@ def incident_table(run: Run) -> Table:
 
 
 def identity_table(run: Run) -> Table:
+    """Lists what identifies the run: model, data, recipe and digests."""
     model, data = run.plan.model, run.plan.data
     rows = [
         ("model", _model_text(model)),

@@ -96,6 +96,7 @@ class Account:
 
 
 def wall_clock(run: Run) -> WallClock:
+    """Returns the wall-clock of the run; it begins with the first event or record."""
     times = _signs_of_life(run)
     if not times:
         return WallClock(0.0, [])
@@ -138,11 +139,12 @@ def training_seconds(run: Run, stage: int) -> float:
 
 
 def evaluation_seconds(run: Run, stage: int) -> float:
+    """Returns the seconds that the stage spent on held-out losses."""
     return float(sum(record["seconds"] for record in run.stage_records(stage, "evaluation")))
 
 
 def attention_spans(run: Run) -> list[Span]:
-    """Returns when attention was measured: nobody needs it to train, so it is not charged."""
+    """Returns when attention was measured; training does not need it, so the run is not charged for it."""
     return [attempt.span for attempt in attempts(run) if attempt.phase.startswith("attention-")]
 
 
@@ -224,12 +226,13 @@ def _start_up(run: Run, stage: int) -> float | None:
 
 @dataclass(frozen=True)
 class NodeHours:
-    """How many node-hours, and according to what."""
+    """Holds a number of node-hours and the source that reports it."""
 
     hours: float
     source: str
 
     def as_text(self) -> str:
+        """Returns the number and its source as a phrase."""
         return f"{self.hours:,.2f} with all restarts, according to {self.source}"
 
 

@@ -1,8 +1,8 @@
-"""Begins a run with a checkpoint of another one, as far as both train the same updates.
+"""Begins a run with the last checkpoint that it shares with another run, up to which both train the same updates.
 
-The new run has everything that it would have after training these updates itself: the checkpoint, the metrics and the
-journal up to there. So it ends with the same bits, and reports and comparisons charge it with the whole training. Only
-if the other run ended a stage there does the new one have a record more: that of the other's last update.
+The new run gets everything that it would have after training these updates itself: the checkpoint, the metrics and the
+journal up to there. So it ends with the same bits, and reports and comparisons charge it with the whole training. It
+has one extra record only if the other run ended a stage there: the record of the other's last update.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ _OF_PHASES = ("started", "finished", "failed", "skipped", "preempted", "decided"
 
 @dataclass(frozen=True)
 class BranchPoint:
-    """A checkpoint of another run, with which a new one can begin."""
+    """Identifies a checkpoint of another run with which a new run can begin."""
 
     source: RunFolder
     names: tuple[str, ...]
-    """The stages up to that of the checkpoint."""
+    """The names of the stages, up to and including the checkpoint's."""
     checkpoint: Path
 
     @property
     def stage(self) -> int:
+        """The index of the stage that the checkpoint belongs to."""
         return len(self.names) - 1
 
     @property
     def step(self) -> int:
+        """The number of updates of that stage before the checkpoint."""
         return step_of(self.checkpoint)
 
     def __str__(self) -> str:
@@ -73,15 +75,16 @@ def branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPo
 
 
 def require_branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> BranchPoint:
-    """As `branch_point`.
+    """Returns the checkpoint that `branch_point` finds.
 
     Raises:
-        UserError: ``source`` has no such checkpoint.
+        UserError: ``source`` is not a run, or has no such checkpoint.
+        DamagedFile: its plan or journal is damaged.
     """
     found = branch_point(source, plan, on_damage)
     if found is None:
         shared = overlap(plan, settled_plan(source))
-        parted = f", which part at {shared.parted_by}" if shared.parted_by else ""
+        parted = f" before they part at {shared.parted_by}" if shared.parted_by else ""
         problem = f"keeps no checkpoint from the {sum(shared.updates):,} updates that both share{parted}"
         remedy = "name a run of the same recipe up to there, made with a larger checkpoint.keep"
         raise UserError(f"--branch-of {source.path}", problem, remedy)
@@ -89,9 +92,9 @@ def require_branch_point(source: RunFolder, plan: Plan, on_damage: OnDamage) -> 
 
 
 def begin_as(point: BranchPoint, run: RunFolder) -> None:
-    """Copies what a new run has at ``point``; the caller must hold its lock and write its plan first.
+    """Gives ``run`` everything that it has at ``point``; the caller must hold its lock and have written its plan.
 
-    ``source`` is only read, and may be training.
+    The other run is only read, and may be training meanwhile.
 
     Raises:
         DamagedFile: the checkpoint is damaged, or was removed meanwhile.

@@ -22,6 +22,7 @@ def tag(step: int) -> str:
 
 
 def step_of(checkpoint: Path) -> int:
+    """Returns the number of updates of the stage after which ``checkpoint`` was written: the inverse of `tag`."""
     return int(checkpoint.name.removeprefix(_PREFIX))
 
 

@@ -32,7 +32,7 @@ from stacking.terminal.units import counted
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS, _LONGEST_POLL = 0.1, 1.0
-"""Seconds between two looks at a running phase: 1 % of its duration so far, within these bounds."""
+"""Seconds between two polls of a running phase: 1 % of its duration so far, within these bounds."""
 _RETRIES = 3
 """Default number of retries if no user is present to resume the run."""
 _ASK_RANKS = (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP)
@@ -115,7 +115,9 @@ class Controller:
         job = self._job(later, attempt, ranks)
         job = replace(job, argv=[*job.argv, WHEN_READY])
         running = self._launcher.start(job, inherited=[self._lease.descriptor])
-        self._early = EarlyStart(label=later.label, attempt=attempt, ranks=ranks, running=running)
+        self._early = EarlyStart(
+            label=later.label, attempt=attempt, ranks=ranks, running=running, since=time.monotonic()
+        )
         _LOG.debug("%s: %d ranks started early", later.label, ranks)
 
     def _settle(self, label: str) -> None:
@@ -172,7 +174,8 @@ class Controller:
         ranks = early.ranks if early else self._ranks(phase)
         attempt = early.attempt if early else self._next_attempt(phase)
         facts: dict[str, Any] = {"phase": phase.name, "stage": phase.stage, "world_size": ranks, "attempt": attempt}
-        self._record("started", **facts)
+        waited = {"waited_seconds": round(time.monotonic() - early.since, 3)} if early else {}
+        self._record("started", **facts, **waited)
         _LOG.debug("%s: attempt %d on %d ranks: %s", phase.label, attempt, ranks, shlex.join(phase.argv))
         started = time.monotonic()
         with self._progress.phase(phase.name, phase.stage, _progress_of(phase)):

@@ -62,9 +62,12 @@ def _plan_and_samples(recipe: Recipe) -> tuple[Plan, dict[str, SampleIndex]]:
 
 @dataclass(frozen=True)
 class Design:
+    """Holds a checked recipe and everything derived from it that a new run folder needs."""
+
     recipe: Recipe
     plan: Plan
     samples: Mapping[str, SampleIndex]
+    """The sample index of each split."""
 
 
 def design_of(recipe: Recipe, run: RunFolder, elsewhere: bool = False) -> Design:
@@ -119,7 +122,7 @@ def write_run(design: Design, run: RunFolder, begins: BranchPoint | None = None)
 
     Raises:
         UserError: the folder is no longer empty.
-        DamagedFile: the checkpoint is damaged.
+        DamagedFile: the checkpoint that it begins with is damaged.
     """
     _refuse_foreign_folder(run)
     with disk_errors(run.path):
@@ -163,7 +166,7 @@ def open_run(run: RunFolder, note: Callable[[str], None] = lambda text: None) ->
     plan = _own_plan(run)
     data = Path(str(plan.data.path))
     if load_manifest(data)["digest"] != plan.data.digest:
-        raise UserError(data, "holds other data than when the run was created", "restore it, or start a new run")
+        raise UserError(data, "does not hold the data that the run was created with", "restore it, or start a new run")
     verify_folder(data)
     created = _created(run)
     for problem in ([damage] if damage else []) + _mend_samples(run, plan, created):
@@ -204,7 +207,7 @@ def _own_plan(run: RunFolder) -> Plan:
     except DamagedFile as damage:
         raise DamagedFile(run.plan, damage.problem, "restore it from a copy, or start another run") from None
     if created is not None and created.get("plan") != checksum(run.plan):
-        raise UserError(run.plan, "was changed since the run was created", "restore it, or start another run")
+        raise UserError(run.plan, "has changed since the run was created", "restore it, or start another run")
     return plan
 
 
@@ -240,6 +243,6 @@ def _refuse_foreign_folder(run: RunFolder) -> None:
     foreign = [name for name in names if name not in ours and not name.startswith(".")]
     if run.journal.events() or (run.plan.is_file() and foreign):
         remedy = f"run `{continuation(run)}` to continue it, or choose another folder"
-        raise UserError(run.path, "holds a run already", remedy)
+        raise UserError(run.path, "already holds a run", remedy)
     if foreign:
         raise UserError(run.path, f"is not empty (it holds {foreign[0]!r})", "choose a new or empty folder")

@@ -1,8 +1,8 @@
-"""Finds what a run has decided on the way: how long its automatic stages became, and by which operators it has grown.
+"""Finds what a run has decided so far: how long its automatic stages were, and which operators have grown it.
 
 The worker marks the checkpoint with which an automatic stage ends; the controller then records the length in the
-journal. It stands, so a stage that is repeated ends at the same update. The best operator of a trial is in the manifest
-of the state that it has grown, and, like the length, in the journal.
+journal. This length is final, so a repeated stage ends at the same update. The best operator of a trial is recorded in
+the manifest of the state that it has grown and, like the length, in the journal.
 """
 
 from __future__ import annotations
@@ -22,43 +22,46 @@ from stacking.storage.files import MANIFEST, read_sealed
 
 _T = TypeVar("_T")
 ENDED = "ended"
-"""Key of a checkpoint's progress: the stage ended with it."""
+"""Key in a checkpoint's progress: true if the stage ended with this checkpoint."""
 
 
 class Decisions(NamedTuple):
+    """Holds what a run has decided so far, by the index of the stage."""
+
     lengths: dict[int, int]
     """Updates of the stages that have ended automatically."""
     operators: dict[int, str]
     """The best operators of trials."""
 
     def applied_to(self, plan: Plan) -> Plan:
+        """Returns ``plan`` with the decided lengths and operators."""
         plan = with_lengths(plan, self.lengths)
         stages = [s.grown_by(self.operators[s.index]) if s.index in self.operators else s for s in plan.stages]
         return plan.model_copy(update={"stages": tuple(stages)})
 
 
 def settled_plan(run: RunFolder) -> Plan:
-    """Returns the plan with what is decided by now.
+    """Returns the run's plan with everything decided so far.
 
     Raises:
-        UserError: there is none.
-        DamagedFile: it was changed since it was written.
+        UserError: there is no plan.
+        DamagedFile: the plan was changed after it was written.
     """
     plan = load_plan(run.plan)
     return decisions(run, plan).applied_to(plan)
 
 
 def decisions(run: RunFolder, plan: Plan) -> Decisions:
-    """Returns what is decided by now.
+    """Returns what the run has decided so far.
 
     Args:
-        plan: as it was made.
+        plan: the plan as it was made, without decisions.
     """
     return Decisions(decided_lengths(run, plan), decided_operators(run, plan))
 
 
 def decided_operators(run: RunFolder, plan: Plan) -> dict[int, str]:
-    """Returns the operators of the stages that a trial has begun, by their index."""
+    """Returns the operators of the stages that began with a trial, by the index of the stage."""
     return _decided(run, [stage for stage in plan.stages if stage.trial_updates], "operator", _operator)
 
 
@@ -68,7 +71,7 @@ def _operator(run: RunFolder, stage: StagePlan) -> str | None:
 
 
 def trial_losses(run: RunFolder, stage: StagePlan) -> dict[str, float]:
-    """Returns the held-out losses of the candidates that have finished their trial; infinite: it diverged."""
+    """Returns the held-out losses of the candidates that have finished their trial; infinity if one diverged."""
     assert stage.growth is not None
     assert stage.growth.trial is not None
     losses: dict[str, float] = {}
@@ -80,13 +83,14 @@ def trial_losses(run: RunFolder, stage: StagePlan) -> dict[str, float]:
 
 
 def decided_lengths(run: RunFolder, plan: Plan) -> dict[int, int]:
+    """Returns the updates of the automatic stages that have ended, by the index of the stage."""
     return _decided(run, [stage for stage in plan.stages if stage.until is not None], "steps", _length)
 
 
 def _decided(
     run: RunFolder, stages: Sequence[StagePlan], key: str, of_files: Callable[[RunFolder, StagePlan], _T | None]
 ) -> dict[int, _T]:
-    """Returns what is decided about ``stages``, by their index: what the journal says or, before that, the files."""
+    """Returns the decisions about ``stages``, by index: from the journal or, if it has none yet, from the files."""
     if not stages:
         return {}
     journalled = {e["stage"]: e[key] for e in run.journal.events() if e["event"] == "decided" and key in e}
@@ -103,7 +107,7 @@ def _length(run: RunFolder, stage: StagePlan) -> int | None:
 
 
 def _sealed(file: Path) -> dict[str, Any]:
-    """Reads a file; one that is missing or damaged decides nothing, and is reported by whoever needs it."""
+    """Returns a sealed file's content; empty if it is missing or damaged, which those who need it will report."""
     try:
         return read_sealed(file) if file.is_file() else {}
     except DamagedFile:

@@ -1,7 +1,7 @@
 """Starts the ranks of the next stage while the state that they will load is still being consolidated and grown.
 
-Imports, devices and process groups take seconds per rank, which a transition can use. The ranks wait until the state
-has its name. They end with the controller, and as soon as a phase before theirs fails.
+A rank needs seconds for imports, its device and its process group, and can spend them during the transition. Then it
+waits until the state has its name. The ranks end with the controller, or as soon as a phase before theirs fails.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ WHEN_READY = "when-ready"
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStart:
+    """Describes ranks that were started early: the phase, its attempt, their number and the running job."""
+
     label: str
     attempt: int
     ranks: int
     running: RunningJob
+    since: float
+    """When the ranks started, on the monotonic clock."""
 
 
 def to_start_early(phase: Phase, labels: Collection[str], plan: Plan, run: RunFolder) -> Phase | None:
@@ -37,6 +41,6 @@ def to_start_early(phase: Phase, labels: Collection[str], plan: Plan, run: RunFo
         return None
     stage = plan.stages[index]
     awaited = starting_state(plan, run, stage)
-    if stage.trial_updates or awaited is None or awaited.exists():  # a trial needs the devices itself
+    if stage.trial_updates or awaited is None or awaited.exists():  # a trial needs the devices for itself
         return None
     return next(later for later in phases(plan, run) if later.label == f"train:{index}")

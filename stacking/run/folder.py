@@ -36,6 +36,7 @@ class RunFolder:
         return self.path / f"samples.{split}.npy"
 
     def stage(self, name: str) -> StageFolder:
+        """Returns the folder of the stage called ``name``, such as ``0-L3``."""
         return StageFolder(self.path / name)
 
     def remove_unfinished(self) -> None:
@@ -89,6 +90,7 @@ class StageFolder:
 
 
 def command(name: str, run_dir: Path) -> str:
+    """Returns ``stacking NAME RUN_DIR`` as a shell command, for messages."""
     return f"stacking {name} {shlex.quote(str(run_dir))}"
 
 

@@ -59,7 +59,7 @@ class Journal:
         return record
 
     def adopt(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Begins the journal with events of another one, at once; an existing file is replaced."""
+        """Replaces the journal by ``events`` of another one, atomically."""
         lines = [json.dumps(sealed(event), ensure_ascii=False) + "\n" for event in events]
         write_atomically(self.path, "".join(lines))
 
@@ -68,6 +68,7 @@ class Journal:
         return [event for event in map(_event, self._lines()) if event is not None]
 
     def damaged_lines(self) -> list[int]:
+        """Returns the numbers of the altered lines, from 1."""
         return [number for number, line in enumerate(self._lines(), start=1) if _event(line) is None]
 
     def mend(self) -> str | None:
@@ -89,6 +90,7 @@ class Journal:
         return f"{self.path}: {which} altered and removed"
 
     def attempts(self, phase: str, stage: int) -> int:
+        """Returns how often ``phase`` of ``stage`` was started."""
         return sum(e["event"] == "started" and e["phase"] == phase and e["stage"] == stage for e in self.events())
 
     def _lines(self) -> list[bytes]:

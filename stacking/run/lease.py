@@ -28,6 +28,8 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 @dataclass(frozen=True)
 class Holder:
+    """Identifies the controller that holds a lock."""
+
     pid: int
     host: str
     token: str
@@ -96,6 +98,7 @@ class Lease:
             self.renew()
 
     def close(self) -> None:
+        """Closes the descriptor; children that inherited it still hold the lock."""
         os.close(self.descriptor)
 
     def _take_again(self) -> None:

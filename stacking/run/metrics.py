@@ -24,6 +24,8 @@ _CHECK = re.compile(rb', "check": "([0-9a-f]{16})"\}$')
 
 
 class MetricsContent(NamedTuple):
+    """Holds what a metrics file contains."""
+
     records: list[Record]
     """Oldest first."""
     damage: list[str]
@@ -76,6 +78,7 @@ class MetricsWriter:
             self._file.truncate(self._size)
 
     def append(self, record: Mapping[str, Any]) -> None:
+        """Writes one record; after a failed write, the file is as it was before."""
         line = memoryview(_sealed(record))
         written = 0
         try:
@@ -88,6 +91,7 @@ class MetricsWriter:
         self._size += len(line)
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def __enter__(self) -> MetricsWriter:
@@ -126,6 +130,7 @@ class Follower:
         return [record for line in self._new_lines(self._file) if (record := self._parse(line)) is not None]
 
     def close(self) -> None:
+        """Closes the file; the next `poll` opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None

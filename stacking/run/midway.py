@@ -1,4 +1,4 @@
-"""Exports a checkpoint of a run, also while the run goes on."""
+"""Exports a checkpoint of a run, even while the run continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def export_checkpoint(
 ) -> str:
     """Writes the checkpoint after update ``step`` of the stage that the run trains, or trained last, to ``out``.
 
-    The run is only read. A state is needed on the way; it lies beside ``out`` until the export is complete.
+    The run is only read. An intermediate state lies beside ``out`` until the export is complete.
 
     Args:
         data: the prepared data folder with the tokenizer; None: the run's own.
@@ -36,7 +36,7 @@ def export_checkpoint(
         The checkpoint's name in the run, for instance ``1-L6-step-500``: each stage counts its updates from one.
 
     Raises:
-        UserError: ``path`` is not a run or has no such checkpoint; and as `stacking.huggingface.export.export`.
+        UserError: ``path`` is not a run or has no such checkpoint, or `stacking.huggingface.export.export` raises it.
         DamagedFile: a file of the checkpoint is truncated or altered, or the run has removed it meanwhile.
     """
     run = RunFolder(path)

@@ -3,7 +3,7 @@
     [import] → [grow] → train → consolidate → grow → train → consolidate → … → [export] → report
 
 A recipe with ``attention`` adds a measurement after every consolidate (``attention-trained``) and every grow
-(``attention-grown``). A run goes on without those that fail.
+(``attention-grown``). If one fails, the run continues without it.
 
 Each phase is a separate process that can safely be repeated: its output gets its name only when it is complete.
 """
@@ -36,6 +36,8 @@ OnDamage = Callable[[DamagedFile], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
+    """Describes one phase: its command, and the output that proves it done."""
+
     name: PhaseName
     stage: int
     arguments: Sequence[str]
@@ -56,6 +58,7 @@ class Phase:
 
     @property
     def argv(self) -> list[str]:
+        """The command that runs the phase in a process."""
         return [sys.executable, "-m", *self.arguments]
 
     def is_done(self, on_damage: OnDamage) -> bool:
@@ -89,6 +92,7 @@ class Phase:
 
 
 def phases(plan: Plan, run: RunFolder) -> list[Phase]:
+    """Returns all phases of a run in order."""
     chain = _beginning(plan, run)
     for stage in plan.stages:
         folder = run.stage(stage.name)
@@ -140,7 +144,7 @@ def unfinished(chain: Sequence[Phase], on_damage: OnDamage) -> Sequence[Phase]:
     """Returns the phases after the last one with an undamaged output.
 
     A report can be written at any time, so it proves nothing and is always written again at the end. An optional phase
-    proves nothing about those before it; it is left out where it is done.
+    proves nothing about those before it; if it is done, it is left out.
     """
     left: list[Phase] = []
     for phase in reversed(chain):

@@ -66,6 +66,7 @@ class Speedometer:
         self._points.append((record["step"], record["seconds"]))
 
     def time_left(self) -> TimeLeft | None:
+        """Returns the estimate, in seconds; None before the first record."""
         if not self._points:
             return None
         stage = self.plan.stages[self._stage]

@@ -27,7 +27,7 @@ def refuse_repetition(run: RunFolder) -> None:
 
 
 def divergence(events: Sequence[dict[str, Any]]) -> str | None:
-    """What is said of the divergence that a resume would repeat; None where nothing forbids to resume."""
+    """Returns the message of the divergence that resuming would repeat; None if the run can be resumed."""
     last: dict[str, Any] = next((e for e in reversed(events) if e["event"] in _OF_A_PHASE), {})
     return last.get("message", "training diverged") if last.get("diverged") else None
 

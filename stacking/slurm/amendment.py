@@ -1,4 +1,4 @@
-"""Changes what the jobs of an existing run request; resources do not belong to a run's identity."""
+"""Changes what the jobs of an existing run request; resources are not part of a run's identity."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _OF_RESOURCES = re.compile(r"\s*(launch|stages\[\d+\])\.resources\b")
 
 
 def is_same_run(one: Recipe, other: Recipe) -> bool:
+    """Returns whether both recipes describe the same run; they may request different resources."""
     return _identity(one) == _identity(other)
 
 
@@ -58,6 +59,7 @@ def with_resources(plan: Plan, recipe: Recipe) -> Plan:
 
 
 def resources_of(recipe: Recipe) -> tuple[Resources, ...]:
+    """Returns what the recipe requests: ``launch.resources``, then the ``resources`` of each stage."""
     return (recipe.launch.resources, *(stage.resources for stage in recipe.stages))
 
 

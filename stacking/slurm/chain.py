@@ -3,7 +3,7 @@
 one-allocation   one job, in which the controller starts every phase
 per-stage        [begin] → 0-L3 → 0-L3-to-1-L6 → 1-L6 → … → finish: training jobs alternate with transitions
 
-The last job, ``watch``, starts only if those before it break off; `stacking.slurm.watcher` says what it does.
+The last job, ``watch``, starts only if a job before it does not succeed; `stacking.slurm.watcher` says what it does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 WATCHER = "watch"
 """The name of the job that mends the chain."""
 _OF_THE_LARGEST = ("nodes", "ranks_per_node")
-"""Resources of which a single allocation takes those of the stage with the most."""
+"""Resources for which a single allocation requests as much as the stage that needs the most."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ class ChainJob:
 
     name: str
     phases: tuple[Phase, ...]
-    """Those that it runs; of the watcher, those that it watches over."""
+    """The phases that it runs; for the watcher, those that it watches over."""
     template: Literal["training", "transition", "watch"]
     shape: JobShape
     resources: Resources
 
     def after(self, job: int | str) -> str:
+        """Returns the dependency on ``job``, the id of the job before it, for ``sbatch --dependency``."""
         return f"{'afternotok' if self.name == WATCHER else 'afterok'}:{job}"
 
     @property

@@ -59,6 +59,8 @@ _END_PATIENCE = 90.0
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
+    """Holds what the user asks `stacking submit` for."""
+
     run: RunFolder
     recipe: str | None
     """None: continue the existing run."""
@@ -204,7 +206,7 @@ def _recipe(request: SubmitRequest) -> Recipe:
 
 
 def _resourced(request: SubmitRequest, exists: bool) -> Recipe:
-    """Returns the recipe whose resources the jobs shall request."""
+    """Returns the recipe whose resources the jobs will request."""
     if not exists:
         return _recipe(request)
     if request.recipe is None:
@@ -215,7 +217,7 @@ def _resourced(request: SubmitRequest, exists: bool) -> Recipe:
 def _design(
     request: SubmitRequest, recipe: Recipe, site: Site, mode: Mode
 ) -> tuple[Plan, list[ChainJob], dict[str, str]]:
-    """The plan, the jobs and their scripts of a run that can be submitted; nothing is written."""
+    """Returns the plan, the jobs and their scripts after checking that the run can be submitted; writes nothing."""
     plan, _ = plan_recipe(recipe)
     check_machine(plan, None)
     check_recipe(recipe, plan)
@@ -227,7 +229,7 @@ def _design(
 
 @contextmanager
 def _naming(request: SubmitRequest) -> Iterator[None]:
-    """Gives the path of the site file to errors that only know that it is one."""
+    """Puts the path of the site file into errors that only say ``site file``."""
     try:
         yield
     except UserError as error:
@@ -240,7 +242,7 @@ def _naming(request: SubmitRequest) -> Iterator[None]:
 def _unchecked(
     request: SubmitRequest, recipe: Recipe, site: Site, jobs: Sequence[ChainJob], scripts: Mapping[str, str]
 ) -> Iterator[str]:
-    """Lets SLURM check the scripts if it is there; yields a comment where it does not answer.
+    """Lets SLURM check the scripts if it is installed; yields a comment if it does not answer.
 
     Raises:
         UserError: SLURM rejects a job.

@@ -93,7 +93,7 @@ def queue(run: RunFolder, events: Iterable[Event]) -> Queue:
     ended = {name: job for name, job in known.jobs.items() if job.id in ids and not job.is_live}
     now = Queue({**ended, **found}, time.time())
     if now.jobs != known.jobs:
-        with suppress(StackingError, OSError):  # other users may look, too
+        with suppress(StackingError, OSError):  # a user who may only read the run can look, too
             rows = {name: {**asdict(job), "folder": None} for name, job in now.jobs.items()}
             write_json(_memory(run), {"asked": now.asked, "jobs": rows})
     return now
@@ -160,4 +160,5 @@ def phases_left(labels: str, events: Iterable[Event]) -> list[tuple[str, int]]:
 
 
 def finished_phases(events: Iterable[Event]) -> set[tuple[str, int]]:
+    """Returns the name and stage of each phase that the journal calls finished or skipped."""
     return {(event["phase"], event["stage"]) for event in events if event["event"] in ("finished", "skipped")}

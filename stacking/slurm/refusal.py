@@ -1,4 +1,4 @@
-"""Explains why SLURM refuses a job: by the file and the key from which the refused request comes."""
+"""Explains why SLURM refuses a job: finds the file and the key that the refused request comes from."""
 
 from __future__ import annotations
 

@@ -145,7 +145,8 @@ def _setup(asked: Requests) -> list[str]:
 
 
 def check_options(job: str, asked: Requests, values: Mapping[str, Any]) -> None:
-    """
+    """Checks that ``options`` does not repeat what a key requests.
+
     Raises:
         UserError: an option is given together with the key for it, one of which would be silently overridden.
     """
@@ -168,6 +169,7 @@ def program(site: Site, module: str, *arguments: str) -> str:
 
 
 def interpreter(site: Site) -> str:
+    """Returns the job's Python interpreter, quoted for its shell."""
     variable = site.python is not None and "$" in site.python
     return in_quotes(str(site.python), "python") if variable else shlex.quote(site.python or sys.executable)
 

@@ -1,6 +1,6 @@
-"""Submits tasks that need one node each and nothing of one another, such as fine-tunings.
+"""Submits independent tasks that need one node each, such as fine-tunings.
 
-SLURM alone keeps the record: a task's job is found again by its name and the folder in which it works.
+Only SLURM keeps a record: a task's job is found again by its name and its working folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def submit_tasks(folder: Path, tasks: Mapping[str, Sequence[str]], site_file: Pa
 
     Args:
         folder: the absolute path of the jobs' working folder, with their scripts and logs in ``slurm/``.
-        tasks: by name, the arguments of `stacking` that do a task.
+        tasks: the arguments of `stacking` for each task, by its name.
         site_file: None: the defaults.
 
     Yields:
@@ -51,7 +51,7 @@ def submit_tasks(folder: Path, tasks: Mapping[str, Sequence[str]], site_file: Pa
 
 
 def task_script(folder: Path, name: str, arguments: Sequence[str], site: Site) -> str:
-    """Returns the sbatch script of a task, which gets what the site file says of one rank.
+    """Returns the sbatch script of a task, which requests what the site file gives to one rank.
 
     Raises:
         UserError: the template or the folder's path is unusable, or an option contradicts a key.

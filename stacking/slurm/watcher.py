@@ -1,6 +1,6 @@
-"""Submits the rest of a chain again after one of its jobs was lost without anybody's wish.
+"""Submits the rest of a chain again after it lost a job by accident.
 
-A job's shell has SLURM start it again after a stop, a preemption or a killed controller. Nobody does so where that
+A job's shell has SLURM start it again after a stop, a preemption or a killed controller. Nothing does so if the
 shell itself dies: by SIGKILL, out of memory, at a time limit that came without a warning, or on a site that cancels
 preempted jobs. The job after it is then cancelled, and so on down to the last one, after which the watcher starts
 (``--dependency=afternotok``). It runs ``python -m stacking.slurm.watcher RUN MENDS`` and looks at the first job that
@@ -48,6 +48,7 @@ class Ending:
 
     @property
     def is_good(self) -> bool:
+        """Whether the job succeeded, or is still pending or running."""
         return self.is_live or self.state == "COMPLETED" or (not self.state and self.code == 0)
 
     @property
@@ -143,6 +144,17 @@ def _wait_until_free(run: RunFolder) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Runs the watcher: prints what it did to its job's log.
+
+    Args:
+        arguments: the run's folder, and how often a job may be submitted again.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        StackingError: this is not a SLURM job, or SLURM does not answer.
+    """
     folder, mends = arguments
     watcher = slurm_client.own_job()
     if watcher is None:

@@ -30,6 +30,8 @@ class LiveMaster(NamedTuple):
 
 
 class Adapter(NamedTuple):
+    """Describes how to access and update the masters of one kind of optimizer."""
+
     masters: Callable[[Any, dict[int, str]], Iterator[LiveMaster]]
     """Returns this rank's masters, given the engine and the parameter names by ``id``."""
     prepare: Callable[[Any], None]

@@ -37,6 +37,7 @@ def inner_optimizer(engine: Any) -> Any:
 
 
 def offloads_to_nvme(optimizer: Any) -> bool:
+    """Returns whether ZeRO 3 keeps the optimizer state on NVMe."""
     return bool(getattr(optimizer, "swap_optimizer", False))
 
 
@@ -49,10 +50,12 @@ def whole_shape(parameter: torch.Tensor) -> tuple[int, ...]:
 
 
 def unfused_groups(optimizer: Any) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+    """Yields, for each parameter group, the 16-bit parameters and the fp32 master of each."""
     return zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
 
 
 def fused_groups(optimizer: Any) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+    """Yields, for each parameter group, the 16-bit parameters and the flat fp32 tensor of their masters."""
     return zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True)
 
 
@@ -65,6 +68,7 @@ def refresh_masters(optimizer: Any) -> None:
 
 
 def partitions(optimizer: Any) -> list[Partition]:
+    """Returns this rank's partitions in ZeRO 1 and 2, one for each parameter group."""
     groups = optimizer.round_robin_bit16_groups
     paddings = getattr(optimizer, "round_robin_bit16_padding", [None] * len(groups))
     masters, processes = optimizer.single_partition_of_fp32_groups, optimizer.real_dp_process_group
@@ -142,9 +146,10 @@ def is_at_smallest_scale(error: Exception) -> bool:
 def count_bias_correction(optimizer: Any, counts: Sequence[int]) -> None:
     """Sets β₁ᵗ and β₂ᵗ of a DeepSpeedCPUAdam, which C++ code accumulates, to their values after training.
 
-    It keeps one pair for all tensors: a tensor with the next count multiplies, any other one takes powers anew. With
-    one count for all, every update is replayed; with several, powers are taken anew in every round over the tensors,
-    so that the last two rounds suffice. Each replayed step updates one number with a learning rate of zero.
+    It keeps one pair for all tensors: a tensor with the next count multiplies the pair by β, any other one computes
+    the powers again. If all tensors have the same count, every update is replayed. Otherwise each round over the
+    tensors computes the powers again, so replaying the last two rounds suffices. Each replayed step updates one number
+    with a learning rate of zero.
 
     Args:
         counts: the updates of each tensor, in the order in which they are stepped.

@@ -83,7 +83,7 @@ class TrainingState(ABC):
         """
 
     def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Reads elements ``start … stop`` of a flattened tensor; arguments and errors as of `fill`."""
+        """Returns elements ``start … stop`` of a flattened tensor; arguments, dtypes and errors as for `fill`."""
         buffer = kind == BUFFERS
         count = numel(self.buffers[name].shape if buffer else self.shape(name)) if stop is None else stop
         values = np.empty(count - start, self.buffers[name].dtype if buffer else np.float32)

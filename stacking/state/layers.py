@@ -23,6 +23,8 @@ TREATMENTS: dict[str, tuple[str, ...]] = {
 
 
 class LayerSource(NamedTuple):
+    """Describes one layer of a grown model: which layer it copies, and how."""
+
     layer: int
     """Number of the source layer."""
     treatment: str = "copy"
@@ -47,6 +49,8 @@ class LayerSource(NamedTuple):
 
 
 class Origin(NamedTuple):
+    """Describes where a tensor of a grown model comes from."""
+
     name: str
     """Name of the shallow model's tensor."""
     zero: bool
@@ -60,6 +64,7 @@ def layer_of(name: str) -> int | None:
 
 
 def with_layer(name: str, layer: int) -> str:
+    """Returns the name of the same parameter in another layer."""
     return _LAYER.sub(f"layers.{layer}.", name)
 
 

@@ -179,6 +179,8 @@ def _persistent_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 class Adam(NamedTuple):
+    """Describes how to set the step counts of one implementation of Adam."""
+
     set_step: Callable[[dict[str, Any], LiveMaster, int], None]
     """Sets the step count, given a master's state, the master and the count."""
     finish: Callable[[Any, Sequence[int]], None]

@@ -39,6 +39,7 @@ def overflow_warning(scale: float, smallest: float, skipped: int, streak: int) -
 
 
 def smallest_scale(engine: Any) -> float:
+    """Returns the minimum of the engine's loss scale; for a fixed scale, the scale itself."""
     return smallest_loss_scale(_scaler(engine))
 
 

@@ -63,6 +63,8 @@ class SavedMaster(NamedTuple):
 
 
 class ParsedCheckpoint(NamedTuple):
+    """Holds the parsed files of a checkpoint, whose tensors stay in the files."""
+
     folder: Path
     model_file: Path
     model: Mapping[str, Any]

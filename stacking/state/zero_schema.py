@@ -43,7 +43,7 @@ class _Wrapped(TypedDict, total=False):
 
 
 class _Model(TypedDict, total=False):
-    """``mp_rank_00_model_states.pt``."""
+    """Describes ``mp_rank_00_model_states.pt``."""
 
     module: Required[dict[str, Any]]
     buffer_names: Required[list[str] | None]
@@ -53,7 +53,7 @@ class _Model(TypedDict, total=False):
 
 
 class _OptimizerShard(TypedDict, total=False):
-    """``optimizer_state_dict`` in ``…_optim_states.pt``."""
+    """Describes ``optimizer_state_dict`` in ``…_optim_states.pt``."""
 
     zero_stage: int
     partition_count: int | list[int]

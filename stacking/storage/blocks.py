@@ -35,6 +35,7 @@ def digest(data: Any) -> str:
 
 
 def entry_of(size: int, digests: Sequence[str]) -> Entry:
+    """Returns the manifest entry of a file of ``size`` bytes, given the digest of each of its blocks."""
     if size <= BLOCK:
         return {"bytes": size, "checksum": digests[0] if digests else digest(b"")}
     blocks = "".join(digests)
@@ -63,6 +64,7 @@ class BlockHasher:
         self._block, self._size = xxhash.xxh3_128(), 0
 
     def update(self, data: memoryview) -> None:
+        """Adds the next bytes of the file."""
         while len(data):
             part = data[: BLOCK - self._size % BLOCK]
             self._block.update(part)
@@ -73,6 +75,7 @@ class BlockHasher:
                 self._block.reset()
 
     def entry(self) -> Entry:
+        """Returns the entry of all bytes so far."""
         rest = [self._block.hexdigest()] if self._size % BLOCK else []
         return entry_of(self._size, [*self._digests, *rest])
 

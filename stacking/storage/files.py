@@ -48,6 +48,11 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` as indented JSON, atomically.
+
+    Raises:
+        NoSpace: the disk is full; the old content stays.
+    """
     try:
         data = json.dumps(value, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a lone surrogate, which JSON can only hold escaped
@@ -105,6 +110,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def write_sealed_text(path: Path, text: str) -> None:
+    """Writes ``text`` with its seal in a comment on the last line, atomically."""
     write_atomically(path, sealed_text(text))
 
 
@@ -193,6 +199,7 @@ def seal_folder(folder: Path, manifest: Mapping[str, Any], entries: Mapping[str,
 
 
 def move_folder(source: Path, target: Path) -> None:
+    """Renames ``source`` to ``target`` durably; an existing ``target`` is removed first."""
     if target.exists():
         shutil.rmtree(target)
     patiently(lambda: os.rename(source, target))
@@ -218,7 +225,7 @@ def require_absent(path: Path) -> None:
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()
     elif path.exists():
-        raise UserError(path, "exists already", "remove it or choose another name")
+        raise UserError(path, "already exists", "remove it or choose another name")
 
 
 def require_outside(out: Path, source: Path) -> None:
@@ -242,7 +249,7 @@ def set_aside(path: Path, why: str = "damaged") -> Path:
 
 
 def set_aside_unless_file(path: Path) -> Path | None:
-    """Sets aside a folder or a named pipe that stands where a file belongs; returns its new path, if there was one."""
+    """Sets aside a folder or a named pipe found where a file belongs; returns its new path, if there was one."""
     return set_aside(path) if path.exists() and not path.is_file() else None
 
 

@@ -1,4 +1,4 @@
-"""The two kinds of records in the files that one part of the program writes and another reads."""
+"""Defines the two kinds of records in the files that one part of the program writes and another reads."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ class Piece(NamedTuple):
 
 
 def numel(shape: Shape) -> int:
+    """Returns the number of elements of a tensor."""
     return math.prod(shape)
 
 

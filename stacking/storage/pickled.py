@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 MOST_OPCODES = 3_000_000
-"""Maximum number of opcodes, which takes about ten seconds; a checkpoint has thousands."""
+"""Maximum number of opcodes, which take about ten seconds to read; a checkpoint has thousands."""
 _LONGEST_KEY = 100
 
 _RUNS_CODE = re.compile(
@@ -57,7 +57,7 @@ def described(value: Any) -> str:
 
 
 def read_pickle(file: BinaryIO, known: Mapping[str, Any], storage: Callable[[Any], Any]) -> Any:
-    """Reads the pickle at the current position of ``file`` and advances behind it.
+    """Reads the pickle at the current position of ``file`` and advances past it.
 
     Args:
         known: the replacements of classes and functions by ``module.name``; a `Function` is called. Everything else

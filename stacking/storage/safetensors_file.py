@@ -42,12 +42,15 @@ _MOST_AXES = 64
 
 
 class TensorSpec(NamedTuple):
+    """Describes a tensor: its dtype and shape."""
+
     dtype: str
     """The dtype's name in numpy."""
     shape: Shape
 
     @property
     def nbytes(self) -> int:
+        """The size of the elements in bytes."""
         return numel(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -63,6 +66,12 @@ class TensorRange(NamedTuple):
 
 
 class FileLayout:
+    """Lays out a file of tensors, in the order of ``specs``.
+
+    Args:
+        metadata: texts for the header, which the format keeps under ``__metadata__``.
+    """
+
     def __init__(self, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         end = 0
@@ -164,6 +173,8 @@ def _end(places: Mapping[str, tuple[TensorSpec, int]]) -> int:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
+    """Opens a file for reading slices of its tensors; none of them is held in memory."""
+
     path: Path
     specs: dict[str, TensorSpec]
     _offsets: dict[str, int]

@@ -32,7 +32,7 @@ SIGNATURES: tuple[Signature, ...] = (
     (0, b"GGUF", "is a GGUF file", "take the model's PyTorch weights"),
     (_TAR, b"ustar", "is a tar archive", "unpack it"),
 )
-"""What may stand in place of a model's weights or configuration."""
+"""What may be found in place of a model's weights or configuration."""
 
 
 def first_bytes(path: Path) -> bytes:

@@ -56,6 +56,8 @@ DTYPES = {
 
 
 class StorageType(NamedTuple):
+    """Describes the elements of a storage."""
+
     dtype: str
 
     @property
@@ -83,6 +85,7 @@ class StoredTensor(NamedTuple):
 
     @property
     def numel(self) -> int:
+        """The number of elements."""
         return numel(self.shape)
 
     @property

@@ -1,4 +1,4 @@
-"""Waits for builds of DeepSpeed's kernels, which DeepSpeed itself would do silently and without end."""
+"""Waits for builds of DeepSpeed's kernels; DeepSpeed itself would wait silently, and for ever."""
 
 from __future__ import annotations
 

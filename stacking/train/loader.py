@@ -38,10 +38,12 @@ class Update:
 
     @property
     def predictions(self) -> int:
+        """The number of masked positions on this rank."""
         return sum(micro.predictions for micro in self.micro_batches)
 
     @property
     def tokens(self) -> int:
+        """The number of tokens on this rank, without padding."""
         return sum(micro.tokens for micro in self.micro_batches)
 
 

@@ -26,7 +26,7 @@ class Recorder:
 
     ``seconds`` is the training time of this stage over all attempts, excluding evaluation and checkpoints.
     ``tokens`` counts the tokens of the whole run, without padding. A record's loss is the mean over its ``updates``,
-    also after a restart; its ``tokens_per_second`` is that since the restart.
+    also after a restart; its ``tokens_per_second`` only covers the time since the restart.
 
     Args:
         progress: the result of `restore`.
@@ -105,7 +105,7 @@ class Recorder:
         return self._carried + means.tolist()
 
     def complete(self, step: int, rates: Rates) -> None:
-        """Writes the record of the latest updates, up to ``step``, unless it is written."""
+        """Writes the record of the latest updates, up to ``step``, unless it is written already."""
         if self._logged_step < step:
             self._write_record(step, rates)
 
@@ -130,7 +130,7 @@ class Recorder:
         self._window, self._carried = [], []
 
     def _skips(self, updates: int) -> dict[str, Any]:
-        """Returns the loss scale and the skipped ones of the latest ``updates``, with a warning if too many."""
+        """Returns the loss scale and how many of the latest ``updates`` were skipped, with a warning if too many."""
         scale = loss_scale(self._engine).get("cur_scale")
         if scale is None:
             return {}

@@ -124,6 +124,7 @@ def _try(run: RunFolder, plan: Plan, stage: StagePlan, source: State, agreement:
 
 
 def main(run_dir: str, stage: str) -> None:
+    """Runs the trial before stage number ``stage`` on this rank."""
     run, index = RunFolder(Path(run_dir)), int(stage)
     run_trial(run, load_plan(run.plan), index, int(os.environ["WORLD_SIZE"]))
 

@@ -135,6 +135,11 @@ def fitted(plan: Plan, stage: StagePlan, ranks: int) -> StagePlan:
 
 
 def main(run_dir: str, stage: str, *when: str) -> None:
+    """Trains stage number ``stage`` on this rank.
+
+    Args:
+        when: `WHEN_READY` if the state that the stage starts from is still being made.
+    """
     run, index = RunFolder(Path(run_dir)), int(stage)
     run_stage(run, load_plan(run.plan), index, int(os.environ["WORLD_SIZE"]), waits=when == (WHEN_READY,))
 

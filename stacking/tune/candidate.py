@@ -1,4 +1,4 @@
-"""The table of tunable dimensions, a candidate (one point in it), and the record of its trial."""
+"""Defines the table of tunable dimensions, a candidate (one point in it), and the record of its trial."""
 
 from __future__ import annotations
 
@@ -89,9 +89,11 @@ class Candidate(Frozen):
 
     @property
     def words(self) -> str:
+        """The micro-batch and the setting, as a phrase for the user."""
         return f"micro-batch {self.micro_batch}, {self.setting.words}"
 
     def at(self, micro_batch: int) -> Candidate:
+        """Return the same setting at another micro-batch."""
         return Candidate(micro_batch=micro_batch, setting=self.setting)
 
     def changed(self, **values: Any) -> Candidate:
@@ -122,4 +124,5 @@ class Tried(Frozen):
 
     @property
     def does_not_fit(self) -> bool:
+        """Whether the candidate ran out of memory, or cannot fit."""
         return self.result in ("out-of-memory", "pruned")

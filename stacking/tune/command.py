@@ -1,4 +1,4 @@
-"""`stacking tune`, from a recipe to the files it writes."""
+"""Implements `stacking tune`, from a recipe to the files it writes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SAMPLES = "samples.train.npy"
 
 @dataclass(frozen=True)
 class TuneRequest:
-    """What the user asks for."""
+    """What the user asks `stacking tune` for."""
 
     recipe: Recipe
     out: Path
@@ -51,8 +51,11 @@ class TuneRequest:
 
 @dataclass(frozen=True)
 class Report:
+    """What a tuning found, and the files that it wrote."""
+
     tuned: Sequence[TunedStage]
     configs: dict[int, str]
+    """The name of each tuned configuration, by the index of its stage."""
     recipe: Path
     page: Path
 
@@ -154,6 +157,7 @@ def _under(stage: StagePlan, tell: Tell) -> Tell:
 
 
 def as_table(report: Report) -> Table:
+    """Return a table with the winner of each stage, for the terminal."""
     head = ("stage", "micro-batch", "accumulation", "setting", "tokens/s", "× recipe", "trials", "configuration")
     rows = []
     for stage, found, final in report.tuned:
@@ -178,6 +182,7 @@ def as_table(report: Report) -> Table:
 
 
 def as_dict(report: Report) -> dict[str, Any]:
+    """Return the winner and all trials of each stage, for JSON."""
     stages = []
     for stage, found, final in report.tuned:
         stages.append(

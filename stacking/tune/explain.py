@@ -30,6 +30,7 @@ _VALUES: Mapping[str, Callable[[Any], str]] = {
 
 
 def reasons(stage: StagePlan, config: Json, found: SearchResult, final: RunoffResult) -> dict[str, str]:
+    """Return a sentence for every key of ``config``, the tuned configuration of ``stage``."""
     winner = final.winner.candidate
     accumulation = stage.global_batch // (winner.micro_batch * stage.ranks)
     why = {

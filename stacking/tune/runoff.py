@@ -1,4 +1,4 @@
-"""The end of a search: the two best alternate, so that a drift of the machine affects both alike."""
+"""Ends a search: the two best candidates alternate, so that a drift of the machine affects both alike."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _judge(found: SearchResult, fastest: Tried, challenger: Tried, ratios: list[
         reason = f"faster than {challenger.candidate.words} by {words}"
         return RunoffResult(fastest, challenger, tuple(ratios), reason, lead)
     if max(ratios) < 1 / _CLEAR:
-        reason = f"the search had {fastest.candidate.words} ahead, the runoff has it behind: {words}"
+        reason = f"{fastest.candidate.words} was ahead in the search but behind in the runoff: {words}"
         return RunoffResult(challenger, fastest, tuple(ratios), reason, 1 / lead)
     simpler, other = sorted((fastest, challenger), key=lambda tried: _complexity(found, tried))
     ahead = "it led" if simpler is fastest else "that one led"

@@ -1,7 +1,7 @@
 """Decides which candidates to measure and in what order: few, the most promising first.
 
-One dimension at a time. The micro-batch grows from the recipe's own while that is faster; then ZeRO stages and
-compilation are varied at the best micro-batch; if memory stopped the growth, memory savers are tried, cheapest first;
+It varies one dimension at a time. The micro-batch grows from the recipe's own while that is faster; then ZeRO stages
+and compilation vary at the best micro-batch; if memory stopped the growth, memory savers are tried, cheapest first;
 then the best setting's neighbours. A candidate is not measured if it cannot fit, or if it needs at least as much memory
 as one that ran out.
 """
@@ -27,7 +27,7 @@ _PRICE = {"zero_stage": 1.0, "activation_checkpointing": 4.0, "offload": 6.0}
 
 
 class Trials(Protocol):
-    """Who measures."""
+    """Measures candidates for the search, within a budget."""
 
     def known(self, candidate: Candidate) -> Tried | None:
         """Return an earlier measurement, if there is one."""
@@ -44,7 +44,7 @@ class Trials(Protocol):
 
 
 class Spent(Exception):
-    """No further trial may start; says why."""
+    """Raised if no further trial may start; says why."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class SearchResult:
         return sorted((t for t in self.tried if t.result == "measured"), key=lambda t: -t.tokens_per_second)
 
     def of(self, candidate: Candidate) -> Tried | None:
+        """Return the record of ``candidate``, if it was considered."""
         return next((tried for tried in self.tried if tried.candidate == candidate), None)
 
 

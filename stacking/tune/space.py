@@ -1,4 +1,4 @@
-"""What a stage can be tuned over on this machine: values, why others are excluded, and the memory of a rank."""
+"""Finds what a stage can be tuned over on this machine: values, why others are excluded, and the memory of a rank."""
 
 from __future__ import annotations
 
@@ -50,11 +50,13 @@ class Space:
 
 
 def facts_of(plan: Plan, stage: StagePlan) -> SpaceFacts:
+    """Return the facts about a stage of ``plan`` on this machine."""
     compiler = any(shutil.which(name) for name in _COMPILERS)
     return SpaceFacts(plan.launch.accelerator == "cuda", stage.ranks, compiler, plan.launch.compiled)
 
 
 def space_of(stage: StagePlan, facts: SpaceFacts) -> Space:
+    """Return the values that can be measured for ``stage``, and why others are unavailable."""
     base = base_candidate(stage)
     values, left_out = {}, {}
     for name, all_values in DIMENSIONS.items():

@@ -1,4 +1,4 @@
-"""The folder of a tuning: its subject and the record of every trial. Running the tuning again reuses the records."""
+"""Keeps the folder of a tuning: its subject and the record of every trial, which the next run of it reuses."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ class Records:
         return record_of(Tried, read_json(path), path, "the record of a trial", "remove it to repeat the trial")
 
     def write(self, label: str, tried: Tried) -> None:
+        """Write the record of a trial, atomically."""
         write_atomically(self._folder / f"{label}.json", tried.model_dump_json(indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""A recipe with one stage's DeepSpeed configuration set to a candidate: the plans of trials, and the tuned files."""
+"""Sets one stage's DeepSpeed configuration to a candidate, for the plans of trials and for the tuned files."""
 
 from __future__ import annotations
 

@@ -63,6 +63,7 @@ def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> 
 
 
 def page(plan: Plan, tuned: Sequence[TunedStage], names: Mapping[int, str], configs: Mapping[int, Json]) -> str:
+    """Return ``tune.md``: the winner, the reasons and the trials of each stage, as Markdown."""
     parts = [
         f"# {plan.name}, tuned",
         f"![the search]({PICTURE})",

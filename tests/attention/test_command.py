@@ -148,7 +148,7 @@ def test_nothing_is_overwritten(state: Path, data: Path, tmp_path: Path) -> None
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").write_text("")
     done = CliRunner().invoke(cli, ["attention", str(state), "--data", str(data), "--out", str(tmp_path / "kept")])
-    assert isinstance(done.exception, UserError) and "exists already" in str(done.exception)
+    assert isinstance(done.exception, UserError) and "already exists" in str(done.exception)
 
 
 def test_the_command_prints_one_line_per_layer(state: Path, data: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_an_interrupted_expansion_is_resumed_to_the_same_bits(expanded: Path, pr
     ("changes", "message"),
     [
         ([], "--layers: is missing; give one of them"),
-        (["--layers", "3", "--layers-from", "0,1"], "--layers: has no place beside --layers-from"),
+        (["--layers", "3", "--layers-from", "0,1"], "--layers: cannot be used with --layers-from"),
         (["--layers", "1"], "stages[0].layers: is 1 after 2; layers can only grow"),
         (["--layers", "2"], "stages[0].growth.new_layers: has no effect: the stage keeps its 2 layers"),
         (["--layers-from", "0,2"], "layers_from: layer 2 does not exist"),

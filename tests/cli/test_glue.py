@@ -62,7 +62,7 @@ def test_an_interrupted_command_resumes_and_a_different_one_is_refused(place: Pa
     assert kept.stat().st_mtime_ns == before
     assert (place / "rte" / "submission" / "RTE.tsv").read_text().startswith("index\tprediction\n100\t")
     again = run(place / "bert", "--data", place / "data", "--out", place / "rte", *one)
-    assert "RTE: done already" in again.stderr and "average of 1" in again.stdout
+    assert "RTE: already done" in again.stderr and "average of 1" in again.stdout
     arguments = [place / "bert", "--data", place / "data", "--out", place / "rte", *one]
     assert "seed-0.json: was made with batch 16, not 8; choose another --out" in refused(*arguments, "--set", "batch=8")
 

@@ -83,7 +83,7 @@ MISTAKES = {
     "the report of what is not a run": (["report", "{tmp}"], "run"),
     "consolidating nothing": (["consolidate", "{tmp}/none", "--out", "{tmp}/x"], "none"),
     "consolidating something else": (["consolidate", "{full}", "--out", "{tmp}/x"], "{full}"),
-    "writing over something": (["consolidate", "{tmp}", "--out", "{full}"], "exists already"),
+    "writing over something": (["consolidate", "{tmp}", "--out", "{full}"], "already exists"),
     "growing something else": (["grow", "{full}", "--layers", "2", "--out", "{tmp}/x"], "{full}"),
     "exporting something else": (["export", "{full}", "--out", "{tmp}/x"], "{full}"),
     "importing something else": (["import", "{full}", "--out", "{tmp}/x"], "{full}"),

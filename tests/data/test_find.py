@@ -79,9 +79,9 @@ def test_links_are_followed_once_and_cycles_terminate(tmp_path: Path) -> None:
     found = find_files(str(tmp_path / "text"))
     assert [file.path.name for file in found.files] == ["a.txt", "b.txt", "c.txt"]
     assert sorted(reason for _, reason in found.passed_over) == [
+        "already read under another name",
         "broken link",
-        "link to a folder that is read already",
-        "read already under another name",
+        "link to a folder that is already read",
     ]
 
 

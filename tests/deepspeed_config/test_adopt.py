@@ -101,7 +101,7 @@ def test_the_written_files_can_be_planned_unchanged(tmp_path: Path) -> None:
     assert plan.optimizer.betas == (0.9, 0.95) and plan.optimizer.eps == 1e-8
     assert recipe.schedule.kind == "WarmupCosineLR"
     assert json.loads((Path("out") / CONFIG).read_text())["fp16"]["initial_scale_power"] == 11
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         adopt(Path("ds.json"), "small.yaml", 4, Path("out"))
 
 

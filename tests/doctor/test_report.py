@@ -36,4 +36,4 @@ def test_transfers_are_shown_as_a_table_of_sizes_and_operations() -> None:
 
 
 def test_finding_nothing_wrong_is_reported_too() -> None:
-    assert summary(Visit(Facts(), FINDINGS[:1])) == "this machine: nothing to say against it"
+    assert summary(Visit(Facts(), FINDINGS[:1])) == "this machine: no complaints"

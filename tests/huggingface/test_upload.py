@@ -134,5 +134,5 @@ def test_without_a_token_or_network_nothing_is_written(state: Path, hub: Hub, mo
 
 @pytest.mark.parametrize("option", [("--revision", "x"), ("--private",)])
 def test_upload_options_are_refused_without_an_upload(state: Path, option: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match=f"{option[0]}: has no place here; add --push-to-hub"):
+    with pytest.raises(UserError, match=f"{option[0]}: has no effect here; add --push-to-hub"):
         push(state, *option)

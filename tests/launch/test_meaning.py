@@ -123,7 +123,7 @@ LAST_WORDS = {
         "out of memory on the host; use fewer ranks per node or a smaller micro_batch",
     "ERROR: Unexpected bus error encountered in worker. This might be caused by insufficient shared memory (shm).":
         "no shared memory is left; raise the limit of /dev/shm",
-    "Fatal Python error: Illegal instruction": "this build has instructions that this processor lacks",
+    "Fatal Python error: Illegal instruction": "this build uses instructions that this processor lacks",
 }  # fmt: skip
 
 

@@ -74,6 +74,11 @@ def test_more_ranks_than_cores_share_them() -> None:
     assert "--overcommit" in srun(job(2), Allocation(job=1, nodes=1, cores=1, gpus=0, tasks=2), {})
 
 
+def test_steps_that_may_overlap_say_so() -> None:
+    allocation = Allocation.of(BATCH)
+    assert {*srun(job(8), allocation, {}, overlap=True)} - {*srun(job(8), allocation, {})} == {"--overlap"}
+
+
 def test_being_outside_a_job_is_reported_in_one_line() -> None:
     with pytest.raises(UserError, match="works only inside a SLURM job"):
         Allocation.of({})

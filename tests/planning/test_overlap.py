@@ -90,4 +90,4 @@ def test_a_stage_that_ends_on_a_plateau_is_shared_only_if_it_ends_at_the_same_up
     settled = automatic.stages[0].model_copy(update={"steps": 40})
     other = automatic.model_copy(update={"stages": (settled, *automatic.stages[1:])})
     assert overlap(automatic, automatic).updates == (60, 20, 20)
-    assert overlap(automatic, other) == Overlap((), "stages[0].until, which decides its length on the way")
+    assert overlap(automatic, other) == Overlap((), "stages[0].until, which decides its length as it trains")

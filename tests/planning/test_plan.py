@@ -95,7 +95,7 @@ WRONG = {
     "stage rate under a run-wide schedule": (
         "name: small",
         "schedule: {kind: warmup-stable-decay, peak: 1e-3}",
-        "stages[0].learning_rate: has no place in a warmup-stable-decay schedule; remove it, or schedule.kind",
+        "stages[0].learning_rate: cannot be used in a warmup-stable-decay schedule; remove it, or schedule.kind",
     ),
     "warm-up meets decay": (
         SMALL,

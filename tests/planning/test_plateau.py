@@ -122,7 +122,7 @@ def test_a_rising_loss_has_levelled_off_and_old_evaluations_do_not_count() -> No
         ("plateau: 0.1, at_most: 100", "at_most: 100", r"stages\[0\]\.until\.plateau"),
         ("plateau: 0.1, at_most: 100", "plateau: 0, at_most: 100", r"stages\[0\]\.until\.plateau"),
         ("{kind: warmup-stable-decay, peak: 1e-3, warmup_steps: 10, decay_share: 0.2}",
-         "{kind: WarmupLR, warmup_max_lr: 1e-3}", r"stages\[0\]\.until: has no place in a WarmupLR schedule"),
+         "{kind: WarmupLR, warmup_max_lr: 1e-3}", r"stages\[0\]\.until: cannot be used in a WarmupLR schedule"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(old: str, new: str, message: str) -> None:

@@ -116,7 +116,7 @@ def test_runs_that_share_nothing_are_refused_with_the_point_where_they_diverge(s
 
 def test_without_a_checkpoint_in_the_shared_updates_there_is_no_branch_point(source: RunFolder) -> None:
     shutil.rmtree(source.stage("0-L2").checkpoints)
-    with pytest.raises(UserError, match=r"from the 13 updates that both share, which part at stages\[1\].steps"):
+    with pytest.raises(UserError, match=r"from the 13 updates that both share before they part at stages\[1\].steps"):
         require_branch_point(source, shorter(3), refuse)
 
 

@@ -53,9 +53,9 @@ def edited(run: RunFolder) -> None:
 
 CHANGES: dict[str, tuple[Callable[[RunFolder], object], str]] = {
     "an edited plan": (edited, "plan.json: does not match its seal"),
-    "the plan of another run": (another_runs_plan, "plan.json: was changed since"),
+    "the plan of another run": (another_runs_plan, "plan.json: has changed since"),
     "a plan that is gone": (lambda run: run.plan.unlink(), "plan.json: is missing"),
-    "other data": (other_data, "holds other data than when the run was created"),
+    "other data": (other_data, "does not hold the data that the run was created with"),
     "a flipped token": (flipped_token, "00000.tokens.npy: does not match its checksum"),
     "data that moved": (
         lambda run: run.path.with_name("data").rename(run.path.with_name("moved")),
@@ -119,5 +119,5 @@ def test_unfinished_files_of_killed_processes_are_removed(run: RunFolder) -> Non
 
 
 def test_a_folder_that_holds_a_run_is_refused(run: RunFolder) -> None:
-    with pytest.raises(UserError, match="holds a run already; run `stacking resume"):
+    with pytest.raises(UserError, match="already holds a run; run `stacking resume"):
         create_run("demo", run)

@@ -119,6 +119,19 @@ def test_only_live_jobs_with_that_working_folder_are_found(slurm: FakeSlurm) -> 
     assert list(slurm_client.jobs_in(FOLDER)) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("version", "can"), [("slurm-wlm 22.05.8", True), ("slurm 20.11.0", True), ("slurm 20.02.7", False), ("?", False)]
+)
+def test_steps_overlap_where_srun_has_the_option(slurm: FakeSlurm, version: str, can: bool) -> None:
+    slurm.answers("srun", stdout=f"{version}\n")
+    assert slurm_client.steps_can_overlap() == can
+
+
+def test_steps_of_a_slurm_that_does_not_answer_stay_apart(slurm: FakeSlurm) -> None:
+    slurm.answers("srun", stderr="srun: fatal: Could not establish a configuration source", code=1)
+    assert not slurm_client.steps_can_overlap()
+
+
 def test_commands_that_change_jobs_get_their_ids(slurm: FakeSlurm) -> None:
     for program in ("scancel", "scontrol"):
         slurm.answers(program)

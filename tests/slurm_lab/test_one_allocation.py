@@ -112,6 +112,14 @@ def test_a_run_on_two_nodes_goes_from_recipe_to_export(undisturbed: Path) -> Non
     assert checkpoint is not None and read_json(checkpoint / "progress.json")["world_size"] == 2
 
 
+def test_the_ranks_of_the_next_stage_start_during_the_transition(undisturbed: Path) -> None:
+    started = {(e["phase"], e["stage"]): e for e in events(undisturbed) if e["event"] == "started"}
+    assert started["train", 1]["waited_seconds"] > 0
+    assert "waited_seconds" not in started["train", 0]
+    said = (undisturbed / "1-L2" / "logs" / "train-1.launcher.log").read_text()
+    assert "step creation" not in said, "SLURM made the step wait for the transition's"
+
+
 def test_logs_are_named_after_stage_attempt_and_rank(undisturbed: Path) -> None:
     names = {path.name for path in (undisturbed / "0-L1" / "logs").glob("train-*")}
     assert names == {"train-1.launcher.log", "train-1.rank0.log", "train-1.rank1.log"}

@@ -130,7 +130,7 @@ def test_damage_is_found_and_the_file_named(tmp_path: Path, damage, named: str, 
 
 def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     make_folder(tmp_path / "out")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         require_absent(tmp_path / "out")
     (tmp_path / "empty").mkdir()
     require_absent(tmp_path / "empty")

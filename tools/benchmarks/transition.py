@@ -245,26 +245,31 @@ class _Bench:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _plan(shape: str, wanted: Wanted) -> Plan:
-    """Two stages, the second twice as deep, which takes everything of the first."""
+def recipe_of(shape: str, wanted: Wanted) -> dict[str, Any]:
+    """Two stages, the second twice as deep, which takes everything of the first.
+
+    Raises:
+        UserError: ``shape`` is not known.
+    """
     if shape not in SHAPES:
         raise UserError("--shape", f"{shape!r} is not known", f"give {', '.join(SHAPES)}")
     sizes = SHAPES[shape]
     model = {**sizes, "max_positions": 512, "dropout": 0.0, "attention_dropout": 0.0}
     stage = {"steps": 1, "batch_sequences": wanted.ranks, "micro_batch": 1, "learning_rate": {"peak": 1e-4}}
-    recipe = Recipe.model_validate(
-        {
-            "name": f"transition-{shape}",
-            "model": {name: value for name, value in model.items() if name != "layers"},
-            "data": {"sequence_length": 128},
-            "precision": wanted.precision,
-            "growth": {"operator": "stack", "optimizer_state": wanted.optimizer_state},
-            "stages": [{"layers": sizes["layers"], **stage}, {"layers": 2 * sizes["layers"], **stage}],
-            "ds_config": {"zero_optimization": {"stage": wanted.zero_stage}},
-            "launch": {"ranks": wanted.ranks},
-        }
-    )
-    return make_plan(recipe, None, None, find_machine())
+    return {
+        "name": f"transition-{shape}",
+        "model": {name: value for name, value in model.items() if name != "layers"},
+        "data": {"sequence_length": 128},
+        "precision": wanted.precision,
+        "growth": {"operator": "stack", "optimizer_state": wanted.optimizer_state},
+        "stages": [{"layers": sizes["layers"], **stage}, {"layers": 2 * sizes["layers"], **stage}],
+        "ds_config": {"zero_optimization": {"stage": wanted.zero_stage}},
+        "launch": {"ranks": wanted.ranks},
+    }
+
+
+def _plan(shape: str, wanted: Wanted) -> Plan:
+    return make_plan(Recipe.model_validate(recipe_of(shape, wanted)), None, None, find_machine())
 
 
 def _fits(parameters: int, wanted: Wanted) -> bool:

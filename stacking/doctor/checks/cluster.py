@@ -1,4 +1,4 @@
-"""Checks between ranks: bandwidth, clocks, and whether the nodes are alike."""
+"""Checks what lies between the ranks: bandwidth, clocks, and whether the nodes are alike."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ def nodes(facts: Facts) -> Iterator[Finding]:
 
 
 def _brief(seconds: float) -> str:
-    """``1.2 s``, ``34 ms``, ``5 µs``."""
+    """Format seconds: ``1.2 s``, ``34 ms``, ``5 µs``."""
     size, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms")) if seconds >= s), (1e-6, "µs"))
     return f"{seconds / size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Checks of the run's folder."""
+"""Checks the run's folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def space(facts: Facts) -> Iterator[Finding]:
 
 
 def filesystem(facts: Facts) -> Iterator[Finding]:
-    """Check that files can be locked and stay."""
+    """Check that files can be locked and survive a restart of the machine."""
     folder = facts.folder
     if folder is None:
         return

@@ -1,4 +1,4 @@
-"""Checks of the GPUs, and whether this torch has code for them."""
+"""Checks the GPUs, and whether this torch has code for them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ def _unwanted(facts: Facts) -> str:
 
 
 def class_of(gpu: GpuFacts) -> DeviceClass:
+    """Return the class of a GPU, for its peaks and precisions."""
     return device_class(gpu.name, gpu.memory, float(dotted(gpu.capability)))
 
 
 def dotted(capability: Capability) -> str:
+    """Format a compute capability: ``7.0``."""
     return f"{capability[0]}.{capability[1]}"
 
 

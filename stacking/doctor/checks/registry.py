@@ -1,4 +1,4 @@
-"""The registry of checks, in the order in which their findings are shown."""
+"""Registers the checks, in the order in which their findings are shown."""
 
 from __future__ import annotations
 

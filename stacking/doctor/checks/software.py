@@ -1,4 +1,4 @@
-"""Checks of packages, compilers and launchers."""
+"""Checks packages, compilers and launchers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def kernels(facts: Facts) -> Iterator[Finding]:
         problems.append(("no ninja on the PATH", "pip install ninja, and activate the environment"))
     needed = _needed(facts) - set(facts.deepspeed.built)
     refused = sorted(op for op in needed if not facts.deepspeed.ops.get(op, True))
-    problems += [(f"{op} is not compatible", "look at ds_report") for op in refused]
+    problems += [(f"{op} is not compatible", "see ds_report") for op in refused]
     refuses = sorted(op for op, fits in facts.deepspeed.ops.items() if not fits)
     if problems:
         found, advice = problems[0][0], problems[0][1]
@@ -94,7 +94,7 @@ def build_locks(facts: Facts) -> Iterator[Finding]:
     """Check that no killed build of a kernel blocks the next one."""
     level: Level = "error" if _needed(facts) else "warning"
     for lock in facts.host.stale_locks:
-        problem = f"{lock} is left of a build that was killed, and every start that needs the kernel waits for it"
+        problem = f"{lock} is left over from a killed build, and every start that needs the kernel waits for it"
         yield Finding(level, "build lock", problem, f"run `rm {lock}`")
 
 

@@ -1,4 +1,4 @@
-"""Checks of cores, memory and operating system limits."""
+"""Checks cores, memory and operating system limits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def shared_memory(facts: Facts) -> Iterator[Finding]:
     size = facts.host.shared_memory
     if size is None:
         if facts.host.name:
-            yield Finding("warning", "/dev/shm", "not there", "mount a tmpfs on it: NCCL needs it between local ranks")
+            yield Finding("warning", "/dev/shm", "is missing", "mount a tmpfs on it: NCCL needs it between local ranks")
     elif size < _LEAST_SHARED and facts.ranks > 1:
         advice = "in a container: --shm-size=8g, or --ipc=host; otherwise remount it larger"
         yield Finding("warning", "/dev/shm", f"{size / 2**20:.0f} MiB for {counted(facts.ranks, 'rank')}", advice)

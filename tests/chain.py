@@ -50,7 +50,7 @@ def prepare_text(folder: Path) -> Path:
 
 
 def write_recipe(folder: Path, data: Path, **changes: object) -> Path:
-    """A recipe that grows 1 → 2 → 4 layers in a few steps of fp32 on two ranks."""
+    """A recipe that grows 1 → 2 → 4 layers in a few fp32 steps on two ranks."""
     recipe: dict[str, object] = {
         "seed": 7,
         "data": {"path": str(data), "samples": "segment-pair", "sequence_length": 32},

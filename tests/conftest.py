@@ -1,6 +1,6 @@
-"""Fast tests first: what starts no processes of its own, then SLURM without ranks, then ranks, at last ranks on SLURM.
+"""Fast tests first: those that start no processes, then SLURM without ranks, then ranks, finally ranks on SLURM.
 
-In parallel (``--dist loadgroup``), tests that start several ranks stay on one worker, because ranks fill all cores. All
+In parallel (``--dist loadgroup``), tests that start several ranks stay on one worker, because ranks use all cores. All
 others, with ``distributed(ranks=1)`` too, go file by file to whichever worker is free, those on SLURM first: they take
 long and wait more than they compute.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is not a failure
 hypothesis.settings.load_profile("patient")
 
 

@@ -1,4 +1,4 @@
-"""A recipe that is right, small and complete, and a machine to plan it on; tests change one thing at a time."""
+"""A recipe that is valid, small and complete, and a machine to plan it on; tests change one thing at a time."""
 
 from __future__ import annotations
 

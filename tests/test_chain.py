@@ -58,7 +58,7 @@ def train_records(run: Path, stage: str) -> list[dict[str, Any]]:
     return [record for record in read_metrics(run / stage / "metrics.jsonl") if record["kind"] == "train"]
 
 
-def test_samples_and_tokens_go_on_across_stages(mixed: Path) -> None:
+def test_samples_and_tokens_continue_across_stages(mixed: Path) -> None:
     samples = [record["samples"] for stage in ("0-L1", "1-L2", "2-L6") for record in train_records(mixed, stage)]
     assert samples == [8, 16, 24, 32, 44, 56, 68, 80, 92, 104, 116, 128]
     last = train_records(mixed, "2-L6")[-1]
@@ -67,7 +67,7 @@ def test_samples_and_tokens_go_on_across_stages(mixed: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["weights", "exp_avg", "exp_avg_sq"])
-def test_the_grown_state_holds_copies_of_the_shallow_one_bit_for_bit(mixed: Path, kind: str) -> None:
+def test_the_grown_state_holds_exact_copies_of_the_shallow_layers(mixed: Path, kind: str) -> None:
     shallow, grown = State(mixed / "1-L2" / "state"), State(mixed / "2-L6" / "start")
     assert len(grown.names) > len(shallow.names)
     for name in grown.names:
@@ -79,12 +79,12 @@ def test_the_grown_state_holds_copies_of_the_shallow_one_bit_for_bit(mixed: Path
         assert tensor.tobytes() == shallow.read(kind, name).tobytes()
 
 
-def test_the_deep_model_begins_near_where_the_shallow_one_ended(mixed: Path) -> None:
+def test_the_deep_model_starts_near_where_the_shallow_one_ended(mixed: Path) -> None:
     before, after = train_records(mixed, "1-L2")[-1], train_records(mixed, "2-L6")[0]
     assert after["loss"] < before["loss"] + 0.5
 
 
-def test_the_status_and_the_report_know_that_it_is_finished(mixed: Path) -> None:
+def test_the_status_and_the_report_show_that_it_is_finished(mixed: Path) -> None:
     assert json.loads(stacking("status", mixed, "--json").stdout)["state"] == "finished"
     assert "3 layers" not in (mixed / "report.html").read_text()
     assert "2 → 6 layers" in (mixed / "report.html").read_text()

@@ -24,7 +24,7 @@ SHORT = (
 
 
 def checkout(folder: Path) -> Path:
-    """This checkout, with the environment of the tests as its .venv, complete as `tools/environment` leaves it."""
+    """This checkout, with the environment of the tests as its .venv, as complete as `tools/environment` leaves it."""
     (folder / ".venv" / "bin").mkdir(parents=True)
     for name, call in (("python", ""), ("stacking", " -m stacking")):
         program = folder / ".venv" / "bin" / name

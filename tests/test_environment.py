@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[1] / "tools" / "environment"
 
 
 def chosen(folder: Path, capabilities: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What the script's function prints where nvidia-smi, made up here, lists these compute capabilities."""
+    """What the script's function prints when a fake nvidia-smi lists these compute capabilities."""
     program = folder / "nvidia-smi"
     program.write_text(f"#!/bin/sh\nprintf '{capabilities}'\n")
     program.chmod(0o755)
@@ -30,7 +30,7 @@ def test_the_build_suits_the_oldest_gpu(tmp_path: Path, capabilities: str, torch
     assert chosen(tmp_path, capabilities).stdout == f"{torch}\n"
 
 
-def test_on_pascal_nothing_is_installed_that_cannot_run_there(tmp_path: Path) -> None:
+def test_packages_that_cannot_run_on_pascal_are_not_installed_there(tmp_path: Path) -> None:
     refused = chosen(tmp_path, "6.1\\n6.1\\n")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "compute capability 6.1" in refused.stderr and "TORCH='torch==2.13.0 --index-url URL'" in refused.stderr

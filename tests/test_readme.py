@@ -1,4 +1,4 @@
-"""Every command of the README works as printed, in its order; every link leads somewhere."""
+"""Every command of the README works as printed, in order; every link resolves."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith(("stacking ", "tools/bench_"))]
 
 
-def test_links_and_pictures_lead_somewhere() -> None:
+def test_links_and_pictures_resolve() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
     assert targets and not missing
 
 
-def test_nothing_is_left_to_be_filled_in() -> None:
+def test_no_placeholders_are_left() -> None:
     assert "@@" not in README and "TODO" not in README
 
 
-def test_tools_that_are_named_are_there() -> None:
+def test_named_tools_exist() -> None:
     tools = set(re.findall(r"tools/\w+", README))
     assert tools and all(os.access(ROOT / tool, os.X_OK) for tool in tools)
 

@@ -1,7 +1,7 @@
-"""One function or class and one row are all that a new operator, kind of samples, launcher, device or variant needs.
+"""A new operator, kind of samples, launcher, device or variant needs only one function or class and one row.
 
 The rows are added in a running program, without a change elsewhere: then a recipe takes the name, its plan carries it,
-and what it names does its work.
+and the named object does its work.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def plan_with(*overrides: str) -> Plan:
 
 
 @pytest.mark.parametrize("key", TABLES)
-def test_a_row_is_a_name(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_row_is_a_valid_name(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=f'{key}: is "newest"; choose one of|did you mean'):
         recipe_from({"stages": STAGES}, Path("r.yaml"), [f"{key}=newest"])
     monkeypatch.setitem(TABLES[key], "newest", next(iter(TABLES[key].values())))
@@ -86,7 +86,7 @@ def test_an_operator_is_a_function_and_a_row(tmp_path: Path, monkeypatch: pytest
 
 
 class Backwards(PackedSampler):
-    """Packed samples whose tokens run from the end to the beginning."""
+    """Packed samples whose tokens run from the end to the start."""
 
     def _text(self, rows: Any, sample_ids: Any) -> _Text:
         text = super()._text(rows, sample_ids)

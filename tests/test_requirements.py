@@ -1,4 +1,4 @@
-"""What the package requires, beside what is installed."""
+"""What the package requires, compared with what is installed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_t
 
 
 @pytest.mark.parametrize("name", ["torch", "deepspeed", "transformers"])
-def test_the_installed_minor_version_is_the_last_that_is_allowed(name: str) -> None:
-    """Insides of these packages are used, so a version is allowed once this suite has passed with it."""
+def test_the_installed_minor_version_is_the_newest_allowed(name: str) -> None:
+    """Internals of these packages are used, so a version is allowed once this suite has passed with it."""
     installed = Version(Version(version(name)).public)
     (allowed,) = (r.specifier for r in map(Requirement, PROJECT["dependencies"]) if r.name == name)
     assert allowed.contains(installed)

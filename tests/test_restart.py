@@ -1,7 +1,7 @@
-"""Killed at any moment, in any phase: `stacking resume` goes on and the result is the undisturbed one, bit for bit.
+"""Killed at any moment, in any phase: `stacking resume` continues and the result is the undisturbed one, bit for bit.
 
-One run is left alone. Another one, of the same recipe, is killed with SIGKILL again and again, each time when a
-certain thing is seen on disk. Everything is real: DeepSpeed ranks, files, signals.
+One run is left undisturbed. Another one, of the same recipe, is killed with SIGKILL again and again, each time when a
+certain thing appears on disk. Everything is real: DeepSpeed ranks, files, signals.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_every_update_is_recorded_once_with_the_same_loss_and_samples(
     assert [row[0] for row in found] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_journal_tells_what_happened(disturbed: Path) -> None:
+def test_the_journal_records_what_happened(disturbed: Path) -> None:
     events = Journal(disturbed / "journal.jsonl").events()
     failures = [event["message"] for event in events if event["event"] == "failed"]
     assert any("killed by SIGKILL" in message for message in failures)
@@ -91,7 +91,7 @@ def test_a_finished_run_has_nothing_left_to_do(undisturbed: Path) -> None:
     assert _checksums(undisturbed) == before
 
 
-def test_a_run_that_begins_with_anothers_checkpoint_ends_with_the_same_bits(
+def test_a_run_branched_from_anothers_checkpoint_ends_with_the_same_bits(
     recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     shorter, again = tmp_path / "shorter", tmp_path / "again"
@@ -110,7 +110,7 @@ def test_a_run_that_begins_with_anothers_checkpoint_ends_with_the_same_bits(
         assert expected == found
 
 
-def test_another_growth_of_the_same_stage_begins_with_the_end_of_that_stage(
+def test_a_different_growth_of_the_same_stage_branches_from_the_end_of_that_stage(
     recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -122,7 +122,7 @@ def test_another_growth_of_the_same_stage_begins_with_the_end_of_that_stage(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(
     undisturbed: Path, tmp_path: Path, damage: str
 ) -> None:
     run = _unfinished_copy(undisturbed, tmp_path / "run")
@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert str(shard) in resumed_at[0]["message"]
 
 
-def test_a_damaged_state_is_made_again_from_its_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_damaged_state_is_rebuilt_from_its_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
     run = _unfinished_copy(undisturbed, tmp_path / "run")
     shutil.copytree(undisturbed / "2-L4" / "state", run / "2-L4" / "state")
     _damage(run / "2-L4" / "state" / "weights.safetensors", "altered")
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_that_very_step_and_exit_code_75(recipe: P
     assert status["state"] == "preempted" and status["step"] == steps
 
 
-def test_changed_data_under_a_run_are_refused(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_data_changed_under_a_run_is_refused(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = _unfinished_copy(undisturbed, tmp_path / "run")
     shard = next((recipe.parent / "data" / "train").glob("*.tokens.npy"))
     original = shard.read_bytes()
@@ -224,7 +224,7 @@ def _resume(run: Path) -> subprocess.Popen[str]:
 def _kill_when(
     controller: subprocess.Popen[str], run: Path, victim: Callable[[Path, int], int], moment: Callable[[], bool]
 ) -> None:
-    """SIGKILL ``victim`` as soon as ``moment`` has come, and wait for the controller's end."""
+    """SIGKILL ``victim`` as soon as ``moment`` has come, and wait for the controller to end."""
     _wait_until(controller, moment)
     os.kill(victim(run, controller.pid), signal.SIGKILL)
     controller.communicate(timeout=60)
@@ -244,14 +244,14 @@ def _controller(run: Path, controller: int) -> int:
 
 
 def _rank(run: Path, controller: int) -> int:
-    """The last rank that the controller started; an event says that it will, so it may still be to come."""
+    """The last rank that the controller started; the event precedes the start, so the rank may not exist yet."""
     while not (children := _children(controller)):
         time.sleep(0.0005)
     return children[-1]
 
 
 def _growth(run: Path, controller: int) -> int:
-    """The process that grows, once it is there; ranks of the next stage may be waiting beside it."""
+    """The process that grows the model, once it exists; ranks of the next stage may be waiting next to it."""
     while True:
         for child in _children(controller):
             with contextlib.suppress(FileNotFoundError):
@@ -265,7 +265,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _events(run: Path) -> list[tuple[Any, Any, Any]]:
-    """All events, because the last one may pass between two looks."""
+    """All events, because the last one may change between two checks."""
     return [(e["event"], e.get("phase"), e.get("stage")) for e in Journal(run / "journal.jsonl").events()]
 
 

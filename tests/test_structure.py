@@ -1,4 +1,4 @@
-"""The structure that the code keeps to: one way for imports, a control half without torch, functions on a screen."""
+"""The structure of the code: imports in one direction, a control half without torch, functions that fit on a screen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.house import CONTRIBUTING, ROOMS, ROOT, arrows, imports_of, module_na
 
 SOURCES = sources()
 
-# What the control half starts from; growing and consolidating read files alone, and start as fast.
+# The entry points of the control half; growing and consolidating only read files, and start as fast.
 CONTROL_HALF = [
     "tools.benchmarks.data",
     "tools.benchmarks.gpu",
@@ -47,7 +47,7 @@ CONTROL_HALF = [
 
 
 def test_the_control_half_never_loads_torch() -> None:
-    """Imports one module after the other and says which is the first to load one of the worker half's libraries."""
+    """Imports one module after the other and names the first that loads one of the worker half's libraries."""
     script = (
         "import importlib, sys\n"
         "for module in sys.argv[1:]:\n"
@@ -60,7 +60,7 @@ def test_the_control_half_never_loads_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_imports_have_no_circles() -> None:
+def test_imports_have_no_cycles() -> None:
     graph = {module_name(path): imports_of(path) for path in SOURCES}
     done: set[str] = set()
 
@@ -75,14 +75,14 @@ def test_imports_have_no_circles() -> None:
         visit(module, ())
 
 
-def test_rooms_import_only_what_stands_below_them() -> None:
+def test_packages_import_only_from_lower_layers() -> None:
     height = {room: len(ROOMS) - level for level, row in enumerate(ROOMS) for room in row}
     assert set(height) == {path.name for path in (ROOT / "stacking").iterdir() if (path / "__init__.py").is_file()}
     upward = {room: {other for other in others if height[other] >= height[room]} for room, others in arrows().items()}
     assert not any(upward.values()), upward
 
 
-def test_the_picture_of_the_house_is_current() -> None:
+def test_the_architecture_diagram_is_up_to_date() -> None:
     text = CONTRIBUTING.read_text(encoding="utf-8")
     assert renewed(text) == text, "run `python -m tools.house --write`"
 
@@ -93,7 +93,7 @@ def test_nothing_imports_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_files_and_functions_fit(path: Path) -> None:
+def test_files_and_functions_respect_the_size_limits(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= 500
     for node in ast.walk(ast.parse(text)):
@@ -102,11 +102,11 @@ def test_files_and_functions_fit(path: Path) -> None:
             assert node.end_lineno - node.lineno + 1 <= 80, f"{node.name} is too long to read at once"
 
 
-def test_there_is_no_drawer_for_odds_and_ends() -> None:
+def test_there_are_no_catch_all_modules() -> None:
     assert not [path for path in SOURCES if path.stem in ("utils", "util", "helpers", "misc", "common")]
 
 
-def test_no_class_name_stands_twice() -> None:
+def test_no_class_name_is_used_twice() -> None:
     classes = [
         node.name for path in SOURCES for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
     ]

@@ -50,7 +50,7 @@ def run(command: Path, cwd: Path, *arguments: object) -> str:
     return done.stdout
 
 
-def test_a_chain_runs_to_its_report(installed: Path, data: Path, tmp_path: Path) -> None:
+def test_a_chain_runs_through_to_its_report(installed: Path, data: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, data, stages=[*SHORT_STAGES])
     run(installed, tmp_path, "run", recipe, "--run-dir", "chain")
     assert (tmp_path / "chain" / "report.html").is_file()

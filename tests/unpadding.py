@@ -1,4 +1,4 @@
-"""The way back from a padded batch, which only tests need."""
+"""Restores an unpadded batch from a padded one, which only tests need."""
 
 from __future__ import annotations
 

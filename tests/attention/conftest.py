@@ -1,4 +1,4 @@
-"""Small models in every form that the command takes, for the data of `tests.data.conftest`."""
+"""Small models in every form that the command accepts, for the data of `tests.data.conftest`."""
 
 from __future__ import annotations
 

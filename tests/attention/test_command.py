@@ -27,7 +27,7 @@ PICTURES = {
 
 
 class EvenProbe:
-    """A stand-in for a model: every token attends to all real ones evenly."""
+    """Stands in for a model: every token attends uniformly to all real ones."""
 
     layers, heads, vocabulary, longest, padding_id = 2, 2, 300, 40, 0
 
@@ -59,7 +59,7 @@ def test_an_export_and_its_state_give_the_same_numbers(state: Path, exported: Pa
     assert ours.even == theirs.even
 
 
-def test_even_attention_is_the_reference_that_is_written_beside_it(data: Path) -> None:
+def test_uniform_attention_is_measured_as_the_reference_that_is_written(data: Path) -> None:
     text = HeldOutText(data, "segment-pair", 32, seed=0)
     attention = measure(EvenProbe(), "even", text, 30, 32, 8, lambda done: None)
     for name in ("first", "separators", "itself", "entropy", "by_position"):
@@ -88,7 +88,7 @@ def peak(text: HeldOutText, samples: int) -> int:
     return highest
 
 
-def test_a_sentence_of_the_users_is_shown(data: Path) -> None:
+def test_a_sentence_given_by_the_user_is_shown(data: Path) -> None:
     (example,) = shown(EvenProbe(), HeldOutText(data, "segment-pair", 32, seed=0), ["The."], 3)
     n = len(example.words)
     assert example.words[0] == "[CLS]" and example.probabilities.shape == (2, 2, n, n)
@@ -104,7 +104,7 @@ def refused(tmp_path: Path, *arguments: str | Path) -> str:
     return str(done.exception)
 
 
-def test_the_model_or_its_text_must_be_there(state: Path, data: Path, tmp_path: Path) -> None:
+def test_a_missing_model_or_text_is_refused(state: Path, data: Path, tmp_path: Path) -> None:
     assert "is not a folder" in refused(tmp_path, tmp_path / "nowhere", "--data", data)
     assert refused(tmp_path, state).startswith("--data: is missing; give the prepared data")
     assert "is not a prepared data folder" in refused(tmp_path, state, "--data", tmp_path)
@@ -151,7 +151,7 @@ def test_nothing_is_overwritten(state: Path, data: Path, tmp_path: Path) -> None
     assert isinstance(done.exception, UserError) and "already exists" in str(done.exception)
 
 
-def test_the_command_prints_a_line_a_layer(state: Path, data: Path, tmp_path: Path) -> None:
+def test_the_command_prints_one_line_per_layer(state: Path, data: Path, tmp_path: Path) -> None:
     arguments = ["attention", state, "--data", data, "--out", tmp_path / "out", "--samples", 8, "--window", 4]
     done = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
     lines = done.output.splitlines()

@@ -1,4 +1,4 @@
-"""The page holds all that it needs, and the pictures are complete, whatever the model's shape and the words."""
+"""The page is self-contained, and the pictures are complete, whatever the model's shape and the words."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def measured(layers: int = 4, heads: int = 3, window: int = 5) -> Attention:
 
 
 def example(layers: int = 4, heads: int = 3, words: tuple[str, ...] = HOSTILE) -> Example:
-    """A sentence in which every token attends to the first alone."""
+    """A sentence in which every token attends only to the first."""
     probabilities = np.zeros((layers, heads, len(words), len(words)), dtype=np.uint8)
     probabilities[..., 0] = 255
     return Example(words, probabilities)
 
 
-def test_the_page_is_whole_and_refers_to_nothing_outside() -> None:
+def test_the_page_is_complete_and_self_contained() -> None:
     text = render(measured(), [example()], Path("a <model>"))
     page = Page(text)
     assert page.open == [] and page.references == []
@@ -50,7 +50,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside() -> None:
     assert "prefers-color-scheme: dark" in text and "a &lt;model&gt;" in text
 
 
-def test_its_numbers_are_those_of_the_measurement() -> None:
+def test_its_numbers_match_the_measurement() -> None:
     attention = measured()
     text = render(attention, [example()], Path("model"))
     (content,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', text, flags=re.DOTALL)
@@ -81,7 +81,7 @@ def test_the_same_measurement_draws_the_same_bytes(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
 
 
-def test_without_a_sentence_there_is_no_picture_of_one(tmp_path: Path) -> None:
+def test_no_sentence_picture_without_a_sentence(tmp_path: Path) -> None:
     write_pictures(measured(), [], tmp_path)
     assert not list(tmp_path.glob("sentence.*"))
     assert 'id="sentences" hidden' in render(measured(), [], Path("model"))
@@ -117,9 +117,9 @@ WATCH = "<script>window.errors = []; addEventListener('error', event => errors.p
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium, to look at the page as a reader's browser does")
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium, to render the page as a reader's browser does")
 @pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(253, 253, 251)"), ("dark", "rgb(27, 27, 26)")])
-def test_a_browser_shows_it_and_follows_the_readers_pointer(scheme: str, paper: str, tmp_path: Path) -> None:
+def test_a_browser_renders_it_and_reacts_to_the_pointer(scheme: str, paper: str, tmp_path: Path) -> None:
     write_page(measured(), [example()], tmp_path, Path("model"))
     text = (tmp_path / "attention.html").read_text(encoding="utf-8")
     driven = text.replace("<head>", f"<head>{WATCH}", 1).replace("</body>", f"{DRIVER}</body>")
@@ -133,7 +133,7 @@ def test_a_browser_shows_it_and_follows_the_readers_pointer(scheme: str, paper: 
 
 
 def _seen(page: Path, scheme: str) -> dict[str, object]:
-    """What the driver in the page found, in a browser of its own that prefers this colour scheme."""
+    """What the driver in the page found, in a separate browser that prefers this colour scheme."""
     assert BROWSER is not None
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
     profile = f"--user-data-dir={page.parent / 'profile'}"

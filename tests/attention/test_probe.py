@@ -1,4 +1,4 @@
-"""The probabilities are those of the equations, those that the model uses, and those of transformers."""
+"""The probabilities match the equations, the model's own, and those of transformers."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def model_of(config: ModelConfig) -> Bert:
 
 
 def by_equation(model: Bert, ids: Any, segments: Any, mask: Any) -> list[Tensor]:
-    """softmax(Q Kᵀ / √D) of every layer, one sequence and head at a time, on that sequence's real tokens alone.
+    """softmax(Q Kᵀ / √D) of every layer, one sequence and head at a time, only on that sequence's real tokens.
 
-    Vaswani et al. (2017), equation 1, and the residual structure of each variant; nothing of the package's attention.
+    Vaswani et al. (2017), equation 1, and the residual structure of each variant; none of the package's attention code.
     """
     config, found = model.config, []
     size = config.hidden // config.heads
@@ -90,7 +90,7 @@ def embedded(model: Bert, ids: Tensor, segments: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("config", [POST_LN, PRE_LN], ids=["post_ln", "pre_ln"])
 @torch.no_grad()
-def test_probabilities_are_those_of_the_equations(config: ModelConfig) -> None:
+def test_probabilities_match_the_equations(config: ModelConfig) -> None:
     model, batch = model_of(config), inputs()
     probabilities = OwnProbe(model).attend(*batch)
     assert probabilities.shape == (4, 3, 4, 12, 12)
@@ -111,7 +111,7 @@ def test_measuring_changes_neither_the_model_nor_its_results(config: ModelConfig
 
 
 @pytest.mark.parametrize("variant", ["post_ln", "pre_ln", "modern"])
-def test_an_export_attends_in_transformers_as_here(variant: str, data: Path, tmp_path: Path) -> None:
+def test_an_export_attends_identically_in_transformers(variant: str, data: Path, tmp_path: Path) -> None:
     config = ModelConfig(variant=variant, **SHAPE)
     state = write_state(tmp_path / "state", config, random_weights(config))
     _, _, mask = batch = inputs()
@@ -153,14 +153,14 @@ def saved(config: Any, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_any_encoder_of_transformers_is_measured(name: str, tmp_path: Path) -> None:
+def test_any_transformers_encoder_can_be_measured(name: str, tmp_path: Path) -> None:
     _, _, mask = batch = inputs()
     probabilities = open_probe(find_model(saved(ENCODERS[name], tmp_path))).attend(*batch)
     assert probabilities.shape == (2, 3, 4, 12, 12)
-    Tally(2, 4, window=3).add(probabilities, mask, mask)  # refuses what does not add up to 1
+    Tally(2, 4, window=3).add(probabilities, mask, mask)  # refuses probabilities that do not add up to 1
 
 
-def test_the_positions_of_roberta_begin_behind_its_padding(tmp_path: Path) -> None:
+def test_robertas_positions_start_after_the_padding_index(tmp_path: Path) -> None:
     assert open_probe(find_model(saved(ENCODERS["roberta"], tmp_path))).longest == 40
 
 
@@ -174,7 +174,7 @@ def test_the_positions_of_roberta_begin_behind_its_padding(tmp_path: Path) -> No
         ("fnet", "has no num_attention_heads|returns no attention"),
     ],
 )
-def test_what_is_no_encoder_of_text_is_refused_by_name(name: str, problem: str, tmp_path: Path) -> None:
+def test_a_model_that_is_not_a_text_encoder_is_refused_by_name(name: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{tmp_path}: .*({problem}).*; give a BERT"):
         open_probe(find_model(saved(DECODERS[name], tmp_path))).attend(*inputs())
 
@@ -185,13 +185,13 @@ def test_a_folder_without_a_known_model_says_how_to_import_it(tmp_path: Path) ->
         open_probe(find_model(tmp_path))
 
 
-def test_missing_weights_are_a_users_mistake(tmp_path: Path) -> None:
+def test_missing_weights_are_reported_as_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match="is not loaded by transformers"):
         open_probe(find_model(tmp_path))
 
 
-def test_weights_that_transformers_would_draw_at_random_are_missing(tmp_path: Path, exported: Path) -> None:
+def test_weights_that_transformers_would_initialise_randomly_count_as_missing(tmp_path: Path, exported: Path) -> None:
     config = json.loads((exported / "config.json").read_text())
     shutil.copytree(exported, tmp_path / "export")
     (tmp_path / "export" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
@@ -206,7 +206,7 @@ def test_a_state_without_a_description_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["nothing", "a file", "an empty folder"])
-def test_what_holds_no_model_is_refused(what: str, tmp_path: Path) -> None:
+def test_a_path_without_a_model_is_refused(what: str, tmp_path: Path) -> None:
     place = tmp_path / "model"
     if what == "a file":
         place.write_text("")

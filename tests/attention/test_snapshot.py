@@ -1,4 +1,4 @@
-"""A run measures its attention at every growth, continues where it was interrupted, and trains as without."""
+"""A run measures its attention at every growth, resumes where it was interrupted, and trains as it would without."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STAGES = [
 
 @pytest.mark.slow
 @pytest.mark.distributed(ranks=1)
-def test_a_run_measures_its_attention_and_trains_as_without(tmp_path: Path) -> None:
+def test_measuring_attention_does_not_change_the_training(tmp_path: Path) -> None:
     data = prepare_text(tmp_path)
     for name, attention in (("measured", {"samples": 16}), ("plain", None)):
         recipe = write_recipe(tmp_path, data, stages=STAGES, attention=attention, launch={"ranks": 1, "device": "cpu"})
@@ -40,7 +40,7 @@ def test_a_run_measures_its_attention_and_trains_as_without(tmp_path: Path) -> N
 
 
 def _resume_makes_up_for_what_is_missing(run: RunFolder, end: Path) -> None:
-    """What was lost after the last phase that needs nothing of it is measured again, and nothing else."""
+    """Outputs lost at the end of the run are made again, the measurement among them, and nothing else."""
     done = len(run.journal.events())
     for path in (end, run.export):
         for file in path.iterdir():

@@ -1,4 +1,4 @@
-"""Streamed sums give the means that the definitions give, however the sequences come, and take no more memory."""
+"""Streamed sums equal the means of the definitions, however the sequences are batched, in constant memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def by_definition(probabilities: F32, mask: Bool, separators: Bool, layer: int, 
     return {**{name: np.mean(values) for name, values in rows.items()}, "by_position": np.mean(positions, axis=0)}
 
 
-def test_means_are_those_of_the_definitions() -> None:
+def test_means_match_their_definitions() -> None:
     batch = drawn(0, [9, 5, 1])
     means = tally_of(batch).means()
     for layer in range(LAYERS):
@@ -63,7 +63,7 @@ def test_means_are_those_of_the_definitions() -> None:
                 assert getattr(means, name)[layer, head] == pytest.approx(expected, rel=1e-5), name
 
 
-def test_even_attention_is_measured_as_a_model_would_be() -> None:
+def test_uniform_attention_is_measured_like_a_models() -> None:
     _, mask, separators = drawn(1, [7, 4])
     flat = (mask[None, :, None, None, :] / mask.sum(1)[None, :, None, None, None]).astype(np.float32)
     tally = tally_of((np.broadcast_to(flat, (LAYERS, 2, HEADS, 7, 7)), mask, separators))
@@ -72,7 +72,7 @@ def test_even_attention_is_measured_as_a_model_would_be() -> None:
 
 
 @given(st.lists(st.integers(1, 8), min_size=2, max_size=6), st.integers(0, 2**20))
-def test_the_batches_and_their_padding_make_no_difference(lengths: list[int], seed: int) -> None:
+def test_batching_and_padding_make_no_difference(lengths: list[int], seed: int) -> None:
     probabilities, mask, separators = drawn(seed, lengths)
     together = tally_of((probabilities, mask, separators))
     singly = tally_of(
@@ -92,7 +92,7 @@ def assert_equal(one: Measures, other: Measures) -> None:
 
 
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=4), st.integers(0, 2**20))
-def test_shares_are_shares_and_entropy_is_at_most_that_of_even_attention(lengths: list[int], seed: int) -> None:
+def test_shares_are_valid_and_entropy_never_exceeds_that_of_uniform_attention(lengths: list[int], seed: int) -> None:
     tally = tally_of(drawn(seed, lengths))
     means = tally.means()
     assert np.allclose(means.by_position.sum(-1), 1, atol=1e-5)
@@ -113,13 +113,13 @@ def peak(batch: tuple[F32, Bool, Bool], times: int) -> int:
     return highest
 
 
-def test_scores_that_are_no_probabilities_are_refused() -> None:
+def test_scores_that_are_not_probabilities_are_refused() -> None:
     probabilities, mask, separators = drawn(3, [5])
     with pytest.raises(NotProbabilities, match=r"adds up to 1\.5"):
         tally_of((1.5 * probabilities, mask, separators))
 
 
-def test_attention_to_padding_is_missing_from_the_real_tokens() -> None:
+def test_attention_to_padding_is_refused() -> None:
     probabilities, _, separators = drawn(4, [6])
     with pytest.raises(NotProbabilities):
         tally_of((probabilities, np.arange(6)[None] < 4, separators))
@@ -135,7 +135,7 @@ def test_a_layer_and_its_copy_attend_alike() -> None:
     assert alike.others_cosine is not None and alike.others_cosine < 0.9
 
 
-def test_heads_that_look_elsewhere_are_not_alike() -> None:
+def test_heads_that_attend_to_different_tokens_are_dissimilar() -> None:
     probabilities = np.zeros((LAYERS, 1, HEADS, 4, 4), dtype=np.float32)
     for layer in range(LAYERS):
         probabilities[layer, 0, :, :, layer] = 1
@@ -143,7 +143,7 @@ def test_heads_that_look_elsewhere_are_not_alike() -> None:
     assert np.allclose(cosines, np.eye(LAYERS), atol=1e-6)
 
 
-def test_the_divergence_is_zero_for_equals_and_ln_2_for_strangers() -> None:
+def test_the_divergence_is_zero_for_identical_and_ln_2_for_disjoint_attention() -> None:
     found = divergences(np.array([[1.0, 0, 0], [0, 0.5, 0.5], [1.0, 0, 0]]))
     assert found == pytest.approx(np.log(2) * np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]))
 
@@ -154,12 +154,12 @@ def test_an_odd_depth_has_no_halves(layers: int) -> None:
     assert alike.halves == () and alike.halves_cosine is None
 
 
-def test_two_layers_have_no_other_pair() -> None:
+def test_two_layers_have_no_pairs_outside_the_halves() -> None:
     alike = similarity_of(np.eye(2), np.zeros((2, 2)))
     assert alike.halves_cosine == 0 and alike.others_cosine is None
 
 
-def test_the_file_reads_back_as_it_was(tmp_path: Path) -> None:
+def test_the_file_round_trips(tmp_path: Path) -> None:
     attention = attention_of(tally_of(drawn(6, [5, 3])), "model", "text", 8)
     attention.write(tmp_path)
     assert read_attention(tmp_path) == attention

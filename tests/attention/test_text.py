@@ -16,7 +16,7 @@ from stacking.errors import UserError
 from tests.data.conftest import write_numbers
 
 
-def test_samples_are_those_of_training_with_nothing_masked(data: Path) -> None:
+def test_samples_are_the_training_samples_without_masking(data: Path) -> None:
     text = HeldOutText(data, "segment-pair", 32, seed=3)
     corpus = Corpus(data, "held_out")
     sampler = SAMPLERS["segment-pair"](corpus, build_samples(corpus, "segment-pair", 32), 32, 3)
@@ -38,7 +38,7 @@ def test_separators_are_the_real_ones(data: Path) -> None:
     assert (drawn.separators.sum(1) == 2).all()
 
 
-def test_sequences_do_not_depend_on_how_many_are_drawn_at_once(data: Path) -> None:
+def test_sequences_do_not_depend_on_how_many_are_drawn_together(data: Path) -> None:
     text = HeldOutText(data, "packed", 24, seed=0)
     singly = [drawn.input_ids[0] for drawn in text.sequences(7, at_once=1)]
     together = [
@@ -49,13 +49,13 @@ def test_sequences_do_not_depend_on_how_many_are_drawn_at_once(data: Path) -> No
     assert [row.tolist() for row in singly] == [row.tolist() for row in together]
 
 
-def test_a_short_text_gives_what_it_has(data: Path) -> None:
+def test_a_short_text_yields_as_many_sequences_as_it_has(data: Path) -> None:
     text = HeldOutText(data, "segment-pair", 32, seed=0)
     whole = sum(len(drawn.mask) for drawn in text.sequences(10**9, at_once=64))
     assert 0 < whole < 1000
 
 
-def test_examples_are_single_sentences_that_read_as_words(data: Path) -> None:
+def test_examples_are_single_sentences_decoded_into_words(data: Path) -> None:
     text = HeldOutText(data, "segment-pair", 32, seed=0)
     rows = text.examples(3)
     assert len(rows) == 3
@@ -65,14 +65,14 @@ def test_examples_are_single_sentences_that_read_as_words(data: Path) -> None:
         assert "[SEP]" not in words[:-1] and all(words)
 
 
-def test_a_sentence_is_encoded_by_the_datas_tokenizer(data: Path) -> None:
+def test_a_sentence_is_encoded_with_the_tokenizer_of_the_data(data: Path) -> None:
     text = HeldOutText(data, "segment-pair", 32, seed=0)
     words = [text.word(int(token)) for token in text.encode("The.")]
     assert "".join(words).replace("##", "") == "[CLS]the.[SEP]"
     assert text.encode("").tolist() == text.encode(" ").tolist()
 
 
-def test_data_without_held_out_text_are_refused(tmp_path: Path) -> None:
+def test_data_without_held_out_text_is_refused(tmp_path: Path) -> None:
     folder = write_numbers(tmp_path / "data")
     with pytest.raises(
         UserError, match=r"manifest\.json: splits\.held_out: has no held-out text; prepare .*--held-out"

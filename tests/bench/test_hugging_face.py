@@ -14,7 +14,7 @@ from stacking.bench.hugging_face import untrained
 
 @pytest.mark.parametrize("pairs", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_encoder_has_matrices_of_the_same_sizes(variant: str, pairs: bool) -> None:
+def test_the_encoder_has_matrices_of_the_same_shapes(variant: str, pairs: bool) -> None:
     config = ModelConfig(**{**SMALL, "variant": variant})
     model = untrained(config, pairs)
     ours = [shape for name, shape in parameter_shapes(config).items() if name.startswith("layers.") and len(shape) == 2]
@@ -24,7 +24,7 @@ def test_the_encoder_has_matrices_of_the_same_sizes(variant: str, pairs: bool) -
     assert type(model).__name__ == f"{'ModernBert' if variant == 'modern' else 'Bert'}For{head}"
 
 
-def test_the_rival_of_modern_has_its_dropout_and_its_positions() -> None:
+def test_the_counterpart_of_modern_has_the_same_dropout_and_positions() -> None:
     config = untrained(ModelConfig(**{**SMALL, "variant": "modern", "dropout": 0.2}), pairs=False).config
     assert (config.mlp_dropout, config.embedding_dropout, config.attention_dropout) == (0.2, 0.2, 0.1)
     assert set(config.layer_types) == {"full_attention"}

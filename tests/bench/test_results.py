@@ -46,7 +46,7 @@ def measurement(*step_seconds: float, real: int = 128, repeats: int = 3) -> Meas
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageResult:
     monkeypatch.chdir(tmp_path)
     trial = Trial(plan=plan_of(SMALL), contenders=("stacking", "hugging-face"))
-    # The slow third repeat of each stands for another program that ran meanwhile.
+    # The slow third repeat of each imitates another program that ran meanwhile.
     measured = {
         "stacking": measurement(0.1, 0.1, 0.1, 0.1, 0.9, 0.9),
         "hugging-face": measurement(0.3, 0.1, 0.2, 0.2, 0.9, 0.9),
@@ -66,7 +66,7 @@ def test_rates_are_medians_over_repeats() -> None:
     assert rates.mfu == pytest.approx(0.5)
 
 
-def test_executed_flops_have_a_rate_and_a_share_of_their_own_where_they_are_counted() -> None:
+def test_executed_flops_have_their_own_rate_and_share_where_they_are_counted() -> None:
     counted = measurement(0.1, repeats=1).model_copy(update={"executed_flops_per_step": 8e8})
     rates = derive(counted, peak_tflops=0.02)
     assert (rates.executed_tflops, rates.executed_share) == (pytest.approx(0.008), pytest.approx(0.4))

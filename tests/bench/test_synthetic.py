@@ -1,4 +1,4 @@
-"""Samples without data."""
+"""Synthetic samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_batch_has_the_form_of_a_real_one(first: int, size: int, ragged: bool,
     assert lengths.min() >= min(length, max(5, length // SHORTEST_SHARE))
 
 
-def test_the_same_number_gives_the_same_sample_in_any_batch() -> None:
+def test_a_sample_depends_on_its_number_not_on_its_batch() -> None:
     together, alone = sampler(True).batch(np.arange(8)), sampler(True).batch(np.array([5]))
     assert (together.input_ids[5] == alone.input_ids[0]).all()
 

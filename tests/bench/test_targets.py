@@ -18,7 +18,7 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Path("small.yaml").write_text(SMALL)
 
 
-def test_a_named_model_is_planned_at_each_depth_by_itself() -> None:
+def test_a_named_model_is_planned_separately_at_each_depth() -> None:
     found = targets(Wanted(target="bert-base", layers=(12, 3), dropout=0.0))
     assert [target.plan.stages[target.stage].layers for target in found] == [12, 3]
     model, stage = found[0].plan.model, found[0].plan.stages[0]
@@ -33,7 +33,7 @@ def test_a_width_is_enough_to_name_a_model() -> None:
     assert (found[0].plan.model.heads, stage.micro_batch, stage.global_batch, stage.precision) == (4, 2, 6, "bf16")
 
 
-def test_a_recipe_is_measured_stage_by_stage_with_the_options_in_place_of_its_keys() -> None:
+def test_a_recipe_is_measured_stage_by_stage_with_options_overriding_its_keys() -> None:
     found = targets(Wanted(target="small.yaml", batch=4, micro_batch=1, dropout=0.2, overrides=["precision=bf16"]))
     assert [target.stage for target in found] == [0, 1]
     plan = found[0].plan

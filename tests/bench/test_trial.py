@@ -1,4 +1,4 @@
-"""Whole trials, in processes of their own."""
+"""Whole trials, each in its own processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_contenders_do_the_same_work_in_turns(small: Trial, tmp_path: Path) -> None:
+def test_contenders_alternate_and_do_the_same_work(small: Trial, tmp_path: Path) -> None:
     result = run_trial(small, tmp_path / "trial", open_launcher("local"), limit_seconds=200)
     assert result.outcome == "measured", result.message
     ours, theirs, recomputed = (result.measurements[name] for name in small.contenders)
@@ -69,7 +69,7 @@ def test_the_command_prints_json(small: Trial, tmp_path: Path) -> None:
 
 
 class Ended:
-    """A launcher whose jobs have ended already, or never end."""
+    """A launcher whose jobs have already ended, or never end."""
 
     unattended = False
     overlaps = False
@@ -97,14 +97,16 @@ class Ended:
 @pytest.mark.parametrize(
     ("exit_code", "outcome"), [(OUT_OF_MEMORY, "out-of-memory"), (-9, "out-of-memory"), (1, "failed"), (2, "failed")]
 )
-def test_how_the_ranks_end_is_a_result(small: Trial, tmp_path: Path, exit_code: int, outcome: str) -> None:
+def test_the_exit_code_of_a_rank_determines_the_outcome(
+    small: Trial, tmp_path: Path, exit_code: int, outcome: str
+) -> None:
     result = run_trial(small, tmp_path / "trial", Ended(exit_code))
     assert result.outcome == outcome
     assert "rank 0" in result.message
 
 
 class Choosy(Ended):
-    """A launcher whose jobs fail while a contender starts, and otherwise measure."""
+    """A launcher whose jobs fail while a contender starts, and measure otherwise."""
 
     def __init__(self, refused: str) -> None:
         super().__init__(None)
@@ -132,21 +134,21 @@ def test_a_trial_whose_first_contender_cannot_start_fails(small: Trial, tmp_path
     assert (result.outcome, result.lost) == ("failed", {})
 
 
-def test_a_trial_that_takes_too_long_is_ended(small: Trial, tmp_path: Path) -> None:
+def test_a_trial_that_takes_too_long_is_stopped(small: Trial, tmp_path: Path) -> None:
     launcher = Ended(None)
     result = run_trial(small, tmp_path / "trial", launcher, limit_seconds=0.01)
     assert result == TrialResult(outcome="failed", message="took longer than 0.01 s")
     assert launcher.killed
 
 
-def test_an_old_result_is_not_taken_for_a_new_one(small: Trial, tmp_path: Path) -> None:
+def test_a_stale_result_is_not_taken_for_a_new_one(small: Trial, tmp_path: Path) -> None:
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / "result.json").write_text(TrialResult(outcome="measured").model_dump_json())
     assert run_trial(small, tmp_path / "trial", Ended(1)).outcome == "failed"
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_is_told_from_other_failures(tmp_path: Path) -> None:
+def test_running_out_of_memory_is_distinguished_from_other_failures(tmp_path: Path) -> None:
     script = "from stacking.bench.worker import ran_out_of_memory as r; import torch; " + (
         "print(r(torch.OutOfMemoryError('CUDA out of memory')), r(MemoryError()), "
         "r(RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')), r(RuntimeError('size mismatch')))"

@@ -1,4 +1,4 @@
-"""The data benchmark: what it measures is what it says, and it says it in two ways."""
+"""The data benchmark: it measures what it claims, and prints the results in two formats."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_all_contenders_do_the_same_work(tmp_path: Path, text: Path) -> None:
     assert results[1].time_against_tokenizer == 1
 
 
-def test_the_tokenizer_has_one_thread_and_its_setting_back(
+def test_the_tokenizer_runs_single_threaded_and_its_setting_is_restored(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: list[str | None] = []
@@ -82,7 +82,7 @@ def test_the_command_prints_tables_and_json(text: Path) -> None:
     assert len(document["drawing"]) == len(SAMPLERS) * len(module.LENGTHS) * len(module.BATCHES)
 
 
-def test_no_text_is_one_line(tmp_path: Path) -> None:
+def test_missing_text_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         bench_data(["nowhere"], None, 1000, 1, tmp_path)
     (tmp_path / "one.txt").write_text("A single document.")

@@ -1,4 +1,4 @@
-"""The benchmark of GLUE: both contenders do the same work, in turns."""
+"""The GLUE benchmark: both contenders do the same work, alternately."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_both_contenders_start_as_the_same_model(tmp_path: Path) -> None:
     assert torch.allclose(ours, padded, atol=1e-5)
 
 
-def test_they_take_turns_and_both_scores_are_reported(tmp_path: Path) -> None:
+def test_contenders_alternate_and_both_scores_are_reported(tmp_path: Path) -> None:
     write_glue(tmp_path / "glue", "CoLA", "STS-B")
     model = write_bert(tmp_path / "bert")
     options = ["--updates", "2", "--repeats", "2", "--tasks", "CoLA,STS-B", "--json"]
@@ -44,7 +44,7 @@ def test_they_take_turns_and_both_scores_are_reported(tmp_path: Path) -> None:
     assert len(as_text(results).splitlines()) == 5
 
 
-def test_a_state_has_no_other_contender(tmp_path: Path) -> None:
+def test_a_state_has_nothing_to_compete_with(tmp_path: Path) -> None:
     config = ModelConfig(**SMALL)
     state = write_state(tmp_path / "state", config, random_weights(config))
     with pytest.raises(UserError, match="is not a Hugging Face folder, which transformers could load; export it first"):

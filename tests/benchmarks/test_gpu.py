@@ -1,4 +1,4 @@
-"""The command for GPUs, as far as it can be seen without one."""
+"""The command for GPUs, as far as it can be tested without one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stage(sequences_per_second: float, ratio: dict[str, float]) -> dict[str, Any
     }
 
 
-def test_without_a_gpu_it_says_so_in_one_line() -> None:
+def test_a_missing_gpu_is_reported_in_one_line() -> None:
     environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
     ran = subprocess.run([TOOL], env=environment, capture_output=True, text=True)
     assert ran.returncode == 2
@@ -64,7 +64,7 @@ def test_cases_measured_before_stay_in_the_results(tmp_path: Path, monkeypatch: 
 
 
 def test_a_budget_measures_what_is_missing_and_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # There is no GPU here: the card, the clock and what a case takes are made up.
+    # There is no GPU here: the card, the clock and the time of each case are faked.
     clock = [0.0]
     measured = []
 
@@ -86,7 +86,7 @@ def test_a_budget_measures_what_is_missing_and_ends_in_time(tmp_path: Path, monk
     assert measured == [CASES[name].title for name in ("base-128", "large-128", "large-512", "large-512")]
 
 
-def test_a_budget_that_is_no_time_is_refused() -> None:
+def test_a_budget_that_is_not_a_duration_is_refused() -> None:
     refused = CliRunner().invoke(gpu.gpu_bench, ["--budget", "soon"])
     assert str(refused.exception) == "--budget: 'soon' is not a number of minutes; write it as 9m"
 

@@ -1,4 +1,4 @@
-"""A prediction beside a run that is over."""
+"""A prediction compared with a finished run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def finished(path: Path) -> Run:
 
 
 def perfect(run: Run, path: Path, factor: float = 1.0) -> Path:
-    """A benchmark whose updates take what the run's took: a tenth of a second a layer."""
+    """A benchmark whose updates take as long as the run's: a tenth of a second per layer."""
     stages = [bench_stage(run.plan, stage) for stage in run.plan.stages]
     stages = json.loads(json.dumps(stages))
     for entry in stages:
@@ -46,7 +46,7 @@ def test_a_perfect_benchmark_predicts_the_training(tmp_path: Path) -> None:
     assert rows["whole run"].actual == pytest.approx(parts + 3, rel=1e-3)  # export and report
 
 
-def test_an_error_is_told_with_its_sign(tmp_path: Path) -> None:
+def test_an_error_is_reported_with_its_sign(tmp_path: Path) -> None:
     run = finished(tmp_path)
     rows = check(run, tabled(run.plan, measured=[perfect(run, tmp_path, factor=1.5)]))
     assert worst(rows).error == pytest.approx(0.5)
@@ -54,14 +54,14 @@ def test_an_error_is_told_with_its_sign(tmp_path: Path) -> None:
     assert "+50.0%" in as_text(rows)
 
 
-def test_an_unfinished_run_proves_nothing(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path / "run")
     run.train(0)
     with pytest.raises(UserError, match="is not finished"):
         check(read_run(run.path), tabled(run.plan))
 
 
-def test_an_interrupted_run_is_not_one_run(tmp_path: Path) -> None:
+def test_an_interrupted_run_does_not_count_as_one_run(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path / "run")
     run.train(0, last=50)
     run.event("preempted", phase="train", stage=0, attempt=1, seconds=20.0)
@@ -72,7 +72,9 @@ def test_an_interrupted_run_is_not_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("factor", "code", "last"), [(1.0, 0, "(allowed 15%)"), (1.5, 1, "+50.0% (allowed 15%)")])
-def test_the_tool_says_whether_it_is_near_enough(factor: float, code: int, last: str, tmp_path: Path) -> None:
+def test_the_tool_says_whether_the_prediction_is_close_enough(
+    factor: float, code: int, last: str, tmp_path: Path
+) -> None:
     run = finished(tmp_path)
     np.save(run.folder.samples("held_out"), np.zeros((100, 3), dtype=np.int64))
     argv = [sys.executable, str(TOOL), str(run.folder.path), "--measured", str(perfect(run, tmp_path, factor))]
@@ -81,6 +83,6 @@ def test_the_tool_says_whether_it_is_near_enough(factor: float, code: int, last:
     assert done.stdout.rstrip().endswith(last)
 
 
-def test_the_tool_answers_a_mistake_with_one_line(tmp_path: Path) -> None:
+def test_the_tool_reports_a_mistake_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(TOOL), str(tmp_path)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

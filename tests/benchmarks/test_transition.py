@@ -65,7 +65,7 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_a_tiny_one_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_tiny_benchmark_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     options = ["--shape", "tiny", "--repeats", "1", "--folder", str(tmp_path), "--json"]
     argv = [sys.executable, "-m", "tools.benchmarks.transition_command", *options]
     done = subprocess.run(argv, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
@@ -85,10 +85,10 @@ def test_a_tiny_one_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_an_enlarged_checkpoint_is_the_one_that_an_engine_saves(
+def test_an_enlarged_checkpoint_matches_one_saved_by_an_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    """The same keys, types, shapes and numbers as if it had not been made of a small one."""
+    """The same keys, types, shapes and numbers as if it had not been enlarged from a small one."""
     torch = pytest.importorskip("torch")
     odd = {"layers": 3, "hidden": 48, "heads": 3, "vocabulary": 777}
     monkeypatch.setitem(transition.SHAPES, "odd", odd)

@@ -1,4 +1,4 @@
-"""Clock jumps: the clock of all processes goes forwards and backwards while they work, and between two starts."""
+"""Clock jumps: the clock of all processes jumps forwards and backwards while they work, and between two starts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MOST_JUMPS = 12
 
 
 def how() -> str:
-    """What makes the clock wrong on this machine."""
+    """The means of falsifying the clock on this machine."""
     found = next((path for path in _LIBRARIES if path.exists()), None)
     return "libfaketime" if found else "a replacement of Python's time.time (libfaketime is not installed)"
 
 
 def play(workshop: Workshop, seed: int, number: int) -> list[Result]:
-    """Let the clock of chain ``number`` of ``seed`` jump, and stop it once to go on at another time."""
+    """Let the clock of chain ``number`` of ``seed`` jump, and stop the chain once to resume it at another time."""
     draw = random.Random(f"clock {seed} {number}")
     setting = draw.choice(SETTINGS)
     workshop.fresh_data()

@@ -34,12 +34,12 @@ _PATIENCE = 600.0
 
 
 def possible() -> bool:
-    """Whether a SLURM can be started here."""
+    """Whether SLURM can be started here."""
     return subprocess.run([sys.executable, str(TOOL), "check"], capture_output=True).returncode == 0
 
 
 def play(workshop: Workshop, seed: int, number: int) -> list[Result]:
-    """Play chain ``number`` of ``seed``; a result for every disturbance. Nobody helps the chain to its end."""
+    """Play chain ``number`` of ``seed``; a result for every disturbance. The chain has to finish without help."""
     draw = random.Random(f"cluster {seed} {number}")
     setting, nodes = draw.choice(SETTINGS), draw.choice(_NODES)
     workshop.fresh_data()
@@ -74,7 +74,7 @@ def play(workshop: Workshop, seed: int, number: int) -> list[Result]:
 
 
 def disturbances(draw: random.Random, number: int) -> list[str]:
-    """The names of what chain ``number`` meets, in order."""
+    """The names of the disturbances of chain ``number``, in order."""
     drawn = [draw.choice([name for name in _DISTURBANCES if name != _OUTAGE]) for _ in range(_MOST_OF_A_CHAIN)]
     return [_OUTAGE, *drawn[1:]] if number % _CHAINS_PER_OUTAGE == 0 else drawn
 
@@ -90,9 +90,9 @@ def _cluster(nodes: int) -> Iterator[Lab]:
 
 
 def _end(chain: Submitted) -> tuple[str, list[str]]:
-    """Waits until the queue is empty; what is wrong if the chain has not finished by itself."""
+    """Wait until the queue is empty; return what is wrong if the chain has not finished by itself."""
     deadline = time.monotonic() + _PATIENCE
-    # A watcher whose shell was killed still submits the rest, though SLURM no longer has a job for it.
+    # A watcher whose shell was killed still submits the rest, although SLURM no longer has a job for it.
     while processes(chain.run, "stacking.slurm.watcher") or _live(chain):
         if time.monotonic() > deadline:
             return "hang", [f"jobs left: {', '.join(_live(chain))}"]
@@ -104,7 +104,7 @@ def _end(chain: Submitted) -> tuple[str, list[str]]:
 
 
 def _live(chain: Submitted) -> list[str]:
-    """The names of the chain's jobs that wait or run."""
+    """The names of the chain's pending or running jobs."""
     return _queue(chain, "PENDING,RUNNING,COMPLETING,CONFIGURING,SUSPENDED,REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT")
 
 
@@ -113,7 +113,7 @@ def _running(chain: Submitted) -> list[str]:
 
 
 def _queue(chain: Submitted, states: str) -> list[str]:
-    """The names that the run gives to its jobs in these states."""
+    """The run's own names for its jobs in these states."""
     live = set(chain.lab.run("squeue", "-h", "-o", "%A", "-t", states, check=False).split())
     return [name for name, job in chain.jobs().items() if str(job) in live]
 

@@ -53,7 +53,7 @@ def main(
     table: bool,
     write: Path | None,
 ) -> None:
-    """Disturb real chains and compare what they make with undisturbed ones, bit by bit.
+    """Disturb real chains and compare their output with that of undisturbed ones, bit by bit.
 
     Exit code 1 if anything was lost, different, undetected, misreported or ended with a traceback.
     """
@@ -76,7 +76,7 @@ def main(
 
 
 def _play(workshop: Workshop, file: Path, wanted: Mapping[str, int], seed: int, deadline: float) -> None:
-    """Play what is missing, the kind that is furthest behind first, and record it."""
+    """Play what is missing, starting with the kind that is furthest behind, and record it."""
     last: dict[str, int] = {}
     while time.monotonic() < deadline:
         found = [result for result in read_results(file) if result.seed == seed]
@@ -85,7 +85,7 @@ def _play(workshop: Workshop, file: Path, wanted: Mapping[str, int], seed: int, 
         if not behind:
             return
         kind = min(behind, key=lambda each: behind[each])
-        # A chain may end before any of its signals falls, and leave no result.
+        # A chain may end before any of its signals is sent, and leave no result.
         recorded = max((result.number for result in found if result.kind == kind), default=-1)
         last[kind] = number = max(recorded, last.get(kind, -1)) + 1
         made = [_without(workshop.folder, result) for result in PLAYS[kind](workshop, seed, number)]

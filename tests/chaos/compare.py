@@ -1,4 +1,4 @@
-"""What a disturbed run made, against the undisturbed run of the same setting."""
+"""Compares what a disturbed run produced with the undisturbed run of the same setting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEFTOVERS = ("*.partial", "*.saving", ".saving")
 
 
 def different_files(run: Path, reference: Path) -> list[str]:
-    """Files of the products and of the metrics, by their names in the run, that are not as in ``reference``."""
+    """Output and metrics files, by their names in the run, that differ from ``reference``."""
     names = [
         path.relative_to(base).as_posix()
         for base in (reference, run)
@@ -30,7 +30,7 @@ def different_files(run: Path, reference: Path) -> list[str]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two files say the same: byte by byte, and JSON without its times."""
+    """Whether two files are equal: byte by byte, or as JSON apart from its times."""
     try:
         first, second = one.read_bytes(), other.read_bytes()
     except OSError:
@@ -51,7 +51,7 @@ def leftovers(run: Path) -> list[str]:
 
 
 def set_aside(run: Path) -> list[str]:
-    """Files and folders that were found damaged."""
+    """Files and folders that were set aside as damaged."""
     return sorted(path.relative_to(run).as_posix() for path in run.rglob("*.damaged*"))
 
 

@@ -1,4 +1,4 @@
-"""One damage: a file is harmed at a place of the chain, the run resumes, and the outcome is judged."""
+"""One case of damage: a file is damaged at some point of the chain, the run resumes, and the outcome is judged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos.workshop import SETTINGS, Ended, Setting, Workshop, stacking
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be damaged, how and when."""
+    """Which file will be damaged, how and when."""
 
     setting: Setting
     place: str
@@ -27,7 +27,7 @@ class Plan:
 
 
 def plan(seed: int, number: int) -> Plan:
-    """Damage ``number`` of ``seed``: every kind of file meets every kind of damage before any pair comes again."""
+    """Damage ``number`` of ``seed``: every kind of file gets every kind of damage before any pair is repeated."""
     pairs = [(kind, damage) for kind in FILES for damage in DAMAGES]
     cycle, position = divmod(number, len(pairs))
     random.Random(f"pairs {seed} {cycle}").shuffle(pairs)
@@ -76,10 +76,10 @@ def play(workshop: Workshop, seed: int, number: int) -> Result:
 
 
 class Judge:
-    """Says what came of a damage.
+    """Judges the outcome of some damage.
 
     Args:
-        damaged: all names of the file, which is damaged already.
+        damaged: all names of the file, which is already damaged.
     """
 
     def __init__(self, workshop: Workshop, run: Path, reference: Path, damaged: list[Path]) -> None:
@@ -87,7 +87,7 @@ class Judge:
         self._harmed = {path: path.read_bytes() for path in damaged if path.is_file()}
 
     def judge(self, ended: Ended) -> tuple[str, str, list[str]]:
-        """The outcome, the program's last words and what is different."""
+        """The outcome, the program's last output and what differs."""
         words = ended.output.strip().splitlines()
         last = words[-1] if words and ended.exit_code != 0 else ""
         message = next((line for line in reversed(words) if self._names_it(line)), last)
@@ -130,7 +130,7 @@ class Judge:
         return self._not_read_again()
 
     def _made_again(self, path: Path) -> bool:
-        """Whether the file was written anew since it was damaged; one that was only appended to was not."""
+        """Whether the file was rewritten since it was damaged; appending does not count."""
         if not path.is_file():
             return False
         left, now = self._harmed.get(path), path.read_bytes()
@@ -139,7 +139,7 @@ class Judge:
         return not now.startswith(left)
 
     def _gained_a_blank(self, path: Path) -> bool:
-        """Whether a JSON file merely ends with another line break, which changes nothing that it says."""
+        """Whether a JSON file merely ends with a different line break, which does not change its content."""
         if path.suffix != ".json" or not path.is_file():
             return False
         return path.read_bytes() == self._workshop.pristine(path).read_bytes() + b"\n"
@@ -149,7 +149,7 @@ class Judge:
         return report.exists() and any(name in report.read_text(errors="replace") for name in names)
 
     def _not_read_again(self) -> tuple[str, str, list[str]]:
-        """The chain did not need the file; whoever uses it later must be told."""
+        """The chain did not need the file; later readers must be told that it is damaged."""
         for path in self._damaged:
             folder = path.parent
             if not folder.is_dir() or self._made_again(path) or self._gained_a_blank(path):

@@ -1,4 +1,4 @@
-"""Ways to damage a file, and the kinds of files that there are in a run, its data and its checkpoints."""
+"""Ways to damage a file, and the kinds of files in a run, its data and its checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Damage = Callable[[Path, random.Random], None]
 
 
 def _flip(path: Path, draw: random.Random) -> None:
-    """One bit, as a disk or a memory does it."""
+    """Flip one bit, as failing disks and memory do."""
     content = bytearray(path.read_bytes())
     if content:
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
@@ -19,7 +19,7 @@ def _flip(path: Path, draw: random.Random) -> None:
 
 
 def _digit(path: Path, draw: random.Random) -> None:
-    """One digit of a text becomes another, so that it is still well formed; a file without digits has a bit flipped."""
+    """Change one digit of a text, so that it is still well formed; flip a bit in a file without digits."""
     content = bytearray(path.read_bytes())
     digits = [place for place, byte in enumerate(content) if chr(byte).isascii() and chr(byte).isdigit()]
     if not digits or path.suffix in (".npy", ".pt", ".safetensors", ".png"):
@@ -35,7 +35,7 @@ def _truncate(path: Path, draw: random.Random) -> None:
 
 
 def _zero(path: Path, draw: random.Random) -> None:
-    """A block of zeros, as a file system leaves it after a crash."""
+    """A block of zeros, as file systems leave after a crash."""
     content = bytearray(path.read_bytes())
     start = draw.randrange(max(1, len(content))) // 512 * 512
     stop = min(len(content), start + 4096)
@@ -64,13 +64,13 @@ def _delete(path: Path, draw: random.Random) -> None:
 
 
 def _folder(path: Path, draw: random.Random) -> None:
-    """A folder stands where the file was."""
+    """Replace the file by a folder."""
     path.unlink()
     path.mkdir()
 
 
 def _overwrite(path: Path, content: bytes) -> None:
-    """In place: files that are linked to this one are damaged with it."""
+    """Works in place: files that are linked to this one are damaged with it."""
     with open(path, "r+b") as file:
         file.truncate(0)
         file.write(content)
@@ -117,7 +117,7 @@ REDUNDANT = {"run: lock", "run: sample indices", "run: metrics", "run: logs", "c
 
 
 def harm(path: Path, damage: str, draw: random.Random) -> None:
-    """Damage the file; one that stays as it is, because it is empty already, gets bytes appended."""
+    """Damage the file; if that changes nothing because the file is already empty, append bytes to it."""
     before = path.read_bytes()
     DAMAGES[damage](path, draw)
     if path.is_file() and path.read_bytes() == before:

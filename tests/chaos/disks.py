@@ -1,4 +1,4 @@
-"""A full disk: the file system of the run is filled at a random moment, freed after the controller's end, resumed."""
+"""A full disk: the run's file system is filled at a random moment, freed when the controller has ended, and resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEFT = (0, 0, 4096, 65536)
 
 
 def possible() -> bool:
-    """Whether small file systems can be mounted here, which takes root."""
+    """Whether small file systems can be mounted here, which requires root."""
     return os.geteuid() == 0
 
 

@@ -33,7 +33,7 @@ _BEFORE_PYTHON_RUNS = 0.5
 
 @dataclass(frozen=True)
 class _Blow:
-    """One signal that is to come."""
+    """One planned signal."""
 
     moment: str
     delay: float
@@ -45,7 +45,7 @@ class _Blow:
 
 
 def _draw_blow(draw: random.Random) -> _Blow:
-    """A third of the signals falls in the first second, a third in the next few, a third in a chosen phase."""
+    """A third of the signals are sent in the first second, a third in the next few, a third in a chosen phase."""
     moment = draw.choice([FIRST_SECOND, ANY, draw.choice(_MOMENTS)])
     longest = {FIRST_SECOND: 1.0, ANY: 4.0, "train": 1.0, SAVING: 0.0}.get(moment, 0.3)
     name = draw.choices(list(_SIGNALS), list(_SIGNALS.values()))[0]
@@ -100,7 +100,7 @@ def _start(workshop: Workshop, recipe: Path, run: Path) -> Controller:
 
 
 def _strike(controller: Controller, blow: _Blow) -> tuple[str | None, bool]:
-    """The phase in which the signal fell, None if it did not, and whether it came twice."""
+    """The phase in which the signal was sent, None if it was not, and whether it was sent twice."""
     if not controller.wait_for(blow.moment, patience=60):
         return None, False
     time.sleep(blow.delay)
@@ -114,7 +114,7 @@ def _strike(controller: Controller, blow: _Blow) -> tuple[str | None, bool]:
 
 
 def _judge(ended: Ended, blow: _Blow, since: float) -> tuple[str, str]:
-    """Whether the controller ended as it should; that nothing was lost is seen at the chain's end."""
+    """Whether the controller ended as it should; whether anything was lost is checked at the chain's end."""
     last = (ended.output.strip().splitlines() or [""])[-1]
     if ended.exit_code is None:
         return "hang", last
@@ -126,7 +126,7 @@ def _judge(ended: Ended, blow: _Blow, since: float) -> tuple[str, str]:
 
 
 def _expected(blow: _Blow, since: float) -> set[int]:
-    """Exit codes that are right; 0 where the signal came too late."""
+    """Correct exit codes; 0 where the signal came too late."""
     if blow.target == "rank":
         return {0, 1, 75}
     if blow.number == signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""The places of a chain at which files are damaged: a finished run cut back to where it once was."""
+"""The points of a chain at which files are damaged: a finished run is cut back to an earlier state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PLACES: Mapping[str, Place] = {
 
 
 def cut_back(run: Path, place: Place) -> None:
-    """Make a finished ``run`` what it was at ``place``."""
+    """Turn a finished ``run`` back into what it was at ``place``."""
     for pattern in place.later:
         for path in list(run.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

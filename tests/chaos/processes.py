@@ -1,4 +1,4 @@
-"""A controller that is disturbed while it works: what it does now, whom to signal, how it ends."""
+"""A controller that is disturbed while it works: what it is doing, which process to signal, how it ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Controller:
         return self._process.poll() is None
 
     def phase(self) -> str:
-        """What it is doing at this moment, in the words of the table."""
+        """What it is doing at the moment, in the terms of the table."""
         if time.monotonic() - self.started < 1:
             return FIRST_SECOND
         event, phase, stage = last_event(self._run)
@@ -75,7 +75,7 @@ class Controller:
         return False
 
     def send(self, number: signal.Signals, target: Target, pick: float) -> bool:
-        """Send a signal; False if there was nobody of that kind.
+        """Send a signal; False if there was no process of that kind.
 
         Args:
             pick: which of several ranks, from 0 to 1.
@@ -91,7 +91,7 @@ class Controller:
         return False
 
     def wait(self) -> Ended:
-        """Wait for its end; one that hangs is killed with everything that it started."""
+        """Wait for it to end; if it hangs, kill it with everything that it started."""
         try:
             code: int | None = self._process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -100,7 +100,7 @@ class Controller:
         return Ended(code, self._log.read_text(errors="replace"))
 
     def end(self) -> None:
-        """Kill it and its processes, if they are there."""
+        """Kill it and its processes, if they exist."""
         if self._process.poll() is not None:
             return
         family = psutil.Process(self._process.pid).children(recursive=True)
@@ -112,7 +112,7 @@ class Controller:
 
 
 def last_event(run: Path) -> tuple[str | None, str | None, int | None]:
-    """Kind, phase and stage of the journal's last whole line; None where there is no journal yet."""
+    """Kind, phase and stage of the journal's last complete line; None where there is no journal yet."""
     try:
         lines = (run / "journal.jsonl").read_bytes().split(b"\n")
     except OSError:
@@ -124,12 +124,12 @@ def last_event(run: Path) -> tuple[str | None, str | None, int | None]:
 
 
 def begun(run: Path) -> bool:
-    """Whether ``stacking resume`` is what takes the run further, not ``stacking run``."""
+    """Whether the run is continued by ``stacking resume``, not ``stacking run``."""
     return last_event(run)[0] is not None
 
 
 def outlived(run: Path) -> list[str]:
-    """Commands of the run's processes that are still there a second after its controller has ended."""
+    """Commands of the run's processes that are still alive a second after its controller has ended."""
     time.sleep(1)
     found = []
     for process in psutil.process_iter():

@@ -24,7 +24,7 @@ BAD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One event and what came of it."""
+    """One event and its outcome."""
 
     kind: str
     """``kill``, ``damage``, ``disk``, ``clock`` or ``cluster``."""
@@ -45,7 +45,7 @@ class Result:
 
 
 def read_results(path: Path) -> list[Result]:
-    """All whole lines of ``path``; a torn last one is dropped."""
+    """All complete lines of ``path``; a torn last one is dropped."""
     if not path.exists():
         return []
     lines = path.read_text().split("\n")[:-1]

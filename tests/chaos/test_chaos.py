@@ -1,4 +1,4 @@
-"""The tools that disturb chains must themselves be right."""
+"""The tools that disturb chains must themselves be correct."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_tables_count_signals_by_phase_and_damages_by_outcome() -> None:
 # Comparison
 
 
-def test_files_are_the_same_but_for_their_times(tmp_path: Path) -> None:
+def test_files_that_differ_only_in_their_times_are_equal(tmp_path: Path) -> None:
     one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
     one.write_text('{"loss": 5.5, "time": 1.0}\n')
     other.write_text('{"time": 2.0, "loss": 5.5}\n')
@@ -67,7 +67,7 @@ def test_files_are_the_same_but_for_their_times(tmp_path: Path) -> None:
     assert not same(one, tmp_path / "missing.jsonl")
 
 
-def test_unfinished_folders_are_left_over(tmp_path: Path) -> None:
+def test_unfinished_folders_count_as_leftovers(tmp_path: Path) -> None:
     (tmp_path / "0-L1" / "checkpoints" / ".saving").mkdir(parents=True)
     (tmp_path / "0-L1" / ".state.partial").mkdir()
     (tmp_path / "0-L1" / "checkpoints" / "global_step2.damaged").mkdir()
@@ -78,7 +78,7 @@ def test_unfinished_folders_are_left_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_even_an_empty_file_is_harmed(tmp_path: Path, name: str) -> None:
+def test_even_an_empty_file_is_damaged(tmp_path: Path, name: str) -> None:
     file = tmp_path / "train.log"
     file.touch()
     harm(file, name, random.Random(5))
@@ -86,7 +86,7 @@ def test_even_an_empty_file_is_harmed(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_every_damage_changes_the_file_and_is_drawn_from_its_seed(tmp_path: Path, name: str) -> None:
+def test_every_kind_of_damage_changes_the_file_and_is_determined_by_its_seed(tmp_path: Path, name: str) -> None:
     made = []
     for copy in ("one", "other"):
         file = tmp_path / f"{copy}.json"
@@ -105,7 +105,7 @@ def test_every_kind_of_file_meets_every_damage() -> None:
     assert {planned.setting for planned in plans} == set(SETTINGS)
 
 
-def test_one_chain_in_ten_begins_with_a_slurm_that_is_away_for_long() -> None:
+def test_one_chain_in_ten_starts_with_a_long_slurm_outage() -> None:
     drawn = [clusters.disturbances(random.Random(number), number) for number in range(20)]
     outage = drawn[0][0]
     assert outage == "slurmctld away for two minutes"
@@ -125,7 +125,9 @@ time.sleep(60)
 """
 
 
-def test_a_controller_is_met_in_its_phase_and_its_end_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_controller_is_signalled_in_the_chosen_phase_and_its_exit_observed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "command", lambda run: [sys.executable, "-c", _CONTROLLER, str(run)])
     for number, code in ((signal.SIGTERM, 75), (signal.SIGKILL, -9)):
         controller = Controller(tmp_path, [tmp_path], tmp_path / "output")
@@ -136,7 +138,7 @@ def test_a_controller_is_met_in_its_phase_and_its_end_is_seen(tmp_path: Path, mo
     assert last_event(tmp_path) == ("started", "grow", 1)
 
 
-def test_the_clock_of_a_child_is_wrong_and_its_stopwatch_right(tmp_path: Path) -> None:
+def test_a_child_sees_a_wrong_wall_clock_and_a_correct_monotonic_clock(tmp_path: Path) -> None:
     clock = tmp_path / "clock"
     clock.write_text("+86400")
     script = "import time; print(time.time(), time.monotonic())"
@@ -174,7 +176,7 @@ def test_a_damaged_export_is_healed_and_a_damaged_plan_refused(workshop: Worksho
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_product_that_differs_is_undetected(workshop: Workshop) -> None:
+def test_a_product_that_differs_counts_as_undetected_damage(workshop: Workshop) -> None:
     reference = workshop.reference(SETTINGS[0])
     run = workshop.copy_of_reference(SETTINGS[0])
     workshop.keep(run)

@@ -95,9 +95,9 @@ def stacking(*arguments: str | Path) -> Ended:
 
 
 class Workshop:
-    """A folder with everything that events are made of; what is there already is used again.
+    """A folder with everything that events need; existing parts are reused.
 
-    A process that was killed may have left the data damaged, so each event begins with `fresh_data`.
+    A killed process may have left the data damaged, so each event begins with `fresh_data`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -127,12 +127,12 @@ class Workshop:
         _copy(run, self._kept)
 
     def pristine(self, path: Path) -> Path:
-        """The undamaged file of ``path``, which lies in the data or in the run that was kept."""
+        """The undamaged file of ``path``, which is in the data or in the kept run."""
         in_data = path.is_relative_to(self.data)
         return self._pristine / path.relative_to(self.data) if in_data else self._kept / path.relative_to(self.run)
 
     def is_pristine(self, path: Path) -> bool:
-        """Whether the file is there and undamaged."""
+        """Whether the file exists and is undamaged."""
         return path.is_file() and path.read_bytes() == self.pristine(path).read_bytes()
 
     def recipe(self, setting: Setting) -> Path:
@@ -158,7 +158,7 @@ class Workshop:
         return run
 
     def scratch(self) -> Path:
-        """The path of a run that does not exist yet; the one before is removed."""
+        """The path of a run that does not exist yet; the previous one is removed."""
         shutil.rmtree(self.run, ignore_errors=True)
         return self.run
 

@@ -1,4 +1,4 @@
-"""`stacking doctor` from outside: what it prints, what it returns, what it refuses."""
+"""`stacking doctor` from the outside: what it prints, what it returns, what it refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRANSFER = {"operation", "bytes", "ranks", "nodes", "seconds", "bandwidth"}
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_the_json_is_what_other_parts_read(tmp_path: Path) -> None:
+def test_the_json_is_readable_by_its_consumers(tmp_path: Path) -> None:
     done = stacking("doctor", "--run-dir", tmp_path, "--ranks", "2", "--json")
     found = json.loads(done.stdout)
     assert (found["format"], found["kind"]) == (1, "doctor")
@@ -25,7 +25,7 @@ def test_the_json_is_what_other_parts_read(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_text_begins_with_the_worst_and_ends_with_a_count(tmp_path: Path) -> None:
+def test_the_text_starts_with_the_worst_finding_and_ends_with_a_count(tmp_path: Path) -> None:
     done = stacking("doctor", "--run-dir", tmp_path, "--no-collectives", "--recipe", "bert-base-v100", check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 1
@@ -45,7 +45,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_reported_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, words = MISTAKES[name]
     done = stacking("doctor", *arguments, check=False)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1

@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pretrained(data: Path) -> Path:
-    """A BERT of two layers, as others would download one."""
+    """A BERT of two layers, as a user would download it."""
     vocabulary = json.loads((data / "manifest.json").read_text())["vocabulary"]
     model = ModelConfig(layers=2, hidden=32, heads=2, intermediate=64, vocabulary=vocabulary, max_positions=64)
     write_state(data.parent / "state", model, random_weights(model))
@@ -95,7 +95,7 @@ def test_mistakes_are_named(pretrained: Path, data: Path, tmp_path: Path, change
     assert not run.exists()
 
 
-def test_a_folder_that_holds_a_run_is_not_used_again(expanded: Path, pretrained: Path, data: Path) -> None:
+def test_a_folder_that_already_holds_a_run_is_not_reused(expanded: Path, pretrained: Path, data: Path) -> None:
     done = stacking(
         "expand", pretrained, "--layers", "3", "--data", data, "--run-dir", expanded, *SETTINGS, check=False
     )

@@ -34,12 +34,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: str | Path) -> Result:
-    """The command, in this process; the training has one of its own."""
+    """The command, in this process; the training has its own."""
     return CliRunner().invoke(glue, list(map(str, arguments)), catch_exceptions=False)
 
 
 def refused(*arguments: str | Path) -> str:
-    """The user's mistake, as the command tells it."""
+    """The user's mistake, as the command reports it."""
     with pytest.raises(UserError) as caught:
         run(*arguments)
     return str(caught.value)
@@ -52,7 +52,7 @@ def scored(place: Path, out: str, *arguments: str | Path) -> dict[str, Any]:
     return summary
 
 
-def test_an_interrupted_command_goes_on_and_another_one_is_refused(place: Path) -> None:
+def test_an_interrupted_command_resumes_and_a_different_one_is_refused(place: Path) -> None:
     one = ["--tasks", "RTE", *FAST]
     summary = scored(place, "rte", *one)
     kept = place / "rte" / "RTE" / "seed-0.json"
@@ -67,7 +67,7 @@ def test_an_interrupted_command_goes_on_and_another_one_is_refused(place: Path) 
     assert "seed-0.json: was made with batch 16, not 8; choose another --out" in refused(*arguments, "--set", "batch=8")
 
 
-def test_a_state_is_scored_and_shown_beside_another_model(place: Path) -> None:
+def test_a_state_is_scored_and_shown_next_to_another_model(place: Path) -> None:
     scored(place, "first", "--tasks", "CoLA", *FAST)
     vocabulary = write_tokenizer(place / "tokenizer")
     shape = {"layers": 1, "hidden": 16, "heads": 2, "intermediate": 32, "max_positions": 32}
@@ -105,7 +105,7 @@ def test_a_run_keeps_its_scores_and_shows_them(place: Path, tmp_path: Path) -> N
     assert "<h2>GLUE</h2>" in page and "Matthews correlation" in page and "stacking (Gong et al., 2019)" in page
 
 
-def test_mistakes_are_one_line(place: Path) -> None:
+def test_mistakes_are_reported_in_one_line(place: Path) -> None:
     bert, data = place / "bert", place / "data"
     assert "--out: is missing; name a folder for the results" in refused(bert, "--data", data)
     out = ["--out", place / "wrong"]
@@ -118,7 +118,7 @@ def test_mistakes_are_one_line(place: Path) -> None:
     assert not (place / "wrong").exists()
 
 
-def test_a_mistake_that_the_training_finds_is_one_line_too(place: Path) -> None:
+def test_a_mistake_found_during_training_is_reported_in_one_line(place: Path) -> None:
     vocabulary = write_tokenizer(place / "tokenizer")
     config = ModelConfig(layers=1, hidden=16, heads=2, intermediate=32, max_positions=32, vocabulary=vocabulary - 1)
     state = write_state(place / "narrow", config, random_weights(config))

@@ -1,4 +1,4 @@
-"""The command line: it starts at once, explains itself, and answers a mistake with one line and exit code 2."""
+"""The command line: it starts quickly, explains itself, and answers a mistake with one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ COMMANDS = [
 ]
 
 
-def test_the_commands_are_these() -> None:
+def test_the_set_of_commands_is_fixed() -> None:
     assert sorted(cli.commands) == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_has_help(command: str) -> None:
     done = stacking(command, "--help")
     assert done.stdout.startswith("Usage:") and len(done.stdout.splitlines()) > 5
 
@@ -123,7 +123,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, mistake: str) -> None:
+def test_a_mistake_gives_one_line_and_exit_code_2(tmp_path: Path, mistake: str) -> None:
     arguments, words = MISTAKES[mistake]
     places = {"tmp": tmp_path, "full": folder(tmp_path, "full", kind="other"), "file": tmp_path / "full" / "file"}
     done = stacking(*(argument.format(**places) for argument in arguments), check=False)
@@ -163,7 +163,7 @@ def test_a_refused_run_writes_nothing(recipe: Path, tmp_path: Path, name: str) -
     assert done.stdout == "" and not (tmp_path / "new").exists()
 
 
-def test_a_command_that_a_message_gives_works_as_it_is_printed(recipe: Path, tmp_path: Path) -> None:
+def test_a_command_suggested_by_a_message_works_as_printed(recipe: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "it's my run")
     create_run(str(recipe), run)
     refused = stacking("run", recipe, "--run-dir", run.path, check=False)
@@ -173,15 +173,15 @@ def test_a_command_that_a_message_gives_works_as_it_is_printed(recipe: Path, tmp
     assert "'train:9' is not a phase of this run" in done.stderr
 
 
-def test_it_starts_without_loading_what_a_command_does_not_need() -> None:
+def test_startup_loads_only_what_the_command_needs() -> None:
     script = (
         "import sys, stacking.cli.main; print(*{'torch', 'numpy', 'pydantic', 'rich', 'matplotlib'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == ""
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
-def test_a_full_disk_behind_the_output_is_one_line() -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full does not exist")
+def test_a_full_disk_behind_stdout_is_reported_in_one_line() -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "stacking", "plan", "demo"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)

@@ -23,13 +23,13 @@ def test_times_and_costs_are_in_the_table() -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_a_run_that_grows_early_is_told_what_growing_late_would_take() -> None:
+def test_a_plan_that_grows_early_shows_what_growing_late_would_take() -> None:
     late = "2 layers for 80% of the sequences, then 12, would take 36% of it"
     assert late in stacking("plan", "bert-base-v100").stdout
     assert "would take" not in stacking("plan", "demo").stdout.replace("from the start would take", "")
 
 
-def test_json_holds_the_plan_the_prediction_and_the_table() -> None:
+def test_the_json_contains_the_plan_the_prediction_and_the_table() -> None:
     found = json.loads(stacking("plan", "demo", "--json", "--scaling", "--price", "1").stdout)
     assert (found["name"], found["format"]) == ("demo", 1)
     prediction = found["prediction"]
@@ -38,7 +38,7 @@ def test_json_holds_the_plan_the_prediction_and_the_table() -> None:
     assert found["scaling"]["assumptions"]
 
 
-def test_a_benchmark_is_believed(tmp_path: Path) -> None:
+def test_a_benchmark_replaces_the_tables(tmp_path: Path) -> None:
     plan = shipped("books-cpu")
     file = bench_file(tmp_path / "bench.json", [bench_stage(plan, stage) for stage in plan.stages])
     text = stacking(
@@ -48,7 +48,7 @@ def test_a_benchmark_is_believed(tmp_path: Path) -> None:
     assert "assumed: two 256-bit" not in text
 
 
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
+def test_mistakes_are_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     wrong = {
         ("--price", "-1"): "--price: is -1; give the price of one GPU hour",

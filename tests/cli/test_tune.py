@@ -1,4 +1,4 @@
-"""`stacking tune` on the command line: mistakes are one line; a real tiny tuning goes on and its recipe runs."""
+"""`stacking tune` on the command line: mistakes give one line; a real tiny tuning resumes and its recipe runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, mistake: str) -> None:
+def test_a_mistake_gives_one_line_and_exit_code_2(tmp_path: Path, mistake: str) -> None:
     arguments, words = MISTAKES[mistake]
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "full").mkdir()
@@ -70,7 +70,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_tuning_with_real_ranks_goes_on_and_its_recipe_runs(tmp_path: Path) -> None:
+def test_tuning_with_real_ranks_resumes_and_its_recipe_runs(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, prepare_text(tmp_path))
     content = yaml.safe_load(recipe.read_text())
     content["stages"] = content["stages"][:1]

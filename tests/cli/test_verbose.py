@@ -1,4 +1,4 @@
-"""`stacking --verbose` explains decisions on stderr; what people see otherwise stays the progress display."""
+"""`stacking --verbose` explains decisions on stderr; without it, users only see the progress display."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def debug(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture
 
 
 def test_a_slurm_query_is_shown_only_if_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here SLURM's programs know no job."""
+    """SLURM's programs know no jobs here."""
     for program in ("squeue", "sacct", "scontrol", "scancel", "sbatch"):
         (tmp_path / program).write_text("#!/bin/sh\n")
         (tmp_path / program).chmod(0o755)

@@ -1,4 +1,4 @@
-"""Arms and runs made up from their formats: nothing in them was trained."""
+"""Synthetic arms and runs, written from their formats: nothing in them was trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def made_up_arm(name: str, layers: Sequence[int], steps: Sequence[int]) -> Arm:
 
 
 def trained(losses: Sequence[float], seconds_each: float = 10.0, seed: int = 0, rebuilt: bool = True) -> Trained:
-    """A run whose evaluations lie ``seconds_each`` apart; FLOPs and tokens do not depend on that."""
+    """A run whose evaluations are ``seconds_each`` apart; FLOPs and tokens do not depend on that."""
     curve = tuple(
         Point(
             loss=loss,

@@ -1,4 +1,4 @@
-"""Which arms may be compared, and what is said of those that may not."""
+"""Which arms may be compared, and how those that may not are refused."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_comparison_needs_held_out_samples() -> None:
         "schedule: {kind: OneCycle, cycle_min_lr: 1e-4, cycle_max_lr: 2e-3, cycle_first_step_size: 20}\n",
     ],
 )
-def test_a_learning_rate_moves_with_its_whole_schedule(schedule: str) -> None:
+def test_changing_a_learning_rate_scales_its_whole_schedule(schedule: str) -> None:
     text = LATE.replace(
         "schedule: {kind: warmup-stable-decay, peak: 2e-3, warmup_steps: 4, decay_share: 0.2}\n", schedule
     )
@@ -104,7 +104,7 @@ def test_a_learning_rate_moves_with_its_whole_schedule(schedule: str) -> None:
         assert [value for _, value in new.learning_rate] == pytest.approx([value / 4 for _, value in old.learning_rate])
 
 
-def test_the_rates_of_stages_move_together() -> None:
+def test_the_learning_rates_of_all_stages_scale_together() -> None:
     text = (
         SCRATCH.replace("schedule: {kind: warmup-stable-decay, peak: 2e-3, warmup_steps: 4, decay_share: 0.2}\n", "")
         .replace("batch_sequences: 8", "batch_sequences: 8, learning_rate: {peak: 8e-4, end: 4e-4, warmup_steps: 4}")

@@ -1,4 +1,4 @@
-"""A whole comparison with real ranks: killed on the way, finished, reported again, and recomputed from raw metrics."""
+"""A whole comparison with real ranks: killed midway, finished, reported again, and recomputed from raw metrics."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def kill_in(run: Path, argv: list[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_comparison_survives_a_kill_and_adds_up(tmp_path: Path) -> None:
+def test_a_comparison_survives_being_killed_and_its_totals_add_up(tmp_path: Path) -> None:
     data, out = prepare_text(tmp_path), tmp_path / "out"
     scratch = write_recipe(tmp_path, "scratch", [2], [48])
     late = write_recipe(tmp_path, "late", [1, 2], [32, 16])

@@ -1,4 +1,4 @@
-"""A comparison's length: all counts of updates and tokens move together, so that a schedule keeps its shape."""
+"""A comparison's length: all counts of updates and tokens scale together, so that a schedule keeps its shape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def changes(text: str, factor: float, tmp_path: Path) -> list[str]:
     return length_overrides(load_recipe(file), factor)
 
 
-def test_stages_shrink_alike_and_the_warm_up_stays(tmp_path: Path) -> None:
+def test_stages_shrink_in_proportion_and_the_warm_up_is_kept(tmp_path: Path) -> None:
     assert changes(LATE, 0.5, tmp_path) == ["stages[0].steps=15", "stages[1].steps=5"]
 
 
@@ -38,7 +38,7 @@ def test_tokens_new_layers_and_trials_count_too(tmp_path: Path) -> None:
     ]
 
 
-def test_a_stage_that_ends_by_itself_may_take_longer(tmp_path: Path) -> None:
+def test_a_stage_that_ends_on_a_plateau_may_take_longer(tmp_path: Path) -> None:
     text = LATE.replace("{layers: 2, steps: 30,", "{layers: 2, until: {plateau: 0.1, at_most: 30},")
     assert "stages[0].until.at_most=90" in changes(text, 3, tmp_path)
 

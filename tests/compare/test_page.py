@@ -32,7 +32,7 @@ def result() -> Result:
     )
 
 
-def test_the_page_holds_curves_tables_and_commands_and_loads_nothing(result: Result) -> None:
+def test_the_page_contains_curves_tables_and_commands_and_is_self_contained(result: Result) -> None:
     page = render(result)
     assert len(re.findall("<svg", page)) == 4
     for words in ("late: speed-up at equal loss", "2.00", "diverged", "200.0 ms", "train it longer", "run &lt;a&gt;"):
@@ -51,7 +51,7 @@ def test_the_picture_shows_the_runs_before_and_after_step_times_are_known(rebuil
     assert shown.startswith(b"\x89PNG")
 
 
-def test_several_lengths_have_one_picture_and_one_table_also_if_a_run_diverged(result: Result) -> None:
+def test_several_lengths_share_one_picture_and_one_table_even_if_a_run_diverged(result: Result) -> None:
     lost = result_of([trained(FALLING)], [Trained(seed=0, curve=(), diverged="not finite")])
     assert lengths_picture([lost, result]).startswith(b"\x89PNG")
     lines = length_table([lost, result]).as_text().splitlines()[2:]
@@ -69,7 +69,7 @@ def test_a_comparison_without_a_finished_seed_has_a_page(result: Result) -> None
     assert "No seed is finished" in render(empty) and "no seed is finished" in as_text(empty)
 
 
-def test_the_tables_say_what_was_not_reached() -> None:
+def test_the_tables_mark_losses_that_were_not_reached() -> None:
     text = as_text(result_of([trained(FALLING)], [trained([7.0, 6.0, 3.6])]))
     assert re.search(r"the baseline's final loss +not reached", text)
     both = [trained(FALLING, seed=0), trained(FALLING, seed=1)]

@@ -1,4 +1,4 @@
-"""Speed-ups: what the baseline needs to a loss over what an arm needs, seed by seed."""
+"""Speed-ups: what the baseline needs to reach a loss over what an arm needs, seed by seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_identical_curves_have_a_speed_up_of_one(losses: list[float]) -> None:
 
 
 @given(st.floats(0.1, 10.0))
-def test_half_the_seconds_are_twice_the_speed_and_no_fewer_flops(seconds: float) -> None:
+def test_half_the_time_is_twice_the_speed_but_no_fewer_flops(seconds: float) -> None:
     arm = result_of([trained(FALLING, 2 * seconds)], [trained(FALLING, seconds)]).arms[1]
     assert arm.final.speedup["wall"].mean == pytest.approx(2.0)
     assert arm.final.speedup["rebuilt"].mean == pytest.approx(2.0)
@@ -79,12 +79,12 @@ def test_a_run_that_diverged_reaches_nothing_and_leaves_the_others_comparable() 
     assert result_of([lost], [trained(FALLING)]).arms[1].final.reached == (None,)
 
 
-def test_levels_lie_below_every_beginning_and_above_the_baselines_end() -> None:
+def test_levels_are_between_every_arms_start_and_the_baselines_end() -> None:
     result = result_of([trained(FALLING)], [trained([6.4, 5.0, 3.0])])
     assert result.levels and max(result.levels) <= 6.4 and min(result.levels) > 3.5
 
 
-def test_losses_at_equal_time_are_those_where_the_first_of_the_two_ends() -> None:
+def test_losses_at_equal_time_are_compared_when_the_first_of_the_two_ends() -> None:
     (equal,) = result_of([trained(FALLING, 10.0)], [trained([7.0, 5.0, 3.0], 10.0)]).arms[1].equal_time
     assert equal is not None and (equal.seconds, equal.loss, equal.baseline_loss) == (30.0, 3.0, 5.0)
 

@@ -1,4 +1,4 @@
-"""What people and others write is read within bounds: a mistake, or malice, is one line."""
+"""Files from users and others are read within bounds: a mistake, or malice, is reported in one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOSTILE_YAML = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE_YAML)
-def test_hostile_yaml_is_one_line(kind: str) -> None:
+def test_hostile_yaml_is_refused_in_one_line(kind: str) -> None:
     text, message = HOSTILE_YAML[kind]
     with pytest.raises(UserError) as error:
         parse_yaml(text, "recipe.yaml")
@@ -60,7 +60,7 @@ HOSTILE_JSON = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE_JSON)
-def test_hostile_json_is_one_line(tmp_path: Path, kind: str) -> None:
+def test_hostile_json_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
     text, message = HOSTILE_JSON[kind]
     (tmp_path / "ds.json").write_text(text)
     with pytest.raises(UserError) as error:
@@ -68,7 +68,7 @@ def test_hostile_json_is_one_line(tmp_path: Path, kind: str) -> None:
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_many_keys_take_no_time(tmp_path: Path) -> None:
+def test_reading_many_keys_is_fast(tmp_path: Path) -> None:
     """Quadratic in the number of keys, this would take minutes."""
     keys = {f"key{i}": i for i in range(60_000)}
     (tmp_path / "ds.json").write_text(json.dumps(keys))
@@ -80,12 +80,12 @@ def test_many_keys_take_no_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"), [("/dev/zero", "is larger than 16 MiB"), ("a\0b", "cannot be read"), ("/", "is a folder")]
 )
-def test_what_is_no_text_file_is_refused(path: str, message: str) -> None:
+def test_a_path_that_is_not_a_text_file_is_refused(path: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_text(Path(path))
 
 
-def test_values_are_shown_whatever_they_are() -> None:
+def test_any_value_can_be_shown() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
@@ -102,16 +102,16 @@ def test_values_are_shown_whatever_they_are() -> None:
         ("Müller  中文", "Müller  中文"),
     ],
 )
-def test_control_characters_of_others_never_reach_the_terminal(text: str, expected: str) -> None:
+def test_foreign_control_characters_never_reach_the_terminal(text: str, expected: str) -> None:
     assert printable(text) == expected
     assert expected in str(UserError("file", text, "remedy"))
 
 
-def test_a_line_has_an_end() -> None:
+def test_lines_have_a_maximum_length() -> None:
     assert len(str(UserError("file", "x" * 1_000_000, "remedy"))) < 3_000
 
 
-def test_hostile_files_of_each_kind(tmp_path: Path) -> None:
+def test_hostile_files_of_each_kind_are_refused(tmp_path: Path) -> None:
     """The same bounds hold for what this project writes itself: `read_json`."""
     from stacking.storage.files import read_json
 

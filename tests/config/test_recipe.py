@@ -1,4 +1,4 @@
-"""Recipes: what may be written, what is refused, and in which words."""
+"""Recipes: what they may contain, what is refused, and with which message."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_overrides_reach_into_lists_and_new_sections() -> None:
     assert (recipe.optimizer.clip, recipe.precision) == (0.0, "bf16")
 
 
-def test_data_given_beside_the_recipe_wins() -> None:
+def test_data_given_in_addition_to_the_recipe_wins() -> None:
     assert small(data=Path("a folder: here")).data.path == "a folder: here"
 
 

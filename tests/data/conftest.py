@@ -27,7 +27,7 @@ def prose(seed: int, sentences: int) -> str:
 
 
 def write_corpus(folder: Path, documents: int = 40, seed: int = 0) -> Path:
-    """A folder of ``documents`` files of 1 to 30 sentences, with names as people have them."""
+    """A folder of ``documents`` files of 1 to 30 sentences, with realistic names."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(documents):
         text = prose(seed * 1_000_003 + number, 1 + (number * 7) % 30)

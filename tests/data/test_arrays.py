@@ -18,7 +18,7 @@ ROWS = arrays(np.int64, st.tuples(st.integers(0, 5), st.integers(1, 3)))
 
 
 @given(values=ROWS)
-def test_what_was_appended_is_mapped(tmp_path_factory: pytest.TempPathFactory, values: npt.NDArray[Any]) -> None:
+def test_appended_values_can_be_mapped(tmp_path_factory: pytest.TempPathFactory, values: npt.NDArray[Any]) -> None:
     path = tmp_path_factory.mktemp("a") / "a.npy"
     with growing_array(path, np.int64) as growing:
         growing.append(values)

@@ -1,4 +1,4 @@
-"""Opening prepared data: navigation, and one line for whatever does not fit."""
+"""Opening prepared data: navigation, and one line for anything inconsistent."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def _swap_documents(folder: Path) -> None:
         (_swap_documents, "does not fit its sentence and document boundaries"),
     ],
 )
-def test_damaged_data_are_refused_with_one_line(copy: Path, damage: Callable[[Path], None], problem: str) -> None:
+def test_damaged_data_is_refused_in_one_line(copy: Path, damage: Callable[[Path], None], problem: str) -> None:
     damage(copy)
     with pytest.raises(UserError, match=problem) as caught:
         Corpus(copy)
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value) and str(copy) in str(caught.value)
 
 
-def test_an_id_beyond_the_vocabulary_is_seen_when_it_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_beyond_the_vocabulary_is_detected_when_it_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stacking.data import corpus as module
 
     monkeypatch.setattr(module, "_PROBED_TOKENS", 4)
@@ -125,12 +125,12 @@ def test_an_id_beyond_the_vocabulary_is_seen_when_it_is_read(copy: Path, monkeyp
         opened.read(np.array([0]), np.array([20]))
 
 
-def test_a_split_that_is_not_there_is_refused(data_folder: Path) -> None:
+def test_a_missing_split_is_refused(data_folder: Path) -> None:
     with pytest.raises(UserError, match="use one of train, held_out"):
         Corpus(data_folder, "valid")
 
 
-def test_manifest_says_what_the_contract_asks(data_folder: Path) -> None:
+def test_the_manifest_contains_what_the_contract_requires(data_folder: Path) -> None:
     manifest = load_manifest(data_folder)
     assert manifest["special"] == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     assert {"kind", "format", "vocabulary", "splits", "source", "options", "digest", "files"} <= manifest.keys()

@@ -55,7 +55,7 @@ def test_prose_is_kept_and_everything_else_dropped(tmp_path: Path, monkeypatch: 
     ]
 
 
-def test_the_standard_library_alone_gives_a_corpus_and_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_standard_library_alone_yields_a_corpus_without_importing_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "PACKAGES", ())
     monkeypatch.setattr(embedded, "LIMIT", 300_000)
     before = set(sys.modules)

@@ -1,4 +1,4 @@
-"""Encoding word by word gives what the tokenizer gives for the whole sentence."""
+"""Encoding word by word gives the same result as tokenizing the whole sentence."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ texts = st.lists(st.sampled_from([*WORDS[:20], *ODD]) | st.characters(exclude_ca
 @given(texts=st.lists(texts, max_size=6))
 @example(texts=[" ".join(["x" * 120, "a" * 101, "[MASK]", "Ḋ", "\u0301a"])])
 @settings(max_examples=150, deadline=None)
-def test_ids_are_those_of_the_whole_sentence(tokenizer: Tokenizer, texts: list[str]) -> None:
+def test_ids_match_those_of_the_whole_sentence(tokenizer: Tokenizer, texts: list[str]) -> None:
     sentences = [sentence for text in texts for sentence in split_sentences(text)]
     assert splits_at_spaces(tokenizer)
     assert found(Encoder(tokenizer), sentences) == expected(tokenizer, sentences)
 
 
-def test_blocks_and_forgetting_change_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_and_cache_eviction_change_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     sentences = list(split_sentences(prose(3, 300)))
     monkeypatch.setattr(encode, "_BLOCK_CHARACTERS", 400)
     monkeypatch.setattr(encode, "_MOST_WORDS", 30)

@@ -1,4 +1,4 @@
-"""Which files an input stands for: everything is read, or passed over with a reason."""
+"""Which files an input refers to: each one is read, or skipped with a reason."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def passed_over(folder: Path, format: str | None = None) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): reason for path, reason in found}
 
 
-def test_folders_are_searched_in_depth_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_folders_are_searched_recursively_in_name_order(tmp_path: Path) -> None:
     for name in ('b/É "q".txt', "a/it's.md", "b/z.txt.gz"):
         write(tmp_path / name, gzip.compress(b"text") if name.endswith(".gz") else "text")
     assert list(read(tmp_path)) == ["a/it's.md", "b/z.txt.gz", 'b/É "q".txt']
 
 
-def test_a_mixed_folder_is_read_whole_and_the_rest_named(tmp_path: Path) -> None:
+def test_a_mixed_folder_is_read_completely_and_skipped_files_are_named(tmp_path: Path) -> None:
     write(tmp_path / "en.00000-of-00002.json.gz", gzip.compress(JSON.encode()))
     write(tmp_path / "en.00001-of-00002", JSON)
     write(tmp_path / "AA/wiki_00", '<doc id="1" url="" title="T">\nT\n\nText.\n</doc>\n')
@@ -67,7 +67,7 @@ def test_a_mixed_folder_is_read_whole_and_the_rest_named(tmp_path: Path) -> None
     }
 
 
-def test_links_are_followed_once_and_circles_end(tmp_path: Path) -> None:
+def test_links_are_followed_once_and_cycles_terminate(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere/c.txt")
     write(tmp_path / "text/a.txt")
     deep = tmp_path / "text" / "/".join(["d"] * 30)
@@ -85,7 +85,7 @@ def test_links_are_followed_once_and_circles_end(tmp_path: Path) -> None:
     ]
 
 
-def test_a_forced_format_is_that_of_all_files_that_can_have_it(tmp_path: Path) -> None:
+def test_a_forced_format_applies_to_every_file_that_can_have_it(tmp_path: Path) -> None:
     write(tmp_path / "a.txt")
     write(tmp_path / "b")
     write(tmp_path / "c.jsonl", JSON)

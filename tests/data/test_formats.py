@@ -1,4 +1,4 @@
-"""What a file is recognised as from its name and its beginning."""
+"""How a file's format is recognised from its name and its beginning."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HINDI = "यह एक वाक्य है।\nयह दूसरा है�
         (".parquet", "", "parquet"),
     ],
 )
-def test_recognised(suffix: str, text: str, format: str) -> None:
+def test_known_formats_are_recognised(suffix: str, text: str, format: str) -> None:
     assert recognise(suffix, text.encode()[:HEAD_BYTES]) == format
 
 
@@ -56,10 +56,10 @@ def test_recognised(suffix: str, text: str, format: str) -> None:
         (".json", b'{\n "a": 1}', "JSON, but neither"),
     ],
 )
-def test_refused(suffix: str, head: bytes, reason: str) -> None:
+def test_unsupported_formats_are_refused(suffix: str, head: bytes, reason: str) -> None:
     with pytest.raises(NotText, match=reason):
         recognise(suffix, head)
 
 
-def test_a_character_that_the_head_cuts_is_no_sign_of_another_encoding() -> None:
+def test_a_character_cut_by_the_head_is_not_mistaken_for_another_encoding() -> None:
     assert recognise("", ("a" + "é" * HEAD_BYTES).encode()[:HEAD_BYTES]) == "text"

@@ -1,4 +1,4 @@
-"""Given tokenizers: transformers' ids in the shards and in what is written beside them, or a line that says why not."""
+"""Given tokenizers: transformers' ids in the shards and in the tokenizer next to them, or a line that says why not."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ODD = (
 
 
 def write(folder: Path, **files: Any) -> Path:
-    """A folder of files; ``__`` stands for the dot in their names."""
+    """A folder of files; ``__`` in the arguments stands for the dot in their names."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
@@ -113,9 +113,9 @@ FOLDERS: dict[str, dict[str, Any]] = {
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Any, Any, Encoder]]:
-    """Of a folder what transformers makes of it, what it makes of the folder that is written, and our encoder."""
+    """What transformers loads from a folder, what it loads from the folder that we write, and our encoder."""
     folder = write(tmp_path_factory.mktemp("given") / "tokenizer", **FOLDERS[request.param])
-    # AutoTokenizer refuses a vocabulary without the name of a class, which is BERT's here.
+    # AutoTokenizer refuses a vocabulary without a class name, which is BERT's here.
     kind = transformers.BertTokenizerFast if request.param == "no class" else transformers.AutoTokenizer
     theirs = kind.from_pretrained(str(folder))
     found = load(folder)
@@ -136,7 +136,7 @@ texts = st.lists(pieces | st.characters(exclude_categories=["Cs"]), max_size=20)
 @given(text=texts)
 @example(text="Müde Flüsse [MASK] [DRUG]s <url>. " + "x" * 101 + " CC(=O)Oc1ccccc1C(=O)O time flies")
 @settings(max_examples=100, deadline=None)
-def test_shards_and_written_tokenizer_have_transformers_ids(both: tuple[Any, Any, Encoder], text: str) -> None:
+def test_the_shards_and_the_written_tokenizer_have_transformers_ids(both: tuple[Any, Any, Encoder], text: str) -> None:
     theirs, written, encoder = both
     sentences = list(split_sentences(text))
     ids, lengths = encoder.encode(sentences)
@@ -157,7 +157,7 @@ def test_special_tokens_keep_their_roles(both: tuple[Any, Any, Encoder]) -> None
         assert getattr(written, f"{name}_token_id") == getattr(theirs, f"{name}_token_id")
 
 
-def test_a_tokenizer_can_be_a_folder_or_either_file(tmp_path: Path) -> None:
+def test_a_tokenizer_may_be_a_folder_or_either_of_its_files(tmp_path: Path) -> None:
     tokenizer = vocabulary.train([prose(1, 100)], 300, lowercase=True)
     vocabulary.save(tokenizer, tmp_path)
     sentence = "Hello, world! Naïve café 中文 it's 3.50 [MASK]"
@@ -167,7 +167,7 @@ def test_a_tokenizer_can_be_a_folder_or_either_file(tmp_path: Path) -> None:
         assert vocabulary.special_ids(loaded, special) == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
 
-def test_special_ids_of_an_existing_vocabulary_are_its_own(tmp_path: Path) -> None:
+def test_an_existing_vocabulary_keeps_its_special_ids(tmp_path: Path) -> None:
     write(tmp_path, vocab__txt="a\n##b\n[MASK]\n[SEP]\n[UNK]\n[CLS]\n[PAD]\n")
     loaded, special = load(tmp_path / "vocab.txt")
     assert vocabulary.special_ids(loaded, special) == {"mask": 2, "sep": 3, "unk": 4, "cls": 5, "pad": 6}
@@ -176,13 +176,13 @@ def test_special_ids_of_an_existing_vocabulary_are_its_own(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("cased", [True, False])
 @pytest.mark.parametrize("name", ["vocab.txt", ""])
-def test_cased_decides_for_a_bare_vocabulary(tmp_path: Path, cased: bool, name: str) -> None:
+def test_the_cased_option_decides_for_a_bare_vocabulary(tmp_path: Path, cased: bool, name: str) -> None:
     write(tmp_path, vocab__txt=lines(*ENTRIES))
     found = load(tmp_path / name, cased=cased).tokenizer.encode("Aé", add_special_tokens=False).tokens
     assert found == (["A", "##é"] if cased else ["a", "##e"])
 
 
-def test_cased_decides_where_settings_are_silent(tmp_path: Path) -> None:
+def test_the_cased_option_decides_where_the_settings_are_silent(tmp_path: Path) -> None:
     write(tmp_path, vocab__txt=lines(*ENTRIES), tokenizer_config__json=BERT)
     assert load(tmp_path, cased=True).tokenizer.encode("A", add_special_tokens=False).tokens == ["A"]
 
@@ -194,7 +194,9 @@ def test_cased_decides_where_settings_are_silent(tmp_path: Path) -> None:
         ({"tokenizer__json": molecules(), "tokenizer_config__json": FAST}, "tokenizer.json"),
     ],
 )
-def test_cased_is_refused_where_it_would_be_ignored(tmp_path: Path, files: dict[str, Any], says: str) -> None:
+def test_the_cased_option_is_refused_where_it_would_be_ignored(
+    tmp_path: Path, files: dict[str, Any], says: str
+) -> None:
     with pytest.raises(UserError, match=f"--cased: has no effect: .*{says} already sets whether to lower-case"):
         load(write(tmp_path, **files), cased=True)
 
@@ -293,7 +295,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_followed_is_named(tmp_path: Path, name: str) -> None:
+def test_settings_that_cannot_be_followed_are_named(tmp_path: Path, name: str) -> None:
     files, problem = REFUSED[name]
     with pytest.raises(UserError, match=problem) as caught:
         load(write(tmp_path / "tokenizer", **files))
@@ -301,12 +303,12 @@ def test_what_cannot_be_followed_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "shift_jis"])
-def test_other_encodings_are_named(tmp_path: Path, encoding: str) -> None:
+def test_unsupported_encodings_are_named(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "vocab.txt").write_bytes(lines(*SPECIALS, "時間", "人間").encode(encoding))
     with pytest.raises(UserError, match=r"vocab.txt: line \d+: is not UTF-8, it reads as (utf-16|gb18030)"):
         load(tmp_path / "vocab.txt")
 
 
-def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none: does not exist"):
         load(tmp_path / "none")

@@ -15,13 +15,13 @@ SHARES = st.floats(0.001, 0.999)
 
 
 @given(SIZES, SHARES)
-def test_both_sides_have_text(sizes: dict[int, int], share: float) -> None:
+def test_neither_split_is_empty(sizes: dict[int, int], share: float) -> None:
     held_out = {bucket for bucket in sizes if is_held_out(bucket << 48, choose(sizes, share))}
     assert 0 < len(held_out) < len(sizes)
 
 
 @given(SIZES, SHARES)
-def test_a_document_more_or_less_is_the_most_that_it_is_off(sizes: dict[int, int], share: float) -> None:
+def test_the_share_is_off_by_at_most_one_document(sizes: dict[int, int], share: float) -> None:
     chosen = choose(sizes, share)
     held_out = sum(size for bucket, size in sizes.items() if chosen[bucket])
     assert abs(held_out - share * sum(sizes.values())) <= max(sizes.values())
@@ -29,7 +29,7 @@ def test_a_document_more_or_less_is_the_most_that_it_is_off(sizes: dict[int, int
 
 @pytest.mark.parametrize("documents", [20, 100, 1000, 20_000])
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
-def test_documents_of_very_different_lengths_are_held_out_by_their_text(documents: int, share: float) -> None:
+def test_the_share_is_measured_in_text_when_document_lengths_vary_widely(documents: int, share: float) -> None:
     draw = random.Random(documents)
     sizes = {draw.randrange(BUCKETS): int(draw.lognormvariate(6, 1.5)) + 1 for _ in range(documents)}
     chosen = choose(sizes, share)

@@ -15,13 +15,13 @@ DATASETS = ["wikitext:wikitext-2-raw-v1", "owner/name", "owner/name:plain"]
 PATHS = ["imdb", "nofile", "data", "data/none", "./x", "../x/y", "/a/b", "a b", "x.txt", "a/b.json.gz", "a/b.xz/c.zst"]
 
 
-def test_only_names_that_are_no_paths_are_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_names_that_are_not_paths_are_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     assert [name for name in [*DATASETS, *PATHS] if is_dataset(name)] == DATASETS
 
 
-def test_the_column_is_the_users_and_a_null_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_chooses_the_column_and_nulls_are_empty_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     def stream(repository: str, configuration: str | None) -> list[dict[str, Any]]:
         return [{"content": "a", "n": 1}, {"content": None, "n": 2}]
 

@@ -1,4 +1,4 @@
-"""What is drawn from a corpus, and what that costs in memory, does not depend on the corpus's size."""
+"""The memory needed to sample from a corpus does not depend on the corpus's size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ for kind, sampler in SAMPLERS.items():
 
 
 def write_sparse(folder: Path) -> int:
-    """A prepared folder of SHARDS shards whose tokens are holes in the files; returns its bytes."""
+    """A prepared folder of SHARDS shards whose tokens are holes in sparse files; returns its size in bytes."""
     (folder / "train").mkdir(parents=True)
     bounds = {
         "sentences": np.arange(0, SHARD_TOKENS + 1, SENTENCE),
@@ -49,7 +49,7 @@ def write_sparse(folder: Path) -> int:
         np.lib.format.open_memmap(folder / f"train/{shard:05d}.tokens.npy", "w+", np.uint16, (SHARD_TOKENS,))
         for name, array in bounds.items():
             np.save(folder / f"train/{shard:05d}.{name}.npy", array)
-    # Opening compares the sizes alone.
+    # Opening only compares the sizes.
     files = {
         f"train/{path.name}": {"bytes": path.stat().st_size, "checksum": ""} for path in (folder / "train").iterdir()
     }
@@ -66,8 +66,8 @@ def write_sparse(folder: Path) -> int:
     return sum(file["bytes"] for file in files.values())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
-def test_a_corpus_larger_than_the_memory_is_indexed_and_drawn_from(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit exists only on Linux")
+def test_a_corpus_larger_than_memory_can_be_indexed_and_sampled(tmp_path: Path) -> None:
     assert write_sparse(tmp_path / "data") > 4 * LIMIT
     command = [sys.executable, "-c", UNDER_LIMIT, str(tmp_path / "data"), str(tmp_path / "samples.npy"), str(LIMIT)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

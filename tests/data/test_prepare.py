@@ -89,7 +89,7 @@ module.prepare([sys.argv[1]], pathlib.Path(sys.argv[2]), vocabulary_size=300, he
 """
 
 
-def test_a_killed_run_is_taken_up_where_it_was(
+def test_a_killed_preparation_resumes_where_it_stopped(
     tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, parts = tmp_path / "out", tmp_path / ".out.partial" / "parts"
@@ -129,7 +129,7 @@ def sleep_and_tell(_: int) -> str:
     return Path("/proc/self/status").read_text()
 
 
-def test_ctrl_c_is_for_the_parent_alone() -> None:
+def test_ctrl_c_is_handled_by_the_parent_alone() -> None:
     with worker_processes(2) as processes:
         for status in processes.map(sleep_and_tell, range(3)):
             blocked = int(status.split("SigBlk:")[1].split()[0], 16)
@@ -137,7 +137,7 @@ def test_ctrl_c_is_for_the_parent_alone() -> None:
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
-def test_a_torn_part_is_made_again(tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_part_is_rebuilt(tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -154,7 +154,7 @@ def test_a_torn_part_is_made_again(tmp_path: Path, text_folder: Path, monkeypatc
     assert content(tmp_path / "out") == content(tmp_path / "clean")
 
 
-def test_preparing_again_finds_the_same_and_refuses_another(tmp_path: Path) -> None:
+def test_preparing_again_reuses_the_result_and_refuses_different_options(tmp_path: Path) -> None:
     texts = write_corpus(tmp_path / "text", documents=8)
     out = tmp_path / "out"
     assert not run([texts], out).already_there
@@ -194,7 +194,7 @@ def test_text_cannot_be_trained_on_and_held_out(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_existing_tokenizer_is_taken_as_it_is(tmp_path: Path, text_folder: Path, data_folder: Path) -> None:
+def test_an_existing_tokenizer_is_used_unchanged(tmp_path: Path, text_folder: Path, data_folder: Path) -> None:
     manifest = run([text_folder], tmp_path / "out", tokenizer=data_folder / "vocab.txt").manifest
     assert (tmp_path / "out/vocab.txt").read_bytes() == (data_folder / "vocab.txt").read_bytes()
     assert content(tmp_path / "out/train") == content(data_folder / "train")
@@ -229,7 +229,7 @@ def test_a_dataset_name_streams_the_dataset(tmp_path: Path, monkeypatch: pytest.
     assert run(["owner/name:plain"], tmp_path / "out").already_there and len(asked) == 1
 
 
-def test_a_dataset_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_dataset_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def require_on_hub(repository: str) -> None:
         raise ConnectionError("no network\nand more lines")
 
@@ -256,7 +256,7 @@ def test_a_dataset_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatc
         ("A text.", {"held_out_inputs": ["none.txt"]}, "none.txt: does not exist"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(
+def test_bad_input_is_reported_in_one_line_and_leaves_nothing(
     tmp_path: Path, text: str | None, options: dict[str, Any], problem: str
 ) -> None:
     if text is not None:
@@ -268,7 +268,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert content(tmp_path) == before and len(list(tmp_path.iterdir())) == len(before)
 
 
-def test_no_input_at_all_is_refused(tmp_path: Path) -> None:
+def test_missing_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no input"):
         run([], tmp_path / "out")
 
@@ -305,8 +305,8 @@ def write_lines(path: Path, documents: int, plain: bool = True) -> Path:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2])
-def test_a_single_file_is_cut_so_that_the_share_can_be_held_out(tmp_path: Path, share: float) -> None:
-    """At the ends of paragraphs: no sentence is lost or cut, whatever the workers, and again."""
+def test_a_single_file_is_split_so_that_a_share_can_be_held_out(tmp_path: Path, share: float) -> None:
+    """At the ends of paragraphs: no sentence is lost or cut, for any number of workers, also the second time."""
     (tmp_path / "a.txt").write_text(prose(0, 4000))
     told: list[str] = []
     made = [run([tmp_path / "a.txt"], tmp_path / str(n), held_out=share, workers=n, say=told.append) for n in (1, 2)]
@@ -328,7 +328,7 @@ def test_berts_own_format_is_recognised(tmp_path: Path, documents: int, plain: b
     assert told == [f"{path}: reading 1 file as lines (one sentence per line)"] and not list(summary.warnings())
 
 
-def test_every_file_of_a_mixed_folder_is_read_whatever_the_workers(tmp_path: Path) -> None:
+def test_every_file_of_a_mixed_folder_is_read_for_any_number_of_workers(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "text", documents=6)
     (folder / "sub").mkdir()
     rows = [{"text": prose(number, 5)} for number in range(20)]
@@ -358,7 +358,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_other_scripts_keep_their_characters_and_their_sentences(tmp_path: Path, script: str) -> None:
-    """Sentences end at the script's own stops, with no blank after them where it has none, and no token is [UNK]."""
+    """Sentences end at the script's own stops, with no space after them where it has none, and no token is [UNK]."""
     stops, letters, space = SCRIPTS[script]
     draw = random.Random(0)
 
@@ -374,7 +374,7 @@ def test_other_scripts_keep_their_characters_and_their_sentences(tmp_path: Path,
     assert summary.share_held_out == pytest.approx(0.2, abs=0.03)
 
 
-def test_the_alphabet_is_as_large_as_the_vocabulary_allows(tmp_path: Path) -> None:
+def test_the_alphabet_is_limited_by_the_vocabulary_size(tmp_path: Path) -> None:
     characters = [chr(0x4E00 + number) for number in range(900)]
     draw = random.Random(0)
     texts = ["".join(draw.choices(characters, k=400)) + "。" for _ in range(40)]
@@ -388,7 +388,7 @@ def test_the_alphabet_is_as_large_as_the_vocabulary_allows(tmp_path: Path) -> No
         assert bool(made.warnings) == (size < 900)
 
 
-def test_text_of_which_the_vocabulary_knows_nothing_is_refused(tmp_path: Path, data_folder: Path) -> None:
+def test_text_entirely_unknown_to_the_vocabulary_is_refused(tmp_path: Path, data_folder: Path) -> None:
     (tmp_path / "a.jsonl").write_text(
         json.dumps({"text": "日月盈昃。"}) + "\n" + json.dumps({"text": "寒来暑往。"}) + "\n"
     )
@@ -412,7 +412,7 @@ def test_a_column_is_chosen_by_its_name(tmp_path: Path) -> None:
         ({"held_out_inputs": ["x"], "held_out": 0.1}, "--held-out: has no effect with --held-out-input"),
     ],
 )
-def test_no_option_is_taken_without_effect(tmp_path: Path, options: dict[str, Any], problem: str) -> None:
+def test_an_option_without_effect_is_refused(tmp_path: Path, options: dict[str, Any], problem: str) -> None:
     path = write_lines(tmp_path / "a.txt", 5)
     with pytest.raises(UserError, match=problem):
         run([path], tmp_path / "out", **options)
@@ -421,7 +421,7 @@ def test_no_option_is_taken_without_effect(tmp_path: Path, options: dict[str, An
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_result_that_a_link_of_the_input_leads_to_is_refused(tmp_path: Path) -> None:
+def test_a_result_reachable_through_a_link_in_the_input_is_refused(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "text", documents=3)
     elsewhere = write_corpus(tmp_path / "elsewhere", documents=3, seed=1)
     (folder / "link").symlink_to(elsewhere)
@@ -442,7 +442,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_memory_does_not_grow_with_the_input(tmp_path: Path, data_folder: Path) -> None:
-    """Ten times the text, in one file, takes about the same memory."""
+    """Ten times as much text, in one file, needs about the same memory."""
     unit = prose(0, 12_000).encode()
     texts = {copies: b"\n\n".join(b"%d. " % number + unit for number in range(copies)) for copies in (2, 20)}
     assert len(texts[20]) > 10 << 20
@@ -459,7 +459,7 @@ def test_memory_does_not_grow_with_the_input_when_a_vocabulary_is_trained(tmp_pa
 
 
 def _peak(file: Path, text: bytes, *tokenizer: Path) -> int:
-    """MiB that a process needs which prepares ``text`` in small parts, with a small sample for the vocabulary."""
+    """MiB needed by a process that prepares ``text`` in small parts, with a small sample for the vocabulary."""
     file.write_bytes(text)
     command = [sys.executable, "-c", MEASURED, str(file), str(file.with_suffix(".out")), *map(str, tokenizer)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -24,7 +24,7 @@ def test_permutation_differs_between_epochs_and_seeds() -> None:
             assert (first == second).mean() < 0.05
 
 
-def test_permutation_of_an_index_does_not_depend_on_its_company() -> None:
+def test_permutation_of_an_index_does_not_depend_on_the_other_indices() -> None:
     epochs = np.arange(50) % 3
     together = permute(np.arange(50), 50, 7, epochs)
     alone = [permute(np.array([i]), 50, 7, epochs[i : i + 1])[0] for i in range(50)]
@@ -50,6 +50,6 @@ def test_a_branch_of_a_hash_is_the_hash_of_one_more_key(keys: list[int], key: in
     assert hash64(np.array([keys[0] % 2**64], dtype=np.uint64), *keys[1:], key) == expected
 
 
-def test_hash_has_the_values_that_old_runs_were_made_with() -> None:
+def test_hash_values_are_those_of_earlier_versions() -> None:
     assert [int(value) for value in hash64(42, np.arange(2), 7)] == [11850619448187863329, 1952419378684700410]
     assert permute(np.arange(8), 8, 1, np.zeros(8, dtype=np.int64)).tolist() == [5, 1, 4, 6, 2, 0, 3, 7]

@@ -1,4 +1,4 @@
-"""Documents out of files, and one line for every file that is not what it should be."""
+"""Documents read from files, and one line for every file that is not what it should be."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_documents(tmp_path: Path) -> None:
         assert documents(tmp_path / f"{name}.gz") == [text]
 
 
-def test_markdown_loses_its_emphasis_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_emphasis_is_removed_from_markdown(tmp_path: Path) -> None:
     file = write(tmp_path / "a.md", "# Title\n\n**Bold** and *it is* _so_, snake_case_name, 2 * 3 * 4.")
     assert documents(file) == ["# Title\n\nBold and it is so, snake_case_name, 2 * 3 * 4."]
 
@@ -60,7 +60,7 @@ def test_line_endings_and_byte_order_mark_are_normalised(tmp_path: Path) -> None
     assert documents(write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree")) == ["one\ntwo\nthree"]
 
 
-def test_characters_across_blocks_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_that_span_blocks_stay_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "_BLOCK", 3)
     assert documents(write(tmp_path / "a.txt", "né€𝄞\r\né")) == ["né€𝄞\né"]
 
@@ -122,7 +122,7 @@ def _zstd(data: bytes) -> bytes:
 COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": _zstd}
 
 
-def test_a_failing_file_system_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_file_system_is_not_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.txt", "One. Two.")
 
     def fail(*_: object) -> object:
@@ -134,7 +134,7 @@ def test_a_failing_file_system_is_no_mistake_of_the_user(tmp_path: Path, monkeyp
     assert caught.value.exit_code == 1
 
 
-def test_a_line_is_a_sentence_and_a_blank_line_ends_the_document(tmp_path: Path) -> None:
+def test_each_line_is_a_sentence_and_a_blank_line_ends_the_document(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "mr. x came . he left .\r\nso did  i .\r\n\r\n \r\n# two .\r\nthe end .\r\n")
     found = [list(split_sentences(document)) for document in documents(path, format="lines")]
     assert found == [["mr. x came . he left .", "so did i ."], ["# two .", "the end ."]]

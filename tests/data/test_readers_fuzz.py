@@ -1,4 +1,4 @@
-"""Damaged and hostile files: the readers give text or one line of refusal, nothing else, and always end."""
+"""Damaged and hostile files: the readers return text or refuse in one line, nothing else, and always terminate."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read(path: Path) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 @FUZZ
 @given(data=st.data())
-def test_torn_and_flipped_files(tmp_path: Path, name: str, data: st.DataObject) -> None:
+def test_torn_and_bit_flipped_files_are_read_or_refused(tmp_path: Path, name: str, data: st.DataObject) -> None:
     content = bytearray(WHOLE[name])
     for _ in range(data.draw(st.integers(0, 4), "flips")):
         content[data.draw(st.integers(0, len(content) - 1), "where")] = data.draw(st.integers(0, 255), "byte")
@@ -85,7 +85,7 @@ def test_torn_and_flipped_files(tmp_path: Path, name: str, data: st.DataObject) 
 @pytest.mark.parametrize("name", ["a", "a.txt", "a.md", "a.jsonl", "a.json", "a.parquet", "a.gz", "a.txt.xz", "a.zst"])
 @FUZZ
 @given(content=st.binary(max_size=300) | st.text(alphabet='<doc >/\n\r\0{}[]":,aA.#* \x1e\ufeff。؟', max_size=200))
-def test_any_bytes_under_any_name(tmp_path: Path, name: str, content: bytes | str) -> None:
+def test_any_bytes_under_any_name_are_read_or_refused(tmp_path: Path, name: str, content: bytes | str) -> None:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     read(path)
@@ -93,7 +93,7 @@ def test_any_bytes_under_any_name(tmp_path: Path, name: str, content: bytes | st
 
 @FUZZ
 @given(values=st.lists(JSON, max_size=12), listed=st.booleans())
-def test_any_json(tmp_path: Path, values: list[object], listed: bool) -> None:
+def test_any_json_is_read_or_refused(tmp_path: Path, values: list[object], listed: bool) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(values) if listed else "".join(json.dumps(value) + "\n" for value in values))
     read(path)

@@ -62,15 +62,15 @@ def test_a_list_of_objects_is_read_as_its_items(tmp_path: Path) -> None:
     assert "[1]: is JSON but not an object" in refusal(path, '[{"text": "a"}, "b"]')
 
 
-def test_the_key_is_the_users(tmp_path: Path) -> None:
+def test_the_user_chooses_the_key(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"raw_content": "a", "text": "no"}\n')
     pq.write_table(pa.table({"raw_content": ["a", None]}), tmp_path / "a.parquet")
     assert read(tmp_path / "a.jsonl", "raw_content") == ["a"]
     assert read(tmp_path / "a.parquet", "raw_content") == ["a", ""]
 
 
-def test_most_rows_need_a_text(tmp_path: Path) -> None:
-    """Half of them without one is the limit, at row 1,000 and at the end of ten rows or more."""
+def test_most_rows_must_have_a_text(tmp_path: Path) -> None:
+    """Half of the rows may lack a text, checked at row 1,000 and at the end of ten rows or more."""
     other = '{"content": "b", "url": ""}\n'
     (tmp_path / "few.jsonl").write_text(GOOD + other * 8)
     assert read(tmp_path / "few.jsonl") == ["a"] + [""] * 8

@@ -1,4 +1,4 @@
-"""What a sample is: a pure function of (data, seed, index), whatever surrounds it."""
+"""A sample is a pure function of (data, seed, index), whatever surrounds it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def original(batch: Batch) -> np.ndarray:
 
 
 def fields_of(batch: Batch, row: int) -> list[object]:
-    """Everything about one sample, free of its place in the batch."""
+    """Everything about one sample, independent of its place in the batch."""
     length = batch.input_ids.shape[1]
     mine = batch.mlm_positions // length == row
     nsp = None if batch.nsp_labels is None else int(batch.nsp_labels[row])
@@ -84,7 +84,7 @@ def test_padded_and_unpadded_samples_are_the_same(corpus: Corpus, kind: str) -> 
 @pytest.mark.parametrize("kind", KINDS)
 @given(count=st.integers(1, 9), size=st.integers(1, 10))
 @settings(max_examples=25, deadline=None)
-def test_pieces_of_a_draw_are_the_draws_of_the_pieces(corpus: Corpus, kind: str, count: int, size: int) -> None:
+def test_drawing_in_pieces_gives_the_same_samples(corpus: Corpus, kind: str, count: int, size: int) -> None:
     sampler, ids = make(corpus, kind), np.arange(count)
     pieces = split(sampler.unpadded(ids), size)
     drawn = [sampler.unpadded(ids[at : at + size]) for at in range(0, count, size)]
@@ -198,7 +198,7 @@ def test_layout_of_specials_segments_and_padding(corpus: Corpus, kind: str, leng
 
 
 def sentences_of(corpus: Corpus) -> dict[tuple[int, ...], list[tuple[int, int]]]:
-    """Each sentence's tokens to its (document, number)."""
+    """Maps each sentence's tokens to its (document, number)."""
     found: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     starts = corpus.sentence_start(np.arange(corpus.sentences + 1))
     documents = corpus.document_of(np.arange(corpus.sentences))
@@ -209,7 +209,7 @@ def sentences_of(corpus: Corpus) -> dict[tuple[int, ...], list[tuple[int, int]]]
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_next_sentence_labels_tell_the_truth(corpus: Corpus, kind: str) -> None:
+def test_next_sentence_labels_are_correct(corpus: Corpus, kind: str) -> None:
     """Segments are looked up in a flat copy of the corpus; length 400 leaves none of them cut."""
     length = 400
     batch = make(corpus, kind, length).batch(np.arange(200))
@@ -232,7 +232,7 @@ def test_next_sentence_labels_tell_the_truth(corpus: Corpus, kind: str) -> None:
 def _starting(
     places: dict[tuple[int, ...], list[tuple[int, int]]], segment: np.ndarray, flat: np.ndarray, starts: np.ndarray
 ) -> list[tuple[int, int]]:
-    """Where in the corpus ``segment`` stands, beginning with a sentence."""
+    """Where in the corpus ``segment`` is, starting with a sentence."""
     candidates = [
         place for tokens, found in places.items() if tuple(segment[: len(tokens)]) == tokens for place in found
     ]
@@ -245,7 +245,7 @@ def test_half_of_the_pairs_are_random_and_redrawn_each_epoch(corpus: Corpus, kin
     assert labels is not None and abs(labels.mean() - 0.5) < 0.02
 
 
-def test_partners_and_masks_are_drawn_afresh_each_epoch(corpus: Corpus) -> None:
+def test_partners_and_masks_are_redrawn_each_epoch(corpus: Corpus) -> None:
     sampler = make(corpus, "sentence-pair")
     size = len(sampler)
     epochs = [sampler.batch(np.arange(size) + epoch * size) for epoch in (0, 1)]
@@ -311,8 +311,8 @@ def test_random_partners_are_as_long_as_true_ones(corpus: Corpus) -> None:
         ("packed", "a157c73b21c87e10"),
     ],
 )
-def test_samples_are_those_that_old_runs_were_made_with(tmp_path: Path, kind: str, digest: str) -> None:
-    """Of a corpus that is made of numbers alone, so that nothing but the sampling decides."""
+def test_samples_are_those_of_earlier_versions(tmp_path: Path, kind: str, digest: str) -> None:
+    """Uses a corpus made only of numbers, so that nothing but the sampling matters."""
     corpus = Corpus(write_numbers(tmp_path / "data"))
     ids = np.array([0, 1, 2, 500, 10**9 + 7])
     batch = make(corpus, kind, 64).batch(ids)
@@ -320,7 +320,7 @@ def test_samples_are_those_that_old_runs_were_made_with(tmp_path: Path, kind: st
     assert xxhash.xxh3_64_hexdigest(content) == digest
 
 
-def test_kinds_and_lengths_that_cannot_be_are_refused(corpus: Corpus) -> None:
+def test_impossible_kinds_and_lengths_are_refused(corpus: Corpus) -> None:
     with pytest.raises(UserError, match="use one of sentence-pair, segment-pair, packed"):
         build_samples(corpus, "sentence_pair", 128)
     with pytest.raises(UserError, match="at least 8"):

@@ -28,7 +28,7 @@ from stacking.data.sentences import split_sentences
         (" \n \n", []),
     ],
 )
-def test_rule(text: str, expected: list[str] | None) -> None:
+def test_sentences_follow_the_rule(text: str, expected: list[str] | None) -> None:
     wanted = expected or []
     if expected is None:
         wanted = ["It cost 3.50 dollars, e.g. in the U.S. Army.", "12 men came."]
@@ -36,7 +36,7 @@ def test_rule(text: str, expected: list[str] | None) -> None:
 
 
 @given(st.text(alphabet="aB .!?\n\"'#-é", max_size=200))
-def test_no_letter_is_lost_or_moved_and_no_sentence_is_blank(text: str) -> None:
+def test_no_character_is_lost_or_moved_and_no_sentence_is_blank(text: str) -> None:
     sentences = list(split_sentences(text))
     letters = [character for character in text if character.isalpha()]
     assert [character for sentence in sentences for character in sentence if character.isalpha()] == letters

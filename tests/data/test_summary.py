@@ -15,7 +15,7 @@ from tests.data.conftest import prose
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    """Of a usual corpus, 10 % of it held out, with ``changes`` to its training split, options and source."""
+    """The summary of a usual corpus, 10 % held out, with ``changes`` to its training split, options and source."""
     train = {"documents": 90, "sentences": 900, "tokens": 18_000, "unknown": 10}
     held_out = {"documents": 10, "sentences": 100, "tokens": 2_000, "unknown": 10}
     source = {"held_out": changes.get("given", False), "empty": changes.get("empty", 0)}
@@ -27,7 +27,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_the_figures_are_those_of_both_splits() -> None:
+def test_the_figures_cover_both_splits() -> None:
     summary = summarise(manifest(empty=3))
     assert (summary.documents, summary.sentences, summary.tokens) == (100, 1000, 20_000)
     assert (summary.share_held_out, summary.share_unknown, summary.tokens_per_sentence) == (0.1, 0.001, 20)
@@ -48,12 +48,12 @@ def test_the_figures_are_those_of_both_splits() -> None:
         ({"empty": 50}, "50 of 150 documents are empty: is --text-key right?"),
     ],
 )
-def test_what_is_unusual_is_a_warning(changes: dict[str, Any], warning: str | None) -> None:
+def test_unusual_figures_are_warnings(changes: dict[str, Any], warning: str | None) -> None:
     warnings = list(summarise(manifest(**changes)).warnings())
     assert warnings == [] if warning is None else any(warning in each for each in warnings)
 
 
-def test_what_is_passed_over_is_told_by_its_reason() -> None:
+def test_skipped_files_are_reported_by_reason() -> None:
     passed = [(Path(f"x/{number}.pdf"), "suffix .pdf") for number in range(5)] + [(Path("x/.git"), "hidden")]
     assert read_as("x", {"jsonl": 1, "text": 2}, passed) == [
         "x: reading 1 file as JSON lines, 2 files as text (paragraphs)",
@@ -62,7 +62,7 @@ def test_what_is_passed_over_is_told_by_its_reason() -> None:
     ]
 
 
-def test_the_command_prints_it_for_people_and_for_programs(tmp_path: Path) -> None:
+def test_the_command_prints_it_as_text_and_as_json(tmp_path: Path) -> None:
     rows = "".join(json.dumps({"content": prose(number, 10)}) + "\n" for number in range(40))
     (tmp_path / "a.jsonl").write_text(rows)
     command = ["prepare", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1"]

@@ -1,4 +1,4 @@
-"""Why text becomes [UNK]."""
+"""The reasons why text becomes [UNK]."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_shares_are_of_tokens() -> None:
     assert unknown_share(tokenizer("a"), []) == 0
 
 
-def test_much_is_a_warning_and_nearly_all_is_refused() -> None:
+def test_a_high_share_of_unknowns_is_a_warning_and_nearly_all_is_refused() -> None:
     assert check_unknown(0.04, lambda: "never asked", "T") is None
     assert check_unknown(0.05, lambda: "why", "T") == "T makes 5% of the tokens [UNK]: why"
     with pytest.raises(UserError, match=r"T: makes 95% of the tokens \[UNK\]; why"):

@@ -1,4 +1,4 @@
-"""Leaving the padding out loses nothing and moves nothing."""
+"""Removing the padding loses nothing and moves nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 @given(lengths=st.lists(st.integers(0, 12), max_size=9))
-def test_any_batch_comes_back(lengths: list[int]) -> None:
+def test_any_batch_round_trips(lengths: list[int]) -> None:
     width = 12
     rng = np.random.default_rng(len(lengths) * 1000 + sum(lengths))
     real = np.arange(width) < np.array(lengths, dtype=np.int64)[:, None]
@@ -56,7 +56,7 @@ def test_any_batch_comes_back(lengths: list[int]) -> None:
 
 @pytest.mark.parametrize("kind", list(SAMPLERS))
 @pytest.mark.parametrize("length", [8, 32, 128])
-def test_batches_of_every_kind_come_back(corpus: Corpus, kind: str, length: int) -> None:
+def test_batches_of_every_kind_round_trip(corpus: Corpus, kind: str, length: int) -> None:
     batch = SAMPLERS[kind](corpus, build_samples(corpus, kind, length), length, 3).batch(np.arange(50, 90))
     unpadded = unpad(batch)
     assert len(unpadded.input_ids) == batch.attention_mask.sum() == unpadded.lengths.sum()

@@ -1,4 +1,4 @@
-"""Vocabularies: trained ones, existing ones, and what transformers makes of them."""
+"""Vocabularies: trained ones, existing ones, and how transformers reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_transformers_gives_the_same_ids(tmp_path: Path, lowercase: bool) -> Non
     assert loaded.is_fast and len(loaded) == vocabulary.size_of(tokenizer)
 
 
-def test_words_are_decoded_as_they_were(tmp_path: Path) -> None:
+def test_words_round_trip_through_decoding(tmp_path: Path) -> None:
     tokenizer = vocabulary.train([prose(seed, 50) for seed in range(20)], 400, lowercase=True)
     text = prose(99, 3).replace("\n\n", " ").lower()
     assert tokenizer.decode(tokenizer.encode(text).ids) == text

@@ -1,4 +1,4 @@
-"""Articles of wiki extractors without their marks."""
+"""Articles from wiki extractors, without their markup."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_json_output_is_read_too(tmp_path: Path) -> None:
     assert list(documents(TextFile(tmp_path / "wiki_01", "wiki"))) == ["One  two ."]
 
 
-def test_text_outside_of_articles_is_refused(tmp_path: Path) -> None:
+def test_text_outside_articles_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\nPlain text.\n")
     with pytest.raises(UserError, match=r"a\.txt:2: has text outside of <doc"):
         list(documents(TextFile(tmp_path / "a.txt", "wiki")))
 
 
-def test_mathematics_is_no_mark() -> None:
+def test_mathematics_is_not_mistaken_for_markup() -> None:
     assert without_marks("if a <b and c> d then <p>x</p>") == "if a <b and c> d then  x"

@@ -1,4 +1,4 @@
-"""The tokenizer beside the shards is loaded as users load it, and compared with them."""
+"""The tokenizer next to the shards is loaded as users load it, and compared with them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_shards_hold_the_ids_of_the_given_folder(tmp_path: Path, name: str) -> N
     assert manifest["special"]["pad"] == theirs.pad_token_id
 
 
-def test_a_difference_stops_the_preparation(data_folder: Path) -> None:
+def test_a_differing_tokenizer_stops_the_preparation(data_folder: Path) -> None:
     sentences = ["time year people.", "way day man."]
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(data_folder))
     ids = np.concatenate([tokenizer(each, add_special_tokens=False)["input_ids"] for each in sentences])

@@ -1,4 +1,4 @@
-"""DeepSpeed configurations of the kinds that people have: sections and values as they are found, made up here."""
+"""DeepSpeed configurations like those that people have: realistic sections and values, invented here."""
 
 from __future__ import annotations
 

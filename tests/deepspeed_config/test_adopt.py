@@ -1,4 +1,4 @@
-"""`stacking adopt`: a row for every key, and files that a plan takes as they are."""
+"""`stacking adopt`: a row for every key, and files that can be planned unchanged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def verdicts(result: Adopted) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("machine", [MACHINE, V100S, A100S], ids=["cpu", "v100", "a100"])
-def test_what_people_have_is_planned_after_one_adopt_with_a_row_for_every_key(name: str, machine: Machine) -> None:
+def test_common_configurations_can_be_planned_after_one_adopt_with_a_row_for_every_key(
+    name: str, machine: Machine
+) -> None:
     for recipe in (None, "small.yaml"):
         result = adopted(CONFIGS[name], machine, recipe)  # ends with a plan
         keys = [row.key for row in result.rows]
@@ -78,7 +80,7 @@ ANY_CONFIG = st.recursive(
 
 
 @given(ANY_CONFIG)
-def test_whatever_a_file_holds_each_key_has_a_row_and_a_plan_is_made(content: dict[str, Any]) -> None:
+def test_every_key_of_any_file_gets_a_row_and_a_plan_is_made(content: dict[str, Any]) -> None:
     result = adopted(content)
     assert {path for path, _ in leaves(content)} <= {row.key for row in result.rows}
 
@@ -89,7 +91,7 @@ def test_an_old_name_in_the_wrong_place_is_translated_too() -> None:
     assert not adopted({"cpu_offload": True}).config.get("zero_optimization")  # there is nothing to offload at stage 0
 
 
-def test_what_is_written_is_planned_as_it_is(tmp_path: Path) -> None:
+def test_the_written_files_can_be_planned_unchanged(tmp_path: Path) -> None:
     Path("ds.json").write_text(json.dumps(CONFIGS["Megatron, cosine"]))
     adopt(Path("ds.json"), "small.yaml", 4, Path("out"))
     recipe = load_recipe("out/" + RECIPE)
@@ -103,7 +105,7 @@ def test_what_is_written_is_planned_as_it_is(tmp_path: Path) -> None:
         adopt(Path("ds.json"), "small.yaml", 4, Path("out"))
 
 
-def test_a_file_that_is_no_configuration_is_refused() -> None:
+def test_a_file_that_is_not_a_configuration_is_refused() -> None:
     Path("tune.json").write_text('{"trials": [1, 2], "winner": {"speed": 3}}')
     with pytest.raises(UserError, match=r"tune.json: has no key that DeepSpeed knows; give a DeepSpeed configuration"):
         adopt(Path("tune.json"), "small.yaml", 4, Path("out"))
@@ -152,7 +154,7 @@ deepspeed_config:
 """
 
 
-def test_accelerates_own_file_is_read_with_a_row_for_every_key() -> None:
+def test_an_accelerate_config_is_read_with_a_row_for_every_key() -> None:
     Path("accelerate.yaml").write_text(ACCELERATE)
     result = adopt(Path("accelerate.yaml"), "small.yaml", None, Path("out"))
     assert result.config["zero_optimization"]["stage"] == 2
@@ -188,7 +190,7 @@ def test_a_file_that_refers_to_the_configuration_names_it(name: str, text: str, 
         adopt(Path(name), "small.yaml", None, Path("out"))
 
 
-def test_arguments_of_the_trainer_are_laid_under_the_configuration_among_them() -> None:
+def test_trainer_arguments_fill_in_what_their_deepspeed_configuration_leaves_open() -> None:
     content = {
         "learning_rate": 3e-4, "per_device_train_batch_size": 4, "max_grad_norm": 0.5, "bf16": True, "output_dir": "x",
         "deepspeed": {"zero_optimization": {"stage": 1}, "bf16": {"enabled": False}},
@@ -206,7 +208,7 @@ def test_arguments_of_the_trainer_are_laid_under_the_configuration_among_them() 
 @pytest.mark.parametrize(
     "text", ['{\n "train_batch_size": BATCH,\n "fp16": {"enabled": USE_FP16}\n}', '{"a": {{ b }}}']
 )
-def test_a_template_is_refused_and_a_word_in_capitals_is_not(text: str) -> None:
+def test_a_template_is_refused_but_an_uppercase_word_is_not(text: str) -> None:
     Path("ds.json").write_text(text)
     with pytest.raises(UserError, match=r"line \d: holds the placeholder '.*': it is a template"):
         adopt(Path("ds.json"), "small.yaml", None, Path("out"))
@@ -214,7 +216,7 @@ def test_a_template_is_refused_and_a_word_in_capitals_is_not(text: str) -> None:
     assert adopt(Path("hjson.json"), "small.yaml", 2, Path("out")).config["csv_monitor"]["job_name"] == "BERT"
 
 
-def test_a_peak_that_nobody_states_is_chosen_and_told() -> None:
+def test_an_unspecified_peak_is_chosen_and_reported() -> None:
     Path("small.yaml").write_text("stages: [{layers: 2, steps: 9, batch_sequences: 8}]\n")
     result = adopted({"zero_optimization": {"stage": 1}})
     assert result.recipe["stages"][0]["learning_rate"] == {"peak": 1e-4}
@@ -239,7 +241,9 @@ MOVED: list[tuple[dict[str, Any], str, Any]] = [
 
 
 @pytest.mark.parametrize(("content", "place", "value"), MOVED)
-def test_a_value_in_another_place_or_by_another_name_is_moved(content: dict[str, Any], place: str, value: Any) -> None:
+def test_a_value_in_the_wrong_place_or_under_another_name_is_moved(
+    content: dict[str, Any], place: str, value: Any
+) -> None:
     found: Any = adopted(content).recipe
     for part in place.split("."):
         found = found[part]
@@ -252,7 +256,7 @@ def test_a_scheduler_inside_the_optimizer_is_the_schedule() -> None:
 
 
 @pytest.mark.parametrize(("kind", "missing"), [("WarmupLR", 3e-5), ("WarmupDecayLR", 0.001)])
-def test_a_peak_that_is_left_open_is_the_one_of_deepspeeds_class(kind: str, missing: float) -> None:
+def test_a_peak_left_open_defaults_to_that_of_deepspeeds_class(kind: str, missing: float) -> None:
     optimizer = {"type": "Adam", "params": {"lr": 3e-5}}
     for stated, peak in (({"warmup_max_lr": "auto"}, 3e-5), ({"warmup_max_lr": None}, 3e-5), ({}, missing)):
         params = {"warmup_num_steps": 3, **stated}
@@ -283,12 +287,12 @@ def test_a_zero_that_deepspeed_cannot_train_with_has_a_row(key: str) -> None:
 @pytest.mark.parametrize(
     ("name", "like"), [("CosineAnnealingLR", "WarmupCosineLR"), ("linear", "WarmupDecayLR"), ("CyclicLR", "OneCycle")]
 )
-def test_a_schedule_of_another_library_is_left_out_and_the_nearest_named(name: str, like: str) -> None:
+def test_another_librarys_schedule_is_left_out_and_the_closest_one_named(name: str, like: str) -> None:
     result = adopted({"scheduler": {"type": name, "params": {"T_max": 9}}})
     assert "schedule" not in result.recipe and f"the nearest is '{like}'" in table(result.rows)
 
 
-def test_monitors_in_a_section_of_their_own_are_moved_out_of_it() -> None:
+def test_monitors_nested_in_a_section_are_moved_out_of_it() -> None:
     result = adopted(CONFIGS["CoLLiE, monitors in a section"])
     assert result.config["csv_monitor"] == {"enabled": True, "output_path": "csv"}
     said = verdicts(result)
@@ -308,7 +312,7 @@ def test_a_device_alone_stands_for_its_section(content: dict[str, Any], left: di
     assert adopted(content).config["zero_optimization"]["offload_optimizer"] == left
 
 
-def test_a_flag_for_a_section_is_translated_not_impossible() -> None:
+def test_a_flag_in_place_of_a_section_is_translated_not_rejected() -> None:
     result = adopted({"bf16": True, "fp16": False}, A100S)
     assert result.recipe["precision"] == "bf16" and verdicts(result)["bf16"] == "translated"
 
@@ -321,14 +325,14 @@ def test_auto_asks_for_the_trainers_argument() -> None:
     assert (stage["learning_rate"]["peak"], stage["micro_batch"]) == (2e-4, 4)
 
 
-def test_what_bf16_does_not_need_is_passed_over_as_earlier_versions_did() -> None:
+def test_keys_that_bf16_does_not_need_are_ignored_as_in_earlier_versions() -> None:
     bf16 = {"enabled": True, "loss_scale": 0, "loss_scale_window": 500, "auto_cast": True}
     result = adopted({"bf16": bf16, "communication_data_type": "bfp16"}, A100S)
     assert verdicts(result)["bf16.loss_scale"] == verdicts(result)["bf16.auto_cast"] == "without meaning here"
     assert result.config == {"bf16": {"enabled": "auto"}, "communication_data_type": "bf16"}
 
 
-def test_what_deepspeed_alone_refuses_is_left_out_with_its_reason(
+def test_values_that_only_deepspeed_refuses_are_left_out_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -340,13 +344,13 @@ def test_what_deepspeed_alone_refuses_is_left_out_with_its_reason(
     check_finals(result.finals)
 
 
-def test_a_misspelt_key_is_told_as_what_it_is_read_as() -> None:
+def test_a_misspelt_key_is_reported_with_the_key_it_is_read_as() -> None:
     rows = adopted({"flops_profiler": {"enabled": True, "profil_step": 2}}).rows
     assert "is not a key of flops_profiler; read as flops_profiler.profile_step" in table(rows)
 
 
-def test_deepspeed_accepts_everything_that_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All in one process; the ranks would die at what it refuses."""
+def test_deepspeed_accepts_every_adopted_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in one process; the ranks would die from what it refuses."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     finals = []
     for name, content in CONFIGS.items():

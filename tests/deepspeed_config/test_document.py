@@ -1,4 +1,4 @@
-"""The page about every key is that of the tables."""
+"""The page about every key matches the tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stacking.deepspeed_config.ds_facts import SECTION_KEYS, UNSUPPORTED
 from tools.ds_config_page import PAGE, page
 
 
-def test_the_page_is_current() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "run python -m tools.ds_config_page"
 
 

@@ -324,7 +324,7 @@ def test_an_inline_configuration_is_named_by_its_key() -> None:
         plan_of(SMALL + "ds_config: {zero_optimisation: {stage: 2}}\n")
 
 
-def test_a_configuration_is_looked_up_beside_its_recipe(tmp_path: Path) -> None:
+def test_a_configuration_is_looked_up_next_to_its_recipe(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/ds.json").write_text('{"zero_optimization": {"stage": 1}}')
     (tmp_path / "folder/recipe.yaml").write_text(SMALL + "ds_config: ds.json\n")
@@ -336,7 +336,7 @@ def test_a_configuration_is_looked_up_beside_its_recipe(tmp_path: Path) -> None:
     assert plan.stages[0].zero_stage == 1
 
 
-def test_our_own_section_reaches_the_stage_and_not_deepspeed() -> None:
+def test_our_own_section_reaches_the_stage_but_not_deepspeed() -> None:
     section = {"compile": True, "activation_checkpointing": True, "why": {"stacking.compile": "measured"}}
     stage = plan_of(SMALL, json.dumps({"stacking": section})).stages[0]
     assert stage.kernels.compile and stage.kernels.activation_checkpointing
@@ -358,7 +358,7 @@ def test_on_a_gpu_a_bucket_is_no_larger_than_useful_unless_the_configuration_say
     assert zero == {"stage": 1, "reduce_bucket_size": 100_000_000, "allgather_bucket_size": 100_000_000}
 
 
-def test_a_p40_cannot_compile_and_a_v100_may() -> None:
+def test_a_p40_cannot_compile_but_a_v100_can() -> None:
     user = json.dumps({"stacking": {"compile": True}})
     assert plan_of(SMALL, user, ["launch.device=v100"]).stages[0].kernels.compile
     with pytest.raises(UserError, match="Triton needs compute capability"):
@@ -372,7 +372,7 @@ def notes(user: dict[str, Any], recipe: str = SMALL, overrides: list[str] | None
 SILENT = SMALL.replace(", learning_rate: {peak: 1e-3}", "")
 
 
-def test_all_contradictions_come_in_one_answer() -> None:
+def test_all_contradictions_are_reported_together() -> None:
     user = {
         "optimizer": {"type": "Lamb", "params": {"lr": 1e-4, "betas": [0.8, 0.9], "eps": 1e-8, "weight_decay": 0.1}},
         "gradient_clipping": 0.5,
@@ -393,7 +393,7 @@ def test_all_contradictions_come_in_one_answer() -> None:
     assert last.strip() == "settle it with: stacking adopt ds.json --recipe recipe.yaml --out DIR"
 
 
-def test_where_the_recipe_is_silent_the_jsons_values_hold_and_the_plan_says_so() -> None:
+def test_the_jsons_values_apply_where_the_recipe_is_silent_and_the_plan_says_so() -> None:
     user = {
         "optimizer": {"type": "AdamW", "params": {"lr": 5e-4, "betas": [0.9, 0.98], "eps": 1e-8, "weight_decay": 0.0}},
         "gradient_clipping": 0.5,
@@ -415,7 +415,7 @@ def test_a_scheduler_is_the_schedule_where_the_recipe_has_none() -> None:
     assert stages[0].learning_rate[0] == (0, 0.0) and stages[1].learning_rate[-1][1] == pytest.approx(1e-3 / 16)
 
 
-def test_a_rate_holds_for_the_stage_whose_peak_it_is() -> None:
+def test_a_rate_applies_to_the_stage_whose_peak_it_is() -> None:
     two_peaks = SMALL.replace("{layers: 4, steps: 10}", "{layers: 4, steps: 10, learning_rate: {peak: 5e-4}}")
     same = {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}
     assert "the recipe's own peak applies: 0.0005 in stages[1]" in notes(same, two_peaks)
@@ -450,7 +450,7 @@ def test_the_recipe_does_not_switch_on_what_the_json_switches_off() -> None:
 
 
 @pytest.mark.parametrize("accumulation", [{}, {"gradient_accumulation_steps": 2}])
-def test_what_is_advised_about_a_batch_holds(accumulation: dict[str, int]) -> None:
+def test_following_the_advice_about_a_batch_works(accumulation: dict[str, int]) -> None:
     silent = SMALL.replace("batch_sequences: 8, ", "") + "launch: {ranks: 8}\n"
     user = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 16, **accumulation}
     with pytest.raises(UserError, match=r"make train_micro_batch_size_per_gpu 2.* \(2 x 1 x 8\)"):
@@ -475,7 +475,7 @@ READ = [
 
 
 @pytest.mark.parametrize(("user", "path", "value"), READ)
-def test_other_spellings_are_read_as_what_they_mean(user: dict[str, Any], path: str, value: Any) -> None:
+def test_alternative_spellings_are_understood(user: dict[str, Any], path: str, value: Any) -> None:
     found: Any = resolved(user)
     for part in path.split("."):
         found = found[part]
@@ -492,7 +492,7 @@ def test_other_spellings_are_read_as_what_they_mean(user: dict[str, Any], path: 
         {"tensor_parallel": {"enabled": False}, "amp": {"enabled": False}},
     ],
 )
-def test_comments_null_and_what_is_off_do_not_reach_deepspeed(user: dict[str, Any]) -> None:
+def test_comments_nulls_and_disabled_sections_do_not_reach_deepspeed(user: dict[str, Any]) -> None:
     assert resolved(user) == resolved({})
 
 
@@ -507,18 +507,18 @@ NEIGHBOURS = {
 
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
-def test_a_name_in_the_wrong_place_or_of_another_program_is_known(name: str) -> None:
+def test_misplaced_and_foreign_names_are_recognised(name: str) -> None:
     with pytest.raises(UserError, match=f"{name}: is not a key of DeepSpeed; did you mean '{NEIGHBOURS[name]}'"):
         plan_of(SMALL, json.dumps({name: {} if name in ("bp16", "checkpointing") else 1}))
 
 
-def test_sixty_thousand_unknown_keys_are_one_short_answer() -> None:
+def test_sixty_thousand_unknown_keys_give_one_short_message() -> None:
     with pytest.raises(UserError) as caught:
         plan_of(SMALL, json.dumps({f"a_key_of_nobody_{i}": i for i in range(60_000)}))
     assert len(str(caught.value)) < 100_000 and "and 59,960 more" in str(caught.value)
 
 
-def test_a_key_without_effect_has_its_line() -> None:
+def test_a_key_without_effect_is_reported_in_its_own_line() -> None:
     user = {"dataloader_drop_last": True, "compile": {"deepcompile": True}, "aio": {"block_size": 1}}
     said = notes(user)
     assert all(
@@ -545,7 +545,7 @@ def test_parameters_are_checked_against_the_class_that_is_built() -> None:
         plan_of(SMALL, '{"optimizer": {"type": "FusedAdam", "params": {"foreach": true}}}', ["launch.device=v100"])
 
 
-def test_each_stage_writes_files_of_its_own() -> None:
+def test_each_stage_writes_its_own_files() -> None:
     user = {
         "csv_monitor": {"enabled": True, "output_path": "out", "job_name": "berts"},
         "tensorboard": {"enabled": True},

@@ -1,4 +1,4 @@
-"""The examples of ``docs/ds_config.md``: accepted as they are, and trained with on two ranks."""
+"""The examples of ``docs/ds_config.md``: accepted unchanged, and used for training on two ranks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_section_with_an_effect_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("section", EXAMPLES)
-def test_an_example_shows_its_section_and_a_plan_takes_it_as_it_is(section: str) -> None:
+def test_an_example_shows_its_section_and_can_be_planned_unchanged(section: str) -> None:
     content = content_of(section)
     assert not section or get(content, section) is not None
     assert not [row for row in examine(content).rows if row.refused]

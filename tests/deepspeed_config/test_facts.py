@@ -1,4 +1,4 @@
-"""The table of facts is that of the installed DeepSpeed, whichever that is."""
+"""The table of facts matches the installed DeepSpeed, whichever version that is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_known(path: str) -> bool:
     return name in known_keys(section) or path in SECTIONS
 
 
-def test_the_facts_are_those_of_the_installed_version() -> None:
+def test_the_facts_match_the_installed_version() -> None:
     done = subprocess.run([sys.executable, "-c", GENERATED], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     again = "run python -m tools.deepspeed_facts, and look at what changed"
@@ -34,7 +34,7 @@ def test_the_facts_are_those_of_the_installed_version() -> None:
     assert set(found["removed"]) == set(REMOVED_KEYS), "a key was removed from DeepSpeed: say what to do instead"
 
 
-def test_tables_by_hand_name_keys_that_exist() -> None:
+def test_hand_written_tables_only_name_existing_keys() -> None:
     paths = [*AUTO_KEYS, *CHOICES, *POSITIVE_KEYS, *WITHOUT_EFFECT, *RENAMED.values(), *MEANINGS.values()]
     paths += [path for path in UNSUPPORTED if "mics" not in path and "loco" not in path]
     paths += [path for path in EFFECTS if path and path not in ("optimizer", "optimizer.params", "stacking")]

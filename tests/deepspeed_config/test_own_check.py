@@ -1,4 +1,4 @@
-"""DeepSpeed's own word on a configuration, asked in a process of its own."""
+"""DeepSpeed's own verdict on a configuration, obtained in a separate process."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def test_every_complaint_names_key_and_value() -> None:
         assert words in line and "refuses it" in line and "http" not in line
 
 
-def test_what_was_accepted_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accepted_configuration_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     good = final({"zero_optimization": {"stage": 1}})
     check_finals([good])
     monkeypatch.setattr(own_check, "_ask", lambda asked: pytest.fail("asked again"))
     check_finals([good])
 
 
-def test_its_complaints_come_in_the_same_answer_as_ours() -> None:
-    """All of them, for every stage, with the command that resolves them; `plan --fast` does not ask."""
+def test_its_complaints_are_reported_together_with_ours() -> None:
+    """All of them, for every stage, with the command that resolves them; `plan --fast` skips this check."""
     user = {
         "comms_logger": {"enabled": True, "prof_ops": "all"}, "zero_optimization": {"stage": 3}, "stepsperprint": 1,
         "gradient_allreduce_op": "sum", "train_micro_batch_size_per_gpu": 3, "gradient_clipping": 0.3,

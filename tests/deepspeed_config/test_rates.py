@@ -1,4 +1,4 @@
-"""DeepSpeed's schedules as the recipe's: the same learning rate at every update as from DeepSpeed's own class."""
+"""DeepSpeed's schedules in a recipe: the same learning rate at every update as from DeepSpeed's own class."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
 
 
 def theirs(kind: str, params: dict[str, Any], updates: int, rate: float = PEAK) -> list[float]:
-    """What DeepSpeed's class gives each update, of an optimizer with this ``rate``."""
+    """The rate that DeepSpeed's class gives each update for an optimizer with this ``rate``."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     more = {"cycle_momentum": False} if kind == "OneCycle" else {}
     schedule = getattr(lr_schedules, kind)(optimizer, **params, **more)
@@ -53,7 +53,7 @@ def theirs(kind: str, params: dict[str, Any], updates: int, rate: float = PEAK) 
 
 
 @pytest.mark.parametrize(("kind", "params", "updates"), CASES)
-def test_every_update_has_deepspeeds_rate(kind: str, params: dict[str, Any], updates: int) -> None:
+def test_every_update_uses_deepspeeds_rate(kind: str, params: dict[str, Any], updates: int) -> None:
     peak = {"peak": PEAK} if kind == "WarmupCosineLR" else {}
     ours: Any = TypeAdapter(Schedule).validate_python({"kind": kind, **params, **peak})
     expected = theirs(kind, params, updates)
@@ -128,7 +128,7 @@ LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=4)
 
 @settings(max_examples=60, deadline=None)
 @given(RANDOM, LENGTHS, RATE, AUTOMATIC, MISSING, TEXT)
-def test_any_adopted_scheduler_keeps_deepspeeds_rates_across_the_borders_of_any_stages(
+def test_any_adopted_scheduler_keeps_deepspeeds_rates_across_stage_boundaries(
     case: tuple[str, dict[str, Any]], lengths: list[int], rate: float, automatic: set[str], missing: str, text: bool
 ) -> None:
     kind, full = case

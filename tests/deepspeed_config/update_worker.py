@@ -1,4 +1,4 @@
-"""Takes an update with every plan of a folder, in ranks that outlive a configuration that would end them."""
+"""Makes an update with every plan of a folder, in ranks that survive a configuration that would end them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Machines that are not here: facts as they would be gathered on them. What is said about GPUs is tested with these
-alone; no GPU took part."""
+"""Machines that are not available: facts as they would be gathered on them. Findings about GPUs are tested with these
+alone; no GPU is involved."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def torch_for(cuda: str, architectures: tuple[str, ...], *gpus: GpuFacts, **chan
 
 
 def machine(*gpus: GpuFacts, cuda: str = "12.6", architectures: tuple[str, ...] = CU126, **changes: Any) -> Facts:
-    """A healthy machine with these GPUs, but for ``changes``."""
+    """A healthy machine with these GPUs, except for ``changes``."""
     capability: Capability = min((gpu.capability for gpu in gpus), default=(9, 0))
     healthy: dict[str, Any] = {
         "cores": 16,
@@ -72,11 +72,11 @@ def plan_for(precision: str = "fp32", accelerator: str = "cuda", device: str = "
 
 
 def findings(check: str, facts: Facts) -> list[Finding]:
-    """What one check of the table says."""
+    """The findings of one check of the table."""
     return examine(facts, {check: CHECKS[check]})
 
 
 def only(check: str, facts: Facts) -> Finding:
-    """What one check says, which is one thing."""
+    """The only finding of one check."""
     (finding,) = findings(check, facts)
     return finding

@@ -1,4 +1,4 @@
-"""What is said about ranks on several nodes. Made-up facts; that ranks measure right is tested with real ones."""
+"""Findings about ranks on several nodes. The facts are invented; real ranks are tested in test_collectives."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_wrong_results_are_an_error() -> None:
     assert found.level == "error" and "all-reduce of 1,024 bytes gave wrong results" in found.found
 
 
-def test_ranks_that_cannot_talk_are_an_error_and_slow_ones_a_warning() -> None:
+def test_ranks_that_cannot_communicate_are_an_error_and_slow_ones_a_warning() -> None:
     failed = machine(failures={"collectives": "rank 1 on n2 ended with exit code 1: Connection refused"})
     found = only("collectives", failed)
     assert found.level == "error" and "rank 1 on n2" in found.found and findings("probes", failed) == []
@@ -58,7 +58,7 @@ def test_an_operation_that_the_backend_refuses_is_named() -> None:
     assert found.level == "warning" and "nccl refused reduce-scatter" in found.found
 
 
-def test_clocks_that_differ_by_more_than_a_second_are_told() -> None:
+def test_clock_skew_is_reported_and_is_a_warning_above_one_second() -> None:
     def clocks(*seconds: float) -> Any:
         skews = tuple(Skew(host=f"n{i}", seconds=s, uncertainty=1e-4) for i, s in enumerate(seconds))
         return machine(collectives=collectives(skews=skews))
@@ -69,7 +69,7 @@ def test_clocks_that_differ_by_more_than_a_second_are_told() -> None:
     assert findings("clocks", clocks()) == []
 
 
-def test_nodes_that_differ_or_do_not_see_the_run_are_told() -> None:
+def test_nodes_that_differ_or_do_not_see_the_run_are_reported() -> None:
     def levels(**changes: Any) -> list[str]:
         found = findings("nodes", machine(collectives=collectives(members=(member(0), member(1, **changes)))))
         return [finding.level for finding in found]

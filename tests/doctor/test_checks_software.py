@@ -1,4 +1,4 @@
-"""What is said about packages, compilers and launchers. Made-up facts: each machine lacks one thing."""
+"""Findings about packages, compilers and launchers. The facts are invented: each machine lacks one thing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def test_without_torch_the_command_that_installs_it_is_given() -> None:
     assert found.advice == "pip install 'torch>=2.4'"
 
 
-def test_without_torch_on_a_p40_pip_s_default_would_be_the_wrong_one() -> None:
+def test_without_torch_on_a_p40_the_advice_avoids_pips_default_build() -> None:
     found = only("imports", machine(P40, torch=None, failures=NO_TORCH))
     assert found.level == "error" and "cu126" in found.advice
 
 
-def test_deepspeed_without_torch_waits_for_torch() -> None:
+def test_without_torch_the_advice_for_deepspeed_is_to_install_torch_first() -> None:
     failures = {**NO_TORCH, "deepspeed": "ImportError: no torch"}
     first, second = findings("imports", machine(torch=None, deepspeed=None, failures=failures))
     assert (first.what, second.what, second.advice) == ("torch", "DeepSpeed", "install torch first")
@@ -31,7 +31,7 @@ def test_deepspeed_without_torch_waits_for_torch() -> None:
     assert broken.level == "error" and "libcudart" in broken.found
 
 
-def test_an_import_that_takes_long_says_nothing_against_the_machine() -> None:
+def test_a_slow_import_is_only_a_warning() -> None:
     found = only("imports", machine(torch=None, failures={"torch": "no answer for 90 s"}))
     assert (found.level, found.found) == ("warning", "importing it: no answer for 90 s")
 
@@ -66,7 +66,7 @@ def test_kernels_that_the_plan_needs_and_that_cannot_be_compiled_are_an_error() 
     ("torch_cuda", "nvcc", "level"),
     [("12.6", "12.4", "ok"), ("12.6", "11.8", "note"), ("13.0", "13.0", "ok"), ("13.2", "13.0", "note")],
 )
-def test_deepspeed_wants_torch_s_own_toolkit_and_from_cuda_13_on_its_minor_version(
+def test_deepspeed_needs_the_toolkit_of_torch_with_the_same_minor_version_from_cuda_13(
     torch_cuda: str, nvcc: str, level: str
 ) -> None:
     tools = Tools(nvcc=nvcc, compiler="12", ninja="1")
@@ -81,7 +81,7 @@ def test_the_compiler_of_cuda_13_cannot_compile_for_a_p40() -> None:
     assert "nvcc 13.0 cannot compile for sm_61" in only("kernels", facts).found
 
 
-def test_the_lock_of_a_killed_build_is_told_with_the_command_that_removes_it() -> None:
+def test_the_lock_of_a_killed_build_is_reported_with_the_command_that_removes_it() -> None:
     blocked = Host(name="n1", stale_locks=("/cache/fused_adam/lock",))
     found = only("build locks", machine(A100, host=blocked))
     assert (found.level, found.advice) == ("warning", "run `rm /cache/fused_adam/lock`")
@@ -90,7 +90,7 @@ def test_the_lock_of_a_killed_build_is_told_with_the_command_that_removes_it() -
     assert findings("build locks", machine(A100)) == []
 
 
-def test_an_apex_that_is_not_nvidia_s_is_known_by_what_it_lacks() -> None:
+def test_an_apex_that_is_not_nvidias_is_recognised_by_what_it_lacks() -> None:
     impostor = Module(version="0.9.8", path="/venv/apex/__init__.py", missing=("optimizers.FusedAdam",))
     found = only("apex", machine(apex=impostor))
     assert found.level == "warning" and "is not NVIDIA's: it has no optimizers.FusedAdam" in found.found
@@ -99,7 +99,7 @@ def test_an_apex_that_is_not_nvidia_s_is_known_by_what_it_lacks() -> None:
     assert "pip uninstall" in only("apex", machine(failures={"apex": "ImportError: pyramid"})).advice
 
 
-def test_flash_attn_is_of_no_use_on_a_p40() -> None:
+def test_flash_attn_is_useless_on_a_p40() -> None:
     assert only("flash attention", machine(P40, flash_attn=Module(version="2.8.3"))).level == "note"
     assert only("flash attention", machine(A100, flash_attn=Module(version="2.8.3"))).level == "ok"
     assert only("flash attention", machine(failures={"flash_attn": "ImportError: undefined symbol"})).level == "warning"
@@ -122,6 +122,6 @@ def test_mpirun_needs_mpi4py() -> None:
     assert findings("backends", machine(launcher="mpi", failures=broken, tools=tools))[1].level == "error"
 
 
-def test_what_could_not_be_looked_at_is_a_finding() -> None:
+def test_a_failed_probe_is_a_finding() -> None:
     found = only("probes", Facts(failures={"folder": "no answer for 45 s", "torch": "spoken of elsewhere"}))
     assert (found.level, found.what) == ("warning", "folder") and "no answer for 45 s" in found.found

@@ -1,4 +1,4 @@
-"""What is said about cores, memory, limits and the disk. Made-up facts, as no test can have 64 MB of /dev/shm."""
+"""Findings about cores, memory, limits and the disk. Invented facts, since no test can have 64 MB of /dev/shm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_threads_of_all_ranks_need_cores() -> None:
     assert only("cores", host(affinity=2)).found == "2 of 8 for 1 rank here"
 
 
-def test_a_control_group_may_allow_less_than_the_cores_promise() -> None:
+def test_a_control_group_may_allow_fewer_cores_than_the_host_has() -> None:
     found = only("cores", host(quota=2.5, ranks=2))
     assert found.level == "warning" and "allows the time of 2.5" in found.found
     assert found.advice.startswith("set OMP_NUM_THREADS to 1")
@@ -66,12 +66,12 @@ def test_locked_memory_matters_with_infiniband() -> None:
     assert only("locked memory", machine(A100, host=limited)).level == "warning"
 
 
-def test_few_open_files_are_told() -> None:
+def test_a_low_limit_on_open_files_is_reported() -> None:
     assert only("open files", host(open_files=256)).advice == "ulimit -n 4096"
     assert [only("open files", host(open_files=n)).level for n in (1024, None)] == ["ok", "ok"]
 
 
-def test_a_slow_disk_is_told_with_what_a_checkpoint_takes() -> None:
+def test_a_slow_disk_is_reported_with_the_time_a_checkpoint_takes() -> None:
     assert only("disk speed", machine(folder=folder())).level == "ok"
     assert only("disk speed", machine(folder=folder(write=50e6))).level == "warning"
     plan = plan_for()
@@ -81,7 +81,7 @@ def test_a_slow_disk_is_told_with_what_a_checkpoint_takes() -> None:
     assert findings("disk speed", machine(folder=folder(write=None, read=None))) == []
 
 
-def test_space_is_compared_with_what_the_run_will_keep() -> None:
+def test_free_space_is_compared_with_what_the_run_will_keep() -> None:
     plan = plan_for()
     need = run_bytes(plan)
     levels = [
@@ -95,7 +95,7 @@ def test_space_is_compared_with_what_the_run_will_keep() -> None:
 
 
 @given(keep=st.integers(1, 10))
-def test_a_run_takes_at_least_its_checkpoints(keep: int) -> None:
+def test_a_run_needs_at_least_the_space_of_its_checkpoints(keep: int) -> None:
     plan = plan_for()
     plan = plan.model_copy(update={"checkpoint": plan.checkpoint.model_copy(update={"keep": keep})})
     assert run_bytes(plan) > keep * sum(map(checkpoint_bytes, plan.stages))
@@ -110,6 +110,6 @@ def test_a_run_takes_at_least_its_checkpoints(keep: int) -> None:
         ({"filesystem": "tmpfs"}, "warning", "lost when the machine restarts"),
     ],
 )
-def test_a_run_s_folder_must_be_lockable_and_last(changes: dict[str, str], level: str, words: str) -> None:
+def test_a_runs_folder_must_be_lockable_and_persistent(changes: dict[str, str], level: str, words: str) -> None:
     found = only("file system", machine(folder=folder(**changes)))
     assert found.level == level and words in found.found

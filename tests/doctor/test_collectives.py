@@ -19,7 +19,7 @@ from stacking.launch.local import Local, LocalJob
 
 
 class Changed(Local):
-    """Starts the ranks with another command, or other variables, than it was asked for."""
+    """Starts the ranks with a different command, or different variables, than requested."""
 
     def __init__(self, argv: list[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
         self._argv, self._environment = argv, environment or {}
@@ -48,8 +48,8 @@ def test_every_operation_gives_right_results_and_a_speed_at_every_size(tmp_path:
 
 
 @pytest.mark.distributed
-def test_ranks_that_think_that_they_are_on_several_hosts_compare_their_clocks(tmp_path: Path) -> None:
-    """One machine plays two: each rank makes up its host's name, and the second one's clock is 100 s ahead."""
+def test_ranks_on_several_hosts_compare_their_clocks(tmp_path: Path) -> None:
+    """One machine acts as two: each rank invents its host's name, and the second one's clock is 100 s ahead."""
     script = (
         "import os, socket, sys, time; n = os.environ['RANK']; socket.gethostname = lambda: 'n' + n\n"
         "real = time.time; time.time = lambda: real() + 100 * int(n)\n"
@@ -65,8 +65,8 @@ def test_ranks_that_think_that_they_are_on_several_hosts_compare_their_clocks(tm
 
 
 @pytest.mark.distributed
-def test_wrong_results_are_noticed(tmp_path: Path) -> None:
-    """A broken network is made up: what one rank gets is changed."""
+def test_wrong_results_are_detected(tmp_path: Path) -> None:
+    """A broken network is simulated: what one rank receives is changed."""
     script = (
         "import os, sys, torch\n"
         "from stacking.doctor import collectives\n"
@@ -83,14 +83,14 @@ def test_wrong_results_are_noticed(tmp_path: Path) -> None:
     assert found["wrong"] == ["all-gather of 1,024 bytes"]
 
 
-def test_a_rank_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
+def test_a_failed_rank_is_named_with_its_last_output(tmp_path: Path) -> None:
     script = "import os, time\nif os.environ['RANK'] == '1': raise SystemExit('no network')\ntime.sleep(60)"
     with pytest.raises(StackingError, match="rank 1 ended with exit code 1: no network"):
         measure(Changed([sys.executable, "-c", script]), 2, "cpu", tmp_path, [1024], patience=30)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ranks_that_hang_are_ended(tmp_path: Path) -> None:
+def test_hanging_ranks_are_stopped(tmp_path: Path) -> None:
     launcher = Changed([sys.executable, "-c", "import time; time.sleep(60)"])
     with pytest.raises(StackingError, match="2 ranks did not end in 1 s"):
         measure(launcher, 2, "cpu", tmp_path, [1024], patience=1)
@@ -104,10 +104,10 @@ delays = st.floats(1e-6, 0.5)
     ahead=st.floats(-1e4, 1e4),
     trips=st.lists(st.tuples(delays, delays, delays), min_size=1, max_size=8),
 )
-def test_the_offset_of_a_clock_is_right_to_within_what_is_said(
+def test_a_clock_offset_is_correct_within_its_stated_uncertainty(
     ahead: float, trips: list[tuple[float, float, float]]
 ) -> None:
-    """Whatever the ways there and back take, and however unlike they are."""
+    """However long the messages there and back take, and however asymmetric they are."""
     left, now = list(trips), 1000.0
 
     def exchange() -> tuple[float, float, float, float]:

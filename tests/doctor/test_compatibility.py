@@ -34,7 +34,7 @@ PROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
         (("gfx90a",), (9, 0), None),
     ],
 )
-def test_code_runs_on_its_own_generation_and_what_is_translated_on_later_ones(
+def test_machine_code_runs_on_its_own_generation_and_ptx_on_later_ones(
     architectures: tuple[str, ...], capability: Capability, entry: str | None
 ) -> None:
     found = runs_on(architectures, capability)
@@ -49,7 +49,7 @@ def test_machine_code_never_runs_on_another_generation_or_an_older_chip(built: C
     assert fits == (built[0] == has[0] and built[1] <= has[1])
 
 
-def test_generations_that_lost_their_wheels_are_told_which_are_left() -> None:
+def test_generations_without_current_wheels_get_a_list_of_remaining_builds() -> None:
     assert "2.14" in str(builds_for((6, 1))) and "cu126" in str(builds_for((6, 1)))
     assert "2.10" in str(builds_for((7, 0))) and "cu126" in str(builds_for((7, 0)))
     assert builds_for((7, 5)) is None and builds_for((9, 0)) is None
@@ -62,7 +62,7 @@ def test_versions_are_compared_as_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", TESTED)
-def test_the_oldest_tested_version_is_the_oldest_that_is_required(name: str) -> None:
+def test_the_oldest_tested_version_is_the_oldest_allowed(name: str) -> None:
     (least,) = re.findall(rf'"{name}>=([\d.]+)[,"]', PROJECT)
     assert TESTED[name].least == least
     assert version(TESTED[name].newest) > version(least)

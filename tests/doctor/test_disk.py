@@ -1,4 +1,4 @@
-"""The folder of a run: what holds it, what it can do, and nothing left behind."""
+"""The folder of a run: which file system contains it, what it supports, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ broken line
         ("/", "ext4"),
     ],
 )
-def test_the_last_mount_that_holds_a_folder_counts(path: str, kind: str) -> None:
+def test_the_last_mount_that_contains_a_folder_counts(path: str, kind: str) -> None:
     assert disk.filesystem(Path(path), MOUNTS) == kind
 
 
@@ -44,7 +44,7 @@ def test_a_folder_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_folder_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_not_created(tmp_path: Path) -> None:
     found = disk.folder(tmp_path / "runs" / "bert")
     assert found["path"] == str(tmp_path / "runs" / "bert") and found["write"] > 0 and found["used"] == 0
     assert list(tmp_path.iterdir()) == []
@@ -56,7 +56,7 @@ def test_a_full_disk_is_not_filled_further(tmp_path: Path, monkeypatch: pytest.M
     assert "write" not in found and found["lock_error"] == ""
 
 
-def test_a_folder_that_cannot_be_written_is_one_line() -> None:
+def test_an_unwritable_folder_is_reported_in_one_line() -> None:
     argv = [sys.executable, "-m", "stacking.doctor.disk", "/proc/no/such"]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "/proc/" in done.stderr

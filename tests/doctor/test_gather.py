@@ -1,4 +1,4 @@
-"""Gathering: real processes, among them some that are missing, broken, hanging or killed."""
+"""Gathering: real processes, including some that are missing, broken, hanging or killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUICK = ["host", "tools", "gpus", "packages"]
 
 @pytest.fixture
 def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose modules are found before the installed ones."""
+    """A folder whose modules take precedence over the installed ones."""
     folder = tmp_path / "shadows"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", os.getcwd())]))
@@ -30,7 +30,7 @@ def module(folder: Path, name: str, text: str) -> None:
     (folder / name / "__init__.py").write_text(text)
 
 
-def test_this_machine_answers_in_full(tmp_path: Path) -> None:
+def test_all_facts_are_gathered_on_this_machine(tmp_path: Path) -> None:
     facts = as_facts(gather(tmp_path))
     assert facts.failures == {}
     assert facts.torch is not None and facts.torch.version == facts.packages["torch"]
@@ -47,14 +47,14 @@ def test_without_torch_the_rest_is_still_found(shadows: Path) -> None:
     assert "deepspeed" in failures and set(QUICK) <= set(found)
 
 
-def test_a_section_that_crashes_is_named_and_the_next_ones_are_asked(shadows: Path) -> None:
+def test_a_section_that_crashes_is_named_and_the_others_still_run(shadows: Path) -> None:
     module(shadows, "apex", "import os; os.kill(os.getpid(), 11)")
     found, failures = probe(["host", "apex", "packages"])
     assert failures == {"apex": "it was killed by SIGSEGV"}
     assert set(found) == {"host", "packages"} and found["packages"]["apex"] == "unknown"
 
 
-def test_a_section_that_hangs_is_given_up_and_the_next_ones_are_asked(shadows: Path) -> None:
+def test_a_section_that_hangs_times_out_and_the_others_still_run(shadows: Path) -> None:
     module(shadows, "apex", "import time; time.sleep(60)")
     started = time.monotonic()
     found, failures = probe(["host", "apex", "packages"], patience=3)
@@ -69,7 +69,7 @@ def test_what_a_module_prints_is_not_taken_for_an_answer(shadows: Path) -> None:
     assert failures == {} and found["apex"]["missing"] == ["optimizers.FusedAdam", "normalization.FusedLayerNorm"]
 
 
-def test_an_apex_is_nvidia_s_by_what_it_has(shadows: Path) -> None:
+def test_nvidias_apex_is_recognised_by_its_contents(shadows: Path) -> None:
     module(shadows, "apex", "")
     for name, attribute in {"optimizers": "FusedAdam", "normalization": "FusedLayerNorm"}.items():
         (shadows / "apex" / f"{name}.py").write_text(f"class {attribute}: pass")
@@ -90,12 +90,12 @@ def test_a_container_that_cannot_start_is_one_failure() -> None:
     assert failures == {"probe": "no image"}
 
 
-def test_the_words_of_the_container_stand_before_the_interpreter(tmp_path: Path) -> None:
+def test_the_container_command_precedes_the_interpreter(tmp_path: Path) -> None:
     found, failures = probe(["host"], container=["env", "OMP_NUM_THREADS=7"])
     assert failures == {} and found["host"]["environment"]["OMP_NUM_THREADS"] == "7"
 
 
-def test_without_any_program_there_is_nothing_to_compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_programs_no_compiler_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     found, failures = probe(["tools", "gpus"])
@@ -103,8 +103,8 @@ def test_without_any_program_there_is_nothing_to_compile_with(tmp_path: Path, mo
     assert [found["tools"][name] for name in ("nvcc", "compiler", "mpirun", "srun", "driver")] == [None] * 5
 
 
-def test_gpus_are_read_from_what_nvidia_smi_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program is made up: it prints what nvidia-smi prints for two cards, and for one that is broken."""
+def test_gpus_are_read_from_the_output_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is a fake: it prints what nvidia-smi prints for two cards, and for one that is broken."""
     program = tmp_path / "nvidia-smi"
     program.write_text(
         f"#!{sys.executable}\n"
@@ -119,7 +119,7 @@ def test_gpus_are_read_from_what_nvidia_smi_prints(tmp_path: Path, monkeypatch: 
     ]
 
 
-def test_an_answer_of_the_wrong_form_becomes_a_failure_and_the_rest_stays() -> None:
+def test_a_malformed_answer_becomes_a_failure_and_the_rest_is_kept() -> None:
     facts = as_facts({"host": {"name": "n1"}, "torch": {"versoin": "2"}, "failures": {"folder": "gone"}})
     assert facts.host.name == "n1" and facts.torch is None
     assert set(facts.failures) == {"folder", "torch"} and "unexpected answer" in facts.failures["torch"]

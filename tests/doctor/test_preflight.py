@@ -1,4 +1,4 @@
-"""The look before a job. What it finds is made up; the real thing, on a real SLURM, is in tests/slurm."""
+"""The check before a job. Its findings are invented; the real check, on a real SLURM, is in tests/slurm_lab."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLOW = Finding("warning", "disk speed", "writes 0.01 GB/s", "choose a faster one
 
 
 class Looks:
-    """Stands in for the visit; remembers what it was asked."""
+    """Stands in for the visit; remembers its requests."""
 
     def __init__(self) -> None:
         self.requests: list[ExamineRequest] = []
@@ -57,20 +57,20 @@ def known(run: RunFolder) -> dict[str, Any]:
     return found
 
 
-def test_a_good_node_lets_the_job_go_on_and_is_written_down(run: RunFolder, looks: Looks) -> None:
+def test_a_good_node_lets_the_job_continue_and_is_recorded(run: RunFolder, looks: Looks) -> None:
     assert before_job(run, JOB) == 0
     assert known(run)["kind"] == "doctor" and known(run)["job"]["nodes"] == "n[1-2]"
     assert [event["event"] for event in run.journal.events()] == ["created"]
 
 
-def test_ranks_measure_each_other_only_where_there_are_several_nodes(run: RunFolder, looks: Looks) -> None:
+def test_collectives_are_measured_only_with_several_nodes(run: RunFolder, looks: Looks) -> None:
     before_job(run, JOB)
     before_job(run, {**JOB, "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"})
     assert [request.collectives for request in looks.requests] == [True, False]
     assert all(request.quick and request.launcher == "slurm" and request.plan for request in looks.requests)
 
 
-def test_a_node_that_cannot_train_ends_the_job_in_one_line_that_status_knows(
+def test_a_node_that_cannot_train_ends_the_job_with_one_line_that_status_reports(
     run: RunFolder, looks: Looks, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.journal.append("finished", phase="train", stage=0)
@@ -84,7 +84,7 @@ def test_a_node_that_cannot_train_ends_the_job_in_one_line_that_status_knows(
     assert (last["event"], last["phase"], last["stage"]) == ("failed", "doctor", 1) and last["message"].startswith(said)
 
 
-def test_the_same_nodes_are_not_looked_at_twice_in_a_day(
+def test_the_same_nodes_are_not_checked_twice_in_a_day(
     run: RunFolder, looks: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks.finds = [SLOW]
@@ -100,7 +100,7 @@ def test_the_same_nodes_are_not_looked_at_twice_in_a_day(
     assert len(looks.requests) == 4
 
 
-def test_a_node_that_was_bad_is_looked_at_again(run: RunFolder, looks: Looks) -> None:
+def test_a_bad_node_is_checked_again(run: RunFolder, looks: Looks) -> None:
     looks.finds = [NO_CODE]
     assert before_job(run, JOB) == 1
     looks.finds = []
@@ -108,13 +108,13 @@ def test_a_node_that_was_bad_is_looked_at_again(run: RunFolder, looks: Looks) ->
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"job": 1}', '{"time": "x", "findings": []}'])
-def test_a_doctor_json_that_is_damaged_is_written_again(run: RunFolder, looks: Looks, text: str) -> None:
+def test_a_damaged_doctor_json_is_rewritten(run: RunFolder, looks: Looks, text: str) -> None:
     (run.path / "doctor.json").write_text(text)
     assert before_job(run, JOB) == 0
     assert known(run)["kind"] == "doctor"
 
 
-def test_a_look_that_fails_proves_nothing(
+def test_a_check_that_crashes_does_not_stop_the_job(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def breaks(request: ExamineRequest) -> Visit:
@@ -126,8 +126,8 @@ def test_a_look_that_fails_proves_nothing(
     assert not (run.path / "doctor.json").exists()
 
 
-def test_a_look_that_does_not_end_is_given_up(run: RunFolder) -> None:
-    """A dead file server is made up by a visit that sleeps."""
+def test_a_check_that_hangs_is_abandoned(run: RunFolder) -> None:
+    """A visit that sleeps imitates a dead file server."""
     script = (
         "import time; from pathlib import Path; from stacking.doctor import preflight; "
         "from stacking.run.folder import RunFolder; preflight._PATIENCE = 0.5; "

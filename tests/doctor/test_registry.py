@@ -1,4 +1,4 @@
-"""All checks together: on any facts they say something sensible, and none of them can break a visit."""
+"""All checks together: on any facts they give sensible findings, and none of them can break a visit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_check_that_breaks_is_a_finding_and_stops_no_other() -> None:
     lost=st.sets(st.sampled_from(["torch", "deepspeed", "packages", "tools", "host", "folder", "gpus"])),
     precision=st.sampled_from(["fp32", "fp16", "bf16", None]),
 )
-def test_whatever_could_not_be_found_out_every_finding_is_one_line(
+def test_every_finding_is_one_line_whichever_facts_are_missing(
     gpus: list[object], lost: set[str], precision: str | None
 ) -> None:
     plan = plan_for(precision) if precision else None
@@ -49,6 +49,6 @@ def test_whatever_could_not_be_found_out_every_finding_is_one_line(
         assert finding.advice or finding.level in ("ok", "note")
 
 
-def test_every_section_of_the_probe_is_a_part_of_the_facts() -> None:
+def test_every_section_of_the_probe_belongs_to_the_facts() -> None:
     assert {*ALWAYS, *OPTIONAL} <= set(Facts.model_fields)
     assert len(CHECKS) == len(set(CHECKS.values()))

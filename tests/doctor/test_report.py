@@ -17,7 +17,7 @@ FINDINGS = [
 ]
 
 
-def test_the_worst_comes_first_and_long_lines_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worst_finding_comes_first_and_long_lines_are_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines = as_text(Visit(Facts(host=Host(name="n1")), FINDINGS)).splitlines()
     assert lines[0] == "ERROR    torch              not installed"
@@ -27,7 +27,7 @@ def test_the_worst_comes_first_and_long_lines_are_folded(monkeypatch: pytest.Mon
     assert max(map(len, lines)) <= 80
 
 
-def test_transfers_are_a_table_of_sizes_and_operations() -> None:
+def test_transfers_are_shown_as_a_table_of_sizes_and_operations() -> None:
     found = collectives(transfers=(transfer(1 << 10, 1e6), transfer(64 << 20, 20e9), transfer(64 << 20, 1e9, "x")))
     head, small, large = as_text(Visit(Facts(collectives=found), [])).splitlines()[1:4]
     assert head.split() == ["all-reduce", "x"]
@@ -35,5 +35,5 @@ def test_transfers_are_a_table_of_sizes_and_operations() -> None:
     assert large.split() == ["64", "MiB", "3.355", "ms", "20.00", "GB/s", "67.109", "ms", "1.00", "GB/s"]
 
 
-def test_nothing_wrong_is_said_too() -> None:
+def test_finding_nothing_wrong_is_reported_too() -> None:
     assert summary(Visit(Facts(), FINDINGS[:1])) == "this machine: no complaints"

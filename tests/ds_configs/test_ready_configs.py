@@ -42,7 +42,7 @@ def planned(path: str, folder: Path) -> Plan:
     return make_plan(load_recipe(folder / "recipe.yaml"), MANIFEST, None, MACHINE)
 
 
-def test_there_is_one_for_every_class_and_both_models() -> None:
+def test_every_device_class_and_both_models_have_one() -> None:
     classes = ("a100", "cpu", "h100", "p40", "v100")
     assert [f"{device}/bert-{size}.json" for device in classes for size in ("base", "large")] == READY
 

@@ -1,4 +1,4 @@
-"""Plans to predict, and measurements of them that are made up from a known law."""
+"""Plans to predict, and measurements of them generated from a known law."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tabled(plan: Plan, **options: Any) -> Basis:
 
 
 def seconds_by_law(layers: int, micro_batch: int) -> float:
-    """Forward and backward of a made-up device: affine in the depth, and in the micro-batch."""
+    """Forward and backward times of an imaginary device: affine in the depth, and in the micro-batch."""
     return 0.001 + layers * (0.0005 + 0.0002 * micro_batch)
 
 

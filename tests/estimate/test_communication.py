@@ -26,7 +26,7 @@ def in_models(found: StagePlan) -> float:
 
 @pytest.mark.parametrize("ranks", [2, 3, 64, 1024])
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_zero_sends_what_its_stage_does(ranks: int, accumulation: int) -> None:
+def test_each_zero_stage_sends_its_own_volume(ranks: int, accumulation: int) -> None:
     a = accumulation
     assert in_models(stage(0, ranks, a)) == pytest.approx(2)
     assert in_models(stage(1, ranks, a)) == pytest.approx(3)
@@ -47,10 +47,10 @@ def test_one_rank_sends_nothing(zero: int) -> None:
     assert bytes_per_update(stage(zero, ranks=1)) == 0
 
 
-def test_gradients_travel_in_the_type_that_the_configuration_names() -> None:
+def test_gradients_are_sent_in_the_configured_type() -> None:
     wide = stage(0).model_copy(update={"ds_config": {"bf16": {"enabled": True}, "communication_data_type": "fp32"}})
     assert bytes_per_update(wide) == 2 * bytes_per_update(stage(0))
-    wide.ds_config["communication_data_type"] = "FP32"  # DeepSpeed reads it in any case
+    wide.ds_config["communication_data_type"] = "FP32"  # DeepSpeed ignores the case
     assert bytes_per_update(wide) == 2 * bytes_per_update(stage(0))
 
 
@@ -70,5 +70,7 @@ def test_without_prefetching_each_matrix_is_gathered_alone() -> None:
     [(1, {}, "nothing"), (2, {"overlap_comm": True}, "backward"), (3, {}, "forward and backward"),
      (3, {"overlap_comm": False}, "nothing"), (0, {"overlap_comm": True}, "nothing")],
 )  # fmt: skip
-def test_only_what_deepspeed_overlaps_runs_behind_computation(zero: int, config: dict[str, Any], behind: str) -> None:
+def test_only_what_deepspeed_overlaps_is_hidden_behind_computation(
+    zero: int, config: dict[str, Any], behind: str
+) -> None:
     assert transfers(stage(zero, **config))[0].behind == behind

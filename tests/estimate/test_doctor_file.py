@@ -1,4 +1,4 @@
-"""Links from measured collectives: the law that made them up is found again."""
+"""Links from measured collectives: the law that generated them is recovered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = [2**n for n in range(10, 29, 2)]
 
 
 def collectives(network: Network, ranks: int, nodes: int = 1, noise: float = 0.0) -> list[dict[str, Any]]:
-    """What a doctor measures of ``network``."""
+    """What the doctor measures on ``network``."""
     drawn = random.Random(0)
     return [
         {"operation": operation, "bytes": size, "ranks": ranks, "nodes": nodes,
@@ -40,7 +40,7 @@ def test_a_fit_finds_latency_and_bandwidth(latency: float, bandwidth: float, ran
     assert found.bandwidth == pytest.approx(bandwidth, rel=1e-3)
 
 
-def test_noise_of_a_tenth_stays_about_a_tenth() -> None:
+def test_ten_percent_noise_gives_about_ten_percent_error() -> None:
     law = Network(16, Link(5e-5, 2e9, ""), Link(1.0, 1.0, ""))
     rows = [Collective(**row) for row in collectives(law, 2, noise=0.1) if row["operation"] == "all-reduce"]
     found = fit("all-reduce", rows, "test")
@@ -49,13 +49,13 @@ def test_noise_of_a_tenth_stays_about_a_tenth() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1024], [8, 16]])
-def test_few_sizes_give_a_link_all_the_same(sizes: list[int]) -> None:
+def test_a_few_sizes_are_enough_to_fit_a_link(sizes: list[int]) -> None:
     rows = [Collective(operation="all-reduce", bytes=size, ranks=2, seconds=1e-4) for size in sizes]
     found = fit("all-reduce", rows, "test")
     assert found.latency >= 0 and found.bandwidth > 0
 
 
-def test_measured_links_take_the_tables_place(tmp_path: Path) -> None:
+def test_measured_links_replace_those_of_the_table(tmp_path: Path) -> None:
     plan = shipped("books-cpu")
     slow = Network(2, Link(1e-3, 1e7, ""), Link(1.0, 1.0, ""))
     file = doctor_file(tmp_path / "doctor.json", collectives(slow, 2))
@@ -66,7 +66,7 @@ def test_measured_links_take_the_tables_place(tmp_path: Path) -> None:
     assert any(str(file) in assumption for assumption in predict(plan, found).assumptions)
 
 
-def test_what_crosses_nodes_is_told_apart(tmp_path: Path) -> None:
+def test_links_between_nodes_are_distinguished_from_those_within(tmp_path: Path) -> None:
     plan = shipped("books-cpu")
     over_nodes = Network(1, Link(0.0, 1.0, ""), Link(2e-4, 1e9, ""))
     rows = [{**row, "ranks": 8} for row in collectives(over_nodes, 4, nodes=4) if row["operation"] == "all-reduce"]
@@ -96,7 +96,7 @@ def test_the_disks_speed_is_taken_where_it_is_known(tmp_path: Path) -> None:
         ('{"format": 1, "kind": "doctor", "collectives": [{"operation": "all-reduce"}]}', "collectives.0.bytes"),
     ],
 )
-def test_another_file_is_one_line(content: str, words: str, tmp_path: Path) -> None:
+def test_an_unrelated_file_is_reported_in_one_line(content: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "doctor.json").write_text(content)
     with pytest.raises(UserError, match=words) as caught:
         read_doctor(tmp_path / "doctor.json")

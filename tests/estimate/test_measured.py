@@ -1,4 +1,4 @@
-"""Predictions from a benchmark: exact where it was measured, by known laws beside it, refused where it does not fit."""
+"""Predictions from a benchmark: exact where it was measured, by known laws elsewhere, refused where it does not fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def all_stages() -> list[dict[str, Any]]:
     return [bench_stage(DEMO, stage) for stage in DEMO.stages]
 
 
-def test_what_was_measured_is_what_is_predicted(tmp_path: Path) -> None:
+def test_a_measured_setting_is_predicted_exactly(tmp_path: Path) -> None:
     found = predict(DEMO, measured(tmp_path, *all_stages()))
     for stage, entry in zip(found.stages, all_stages(), strict=True):
         assert stage.update.seconds == pytest.approx(entry["measurements"]["stacking"]["seconds_per_step"])
@@ -33,19 +33,19 @@ def test_what_was_measured_is_what_is_predicted(tmp_path: Path) -> None:
         assert stage.source == "measured"
 
 
-def test_a_depth_that_was_not_measured_is_on_the_line_through_two_others(tmp_path: Path) -> None:
+def test_an_unmeasured_depth_is_interpolated_from_two_others(tmp_path: Path) -> None:
     found = predict(DEMO, measured(tmp_path, all_stages()[0], all_stages()[2])).stages[1].update
     assert found.forward + found.backward == pytest.approx(seconds_by_law(6, 16))
 
 
-def test_from_one_depth_the_others_follow_by_their_flops(tmp_path: Path) -> None:
+def test_other_depths_are_scaled_from_a_single_one_by_their_flops(tmp_path: Path) -> None:
     found = predict(DEMO, measured(tmp_path, all_stages()[0]))
     times = [stage.update.forward + stage.update.backward for stage in found.stages]
     per_update = [stage.flops / stage.steps for stage in DEMO.stages]
     assert times[2] / times[0] == pytest.approx(per_update[2] / per_update[0])
 
 
-def test_a_micro_batch_that_was_not_measured_is_on_the_line_through_two_others(tmp_path: Path) -> None:
+def test_an_unmeasured_micro_batch_is_interpolated_from_two_others(tmp_path: Path) -> None:
     small = [bench_stage(DEMO, stage, micro_batch=4, accumulation=4) for stage in DEMO.stages]
     setting = measured(tmp_path, *all_stages(), *small)
     found = predict(on_ranks(DEMO, 4), setting).stages[0].update
@@ -57,7 +57,7 @@ def test_more_ranks_divide_the_optimizers_work(tmp_path: Path) -> None:
     assert found.optimizer == pytest.approx(0.003 * 2 / 8)
 
 
-def test_communication_of_other_ranks_comes_from_the_network(tmp_path: Path) -> None:
+def test_communication_for_other_rank_counts_comes_from_the_network(tmp_path: Path) -> None:
     setting = measured(tmp_path, *[bench_stage(DEMO, stage, ranks=1, accumulation=2) for stage in DEMO.stages])
     assert predict(on_ranks(DEMO, 1), setting).communication_share == 0
     stage = DEMO.stages[0]
@@ -66,13 +66,13 @@ def test_communication_of_other_ranks_comes_from_the_network(tmp_path: Path) -> 
     assert predict(DEMO, setting).stages[0].update.communication == pytest.approx(expected)
 
 
-def test_communication_of_another_depth_goes_with_its_bytes(tmp_path: Path) -> None:
+def test_communication_at_another_depth_scales_with_its_bytes(tmp_path: Path) -> None:
     found = predict(DEMO, measured(tmp_path, *all_stages()[:2])).stages[2].update
     ratio = bytes_per_update(DEMO.stages[2]) / bytes_per_update(DEMO.stages[1])
     assert found.communication == pytest.approx(0.002 * ratio)
 
 
-def test_parts_that_ran_at_the_same_time_still_add_up_to_the_update(tmp_path: Path) -> None:
+def test_overlapping_parts_still_add_up_to_the_update(tmp_path: Path) -> None:
     entry = bench_stage(DEMO, DEMO.stages[0], communication=0.5)
     whole = entry["measurements"]["stacking"]["seconds_per_step"]
     entry["measurements"]["stacking"]["seconds_per_step"] = whole - 0.4
@@ -96,19 +96,19 @@ def test_stages_may_come_from_several_files(tmp_path: Path) -> None:
     assert found.stages == predict(DEMO, measured(tmp_path, *all_stages())).stages
 
 
-def test_what_was_not_measured_like_this_is_told(tmp_path: Path) -> None:
+def test_a_stage_derived_from_another_measurement_is_reported(tmp_path: Path) -> None:
     told = "\n".join(predict(DEMO, measured(tmp_path, *all_stages()[:2])).assumptions)
     assert "2-L12 is derived from a measurement with layers 6" in told
     assert "0-L3 from" not in told
 
 
-def test_synthetic_samples_are_told(tmp_path: Path) -> None:
+def test_synthetic_samples_are_reported(tmp_path: Path) -> None:
     stages = [{**entry, "data": "synthetic, full length"} for entry in all_stages()]
     told = predict(DEMO, measured(tmp_path, *stages)).assumptions
     assert "the measured samples were synthetic, full length" in told
 
 
-def test_a_disturbed_measurement_is_told(tmp_path: Path) -> None:
+def test_a_disturbed_measurement_is_reported(tmp_path: Path) -> None:
     stages = all_stages()
     ours = stages[1]["measurements"]["stacking"]
     ours["seconds_per_step"] *= 1.5
@@ -116,7 +116,7 @@ def test_a_disturbed_measurement_is_told(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in told] == ["1-L6"]
 
 
-def test_a_stage_that_ran_out_of_memory_is_not_there(tmp_path: Path) -> None:
+def test_a_stage_that_ran_out_of_memory_has_no_measurement(tmp_path: Path) -> None:
     stages = all_stages()
     stages[2] = {**stages[2], "measurements": {}, "outcome": "out-of-memory"}
     found = predict(DEMO, measured(tmp_path, *stages))
@@ -134,7 +134,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_does_not_fit_is_one_line(name: str, tmp_path: Path) -> None:
+def test_a_benchmark_that_does_not_fit_is_reported_in_one_line(name: str, tmp_path: Path) -> None:
     changes, words = WRONG[name]
     stages = [{**entry, **changes} for entry in all_stages()]
     with pytest.raises(UserError) as caught:
@@ -160,7 +160,7 @@ def test_a_file_of_another_kind_is_refused(changes: dict[str, Any], words: str, 
 
 
 @pytest.mark.parametrize("seconds", [[], 0.0, -1.0, float("nan"), "x", None])
-def test_times_that_are_no_times_are_refused(seconds: Any, tmp_path: Path) -> None:
+def test_invalid_times_are_refused(seconds: Any, tmp_path: Path) -> None:
     stages = json.loads(json.dumps(all_stages()))
     stages[0]["measurements"]["stacking"]["seconds_per_step"] = seconds
     with pytest.raises(UserError, match="is not the JSON of a benchmark"):

@@ -19,12 +19,12 @@ operations = st.sampled_from(OPERATIONS)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_one_rank_waits_for_nobody(operation: Operation) -> None:
+def test_a_single_rank_never_waits(operation: Operation) -> None:
     assert NETWORK.seconds(operation, 1e9, 1) == 0
 
 
 @pytest.mark.parametrize("ranks", [2, 5, 8])
-def test_inside_a_node_a_ring_takes_its_closed_form(ranks: int) -> None:
+def test_within_a_node_a_ring_matches_its_closed_form(ranks: int) -> None:
     steps, bytes_ = ranks - 1, (ranks - 1) / ranks * 1e9
     assert NETWORK.seconds("all-gather", 1e9, ranks) == pytest.approx(steps * 1e-5 + bytes_ / 1e11)
     assert NETWORK.seconds("reduce-scatter", 1e9, ranks) == NETWORK.seconds("all-gather", 1e9, ranks)

@@ -1,4 +1,4 @@
-"""Predictions from tables: sums that add up, and times that move the right way."""
+"""Predictions from tables: sums that add up, and times that change in the right direction."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ POWERS = st.integers(0, 10).map(lambda n: 2**n)
 
 
 def with_steps(plan: Plan, index: int, steps: int) -> Plan:
-    """``plan`` with another number of updates, and the FLOPs that go with it."""
+    """``plan`` with a different number of updates, and the corresponding FLOPs."""
     stages = list(plan.stages)
     flops = stages[index].flops * steps / stages[index].steps
     stages[index] = stages[index].model_copy(update={"steps": steps, "flops": flops})
     return plan.model_copy(update={"stages": tuple(stages)})
 
 
-def test_gong_et_al_take_their_338_hours_on_four_p40() -> None:
+def test_gong_et_als_338_hours_on_four_p40_are_reproduced() -> None:
     plan = shipped("bert-base-p40")
     assert predict(plan, tabled(plan)).training_seconds / 3600 == pytest.approx(338, rel=0.02)
 
 
 @pytest.mark.parametrize(("micro_batch", "sequences_per_second"), [(64, 565), (128, 607), (160, 620)])
-def test_deepspeed_bing_bert_makes_its_sequences_on_v100(micro_batch: int, sequences_per_second: float) -> None:
+def test_deepspeed_bing_berts_throughput_on_v100_is_reproduced(micro_batch: int, sequences_per_second: float) -> None:
     stage = f"{{layers: 12, steps: 100000, batch_sequences: {1024 * micro_batch}, micro_batch: {micro_batch}}}"
     plan = shipped("bert-base-v100", "launch.ranks=1", f"stages=[{stage}]")
     found = predict(plan, tabled(plan)).stages[0].update.seconds
     assert 1024 * micro_batch / found == pytest.approx(sequences_per_second, rel=0.02)
 
 
-def test_large_on_a100_makes_the_sequences_of_nvidias_example() -> None:
+def test_nvidias_throughput_for_large_on_a100_is_reproduced() -> None:
     stage = "{layers: 24, steps: 100000, batch_sequences: 40, micro_batch: 40}"
     changes = ["data.sequence_length=512", "launch.ranks=1", f"stages=[{stage}]"]
     plan = shipped("bert-large-a100", *changes)
@@ -101,7 +101,7 @@ def test_overlap_hides_all_but_the_last_bucket() -> None:
     assert 0 < communication(overlap_comm=True) < communication(overlap_comm=False) / 2
 
 
-def test_stacking_is_compared_with_the_deepest_model_for_the_same_steps() -> None:
+def test_stacking_is_compared_with_training_the_deepest_model_for_the_same_steps() -> None:
     deep = from_the_start(LARGE)
     assert {stage.layers for stage in deep.stages} == {24}
     assert sum(stage.flops for stage in deep.stages) == pytest.approx(LARGE.cost.baseline_flops)
@@ -110,7 +110,7 @@ def test_stacking_is_compared_with_the_deepest_model_for_the_same_steps() -> Non
     assert found.baseline_seconds > found.training_seconds
 
 
-def test_what_surrounds_training_is_in_the_prediction() -> None:
+def test_the_prediction_includes_what_surrounds_training() -> None:
     def outside(**changes: int) -> float:
         evaluation = LARGE.evaluation.model_copy(update={"every_steps": changes.get("evaluate", 1000)})
         checkpoint = LARGE.checkpoint.model_copy(update={"every_steps": changes.get("save", 1000)})

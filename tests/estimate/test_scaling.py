@@ -16,26 +16,26 @@ TABLE = scaling(LARGE, tabled(LARGE, price=2.0))
 
 
 @given(st.integers(1, 5000), st.integers(1, 2000))
-def test_the_most_ranks_that_divide_the_batch_work(batch: int, ranks: int) -> None:
+def test_as_many_ranks_as_divide_the_batch_are_used(batch: int, ranks: int) -> None:
     used = divides(batch, ranks)
     assert batch % used == 0 and used <= ranks
     assert not any(batch % more == 0 for more in range(used + 1, min(ranks, batch) + 1))
 
 
 @given(st.integers(1, 2000))
-def test_the_global_batch_stays(ranks: int) -> None:
+def test_the_global_batch_is_unchanged(ranks: int) -> None:
     for stage, planned in zip(on_ranks(LARGE, ranks).stages, LARGE.stages, strict=True):
         assert stage.micro_batch * stage.accumulation * stage.ranks == planned.global_batch
         assert stage.micro_batch <= planned.micro_batch
 
 
-def test_the_planned_ranks_give_the_plans_own_prediction() -> None:
+def test_the_planned_number_of_ranks_gives_the_plans_prediction() -> None:
     row = next(row for row in TABLE.rows if row.ranks == LARGE.stages[0].ranks)
     own = predict(LARGE, tabled(LARGE, price=2.0))
     assert (row.seconds, row.cost) == (pytest.approx(own.seconds), pytest.approx(own.cost))
 
 
-def test_it_goes_from_1_to_1024() -> None:
+def test_the_table_ranges_from_1_to_1024() -> None:
     assert tuple(row.ranks for row in TABLE.rows) == RANKS
     assert (RANKS[0], RANKS[-1]) == (1, 1024)
     first = TABLE.rows[0]

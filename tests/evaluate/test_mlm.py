@@ -23,7 +23,7 @@ from tests.unpadding import unpad
 
 
 def as_batch(inputs: Inputs, rows: slice = slice(None)) -> Unpadded:
-    """Some rows of ``inputs`` as a sampler would give them."""
+    """Some rows of ``inputs`` as a sampler would return them."""
     first, last, _ = rows.indices(len(inputs.input_ids))
     length = inputs.input_ids.size(1)
     inside = (inputs.mlm_positions >= first * length) & (inputs.mlm_positions < last * length)
@@ -133,7 +133,7 @@ def test_a_state_is_scored_on_held_out_samples(data: Path, tmp_path: Path, kind:
         ({}, "sentences", "there is no kind 'sentences'"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_mismatched_data_is_refused(
     data: Path, tmp_path: Path, changes: dict[str, int], kind: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -1,1 +1,1 @@
-"""Fuzzing of everything that reads a file which somebody else may have written or something may have damaged."""
+"""Fuzzing of every reader whose files may come from somebody else or be damaged."""

@@ -47,7 +47,7 @@ class Findings:
 
 
 class Worker:
-    """A process that reads one target's file again and again; a new one is started where it dies or hangs."""
+    """A process that reads one target's file again and again; a new one is started if it dies or hangs."""
 
     def __init__(self, target: str, folder: Path) -> None:
         self._name, self.target = target, TARGETS[target]
@@ -121,7 +121,7 @@ def fuzz(worker: Worker, draws: str, go_on: Callable[[int], bool]) -> Findings:
 
 
 def _turn(worker: Worker, draws: str, findings: Findings, go_on: Callable[[int], bool]) -> None:
-    """A few hundred files that hypothesis draws."""
+    """A few hundred files drawn by hypothesis."""
 
     @seed(draws)
     @settings(

@@ -1,4 +1,4 @@
-"""Mutations that know the format: what they make is mostly well formed, and wrong in one place or a few."""
+"""Format-aware mutations: their results are mostly well formed, and wrong in one or a few places."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BLOCKS = st.sampled_from(
 
 
 def bytes_anywhere(draw: Draw, valid: bytes) -> bytes:
-    """A few bits flipped, blocks inserted, dropped, doubled or overwritten; the ends are met more often."""
+    """A few bits flipped, blocks inserted, dropped, duplicated or overwritten, more often at the ends."""
     content = bytearray(valid)
     for _ in range(draw(st.integers(1, 3))):
         size = len(content)
@@ -60,14 +60,14 @@ def bytes_anywhere(draw: Draw, valid: bytes) -> bytes:
 
 
 def json_values(draw: Draw, valid: bytes) -> bytes:
-    """One or two values of a JSON document replaced, dropped or given another name; seldom its bytes."""
+    """One or two values of a JSON document replaced, dropped or renamed; rarely its bytes."""
     if draw(st.integers(0, 5)) == 0:
         return bytes_anywhere(draw, valid)
     return _encoded(_mutated(draw, json.loads(valid)))
 
 
 def sealed_values(draw: Draw, valid: bytes) -> bytes:
-    """As `json_values`, under a seal that fits: what somebody made on purpose."""
+    """As `json_values`, with a valid seal: what somebody might forge on purpose."""
     return _sealed(json_values(draw, valid))
 
 
@@ -79,12 +79,12 @@ def _sealed(content: bytes) -> bytes:
 
 
 def sealed_lines(draw: Draw, valid: bytes) -> bytes:
-    """As `json_lines`, each line under a seal that fits."""
+    """As `json_lines`, each line with a valid seal."""
     return b"".join(_sealed(line) + b"\n" for line in json_lines(draw, valid).splitlines())
 
 
 def checked_lines(draw: Draw, valid: bytes) -> bytes:
-    """As `json_lines`, each line under a checksum that fits, as in metrics."""
+    """As `json_lines`, each line with a valid checksum, as in metrics."""
     bare = re.sub(rb', "check": "[0-9a-f]+"', b"", valid)
     return b"".join(checked(line) + b"\n" for line in json_lines(draw, bare).splitlines())
 
@@ -95,7 +95,7 @@ def checked(line: bytes) -> bytes:
 
 
 def json_lines(draw: Draw, valid: bytes) -> bytes:
-    """One line mutated as JSON, doubled, dropped or torn."""
+    """One line mutated as JSON, duplicated, dropped or torn."""
     lines = valid.splitlines(keepends=True)
     at = draw(st.integers(0, len(lines) - 1))
     match draw(st.sampled_from(["value", "value", "bytes", "drop", "double", "torn"])):
@@ -139,7 +139,7 @@ _YAML_TRICKS = st.sampled_from(
 
 
 def yaml_text(draw: Draw, valid: bytes) -> bytes:
-    """A recipe as JSON, which is YAML, with a value mutated; or its text with one of YAML's own tricks."""
+    """A recipe as JSON, which is valid YAML, with a value mutated; or its text with one of YAML's special features."""
     match draw(st.sampled_from(["value", "value", "trick", "bytes"])):
         case "value":
             import yaml
@@ -224,7 +224,7 @@ _OPCODES = st.sampled_from(
 
 
 def torch_file(draw: Draw, valid: bytes) -> bytes:
-    """The pickle in the archive with opcodes inserted, dropped, doubled or swapped; or the archive's own bytes."""
+    """The pickle in the archive with opcodes inserted, dropped, duplicated or swapped; or the archive's own bytes."""
     if draw(st.integers(0, 3)) == 0:
         return bytes_anywhere(draw, valid)
     with zipfile.ZipFile(io.BytesIO(valid)) as archive:
@@ -251,7 +251,7 @@ def torch_file(draw: Draw, valid: bytes) -> bytes:
 
 
 def saved_values(draw: Draw, valid: bytes) -> bytes:
-    """A file of torch.save with one or two of its values replaced, dropped or given another name."""
+    """A torch.save file with one or two of its values replaced, dropped or renamed."""
     import torch
 
     value = torch.load(io.BytesIO(valid), weights_only=False)
@@ -271,7 +271,7 @@ def _opcodes(pickled: bytes) -> Iterator[bytes]:
 
 
 def zipped(records: dict[str, bytes]) -> bytes:
-    """An archive of uncompressed records, as torch.save writes it."""
+    """An archive of uncompressed records, as written by torch.save."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in records.items():
@@ -301,7 +301,7 @@ def _mutated(draw: Draw, value: Any, odd: st.SearchStrategy[Any] = ODD_VALUES) -
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every holder and key in the tree."""
+    """Every container and key in the tree."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield value, key

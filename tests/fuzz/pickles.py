@@ -1,4 +1,4 @@
-"""Pickles made up from opcodes alone: at random, or as `torch.save` puts objects together."""
+"""Pickles generated from opcodes: at random, or in the way `torch.save` assembles objects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLASSES = [
 
 
 def _argument(opcode: pickletools.OpcodeInfo) -> SearchStrategy[bytes]:
-    """Bytes that can follow an opcode, mostly of the right form."""
+    """Bytes that can follow an opcode, mostly well formed."""
     name = opcode.arg.name if opcode.arg is not None else ""
     small = st.integers(0, 9)
     fixed = {"uint1": "<B", "uint2": "<H", "int4": "<i", "uint4": "<I", "uint8": "<Q"}
@@ -97,7 +97,7 @@ OBJECTS = st.recursive(
 
 
 def random_opcodes(draw: Draw, _: bytes) -> bytes:
-    """An archive whose pickle is any sequence of opcodes with mostly well-formed arguments."""
+    """An archive whose pickle is an arbitrary sequence of opcodes with mostly well-formed arguments."""
     return _archive(draw(PICKLES))
 
 

@@ -1,6 +1,6 @@
-"""Reads each kind of file, all of it; returns, or raises `UserError`, and nothing else.
+"""Reads each kind of file completely; returns, or raises `UserError`, and nothing else.
 
-Imports are inside, so that a worker loads what it needs.
+Imports are inside the functions, so that a worker only loads what it needs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def any_json(path: Path) -> object:
 
 
 def json_by_hand(path: Path) -> object:
-    """JSON that people write: keys given twice are refused."""
+    """JSON written by people: duplicate keys are refused."""
     from stacking.config.reading import read_json_mapping
 
     return read_json_mapping(path)
@@ -78,14 +78,14 @@ def sealed_state(path: Path) -> object:
 
 
 def _vouch(folder: Path) -> None:
-    """Seal a folder with files that were changed under the manifest that it had."""
+    """Seal a folder whose files were changed after its manifest was written."""
     from stacking.storage.files import read_json, seal_folder
 
     seal_folder(folder, {**read_json(folder / "manifest.json")})
 
 
 def torch_file(path: Path) -> object:
-    """The file, and every tensor that is said to be in it."""
+    """Read the file, and every tensor that it claims to contain."""
     from stacking.storage.torch_file import StoredTensor, read_torch_file
 
     left = [read_torch_file(path)]

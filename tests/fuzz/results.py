@@ -1,4 +1,4 @@
-"""What fuzzing came to: a JSON line for each sitting of a reader, and the table that sums them up."""
+"""Results of fuzzing: a JSON line for each session of a reader, and the table that sums them up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sitting:
 
 
 def read_sittings(path: Path) -> list[Sitting]:
-    """All whole lines of ``path``; a torn last one is dropped."""
+    """All complete lines of ``path``; a torn last one is dropped."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     return [Sitting(**json.loads(line)) for line in lines]
 

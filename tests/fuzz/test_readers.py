@@ -1,4 +1,4 @@
-"""Every reader takes its valid file, and returns or refuses in one line whatever else it is given."""
+"""Every reader accepts its valid file, and returns or refuses in one line whatever else it is given."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_mutated_files_are_read_or_refused(target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_what_fuzzing_found_is_refused(name: str, tmp_path: Path) -> None:
+def test_past_fuzzing_findings_no_longer_crash(name: str, tmp_path: Path) -> None:
     target, content = FOUND[name]
     with Worker(target, tmp_path) as worker:
         outcome, message = worker.read(content)
     assert outcome in GOOD, f"{outcome}: {message}"
 
 
-def test_sittings_are_continued_and_summed_up(tmp_path: Path) -> None:
+def test_fuzzing_sessions_are_continued_and_summed_up(tmp_path: Path) -> None:
     results, page = tmp_path / "results.jsonl", tmp_path / "docs" / "fuzz.md"
     options = ["--minutes", "0.1", "--reader", "JSON", "--reader", "metrics", "--results", str(results)]
     append_sitting(results, Sitting("JSON", 0, 3.0, {"ok": 2, "traceback": 1}, ["KeyError (7 bytes)"]))

@@ -1,6 +1,6 @@
-"""Valid files of each kind, small and complete, in a folder of their own.
+"""Valid files of each kind, small and complete, in their own folder.
 
-Imports are inside, so that a worker loads what it needs.
+Imports are inside the functions, so that a worker only loads what it needs.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def bert_config() -> bytes:
 
 
 def in_checkpoint(name: str) -> Make:
-    """A checkpoint that another program wrote: no manifest vouches for its files."""
+    """A checkpoint written by another program: no manifest vouches for its files."""
 
     def make(folder: Path) -> Path:
         from tests.state.checkpoints import write_checkpoint
@@ -219,7 +219,7 @@ def in_checkpoint(name: str) -> Make:
 
 
 def progress(folder: Path) -> Path:
-    """The record of its model beside a checkpoint of this project's own trainer."""
+    """The record of the model next to a checkpoint of this project's own trainer."""
     from stacking.model.config import ModelConfig
     from stacking.model.size import parameter_shapes
     from tests.state.checkpoints import write_checkpoint

@@ -1,4 +1,4 @@
-"""Reads mutated files in a process of its own, within a limit of memory.   python -m tests.fuzz.worker TARGET FILE
+"""Reads mutated files in a separate process, within a memory limit.   python -m tests.fuzz.worker TARGET FILE
 
 Answers each line of standard input with one JSON line about the file as it is now.
 """
@@ -24,7 +24,7 @@ LONGEST_MESSAGE = 2500
 
 
 def answer(read: Callable[[Path], object], path: Path) -> dict[str, str]:
-    """What came of reading ``path``: ``ok``, ``refused``, or the error that a user would see as a traceback."""
+    """The outcome of reading ``path``: ``ok``, ``refused``, or the error that a user would see as a traceback."""
     try:
         read(path)
     except UserError as error:
@@ -39,7 +39,7 @@ def answer(read: Callable[[Path], object], path: Path) -> dict[str, str]:
 
 
 def _place() -> str:
-    """The last line of this project that the error came through."""
+    """The last line of this project in the error's traceback."""
     frames = traceback.extract_tb(sys.exc_info()[2])
     ours = [frame for frame in frames if "/stacking/" in frame.filename] or frames
     return f"{ours[-1].filename.rpartition('/stacking/')[2]}, {ours[-1].name}"

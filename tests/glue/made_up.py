@@ -1,4 +1,4 @@
-"""A small GLUE in the official layout, in which a word gives the label away, and a small BERT to train on it."""
+"""A small GLUE in the official layout, in which one word gives the label away, and a small BERT to train on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXTRA = {
 
 
 def sentence(number: int, label: int) -> str:
-    """The word of the label, and others that say nothing."""
+    """The word of the label, and others that carry no information."""
     others = [WORDS[3 + (number * step) % 7] for step in range(1, 2 + number % 5)]
     return " ".join([WORDS[label], *others])
 
@@ -36,7 +36,7 @@ def label_of(task: GlueTask, number: int) -> tuple[int, str]:
 
 
 def write_task(folder: Path, task: GlueTask, train: int = 24, dev: int = 12) -> Path:
-    """The files of one task; MRPC starts with a byte-order mark and CoLA has no header, as the official ones."""
+    """The files of one task; MRPC starts with a byte-order mark and CoLA has no header, like the official ones."""
     place = folder / task.name
     place.mkdir(parents=True, exist_ok=True)
     files = [("train", train), *((held.dev, dev) for held in task.held)]
@@ -67,7 +67,7 @@ def _hidden(task: GlueTask, count: int) -> str:
 
 
 def write_glue(folder: Path, *names: str) -> Path:
-    """Some tasks; without names, all."""
+    """Some tasks; all of them if no names are given."""
     for task in TASKS.values():
         if not names or task.name in names:
             write_task(folder, task)

@@ -7,7 +7,7 @@ from stacking.glue.results import SeedResult
 
 
 def result(task: str, seed: int, scores: dict[str, dict[str, float]], failed: bool = False) -> SeedResult:
-    """One run; always answering the most frequent label scores nothing."""
+    """One run; always answering the most frequent label scores zero."""
     return SeedResult(
         task=task,
         seed=seed,

@@ -26,7 +26,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("of_bert", [True, False])
 @pytest.mark.parametrize("longest", [8, 64])
 @pytest.mark.parametrize("pairs", [True, False])
-def test_inputs_are_those_of_transformers(tokenizer_folder: Path, of_bert: bool, longest: int, pairs: bool) -> None:
+def test_inputs_match_those_of_transformers(tokenizer_folder: Path, of_bert: bool, longest: int, pairs: bool) -> None:
     first = [" ".join(WORDS[: 1 + number]) for number in range(9)]
     second = [" ".join(WORDS[number:]) for number in range(9)] if pairs else []
     encoded = encode(load_tokenizer(tokenizer_folder, of_bert), first, second, longest)
@@ -40,7 +40,7 @@ def test_inputs_are_those_of_transformers(tokenizer_folder: Path, of_bert: bool,
     assert encoded.cut == sum(len(ids) > longest for ids in whole)
 
 
-def test_a_batch_holds_the_inputs_in_the_order_that_is_asked_for() -> None:
+def test_a_batch_holds_the_inputs_in_the_requested_order() -> None:
     encoded = Encoded(np.arange(6, dtype=np.int32), np.zeros(6, dtype=np.uint8), np.array([0, 1, 3, 6]), 0)
     batch = encoded.batch(np.array([2, 0]))
     assert batch.input_ids.tolist() == [3, 4, 5, 0]
@@ -66,7 +66,7 @@ def test_sorted_batches_have_every_example_once_longest_first(lengths: np.ndarra
     assert (np.diff(lengths[order]) <= 0).all()
 
 
-def test_batches_need_little_padding_and_are_not_in_order_of_length() -> None:
+def test_batches_need_little_padding_and_are_not_sorted_by_length() -> None:
     lengths = np.random.default_rng(0).integers(5, 60, size=2_000)
     batches = list(shuffled_batches(lengths, 16, np.random.default_rng(1)))
     padded = sum(lengths[batch].max() * len(batch) for batch in batches)
@@ -75,8 +75,8 @@ def test_batches_need_little_padding_and_are_not_in_order_of_length() -> None:
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.4
 
 
-def test_a_bert_may_have_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
-    """As multilingual sentence encoders do, whose architecture is BERT's."""
+def test_a_bert_may_have_a_different_kind_of_tokenizer(tmp_path: Path) -> None:
+    """As multilingual sentence encoders have, although their architecture is BERT's."""
     own = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("good", -2.0), ("film", -2.0)], unk_id=0))
     own.pre_tokenizer = pre_tokenizers.Metaspace()
     transformers.PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>").save_pretrained(tmp_path)
@@ -84,7 +84,7 @@ def test_a_bert_may_have_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
     assert encoded.ids.tolist() == own.encode("good film").ids
 
 
-def test_a_folder_without_a_usable_tokenizer_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_usable_tokenizer_is_reported_in_one_line(tmp_path: Path) -> None:
     for of_bert in (True, False):
         with pytest.raises(UserError, match="tokenizer"):
             load_tokenizer(tmp_path, of_bert)

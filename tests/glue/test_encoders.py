@@ -1,4 +1,4 @@
-"""Any encoder gives the vectors that transformers gives, with the least padding that it allows."""
+"""Any encoder gives the same vectors as transformers, with as little padding as it allows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def some_inputs(segments: bool = True) -> Unpadded:
 
 
 def one_by_one(model: Any, batch: Unpadded, pooled: bool, segments: bool) -> torch.Tensor:
-    """The model's own vectors, one sequence after the other, so that there is nothing to pad."""
+    """The model's own vectors, computed one sequence at a time, so that there is nothing to pad."""
     ends = np.cumsum(batch.lengths)
     vectors = []
     for start, end in zip(ends - batch.lengths, ends, strict=True):
@@ -77,7 +77,7 @@ def test_the_state_of_an_imported_bert_is_the_same_model(tmp_path: Path) -> None
 
 
 @torch.no_grad()
-def test_a_pre_ln_state_gives_its_normalised_first_token(tmp_path: Path) -> None:
+def test_a_pre_ln_state_yields_its_normalised_first_token(tmp_path: Path) -> None:
     config = ModelConfig(**{**SMALL, "variant": "pre_ln", "positions": "sinusoidal", "norm_affine": False})
     weights = random_weights(config)
     write_tokenizer(tmp_path / "tokenizer")
@@ -98,7 +98,7 @@ def test_a_pre_ln_state_gives_its_normalised_first_token(tmp_path: Path) -> None
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", OTHERS)
-def test_other_encoders_are_computed_by_transformers_whatever_the_padding(kind: str, tmp_path: Path) -> None:
+def test_other_encoders_are_run_by_transformers_independently_of_the_padding(kind: str, tmp_path: Path) -> None:
     config_class, more = OTHERS[kind]
     transformers.set_seed(0)
     settings = {"vocab_size": 40, "max_position_embeddings": 32, **SHAPE, **more}
@@ -115,7 +115,7 @@ def test_other_encoders_are_computed_by_transformers_whatever_the_padding(kind: 
     assert torch.allclose(encoder(batch), expected, atol=1e-5)
 
 
-def test_a_model_without_pooler_gets_a_new_one_and_says_so(tmp_path: Path) -> None:
+def test_a_model_without_a_pooler_gets_a_new_one_and_reports_it(tmp_path: Path) -> None:
     write_bert(tmp_path / "bert")
     bare = transformers.BertModel.from_pretrained(tmp_path / "bert", add_pooling_layer=False)
     bare.save_pretrained(tmp_path / "bert")
@@ -149,7 +149,7 @@ def test_a_recipe_sets_the_dropout_of_any_encoder(tmp_path: Path) -> None:
         (lambda folder: shutil.rmtree(folder), "does not exist; give a run folder, a state or a Hugging Face folder"),
     ],
 )
-def test_what_is_no_model_is_one_line(change: Any, expected: str, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_model_is_reported_in_one_line(change: Any, expected: str, tmp_path: Path) -> None:
     folder = write_bert(tmp_path / "bert")
     change(folder)
     with pytest.raises(UserError) as caught:
@@ -157,7 +157,7 @@ def test_what_is_no_model_is_one_line(change: Any, expected: str, tmp_path: Path
     assert expected in str(caught.value)
 
 
-def test_a_deepspeed_checkpoint_is_to_be_consolidated(tmp_path: Path) -> None:
+def test_a_deepspeed_checkpoint_must_be_consolidated_first(tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("global_step20")
     with pytest.raises(UserError, match=r"is a DeepSpeed checkpoint; make a state of it: `stacking consolidate /"):
         find_model(tmp_path)

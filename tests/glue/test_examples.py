@@ -93,7 +93,7 @@ TEXT = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["C
 
 
 @given(rows=st.lists(st.tuples(TEXT, TEXT, st.sampled_from("01")), min_size=1, max_size=20))
-def test_any_text_without_tabs_comes_back_as_it_is(
+def test_any_text_without_tabs_round_trips(
     rows: list[tuple[str, str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("tsv") / "train.tsv"
@@ -104,7 +104,7 @@ def test_any_text_without_tabs_comes_back_as_it_is(
     assert examples.labels is not None and examples.labels.tolist() == [float(label) for *_, label in rows]
 
 
-def test_windows_line_ends_and_a_header_in_cola_do_no_harm(tmp_path: Path) -> None:
+def test_windows_line_endings_and_a_header_in_cola_are_tolerated(tmp_path: Path) -> None:
     path = tmp_path / "train.tsv"
     path.write_bytes(b"sentence\tlabel\r\nHe \xe2\x80\xa8 left.\t1\r\n")
     examples = read_tsv(path, COLA, labelled=True)

@@ -40,7 +40,7 @@ REQUEST = Request(
 
 @pytest.fixture
 def place(tmp_path: Path, slurm: FakeSlurm) -> Path:
-    """A model, data, a site file, and a SLURM that takes every job and has none."""
+    """A model, data, a site file, and a SLURM that accepts every job and has none in its queue."""
     pytest.importorskip("sklearn")
     write_bert(tmp_path / "bert")
     write_glue(tmp_path / "data", "CoLA", "RTE")
@@ -51,7 +51,7 @@ def place(tmp_path: Path, slurm: FakeSlurm) -> Path:
 
 
 def submit(place: Path, *options: str) -> str:
-    """What the command says; it runs in this process."""
+    """The command's output; it runs in this process."""
     arguments = [
         place / "bert",
         "--data",
@@ -68,14 +68,14 @@ def submit(place: Path, *options: str) -> str:
 
 
 def submitted(slurm: FakeSlurm) -> list[str]:
-    """The names of the scripts that SLURM got, without those that it only checked."""
+    """The names of the scripts submitted to SLURM, without those that it only checked."""
     calls = [call for call in slurm.calls() if call[0] == "sbatch" and "--test-only" not in call]
     assert not any("--hold" in call for call in calls)
     return [Path(call[-1]).stem for call in calls]
 
 
 def finish(place: Path, task: str, seeds: int) -> None:
-    """Leaves what the job of a task would."""
+    """Leaves the files that the job of a task would leave."""
     source, results = open_source(str(place / "data")), Results(place / "out")
     digests = {"model": find_model(place / "bert").digest, "data": _digest(source, TASKS[task])}
     folder = results.place(TASKS[task])
@@ -87,7 +87,7 @@ def finish(place: Path, task: str, seeds: int) -> None:
             write_predictions(predictions_file(folder, seed, name), np.zeros(len(examples)))
 
 
-def test_every_task_is_a_job_and_what_is_missing_is_submitted_again(place: Path, slurm: FakeSlurm) -> None:
+def test_every_task_is_a_job_and_missing_ones_are_submitted_again(place: Path, slurm: FakeSlurm) -> None:
     said = submit(place)
     assert submitted(slurm) == ["CoLA", "RTE"]
     assert "CoLA: job 77 submitted" in said and "RTE: 0 of 2 runs finished" in said
@@ -106,7 +106,7 @@ def test_every_task_is_a_job_and_what_is_missing_is_submitted_again(place: Path,
     assert submitted(slurm) == ["CoLA", "RTE", "RTE"]
 
 
-def test_a_job_asks_for_what_the_site_file_gives_one_rank(place: Path, slurm: FakeSlurm) -> None:
+def test_a_job_requests_the_site_files_resources_for_one_rank(place: Path, slurm: FakeSlurm) -> None:
     submit(place)
     lines = (place / "out" / "slurm" / "RTE.sbatch").read_text().splitlines()
     asked = ["partition=p40", "gres=gpu:p40:1", "nodes=1", "ntasks=1", "cpus-per-task=1", "requeue"]
@@ -115,7 +115,7 @@ def test_a_job_asks_for_what_the_site_file_gives_one_rank(place: Path, slurm: Fa
     assert command[0] == "exec" and command[2:5] == ["-m", "stacking", "glue"]
 
 
-def test_inside_a_container_and_without_gpus(place: Path) -> None:
+def test_a_job_can_run_in_a_container_and_without_gpus(place: Path) -> None:
     site = {"container": ["echo", "$HOME/bert"], "container_python": "/opt/python", "gpu_option": "none"}
     (place / "site.yaml").write_text(yaml.safe_dump({**site, "python": "/bin/true", "requeue": False}))
     with pytest.raises(UserError, match=r"container\[0\] is echo, which is not a program|container\[0\]: is echo"):
@@ -135,7 +135,7 @@ def test_a_job_that_slurm_rejects_is_named_and_none_is_submitted(place: Path, sl
     assert submitted(slurm) == []
 
 
-def test_what_a_job_runs_is_what_the_user_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_job_runs_what_the_user_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     _, *options = arguments(REQUEST, [TASKS["RTE"]])
     monkeypatch.chdir("/")
@@ -146,7 +146,7 @@ def test_what_a_job_runs_is_what_the_user_asked_for(monkeypatch: pytest.MonkeyPa
     assert paths == [tmp_path / "bert", tmp_path / "scores", tmp_path / "words"]
 
 
-def test_tasks_that_start_from_mnli_are_in_its_job() -> None:
+def test_tasks_that_start_from_mnli_run_in_its_job() -> None:
     request, tasks = replace(REQUEST, from_mnli=True), chosen(["CoLA", "MRPC", "MNLI", "RTE"])
     jobs = jobs_of(request, tasks)
     assert {name: [task.name for task in group] for name, group in jobs.items()} == {

@@ -17,7 +17,7 @@ from stacking.glue.tasks import TASKS
 BITS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 
 
-def test_missing_libraries_are_a_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_give_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"scikit-learn: is not installed.*pip install 'stacking\[glue\]'"):
         require_libraries()
@@ -53,7 +53,7 @@ def test_an_undefined_correlation_is_zero(predicted: list[float]) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_answering_the_most_frequent_label_has_failed_and_the_truth_has_not(name: str) -> None:
+def test_always_answering_the_majority_label_fails_and_the_truth_does_not(name: str) -> None:
     pytest.importorskip("sklearn")
     task = TASKS[name]
     labels = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])

@@ -7,7 +7,7 @@ from stacking.glue.recipes import RECIPES, settings
 from stacking.glue.tasks import TASKS
 
 
-def test_the_original_has_a_setting_per_task() -> None:
+def test_the_original_recipe_has_settings_per_task() -> None:
     """Epochs, batch and learning rate of the scripts that Gong et al. published."""
     found = {name: (s.epochs, s.batch, s.learning_rate) for name, s in settings("original").items()}
     expected = dict.fromkeys(("CoLA", "MRPC", "SST-2", "MNLI"), (3, 16, 5e-5))
@@ -45,7 +45,7 @@ def test_set_changes_one_task_or_all() -> None:
         ("original", "head=one", 'head: is "one"; choose one of zero, normal'),
     ],
 )
-def test_a_wrong_change_is_one_line(recipe: str, change: str, expected: str) -> None:
+def test_an_invalid_change_is_reported_in_one_line(recipe: str, change: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         settings(recipe, [change])
     assert expected in str(caught.value)

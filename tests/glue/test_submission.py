@@ -35,7 +35,7 @@ def finished(folder: Path, *accuracies: float) -> Results:
     return results
 
 
-def test_the_best_seed_is_submitted_with_the_servers_words(tmp_path: Path) -> None:
+def test_the_best_seed_is_submitted_with_the_servers_labels(tmp_path: Path) -> None:
     source = open_source(str(write_glue(tmp_path / "glue", "RTE")))
     (path,) = write_submission(finished(tmp_path / "out", 0.6, 0.7, 0.8), RTE, source, seeds=range(2))
     assert path == tmp_path / "out" / "submission" / "RTE.tsv"
@@ -58,7 +58,7 @@ def test_answers_are_spelled_as_in_the_training_files(task: str, value: float, e
     assert answer(TASKS[task], value) == expected
 
 
-def test_names_of_submission_files_are_the_benchmarks() -> None:
+def test_submission_files_have_the_benchmarks_names() -> None:
     names = [held.name for task in TASKS.values() for held in task.held]
     assert names == ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "MNLI-mm", "QNLI", "RTE", "WNLI"]
 

@@ -70,7 +70,7 @@ def test_failed_runs_are_counted_and_stay_in_the_median() -> None:
     assert "1 of 3 runs" in as_text(summary)
 
 
-def test_a_summary_is_read_as_it_was_written_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+def test_a_summary_round_trips_and_a_modified_one_is_refused(tmp_path: Path) -> None:
     write_summary(tmp_path, scored())
     assert read_summary(tmp_path) == scored()
     path = tmp_path / "glue.json"
@@ -81,7 +81,7 @@ def test_a_summary_is_read_as_it_was_written_and_a_changed_one_is_refused(tmp_pa
         read_summary(tmp_path / "nothing")
 
 
-def test_notes_say_what_was_unusual() -> None:
+def test_notes_mention_what_was_unusual() -> None:
     unusual = result("RTE", 0, {"RTE": {"accuracy": 0.6}}).model_copy(
         update={"max_length": 64, "cut": 7, "left_out": 2, "notes": ("the model has no pooler",)}
     )

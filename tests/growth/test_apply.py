@@ -1,4 +1,4 @@
-"""Growing a state: what lands where, and that the source stays as it was."""
+"""Growing a state: where each tensor goes, and that the source is unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAYER = [name.removeprefix("layers.0.") for name in shapes(1) if name.startswith
 
 
 def write(path: Path, layers: int = 3, moments: bool = True) -> State:
-    """Every tensor of every kind with numbers that nothing else has."""
+    """Every tensor of every kind, filled with unique numbers."""
     model = model_of(layers)
     number = 0
     buffers = {f"layers.{i}.seen": TensorSpec("float32", (1,)) for i in range(layers)}
@@ -130,7 +130,7 @@ def test_old_layers_keep_their_moments_and_steps_and_added_ones_begin(tmp_path: 
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_what_was_added_last_time_is_old_the_next_time(tmp_path: Path, share: bool) -> None:
+def test_layers_added_by_one_growth_are_old_in_the_next(tmp_path: Path, share: bool) -> None:
     """Each of three generations has its own step count; copies with kept steps have their source's."""
     first = grow(write(tmp_path / "s", layers=1), tmp_path / "2", 2, "stack", "keep-old", share=share)
 
@@ -151,13 +151,13 @@ def steps(state: State) -> list[int]:
     ("rule", "moments", "step"),
     [("reset", False, 0), ("reset-keep-step", False, 50), ("copy", True, 0), ("copy-keep-step", True, 50)],
 )
-def test_the_optimizer_state_goes_on_as_the_rule_says(tmp_path: Path, rule: str, moments: bool, step: int) -> None:
+def test_the_optimizer_state_continues_as_the_rule_says(tmp_path: Path, rule: str, moments: bool, step: int) -> None:
     grown = grow(write(tmp_path / "s"), tmp_path / "g", 6, "stack", rule)
 
     assert (grown.moments, grown.optimizer_step) == (moments, step)
 
 
-def test_stacking_twice_is_stacking_at_once(tmp_path: Path) -> None:
+def test_stacking_twice_equals_stacking_once_to_the_same_depth(tmp_path: Path) -> None:
     source = write(tmp_path / "s")
 
     twice = grow(grow(source, tmp_path / "6", 6, "stack", "copy"), tmp_path / "12", 12, "stack", "copy")
@@ -165,7 +165,7 @@ def test_stacking_twice_is_stacking_at_once(tmp_path: Path) -> None:
     assert twice.digest == grow(source, tmp_path / "once", 12, "stack", "copy").digest
 
 
-def test_the_source_stays_as_it_was_and_is_named_as_the_parent(tmp_path: Path) -> None:
+def test_the_source_is_unchanged_and_named_as_the_parent(tmp_path: Path) -> None:
     source = write(tmp_path / "s")
     before = contents(source.path)
 
@@ -177,7 +177,7 @@ def test_the_source_stays_as_it_was_and_is_named_as_the_parent(tmp_path: Path) -
     assert grown.progress == {"step": 50}
 
 
-def test_the_copies_are_tensors_of_their_own(tmp_path: Path) -> None:
+def test_the_copies_do_not_share_storage(tmp_path: Path) -> None:
     grown = grow(write(tmp_path / "s"), tmp_path / "g", 6, "stack", "copy")
 
     size = sum(4 * int(np.prod(shape)) for shape in shapes(6).values())
@@ -185,7 +185,7 @@ def test_the_copies_are_tensors_of_their_own(tmp_path: Path) -> None:
         assert (grown.path / f"{kind}.safetensors").stat().st_size > size
 
 
-def test_a_state_without_moments_grows_without(tmp_path: Path) -> None:
+def test_a_state_without_moments_grows_without_them(tmp_path: Path) -> None:
     assert not grow(write(tmp_path / "s", moments=False), tmp_path / "g", 6, "stack", "copy").moments
 
 
@@ -227,7 +227,7 @@ def test_a_depth_beyond_all_models_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [*OPERATORS, "a list"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_grows_by_every_operator(tmp_path: Path, variant: str, how: str) -> None:
-    """The grown state is the model whose layers, put together in memory, are the shallow one's, silent or not."""
+    """The grown state equals the model assembled in memory from the shallow one's layers, silent or not."""
     config = ModelConfig(**{**SMALL, "variant": variant})
     source = State(write_state(tmp_path / "s", config, random_weights(config)))
     sources = listed_sources(LISTED) if how == "a list" else layer_sources(how, 2, 4)

@@ -47,15 +47,15 @@ def outputs_of(model: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("how", PRESERVING)
 @pytest.mark.parametrize("variant", ["pre_ln", "macaron", "modern"])
-def test_with_pre_ln_silent_layers_change_no_bit_of_the_output(how: str, variant: str) -> None:
+def test_silent_pre_ln_layers_change_no_bit_of_the_output(how: str, variant: str) -> None:
     shallow, deep = models(variant, PRESERVING[how])
 
     assert torch.equal(outputs_of(shallow), outputs_of(deep))
 
 
 @pytest.mark.parametrize("how", PRESERVING)
-def test_with_post_ln_they_do_so_up_to_rounding_while_layer_norms_neither_scale_nor_shift(how: str) -> None:
-    """Each silent layer normalises again: nothing happens to what is normalised already."""
+def test_silent_post_ln_layers_change_only_rounding_while_layer_norms_are_untrained(how: str) -> None:
+    """Each silent layer normalises again, which has no effect on values that are already normalised."""
     shallow, deep = models("post_ln", PRESERVING[how])
     learned = outputs_of(deep) - outputs_of(shallow)
     for model in (shallow, deep):

@@ -32,13 +32,13 @@ def layers(operator: str, source: int, target: int) -> list[int]:
     return [entry.layer for entry in layer_sources(operator, source, target)]
 
 
-def test_the_operators_of_the_paper() -> None:
+def test_the_operators_match_the_paper() -> None:
     assert layers("stack", 3, 6) == [0, 1, 2, 0, 1, 2]
     assert layers("interleave", 3, 6) == [0, 0, 1, 1, 2, 2]
     assert layer_sources("identity", 2, 3) == ((0, "copy"), (1, "copy"), (0, "silent"))
 
 
-def test_the_operators_of_later_papers() -> None:
+def test_the_operators_match_later_papers() -> None:
     assert layers("middle", 6, 8) == [0, 1, 2, 3, 2, 3, 4, 5]  # the second of three blocks
     assert layers("middle", 4, 6) == [0, 1, 0, 1, 2, 3]  # the first of two
     assert layers("middle", 5, 7) == [0, 1, 0, 1, 2, 3, 4]  # the fifth layer is in no block
@@ -71,7 +71,7 @@ def test_every_source_layer_is_kept_once_in_order_and_the_rest_is_added(
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.sampled_from(["copy", "silent"])), min_size=1, max_size=20))
-def test_of_a_list_the_lowest_plain_copy_of_a_layer_is_old(items: list[tuple[int, str]]) -> None:
+def test_the_lowest_plain_copy_of_a_layer_in_a_list_counts_as_old(items: list[tuple[int, str]]) -> None:
     sources = listed_sources([f"{layer} {treatment}" for layer, treatment in items])
     added = added_layers(sources)
 
@@ -82,7 +82,7 @@ def test_of_a_list_the_lowest_plain_copy_of_a_layer_is_old(items: list[tuple[int
 
 @given(st.integers(1, 6), st.integers(1, 6))
 def test_growth_by_a_few_layers_at_a_time_is_a_list_for_each_stage(first: int, more: int) -> None:
-    """Gradual growth: the top ``more`` layers again, as often as wanted."""
+    """Gradual growth: the top ``more`` layers again, as often as requested."""
     depth, order = max(first, more), list(range(max(first, more)))
     for _ in range(3):
         step = listed_sources([*range(depth), *range(depth - more, depth)])
@@ -108,7 +108,9 @@ def test_every_source_layer_is_used_equally_often(operator: str, source: int, fa
 
 
 @given(to_any_multiple, depths, factors, factors)
-def test_growing_twice_is_growing_at_once(operator: str, source: int, first: int, second: int) -> None:
+def test_growing_twice_equals_growing_once_to_the_same_depth(
+    operator: str, source: int, first: int, second: int
+) -> None:
     middle, target = source * first, source * first * second
     upper = layers(operator, middle, target)
     lower = layers(operator, source, middle)
@@ -130,7 +132,7 @@ def test_identity_keeps_the_old_layers_and_silences_only_the_new(source: int, mo
 
 
 @given(operators, st.integers(0, 12), st.integers(0, 40))
-def test_what_cannot_be_reached_is_refused_with_what_can(operator: str, source: int, target: int) -> None:
+def test_an_unreachable_depth_is_refused_with_the_reachable_ones(operator: str, source: int, target: int) -> None:
     if reachable(operator, source, target):
         assert len(layer_sources(operator, source, target)) == target
     else:

@@ -1,4 +1,4 @@
-"""Growing without copying: the grown state has the files of the shallow one, and reads as if it had its own."""
+"""Growing without copying: the grown state shares the files of the shallow one, and reads as if it had its own."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_shared_state_grows_on_shared_or_not(tmp_path: Path, first: str, secon
     assert_same(grow(middle, tmp_path / "copied-12", 12, second, rule), copied)
 
 
-def test_the_digest_tells_growths_of_the_same_files_apart(tmp_path: Path) -> None:
+def test_the_digest_distinguishes_growths_of_the_same_files(tmp_path: Path) -> None:
     source = write(tmp_path / "s")
     digests = {
         source.digest,
@@ -85,8 +85,8 @@ def test_the_digest_tells_growths_of_the_same_files_apart(tmp_path: Path) -> Non
     assert grow(source, tmp_path / "c", 6, "stack", "keep-old", share=True).digest not in digests
 
 
-def test_damage_after_sharing_is_found_by_whoever_reads(tmp_path: Path) -> None:
-    """The checksums come along, although growing reads nothing."""
+def test_damage_after_sharing_is_found_when_reading(tmp_path: Path) -> None:
+    """The checksums are carried over, although growing reads nothing."""
     source = write(tmp_path / "s")
     shared = grow(source, tmp_path / "g", 6, "stack", "copy", share=True)
     file = shared.path / "exp_avg.safetensors"
@@ -100,7 +100,7 @@ def test_damage_after_sharing_is_found_by_whoever_reads(tmp_path: Path) -> None:
         verify_folder(shared.path)
 
 
-def test_damage_before_sharing_is_found_by_whoever_reads(tmp_path: Path) -> None:
+def test_damage_before_sharing_is_found_when_reading(tmp_path: Path) -> None:
     file = write(tmp_path / "s").path / "weights.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -111,7 +111,7 @@ def test_damage_before_sharing_is_found_by_whoever_reads(tmp_path: Path) -> None
         shared.read("weights", shared.names[-1])
 
 
-def test_where_there_are_no_links_the_state_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_the_state_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -125,7 +125,7 @@ def test_where_there_are_no_links_the_state_is_copied(tmp_path: Path, monkeypatc
     assert_same(copied, grow(source, tmp_path / "shared", 6, "stack", "copy", share=True))
 
 
-def test_the_source_stays_as_it_was(tmp_path: Path) -> None:
+def test_the_source_is_unchanged(tmp_path: Path) -> None:
     source = write(tmp_path / "s")
     before = contents(source.path)
     shared = grow(source, tmp_path / "g", 6, "stack", "reset", share=True)
@@ -154,7 +154,7 @@ def test_a_mapping_that_is_too_short_for_the_model_is_damage(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("outer", ["stack", "interleave", "identity"])
 @pytest.mark.parametrize("inner", ["stack", "interleave", "identity"])
-def test_composing_mappings_is_growing_twice(outer: str, inner: str) -> None:
+def test_composing_mappings_equals_growing_twice(outer: str, inner: str) -> None:
     first, second = layer_sources(inner, 2, 4), layer_sources(outer, 4, 8)
     names = tuple(shapes(2))
 

@@ -1,4 +1,4 @@
-"""The lock of a killed build is told from that of a running one."""
+"""The lock of a killed build is distinguished from that of a running one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stacking.train.builds import wait_for_builds
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setattr(extension_locks, "_BUILDERS", ())  # tests beside this one may compile
+    monkeypatch.setattr(extension_locks, "_BUILDERS", ())  # other tests may compile at the same time
     made = tmp_path / "fused_adam" / "lock"
     made.parent.mkdir()
     made.touch()
@@ -29,7 +29,7 @@ def age(lock: Path, seconds: float) -> None:
         os.utime(path, (time.time() - seconds,) * 2)
 
 
-def test_a_lock_beside_files_that_no_longer_change_is_stale(lock: Path) -> None:
+def test_a_lock_next_to_files_that_no_longer_change_is_stale(lock: Path) -> None:
     assert (build_locks(), stale_locks()) == ([lock], [])
     age(lock, 300)
     assert stale_locks() == [lock]
@@ -43,7 +43,7 @@ def test_a_lock_is_not_stale_while_a_compiler_runs(lock: Path, monkeypatch: pyte
     assert stale_locks() == []
 
 
-def test_without_a_folder_of_its_own_torch_keeps_one_per_python(
+def test_torchs_default_build_folder_depends_on_the_python_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)

@@ -1,4 +1,4 @@
-"""GPUs as nvidia-smi lists them, and those that CUDA_VISIBLE_DEVICES leaves. The program is made up."""
+"""GPUs as nvidia-smi lists them, and those that CUDA_VISIBLE_DEVICES leaves. The program is a fake."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("-1", 0, "cpu", None),
     ],
 )
-def test_visible_gpus_are_those_that_are_named(
+def test_visible_gpus_are_the_named_ones(
     nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, first: str, gibibytes: float
 ) -> None:
     if visible is not None:
@@ -64,7 +64,9 @@ def test_visible_gpus_are_those_that_are_named(
     assert gibibytes is None or found.memory == gibibytes * 2**30
 
 
-def test_a_driver_that_hangs_is_no_machine_without_gpus(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_driver_is_not_taken_for_a_machine_without_gpus(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nvidia_smi.write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(program, "_PATIENCE", 0.2)
     with pytest.raises(StackingError, match="did not answer"):
@@ -86,7 +88,7 @@ def test_an_old_driver_that_cannot_say_the_compute_capability_still_lists_its_gp
 
 
 @pytest.mark.parametrize("unknown", ["[N/A]", "[Unknown Error]", "[Insufficient Permissions]", "[Not Supported]"])
-def test_what_nvidia_smi_may_not_say_is_unknown(nvidia_smi: Path, unknown: str) -> None:
+def test_what_nvidia_smi_may_not_report_is_unknown(nvidia_smi: Path, unknown: str) -> None:
     answers(nvidia_smi, f"0, GPU-aaaa, Quadro X, {unknown}, {unknown}")
     found = find_machine()
     assert (found.accelerators, found.memory, found.device.precision) == (1, 0, "fp32")

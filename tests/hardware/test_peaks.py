@@ -1,4 +1,4 @@
-"""Peaks of cards."""
+"""Peak performance of cards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stacking.hardware.presets import DEVICE_CLASSES, printed_peak
         ("NVIDIA A100-SXM4-40GB MIG 2g.10gb", "bf16", 78.0),
     ],
 )
-def test_a_card_has_the_peak_of_its_form_and_of_the_precision(printed: str, precision: str, tflops: float) -> None:
+def test_a_cards_peak_depends_on_its_form_factor_and_the_precision(printed: str, precision: str, tflops: float) -> None:
     peak = printed_peak(printed, precision)
     assert peak is not None
     assert peak[0] == tflops

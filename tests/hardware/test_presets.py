@@ -9,7 +9,7 @@ from stacking.hardware.presets import DEVICE_CLASSES, SHAPES, cpu_class, device_
 
 
 @pytest.mark.parametrize("name", DEVICE_CLASSES)
-def test_a_class_is_fit_for_its_own_precision(name: str) -> None:
+def test_a_class_supports_its_own_precision(name: str) -> None:
     row = DEVICE_CLASSES[name]
     assert row.name == name
     assert row.precision not in row.unfit
@@ -26,7 +26,7 @@ def test_a_class_is_fit_for_its_own_precision(name: str) -> None:
         ("NVIDIA H200", "h200"),
     ],
 )
-def test_a_gpu_is_recognised_by_the_name_that_nvidia_smi_prints(printed: str, name: str) -> None:
+def test_a_gpu_is_recognised_by_its_nvidia_smi_name(printed: str, name: str) -> None:
     assert device_class(printed, 1 << 34, 7.0) is DEVICE_CLASSES[name]
 
 
@@ -36,7 +36,7 @@ def test_an_unknown_gpu_is_judged_by_its_compute_capability(capability: float, p
 
 
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_a_cpu_is_used_in_bf16_only_where_it_computes_it(native: bool, precision: str) -> None:
+def test_a_cpu_uses_bf16_only_where_the_hardware_computes_it(native: bool, precision: str) -> None:
     row = cpu_class(native)
     assert row.precision == precision
     assert ("bf16" in row.emulated) is not native

@@ -1,4 +1,4 @@
-"""What tests of every exported variant do: export random weights, load them without this project, import them again."""
+"""Shared by the tests of every exported variant: export random weights, load them without this project, import them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_without_this_project(code: str, folder: Path, scratch: Path) -> None:
 
 
 def assert_imports_to_the_bit(config: ModelConfig, folder: Path, tmp_path: Path) -> None:
-    """Importing the export gives the state in ``state``."""
+    """Importing the export restores the state in ``state``."""
     report = import_hugging_face(folder, tmp_path / "back")
     assert (report.config, report.initialised, report.ignored) == (config, [], [])
     before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("state", "back"))
@@ -40,7 +40,7 @@ def assert_imports_to_the_bit(config: ModelConfig, folder: Path, tmp_path: Path)
 
 
 def assert_saved_again_imports(config: ModelConfig, folder: Path, tmp_path: Path) -> None:
-    """What transformers saves of the export is imported, but for the head that its class has no place for."""
+    """An export saved again by transformers is imported, except for the head that its class has no place for."""
     from transformers import AutoModelForMaskedLM
 
     AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "again")

@@ -1,6 +1,6 @@
 """A stand-in for the Hugging Face Hub: the part of its HTTP interface that uploading a folder calls, on this machine.
 
-It is written from what `huggingface_hub` sends and reads, for tests cannot reach the Hub. It takes large files by the
+It is written from what `huggingface_hub` sends and reads, since tests cannot reach the Hub. It takes large files by the
 LFS protocol, as servers without Xet do.
 """
 
@@ -22,7 +22,7 @@ OWNER, TOKEN = "me", "hf_stand_in"
 
 
 class Hub(ThreadingHTTPServer):
-    """Models, branches and files that it received, and how it is to answer."""
+    """Models, branches and files that it received, and how it should answer."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """Runs the stand-in for as long as the block."""
+    """Runs the stand-in for the duration of the block."""
     with Hub() as hub:
         thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -136,7 +136,7 @@ def running() -> Iterator[Hub]:
 
 
 def use(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets this process and those that it starts talk to ``hub``; settings and token of this machine stay out."""
+    """Lets this process and those that it starts talk to ``hub``, ignoring the settings and token of this machine."""
     from huggingface_hub import constants
 
     values = {"ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": True, "HF_HUB_OFFLINE": False}

@@ -36,7 +36,7 @@ def ours(prefix: str = "") -> Groups:
 
 
 def theirs(prefix: str = "") -> Groups:
-    """BertForPreTraining's parameters, matrices and vectors in groups of their own, as trainers make them."""
+    """BertForPreTraining's parameters, with matrices and vectors in separate groups, as trainers make them."""
     groups: Groups = [{}, {}]
     for name, shape in parameter_shapes(MODEL).items():
         names = BertFolder().names(MODEL)[name]
@@ -82,13 +82,13 @@ def test_a_checkpoint_with_our_names_becomes_a_state(tmp_path: Path, config: Pat
 
 
 @pytest.mark.parametrize("groups", [ours(), theirs()], ids=["ours", "Hugging Face's"])
-def test_a_recipe_describes_it_at_the_depth_and_vocabulary_of_the_checkpoint(tmp_path: Path, groups: Groups) -> None:
+def test_a_recipe_describes_it_with_the_depth_and_vocabulary_of_the_checkpoint(tmp_path: Path, groups: Groups) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     state = consolidated(tmp_path, groups, tmp_path / "recipe.yaml")
     assert state.model == MODEL
 
 
-def test_the_way_leads_to_the_end(tmp_path: Path, config: Path) -> None:
+def test_the_whole_path_to_an_export_works(tmp_path: Path, config: Path) -> None:
     state = consolidated(tmp_path, theirs(), config.parent)
     grow(state, tmp_path / "deep", 4)
     exported = export(tmp_path / "deep", tmp_path / "exported")
@@ -119,14 +119,14 @@ def test_a_description_that_does_not_fit_is_refused(
     assert not (tmp_path / "state").exists()
 
 
-def test_a_decoder_of_its_own_is_refused(tmp_path: Path, config: Path) -> None:
+def test_an_untied_decoder_is_refused(tmp_path: Path, config: Path) -> None:
     groups = theirs()
     groups[0]["cls.predictions.decoder.weight"] = (7, 4)
     with pytest.raises(UserError, match="has a decoder of its own; only models with tied embeddings"):
         consolidated(tmp_path, groups, config)
 
 
-def test_a_checkpoint_that_records_its_model_needs_no_other(tmp_path: Path, config: Path) -> None:
+def test_a_checkpoint_that_records_its_model_needs_no_description(tmp_path: Path, config: Path) -> None:
     describe = partial(described, config)
     checkpoint = recorded(tmp_path / "c", MODEL)
     assert consolidate(checkpoint, tmp_path / "state", describe=describe).model == MODEL
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_records_its_model_needs_no_other(tmp_path: Path, conf
 
 
 def recorded(folder: Path, model: ModelConfig) -> Path:
-    """A checkpoint as this project writes it: sealed, with the model that it holds."""
+    """A checkpoint as this project writes it: sealed, with a record of its model."""
     with new_folder(folder) as unfinished:
         for path in write_checkpoint(folder.with_suffix(".plain"), ours()).iterdir():
             path.rename(unfinished / path.name)
@@ -145,7 +145,7 @@ def recorded(folder: Path, model: ModelConfig) -> Path:
 
 
 @pytest.mark.parametrize("above", ["run", "run/1-L2", "run/1-L2/checkpoints"])
-def test_a_folder_above_the_checkpoints_says_where_they_are(tmp_path: Path, above: str) -> None:
+def test_a_parent_folder_of_checkpoints_says_where_they_are(tmp_path: Path, above: str) -> None:
     for stage, step in (("0-L1", 30), ("1-L2", 8), ("1-L2", 10)):
         write_checkpoint(tmp_path / "run" / stage / "checkpoints" / f"global_step{step}", ours())
     with pytest.raises(
@@ -154,7 +154,7 @@ def test_a_folder_above_the_checkpoints_says_where_they_are(tmp_path: Path, abov
         consolidate(tmp_path / above, tmp_path / "state")
 
 
-def test_a_state_says_that_it_is_one(tmp_path: Path) -> None:
+def test_a_state_is_recognised_and_named_as_one(tmp_path: Path) -> None:
     consolidate(write_checkpoint(tmp_path / "c", ours()), tmp_path / "0-L1" / "state")
     for folder in (tmp_path / "0-L1", tmp_path / "0-L1" / "state"):
         with pytest.raises(UserError, match=r"0-L1/state needs no consolidating if it is a state"):
@@ -168,7 +168,7 @@ def test_a_state_is_not_written_into_its_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", "a/b", "x" * 1_000, ""])
-def test_latest_names_a_folder_beside_it(tmp_path: Path, name: str) -> None:
+def test_latest_names_a_folder_next_to_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "latest").write_text(name)
     with pytest.raises(UserError, match=r"latest: names "):

@@ -1,4 +1,4 @@
-"""An export is what transformers expects, to the last digit; anything else is refused in one line."""
+"""An export is exactly what transformers expects, to the last digit; anything else is refused in one line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def data(tmp_path: Path) -> Path:
     ids=str,
 )
 @pytest.mark.parametrize("length", [1, 13, 16])
-def test_logits_are_those_of_bert_for_pre_training(tmp_path: Path, change: dict, length: int) -> None:
+def test_logits_match_bert_for_pre_training(tmp_path: Path, change: dict, length: int) -> None:
     transformers = pytest.importorskip("transformers")
     config = ModelConfig(**{**SMALL, **change})
     write_state(tmp_path / "state", config, random_weights(config))
@@ -81,7 +81,7 @@ def test_logits_are_those_of_bert_for_pre_training(tmp_path: Path, change: dict,
     torch.testing.assert_close(nsp_logits, expected.seq_relationship_logits, rtol=0, atol=1e-5)
 
 
-def test_transformers_finds_every_weight_and_no_other(state: Path, tmp_path: Path) -> None:
+def test_transformers_finds_exactly_the_expected_weights(state: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     _, info = transformers.BertForPreTraining.from_pretrained(export(state, tmp_path / "out"), output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -97,14 +97,14 @@ def test_fill_mask_works_with_the_exported_tokenizer(state: Path, data: Path, tm
     assert tokenizer("the cat")["input_ids"] == [2, WORDS.index("the"), WORDS.index("cat"), 3]
 
 
-def test_export_is_sealed_and_leaves_the_state_alone(state: Path, tmp_path: Path) -> None:
+def test_export_is_sealed_and_leaves_the_state_unchanged(state: Path, tmp_path: Path) -> None:
     before = verify_folder(state)
     files = verify_folder(export(state, tmp_path / "out"))["files"]
     assert set(files) == {"config.json", "model.safetensors", "README.md"}
     assert verify_folder(state) == before
 
 
-def test_weights_are_cut_not_changed(state: Path, tmp_path: Path) -> None:
+def test_weights_are_split_not_changed(state: Path, tmp_path: Path) -> None:
     exported = load_file(export(state, tmp_path / "out") / "model.safetensors")
     weights = load_file(state / "weights.safetensors")
     pieces = [f"bert.encoder.layer.1.attention.self.{name}.weight" for name in ("query", "key", "value")]
@@ -112,7 +112,7 @@ def test_weights_are_cut_not_changed(state: Path, tmp_path: Path) -> None:
     assert sum(tensor.numel() for tensor in exported.values()) == sum(tensor.numel() for tensor in weights.values())
 
 
-def test_model_card_says_what_is_known(tmp_path: Path) -> None:
+def test_the_model_card_says_what_is_known(tmp_path: Path) -> None:
     config = ModelConfig(**SMALL)
     provenance = {"operation": "grow", "operator": "stack", "parent": "c0ffee"}
     write_state(tmp_path / "state", config, random_weights(config), **provenance)
@@ -184,7 +184,7 @@ def test_a_state_without_a_model_is_refused(tmp_path: Path) -> None:
         export(tmp_path / "state", tmp_path / "out")
 
 
-def test_an_altered_weight_is_noticed(state: Path, tmp_path: Path) -> None:
+def test_an_altered_weight_is_detected(state: Path, tmp_path: Path) -> None:
     path = state / "weights.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

@@ -57,7 +57,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_import_of_an_export_is_the_state_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+def test_importing_an_export_restores_the_state_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     report = import_hugging_face(folder, tmp_path / "state")
     manifest = verify_folder(tmp_path / "state")
     assert same(load_file(tmp_path / "state" / "weights.safetensors"), random_weights(CONFIG))
@@ -69,7 +69,7 @@ def test_import_of_an_export_is_the_state_bit_for_bit(folder: Path, tmp_path: Pa
     assert manifest["provenance"]["source"] == "hugging-face"
 
 
-def test_export_of_an_import_is_the_folder_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+def test_exporting_an_import_restores_the_folder_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     import_hugging_face(folder, tmp_path / "state")
     again = export(tmp_path / "state", tmp_path / "again")
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
@@ -95,7 +95,7 @@ def test_export_of_an_import_is_the_folder_bit_for_bit(folder: Path, tmp_path: P
         }
     ),
 )
-def test_every_post_ln_config_survives_the_way_through_hugging_face(heads: int, config: dict) -> None:
+def test_every_post_ln_config_round_trips_through_hugging_face(heads: int, config: dict) -> None:
     ours = ModelConfig(hidden=8 * heads, heads=heads, **config)
     theirs = json.loads(json.dumps(BertFolder().config(ours)))
     assert BertFolder().model(theirs, Path("config.json")) == ours
@@ -121,7 +121,7 @@ def test_models_saved_by_transformers_keep_their_logits(name: str, tmp_path: Pat
     )
 
 
-def test_missing_heads_are_drawn_as_for_a_new_model_and_named(folder: Path, tmp_path: Path) -> None:
+def test_missing_heads_are_initialised_as_for_a_new_model_and_named(folder: Path, tmp_path: Path) -> None:
     whole = tensors(folder)
     rewrite(folder, {name: t for name, t in whole.items() if not name.startswith(("cls.", "bert.pooler."))})
     torch.manual_seed(99)
@@ -138,7 +138,7 @@ def test_missing_heads_are_drawn_as_for_a_new_model_and_named(folder: Path, tmp_
     assert verify_folder(tmp_path / "first")["provenance"]["initialised"] == report.initialised
 
 
-def test_bert_model_without_prefix(folder: Path, tmp_path: Path) -> None:
+def test_a_bert_model_without_prefix_is_imported(folder: Path, tmp_path: Path) -> None:
     whole = tensors(folder)
     rewrite(folder, {name.removeprefix("bert."): t for name, t in whole.items() if name.startswith("bert.")})
     weights = imported(folder, tmp_path)
@@ -149,7 +149,7 @@ def test_bert_model_without_prefix(folder: Path, tmp_path: Path) -> None:
     )
 
 
-def test_old_names_of_norms_and_old_buffers(folder: Path, tmp_path: Path) -> None:
+def test_old_norm_names_are_read_and_old_buffers_ignored(folder: Path, tmp_path: Path) -> None:
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
         for name, tensor in tensors(folder).items()
@@ -160,7 +160,7 @@ def test_old_names_of_norms_and_old_buffers(folder: Path, tmp_path: Path) -> Non
     assert report.ignored == ["bert.embeddings.position_ids"]
 
 
-def test_decoder_stored_once_more(folder: Path, tmp_path: Path) -> None:
+def test_a_redundant_copy_of_the_decoder_is_accepted(folder: Path, tmp_path: Path) -> None:
     weights = tensors(folder)
     bias = weights.pop("cls.predictions.bias")
     copies = {
@@ -173,20 +173,20 @@ def test_decoder_stored_once_more(folder: Path, tmp_path: Path) -> None:
     assert report.ignored == []
 
 
-def test_pickled_weights(folder: Path, tmp_path: Path) -> None:
+def test_pickled_weights_are_read(folder: Path, tmp_path: Path) -> None:
     torch.save(tensors(folder), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     assert same(imported(folder, tmp_path), random_weights(CONFIG))
 
 
-def test_pickled_weights_from_before_torch_1_6(folder: Path, tmp_path: Path) -> None:
+def test_pickled_weights_from_before_torch_1_6_are_read(folder: Path, tmp_path: Path) -> None:
     torch.save(tensors(folder), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     (folder / "model.safetensors").unlink()
     assert same(imported(folder, tmp_path), random_weights(CONFIG))
 
 
 @pytest.mark.parametrize("base", ["model.safetensors", "pytorch_model.bin"])
-def test_shards(folder: Path, tmp_path: Path, base: str) -> None:
+def test_shards_are_read(folder: Path, tmp_path: Path, base: str) -> None:
     weights = tensors(folder)
     stem, suffix = base.split(".")
     shards: dict[str, dict[str, Tensor]] = {f"{stem}-0000{i}-of-00003.{suffix}": {} for i in (1, 2, 3)}
@@ -208,7 +208,7 @@ def test_half_precision_weights_are_widened_exactly(folder: Path, tmp_path: Path
     assert same(weights, {name: tensor.to(dtype).float() for name, tensor in random_weights(CONFIG).items()})
 
 
-def test_absent_optional_config_keys_mean_berts_defaults(folder: Path, tmp_path: Path) -> None:
+def test_absent_optional_config_keys_default_to_berts_values(folder: Path, tmp_path: Path) -> None:
     optional = ("hidden_act", "layer_norm_eps", "hidden_dropout_prob", "initializer_range", "pad_token_id")
     change_config(folder, **dict.fromkeys(optional, "drop"))
     assert import_hugging_face(folder, tmp_path / "state").config == CONFIG
@@ -259,13 +259,13 @@ def test_fewer_layers_in_the_config_than_in_the_weights_are_reported(folder: Pat
     assert all(name.startswith("bert.encoder.layer.1.") for name in report.ignored)
 
 
-def test_untied_decoder_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_untied_decoder_is_refused(folder: Path, tmp_path: Path) -> None:
     rewrite(folder, tensors(folder) | {"cls.predictions.decoder.weight": torch.zeros(101, 32)})
     with pytest.raises(UserError, match=r"cls.predictions.decoder.weight: differs from .* tied embeddings"):
         import_hugging_face(folder, tmp_path / "state")
 
 
-def test_missing_encoder_tensor_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_encoder_tensor_is_named(folder: Path, tmp_path: Path) -> None:
     weights = tensors(folder)
     del weights["bert.encoder.layer.1.output.dense.bias"]
     rewrite(folder, weights)
@@ -300,7 +300,7 @@ def test_a_listed_shard_that_is_missing_is_named(folder: Path, tmp_path: Path) -
         import_hugging_face(folder, tmp_path / "state")
 
 
-def test_a_cut_safetensors_file_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_truncated_safetensors_file_is_named(folder: Path, tmp_path: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DamagedFile, match=r"model\.safetensors: is not a safetensors file"):
@@ -308,7 +308,7 @@ def test_a_cut_safetensors_file_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "/etc/passwd", "", ".."])
-def test_an_index_that_leads_elsewhere_is_named(folder: Path, tmp_path: Path, shard: str) -> None:
+def test_an_index_that_points_outside_the_folder_is_named(folder: Path, tmp_path: Path, shard: str) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
     with pytest.raises(DamagedFile, match="which is not a file next to it"):
@@ -323,7 +323,9 @@ def test_an_index_without_a_weight_map_is_named(folder: Path, tmp_path: Path, co
         import_hugging_face(folder, tmp_path / "state")
 
 
-def test_a_vocabulary_beyond_all_memory_is_refused_before_any_head_is_drawn(folder: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_larger_than_memory_is_refused_before_any_head_is_initialised(
+    folder: Path, tmp_path: Path
+) -> None:
     rewrite(folder, {name: t for name, t in tensors(folder).items() if not name.startswith("cls.")})
     change_config(folder, vocab_size=10**12)
     with pytest.raises(UserError, match=r"word_embeddings\.weight: has shape \[101, 32\] where config\.json asks for"):
@@ -331,7 +333,7 @@ def test_a_vocabulary_beyond_all_memory_is_refused_before_any_head_is_drawn(fold
 
 
 @pytest.mark.parametrize(("content", "message"), [("[]", "is not a JSON object"), ("{", "is not JSON")])
-def test_a_config_that_is_no_object_is_named(folder: Path, tmp_path: Path, content: str, message: str) -> None:
+def test_a_config_that_is_not_an_object_is_named(folder: Path, tmp_path: Path, content: str, message: str) -> None:
     (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match=rf"config\.json: {message}"):
         import_hugging_face(folder, tmp_path / "state")

@@ -1,4 +1,4 @@
-"""Folders as different years, tools and mishaps left them: read exactly, or named as what they are."""
+"""Folders as left by different years, tools and mishaps: read exactly, or named as what they are."""
 
 from __future__ import annotations
 
@@ -97,14 +97,14 @@ SAVED: dict[str, Callable[[Tensors], Any]] = {
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
 @pytest.mark.parametrize("kind", SAVED)
-def test_what_training_scripts_save_is_read(
+def test_checkpoints_of_training_scripts_are_read(
     folder: Path, weights: Tensors, tmp_path: Path, kind: str, legacy: bool
 ) -> None:
     torch.save(SAVED[kind](weights), folder / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
     assert_exact(folder, tmp_path)
 
 
-def test_the_first_years_have_no_model_type(folder: Path, weights: Tensors, tmp_path: Path) -> None:
+def test_configs_of_the_first_years_have_no_model_type(folder: Path, weights: Tensors, tmp_path: Path) -> None:
     keys = ("model_type", "architectures", "layer_norm_eps", "pad_token_id", "tie_word_embeddings")
     change_config(folder, **dict.fromkeys(keys, "drop"))
     torch.save(weights, folder / "pytorch_model.bin")
@@ -160,7 +160,7 @@ def test_keys_that_change_nothing_are_accepted(folder: Path, weights: Tensors, t
     assert_exact(folder, tmp_path)
 
 
-def test_a_class_by_another_name_is_noted(folder: Path, weights: Tensors, tmp_path: Path) -> None:
+def test_an_unknown_class_name_is_noted(folder: Path, weights: Tensors, tmp_path: Path) -> None:
     change_config(folder, architectures=["MyBertForPreTraining"])
     save_file(weights, folder / "model.safetensors")
     assert "config.json: architectures names MyBertForPreTraining; read as a BERT" in assert_exact(folder, tmp_path)
@@ -174,7 +174,7 @@ def test_unknown_keys_are_named(folder: Path, weights: Tensors, tmp_path: Path) 
     assert any("auto_map names the model's own code, which is not run" in note for note in notes)
 
 
-def test_googles_folder_with_pytorch_weights(folder: Path, weights: Tensors, tmp_path: Path) -> None:
+def test_googles_folder_with_pytorch_weights_is_read(folder: Path, weights: Tensors, tmp_path: Path) -> None:
     (folder / "config.json").rename(folder / "bert_config.json")
     torch.save(weights, folder / "pytorch_model.bin")
     (folder / "bert_model.ckpt.index").write_bytes(b"")
@@ -182,7 +182,9 @@ def test_googles_folder_with_pytorch_weights(folder: Path, weights: Tensors, tmp
 
 
 @pytest.mark.parametrize("name", ["bert.pt", "checkpoint.pth", "weights.bin", "last.ckpt", "bert.safetensors"])
-def test_weights_by_another_name_are_read_and_named(folder: Path, weights: Tensors, tmp_path: Path, name: str) -> None:
+def test_weights_under_another_file_name_are_read_and_named(
+    folder: Path, weights: Tensors, tmp_path: Path, name: str
+) -> None:
     (save_file if name.endswith("safetensors") else torch.save)(weights, folder / name)
     torch.save({"lr": 1}, folder / "optimizer.pt")
     torch.save({"lr": 1}, folder / "training_args.bin")
@@ -237,7 +239,7 @@ UNREADABLE: dict[str, tuple[dict[str, bytes], str]] = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_what_cannot_be_read_is_named(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_unreadable_formats_are_named(folder: Path, tmp_path: Path, kind: str) -> None:
     files, message = UNREADABLE[kind]
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -246,7 +248,7 @@ def test_what_cannot_be_read_is_named(folder: Path, tmp_path: Path, kind: str) -
         import_hugging_face(folder, tmp_path / "state")
 
 
-def test_a_folder_that_holds_the_model_below_says_where(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_whose_subfolder_holds_the_model_says_where(folder: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--x" / "snapshots" / "0a1b"
     snapshot.parent.mkdir(parents=True)
     folder.rename(snapshot)
@@ -295,7 +297,9 @@ MODELS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_another_model_than_one_bert_is_refused(folder: Path, weights: Tensors, tmp_path: Path, kind: str) -> None:
+def test_anything_other_than_a_single_bert_is_refused(
+    folder: Path, weights: Tensors, tmp_path: Path, kind: str
+) -> None:
     change, message = MODELS[kind]
     torch.save(change(weights), folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""A ``macaron`` export brings its own class: the same logits in a process without this project, and back to the bit."""
+"""A ``macaron`` export contains its own class: the same logits in a process without this project; exact import."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ np.save(arrays + "/out.npy", logits.numpy())
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_logits_match_ours_in_a_process_that_has_only_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
     pytest.importorskip("transformers")
     config, folder = exported(tmp_path, "macaron", change)
     torch.manual_seed(2)
@@ -49,7 +49,7 @@ def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path,
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_import_is_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_importing_restores_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
     config, folder = exported(tmp_path, "macaron", change)
     assert_imports_to_the_bit(config, folder, tmp_path)
     assert "trust_remote_code=True" in (tmp_path / "out" / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""A ``pre_ln`` model is transformers' MegatronBert: the same logits without code of ours, and back again to the bit."""
+"""A ``pre_ln`` model is transformers' MegatronBert: the same logits without any of our code, and an exact import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANGES = [ORIGINAL, {}, {"activation": "gelu_tanh", "layers": 1, "heads": 1, "p
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_logits_are_those_of_megatron_bert(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_logits_match_megatron_bert(tmp_path: Path, change: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
     config, folder = exported(tmp_path, "pre_ln", change)
     theirs, info = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
@@ -37,17 +37,17 @@ def test_logits_are_those_of_megatron_bert(tmp_path: Path, change: dict[str, Any
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_import_is_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_importing_restores_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
     config, folder = exported(tmp_path, "pre_ln", change)
     assert_imports_to_the_bit(config, folder, tmp_path)
 
 
-def test_what_transformers_saves_again_is_imported_too(tmp_path: Path) -> None:
+def test_an_export_saved_again_by_transformers_is_imported(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     assert_saved_again_imports(*exported(tmp_path, "pre_ln", ORIGINAL), tmp_path)
 
 
-def test_the_next_sentence_head_stands_in_a_file_of_its_own_and_the_card_says_why(tmp_path: Path) -> None:
+def test_the_next_sentence_head_is_in_a_separate_file_and_the_card_says_why(tmp_path: Path) -> None:
     _, folder = exported(tmp_path, "pre_ln", ORIGINAL)
     assert set(load_file(folder / "nsp_head.safetensors")) == {"nsp_head.weight", "nsp_head.bias"}
     assert not [name for name in load_file(folder / "model.safetensors") if "nsp" in name]
@@ -76,7 +76,9 @@ def test_a_model_that_was_trained_further_elsewhere_is_refused(tmp_path: Path, n
         ({"stacking_model": [1]}, "stacking_model: Input should be a valid dictionary"),
     ],
 )
-def test_another_description_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_config_that_does_not_describe_an_export_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     _, folder = exported(tmp_path, "pre_ln", ORIGINAL)
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | change))

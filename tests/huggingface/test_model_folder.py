@@ -1,4 +1,4 @@
-"""`glue`, `attention` and a recipe's `start` take the same folder for the same thing."""
+"""`glue`, `attention` and a recipe's `start` recognise a folder in the same way."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.states import SMALL, random_weights, write_state
     ],
     ids=str,
 )
-def test_names_of_files_tell_the_kind(tmp_path: Path, files: list[str], expected: str | None) -> None:
+def test_file_names_determine_the_kind(tmp_path: Path, files: list[str], expected: str | None) -> None:
     for name in files:
         (tmp_path / name).touch()
     assert kind_of(tmp_path) == expected
 
 
-def test_what_this_project_writes_is_recognised(tmp_path: Path) -> None:
+def test_folders_written_by_this_project_are_recognised(tmp_path: Path) -> None:
     config = ModelConfig(**SMALL)
     state = write_state(tmp_path / "state", config, random_weights(config))
     assert kind_of(state) == "state"
@@ -47,6 +47,6 @@ def test_what_this_project_writes_is_recognised(tmp_path: Path) -> None:
         kind_of(state)
 
 
-def test_what_is_no_folder_is_no_model(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert kind_of(tmp_path / "file") is None and kind_of(tmp_path / "nothing") is None

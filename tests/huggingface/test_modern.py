@@ -1,4 +1,4 @@
-"""A ``modern`` model is transformers' ModernBERT: the same logits in a process without this project, and back again."""
+"""A ``modern`` model is transformers' ModernBERT: the same logits in a process without this project; exact import."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ np.save(arrays + "/out.npy", logits)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_logits_match_ours_in_a_process_that_has_only_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
     pytest.importorskip("transformers.models.modernbert")
     config, folder = exported(tmp_path, "modern", change)
     torch.manual_seed(2)
@@ -56,17 +56,17 @@ def test_logits_are_ours_in_a_process_that_has_only_transformers(tmp_path: Path,
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_import_is_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_importing_restores_the_state_bit_for_bit(tmp_path: Path, change: dict[str, Any]) -> None:
     config, folder = exported(tmp_path, "modern", change)
     assert_imports_to_the_bit(config, folder, tmp_path)
 
 
-def test_what_transformers_saves_again_is_imported_too(tmp_path: Path) -> None:
+def test_an_export_saved_again_by_transformers_is_imported(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     assert_saved_again_imports(*exported(tmp_path, "modern", CHANGES[0]), tmp_path)
 
 
-def test_the_norm_of_the_embeddings_is_the_lowest_layers_and_the_card_tells_of_the_head(tmp_path: Path) -> None:
+def test_the_lowest_layers_norm_becomes_that_of_the_embeddings_and_the_card_mentions_the_head(tmp_path: Path) -> None:
     _, folder = exported(tmp_path, "modern", CHANGES[0])
     names = set(load_file(folder / "model.safetensors"))
     assert "model.layers.0.attn_norm.weight" not in names
@@ -83,7 +83,7 @@ def test_the_norm_of_the_embeddings_is_the_lowest_layers_and_the_card_tells_of_t
         ({"mlp_bias": True}, "mlp_bias: is True, but stacking_model says False"),
     ],
 )
-def test_a_modernbert_of_another_kind_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_an_unsupported_modernbert_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     _, folder = exported(tmp_path, "modern", CHANGES[0])
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | change))

@@ -23,7 +23,7 @@ SENTENCES = ["the cat sat on a mat", "a dog ran", "the mat"]
 
 @pytest.fixture(params=[name for name, variant in VARIANTS.items() if variant.hugging_face])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """An export of each variant with a tokenizer; its state is in ``state`` beside it."""
+    """An export of each variant with a tokenizer; its state is in ``state`` next to it."""
     from tokenizers import BertWordPieceTokenizer
 
     special = dict(zip(("pad", "unk", "cls", "sep", "mask"), range(5), strict=True))
@@ -38,7 +38,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return export(tmp_path / "state", tmp_path / "out", tmp_path / "data")
 
 
-def test_the_fill_mask_pipeline_gives_our_first_answer(folder: Path) -> None:
+def test_the_fill_mask_pipeline_returns_our_top_answer(folder: Path) -> None:
     fill: Any = transformers.pipeline("fill-mask", model=str(folder), trust_remote_code=True)
     (answer,) = fill("the cat [MASK] on a mat", top_k=1)
     ids = torch.tensor([[2, *(WORDS.index(w) for w in ("the", "cat", "[MASK]", "on", "a", "mat")), 3]])
@@ -64,7 +64,7 @@ def test_mean_pooled_sentence_embeddings_do_not_depend_on_padding(folder: Path) 
     assert (together[0] - together[1]).abs().max() > 1e-2
 
 
-def test_the_tokenizer_returns_what_the_class_takes(folder: Path) -> None:
+def test_the_tokenizer_returns_what_the_model_class_accepts(folder: Path) -> None:
     returned = set(transformers.AutoTokenizer.from_pretrained(folder)("the cat"))
     encoder = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
     assert returned <= set(inspect.signature(encoder.forward).parameters)

@@ -1,4 +1,4 @@
-"""`stacking export --push-to-hub`, against a stand-in for the Hub: tests/huggingface/hub.py says what it is."""
+"""`stacking export --push-to-hub`, against a stand-in for the Hub, which tests/huggingface/hub.py describes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def push(state: Path, *options: str) -> str:
-    """Exports beside ``state`` and uploads, in this process; returns what the command prints."""
+    """Exports next to ``state`` and uploads, in this process; returns what the command prints."""
     arguments = [str(state), "--out", str(state.parent / "out"), *options]
     return CliRunner().invoke(export, arguments, standalone_mode=False, catch_exceptions=False).output
 
@@ -44,7 +44,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_arrives_is_the_export_and_loads(state: Path, hub: Hub, tmp_path: Path) -> None:
+def test_the_upload_equals_the_export_and_can_be_loaded(state: Path, hub: Hub, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "stacking", "export", state, "--out", out, "--push-to-hub", "me/my-bert"]
@@ -58,7 +58,7 @@ def test_what_arrives_is_the_export_and_loads(state: Path, hub: Hub, tmp_path: P
     assert all(map(torch.equal, here.state_dict().values(), there.state_dict().values()))
 
 
-def test_a_branch_is_made_and_main_stays(state: Path, hub: Hub, tmp_path: Path) -> None:
+def test_a_branch_is_created_and_main_is_unchanged(state: Path, hub: Hub, tmp_path: Path) -> None:
     push(state, "--push-to-hub", "my-bert", "--revision", "step-7", "--private")
     assert hub.private == {"me/my-bert"}
     assert hub.models["me/my-bert"] == {"main": {}, "step-7": files(tmp_path / "out")}
@@ -76,7 +76,7 @@ def test_a_branch_is_made_and_main_stays(state: Path, hub: Hub, tmp_path: Path) 
         ("/lfs/", 418, r"my-bert: the upload failed \(.*"),
     ],
 )
-def test_a_refusal_is_one_line_and_the_export_stays(
+def test_a_refusal_is_reported_in_one_line_and_the_export_is_kept(
     state: Path, hub: Hub, tmp_path: Path, part: str, status: int, said: str
 ) -> None:
     hub.refuse[part] = status
@@ -98,7 +98,7 @@ def test_the_command_that_a_failure_names_uploads_the_export(state: Path, hub: H
     assert hub.models["me/my-bert"]["step-7"] == files(tmp_path / "out")
 
 
-def test_a_hub_that_does_not_answer_is_a_failure(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_a_failure(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as hub:
         use(hub, tmp_path, monkeypatch)
     with pytest.raises(StackingError, match=r"the upload failed \(Connect.*; .* is complete, `hf upload") as caught:
@@ -133,6 +133,6 @@ def test_without_a_token_or_network_nothing_is_written(state: Path, hub: Hub, mo
 
 
 @pytest.mark.parametrize("option", [("--revision", "x"), ("--private",)])
-def test_options_of_the_upload_need_it(state: Path, option: tuple[str, ...]) -> None:
+def test_upload_options_are_refused_without_an_upload(state: Path, option: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match=f"{option[0]}: has no effect here; add --push-to-hub"):
         push(state, *option)

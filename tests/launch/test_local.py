@@ -1,4 +1,4 @@
-"""Local ranks: a rendezvous for each, one log each, and an end for all when one ends."""
+"""Local ranks: each has a rendezvous and its own log, and all are stopped when one fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wait(running: RunningJob, seconds: float = 20) -> Outcome:
     return outcome
 
 
-def test_ranks_get_their_numbers_and_a_common_address(tmp_path: Path) -> None:
+def test_ranks_get_their_numbers_and_a_shared_address(tmp_path: Path) -> None:
     script = "import os; print(*(os.environ[k] for k in 'RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT'.split()))"
     this = job(tmp_path, script)
     assert wait(Local().start(this)).exit_code == 0
@@ -38,7 +38,7 @@ def test_ranks_get_their_numbers_and_a_common_address(tmp_path: Path) -> None:
     assert first[3:] == second[3:] and first[3] == "127.0.0.1"
 
 
-def test_the_first_rank_that_fails_ends_the_others_and_is_named(tmp_path: Path) -> None:
+def test_the_first_rank_that_fails_stops_the_others_and_is_named(tmp_path: Path) -> None:
     script = "import os, time\nif os.environ['RANK'] == '1': raise SystemExit('no luck')\ntime.sleep(60)"
     running = Local().start(job(tmp_path, script))
     outcome = wait(running)
@@ -47,7 +47,7 @@ def test_the_first_rank_that_fails_ends_the_others_and_is_named(tmp_path: Path) 
     assert all(process.poll() is not None for process in running.processes)
 
 
-def test_a_killed_rank_is_the_cause_though_its_peer_failed_too(tmp_path: Path) -> None:
+def test_a_killed_rank_is_the_cause_even_if_its_peer_failed_too(tmp_path: Path) -> None:
     script = "import os\nif os.environ['RANK'] == '1': os.kill(os.getpid(), 9)\nraise SystemExit('lost my peer')"
     running = Local().start(job(tmp_path, script))
     for process in running.processes:
@@ -56,7 +56,7 @@ def test_a_killed_rank_is_the_cause_though_its_peer_failed_too(tmp_path: Path) -
     assert outcome.exit_code == -signal.SIGKILL and "killed by SIGKILL" in describe(outcome)
 
 
-def test_a_users_mistake_keeps_its_line_and_its_exit_code(tmp_path: Path) -> None:
+def test_a_user_error_keeps_its_line_and_its_exit_code(tmp_path: Path) -> None:
     script = "import sys; print('data: is gone; prepare it again', file=sys.stderr); sys.exit(2)"
     with pytest.raises(StackingError, match=r"^data: is gone; prepare it again$") as caught:
         raise_for(wait(Local().start(job(tmp_path, script, ranks=1))))

@@ -1,4 +1,4 @@
-"""What a rank's end is told as: the exception and what it is about."""
+"""How a rank's end is reported: the exception and its cause."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ LOGS = {
 
 
 @pytest.mark.parametrize("name", LOGS)
-def test_an_end_is_told_by_its_meaning(name: str) -> None:
+def test_a_ranks_end_is_reported_by_its_meaning(name: str) -> None:
     printed, line = LOGS[name]
     assert meaning(f"starting\n{TRACE}{printed}\n".splitlines()) == line
 
 
-def test_a_prefix_with_the_rank_is_no_part_of_it() -> None:
+def test_a_prefix_with_the_rank_is_removed() -> None:
     text = "".join(f"[rank1]: {line}\n" for line in f"{TRACE}ValueError: odd".splitlines())
     assert meaning(text.splitlines()) == "ValueError: odd"
 
@@ -128,15 +128,15 @@ LAST_WORDS = {
 
 
 @pytest.mark.parametrize("words", LAST_WORDS)
-def test_an_end_without_a_traceback_is_told_by_the_last_words(words: str) -> None:
+def test_an_end_without_a_traceback_is_reported_by_its_last_output(words: str) -> None:
     assert meaning(["starting", words, "terminate called without an active exception"]) == LAST_WORDS[words]
 
 
-def test_a_log_without_a_traceback_says_nothing() -> None:
+def test_a_log_without_a_traceback_has_no_meaning() -> None:
     assert meaning(["starting", "no luck"]) == ""
 
 
-def test_a_real_traceback_of_chained_exceptions_is_told_by_the_last() -> None:
+def test_a_real_traceback_of_chained_exceptions_is_reported_by_the_last_one() -> None:
     script = "try:\n    {}['a']\nexcept KeyError as error:\n    raise RuntimeError('no key\\nof that name') from error"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert meaning(done.stderr.splitlines()) == "RuntimeError: no key"

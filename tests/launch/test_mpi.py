@@ -1,4 +1,4 @@
-"""Ranks by OpenMPI: the command, mpirun's words, and a real run of real DeepSpeed ranks."""
+"""Ranks started by OpenMPI: the command, mpirun's output, and a real run of real DeepSpeed ranks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ needs_mpi = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _as_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenMPI wants to be asked twice by root."""
+    """OpenMPI only runs as root if it is told so twice."""
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
         monkeypatch.setenv(name, "1")
         monkeypatch.setitem(ENVIRONMENT, name, "1")
@@ -63,7 +63,7 @@ def test_the_whole_command() -> None:
     assert words == expected.split()
 
 
-def test_mpirun_names_the_rank_that_ended_badly(tmp_path: Path) -> None:
+def test_the_rank_that_failed_is_read_from_mpiruns_output(tmp_path: Path) -> None:
     exited = "  Process name: [[40318,1],3]\n  Exit code:    75\n"
     assert failure(job(tmp_path), 75, exited) == Outcome(exit_code=75, rank=3, log=tmp_path / "train-1.rank3.log")
     killed = "mpirun noticed that process rank 1 with PID 0 on node n2 exited on signal 9 (Killed)."
@@ -74,18 +74,18 @@ def test_mpirun_names_the_rank_that_ended_badly(tmp_path: Path) -> None:
 
 
 @needs_mpi
-def test_a_hostfile_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_hostfile_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--hostfile: .*hosts is not a file"):
         Mpi(tmp_path / "hosts")
 
 
-def test_a_hostfile_is_for_mpirun_alone(tmp_path: Path) -> None:
+def test_a_hostfile_is_only_accepted_with_mpirun(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="add --launcher mpi"):
         open_launcher("local", tmp_path)
 
 
 @needs_mpi
-def test_the_first_rank_that_fails_ends_the_others(tmp_path: Path) -> None:
+def test_the_first_rank_that_fails_stops_the_others(tmp_path: Path) -> None:
     script = "import os, time\nif os.environ['OMPI_COMM_WORLD_RANK'] == '1': os._exit(3)\ntime.sleep(60)"
     outcome = wait(job(tmp_path, script))
     assert (outcome.exit_code, outcome.rank) == (3, 1)
@@ -101,7 +101,7 @@ def test_a_killed_rank_is_named_with_its_signal(tmp_path: Path) -> None:
 @needs_mpi
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_run_from_recipe_to_export(data: Path, tmp_path: Path) -> None:
+def test_a_run_goes_from_recipe_to_export(data: Path, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("localhost slots=2\n")
     stages = [
@@ -118,7 +118,7 @@ def test_a_run_from_recipe_to_export(data: Path, tmp_path: Path) -> None:
 @needs_mpi
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_mpirun_by_hand_needs_nothing_but_the_worker(data: Path, tmp_path: Path) -> None:
+def test_running_mpirun_by_hand_needs_only_the_worker(data: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     create_run(str(write_recipe(tmp_path, data)), run)
     argv = ["mpirun", "-np", "2", "--bind-to", "none", sys.executable, "-m", "stacking.train.worker", run.path, "0"]

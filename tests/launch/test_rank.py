@@ -1,4 +1,4 @@
-"""Which GPU a rank takes."""
+"""Which GPU a rank uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stacking.launch.rank import own_gpu
 
 
 @pytest.mark.parametrize(("local_rank", "visible", "device"), [("0", 4, 0), ("3", 4, 3), ("1", 1, 0), ("0", 1, 0)])
-def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_it_sees(
+def test_a_rank_uses_the_gpu_of_its_number_or_the_only_visible_one(
     monkeypatch: pytest.MonkeyPatch, local_rank: str, visible: int, device: int
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", local_rank)

@@ -1,4 +1,4 @@
-"""Ranks that really end, on the CPU, and the line about each; what needs a GPU is in `test_meaning` as recorded."""
+"""Ranks that really fail, on the CPU, and the line about each; recorded GPU failures are in `test_meaning`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ exec g++ "$@"
 
 
 def line_about(script: str, **environment: str | Path) -> str:
-    """Run one rank; returns the line that its log gives."""
+    """Run one rank; returns the line derived from its log."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,13 +51,13 @@ def line_about(script: str, **environment: str | Path) -> str:
 
 
 @pytest.mark.distributed
-def test_a_configuration_that_deepspeed_rejects() -> None:
+def test_a_configuration_that_deepspeed_rejects_is_named() -> None:
     line = line_about(NO_KERNELS + ENGINE.format(more='{"compile": {"enabled": True}}'))
     assert line == "DeepSpeed rejects the ds_config: CompileConfig: enabled: Extra inputs are not permitted"
 
 
 @pytest.mark.distributed
-def test_a_package_that_is_missing(tmp_path: Path) -> None:
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "wandb.py").write_text("import a_part_of_wandb\n")  # shadows it, wherever it is installed
     line = line_about(NO_KERNELS + ENGINE.format(more='{"wandb": {"enabled": True}}'), PYTHONPATH=tmp_path)
     assert line == "the package a_part_of_wandb is not installed; install it, or disable the feature that needs it"
@@ -68,7 +68,7 @@ def test_a_package_that_is_missing(tmp_path: Path) -> None:
     [("import torch; torch.zeros(1 << 34)", "68719476736 bytes"), ("import numpy; numpy.zeros(1 << 34)", "128. GiB")],
     ids=["torch", "numpy"],
 )
-def test_memory_that_the_host_does_not_have(allocation: str, size: str) -> None:
+def test_running_out_of_host_memory_is_reported_with_remedies(allocation: str, size: str) -> None:
     assert line_about(LIMITED + allocation) == (
         f"out of memory ({size} more requested); use a smaller micro_batch, activation checkpointing or a higher ZeRO "
         "stage"
@@ -76,7 +76,7 @@ def test_memory_that_the_host_does_not_have(allocation: str, size: str) -> None:
 
 
 @pytest.mark.distributed
-def test_a_network_interface_that_does_not_exist() -> None:
+def test_a_network_interface_that_does_not_exist_is_named() -> None:
     assert line_about(NO_KERNELS + ENGINE.format(more="{}"), GLOO_SOCKET_IFNAME="nosuch0") == (
         "this machine has no network interface nosuch0; correct GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME (`ip link` "
         "lists the names)"
@@ -84,7 +84,7 @@ def test_a_network_interface_that_does_not_exist() -> None:
 
 
 @pytest.mark.distributed
-def test_a_kernel_that_does_not_compile(tmp_path: Path) -> None:
+def test_a_kernel_that_does_not_compile_is_named(tmp_path: Path) -> None:
     compiler = tmp_path / "c++"
     compiler.write_text(COMPILER)
     compiler.chmod(0o755)

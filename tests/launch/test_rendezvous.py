@@ -1,4 +1,4 @@
-"""What a scheduler's variables say about the other ranks."""
+"""How a rank finds the others from a scheduler's variables."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SLURM = {
 }
 
 
-def test_slurm_tells_a_rank_everything() -> None:
+def test_slurms_variables_describe_the_whole_rendezvous() -> None:
     found = rendezvous(SLURM)
     assert found.pop("MASTER_ADDR") in ("127.0.0.1", "::1")
     assert 1024 < int(found.pop("MASTER_PORT")) < 32_768
     assert found == {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_SIZE": "2"}
 
 
-def test_a_rank_that_has_its_number_is_left_alone() -> None:
+def test_a_rank_that_already_has_its_number_is_left_alone() -> None:
     assert rendezvous({**SLURM, "RANK": "0"}) == {}
 
 
@@ -43,7 +43,7 @@ def test_an_address_and_a_port_that_are_set_are_kept() -> None:
     assert "MASTER_ADDR" not in found and "MASTER_PORT" not in found
 
 
-def test_without_a_launcher_there_is_one_line() -> None:
+def test_a_missing_launcher_is_reported_in_one_line() -> None:
     with pytest.raises(UserError, match="srun, mpirun or `stacking run`"):
         rendezvous({})
 
@@ -59,17 +59,17 @@ def test_without_a_launcher_there_is_one_line() -> None:
         ("a-b.cluster.example,c", "a-b.cluster.example"),
     ],
 )
-def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
+def test_the_first_host_of_a_node_list_is_found(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
 
 
 @given(st.integers(0, 2**31), st.integers(0, 100), st.integers(0, 100))
-def test_ports_are_below_those_that_the_kernel_gives_away(job: int, step: int, restart: int) -> None:
+def test_ports_are_below_the_kernels_ephemeral_range(job: int, step: int, restart: int) -> None:
     assert 12_000 <= port(job, step, restart) < 32_768
     assert port(job, step, restart) != port(job + 1, step, restart) != port(job + 1, step + 1, restart)
 
 
-def test_counts_per_node() -> None:
+def test_counts_per_node_are_parsed() -> None:
     assert expand_counts("2(x3),1") == [2, 2, 2, 1] and expand_counts("16") == [16]
 
 
@@ -79,23 +79,23 @@ def test_the_sites_interface_is_used_unless_another_one_is_named() -> None:
     assert interfaces({}) == {}
 
 
-def test_ipv6_addresses_where_the_site_wants_them() -> None:
+def test_ipv6_addresses_are_used_where_the_site_asks_for_them() -> None:
     assert address("::1", ipv6=True) == "::1"
 
 
-def test_a_host_that_only_slurm_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_known_only_to_slurm_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_node_address", lambda node: "127.0.0.1")
     assert address("no-such-host.invalid", ipv6=False) == "127.0.0.1"
 
 
-def test_a_host_that_is_unknown_for_a_moment_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporarily_unknown_host_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([None, "127.0.0.1"])
     monkeypatch.setattr(module, "_node_address", lambda node: next(answers))
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
     assert address("no-such-host.invalid", ipv6=False) == "127.0.0.1"
 
 
-def test_a_host_that_nobody_knows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_node_address", lambda node: None)
     monkeypatch.setattr(module, "_PATIENCE", 0.0)
     with pytest.raises(NoAddress, match=r"no-such-host\.invalid: has no address"):

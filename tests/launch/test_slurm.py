@@ -1,4 +1,4 @@
-"""How a job becomes an srun, and what srun's words mean; the real thing is in tests/slurm."""
+"""How a job becomes an srun command, and what srun's output means; real jobs run in tests/slurm_lab."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_whole_command() -> None:
         (6, "cpu", {}, 3, 2),
     ],
 )
-def test_ranks_lie_on_nodes_as_the_job_asks(
+def test_ranks_are_placed_on_nodes_as_the_job_requests(
     ranks: int, accelerator: Accelerator, more: dict[str, str], nodes: int, per_node: int
 ) -> None:
     argv = srun(job(ranks, accelerator), Allocation.of(BATCH | more), {})
@@ -79,7 +79,7 @@ def test_steps_that_may_overlap_say_so() -> None:
     assert {*srun(job(8), allocation, {}, overlap=True)} - {*srun(job(8), allocation, {})} == {"--overlap"}
 
 
-def test_outside_of_a_job_there_is_one_line() -> None:
+def test_being_outside_a_job_is_reported_in_one_line() -> None:
     with pytest.raises(UserError, match="works only inside a SLURM job"):
         Allocation.of({})
 
@@ -101,13 +101,13 @@ def failure(rank: int, host: str, code: int) -> Outcome:
         ("", None),
     ],
 )
-def test_what_srun_says_about_a_task(said: str, expected: Outcome | None) -> None:
+def test_the_failed_task_is_read_from_sruns_output(said: str, expected: Outcome | None) -> None:
     noise = "srun: Step created for job 4\n"
     told = f"{noise}{said}\nsrun: error: n9: task 9: Killed\n" if said and expected else said
     assert first_failure(job(8), told) == expected
 
 
-def test_variables_in_the_site_s_words_are_those_of_the_job() -> None:
+def test_variables_in_site_settings_are_expanded_from_the_job() -> None:
     variables = {"STACKING_CONTAINER": "run '$IMAGES/x 1.sif' --bind=${HOME}", "IMAGES": "/my images", "HOME": "/h"}
     argv = srun(job(1), Allocation.of(BATCH), variables)
     assert argv[-6:] == ["run", "/my images/x 1.sif", "--bind=/h", "python", "-m", "x"]
@@ -115,12 +115,12 @@ def test_variables_in_the_site_s_words_are_those_of_the_job() -> None:
         srun(job(1), Allocation.of(BATCH), {"STACKING_SRUN": "--x=$NO"})
 
 
-def test_a_container_has_an_interpreter_of_its_own() -> None:
+def test_a_container_uses_its_own_interpreter() -> None:
     argv = srun(job(1), Allocation.of(BATCH), {"STACKING_CONTAINER_PYTHON": "/opt/python"})
     assert argv[-3:] == ["/opt/python", "-m", "x"]
 
 
-def test_a_rank_that_the_prelude_exports_is_nobody_s(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rank_variables_exported_by_the_prelude_are_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     left = inherited_by_ranks({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "n1i", "SLURM_CPUS_PER_GPU": "4"})
     assert left == {"MASTER_ADDR": "n1i"}
     assert capsys.readouterr().err == "stacking: RANK, WORLD_SIZE: ignored, since the launcher numbers the ranks\n"
@@ -151,7 +151,7 @@ time.sleep(60)
         ("COMPLETING 1", "job 7 was cancelled and will not start again", False),
     ],
 )
-def test_after_a_stop_slurm_says_what_becomes_of_the_job(
+def test_after_a_stop_slurm_determines_what_happens_to_the_job(
     slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, answer: str, text: str, restarts: bool
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")

@@ -23,7 +23,7 @@ CONFIGS = {
 
 
 class Inputs(NamedTuple):
-    """Padded sequences, what is masked in them, and the answers."""
+    """Padded sequences, their masked positions, and the labels."""
 
     input_ids: Tensor
     segment_ids: Tensor
@@ -40,12 +40,12 @@ class Inputs(NamedTuple):
 
     @property
     def arguments(self) -> tuple[Tokens, Tensor, Tensor | None]:
-        """What a model's ``forward`` takes, in its order."""
+        """The arguments of a model's ``forward``, in its order."""
         return self.tokens, self.mlm_labels, self.nsp_labels
 
 
 def as_batch(inputs: Inputs) -> Batch:
-    """``inputs`` as a sampler would give them."""
+    """``inputs`` as a sampler would return them."""
     assert inputs.attention_mask is not None and inputs.nsp_labels is not None
     arrays = (tensor.numpy() for tensor in inputs if tensor is not None)
     return Batch(*arrays)
@@ -72,5 +72,5 @@ def example() -> Inputs:
 
 @pytest.fixture
 def inputs() -> Inputs:
-    """A batch, see ``example``."""
+    """A batch; see ``example``."""
     return example()

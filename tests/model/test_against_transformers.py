@@ -17,7 +17,7 @@ CONFIG = ModelConfig(**{**SMALL, "dropout": 0.0, "attention_dropout": 0.0, "init
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
-def test_same_losses_and_gradients_in_training(activation: str, inputs: Inputs) -> None:
+def test_losses_and_gradients_in_training_are_the_same(activation: str, inputs: Inputs) -> None:
     config = CONFIG.model_copy(update={"activation": activation})
     torch.manual_seed(1)
     ours = build(config).train()
@@ -49,7 +49,7 @@ def test_same_losses_and_gradients_in_training(activation: str, inputs: Inputs) 
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_names_and_shapes_are_all_of_those_of_bert_for_pre_training() -> None:
+def test_names_and_shapes_are_exactly_those_of_bert_for_pre_training() -> None:
     theirs = transformers.BertForPreTraining(transformers.BertConfig(**BertFolder().config(CONFIG)))
     expected = {name: tuple(parameter.shape) for name, parameter in theirs.named_parameters()}
     names = BertFolder().names(CONFIG)

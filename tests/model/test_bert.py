@@ -45,7 +45,7 @@ def test_parameters_may_be_bf16_while_buffers_stay_fp32(config: ModelConfig, inp
     assert model.encode(inputs.tokens).dtype == torch.bfloat16
 
 
-def test_head_at_masked_positions_is_the_dense_head_gathered(config: ModelConfig, inputs: Inputs) -> None:
+def test_the_head_at_masked_positions_equals_the_dense_head_gathered(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config).eval()
     masked, first = model.heads(inputs.tokens)
     dense, nsp_logits = model.logits(*inputs[:3])
@@ -67,7 +67,7 @@ def test_losses_of_a_split_batch_add_up(config: ModelConfig, inputs: Inputs) -> 
         assert close(whole, first + second)
 
 
-def test_no_mask_is_a_mask_of_real_tokens(config: ModelConfig, inputs: Inputs) -> None:
+def test_omitting_the_mask_equals_a_mask_of_real_tokens(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config).eval()
     everything = inputs._replace(attention_mask=torch.ones_like(inputs.attention_mask))
     assert close(model.encode(inputs._replace(attention_mask=None).tokens), model.encode(everything.tokens))
@@ -97,7 +97,7 @@ def test_every_parameter_gets_a_gradient(config: ModelConfig, inputs: Inputs) ->
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_dropout_acts_in_training_only(config: ModelConfig, inputs: Inputs) -> None:
+def test_dropout_is_active_only_in_training(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config)
     assert not torch.equal(model(*inputs.arguments)[0], model(*inputs.arguments)[0])
     model.eval()
@@ -120,7 +120,7 @@ def test_every_variant_of_the_config_can_be_built() -> None:
         assert f"{type(model).__module__}:{type(model).__name__}" == variant.model
 
 
-def test_post_ln_starts_as_bert_does() -> None:
+def test_post_ln_is_initialised_like_bert() -> None:
     torch.manual_seed(0)
     config = ModelConfig(layers=2, hidden=128, heads=2, intermediate=256, vocabulary=1_000, padding_id=3)
     parameters = dict(build(config).named_parameters())
@@ -135,7 +135,7 @@ def test_post_ln_starts_as_bert_does() -> None:
     assert padding.tolist() == [3]
 
 
-def test_pre_ln_starts_as_the_original_does() -> None:
+def test_pre_ln_is_initialised_like_the_original() -> None:
     torch.manual_seed(0)
     config = ModelConfig(
         variant="pre_ln", layers=1, hidden=128, heads=2, intermediate=512, vocabulary=1_000, norm_affine=False
@@ -169,7 +169,7 @@ def test_pre_ln_first_segment_stays_a_zero_vector(inputs: Inputs, weight_decay: 
     assert not torch.equal(before[1], after[1])
 
 
-def test_pre_ln_next_sentence_loss_is_the_binary_one(inputs: Inputs) -> None:
+def test_pre_ln_next_sentence_loss_is_the_binary_cross_entropy(inputs: Inputs) -> None:
     model = build(ORIGINAL).eval()
     follows = model.nsp_head(model.encode(inputs.tokens).unflatten(0, (3, 16))[:, 0]).squeeze(1)  # type: ignore[operator]
     is_next = (inputs.nsp_labels == 0).float()
@@ -182,7 +182,7 @@ def test_pre_ln_encoder_output_is_normalised(inputs: Inputs) -> None:
     assert torch.allclose(hidden.var(-1, unbiased=False), torch.ones(48), atol=1e-3)
 
 
-def test_sinusoids_run_from_one_radian_a_token_to_a_ten_thousandth() -> None:
+def test_sinusoids_range_from_one_radian_per_token_to_a_ten_thousandth() -> None:
     vectors = SinusoidalPositions(ORIGINAL)(torch.arange(7))
     assert vectors.shape == (7, 32)
     for position in (0, 1, 6):

@@ -24,12 +24,12 @@ def layer_parameters(variant: str) -> int:
     return two - one
 
 
-def test_a_layer_has_as_many_parameters_as_a_transformers_and_one_more_bias() -> None:
+def test_a_layer_has_the_parameters_of_a_transformer_layer_plus_one_bias() -> None:
     assert (layer_parameters("macaron"), layer_parameters("pre_ln")) == (7_085_568, 7_084_800)
 
 
 def test_a_layer_takes_half_a_feed_forward_step_then_attention_then_half_a_step(inputs: Inputs) -> None:
-    """The equations, written anew for each sequence, in double precision: x + ½ F(x), x + A(x), x + ½ G(x)."""
+    """The equations, implemented independently, in double precision: x + ½ F(x), x + A(x), x + ½ G(x)."""
     config = ModelConfig(variant="macaron", **{**SMALL, **ORIGINAL, "layers": 1})
     weights = {name: tensor.double() for name, tensor in random_weights(config, seed=4).items()}
     model = build(config).double().eval()
@@ -63,7 +63,7 @@ def test_a_layer_takes_half_a_feed_forward_step_then_attention_then_half_a_step(
     torch.testing.assert_close(needed, x[one.needed], rtol=0, atol=1e-10)
 
 
-def test_it_costs_what_pre_ln_does_but_the_last_layer_takes_its_first_half_step_at_every_token() -> None:
+def test_the_cost_equals_pre_lns_except_for_the_last_layers_first_half_step_at_every_token() -> None:
     macaron, pre_ln = (ModelConfig(variant=variant, layers=3, **BASE) for variant in ("macaron", "pre_ln"))
     assert training_flops(macaron, 128, 19) == training_flops(pre_ln, 128, 19)
     at_every_token = 6 * (128 - 20) * 2 * 768 * 1536
@@ -75,5 +75,5 @@ def test_an_odd_width_is_refused() -> None:
         ModelConfig(variant="macaron", **{**SMALL, "intermediate": 49})
 
 
-def test_the_shape_of_a_part_follows_from_its_row() -> None:
+def test_the_shape_of_a_part_is_derived_from_its_row() -> None:
     assert named({"a": lambda _: {"": (1,), "weight": (2, 3)}}, ModelConfig(**SMALL)) == {"a": (1,), "a.weight": (2, 3)}

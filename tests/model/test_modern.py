@@ -23,7 +23,7 @@ WIDTH = CONFIG.hidden // CONFIG.heads
 
 
 def by_complex_numbers(head: torch.Tensor) -> torch.Tensor:
-    """Turn rows [S, D]: dimensions j and j + D/2 are one complex number, times exp(i · position · 10,000^(−2j/D))."""
+    """Rotate rows [S, D]: dimensions j and j + D/2 are one complex number, times exp(i · position · 10,000^(−2j/D))."""
     real, imaginary = head.chunk(2, dim=-1)
     rates = 10_000.0 ** (-2 * torch.arange(WIDTH // 2, dtype=torch.float64) / WIDTH)
     angles = torch.arange(len(head), dtype=torch.float64)[:, None] * rates
@@ -31,8 +31,8 @@ def by_complex_numbers(head: torch.Tensor) -> torch.Tensor:
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def test_the_logits_are_those_of_the_equations(inputs: Inputs) -> None:
-    """Written anew for one sequence, in double precision: x = N₀(e), then x + A(x) below and x + A(N(x)) above it."""
+def test_the_logits_match_the_equations(inputs: Inputs) -> None:
+    """Implemented independently, in double precision: x = N₀(e), then x + A(x) below and x + A(N(x)) above it."""
     weights = {name: tensor.double() for name, tensor in random_weights(CONFIG, seed=4).items()}
     model = build(CONFIG).double().eval()
     model.load_state_dict(weights, strict=False)
@@ -69,7 +69,7 @@ def test_the_logits_are_those_of_the_equations(inputs: Inputs) -> None:
     torch.testing.assert_close(nsp[0], torch.cat([follows, torch.zeros(1)]), rtol=0, atol=1e-5)
 
 
-def test_scores_depend_on_the_distance_of_two_tokens_alone() -> None:
+def test_scores_depend_only_on_the_distance_of_two_tokens() -> None:
     turn, pair = RotaryPositions(CONFIG), torch.randn(2, 1, WIDTH)
 
     def score(query: int, key: int) -> float:
@@ -80,22 +80,22 @@ def test_scores_depend_on_the_distance_of_two_tokens_alone() -> None:
     assert score(3, 9) != pytest.approx(score(9, 3), abs=1e-3)
 
 
-def test_16_bits_are_turned_in_fp32() -> None:
+def test_sixteen_bit_values_are_rotated_in_fp32() -> None:
     turn, rows = RotaryPositions(CONFIG), torch.randn(40, 4, WIDTH).bfloat16()
     found, expected = (turn(part, torch.arange(40)) for part in (rows, rows.float()))
     assert torch.equal(found, expected.bfloat16())
 
 
-def test_segments_do_not_matter(inputs: Inputs) -> None:
+def test_segments_make_no_difference(inputs: Inputs) -> None:
     model = build(CONFIG).eval()
     other = inputs._replace(segment_ids=1 - inputs.segment_ids)
     assert torch.equal(model.encode(inputs.tokens), model.encode(other.tokens))
 
 
-def test_it_starts_as_modernbert_does() -> None:
+def test_it_is_initialised_like_modernbert() -> None:
     torch.manual_seed(0)
     config = ModelConfig(variant="modern", layers=8, hidden=128, heads=2, intermediate=256, vocabulary=1_000)
-    cut = 0.88  # the standard deviation of a normal distribution that is cut at two of its own
+    cut = 0.88  # the standard deviation of a normal distribution truncated at two standard deviations
     for name, parameter in build(config).named_parameters():
         if name.endswith("bias"):
             assert not parameter.any(), name
@@ -112,7 +112,7 @@ def test_the_shipped_recipe_has_the_parameters_of_modernbert_base_and_a_next_sen
     assert (stage.layers, stage.parameters) == (22, 149_655_232 + 769)  # of transformers' ModernBertConfig()
 
 
-def test_there_are_no_biases_in_layers() -> None:
+def test_layers_have_no_biases() -> None:
     names = parameter_shapes(CONFIG)
     assert [name for name in names if name.endswith("bias")] == ["mlm_head.bias", "nsp_head.bias"]
 
@@ -126,12 +126,12 @@ def test_there_are_no_biases_in_layers() -> None:
         ({"variant": "pre_ln", "positions": "rotary"}, "for that use variant modern"),
     ],
 )
-def test_what_modernbert_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
+def test_settings_that_modernbert_does_not_support_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig.model_validate({**SMALL, "variant": "modern", **change})
 
 
-def test_positions_need_not_be_given() -> None:
+def test_positions_default_to_those_of_the_variant() -> None:
     assert [ModelConfig(**{**SMALL, "variant": name}).positions for name in ("modern", "macaron")] == [
         "rotary",
         "learned",

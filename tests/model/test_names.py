@@ -79,7 +79,7 @@ NAMES = {"post_ln": POST_LN, "pre_ln": PRE_LN, "macaron": MACARON, "modern": MOD
 
 
 @pytest.mark.parametrize(("variant", "names"), NAMES.items(), ids=NAMES)
-def test_parameter_names_of_two_layers_are_exactly_these(variant: str, names: str) -> None:
+def test_parameter_names_of_two_layers_are_exactly_the_documented_ones(variant: str, names: str) -> None:
     assert [name for name, _ in build(CONFIGS[variant]).named_parameters()] == names.split()
 
 
@@ -99,7 +99,7 @@ def test_only_parameters_are_saved(config: ModelConfig) -> None:
 
 
 def test_every_module_with_parameters_runs_its_own_forward(config: ModelConfig) -> None:
-    # ZeRO-3 gathers a parameter around the forward of the modules that own it: nobody else may use it.
+    # ZeRO-3 gathers a parameter around the forward of the modules that own it: no other module may use it.
     model = build(config)
     ran: set[nn.Module] = set()
     for module in model.modules():

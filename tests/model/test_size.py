@@ -18,7 +18,7 @@ from tests.model.conftest import Inputs
 BASE = {"hidden": 768, "heads": 12, "intermediate": 3072}
 
 
-def test_parameter_count_is_that_of_the_built_module(config: ModelConfig) -> None:
+def test_parameter_count_matches_the_built_module(config: ModelConfig) -> None:
     assert count_parameters(config) == sum(parameter.numel() for parameter in build(config).parameters())
 
 
@@ -43,9 +43,7 @@ def test_training_flops_of_bert_base_at_128_tokens(layers: int, encoder: float, 
     assert (training_flops(config, 128, 20) - training_flops(config, 128, 0)) / 1e9 == pytest.approx(head, abs=0.05)
 
 
-def test_training_flops_are_three_times_those_that_torch_counts_in_the_forward_pass(
-    config: ModelConfig, inputs: Inputs
-) -> None:
+def test_training_flops_are_three_times_the_forward_flops_counted_by_torch(config: ModelConfig, inputs: Inputs) -> None:
     model = build(config).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         hidden = model.encode(inputs._replace(attention_mask=None).tokens)
@@ -55,7 +53,7 @@ def test_training_flops_are_three_times_those_that_torch_counts_in_the_forward_p
     assert 3 * counter.get_total_flops() == expected
 
 
-def test_executed_flops_are_those_that_torch_counts_when_the_last_layer_computes_what_the_heads_need(
+def test_executed_flops_match_torchs_count_when_the_last_layer_computes_only_what_the_heads_need(
     config: ModelConfig, inputs: Inputs
 ) -> None:
     model = build(config).eval()
@@ -70,8 +68,8 @@ def test_executed_flops_are_those_that_torch_counts_when_the_last_layer_computes
     assert 3 * counter.get_total_flops() == executed + attention
 
 
-def test_kept_values_are_those_that_torch_saves_but_for_the_small_ones(config: ModelConfig, inputs: Inputs) -> None:
-    """Of a layer's values per token, all but the norms' statistics, the softmax's and the angles' sines and cosines."""
+def test_kept_values_match_those_saved_by_torch_except_for_small_ones(config: ModelConfig, inputs: Inputs) -> None:
+    """A layer's values per token, except the statistics of norms and softmax, and the angles' sines and cosines."""
     config = config.model_copy(update={"dropout": 0.0, "attention_dropout": 0.0})
     tokens = inputs._replace(attention_mask=None).tokens
 
@@ -94,7 +92,7 @@ def test_kept_values_are_those_that_torch_saves_but_for_the_small_ones(config: M
     assert 0 <= small < config.hidden
 
 
-def test_dropout_masks_cover_what_enters_the_residual_stream_or_leaves_a_gate(config: ModelConfig) -> None:
+def test_dropout_masks_cover_values_that_enter_the_residual_stream_or_leave_a_gate(config: ModelConfig) -> None:
     hidden, intermediate = config.hidden, config.intermediate
     masks = {"post_ln": 2 * hidden, "pre_ln": 2 * hidden, "macaron": 3 * hidden, "modern": hidden + intermediate}
     assert kept_values(config)[1] == masks[config.variant]

@@ -1,4 +1,4 @@
-"""How the tokens of many sequences lie in one row."""
+"""How the tokens of many sequences are laid out in one row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch(lengths: list[int], seed: int = 0) -> Unpadded:
 
 
 def sequences(layout: Layout) -> list[list[int]]:
-    """The rows of every sequence, read off the places of the groups."""
+    """The rows of every sequence, derived from the positions of the groups."""
     count = int(layout.offsets[-1])
     rows = torch.arange(count) if layout.rows is None else layout.rows
     places = torch.arange(count) if layout.places is None else layout.places
@@ -39,7 +39,7 @@ def sequences(layout: Layout) -> list[list[int]]:
 
 
 @given(lengths=LENGTHS, grouped=st.booleans())
-def test_the_groups_hold_every_sequence_once_and_whole(lengths: list[int], grouped: bool) -> None:
+def test_the_groups_contain_every_sequence_once_and_whole(lengths: list[int], grouped: bool) -> None:
     tokens = unpadded_tokens(batch(lengths), grouped)
     ends = np.cumsum(lengths)
     expected = [list(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
@@ -48,7 +48,7 @@ def test_the_groups_hold_every_sequence_once_and_whole(lengths: list[int], group
 
 
 @given(lengths=LENGTHS)
-def test_masks_show_the_places_of_tokens_and_hide_the_others(lengths: list[int]) -> None:
+def test_masks_cover_exactly_the_positions_of_tokens(lengths: list[int]) -> None:
     layout = unpadded_tokens(batch(lengths)).layout
     shown = [
         torch.ones(g.sequences * g.length, dtype=torch.bool) if g.mask is None else g.mask.flatten()
@@ -59,7 +59,7 @@ def test_masks_show_the_places_of_tokens_and_hide_the_others(lengths: list[int])
 
 
 @given(lengths=LENGTHS)
-def test_few_places_stay_empty(lengths: list[int]) -> None:
+def test_few_positions_stay_empty(lengths: list[int]) -> None:
     layout = unpadded_tokens(batch(lengths)).layout
     assert sum(group.sequences * group.length for group in layout.groups) <= sum(lengths) / 0.75
 
@@ -81,7 +81,7 @@ def test_the_needed_rows_are_first_and_masked_tokens_by_sequence(lengths: list[i
 
 @given(lengths=LENGTHS, masked=st.booleans())
 @example(lengths=[7, 8], masked=False)  # each needs its first row alone, and the group has the longer one first
-def test_needed_rows_and_their_sequences_stand_in_the_same_order(lengths: list[int], masked: bool) -> None:
+def test_needed_rows_and_their_sequences_are_in_the_same_order(lengths: list[int], masked: bool) -> None:
     drawn = batch(lengths)
     nothing = np.empty(0, dtype=np.int64)
     tokens = unpadded_tokens(drawn if masked else drawn._replace(mlm_positions=nothing, mlm_labels=nothing))
@@ -90,7 +90,7 @@ def test_needed_rows_and_their_sequences_stand_in_the_same_order(lengths: list[i
 
 
 @given(lengths=LENGTHS)
-def test_padded_tokens_are_the_same_tokens_among_padding(lengths: list[int]) -> None:
+def test_padded_tokens_are_the_same_tokens_with_padding(lengths: list[int]) -> None:
     drawn = batch(lengths)
     rows = pad(drawn, max(lengths) + 1, 0)
     padded = padded_tokens(rows.input_ids, rows.segment_ids, rows.attention_mask, rows.mlm_positions)
@@ -103,7 +103,7 @@ def test_padded_tokens_are_the_same_tokens_among_padding(lengths: list[int]) -> 
 
 
 @given(lengths=LENGTHS)
-def test_each_row_knows_its_position_in_its_sequence_also_among_the_needed(lengths: list[int]) -> None:
+def test_each_row_knows_its_position_in_its_sequence_even_among_the_needed_rows(lengths: list[int]) -> None:
     tokens = unpadded_tokens(batch(lengths))
     assert tokens.layout.positions.tolist() == [position for length in lengths for position in range(length)]
     assert torch.equal(tokens.needed_layout.positions, tokens.layout.positions[tokens.needed])

@@ -50,7 +50,7 @@ print("losses", json.dumps(losses))
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize(("zero_stage", "precision", "tolerance"), [(3, "fp32", 1e-5), (3, "bf16", 1e-2)])
-def test_losses_under_zero_are_those_of_plain_training(zero_stage: int, precision: str, tolerance: float) -> None:
+def test_losses_under_zero_match_plain_training(zero_stage: int, precision: str, tolerance: float) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

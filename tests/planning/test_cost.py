@@ -1,4 +1,4 @@
-"""Estimates of memory move with what they depend on."""
+"""Memory estimates change with what they depend on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def test_checkpointing_one_layer_saves_nothing() -> None:
 
 
 @given(micro_batch=st.integers(1, 64), ranks=st.sampled_from([1, 2, 4, 8]), stage=st.sampled_from([0, 1, 2, 3]))
-def test_a_larger_micro_batch_needs_more_and_more_sharding_less(micro_batch: int, ranks: int, stage: int) -> None:
+def test_a_larger_micro_batch_needs_more_memory_and_more_sharding_less(
+    micro_batch: int, ranks: int, stage: int
+) -> None:
     def needed(micro_batch: int, stage: int) -> int:
         config = {"zero_optimization": {"stage": stage, "reduce_bucket_size": 1}} if stage else {}
         return memory_per_rank(MODEL, micro_batch, 16, ranks, config, fused=True)
@@ -41,7 +43,7 @@ def test_a_larger_micro_batch_needs_more_and_more_sharding_less(micro_batch: int
         assert needed(micro_batch, stage) <= needed(micro_batch, stage - 1)
 
 
-def test_a_gpu_holds_a_bucket_whole_and_two_where_communication_overlaps() -> None:
+def test_a_gpu_holds_one_whole_bucket_and_two_where_communication_overlaps() -> None:
     def needed(cuda: bool, **zero: int | bool) -> int:
         return state_bytes(1000, 1, {"zero_optimization": {"reduce_bucket_size": 5000, **zero}}, cuda)
 
@@ -58,6 +60,6 @@ def test_a_gpu_also_holds_the_workspaces_of_cublas() -> None:
     assert (beside_state(cuda=True), beside_state(cuda=False)) == (2 * 32 * 2**20, 0)
 
 
-def test_the_heads_activations_follow_the_mask_probability() -> None:
+def test_the_heads_activations_scale_with_the_mask_probability() -> None:
     few, many = (activation_bytes(MODEL, 4, 16, 4, fused=True, mask_probability=p) for p in (0.125, 0.25))
     assert many - few == 4 * 16 // 8 * MODEL.vocabulary * (4 + 8)

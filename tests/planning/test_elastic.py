@@ -1,4 +1,4 @@
-"""A stage on another number of ranks: the same samples in the same updates."""
+"""A stage on a different number of ranks: the same samples in the same updates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.small_recipe import SMALL, plan_of
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> StagePlan:
-    """24 sequences an update: 3 x 2 on each of 4 ranks."""
+    """24 sequences per update: 3 x 2 on each of 4 ranks."""
     folder = tmp_path_factory.mktemp("plan")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -38,7 +38,7 @@ def test_every_update_has_the_same_samples(stage: StagePlan, ranks: int, step: i
     assert sorted(planned.tolist()) == sorted(found.tolist())
 
 
-def test_deepspeed_is_told_the_new_portions(stage: StagePlan) -> None:
+def test_deepspeed_gets_the_new_batch_sizes(stage: StagePlan) -> None:
     config = resized(stage, 2, "launch").ds_config
     assert config["train_batch_size"] == 24
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] == 12
@@ -48,14 +48,14 @@ def test_deepspeed_is_told_the_new_portions(stage: StagePlan) -> None:
     }
 
 
-def test_ranks_that_do_not_divide_the_batch_are_one_line(stage: StagePlan) -> None:
+def test_ranks_that_do_not_divide_the_batch_are_reported_in_one_line(stage: StagePlan) -> None:
     with pytest.raises(UserError, match=r"^launch: 5 ranks do not divide the 24 sequences .* use 4$"):
         resized(stage, 5, "launch")
 
 
-def test_as_many_ranks_as_can_be_used(stage: StagePlan) -> None:
+def test_as_many_ranks_as_possible_are_used(stage: StagePlan) -> None:
     assert [most_ranks(stage, n) for n in (0, 1, 2, 3, 4, 5, 100)] == [1, 1, 2, 3, 4, 4, 4]
 
 
-def test_the_planned_size_changes_nothing(stage: StagePlan, tmp_path: Path) -> None:
+def test_resizing_to_the_planned_size_changes_nothing(stage: StagePlan, tmp_path: Path) -> None:
     assert resized(stage, 4, "launch") is stage

@@ -76,7 +76,7 @@ def test_mistakes_are_named(last: str, message: str) -> None:
         growth_of(f"{{layers: 4, steps: 10, growth: {{{last}}}}}")
 
 
-def test_what_would_have_no_effect_is_refused() -> None:
+def test_settings_without_effect_are_refused() -> None:
     same = "{layers: 2, steps: 10, growth: {new_layers: {alone_steps: 3}}}"
     with pytest.raises(UserError, match=r"growth\.new_layers: has no effect: the stage keeps its 2 layers"):
         plan_of(SMALL.replace(LAST, same))
@@ -88,7 +88,7 @@ def test_what_would_have_no_effect_is_refused() -> None:
 TRIAL = "growth: {operator: trial, trial: {steps: 3}}\n"
 
 
-def test_a_trial_tries_every_operator_that_does_something_else() -> None:
+def test_a_trial_tries_every_operator_with_a_distinct_effect() -> None:
     trial = growth_of(LAST, TRIAL).trial
     assert trial is not None
     assert list(trial.sources) == ["stack", "interleave", "identity", "block-expansion"]  # middle is stack here
@@ -99,7 +99,7 @@ def test_a_trial_tries_every_operator_that_does_something_else() -> None:
     assert growth.by("stack").sources == ("0 copy", "1 copy", "0 copy", "1 copy")
 
 
-def test_a_trial_is_charged() -> None:
+def test_a_trial_is_included_in_the_cost() -> None:
     fixed, tried = plan_of(SMALL), plan_of(SMALL + TRIAL)
     last = fixed.stages[1].flops
     assert tried.stages[1].flops == last and tried.stages[1].trial_updates == 4 * 3
@@ -129,7 +129,9 @@ def test_mistakes_in_a_trial_are_named(growth: str, message: str) -> None:
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.floats(0.1, 3), st.integers(0, 49))
-def test_the_added_layers_rise_and_meet_the_schedule_at_the_end(alone: int, rise: int, peak: float, step: int) -> None:
+def test_the_added_layers_rate_rises_and_joins_the_schedule_at_the_end(
+    alone: int, rise: int, peak: float, step: int
+) -> None:
     new = NewLayers(alone_steps=alone, rewarmup_steps=rise, peak_factor=peak)
     growth = PlannedGrowth(operator="stack", optimizer_state="reset", sources=("0 copy", "0 copy"), new_layers=new)
 

@@ -1,4 +1,4 @@
-"""The words of the data against those of the model to start from."""
+"""The words of the data compared with those of the initial model."""
 
 from __future__ import annotations
 
@@ -42,18 +42,20 @@ def words_of(data: Path) -> list[str]:
     return (data / "vocab.txt").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_same_words_need_no_word(tmp_path: Path, data: Path, recipe: Recipe) -> None:
+def test_the_same_words_give_no_warning(tmp_path: Path, data: Path, recipe: Recipe) -> None:
     more = [*words_of(data), "[unused1]"]
     assert compare_words(recipe, start_of(tmp_path / "pretrained", more)) == []
 
 
-def test_a_few_other_words_are_a_warning(tmp_path: Path, data: Path, recipe: Recipe) -> None:
+def test_a_few_different_words_are_a_warning(tmp_path: Path, data: Path, recipe: Recipe) -> None:
     words = words_of(data)
     (warning,) = compare_words(recipe, start_of(tmp_path / "pretrained", [*words[:-3], "[unused1]", "x y", "z z"]))
     assert f"{len(words) - 3} of {len(words)} entries" in warning
 
 
-def test_as_many_other_words_are_refused_with_the_share_that_agrees(tmp_path: Path, data: Path, recipe: Recipe) -> None:
+def test_too_many_different_words_are_refused_with_the_matching_share(
+    tmp_path: Path, data: Path, recipe: Recipe
+) -> None:
     words = words_of(data)
     start = start_of(tmp_path / "pretrained", [*words[:5], *(f"word{number}" for number in range(len(words) - 5))])
     with pytest.raises(
@@ -63,12 +65,12 @@ def test_as_many_other_words_are_refused_with_the_share_that_agrees(tmp_path: Pa
     assert f"stacking prepare --tokenizer {start.path}" in str(caught.value)
 
 
-def test_a_state_without_words_is_said(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_state_without_a_vocabulary_is_a_warning(tmp_path: Path, recipe: Recipe) -> None:
     (warning,) = compare_words(recipe, Start(tmp_path / "state", "state", CONFIG))
     assert "records no vocabulary" in warning
 
 
-def test_the_words_of_a_state_are_those_of_its_run(tmp_path: Path, data: Path, recipe: Recipe) -> None:
+def test_the_words_of_a_state_come_from_its_run(tmp_path: Path, data: Path, recipe: Recipe) -> None:
     (tmp_path / "run").mkdir()
     write_json(tmp_path / "run/plan.json", {"data": {"path": str(data)}})
     start = Start(tmp_path / "run/0-L2/state", "state", CONFIG)
@@ -84,12 +86,12 @@ def test_added_tokens_are_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[], 3, {"model": []}, {"model": {"vocab": []}}])
-def test_what_is_no_list_of_words_has_none(tmp_path: Path, content: object) -> None:
+def test_a_malformed_word_list_is_ignored(tmp_path: Path, content: object) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     assert read_words(tmp_path) is None
 
 
-def test_padding_is_the_datas(tmp_path: Path, recipe: Recipe) -> None:
+def test_the_padding_id_comes_from_the_data(tmp_path: Path, recipe: Recipe) -> None:
     start = Start(tmp_path, "state", CONFIG)
     assert model_config(recipe, None, 300, padding_id=7).padding_id == 7
     assert model_config(recipe, start, 300, padding_id=7).padding_id == 7

@@ -1,4 +1,4 @@
-"""How far two plans train the same updates."""
+"""How many initial updates two plans share."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ DIFFERENCES: dict[str, tuple[tuple[str, str], Overlap]] = {
 
 
 @pytest.mark.parametrize("difference", DIFFERENCES)
-def test_plans_part_at_their_first_difference(difference: str) -> None:
+def test_plans_diverge_at_their_first_difference(difference: str) -> None:
     change, expected = DIFFERENCES[difference]
     assert overlap(changed(change), changed()) == expected
     assert overlap(changed(), changed(change)) == expected
 
 
-def test_a_short_and_a_long_training_share_what_lies_before_the_decay_of_the_short_one() -> None:
+def test_a_short_and_a_long_training_share_the_updates_before_the_decay_of_the_short_one() -> None:
     short = changed(("layers: 8, steps: 20", "layers: 8, steps: 10"))  # 90 updates, decay after 72 of them
     assert overlap(short, changed()) == Overlap((60, 13), "the learning rate of stages[1], after 13 updates")
 
@@ -83,7 +83,7 @@ def test_shared_updates_have_the_same_rates_and_samples(first: int, second: int)
             assert mine.rates_at(updates) != theirs.rates_at(updates)
 
 
-def test_a_stage_that_ends_by_itself_is_shared_with_one_that_ended_at_the_same_update() -> None:
+def test_a_stage_that_ends_on_a_plateau_is_shared_only_if_it_ends_at_the_same_update() -> None:
     automatic = changed(
         ("steps: 60", "until: {plateau: 0.1, at_most: 60}"), ("growth:", "evaluation: {every_steps: 5}\ngrowth:")
     )

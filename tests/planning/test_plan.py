@@ -173,7 +173,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_plan_that_cannot_happen_gives_one_line(name: str) -> None:
+def test_an_impossible_plan_gives_one_line(name: str) -> None:
     old, new, line = WRONG[name]
     assert old in SMALL
     with pytest.raises(UserError) as caught:
@@ -182,7 +182,7 @@ def test_a_plan_that_cannot_happen_gives_one_line(name: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_the_complaints_about_all_stages_are_one_answer() -> None:
+def test_complaints_about_all_stages_are_reported_together() -> None:
     first = SMALL.replace("batch_sequences: 8", "batch_sequences: 9, ranks: 2")
     text = first.replace(
         "{layers: 4, steps: 10}", "{layers: 5, steps: 10, batch_tokens: 33, resources: {min_nodes: 1}}"
@@ -206,7 +206,7 @@ def test_a_stage_does_not_repeat_the_complaint_about_the_batch_it_inherits() -> 
     assert str(caught.value).count("ranks") == 1
 
 
-def test_adopting_is_no_remedy_for_what_no_configuration_says() -> None:
+def test_adopting_is_not_suggested_for_what_no_configuration_says() -> None:
     with pytest.raises(UserError) as caught:
         plan_of(SMALL.replace("layers: 4", "layers: 5"), ds_config="{}")
     assert "stacking adopt" not in str(caught.value)
@@ -239,7 +239,7 @@ def test_the_published_recipe_is_the_published_schedule() -> None:
     assert sum(s.tokens for s in plan.stages) == pytest.approx(47.6e9, rel=1e-3)
 
 
-def test_the_explanation_tells_what_a_reader_asks() -> None:
+def test_the_explanation_answers_a_readers_questions() -> None:
     text = explain_text(make_plan(load_recipe("bert-base-p40"), None, None, MACHINE))
     for fact in ("110.8 M", "50,000", "960 = 80 x 3 x 4", "122,880", "0.0003 → 0.000195", "GiB", "84.2%", "epochs"):
         assert fact in text
@@ -303,14 +303,16 @@ AVX2, AVX512_BF16 = (replace(MACHINE, device=row, cpu=row) for row in (cpu_class
 
 
 @pytest.mark.parametrize(("machine", "precision"), [(AVX2, "fp32"), (AVX512_BF16, "bf16")])
-def test_automatic_precision_on_a_cpu_is_what_it_computes_in_hardware(machine: Machine, precision: str) -> None:
+def test_automatic_precision_on_a_cpu_is_one_supported_by_the_hardware(machine: Machine, precision: str) -> None:
     Path("recipe.yaml").write_text(SMALL)
     plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, machine)
     assert {stage.precision for stage in plan.stages} == {precision}
     assert not [warning for warning in plan.warnings if "bf16" in warning]
 
 
-def test_emulated_bf16_is_allowed_and_warned_of_with_the_measured_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulated_bf16_is_allowed_with_a_warning_that_gives_the_measured_slowdown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     Path("recipe.yaml").write_text(SMALL + "precision: bf16\n")
     monkeypatch.setattr(plan_command, "find_machine", lambda: AVX2)
     plan = make_plan(load_recipe("recipe.yaml"), MANIFEST, 100, AVX2)
@@ -322,7 +324,7 @@ def test_emulated_bf16_is_allowed_and_warned_of_with_the_measured_factor(monkeyp
 
 
 @pytest.mark.parametrize("named", [{"type": "FusedAdam"}, {"type": "AdamW", "params": {"torch_adam": False}}])
-def test_deepspeeds_own_adam_is_compiled_only_where_it_is_named(named: dict[str, Any]) -> None:
+def test_deepspeeds_own_adam_is_compiled_only_when_requested_by_name(named: dict[str, Any]) -> None:
     machine = Machine(2, DEVICE_CLASSES["a100"], 40 << 30, 16)
     for text, torchs in ((SMALL, True), (f"{SMALL}ds_config: {json.dumps({'optimizer': named})}\n", False)):
         Path("recipe.yaml").write_text(text)
@@ -331,14 +333,14 @@ def test_deepspeeds_own_adam_is_compiled_only_where_it_is_named(named: dict[str,
         assert any("compiles its own Adam" in warning for warning in plan.warnings) is not torchs
 
 
-def test_growth_may_differ_in_one_stage() -> None:
+def test_growth_may_differ_between_stages() -> None:
     text = SMALL.replace("{layers: 4, steps: 10}", "{layers: 5, steps: 10, growth: {operator: identity}}")
     growth = plan_of(text + "growth: {optimizer_state: copy}\n").stages[1].growth
     assert growth is not None
     assert (growth.operator, growth.optimizer_state) == ("identity", "copy")
 
 
-def test_a_run_may_start_from_a_hugging_face_model_and_grow_at_once() -> None:
+def test_a_run_may_start_from_a_hugging_face_model_and_grow_immediately() -> None:
     Path("pretrained").mkdir()
     Path("pretrained/config.json").write_text(json.dumps(BERT_BASE))
     text = "start: pretrained\ndata: {sequence_length: 32}\n" + SMALL[SMALL.index("stages:") :]
@@ -359,7 +361,7 @@ def test_a_run_may_start_from_a_hugging_face_model_and_grow_at_once() -> None:
         ({"num_hidden_layers": 4}, "stages[0].layers: is 2 after 4; layers can only grow"),
     ],
 )  # fmt: skip
-def test_a_model_to_start_from_that_does_not_fit_gives_one_line(change: dict[str, int], line: str) -> None:
+def test_an_unsuitable_initial_model_gives_one_line(change: dict[str, int], line: str) -> None:
     Path("pretrained").mkdir()
     Path("pretrained/config.json").write_text(json.dumps({**BERT_BASE, "num_hidden_layers": 2, **change}))
     text = SMALL + "start: pretrained\n"
@@ -370,13 +372,13 @@ def test_a_model_to_start_from_that_does_not_fit_gives_one_line(change: dict[str
     assert str(caught.value) == f"recipe.yaml: {line}"
 
 
-def test_a_folder_without_a_model_is_no_start() -> None:
+def test_a_start_folder_without_a_model_is_refused() -> None:
     Path("empty").mkdir()
     with pytest.raises(UserError, match="start: empty holds no model; give a state folder or a Hugging Face folder"):
         plan_of(SMALL + "start: empty\n")
 
 
-def test_a_plan_for_gpus_is_not_run_without_them() -> None:
+def test_a_plan_for_gpus_is_not_run_without_gpus() -> None:
     plan = make_plan(load_recipe("bert-base-p40"), None, None, MACHINE)
     with pytest.raises(UserError, match=r"bert-base-p40\.yaml: needs 4 GPUs, but this machine has 0"):
         check_machine(plan, MACHINE)
@@ -394,7 +396,7 @@ def test_a_stage_that_may_not_fit_is_pointed_out() -> None:
     assert any("0-L2 needs about" in warning for warning in plan.warnings)
 
 
-def test_zero_divides_what_its_stage_says_and_copies_the_weights() -> None:
+def test_zero_shards_what_its_stage_says_and_copies_the_weights() -> None:
     def of(stage: int, **more: object) -> int:
         return state_bytes(1000, 4, {"zero_optimization": {"stage": stage, "reduce_bucket_size": 0, **more}}, cuda=True)
 
@@ -416,7 +418,7 @@ def test_planning_never_loads_torch() -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.json"])
 @pytest.mark.parametrize("content", ["[1]", '"text"', "3"])
-def test_a_start_of_another_json_type_is_one_line(
+def test_a_start_with_the_wrong_json_type_is_reported_in_one_line(
     name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

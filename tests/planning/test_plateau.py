@@ -48,7 +48,7 @@ def assert_same(one: Plan, other: Plan) -> None:
         assert a.model_copy(update=same) == b.model_copy(update=same)
 
 
-def test_what_a_stage_leaves_over_goes_to_the_last_one() -> None:
+def test_unused_updates_of_a_stage_go_to_the_last_one() -> None:
     plan = plan_of(RECIPE)
     assert [stage.steps for stage in plan.stages] == [100, 50, 150]
 
@@ -76,7 +76,7 @@ def test_samples_and_learning_rates_of_the_run_stay_exact(first: int, second: in
         assert stage.tokens == stage.steps * stage.global_batch * 32
 
 
-def test_a_plan_with_decided_lengths_is_that_of_a_recipe_with_these_lengths() -> None:
+def test_a_plan_with_decided_lengths_equals_that_of_a_recipe_with_these_lengths() -> None:
     decided = with_lengths(plan_of(RECIPE), {0: 40, 1: 30})
     fixed = plan_of(
         RECIPE.replace("until: {plateau: 0.1, at_most: 100}", "steps: 40")
@@ -95,7 +95,7 @@ def test_the_rise_after_each_growth_moves_with_the_stages() -> None:
 
 
 @given(st.floats(0.01, 2), st.floats(0, 10), st.integers(3, 8), st.integers(1, 50))
-def test_a_loss_that_falls_evenly_with_the_logarithm_of_the_steps_is_measured_exactly(
+def test_a_loss_linear_in_the_logarithm_of_the_steps_is_measured_exactly(
     fall: float, start: float, count: int, first: int
 ) -> None:
     losses = [(first + 10 * i, start - fall * log2(first + 10 * i)) for i in range(count)]
@@ -105,7 +105,7 @@ def test_a_loss_that_falls_evenly_with_the_logarithm_of_the_steps_is_measured_ex
     assert not has_levelled(Until(plateau=fall * 1.01, at_most=1000, evaluations=count + 1), losses)
 
 
-def test_a_rising_loss_has_levelled_and_old_evaluations_do_not_count() -> None:
+def test_a_rising_loss_has_levelled_off_and_old_evaluations_do_not_count() -> None:
     until = Until(plateau=0.1, at_most=1000, evaluations=3)
     assert has_levelled(until, [(10, 2.0), (20, 2.1), (30, 2.2)])
     assert has_levelled(until, [(1, 9.0), (10, 2.0), (20, 2.0), (30, 2.0)])

@@ -29,7 +29,7 @@ def run_wide(lengths: list[int], **schedule: Any) -> list[float]:
     return [learning_rate_at(points, k) for points, n in zip(stages, lengths, strict=True) for k in range(n)]
 
 
-def test_between_points_lie_straight_lines() -> None:
+def test_rates_are_interpolated_linearly_between_points() -> None:
     points = ((0, 0.0), (10, 1.0), (30, 0.5))
     assert [learning_rate_at(points, step) for step in (-1, 0, 5, 10, 20, 30, 99)] == [0, 0, 0.5, 1, 0.75, 0.5, 0.5]
 
@@ -73,7 +73,7 @@ def test_warmup_stable_decay_has_its_shape(total: int, warmup: int, decay: int, 
 
 
 @given(st.integers(1, 50), st.integers(50, 200))
-def test_after_the_rise_the_rate_is_as_if_there_had_been_none(rise: int, steps: int) -> None:
+def test_after_the_rise_the_rate_is_the_same_as_without_one(rise: int, steps: int) -> None:
     rates = [{"peak": 1e-3, "end": 5e-4}, {"end": 1e-4}]
     plain = resolve_schedule(recipe_of(rates), [100, steps], [False, True])
     risen = resolve_schedule(recipe_of(rates, {"rewarmup_steps": rise}), [100, steps], [False, True])
@@ -89,5 +89,5 @@ def test_a_stage_that_did_not_grow_does_not_rise() -> None:
     assert stages[1] == ((0, 1e-3), (10, 1e-3))
 
 
-def test_the_recipe_that_is_checked_has_a_file_to_name() -> None:
+def test_a_checked_recipe_has_a_file_name_for_messages() -> None:
     assert recipe_of([{"peak": 1e-3}]).file == Path("recipe.yaml")

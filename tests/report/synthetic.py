@@ -1,4 +1,4 @@
-"""A run directory made up from the formats alone: nothing in it was trained, and its numbers mean nothing.
+"""A run directory synthesised from the formats alone: nothing in it was trained, and its numbers mean nothing.
 
 It follows the contract of ``plan.json``, ``journal.jsonl`` and ``metrics.jsonl``, as far as readers use them, and lets
 a test say exactly what happened and when: the clock is the writer's own.

@@ -1,4 +1,4 @@
-"""The report shows the measurements of attention that there are, and names those that are missing."""
+"""The report shows the existing measurements of attention, and names the missing ones."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_every_moment_has_a_row_and_a_picture(run: MeasuredRun) -> None:
     assert even[4:] == (f"{alike.halves_cosine:.3f}", f"{alike.others_cosine:.3f}")
 
 
-def test_the_page_shows_it_and_needs_nothing_else(run: MeasuredRun) -> None:
+def test_the_page_shows_it_and_is_self_contained(run: MeasuredRun) -> None:
     page = Page(write_report(run.whole().path).read_text(encoding="utf-8"))
     assert page.open == [] and "6 layers, after growing" in page.text
     assert all(reference.startswith(("#", "data:")) for reference in page.references)
 
 
-def test_before_the_first_measurement_there_is_nothing(run: MeasuredRun) -> None:
+def test_before_the_first_measurement_the_section_is_empty(run: MeasuredRun) -> None:
     section = attention_section(read(run))
     assert section is not None and section.chart is None and section.problems == ()
     assert "Nothing has been measured yet." in Page(write_report(run.path).read_text(encoding="utf-8")).text
@@ -103,7 +103,7 @@ def test_a_damaged_measurement_is_named_and_does_not_hide_the_others(run: Measur
     write_report(run.path)
 
 
-def test_measuring_costs_a_run_nothing_but_is_accounted_for(run: MeasuredRun, tmp_path: Path) -> None:
+def test_measuring_is_accounted_for_but_not_charged_to_a_run(run: MeasuredRun, tmp_path: Path) -> None:
     plain = SyntheticRun(tmp_path / "plain", layers=(3, 6), steps=(30, 30)).whole()
     run.whole()
     assert charged_seconds(read(run)) == pytest.approx(charged_seconds(read(plain)))

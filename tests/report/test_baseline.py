@@ -1,4 +1,4 @@
-"""The baseline of a stacked run: as many steps as take as long, annealed at their own end."""
+"""The baseline of a stacked run: as many steps as fit in the same time, annealed at their own end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ stages:
 
 
 def finished(folder: Path, recipe: str, **changes: Any) -> Run:
-    """A made-up finished run of 2 and 12 layers, with the plan of ``recipe``."""
+    """A synthetic finished run of 2 and 12 layers, with the plan of ``recipe``."""
     plan = plan_of(recipe).model_copy(update=changes)
     run = SyntheticRun(folder, layers=(2, 12), steps=(100, 100)).whole()
     write_plan(run.path / "plan.json", plan)
@@ -48,12 +48,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_it_trains_as_many_steps_as_take_as_long(tmp_path: Path) -> None:
-    # 154.5 s in all, of which one start-up of 5 s; 1.2 s an update of 12 layers.
+def test_it_trains_as_many_steps_as_fit_in_the_same_time(tmp_path: Path) -> None:
+    # 154.5 s in all, including one start-up of 5 s; 1.2 s per update of 12 layers.
     assert baseline_steps(finished(tmp_path / "run", WSD)) == round((154.5 - 5.0) / 1.2)
 
 
-def test_it_is_the_deepest_model_alone_with_the_same_schedule_over_its_own_steps(tmp_path: Path) -> None:
+def test_it_is_only_the_deepest_model_with_the_same_schedule_over_its_own_steps(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", WSD)
     plan = make_plan(baseline_recipe(run), MANIFEST, SAMPLES, MACHINE)
     (stage,), steps = plan.stages, baseline_steps(run)
@@ -103,7 +103,7 @@ def test_everything_else_is_as_in_the_last_stage(tmp_path: Path, recipe: str) ->
     assert stage.ds_config == last.ds_config
 
 
-def test_a_run_that_is_not_over_has_no_baseline_yet(tmp_path: Path) -> None:
+def test_an_unfinished_run_has_no_baseline_yet(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path / "run", layers=(2, 12), steps=(100, 100))
     run.train(0)
     run.transition(0)
@@ -112,7 +112,7 @@ def test_a_run_that_is_not_over_has_no_baseline_yet(tmp_path: Path) -> None:
         baseline_steps(read_run(run.path))
 
 
-def test_a_run_that_diverged_is_not_to_be_finished(tmp_path: Path) -> None:
+def test_a_diverged_run_is_not_advised_to_finish(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path / "run", layers=(2, 12), steps=(100, 100))
     run.train(0, last=40)
     run.event("failed", phase="train", stage=0, attempt=1, message="not finite", diverged=True)
@@ -120,13 +120,13 @@ def test_a_run_that_diverged_is_not_to_be_finished(tmp_path: Path) -> None:
         baseline_steps(read_run(run.path))
 
 
-def test_a_run_that_did_not_start_from_random_weights_has_none(tmp_path: Path) -> None:
+def test_a_run_that_did_not_start_from_random_weights_has_no_baseline(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", WSD, start="/models/bert", start_format="huggingface")
     with pytest.raises(UserError, match="started from /models/bert; compare runs that start from random weights"):
         baseline_recipe(run)
 
 
-def test_a_recipe_that_was_altered_after_the_run_began_is_no_basis_for_a_baseline(tmp_path: Path) -> None:
+def test_a_recipe_altered_after_the_run_began_cannot_give_a_baseline(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", WSD)
     text = run.folder.recipe.read_text()
     run.folder.recipe.write_text(text.replace("hidden: 64", "hidden: 65"))

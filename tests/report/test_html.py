@@ -117,21 +117,21 @@ def torn_at_its_end(run: SyntheticRun) -> None:
         torn_at_its_end,
     ],
 )
-def test_any_history_makes_a_whole_page(run: SyntheticRun, history: Callable[[SyntheticRun], None]) -> None:
+def test_any_history_gives_a_complete_page(run: SyntheticRun, history: Callable[[SyntheticRun], None]) -> None:
     history(run)
     page = page_of(run)
     for name in ("0-L3", "1-L6", "2-L12"):
         assert name in page.text
 
 
-def test_the_page_needs_nothing_from_outside(run: SyntheticRun) -> None:
+def test_the_page_is_self_contained(run: SyntheticRun) -> None:
     page = page_of(run.whole())
     assert all(reference.startswith("#") for reference in page.references)
     text = (run.path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"url\((?!['\"]?#)|@import|<script|<link", text)
 
 
-def test_no_two_elements_of_the_charts_are_mistaken_for_each_other(run: SyntheticRun) -> None:
+def test_chart_element_ids_are_unique(run: SyntheticRun) -> None:
     page_of(run.whole())
     text = (run.path / "report.html").read_text(encoding="utf-8")
     charts = re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL)
@@ -142,7 +142,7 @@ def test_no_two_elements_of_the_charts_are_mistaken_for_each_other(run: Syntheti
     assert not used[0] & made[1] and not used[1] & made[0]
 
 
-def test_what_is_left_out_or_wrong_is_said(run: SyntheticRun) -> None:
+def test_omissions_and_problems_are_mentioned(run: SyntheticRun) -> None:
     restarted(run)
     run.train(1, nan_at=[3])
     text = " ".join(page_of(run).text.split())
@@ -151,13 +151,13 @@ def test_what_is_left_out_or_wrong_is_said(run: SyntheticRun) -> None:
     assert "Restarts and failures None." not in text
 
 
-def test_text_from_the_run_is_shown_as_text(run: SyntheticRun) -> None:
+def test_text_from_the_run_is_escaped(run: SyntheticRun) -> None:
     run.train(0, last=10)
     run.event("failed", phase="train", stage=0, attempt=1, message="<script>alert(1)</script>")
     assert "<script>alert(1)</script>" in page_of(run).text
 
 
-def test_a_report_replaces_the_one_before(run: SyntheticRun) -> None:
+def test_a_report_replaces_the_previous_one(run: SyntheticRun) -> None:
     run.train(0, last=10)
     assert "10 of 90 updates so far" in page_of(run).text
     run.train(0, first=11, attempt=2)

@@ -31,7 +31,7 @@ def test_smoothing_over_one_value_changes_nothing() -> None:
     assert plots.smoothed([3.0, 1.0, 2.0], 1) == [3.0, 1.0, 2.0]
 
 
-def test_smoothing_passes_over_what_is_not_a_number() -> None:
+def test_smoothing_skips_values_that_are_not_numbers() -> None:
     line = plots.smoothed([2.0, math.nan, math.inf, 2.0], 5)
     assert line[0] == line[3] == pytest.approx(2.0)
     assert math.isnan(line[1]) and math.isnan(line[2])

@@ -57,7 +57,7 @@ def test_a_lock_outlives_its_controller_while_a_rank_holds_it(run: SyntheticRun)
     assert not is_locked(lock)
 
 
-def test_looking_at_the_lock_does_not_keep_it(run: SyntheticRun) -> None:
+def test_checking_the_lock_does_not_hold_it(run: SyntheticRun) -> None:
     with RunFolder(run.path).locked(patience=0):
         pass
     assert not is_locked(run.path / "lock")
@@ -65,7 +65,7 @@ def test_looking_at_the_lock_does_not_keep_it(run: SyntheticRun) -> None:
         assert is_locked(run.path / "lock")
 
 
-def test_a_killed_run_is_stopped_and_says_how_to_go_on(run: SyntheticRun) -> None:
+def test_a_killed_run_is_stopped_and_says_how_to_resume(run: SyntheticRun) -> None:
     run.train(0, last=40)
     now = status(run.path)
     assert now.state == "stopped"
@@ -74,7 +74,7 @@ def test_a_killed_run_is_stopped_and_says_how_to_go_on(run: SyntheticRun) -> Non
 
 
 @pytest.mark.parametrize("event", ["failed", "preempted"])
-def test_an_ending_in_the_journal_names_the_state(run: SyntheticRun, event: str) -> None:
+def test_an_ending_in_the_journal_determines_the_state(run: SyntheticRun, event: str) -> None:
     run.train(0, last=40)
     run.event(event, phase="train", stage=0, attempt=1, message="rank 1 was killed by SIGKILL")
     now = status(run.path)
@@ -82,7 +82,7 @@ def test_an_ending_in_the_journal_names_the_state(run: SyntheticRun, event: str)
     assert now.last_error == ("rank 1 was killed by SIGKILL" if event == "failed" else None)
 
 
-def test_a_run_that_diverged_is_not_told_to_resume_plainly(run: SyntheticRun) -> None:
+def test_a_diverged_run_is_not_advised_to_simply_resume(run: SyntheticRun) -> None:
     run.train(0, last=40)
     message = f"not finite after update 40; go back with `stacking resume {run.path} --from-step 20`"
     run.event("failed", phase="train", stage=0, attempt=1, message=message, diverged=True)
@@ -92,7 +92,7 @@ def test_a_run_that_diverged_is_not_told_to_resume_plainly(run: SyntheticRun) ->
     assert f"(run `stacking resume {run.path}` to continue)" in status(run.path).as_text()
 
 
-def test_the_last_preemption_is_told_also_when_the_run_has_gone_on(run: SyntheticRun) -> None:
+def test_the_last_preemption_is_reported_even_after_the_run_has_resumed(run: SyntheticRun) -> None:
     run.train(0, last=40)
     assert status(run.path).last_stop is None
     run.event("preempted", phase="train", stage=0, attempt=1, message="stopped by SIGTERM")
@@ -101,7 +101,7 @@ def test_the_last_preemption_is_told_also_when_the_run_has_gone_on(run: Syntheti
     assert "last stop   train of 0-L3, stopped by SIGTERM (" in status(run.path).as_text()
 
 
-def test_a_finished_run_is_finished_and_stays_so_when_resumed(run: SyntheticRun) -> None:
+def test_a_finished_run_stays_finished_when_resumed(run: SyntheticRun) -> None:
     run.whole()
     run.event("resumed")
     now = status(run.path)
@@ -110,7 +110,7 @@ def test_a_finished_run_is_finished_and_stays_so_when_resumed(run: SyntheticRun)
     assert "left" not in now.as_text()
 
 
-def test_between_stages_the_time_left_is_that_of_the_stages_to_come(run: SyntheticRun) -> None:
+def test_between_stages_the_time_left_covers_the_remaining_stages(run: SyntheticRun) -> None:
     run.train(0)
     run.phase("consolidate", 0, 3.0)
     run.event("started", phase="grow", stage=1, attempt=1)
@@ -155,7 +155,7 @@ def submitted(run: SyntheticRun) -> SyntheticRun:
     return run
 
 
-def test_a_run_that_waits_in_the_queue_says_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+def test_a_queued_run_says_why_it_waits(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
     lines = [
         "11|PENDING|gpu||0:00|2026-01-02T03:04:05|Resources|a|/run",
         "12|PENDING|cpu||0:00|N/A|Dependency|b|/run",
@@ -187,7 +187,9 @@ def test_the_phase_that_waits_is_named(submitted: SyntheticRun, slurm: FakeSlurm
 
 
 @pytest.mark.parametrize("by", ["stacking cancel", "scancel"])
-def test_a_cancelled_run_is_not_one_that_stopped_by_itself(submitted: SyntheticRun, slurm: FakeSlurm, by: str) -> None:
+def test_a_cancelled_run_is_distinguished_from_one_that_stopped(
+    submitted: SyntheticRun, slurm: FakeSlurm, by: str
+) -> None:
     submitted.train(0, last=40)
     if by == "stacking cancel":
         submitted.event("cancelled", jobs=[11, 12, 13])
@@ -207,7 +209,7 @@ def test_a_finished_run_does_not_show_what_went_wrong_before(run: SyntheticRun) 
     assert (now.state, now.last_error, now.last_stop) == ("finished", None, None)
 
 
-def test_a_run_at_work_elsewhere_names_its_nodes(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+def test_a_run_working_elsewhere_names_its_nodes(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
     slurm.answers("squeue", stdout="11|RUNNING|gpu|n[1-2]|1:02:03|2026-01-02T03:04:05|None|a|/run\n")
     now = status(submitted.path)
     assert (now.state, now.jobs[0].nodes, now.jobs[0].elapsed) == ("running", "n[1-2]", "1:02:03")
@@ -220,7 +222,7 @@ def test_a_job_that_slurm_forgot_is_completed_if_its_phases_are(submitted: Synth
     assert [job.state for job in status(submitted.path).jobs] == ["COMPLETED", None, None]
 
 
-def test_a_chain_that_can_never_go_on_is_not_queued(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+def test_a_chain_that_can_never_continue_is_not_queued(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
     slurm.answers("squeue", stdout="12|PENDING|gpu||0:00|N/A|DependencyNeverSatisfied|a|/run\n")
     submitted.train(0, last=40)
     submitted.event("failed", phase="train", stage=0, attempt=1, message="rank 1 was killed by SIGKILL")
@@ -229,7 +231,7 @@ def test_a_chain_that_can_never_go_on_is_not_queued(submitted: SyntheticRun, slu
     assert f"run `stacking submit --resume {submitted.path}` to continue" in now.as_text()
 
 
-def test_without_slurm_the_journal_alone_is_told_and_why(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+def test_without_slurm_the_state_is_unknown_with_the_reason(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
     now = status(submitted.path)
     assert now.state == "unknown" and now.queue_error is not None
     assert "to continue" not in now.as_text() and "unknown: squeue: is not on this machine" in now.as_text()
@@ -238,7 +240,9 @@ def test_without_slurm_the_journal_alone_is_told_and_why(submitted: SyntheticRun
 AWAY = {"stderr": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)", "code": 1}
 
 
-def test_while_slurm_is_away_the_last_known_states_are_told(submitted: SyntheticRun, slurm: FakeSlurm) -> None:
+def test_while_slurm_is_unreachable_the_last_known_states_are_reported(
+    submitted: SyntheticRun, slurm: FakeSlurm
+) -> None:
     slurm.answers(
         "squeue", stdout="11|PENDING|gpu||0:00|N/A|Resources|a|/run\n12|PENDING|gpu||0:00|N/A|Dependency|b|/run\n"
     )
@@ -258,7 +262,7 @@ def test_how_a_job_ended_is_remembered_when_slurm_has_forgotten_it(submitted: Sy
     assert status(submitted.path).jobs[0].state == "OUT_OF_MEMORY"
 
 
-def test_a_job_that_never_reached_its_controller_is_told_with_its_log(
+def test_a_job_that_never_reached_its_controller_is_reported_with_its_log(
     submitted: SyntheticRun, slurm: FakeSlurm
 ) -> None:
     slurm.answers("squeue", stdout="11|FAILED|gpu|n1|0:01|N/A|JobLaunchFailure|a|/run\n")
@@ -274,7 +278,7 @@ def test_a_run_that_was_not_submitted_does_not_ask_slurm(run: SyntheticRun, slur
     assert (status(run.path).jobs, slurm.calls()) == ((), [])
 
 
-def test_watching_ends_when_nobody_is_at_work(run: SyntheticRun) -> None:
+def test_watching_ends_when_the_run_is_idle(run: SyntheticRun) -> None:
     with RunFolder(run.path).locked():
         watched = watch(run.path, every=0.0)
         assert [next(watched).state for _ in range(2)] == ["running", "running"]
@@ -287,7 +291,7 @@ def test_what_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
             status(path)
 
 
-def test_a_run_without_a_journal_is_where_its_metrics_are(run: SyntheticRun) -> None:
+def test_a_run_without_a_journal_is_located_by_its_metrics(run: SyntheticRun) -> None:
     run.train(0)
     run.train(1, last=30)
     (run.path / "journal.jsonl").unlink()
@@ -296,7 +300,7 @@ def test_a_run_without_a_journal_is_where_its_metrics_are(run: SyntheticRun) -> 
     assert "journal     is empty or missing" in now.as_text()
 
 
-def test_altered_lines_of_the_journal_are_told_and_count_for_nothing(run: SyntheticRun) -> None:
+def test_altered_lines_of_the_journal_are_reported_and_ignored(run: SyntheticRun) -> None:
     run.train(0, last=40)
     journal = run.path / "journal.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b"started", b"stbrted"))
@@ -363,7 +367,7 @@ def test_damaged_metrics_are_named_by_status_and_report(
     assert f"The metrics are incomplete: 0-L3/metrics.jsonl: {words}." in render(read_run(run.path))
 
 
-def test_a_stage_that_trains_again_lacks_nothing(run: SyntheticRun) -> None:
+def test_a_rewound_stage_is_not_reported_as_damaged(run: SyntheticRun) -> None:
     run.train(0, evaluate_every=None)
     truncate_after(RunFolder(run.path).stage("0-L3").metrics, 50)
     run.event("rewound", phase="train", stage=0, step=50)
@@ -379,7 +383,7 @@ def test_a_damaged_plan_is_named(run: SyntheticRun, content: str) -> None:
         status(run.path)
 
 
-def test_names_of_others_do_not_reach_the_terminal_as_they_are(run: SyntheticRun) -> None:
+def test_foreign_names_are_escaped_before_they_reach_the_terminal(run: SyntheticRun) -> None:
     run.train(0, last=40)
     run.event("failed", phase="train", stage=0, message="\x1b]0;owned\x07 <script>\nlast\r words")
     text = status(run.path).as_text()

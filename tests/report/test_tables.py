@@ -20,7 +20,7 @@ def column(table: tables.Table, name: str) -> list[str]:
     return [row[table.head.index(name)] for row in table.rows]
 
 
-def test_the_stage_table_tells_each_stage_and_the_sum(run: SyntheticRun) -> None:
+def test_the_stage_table_shows_each_stage_and_the_sum(run: SyntheticRun) -> None:
     table = tables.stage_table(read_run(run.whole().path))
     assert column(table, "layers") == ["3", "6", "12", ""]
     assert column(table, "steps") == ["100", "100", "100", "300"]
@@ -36,7 +36,7 @@ def test_a_run_of_one_stage_has_no_sum(tmp_path: Path) -> None:
     assert column(tables.stage_table(read_run(run.path)), "stage") == ["1"]
 
 
-def test_a_stage_in_progress_says_how_far_it_is(run: SyntheticRun) -> None:
+def test_a_stage_in_progress_shows_its_progress(run: SyntheticRun) -> None:
     run.train(0)
     run.transition(0)
     run.train(1, last=40, evaluate_every=None)

@@ -33,7 +33,7 @@ def test_an_undisturbed_run_has_no_gaps(run: SyntheticRun) -> None:
     assert clock(run.now) == pytest.approx(run.now - T0)
 
 
-def test_the_time_from_a_kill_until_the_run_goes_on_is_left_out(run: SyntheticRun) -> None:
+def test_the_time_from_a_kill_until_the_run_resumes_is_left_out(run: SyntheticRun) -> None:
     run.train(0, last=40)
     killed = run.now
     run.wait(5000)
@@ -65,7 +65,7 @@ def test_a_stop_between_phases_is_left_out_when_the_run_is_resumed(run: Syntheti
     assert wall_clock(read_run(run.path)).idle == pytest.approx(900)
 
 
-def test_what_is_at_work_has_no_ending_yet(run: SyntheticRun) -> None:
+def test_an_attempt_in_progress_has_no_ending_yet(run: SyntheticRun) -> None:
     run.train(0, last=40)
     (only,) = attempts(read_run(run.path))
     assert only.ending is None
@@ -90,7 +90,7 @@ def test_a_transition_is_consolidate_grow_and_start_up(run: SyntheticRun) -> Non
     assert transition(seen, 2).total is None
 
 
-def test_the_start_up_is_that_of_the_attempt_that_made_the_first_update(run: SyntheticRun) -> None:
+def test_the_start_up_belongs_to_the_attempt_that_made_the_first_update(run: SyntheticRun) -> None:
     run.train(0, last=10, start_up=50.0)
     truncate_after(run.path / "0-L3" / "metrics.jsonl", 0)
     run.wait(5000)
@@ -110,7 +110,7 @@ def test_a_phase_that_was_tried_twice_counts_once(run: SyntheticRun) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(start_up=SECONDS, consolidate=SECONDS, grow=SECONDS, idle=SECONDS, killed_at=st.integers(1, 19))
-def test_the_parts_of_an_account_add_up_to_the_time_somebody_was_at_work(
+def test_the_parts_of_an_account_add_up_to_the_working_time(
     start_up: float, consolidate: float, grow: float, idle: float, killed_at: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:

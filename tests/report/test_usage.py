@@ -1,4 +1,4 @@
-"""Node-hours: of every start of every job, from SLURM's accounting or from what the controllers wrote."""
+"""Node-hours of every start of every job, from SLURM's accounting or from the controllers' records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["slurm"]
 
 @pytest.fixture
 def preempted(tmp_path: Path) -> SyntheticRun:
-    """A stage on four nodes for an hour, queued for two, then on two nodes for half an hour and still at work."""
+    """A stage on four nodes for an hour, queued for two, then on two nodes for half an hour and still working."""
     run = SyntheticRun(tmp_path / "run")
     RunFolder(run.path).scripts.mkdir()
     run.event("submitted", job=11, name="0-L3", mode="per-stage", phases="train:0", after=None)
@@ -59,11 +59,11 @@ def test_accounting_counts_every_start_of_every_job(preempted: SyntheticRun, slu
     assert notes[-1] == "Node-hours: 5.00 with all restarts, according to SLURM's accounting."
 
 
-def test_a_journal_that_does_not_name_the_nodes_is_no_source(preempted: SyntheticRun, slurm: FakeSlurm) -> None:
+def test_a_journal_that_does_not_name_the_nodes_is_not_used(preempted: SyntheticRun, slurm: FakeSlurm) -> None:
     preempted.event("resumed", job=11)
     assert node_hours(read_run(preempted.path)) is None
 
 
-def test_a_run_that_was_not_submitted_has_none(tmp_path: Path, slurm: FakeSlurm) -> None:
+def test_a_run_that_was_not_submitted_has_no_node_hours(tmp_path: Path, slurm: FakeSlurm) -> None:
     run = SyntheticRun(tmp_path / "run").whole()
     assert node_hours(read_run(run.path)) is None and slurm.calls() == []

@@ -1,4 +1,4 @@
-"""`stacking run --branch-of` begins with a checkpoint of another run; tests/test_restart.py compares the bits."""
+"""`stacking run --branch-of` starts from a checkpoint of another run; tests/test_restart.py compares the bits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def shorter(steps: int) -> Plan:
 
 
 @pytest.mark.parametrize(("steps", "name", "step"), [(10, "1-L4", 10), (9, "1-L4", 4), (4, "1-L4", 4), (3, "0-L2", 10)])
-def test_it_is_the_last_checkpoint_that_both_would_write(source: RunFolder, steps: int, name: str, step: int) -> None:
+def test_the_branch_point_is_the_last_checkpoint_that_both_would_write(
+    source: RunFolder, steps: int, name: str, step: int
+) -> None:
     point = branch_point(source, shorter(steps), refuse)
     assert point is not None
     assert (point.names[-1], point.step) == (name, step)
@@ -92,7 +94,7 @@ def test_the_new_run_has_what_the_source_had_then(source: RunFolder, tmp_path: P
     assert not read_run(run.path).damage
 
 
-def test_its_wall_clock_is_that_of_the_source_and_the_time_since_is_not_charged(
+def test_its_wall_clock_continues_the_sources_and_the_time_since_is_not_charged(
     source: RunFolder, tmp_path: Path
 ) -> None:
     run = created(tmp_path / "run", shorter(9))
@@ -105,14 +107,14 @@ def test_its_wall_clock_is_that_of_the_source_and_the_time_since_is_not_charged(
     assert charged_seconds(read_run(run.path)) == pytest.approx(150)
 
 
-def test_runs_that_share_nothing_are_told_where_they_part(source: RunFolder) -> None:
+def test_runs_that_share_nothing_are_refused_with_the_point_where_they_diverge(source: RunFolder) -> None:
     other = plan_of(SMALL.replace("hidden: 64", "hidden: 128"))
     assert branch_point(source, other, refuse) is None
     with pytest.raises(UserError, match=r"--branch-of .*source: keeps no checkpoint .* part at model; name a run"):
         require_branch_point(source, other, refuse)
 
 
-def test_without_a_checkpoint_in_the_shared_updates_there_is_nothing_to_begin_with(source: RunFolder) -> None:
+def test_without_a_checkpoint_in_the_shared_updates_there_is_no_branch_point(source: RunFolder) -> None:
     shutil.rmtree(source.stage("0-L2").checkpoints)
     with pytest.raises(UserError, match=r"from the 13 updates that both share before they part at stages\[1\].steps"):
         require_branch_point(source, shorter(3), refuse)
@@ -126,7 +128,7 @@ def test_a_damaged_checkpoint_is_named_and_an_earlier_one_taken(source: RunFolde
     assert (point.names[-1], point.step) == ("0-L2", 10)
 
 
-def test_a_checkpoint_that_is_removed_meanwhile_leaves_nothing(source: RunFolder, tmp_path: Path) -> None:
+def test_a_checkpoint_removed_while_it_is_copied_leaves_nothing(source: RunFolder, tmp_path: Path) -> None:
     point = require_branch_point(source, shorter(9), refuse)
     shutil.rmtree(point.checkpoint)
     run = created(tmp_path / "run", shorter(9))
@@ -136,6 +138,6 @@ def test_a_checkpoint_that_is_removed_meanwhile_leaves_nothing(source: RunFolder
     assert not run.journal.events()
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"plan\.json"):
         branch_point(RunFolder(tmp_path), shorter(9), refuse)

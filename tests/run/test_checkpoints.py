@@ -1,4 +1,4 @@
-"""The newest undamaged checkpoint is the one to go on from."""
+"""The newest undamaged checkpoint is the one to resume from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def no_damage(damage: DamagedFile) -> None:
     raise damage
 
 
-def test_checkpoints_are_ordered_by_step_and_half_written_ones_are_not_seen(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_step_and_half_written_ones_are_ignored(tmp_path: Path) -> None:
     make_checkpoints(tmp_path, 5, 20, 100)
     (tmp_path / ".global_step120.partial").mkdir()
     (tmp_path / ".saving").mkdir()
@@ -41,7 +41,7 @@ def test_a_damaged_checkpoint_is_reported_set_aside_and_the_one_before_is_used(t
     assert (tmp_path / "global_step20.damaged" / "model.pt").read_bytes() == b"torn"
 
 
-def test_a_crash_between_rename_and_latest_is_mended(tmp_path: Path) -> None:
+def test_a_crash_between_rename_and_latest_is_repaired(tmp_path: Path) -> None:
     make_checkpoints(tmp_path, 5, 20)
     point_latest(tmp_path, tmp_path / "global_step5")
     assert newest_good(tmp_path, no_damage) == tmp_path / "global_step20"
@@ -49,14 +49,14 @@ def test_a_crash_between_rename_and_latest_is_mended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"global_step7", b"../elsewhere"])
-def test_a_damaged_latest_is_written_again(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_latest_is_rewritten(tmp_path: Path, content: bytes) -> None:
     make_checkpoints(tmp_path, 5, 20)
     (tmp_path / "latest").write_bytes(content)
     assert latest(tmp_path) is None
     assert newest_good(tmp_path, no_damage) == tmp_path / "global_step20" == latest(tmp_path)
 
 
-def test_a_manifest_that_lost_an_entry_is_damage_like_any_other(tmp_path: Path) -> None:
+def test_a_manifest_that_lost_an_entry_counts_as_damage(tmp_path: Path) -> None:
     make_checkpoints(tmp_path, 5, 20)
     manifest = tmp_path / "global_step20" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "files": {}}))
@@ -80,7 +80,7 @@ def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step5", "latest"]
 
 
-def test_no_good_checkpoint_means_none_and_no_latest(tmp_path: Path) -> None:
+def test_without_an_undamaged_checkpoint_there_is_no_latest(tmp_path: Path) -> None:
     make_checkpoints(tmp_path, 5)
     (tmp_path / "global_step5" / "model.pt").unlink()
     assert newest_good(tmp_path, lambda damage: None) is None

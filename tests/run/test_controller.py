@@ -1,4 +1,4 @@
-"""What the controller does with the outcomes of phases; the launcher here only pretends."""
+"""How the controller reacts to the outcomes of phases; the launcher here only pretends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK = "launch: {ranks: 4, retry_seconds: 0.01}\n"
 
 
 class Pretender:
-    """A scheduler's launcher whose jobs end at once, with these outcomes and then well."""
+    """A scheduler's launcher whose jobs end immediately, first with these outcomes and then successfully."""
 
     unattended = True
     overlaps = False
@@ -88,7 +88,7 @@ def test_phases_run_in_their_order(folder: RunFolder) -> None:
     assert [job.ranks for job in launcher.started] == [4, 1, 1, 4, 1, 1, 1]
 
 
-def test_a_crash_is_tried_again_and_named_in_the_journal(folder: RunFolder) -> None:
+def test_a_crash_is_retried_and_named_in_the_journal(folder: RunFolder) -> None:
     launcher = Pretender(CRASH, CRASH)
     control(folder, launcher)
     assert [job.name for job in launcher.started[:4]] == ["train-1", "train-2", "train-3", "consolidate-1"]
@@ -103,14 +103,14 @@ def test_crashes_without_progress_end_the_run(folder: RunFolder) -> None:
     assert len(launcher.started) == 4 and launcher.requeued == 0
 
 
-def test_the_recipe_says_how_often(folder: RunFolder) -> None:
+def test_the_recipe_sets_the_number_of_retries(folder: RunFolder) -> None:
     launcher = Pretender(*[CRASH] * 10)
     with pytest.raises(StackingError):
         control(folder, launcher, text="launch: {ranks: 4, retries: 0}\n")
     assert len(launcher.started) == 1
 
 
-def test_at_a_terminal_a_crash_is_shown_at_once(folder: RunFolder) -> None:
+def test_at_a_terminal_a_crash_is_reported_without_a_retry(folder: RunFolder) -> None:
     launcher = Pretender(*[CRASH] * 10)
     launcher.unattended = False
     with pytest.raises(StackingError):
@@ -118,7 +118,7 @@ def test_at_a_terminal_a_crash_is_shown_at_once(folder: RunFolder) -> None:
     assert len(launcher.started) == 1
 
 
-def test_a_users_mistake_is_not_tried_again(folder: RunFolder) -> None:
+def test_a_user_error_is_not_retried(folder: RunFolder) -> None:
     launcher = Pretender(Outcome(exit_code=2))
     with pytest.raises(StackingError) as caught:
         control(folder, launcher)
@@ -126,7 +126,7 @@ def test_a_users_mistake_is_not_tried_again(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_divergence_is_neither_tried_again_nor_requeued(folder: RunFolder, stopped: bool) -> None:
+def test_a_divergence_is_neither_retried_nor_requeued(folder: RunFolder, stopped: bool) -> None:
     log = folder.path / "rank.log"
     log.write_text("0-L2: the loss is nan\n")
     launcher = Pretender(
@@ -140,7 +140,7 @@ def test_a_divergence_is_neither_tried_again_nor_requeued(folder: RunFolder, sto
 
 
 @pytest.mark.parametrize("outcome", [STOPPED, *(Outcome(exit_code=-n) for n in ASKED)])
-def test_ranks_that_were_asked_to_end_requeue_the_job(folder: RunFolder, outcome: Outcome) -> None:
+def test_ranks_that_were_asked_to_stop_requeue_the_job(folder: RunFolder, outcome: Outcome) -> None:
     launcher = Pretender(outcome)
     with pytest.raises(Preempted, match="job 7 is requeued"):
         control(folder, launcher)
@@ -163,7 +163,7 @@ def test_a_signal_to_a_local_rank_is_a_stop_that_can_be_resumed(folder: RunFolde
         control(folder, launcher)
 
 
-def test_under_nohup_a_closed_terminal_stops_nothing(folder: RunFolder) -> None:
+def test_under_nohup_closing_the_terminal_stops_nothing(folder: RunFolder) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         control(folder, launcher := Pretender(before=lambda: os.kill(os.getpid(), signal.SIGHUP)))
@@ -187,38 +187,38 @@ def test_a_crash_before_the_stop_is_in_the_journal_too(folder: RunFolder) -> Non
     assert message.startswith("stopped by SIGTERM (rank 3 on n2 ended with exit code 1")
 
 
-def test_only_what_is_wanted(folder: RunFolder) -> None:
+def test_only_the_requested_phases_run(folder: RunFolder) -> None:
     launcher = Pretender()
     control(folder, launcher, only=["train:0"])
     assert [job.name for job in launcher.started] == ["train-1"]
 
 
-def test_what_is_wanted_must_be_next(folder: RunFolder) -> None:
+def test_a_requested_phase_must_be_the_next_one(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="--only grow:1: comes after train:0, which is not done"):
         control(folder, Pretender(), only=["grow:1", "train:1"])
 
 
-def test_wanted_phases_are_known(folder: RunFolder) -> None:
+def test_requested_phases_must_exist(folder: RunFolder) -> None:
     chain = phases(small_plan(), folder)
     assert parse_labels("consolidate:0,grow:1", chain) == ["consolidate:0", "grow:1"]
     with pytest.raises(UserError, match="'train:7' is not a phase of this run"):
         parse_labels("train:7", chain)
 
 
-def test_an_elastic_stage_takes_the_ranks_that_there_is_room_for(folder: RunFolder) -> None:
+def test_an_elastic_stage_uses_the_available_ranks(folder: RunFolder) -> None:
     launcher = Pretender(room=3)
     control(folder, launcher, text="launch: {ranks: 4, elastic: true}\n")
     assert launcher.started[0].ranks == 2
     assert events(folder, "started")[0]["world_size"] == 2
 
 
-def test_another_stage_is_refused(folder: RunFolder) -> None:
+def test_a_stage_that_is_not_elastic_is_refused_with_fewer_ranks(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="planned for 4 ranks, but only 3 are available"):
         control(folder, Pretender(room=3))
 
 
 def test_a_controller_whose_lock_was_taken_over_stops_and_writes_nothing_more(folder: RunFolder) -> None:
-    """Its lock file is removed, another controller locks a new one: two of them would train."""
+    """If its lock file is removed and another controller locks a new one, both of them would train."""
     others: list[Lease] = []
 
     def take_over() -> None:
@@ -247,7 +247,7 @@ def test_a_lock_that_was_removed_or_overwritten_is_restored(folder: RunFolder, c
     assert len(launcher.started) == 7
 
 
-def test_logs_of_attempts_that_the_journal_forgot_are_not_written_into(folder: RunFolder) -> None:
+def test_logs_of_attempts_missing_from_the_journal_are_not_overwritten(folder: RunFolder) -> None:
     logs = folder.stage(small_plan().stages[0].name).logs
     logs.mkdir(parents=True)
     for attempt in (1, 2):
@@ -290,7 +290,7 @@ class Selective(Pretender):
 
 
 @pytest.mark.parametrize("exit_code", [1, 2, -9])
-def test_a_run_goes_on_without_a_measurement_that_fails_and_says_so(folder: RunFolder, exit_code: int) -> None:
+def test_a_run_continues_without_a_failed_measurement_and_reports_it(folder: RunFolder, exit_code: int) -> None:
     launcher = Selective(fails("attention-trained", exit_code))
     control(folder, launcher, text=ATTENTION)
     assert launcher.started[-1].name == "report-1"
@@ -311,7 +311,7 @@ def test_a_measurement_that_is_asked_to_stop_stops_the_run(folder: RunFolder) ->
     assert not events(folder, "skipped")
 
 
-def test_a_missing_measurement_keeps_no_job_from_its_training(folder: RunFolder) -> None:
+def test_a_missing_measurement_does_not_prevent_training(folder: RunFolder) -> None:
     plan = plan_of(SMALL + ATTENTION)
     chain = {phase.label: phase for phase in phases(plan, folder)}
     with new_folder(chain["grow:1"].output) as grown:

@@ -1,4 +1,4 @@
-"""A run folder is made once; what was changed in it, or under it, is noticed before anything starts."""
+"""A run folder is created once; changes in it, or in what it depends on, are detected before anything starts."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ CHANGES: dict[str, tuple[Callable[[RunFolder], object], str]] = {
 }
 
 
-def test_what_was_created_opens(run: RunFolder) -> None:
+def test_a_created_run_can_be_opened(run: RunFolder) -> None:
     assert [stage.layers for stage in open_run(run).stages] == [1, 2, 4]
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_since_then_is_one_line(run: RunFolder, name: str) -> None:
+def test_a_change_after_creation_is_reported_in_one_line(run: RunFolder, name: str) -> None:
     change, words = CHANGES[name]
     change(run)
     with pytest.raises(UserError) as caught:
@@ -95,7 +95,7 @@ REDUNDANT: dict[str, Callable[[RunFolder], object]] = {
 
 
 @pytest.mark.parametrize("name", REDUNDANT)
-def test_what_can_be_made_again_is_and_the_file_is_named(run: RunFolder, name: str) -> None:
+def test_redundant_files_are_rebuilt_and_named(run: RunFolder, name: str) -> None:
     plan, samples = open_run(run), {split: run.samples(split).read_bytes() for split in ("train", "held_out")}
     REDUNDANT[name](run)
     notes: list[str] = []
@@ -107,7 +107,7 @@ def test_what_can_be_made_again_is_and_the_file_is_named(run: RunFolder, name: s
     assert open_run(run, notes.append) == plan and not notes
 
 
-def test_what_killed_processes_left_unfinished_is_removed(run: RunFolder) -> None:
+def test_unfinished_files_of_killed_processes_are_removed(run: RunFolder) -> None:
     left = [run.path / ".export.partial", run.path / "0-L1" / ".state.partial"]
     files = [run.path / ".plan.json.7.partial", run.path / "0-L1" / "checkpoints" / ".latest.7.partial"]
     for folder in (*left, files[1].parent):

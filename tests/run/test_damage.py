@@ -1,4 +1,4 @@
-"""Any file of a run or of its data may be bitten, cut, emptied or lost: harmless, healed, or refused by its name.
+"""Any file of a run or of its data may be corrupted, cut, emptied or lost: harmless, healed, or refused by its name.
 
 The run here is real but for its training, which only writes checkpoints that depend on all that training reads: the
 data, the state that it starts from, and what their manifests say. Two moments of it are damaged: before the second
@@ -48,7 +48,7 @@ STAGES = [
 
 
 class InThisProcess:
-    """A launcher that calls the phases' commands, and pretends to train."""
+    """A launcher that runs the phases' commands, and pretends to train."""
 
     unattended = False
     overlaps = False
@@ -118,7 +118,7 @@ def pretend_to_train(run: RunFolder, stage: StagePlan) -> None:
 
 
 def go_on(run: RunFolder) -> list[str]:
-    """What `stacking resume` does; returns what it said."""
+    """Do what `stacking resume` does; returns its output."""
     said: list[str] = []
     with run.locked(patience=0) as lease, open(os.devnull, "w") as nowhere:
         plan = open_run(run, said.append)
@@ -129,7 +129,7 @@ def go_on(run: RunFolder) -> list[str]:
 
 
 def product(run: RunFolder) -> dict[str, Any]:
-    """What a user takes away."""
+    """The files that a user keeps."""
     manifest = verify_folder(run.stage("1-L2").state)
     files = {path.name: path.read_bytes() for path in run.export.iterdir()}
     return {"state": manifest, **files}
@@ -196,7 +196,7 @@ def restore(place: Path, moment: str) -> RunFolder:
 
 
 def check(place: Path, moment: str, name: str, damage: Callable[[Path], None]) -> None:
-    """Damage ``name`` and resume; an end must be the undisturbed one, a refusal must name the file."""
+    """Damage ``name`` and resume; a finished run must equal the undisturbed one, a refusal must name the file."""
     run = restore(place, moment)
     damage(place / name)
     try:
@@ -223,7 +223,7 @@ def test_any_damage_to_metadata_is_harmless_healed_or_refused_by_name(place: Pat
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_so_is_any_damage_to_data_and_tensors(place: Path, data: st.DataObject) -> None:
+def test_any_damage_to_data_and_tensors_is_harmless_healed_or_refused_by_name(place: Path, data: st.DataObject) -> None:
     moment = data.draw(st.sampled_from([BEFORE, AFTER]))
     names = [f"run/{name}" for name in files_of(place / moment)]
     names += [f"data/{name}" for name in files_of(place / "pristine data")]
@@ -254,7 +254,7 @@ SILENT = {
 
 
 @pytest.mark.parametrize("what", SILENT)
-def test_one_bit_of_meaning_is_as_sealed_as_the_files(place: Path, what: str) -> None:
+def test_a_small_change_of_meaning_is_detected_like_damaged_bytes(place: Path, what: str) -> None:
     name, old, new = SILENT[what]
     check(place, BEFORE, name, edit(old, new))
 
@@ -270,7 +270,7 @@ def test_a_file_in_place_of_a_folder_is_set_aside(place: Path, name: str) -> Non
     assert not (place / f"run/{name}").is_file()
 
 
-def test_damage_of_the_newest_checkpoint_leads_to_the_one_before(place: Path) -> None:
+def test_damage_to_the_newest_checkpoint_falls_back_to_the_previous_one(place: Path) -> None:
     run = restore(place, AFTER)
     newest = checkpoints(run.stage("1-L2").checkpoints)[-1]
     (newest / "progress.json").unlink()

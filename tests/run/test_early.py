@@ -21,7 +21,7 @@ EVERYTHING = ["train:0", "consolidate:0", "grow:1", "train:1", "consolidate:1", 
 
 @dataclass
 class PretendedJob:
-    """Ends when it is looked at."""
+    """Ends when it is polled."""
 
     job: Job
     outcome: Outcome
@@ -84,7 +84,7 @@ def test_the_next_stage_starts_with_the_transition_to_it(run: RunFolder) -> None
     assert [f"{phase}:{stage}" for phase, stage in order] == EVERYTHING
 
 
-def test_a_failed_transition_ends_the_waiting_ranks(run: RunFolder) -> None:
+def test_a_failed_transition_stops_the_waiting_ranks(run: RunFolder) -> None:
     launcher = Overlapping(crashing=["grow:1-L4"])
     with pytest.raises(StackingError):
         control(run, launcher, text="")
@@ -93,7 +93,7 @@ def test_a_failed_transition_ends_the_waiting_ranks(run: RunFolder) -> None:
     assert failed["phase"] == "grow"
 
 
-def test_ranks_that_crash_while_they_wait_are_told_apart(run: RunFolder) -> None:
+def test_ranks_that_crash_while_waiting_are_distinguished(run: RunFolder) -> None:
     launcher = Overlapping(crashing=["train:1-L4"])
     with pytest.raises(StackingError):
         control(run, launcher, text="")
@@ -109,8 +109,8 @@ def test_a_job_without_the_next_stage_starts_nothing_early(run: RunFolder) -> No
     assert later is not None and later.label == "train:1"
 
 
-def test_a_state_that_is_there_already_is_not_waited_for(run: RunFolder) -> None:
-    """It may be of an earlier attempt, and the ranks would load it before the transition has replaced it."""
+def test_no_ranks_start_early_if_the_state_already_exists(run: RunFolder) -> None:
+    """It may be from an earlier attempt, and the ranks would load it before the transition has replaced it."""
     plan = plan_of(SMALL)
     (consolidate,) = [phase for phase in phases(plan, run) if phase.label == "consolidate:0"]
     run.stage("1-L4").start.mkdir(parents=True)

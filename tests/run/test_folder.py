@@ -1,4 +1,4 @@
-"""One controller a run; a killed one's lock lasts until its last rank is gone."""
+"""One controller per run; a killed one's lock lasts until its last rank is gone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start_holder(folder: Path, child_seconds: float) -> subprocess.Popen[bytes]:
     return holder
 
 
-def test_a_run_in_use_is_refused_at_once_and_the_holder_named(tmp_path: Path) -> None:
+def test_a_run_in_use_is_refused_immediately_and_the_holder_named(tmp_path: Path) -> None:
     holder = start_holder(tmp_path, 60)
     try:
         started = time.monotonic()
@@ -41,7 +41,7 @@ def test_a_run_in_use_is_refused_at_once_and_the_holder_named(tmp_path: Path) ->
         holder.kill()
 
 
-def test_the_lock_of_a_killed_controller_is_waited_for_until_its_children_are_gone(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_controller_is_awaited_until_its_children_are_gone(tmp_path: Path) -> None:
     holder = start_holder(tmp_path, 1.5)
     holder.kill()
     holder.wait()
@@ -57,7 +57,7 @@ def test_a_lock_is_free_again_after_use(tmp_path: Path) -> None:
             pass
 
 
-def test_a_name_that_no_file_can_have_is_one_line() -> None:
+def test_an_impossible_file_name_is_reported_in_one_line() -> None:
     with pytest.raises(UserError, match=r"cannot be created \(File name too long\); choose another name"):
         is_locked(Path("x" * 300) / "lock")
 

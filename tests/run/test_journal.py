@@ -1,4 +1,4 @@
-"""The journal keeps what has happened, whatever kills its writer."""
+"""The journal keeps its events, whatever kills its writer."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_attempts_are_counted_per_phase_and_stage(tmp_path: Path) -> None:
     assert [journal.attempts("train", s) for s in (0, 1, 2)] == [2, 1, 0]
 
 
-def test_no_journal_means_nothing_happened(tmp_path: Path) -> None:
+def test_a_missing_journal_has_no_events(tmp_path: Path) -> None:
     assert Journal(tmp_path / "j").events() == []
 
 
 @given(cut=st.integers(min_value=1, max_value=60))
-def test_a_line_cut_short_by_a_crash_is_dropped_and_the_next_one_stands_alone(
+def test_a_line_cut_short_by_a_crash_is_dropped_and_does_not_affect_the_next(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "j"
@@ -66,7 +66,7 @@ def test_a_line_cut_short_by_a_crash_is_dropped_and_the_next_one_stands_alone(
         '{"time": 1, "event": "finished", "phase": "train", "stage": 0, "seconds": "long"}',
     ],
 )
-def test_a_line_that_is_no_event_counts_for_nothing(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_an_event_is_ignored(tmp_path: Path, line: str) -> None:
     journal = Journal(tmp_path / "j")
     journal.append("created", plan="abc")
     with contextlib.suppress(ValueError, TypeError, AttributeError):
@@ -77,7 +77,7 @@ def test_a_line_that_is_no_event_counts_for_nothing(tmp_path: Path, line: str) -
 
 
 @given(line=st.integers(0, 2), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_changed_bit_costs_at_most_its_line_and_is_mended(
+def test_a_changed_bit_costs_at_most_its_line_and_is_repaired(
     tmp_path_factory: pytest.TempPathFactory, line: int, place: float, bit: int
 ) -> None:
     journal = Journal(tmp_path_factory.mktemp("journal") / "j")

@@ -1,4 +1,4 @@
-"""One controller a run, whatever becomes of the lock file."""
+"""One controller per run, whatever happens to the lock file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_foreign_lock_file_is_taken_over(lock: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", JUNK)
-def test_a_held_lock_with_foreign_content_is_in_use_all_the_same(lock: Path, content: bytes) -> None:
+def test_a_held_lock_with_foreign_content_is_still_in_use(lock: Path, content: bytes) -> None:
     lease = Lease(lock, patience=0)
     lock.write_bytes(content)
     with pytest.raises(UserError, match="is in use by another process"):
@@ -43,7 +43,7 @@ def test_a_held_lock_with_foreign_content_is_in_use_all_the_same(lock: Path, con
 
 
 @pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo], ids=["folder", "named pipe"])
-def test_anything_but_a_file_in_place_of_the_lock_is_set_aside(lock: Path, put: Callable[[Path], None]) -> None:
+def test_anything_other_than_a_file_in_place_of_the_lock_is_set_aside(lock: Path, put: Callable[[Path], None]) -> None:
     put(lock)
     assert read_holder(lock) is None
     lease = Lease(lock, patience=0)
@@ -61,7 +61,7 @@ def test_a_folder_in_place_of_a_held_lock_is_set_aside_by_its_holder(lock: Path)
     lease.close()
 
 
-def test_a_removed_lock_is_made_again_and_keeps_others_out(lock: Path) -> None:
+def test_a_removed_lock_is_recreated_and_keeps_others_out(lock: Path) -> None:
     lease = Lease(lock, patience=0)
     lock.unlink()
     lease.renew()
@@ -71,8 +71,8 @@ def test_a_removed_lock_is_made_again_and_keeps_others_out(lock: Path) -> None:
     Lease(lock, patience=0).close()
 
 
-@pytest.mark.parametrize("ended", [False, True], ids=["at work", "ended"])
-def test_a_lock_that_another_controller_took_is_lost_also_when_that_one_has_ended(lock: Path, ended: bool) -> None:
+@pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
+def test_a_lock_taken_by_another_controller_is_lost_even_after_that_one_has_ended(lock: Path, ended: bool) -> None:
     first = Lease(lock, patience=0)
     lock.unlink()
     second = Lease(lock, patience=0)
@@ -88,7 +88,7 @@ def test_a_lock_that_another_controller_took_is_lost_also_when_that_one_has_ende
         second.close()
 
 
-def test_rank_0_sees_that_the_lock_is_another_controllers(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_0_detects_that_another_controller_holds_the_lock(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_LOOKS", 0.0)
     first = Lease(lock, patience=0)
     watch = Watch(lock, {TOKEN_VARIABLE: first.token})
@@ -101,7 +101,7 @@ def test_rank_0_sees_that_the_lock_is_another_controllers(lock: Path, monkeypatc
     second.close()
 
 
-def test_the_descriptor_is_not_leaked_to_children(lock: Path) -> None:
+def test_the_descriptor_is_not_inherited_by_children(lock: Path) -> None:
     lease = Lease(lock, patience=0)
     assert not os.get_inheritable(lease.descriptor)
     lease.close()

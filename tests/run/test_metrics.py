@@ -97,7 +97,7 @@ def test_truncation_leaves_no_other_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "7", '{"step": 1}', "\0\0\0", "[" * 100_000, ""])
-def test_a_damaged_line_is_named_and_passed_over(path: Path, line: str) -> None:
+def test_a_damaged_line_is_named_and_skipped(path: Path, line: str) -> None:
     write(path, [1])
     with open(path, "a") as file:
         file.write(line + "\n")
@@ -112,19 +112,19 @@ def test_a_damaged_line_is_named_and_passed_over(path: Path, line: str) -> None:
 
 
 @given(position=st.integers(min_value=0), bit=st.integers(0, 7))
-def test_any_flipped_bit_is_noticed(position: int, bit: int) -> None:
+def test_any_flipped_bit_is_detected(position: int, bit: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
         write(path, [1, 2, 3])
         content = bytearray(path.read_bytes())
-        last = content.rfind(b"\n")  # that one tears the last line
+        last = content.rfind(b"\n")  # tearing the last line
         content[position % last] ^= 1 << bit
         path.write_bytes(content)
         records, damage = inspect_metrics(path)
         assert damage and all(r == record(r["step"]) for r in records)
 
 
-def test_a_follower_passes_over_damage(path: Path) -> None:
+def test_a_follower_skips_damage(path: Path) -> None:
     write(path, [1, 2, 3])
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], lines[1].replace(b"2", b"3"), *lines[2:]]))
@@ -156,9 +156,9 @@ def test_a_writer_that_is_killed_leaves_whole_records(path: Path) -> None:
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_a_full_disk_leaves_the_records_so_far_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_earlier_records_intact(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class FullDisk:
-        """A raw file that takes a few bytes of the second line and then no more."""
+        """A raw file that accepts a few bytes of the second line and then no more."""
 
         def __init__(self, file: object) -> None:
             self.file, self.calls = file, 0

@@ -1,4 +1,4 @@
-"""`stacking export RUN --step N` exports a checkpoint of a run, and leaves the run as it is."""
+"""`stacking export RUN --step N` exports a checkpoint of a run, and leaves the run unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(tmp_path: Path, plan: Plan) -> RunFolder:
     return run
 
 
-def test_it_is_the_stage_that_trains_and_the_run_stays_as_it_is(run: RunFolder, plan: Plan, tmp_path: Path) -> None:
+def test_the_training_stage_is_exported_and_the_run_is_unchanged(run: RunFolder, plan: Plan, tmp_path: Path) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
     out = tmp_path / "out"
     assert export_checkpoint(run.path, 4, out) == "1-L4-step-4"
@@ -52,7 +52,7 @@ def test_it_is_the_stage_that_trains_and_the_run_stays_as_it_is(run: RunFolder, 
     assert State(tmp_path / "back").read(WEIGHTS, name, 0, 3).tolist() == [100.0, 101.0, 102.0]
 
 
-def test_uploaded_it_has_a_branch_of_its_own(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_gets_its_own_branch(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as hub:
         use(hub, tmp_path, monkeypatch)
         arguments = [str(run.path), "--step", "4", "--out", str(tmp_path / "out"), "--push-to-hub", "me/my-bert"]
@@ -62,13 +62,13 @@ def test_uploaded_it_has_a_branch_of_its_own(run: RunFolder, tmp_path: Path, mon
     assert verify_folder(uploaded) == verify_folder(tmp_path / "out")
 
 
-def test_another_step_is_refused_with_those_that_there_are(run: RunFolder, tmp_path: Path) -> None:
+def test_an_unknown_step_is_refused_with_the_existing_ones(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--step 10: stage 1-L4 has no such checkpoint; give one of 4"):
         export_checkpoint(run.path, 10, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_refuses_a_step_of_what_is_not_a_run(tmp_path: Path) -> None:
+def test_the_command_refuses_a_step_for_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run directory .*; omit --step to export a state"):
         arguments = [str(tmp_path), "--step", "3", "--out", str(tmp_path / "out")]
         CliRunner().invoke(export, arguments, standalone_mode=False, catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""The chain of phases: in which order, from what, and when one counts as done."""
+"""The chain of phases: their order, their inputs, and when one counts as done."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_a_pre_ln_model_is_exported_too() -> None:
     assert "export 1" in names(SMALL.replace("model: {", "model: {variant: pre_ln, "))
 
 
-def test_each_phase_reads_what_the_one_before_it_wrote() -> None:
+def test_each_phase_reads_the_output_of_the_previous_one() -> None:
     train, consolidate, grow, *_ = chain(SMALL)
     assert consolidate.arguments[2] == str(train.output / "global_step10")
     assert grow.arguments[2] == str(consolidate.output)
     assert starting_state(plan_of(SMALL), RunFolder(Path("run")), plan_of(SMALL).stages[1]) == grow.output
 
 
-def test_a_stage_as_deep_as_the_one_before_begins_where_that_ended() -> None:
+def test_a_stage_as_deep_as_the_previous_one_starts_where_that_ended() -> None:
     text = SMALL.replace("layers: 4", "layers: 2")
     plan, run = plan_of(text), RunFolder(Path("run"))
     assert "grow 1" not in names(text)
@@ -85,7 +85,7 @@ def test_an_output_counts_as_done_only_while_it_is_undamaged(tmp_path: Path) -> 
     assert not consolidate.output.exists()
 
 
-def test_training_is_done_with_the_checkpoint_of_its_last_step() -> None:
+def test_training_is_done_once_the_checkpoint_of_its_last_step_exists() -> None:
     train = chain(SMALL)[0]
     for step, done in ((8, False), (10, True)):
         with new_folder(train.output / tag(step)) as folder:
@@ -120,7 +120,7 @@ def left(text: str) -> list[str]:
     return [phase.label for phase in unfinished(chain(text), lambda damage: None)]
 
 
-def test_a_measurement_that_is_done_is_not_repeated() -> None:
+def test_a_finished_measurement_is_not_repeated() -> None:
     _, consolidate, trained, grow, *_ = chain(MEASURED)
     finish(consolidate, trained)
     assert left(MEASURED)[0] == "grow:1"
@@ -128,7 +128,7 @@ def test_a_measurement_that_is_done_is_not_repeated() -> None:
     assert left(MEASURED)[:2] == ["attention-grown:1", "train:1"]
 
 
-def test_a_measurement_that_is_missing_is_made_up_for_only_until_the_next_phase_is_done() -> None:
+def test_a_missing_measurement_is_made_up_for_only_until_the_next_phase_is_done() -> None:
     _, consolidate, trained, grow, *_ = chain(MEASURED)
     finish(consolidate)
     assert left(MEASURED)[:2] == ["attention-trained:0", "grow:1"]
@@ -136,7 +136,7 @@ def test_a_measurement_that_is_missing_is_made_up_for_only_until_the_next_phase_
     assert trained.label not in left(MEASURED)
 
 
-def test_a_measurement_does_not_prove_what_it_has_measured() -> None:
+def test_a_measurement_does_not_vouch_for_what_it_measured() -> None:
     _, consolidate, trained, *_ = chain(MEASURED)
     finish(consolidate, trained)
     (consolidate.output / "content").write_text("evil")

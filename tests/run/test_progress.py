@@ -48,11 +48,11 @@ def test_deeper_stages_are_estimated_by_their_flops() -> None:
     speed = Speedometer(PLAN)
     for step in (10, 20):
         speed.update(trained(step))
-    # 0.1 s an update at 3 layers is 0.2 s at 6: 80 updates to go here, then 50.
+    # 0.1 s per update at 3 layers is 0.2 s at 6: 80 updates to go here, then 50.
     assert speed.time_left() == TimeLeft(stage=pytest.approx(8.0), run=pytest.approx(18.0))
 
 
-def test_the_speed_is_that_of_late_not_of_the_start_up() -> None:
+def test_the_speed_is_the_recent_one_not_that_of_the_start_up() -> None:
     speed = Speedometer(PLAN)
     for step in range(1, 51):
         speed.update(trained(step, seconds=100 + step / 10))
@@ -71,7 +71,7 @@ def test_going_back_to_a_checkpoint_starts_a_new_measurement() -> None:
 
 
 @given(st.lists(st.integers(min_value=1, max_value=100), min_size=1, max_size=30))
-def test_the_time_left_is_never_negative_whatever_comes_back(steps: list[int]) -> None:
+def test_the_time_left_is_never_negative_whatever_records_are_replayed(steps: list[int]) -> None:
     speed = Speedometer(PLAN)
     for step in steps:
         speed.update(trained(step))
@@ -89,7 +89,7 @@ def test_a_warning_is_shown_when_it_begins_and_not_with_every_record() -> None:
     assert found == [f"3 layers: step {step}, fp16: gradients overflow" for step in (10, 30)]
 
 
-def test_plain_lines_tell_stage_step_loss_speed_and_time_left() -> None:
+def test_plain_lines_show_stage_step_loss_speed_and_time_left() -> None:
     lines = shown(io.StringIO(), *UPDATES).splitlines()
     assert lines == [
         "3 layers: step 10/100, loss 2.5000, 98.8 k tokens/s, 9.0 s left in this stage, 19 s in all",
@@ -101,13 +101,13 @@ def test_plain_lines_tell_stage_step_loss_speed_and_time_left() -> None:
     ]
 
 
-def test_plain_lines_come_now_and_then_and_at_the_end_of_a_stage() -> None:
+def test_plain_lines_appear_periodically_and_at_the_end_of_a_stage() -> None:
     updates = [partial(trained, step) for step in range(1, 101)]
     lines = shown(io.StringIO(), *updates, every=3600.0).splitlines()
     assert [line.split(",")[0] for line in lines[:-3]] == ["3 layers: step 1/100", "3 layers: step 100/100"]
 
 
-def test_a_terminal_sees_the_same_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_the_same_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
     text = shown(Terminal(), lambda: trained(10), lambda: evaluated(10))
     for fact in ("3 layers", "10/100", "loss 2.5000", "98.8 k tokens/s", "9.0 s left", "19 s left"):
@@ -115,11 +115,11 @@ def test_a_terminal_sees_the_same_facts(monkeypatch: pytest.MonkeyPatch) -> None
     assert "held-out loss 2.7500" in text and "consolidating took 0.0 s" in text
 
 
-def test_a_loss_that_is_not_a_number_is_said() -> None:
+def test_a_loss_that_is_not_a_number_is_shown() -> None:
     assert "loss not a number" in shown(io.StringIO(), lambda: trained(10, loss=float("nan")))
 
 
-def test_what_was_measured_before_is_not_shown_again_but_counts_for_the_speed() -> None:
+def test_earlier_records_are_not_shown_again_but_count_for_the_speed() -> None:
     before = [trained(10), evaluated(10), trained(20)]
     lines = shown(io.StringIO(), *[partial(dict, record) for record in before], lambda: trained(21, seconds=4.0))
     first, *_ = lines.splitlines()
@@ -134,7 +134,7 @@ def test_a_phase_that_fails_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> No
     assert stream.getvalue().splitlines() == ["6 layers: growing ...", "6 layers: growing took 0.0 s"]
 
 
-def test_a_phase_that_is_tried_again_counts_on_and_shows_no_record_twice() -> None:
+def test_a_retried_phase_keeps_counting_and_shows_no_record_twice() -> None:
     stream = io.StringIO()
     with Progress(PLAN, stream, every=0.0) as progress:
         with progress.phase("train", 0):

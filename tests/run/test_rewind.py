@@ -25,7 +25,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 @pytest.fixture
 def run(tmp_path: Path, plan: Plan) -> RunFolder:
-    """Stage 0 is done with all that follows it; stage 1 has the checkpoints of 4 and 8 of its 10 updates."""
+    """Stage 0 and everything that follows from it is done; stage 1 has the checkpoints of 4 and 8 of its 10 updates."""
     run = RunFolder(tmp_path / "run")
     train(run, plan, 0, 5, 10)
     for made in (run.stage("0-L2").state, run.stage("1-L4").start):
@@ -57,14 +57,14 @@ def test_later_checkpoints_are_set_aside_and_later_metrics_dropped(run: RunFolde
     assert (event["event"], event["phase"], event["stage"], event["step"]) == ("rewound", "train", 1, 4)
 
 
-def test_step_0_is_the_beginning_of_the_stage(run: RunFolder, plan: Plan) -> None:
+def test_step_0_is_the_start_of_the_stage(run: RunFolder, plan: Plan) -> None:
     rewind(run, plan, 0)
     folder = run.stage("1-L4")
     assert not checkpoints(folder.checkpoints) and latest(folder.checkpoints) is None
     assert folder.start.is_dir() and not read_metrics(folder.metrics)
 
 
-def test_what_was_made_of_later_checkpoints_is_set_aside_too(run: RunFolder, plan: Plan) -> None:
+def test_outputs_made_from_later_checkpoints_are_set_aside_too(run: RunFolder, plan: Plan) -> None:
     shutil.rmtree(run.stage("1-L4").checkpoints)
     run.stage("1-L4").metrics.unlink()
     rewind(run, plan, 5)
@@ -72,7 +72,7 @@ def test_what_was_made_of_later_checkpoints_is_set_aside_too(run: RunFolder, pla
     assert (run.path / "0-L2" / "state.superseded").is_dir()
 
 
-def test_a_step_without_a_checkpoint_is_refused_with_those_that_there_are(run: RunFolder, plan: Plan) -> None:
+def test_a_step_without_a_checkpoint_is_refused_with_the_existing_ones(run: RunFolder, plan: Plan) -> None:
     with pytest.raises(UserError, match=r"--from-step 5: 1-L4 has no checkpoint after update 5; give one of 0, 4, 8"):
         rewind(run, plan, 5)
 
@@ -85,12 +85,12 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_moves(run: RunFolder, plan:
     assert latest(folder) == folder / "global_step8"
 
 
-def test_a_run_that_has_not_trained_cannot_go_back(tmp_path: Path, plan: Plan) -> None:
+def test_a_run_that_has_not_trained_cannot_be_rewound(tmp_path: Path, plan: Plan) -> None:
     with pytest.raises(UserError, match="has not started training"):
         rewind(RunFolder(tmp_path / "new"), plan, 0)
 
 
-def test_a_diverged_run_is_not_repeated_until_somebody_goes_back(run: RunFolder, plan: Plan) -> None:
+def test_a_diverged_run_is_not_repeated_until_it_is_rewound(run: RunFolder, plan: Plan) -> None:
     refuse_repetition(run)
     run.journal.append("failed", phase="train", stage=1, message="1-L4: the loss is nan", diverged=True)
     run.journal.append("resumed")
@@ -100,6 +100,6 @@ def test_a_diverged_run_is_not_repeated_until_somebody_goes_back(run: RunFolder,
     refuse_repetition(run)
 
 
-def test_another_failure_is_resumed(run: RunFolder) -> None:
+def test_other_failures_can_be_resumed(run: RunFolder) -> None:
     run.journal.append("failed", phase="train", stage=1, message="rank 1 was killed")
     refuse_repetition(run)

@@ -31,14 +31,14 @@ runpy.run_module("stacking", run_name="__main__")
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("module", ["stacking.cli.main", "stacking.cli.plan_text"])
-def test_while_modules_are_imported(module: str, number: int, code: int) -> None:
+def test_a_signal_while_modules_are_imported_ends_with_one_line(module: str, number: int, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", AT_IMPORT, module, str(int(number))], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert done.stderr == f"stacking: stopped by {signal.Signals(number).name}\n"
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_in_a_library_that_makes_it_an_exception_of_its_own(number: int, code: int) -> None:
+def test_a_signal_that_a_library_turns_into_its_own_exception_ends_with_one_line(number: int, code: int) -> None:
     """pydantic_core raises a SchemaError for any exception from Python code that it calls while it builds a model."""
     script = (
         "import os\nfrom stacking.cli import main as cli\n"
@@ -52,7 +52,7 @@ def test_in_a_library_that_makes_it_an_exception_of_its_own(number: int, code: i
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_while_a_command_is_at_work(tmp_path: Path, number: int, code: int) -> None:
+def test_a_signal_while_a_command_is_working_ends_with_one_line(tmp_path: Path, number: int, code: int) -> None:
     run = SyntheticRun(tmp_path / "run")
     with RunFolder(run.path).locked():
         argv = [sys.executable, "-m", "stacking", "status", str(run.path), "--watch"]
@@ -64,7 +64,7 @@ def test_while_a_command_is_at_work(tmp_path: Path, number: int, code: int) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_what_was_being_written_is_absent(tmp_path: Path, number: int) -> None:
+def test_a_signal_leaves_no_partial_output(tmp_path: Path, number: int) -> None:
     script = (
         "import os, pathlib, sys, click\nfrom stacking.cli import main as cli\n"
         "from stacking.storage.files import new_folder\n"
@@ -97,7 +97,7 @@ def test_nohup_is_respected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [number for number, _ in SIGNALS])
-def test_after_the_exit_code_is_decided(number: int) -> None:
+def test_a_signal_after_the_exit_code_is_decided_is_ignored(number: int) -> None:
     script = (
         "import atexit, os, sys\n"
         f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"

@@ -1,4 +1,4 @@
-"""Slurm's programs as scripts that print what a test says and write down how they were called."""
+"""Slurm's programs as scripts that print what a test tells them to and record how they were called."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FakeSlurm(NamedTuple):
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    """A machine whose only programs are those that the test gives an answer for."""
+    """A machine whose only programs are those for which the test provides an answer."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))

@@ -1,4 +1,4 @@
-"""A plan of three stages that want more and more nodes, made up: what submission reads of a plan is real."""
+"""An invented plan of three stages that need more and more nodes; the parts that submission reads are realistic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which jobs a run has, what each does, and how many nodes it gets."""
+"""Which jobs a run has, what each of them does, and how many nodes it gets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN = RunFolder(Path("/run"))
 UNWATCHED = Site(mends=0)
 
 
-def test_a_chain_alternates_between_training_and_what_lies_between() -> None:
+def test_a_chain_alternates_between_training_and_transitions() -> None:
     jobs = chain(plan_for_jobs(), RUN, UNWATCHED, "per-stage")
     assert [(job.name, job.only, job.template) for job in jobs] == [
         ("0-L3", "train:0", "training"),
@@ -33,7 +33,7 @@ def test_a_chain_alternates_between_training_and_what_lies_between() -> None:
     ]
 
 
-def test_attention_is_measured_in_the_jobs_between_training() -> None:
+def test_attention_is_measured_in_transition_jobs() -> None:
     jobs = chain(plan_for_jobs(attention=AttentionSnapshots()), RUN, UNWATCHED, "per-stage")
     assert [(job.name, job.only) for job in jobs[:3]] == [
         ("0-L3", "train:0"),
@@ -66,7 +66,7 @@ def test_a_watcher_of_one_core_follows_if_the_chain_breaks(mode: str) -> None:
     assert list(watcher.phases) == phases(plan_for_jobs(), RUN) and watcher.shape == JobShape(1, 1)
 
 
-def test_a_run_that_starts_from_a_model_begins_with_a_job_for_it() -> None:
+def test_a_run_that_starts_from_a_model_begins_with_a_job_that_imports_it() -> None:
     plan = plan_for_jobs(start="/bert", start_format="huggingface")
     first = plan.stages[0].model_copy(update={"growth": plan.stages[1].growth})
     jobs = chain(plan.model_copy(update={"stages": (first, *plan.stages[1:])}), RUN, Site(), "per-stage")
@@ -74,7 +74,7 @@ def test_a_run_that_starts_from_a_model_begins_with_a_job_for_it() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_phase_belongs_to_one_job_in_the_run_s_order(mode: str) -> None:
+def test_every_phase_belongs_to_one_job_in_the_runs_order(mode: str) -> None:
     plan = plan_for_jobs()
     jobs = chain(plan, RUN, UNWATCHED, mode)  # type: ignore[arg-type]
     assert [phase for job in jobs for phase in job.phases] == phases(plan, RUN)
@@ -100,14 +100,14 @@ def test_one_allocation_holds_the_nodes_of_the_largest_stage() -> None:
 
 @settings(deadline=None)
 @given(ranks=st.integers(1, 100), ranks_per_node=st.integers(1, 16))
-def test_the_ranks_always_lie_evenly(ranks: int, ranks_per_node: int) -> None:
+def test_ranks_are_always_spread_evenly(ranks: int, ranks_per_node: int) -> None:
     plan = plan_for_jobs(ranks=(ranks,) * 3)
     shape = chain(plan, RUN, Site(ranks_per_node=ranks_per_node), "per-stage")[0].shape
     assert shape.nodes * shape.ranks_per_node == ranks
     assert shape.ranks_per_node <= ranks_per_node
 
 
-def test_nodes_that_a_stage_asks_for_are_taken_and_too_many_ranks_on_one_refused() -> None:
+def test_requested_nodes_are_used_and_too_many_ranks_per_node_refused() -> None:
     spread = plan_for_jobs(ranks=(4, 4, 4), resources=[Resources(nodes=4)] * 3)
     assert chain(spread, RUN, Site(ranks_per_node=4), "per-stage")[0].shape == JobShape(4, 1)
     packed = plan_for_jobs(ranks=(4, 4, 4), resources=[Resources(nodes=1)] * 3)
@@ -116,6 +116,6 @@ def test_nodes_that_a_stage_asks_for_are_taken_and_too_many_ranks_on_one_refused
 
 
 @pytest.mark.parametrize(("least", "nodes"), [(None, "8"), (2, "2-8"), (8, "8"), (9, "8")])
-def test_an_elastic_stage_takes_fewer_nodes(least: int | None, nodes: str) -> None:
+def test_an_elastic_stage_accepts_fewer_nodes(least: int | None, nodes: str) -> None:
     plan = plan_for_jobs(ranks=(8, 8, 8), resources=[Resources(min_nodes=least)] * 3)
     assert chain(plan, RUN, Site(), "per-stage")[0].nodes == nodes

@@ -1,4 +1,4 @@
-"""The settings of the last submission, kept in the run folder, are used again only as they were written."""
+"""The settings of the last submission, kept in the run folder, are reused only if unaltered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def settings(run: RunFolder, site: Path | None = None) -> Site:
     return command._site(command.SubmitRequest(run=run, recipe=None, mode=None, site=site))
 
 
-def test_settings_are_kept_until_others_are_given(tmp_path: Path) -> None:
+def test_settings_are_kept_until_new_ones_are_given(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     assert settings(run) == Site()

@@ -1,4 +1,4 @@
-"""The scripts, whole: what stands in golden/ is what a cluster gets."""
+"""Complete scripts: the files in golden/ are what a cluster gets."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def scripts(site: Site, mode: str, run: RunFolder = RUN, **changes: object) -> d
 
 
 @pytest.mark.parametrize("name", ["0-L3", "0-L3-to-1-L6", "2-L12", "finish", "watch"])
-def test_each_job_of_a_chain_on_a_cluster_with_every_setting(name: str) -> None:
+def test_scripts_of_a_chain_with_every_setting_match_the_golden_files(name: str) -> None:
     made = scripts(load_site(GOLDEN / "site.yaml"), "per-stage")[name]
     assert made == (GOLDEN / f"{name}.sbatch").read_text()
 
 
-def test_one_allocation_on_a_cluster_with_every_setting() -> None:
+def test_the_script_of_one_allocation_with_every_setting_matches_the_golden_file() -> None:
     made = scripts(load_site(GOLDEN / "site.yaml"), "one-allocation")["run"]
     assert made == (GOLDEN / "run.sbatch").read_text()
 
 
 @pytest.mark.parametrize(("mode", "name"), [("per-stage", "0-L3"), ("per-stage", "finish"), ("one-allocation", "run")])
-def test_without_a_site_file_nothing_is_asked_for_that_a_cluster_could_lack(mode: str, name: str) -> None:
+def test_without_a_site_file_only_universally_available_resources_are_requested(mode: str, name: str) -> None:
     made = scripts(PLAIN, mode, accelerator="cpu", resources=[Resources()] * 3)[name]
     assert made == (GOLDEN / "plain" / f"{name}.sbatch").read_text()
 
@@ -57,7 +57,7 @@ def test_every_script_is_bash(mode: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["C"], exclude_characters="%\\/"), min_size=1))
-def test_any_name_of_a_folder_reaches_the_program_as_it_is(name: str) -> None:
+def test_any_folder_name_reaches_the_program_unchanged(name: str) -> None:
     run = RunFolder(Path("/runs") / name)
     last = scripts(PLAIN, "per-stage", run)["finish"].rstrip("\n").split("\nsupervise ")[-1]
     assert shlex.split(last.partition("\ncode=")[0])[4] == str(run.path)
@@ -71,20 +71,20 @@ def bash(made: str, folder: Path, **variables: str) -> subprocess.CompletedProce
     return subprocess.run(["bash", "script"], cwd=folder, capture_output=True, text=True, env=environment)
 
 
-def test_values_of_variables_reach_bash_as_they_are(tmp_path: Path) -> None:
+def test_values_of_variables_reach_bash_unchanged(tmp_path: Path) -> None:
     value = 'it\'s $5 `date` "x" \\ ; # é $(date) $'
     made = scripts(Site(environment={"GREETING": value}), "per-stage")["finish"]
     body = made.replace("\nsupervise ", '\nprintf %s "$GREETING"; exit\n')
     assert bash(body, tmp_path).stdout == value
 
 
-def test_names_of_variables_in_them_are_expanded_by_the_job(tmp_path: Path) -> None:
+def test_references_to_variables_are_expanded_by_the_job(tmp_path: Path) -> None:
     made = scripts(Site(environment={"PATHS": "/x:$HOME:${HOME}/y"}), "per-stage")["finish"]
     body = made.replace("\nsupervise ", '\nprintf %s "$PATHS"; exit\n')
     assert bash(body, tmp_path, HOME="/h").stdout == "/x:/h:/h/y"
 
 
-def test_a_warning_that_would_come_at_once_is_refused() -> None:
+def test_a_warning_that_would_come_immediately_is_refused() -> None:
     with pytest.raises(UserError, match=r"warning_seconds: is 300, and job 0-L3 ends after 300 s"):
         scripts(PLAIN, "per-stage", resources=[Resources(hours=300 / 3600)] * 3)
 
@@ -94,13 +94,13 @@ def test_a_name_that_slurm_or_bash_could_misread_becomes_plain() -> None:
     assert re.search(r"^#SBATCH --job-name=\w{3}-0-L3-a_b_SBATCH_--uid_0_$", made, re.MULTILINE)
 
 
-def test_the_first_eight_characters_tell_runs_and_stages_apart() -> None:
+def test_the_first_eight_characters_distinguish_runs_and_stages() -> None:
     jobs = chain(plan_for_jobs(), RUN, PLAIN, "per-stage")
     names = {title(Path("/runs") / run, job.name)[:8] for run in ("bert-large-a", "bert-large-b") for job in jobs}
-    assert len(names) == 2 * (len(jobs) - 2)  # the name of a transition begins like the stage before it
+    assert len(names) == 2 * (len(jobs) - 2)  # the name of a transition starts like that of the stage before it
 
 
-def test_a_stage_requests_what_its_resources_say_and_a_transition_what_is_its_own() -> None:
+def test_a_stage_requests_its_resources_and_a_transition_its_own() -> None:
     wide = Resources(account="a2", partition="p2", constraint="c2", memory="1G", reservation="r2", exclude="n2")
     wide = wide.model_copy(update={"gpu_option": "--gres=gpu:a100:{gpus}", "exclusive": True, "cores_per_rank": 3})
     wide = wide.model_copy(update={"options": ("--nice=2",), "prelude": ("echo 2",), "modules": ("m2",)})
@@ -133,13 +133,13 @@ def test_cores_per_gpu_replace_cores_per_task() -> None:
     ("option", "key"),
     [("-p other", "partition"), ("--mem=1G", "memory"), ("--gres=gpu:1", "gpu_option"), ("--mail-type=ALL", "mail")],
 )
-def test_an_option_beside_its_key_is_refused(option: str, key: str) -> None:
+def test_an_option_that_duplicates_a_key_is_refused(option: str, key: str) -> None:
     site = Site(partition="gpu", memory="2G", mail="me", options=(option,))
     with pytest.raises(UserError, match=f"^options: has {option} for job 0-L3, and {key} is set too"):
         scripts(site, "per-stage")
 
 
-def test_one_allocation_names_what_it_cannot_follow() -> None:
+def test_one_allocation_names_the_settings_that_it_ignores() -> None:
     plan = plan_for_jobs(resources=[Resources(hours=100), Resources(hours=24, nodes=2), Resources(partition="big")])
     assert ignored(plan, "one-allocation") == ["stages[1].resources.hours", "stages[2].resources.partition"]
     assert ignored(plan, "per-stage") == []
@@ -163,19 +163,19 @@ def run_setup(folder: Path, *prelude: str) -> subprocess.CompletedProcess[str]:
     return bash(made, folder)
 
 
-def test_the_job_ends_at_the_line_of_the_prelude_that_fails(tmp_path: Path) -> None:
+def test_the_job_ends_at_the_first_failing_line_of_the_prelude(tmp_path: Path) -> None:
     done = run_setup(tmp_path, "true", "(exit 3)", "echo later")
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "stacking: failed: ( exit 3 )\n")
-    assert (tmp_path / "slurm" / "finish.7.code").read_text() == "3\n"  # an error: the watcher mends nothing
+    assert (tmp_path / "slurm" / "finish.7.code").read_text() == "3\n"  # an error, which the watcher does not mend
 
 
-def test_a_failure_that_the_prelude_expects_or_that_a_sourced_file_ignores_ends_nothing(tmp_path: Path) -> None:
+def test_handled_failures_in_the_prelude_and_ignored_ones_in_sourced_files_do_not_end_the_job(tmp_path: Path) -> None:
     (tmp_path / "inner").write_text("false\ntrue\n")
     done = run_setup(tmp_path, "false || true", "if false; then", "echo", "fi", f"source {tmp_path}/inner")
     assert (done.returncode, done.stdout) == (0, "reached\n")
 
 
-def test_a_variable_that_a_path_needs_ends_the_job_and_says_which_key(tmp_path: Path) -> None:
+def test_an_unset_variable_in_a_path_ends_the_job_and_names_the_key(tmp_path: Path) -> None:
     site = Site(python="$VENV/bin/python", prelude=("true",))
     made = scripts(site, "per-stage")["finish"]
     done = bash(made, tmp_path)
@@ -183,7 +183,7 @@ def test_a_variable_that_a_path_needs_ends_the_job_and_says_which_key(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["100%", "back\\slash", "new\nline", "bell\a"])
-def test_a_path_that_slurm_would_change_is_refused(name: str) -> None:
+def test_a_path_that_slurm_would_alter_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="choose another folder") as caught:
         scripts(PLAIN, "per-stage", RunFolder(Path("/runs") / name))
     assert "\n" not in str(caught.value)
@@ -199,8 +199,8 @@ def test_time_limits_are_rounded_up_to_seconds() -> None:
     assert [line.split("=")[1] for line in times] == ["0-00:07:12", "0-01:00:00", "1-00:00:00", "4-04:00:00"]
 
 
-def test_an_elastic_stage_asks_for_nodes_and_not_for_tasks() -> None:
-    """With --ntasks-per-node Slurm takes as few nodes as a range allows."""
+def test_an_elastic_stage_requests_nodes_not_tasks() -> None:
+    """With --ntasks-per-node Slurm uses as few nodes as a range allows."""
     site = Site(python="/usr/bin/python3", ranks_per_node=4, cores_per_rank=8)
     made = scripts(site, "per-stage", resources=[Resources(min_nodes=1)] * 3)
     lines = made["2-L12"].splitlines()
@@ -216,7 +216,7 @@ def own_templates(tmp_path: Path, text: str) -> Site:
     return load_site(tmp_path / "site.yaml")
 
 
-def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
+def test_a_site_can_provide_its_own_version_of_a_template(tmp_path: Path) -> None:
     shipped = (SLURM_TEMPLATES / "training.sbatch").read_text()
     first = "#SBATCH --nodes"
     site = own_templates(tmp_path, shipped.replace(first, f"#SBATCH --hint=nomultithread\n{first}", 1))
@@ -241,7 +241,7 @@ def test_a_site_can_bring_its_own_version_of_a_template(tmp_path: Path) -> None:
         ("{{ nodes + account }}", "cannot be rendered"),
     ],
 )
-def test_a_placeholder_that_nobody_fills_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_an_unfilled_placeholder_is_refused(tmp_path: Path, text: str, words: str) -> None:
     site = own_templates(tmp_path, text)
     with pytest.raises(UserError) as caught:
         scripts(site, "per-stage")
@@ -249,6 +249,6 @@ def test_a_placeholder_that_nobody_fills_is_refused(tmp_path: Path, text: str, w
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_folder_of_templates_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_template_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no/templates: is not a folder of templates"):
         scripts(Site(templates="no/templates"), "per-stage")

@@ -1,4 +1,4 @@
-"""The site file: what may stand in it, what is refused and in which words."""
+"""The site file: what it may contain, what is refused and with which message."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_a_mistake_is_one_line_that_names_the_key(tmp_path: Path, text: str) -> None:
+def test_a_mistake_gives_one_line_that_names_the_key(tmp_path: Path, text: str) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as caught:
@@ -63,7 +63,7 @@ def test_a_mistake_is_one_line_that_names_the_key(tmp_path: Path, text: str) -> 
     assert said.startswith(f"{file}: ") and MISTAKES[text] in said and "\n" not in said
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no\.yaml: does not exist"):
         load_site(tmp_path / "no.yaml")
 
@@ -75,7 +75,7 @@ def test_settings_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert load_site(None) == Site()
 
 
-def test_numbers_stand_for_the_words_that_they_are(tmp_path: Path) -> None:
+def test_numbers_are_accepted_where_text_is_expected(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(
         "account: 20231\nqos: 5\nmemory: 0\nenvironment: {OMP_NUM_THREADS: 8}\ntransition: {account: 0123}\n"
@@ -100,7 +100,7 @@ def test_memory_in_slurms_format_is_accepted(tmp_path: Path, memory: str) -> Non
     assert load_site(tmp_path / "site.yaml").memory == memory
 
 
-def test_home_is_a_variable_everywhere(tmp_path: Path) -> None:
+def test_a_tilde_becomes_the_home_variable_everywhere(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     text = "python: ~/p\ncontainer: [x, ~/i.sif]\nsrun: [--container-mounts=~/d]\nscratch: ~/s\n"
     file.write_text(f"{text}environment: {{A: '~:~/b'}}\n")
@@ -119,18 +119,18 @@ def test_home_is_a_variable_everywhere(tmp_path: Path) -> None:
         (Site(container=("env", "$NO_SUCH_NAME/x.sif")), r"container\[1\]: has \$NO_SUCH_NAME, which is not set here"),
     ],
 )
-def test_what_a_job_starts_is_checked_where_it_is_submitted(site: Site, words: str) -> None:
+def test_programs_started_by_a_job_are_checked_when_it_is_submitted(site: Site, words: str) -> None:
     with pytest.raises(UserError, match=rf"^site.yaml: {words}"):
         check_programs(site, "site.yaml")
 
 
-def test_a_variable_that_the_job_may_set_is_left_to_it() -> None:
+def test_a_path_with_a_variable_that_the_job_may_set_is_not_checked() -> None:
     check_programs(Site(python="$VENV/bin/python", prelude=("source activate",)), "site.yaml")
     check_programs(Site(container=("env", "$IMAGES/x.sif"), environment={"IMAGES": "/i"}), "site.yaml")
     check_programs(Site(scratch="/scratch/$SLURM_JOB_ID"), "site.yaml")
 
 
-def test_an_option_may_have_blanks(tmp_path: Path) -> None:
+def test_an_option_may_contain_spaces(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(
         "options: ['--comment=my run', '-A nlp#2']\nsrun: ['--container-image=nvcr.io#nvidia/pytorch:24.05-py3']\n"

@@ -1,4 +1,4 @@
-"""How Slurm's programs are called, and what becomes of their answers. Real ones are in tests/slurm."""
+"""How Slurm's programs are called, and how their answers are interpreted. Real ones are used in tests/slurm_lab."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.slurm.fake_slurm import FakeSlurm
 SCRIPT, FOLDER = Path("/run/slurm/0-L3.sbatch"), Path("/run")
 
 
-def test_a_job_is_submitted_held_in_its_folder_and_after_another(slurm: FakeSlurm) -> None:
+def test_a_job_is_submitted_on_hold_in_its_folder_and_after_another(slurm: FakeSlurm) -> None:
     slurm.answers("sbatch", stdout="sbatch: warning of the site\n4711;cluster\n")
     assert slurm_client.submit(SCRIPT, FOLDER, after="afterok:4710") == 4711
     options = ["--parsable", "--hold", "--chdir=/run", "--dependency=afterok:4710"]
     assert slurm.calls() == [["sbatch", *options, "/run/slurm/0-L3.sbatch"]]
 
 
-def test_what_slurm_refuses_is_one_line_with_its_words(slurm: FakeSlurm) -> None:
+def test_a_refusal_by_slurm_is_reported_in_one_line_with_its_message(slurm: FakeSlurm) -> None:
     words = "sbatch: error: invalid account\nsbatch: error: Batch job submission failed: Invalid account\n"
     slurm.answers("sbatch", stderr=words, code=1)
     with pytest.raises(UserError) as caught:
@@ -30,7 +30,7 @@ def test_what_slurm_refuses_is_one_line_with_its_words(slurm: FakeSlurm) -> None
 
 
 @pytest.mark.parametrize("words", ["Unable to contact slurm controller (connect failure)", "Socket timed out on send"])
-def test_a_slurm_that_does_not_answer_is_not_the_user_s_mistake(slurm: FakeSlurm, words: str) -> None:
+def test_an_unreachable_slurm_is_not_a_user_error(slurm: FakeSlurm, words: str) -> None:
     slurm.answers("sbatch", stderr=f"sbatch: error: {words}\n", code=1)
     with pytest.raises(StackingError, match=r"^sbatch: ") as caught:
         slurm_client.submit(SCRIPT, FOLDER)
@@ -46,14 +46,14 @@ def test_an_answer_without_a_number_is_shown(slurm: FakeSlurm) -> None:
 @pytest.mark.parametrize(
     ("partition", "hours"), [(None, 0.5), ("debug", 0.5), ("gpu", 49.0), ("long", None), ("no", None)]
 )
-def test_the_time_limit_of_a_job_that_requests_none_is_its_partition_s(
+def test_a_job_without_a_time_limit_gets_that_of_its_partition(
     slurm: FakeSlurm, partition: str | None, hours: float | None
 ) -> None:
     slurm.answers("sinfo", stdout="debug*|30:00|1:00:00\ngpu|n/a|2-01:00:00\nlong|n/a|infinite\n")
     assert slurm_client.default_hours(partition) == hours
 
 
-def test_what_does_not_answer_is_asked_again(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unanswered_query_is_retried(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[Exception | int] = [Unreachable("away"), Unreachable("away"), 7]
 
     def ask() -> int:
@@ -74,7 +74,7 @@ def test_a_machine_without_slurm_is_named(slurm: FakeSlurm) -> None:
             attempt()
 
 
-def test_jobs_that_left_the_queue_are_looked_for_in_the_accounting(slurm: FakeSlurm) -> None:
+def test_jobs_that_left_the_queue_are_looked_up_in_accounting(slurm: FakeSlurm) -> None:
     slurm.answers("squeue", stdout="12|PENDING|gpu||0:00|2026-01-02T03:04:05|Resources|b|/a|b\n")
     slurm.answers("sacct", stdout="11|CANCELLED by 1000|gpu|n[1-2]|00:10:00|2026-01-01T00:00:00|None|a|/a|b\n")
     found = slurm_client.jobs([11, 12])
@@ -89,26 +89,26 @@ def test_jobs_that_left_the_queue_are_looked_for_in_the_accounting(slurm: FakeSl
     assert slurm.calls()[1][-1] == "11"
 
 
-def test_without_accounting_what_the_queue_forgot_is_unknown(slurm: FakeSlurm) -> None:
+def test_without_accounting_jobs_that_left_the_queue_are_unknown(slurm: FakeSlurm) -> None:
     slurm.answers("squeue", stderr="slurm_load_jobs error: Invalid job id specified\n", code=1)
     slurm.answers("sacct", stderr="Slurm accounting storage is disabled\n", code=1)
     assert slurm_client.jobs([11]) == {}
 
 
-def test_a_queue_that_does_not_answer_is_not_an_empty_one(slurm: FakeSlurm) -> None:
+def test_an_unreachable_queue_is_not_taken_for_an_empty_one(slurm: FakeSlurm) -> None:
     slurm.answers("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller\n", code=1)
     with pytest.raises(StackingError):
         slurm_client.jobs([11])
 
 
-def test_nothing_is_asked_about_no_jobs(slurm: FakeSlurm) -> None:
+def test_no_query_is_made_without_jobs(slurm: FakeSlurm) -> None:
     assert slurm_client.jobs([]) == {}
     slurm_client.cancel([])
     slurm_client.release([])
     assert slurm.calls() == []
 
 
-def test_only_live_jobs_that_work_in_a_folder_are_in_it(slurm: FakeSlurm) -> None:
+def test_only_live_jobs_with_that_working_folder_are_found(slurm: FakeSlurm) -> None:
     lines = [
         "1|RUNNING|gpu|n1|0:01|N/A|None|a|/run",
         "2|PENDING|gpu||0:00|N/A|JobHeldUser|b|/run",
@@ -132,7 +132,7 @@ def test_steps_of_a_slurm_that_does_not_answer_stay_apart(slurm: FakeSlurm) -> N
     assert not slurm_client.steps_can_overlap()
 
 
-def test_the_commands_that_change_jobs(slurm: FakeSlurm) -> None:
+def test_commands_that_change_jobs_get_their_ids(slurm: FakeSlurm) -> None:
     for program in ("scancel", "scontrol"):
         slurm.answers(program)
     slurm_client.cancel([3, 2])
@@ -145,12 +145,12 @@ def test_the_commands_that_change_jobs(slurm: FakeSlurm) -> None:
     ]
 
 
-def test_nothing_of_a_surrounding_job_reaches_a_new_one() -> None:
+def test_the_environment_of_a_surrounding_job_does_not_reach_a_new_one() -> None:
     foreign = "SLURM_JOB_ID SLURM_MEM_PER_CPU SBATCH_PARTITION SQUEUE_FORMAT PMI_RANK PMIX_RANK OMPI_COMM_WORLD_SIZE"
     kept = {"SLURM_CONF": "/c", "SLURM_CLUSTERS": "c2", "PATH": "/bin"}
     assert slurm_client._environment(kept | dict.fromkeys(foreign.split(), "1")) == kept
 
 
-def test_the_name_of_another_cluster_is_no_job(slurm: FakeSlurm) -> None:
+def test_a_cluster_header_is_not_taken_for_a_job(slurm: FakeSlurm) -> None:
     slurm.answers("squeue", stdout="CLUSTER: c2\n11|RUNNING|gpu|n1|0:01|N/A|None|a|/run\n")
     assert list(slurm_client.jobs([11])) == [11]

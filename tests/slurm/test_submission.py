@@ -1,4 +1,4 @@
-"""Which jobs are still to be submitted, whatever is finished and whatever is in the queue."""
+"""Which jobs still have to be submitted, whatever is finished and whatever is in the queue."""
 
 from __future__ import annotations
 
@@ -43,16 +43,18 @@ def test_a_new_run_submits_everything() -> None:
     assert [(link.job.name, link.id) for link in links(JOBS, PHASES, {})] == [(job.name, None) for job in JOBS]
 
 
-def test_a_transition_that_is_half_done_is_submitted() -> None:
+def test_a_half_finished_transition_is_submitted() -> None:
     assert links(JOBS, PHASES[2:], {})[0].job.name == "0-L3-to-1-L6"
 
 
-def test_jobs_in_the_queue_are_kept_up_to_the_first_that_is_missing() -> None:
+def test_jobs_in_the_queue_are_kept_up_to_the_first_missing_one() -> None:
     live = queue("0-L3", "1-L6", "finish")
     assert [link.id for link in links(JOBS, PHASES, live)] == [100, None, None, None, None, None]
 
 
-def test_waiting_jobs_that_the_journal_lost_are_not_submitted_beside(tmp_path: Path, slurm: FakeSlurm) -> None:
+def test_waiting_jobs_missing_from_the_journal_are_not_submitted_a_second_time(
+    tmp_path: Path, slurm: FakeSlurm
+) -> None:
     run, plan = RunFolder(tmp_path), plan_for_jobs()
     jobs = chain(plan, run, Site(), "per-stage")
     for number in (11, 12):
@@ -67,7 +69,7 @@ def test_waiting_jobs_that_the_journal_lost_are_not_submitted_beside(tmp_path: P
 
 @settings(deadline=None)
 @given(done=st.integers(0, len(PHASES)), live=st.sets(st.sampled_from([job.name for job in JOBS])))
-def test_a_chain_is_whole_in_order_and_never_depends_on_what_is_gone(done: int, live: set[str]) -> None:
+def test_a_chain_is_complete_in_order_and_never_depends_on_a_missing_job(done: int, live: set[str]) -> None:
     found = links(JOBS, PHASES[done:], queue(*live))
     covered = [phase for link in found for phase in link.job.phases]
     assert covered[len(covered) - len(PHASES[done:]) :] == PHASES[done:]
@@ -80,7 +82,7 @@ def submitted(name: str, job: int, mode: str = "per-stage", phases: str = "train
     return {"event": "submitted", "name": name, "job": job, "mode": mode, "phases": phases}
 
 
-def test_the_newest_job_under_a_name_counts_and_only_of_the_last_way_to_submit() -> None:
+def test_the_newest_job_under_a_name_counts_and_only_those_of_the_last_mode() -> None:
     events = [submitted("0-L3", 1), submitted("1-L6", 2), submitted("0-L3", 3)]
     assert {name: event["job"] for name, event in known_jobs(events).items()} == {"0-L3": 3, "1-L6": 2}
     events.append(submitted("run", 4, mode="one-allocation"))
@@ -103,7 +105,7 @@ def test_a_job_is_done_when_all_of_its_phases_are() -> None:
         (["launch.accelerator=cpu", "stages[0].ranks=2"], "launch.ranks: is auto"),
     ],
 )
-def test_what_only_the_nodes_could_tell_has_to_be_given(
+def test_settings_that_depend_on_the_nodes_must_be_given(
     overrides: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -122,7 +124,7 @@ def test_what_only_the_nodes_could_tell_has_to_be_given(
         ["launch.accelerator=cpu", "stages[0].ranks=2", "stages[1].ranks=4"],
     ],
 )
-def test_a_recipe_that_says_it_all_can_be_submitted_from_anywhere(
+def test_a_fully_specified_recipe_can_be_submitted_from_anywhere(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -131,7 +133,7 @@ def test_a_recipe_that_says_it_all_can_be_submitted_from_anywhere(
     check_recipe(recipe, make_plan(recipe, None, None, MACHINE))
 
 
-def test_a_dry_run_goes_without_slurms_check_where_slurm_does_not_answer(
+def test_a_dry_run_skips_slurms_check_if_slurm_is_unreachable(
     slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripts = {"0-L3": "#!/bin/bash\n#SBATCH --time=1:00:00\n"}
@@ -162,7 +164,7 @@ def test_a_dry_run_goes_without_slurms_check_where_slurm_does_not_answer(
         ('{partition: "a b"}', 'stages[0].resources.partition: is "a b", not a plain word'),
     ],
 )
-def test_resources_that_cannot_be_are_refused(
+def test_impossible_resources_are_refused(
     resources: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The watcher: what ended a job, whatever SLURM still knows, and whether it is mended."""
+"""The watcher: what ended a job, whatever SLURM still knows about it, and whether it is mended."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(tmp_path: Path) -> RunFolder:
         ("", 1, False),
     ],
 )
-def test_neither_an_error_nor_a_cancellation_is_mended(
+def test_neither_errors_nor_cancellations_are_mended(
     run: RunFolder, slurm: FakeSlurm, state: str, code: int | None, is_accident: bool
 ) -> None:
     ended(run, "0-L3", 11, 0)
@@ -69,7 +69,7 @@ def test_neither_an_error_nor_a_cancellation_is_mended(
     assert broken is not None and (broken.job, broken.is_accident) == (12, is_accident)
 
 
-def test_a_job_that_slurm_forgot_and_that_never_started_was_cancelled(run: RunFolder, slurm: FakeSlurm) -> None:
+def test_a_job_forgotten_by_slurm_that_never_started_counts_as_cancelled(run: RunFolder, slurm: FakeSlurm) -> None:
     ended(run, "0-L3", 11, 0)
     slurm_knows(slurm, {})
     broken = first_broken(run, run.journal.events(), WATCHER)
@@ -84,7 +84,7 @@ def test_jobs_of_an_earlier_submission_do_not_count(run: RunFolder, slurm: FakeS
     assert broken is not None and broken.job == 22
 
 
-def test_what_was_started_again_too_often_is_told_in_the_journal(run: RunFolder, slurm: FakeSlurm) -> None:
+def test_a_job_restarted_too_often_is_recorded_in_the_journal(run: RunFolder, slurm: FakeSlurm) -> None:
     ended(run, "0-L3", 11, None)
     (run.scripts / "0-L3.kills").write_text("137\nFAILED\n")
     slurm_knows(slurm, {11: "FAILED", 12: "CANCELLED", 13: "CANCELLED"})

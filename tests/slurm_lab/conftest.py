@@ -1,4 +1,4 @@
-"""One SLURM and one undisturbed run for the session; tests are skipped where there cannot be a SLURM."""
+"""One SLURM and one undisturbed run for the session; tests are skipped where SLURM cannot run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.slurm_lab.lab import TOOL, Lab
 
 @pytest.fixture(scope="session")
 def session_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The lab itself; whoever uses it directly clears it first."""
+    """The lab itself; tests that use it directly clear it first."""
     if reason := _missing():
         pytest.skip(reason)
     lab = Lab(tmp_path_factory.mktemp("slurm"))
@@ -59,7 +59,7 @@ def undisturbed(session_lab: Lab, recipe: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def network_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A SLURM whose nodes have addresses of their own and cables that can be cut."""
+    """A SLURM whose nodes have their own addresses and cables that can be cut."""
     if reason := _missing("--network"):
         pytest.skip(reason)
     lab = Lab(tmp_path_factory.mktemp("network"), "--network")
@@ -68,6 +68,6 @@ def network_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def _missing(*options: str) -> str:
-    """Why there can be no SLURM here; empty where there can."""
+    """Why SLURM cannot run here; empty where it can."""
     check = subprocess.run([sys.executable, str(TOOL), "check", *options], capture_output=True, text=True)
     return check.stderr.strip()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def create(recipe: Path, run: Path, *overrides: str) -> Path:
-    """A run that no controller has worked on yet."""
+    """A run that no controller has started yet."""
     create_run(str(recipe), RunFolder(run), overrides, elsewhere=True)
     return run
 
@@ -56,7 +56,7 @@ def steps(run: Path, stage: str) -> int:
 
 
 def goes_on(lab: Lab, run: Path, stage: str, updates: int) -> None:
-    """Wait until ranks that are started again just now have made some updates."""
+    """Wait until ranks that have just been restarted have made some updates."""
     lab.wait_until(lambda: events(run)[-1]["event"] == "started")
     since = events(run)[-1]["time"]
     lab.wait_until(lambda: sum(record["time"] > since for record in records(run, stage)) >= updates, every=0.02)

@@ -48,7 +48,7 @@ class Lab:
         return self.job(job)["JobState"]
 
     def wait_until(self, moment: Callable[[], bool], patience: float = 120, every: float = 0.2) -> None:
-        """Wait for ``moment``; fails with the queue where it does not come."""
+        """Wait for ``moment``; fails and shows the queue if it does not come."""
         deadline = time.monotonic() + patience
         while not moment():
             assert time.monotonic() < deadline, self.run("scontrol", "show", "job") + self.tool("status")
@@ -62,7 +62,7 @@ class Lab:
         return found
 
     def wait_for_end(self, job: int, patience: float = 300) -> dict[str, str]:
-        """Wait until ``job`` has ended for good, however, and its processes are gone."""
+        """Wait until ``job`` has ended for good, in whatever way, and its processes are gone."""
         self.wait_until(lambda: self.state(job) in ENDED, patience)
         return self.job(job)
 

@@ -1,9 +1,9 @@
-"""What a job runs in place of the controller, where a test is about jobs and not about training.
+"""What a job runs in place of the controller in tests about jobs rather than training.
 
-It takes the run's lock, writes the journal and makes complete outputs, as the controller does. ``script.json`` beside
-the run says what happens to a job, by its ``--only``: ``fail`` ends it with 1, ``wait`` lets it work until a file
-``go`` is there, ``requeue`` puts it back into the queue once,
-``kill`` ends the controller with SIGKILL once. What it finds in its environment it writes down.
+It takes the run's lock, writes the journal and creates complete outputs, like the controller. ``script.json`` next to
+the run says what happens to a job, by its ``--only``: ``fail`` ends it with 1, ``wait`` lets it run until a file
+``go`` exists, ``requeue`` puts it back into the queue once,
+``kill`` ends the controller with SIGKILL once. It records its environment.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Submitted:
-    """A run that is submitted on ``lab`` by the command line; ``python`` is what its jobs run as an interpreter."""
+    """A run that is submitted on ``lab`` by the command line; its jobs use ``python`` as their interpreter."""
 
     def __init__(
         self, lab: Lab, folder: Path, recipe: Path, python: str | Path = sys.executable, **settings: Any
@@ -26,7 +26,7 @@ class Submitted:
         self.site = folder / "site.yaml"
         environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         settings["environment"] = environment | settings.get("environment", {})
-        # A look at the nodes takes longer than most of these jobs; test_doctor.py asks for it.
+        # Checking the nodes takes longer than most of these jobs; test_doctor.py enables it.
         self.site.write_text(yaml.safe_dump({"python": str(python), "doctor": False, **settings}, sort_keys=False))
 
     def stacking(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The look at the nodes before a stage trains, on a real SLURM. No training here."""
+"""The check of the nodes before a stage trains, on a real SLURM. No training here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
 
 
 def only_the_controller_is_a_stub(folder: Path) -> Path:
-    """An interpreter that runs the stub in place of the controller, and everything else as it is."""
+    """An interpreter that runs the stub in place of the controller, and everything else unchanged."""
     path = folder / "python"
     path.write_text(
         f'#!/bin/sh\ncase "$3" in resume) exec {sys.executable} -m tests.slurm_lab.stub_controller "$@";; esac\n'
@@ -27,10 +27,10 @@ def only_the_controller_is_a_stub(folder: Path) -> Path:
     return path
 
 
-def test_a_node_that_cannot_train_ends_its_job_before_training_and_is_looked_at_again(
+def test_a_node_that_cannot_train_ends_its_job_before_training_and_is_checked_again(
     lab: Lab, tmp_path: Path, data: Path
 ) -> None:
-    """What is wrong is made up: a torch that cannot be imported, until it is removed."""
+    """The problem is simulated: a torch that cannot be imported, until it is removed."""
     broken = tmp_path / "broken" / "torch"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')")

@@ -1,4 +1,4 @@
-"""GLUE through SLURM: a job fine-tunes its task, and the same command reports it."""
+"""GLUE through SLURM: a job fine-tunes its task, and the same command reports the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.slurm_lab.submitted import ROOT
 pytestmark = pytest.mark.slurm
 
 
-def test_a_task_is_trained_by_its_job(lab: Lab, tmp_path: Path) -> None:
+def test_a_job_fine_tunes_its_task(lab: Lab, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     model, data, out = write_bert(tmp_path / "bert"), write_glue(tmp_path / "data", "RTE"), tmp_path / "out"
     site = tmp_path / "site.yaml"

@@ -17,7 +17,7 @@ def test_a_job_runs_on_several_nodes(lab: Lab, tmp_path: Path) -> None:
     assert sorted((tmp_path / "out").read_text().splitlines()) == ["0: n1", "1: n2", "2: n3"]
 
 
-def test_high_preempts_low_which_is_requeued(lab: Lab, tmp_path: Path) -> None:
+def test_high_priority_preempts_low_which_is_requeued(lab: Lab, tmp_path: Path) -> None:
     script = "echo started $SLURM_RESTART_COUNT; sleep 2000"
     low = lab.sbatch("-N3", "--exclusive", "--requeue", "-o", tmp_path / "low", "--wrap", script)
     lab.wait_for(low, "RUNNING")

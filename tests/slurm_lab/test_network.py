@@ -1,4 +1,4 @@
-"""Nodes that talk over a network, where a cable can be cut: nobody hears the node, nobody is told."""
+"""Nodes that communicate over a network in which a cable can be cut: the node vanishes without notice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole run inside one SLURM job of two nodes: left alone, and preempted, cancelled, killed and robbed of nodes.
+"""A whole run inside one SLURM job of two nodes: undisturbed, and preempted, cancelled, killed and deprived of nodes.
 
 Both end with the same weights and moments, bit for bit. Everything is real: SLURM, DeepSpeed ranks on its nodes.
 """
@@ -32,7 +32,7 @@ ALONE = ("launch.ranks=1", *ENDLESS)
 
 
 def growing(run: Path) -> int | None:
-    """The process that grows, if it runs."""
+    """The process that grows the model, if it is running."""
     for pid in processes(run, "stacking"):
         with contextlib.suppress(OSError):  # it may have ended since
             if b"\0grow\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -52,20 +52,20 @@ def stop_halfway(pid: int | None, partial: Path) -> None:
 
 @pytest.fixture(scope="module")
 def disturbed(session_lab: Lab, recipe: Path) -> Path:
-    """A run that meets every misfortune, one after the other; what each one must lead to is asserted on the way."""
+    """A run that suffers every disturbance, one after the other; the outcome of each is asserted on the way."""
     lab = session_lab
     lab.clear()
     run = create(recipe, recipe.parent / "disturbed", "launch.retry_seconds=1")
     job = submit(lab, run)
 
-    # Preempted in training: a checkpoint of that very step, back into the queue, and on.
+    # Preempted in training: a checkpoint of that very step, back into the queue, and resumed.
     lab.wait_until(lambda: steps(run, "0-L1") >= 50, every=0.02)
     lab.wait_for_end(preempt(lab))
     lab.wait_until(lambda: has(run, "preempted", "train", 0))
     assert stopped_at(run, "0-L1") == steps(run, "0-L1")
     lab.wait_until(lambda: lab.state(job) == "RUNNING" and lab.job(job)["Restarts"] == "1")
 
-    # A rank is killed: the step ends at once and is tried again within the job.
+    # A rank is killed: the step ends immediately and is retried within the job.
     goes_on(lab, run, "0-L1", 40)
     os.kill(processes(run, "stacking.train.worker")[-1], signal.SIGKILL)
     lab.wait_until(lambda: has(run, "failed", "train", 0), patience=30)
@@ -93,7 +93,7 @@ def disturbed(session_lab: Lab, recipe: Path) -> Path:
     assert lab.job(job)["NodeList"] == "n[1,3]"
     lab.tool("revive", "n2")
 
-    # The controller is killed: its job fails and leaves nothing behind; submitted again, the run goes on.
+    # The controller is killed: its job fails and leaves nothing behind; submitted again, the run resumes.
     goes_on(lab, run, "1-L2", 20)
     os.kill(controller(run), signal.SIGKILL)
     assert lab.wait_for_end(job)["JobState"] == "FAILED"
@@ -103,7 +103,7 @@ def disturbed(session_lab: Lab, recipe: Path) -> Path:
     return run
 
 
-def test_from_recipe_to_export_on_two_nodes(undisturbed: Path) -> None:
+def test_a_run_on_two_nodes_goes_from_recipe_to_export(undisturbed: Path) -> None:
     assert (undisturbed / "export" / "model.safetensors").is_file() and (undisturbed / "report.html").is_file()
     done = [(e["phase"], e["stage"]) for e in events(undisturbed) if e["event"] == "finished"]
     middle = [("train", 0), ("consolidate", 0), ("grow", 1), ("train", 1), ("consolidate", 1)]
@@ -125,7 +125,9 @@ def test_logs_are_named_after_stage_attempt_and_rank(undisturbed: Path) -> None:
     assert names == {"train-1.launcher.log", "train-1.rank0.log", "train-1.rank1.log"}
 
 
-def test_undisturbed_equals_disturbed(undisturbed: Path, disturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disturbed_run_equals_an_undisturbed_one(
+    undisturbed: Path, disturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("weights", "exp_avg", "exp_avg_sq"):
         file = f"1-L2/state/{name}.safetensors"
         with capsys.disabled():
@@ -145,7 +147,7 @@ def test_every_update_has_the_same_samples_and_loss(undisturbed: Path, disturbed
     assert expected == found
 
 
-def test_a_time_limit_leaves_a_checkpoint_and_the_job_goes_on(lab: Lab, recipe: Path, tmp_path: Path) -> None:
+def test_a_time_limit_leaves_a_checkpoint_and_the_job_resumes(lab: Lab, recipe: Path, tmp_path: Path) -> None:
     run = create(recipe, tmp_path / "run", *ALONE)
     job = submit(lab, run, "--nodes=1", "--time=60", "--signal=B:USR1@300")
     lab.wait_until(lambda: steps(run, "0-L1") >= 1)
@@ -158,8 +160,8 @@ def test_a_time_limit_leaves_a_checkpoint_and_the_job_goes_on(lab: Lab, recipe: 
     assert lab.job(job)["Restarts"] == "1"
 
 
-def test_a_grace_time_lets_the_ranks_end_the_job_themselves(lab: Lab, recipe: Path, tmp_path: Path) -> None:
-    """With GraceTime SLURM warns the ranks alone, not the controller, and ends the job only later."""
+def test_during_a_grace_time_the_ranks_end_the_job_themselves(lab: Lab, recipe: Path, tmp_path: Path) -> None:
+    """With GraceTime SLURM warns only the ranks, not the controller, and ends the job only later."""
     run = create(recipe, tmp_path / "run", *ENDLESS)
     lab.run("scontrol", "update", "PartitionName=low", "GraceTime=60")
     try:
@@ -174,8 +176,8 @@ def test_a_grace_time_lets_the_ranks_end_the_job_themselves(lab: Lab, recipe: Pa
         lab.run("scontrol", "update", "PartitionName=low", "GraceTime=0")
 
 
-def test_a_crash_is_tried_again_only_so_often(lab: Lab, recipe: Path, tmp_path: Path) -> None:
-    """Two crashes without a checkpoint between them; one of them may be tried again."""
+def test_a_crash_is_retried_a_limited_number_of_times(lab: Lab, recipe: Path, tmp_path: Path) -> None:
+    """Two crashes without a checkpoint between them; only the first may be retried."""
     run = create(recipe, tmp_path / "run", "launch.retries=1", "launch.retry_seconds=1", *ALONE)
     job = submit(lab, run, "--nodes=1")
     for attempt in (1, 2):
@@ -187,7 +189,7 @@ def test_a_crash_is_tried_again_only_so_often(lab: Lab, recipe: Path, tmp_path: 
     assert len(failed) == 2 and all("was killed by SIGKILL" in event["message"] for event in failed)
 
 
-# What disturbs, and how to see what came of it
+# Disturbances, and how to observe their outcome
 
 
 def preempt(lab: Lab) -> int:
@@ -200,7 +202,7 @@ def count(run: Path, event: str) -> int:
 
 
 def stopped_at(run: Path, stage: str) -> int:
-    """The step of the latest checkpoint, which is whole."""
+    """The step of the latest checkpoint, which is complete."""
     checkpoint = latest(run / stage / "checkpoints")
     assert checkpoint is not None
     verify_folder(checkpoint)

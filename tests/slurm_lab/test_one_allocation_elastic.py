@@ -1,4 +1,4 @@
-"""A job that loses a node and goes on with the other alone, and later with both again."""
+"""A job that loses a node and continues with the other alone, and later with both again."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def resized(session_lab: Lab, recipe: Path) -> Path:
     return run
 
 
-def test_the_stage_went_on_with_one_rank_and_then_with_two(resized: Path) -> None:
+def test_the_stage_resumes_with_one_rank_and_then_with_two(resized: Path) -> None:
     sizes = world_sizes(resized)
     assert sizes[0] == 2 and 1 in sizes and sizes[-1] == 2
 
 
-def test_every_update_was_made_once_on_the_same_samples(undisturbed: Path, resized: Path) -> None:
+def test_every_update_is_made_once_on_the_same_samples(undisturbed: Path, resized: Path) -> None:
     facts = ("step", "global_step", "samples", "tokens", "learning_rate")
     expected, found = ([[r[fact] for fact in facts] for r in records(run, STAGE)] for run in (undisturbed, resized))
     assert expected == found
@@ -71,7 +71,7 @@ def test_the_losses_stay_within_the_noise_between_seeds(
     assert elastic < noise
 
 
-def test_a_run_that_may_not_be_resized_says_so_in_one_line(lab: Lab, recipe: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_not_elastic_is_refused_in_one_line(lab: Lab, recipe: Path, tmp_path: Path) -> None:
     run = create(recipe, tmp_path / "run")
     job = submit(lab, run, "--nodes=1")
     assert lab.wait_for_end(job)["ExitCode"] == "2:0"
@@ -80,7 +80,7 @@ def test_a_run_that_may_not_be_resized_says_so_in_one_line(lab: Lab, recipe: Pat
 
 
 def world_sizes(run: Path) -> list[int]:
-    """Of each start of the training."""
+    """The event of each start of the training."""
     return [e["world_size"] for e in events(run) if e["event"] == "started" and e["phase"] == "train"]
 
 

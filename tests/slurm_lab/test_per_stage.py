@@ -1,4 +1,4 @@
-"""A chain of jobs, one a stage, with real training: undisturbed, preempted, requeued, failed and gone on with."""
+"""A chain of jobs, one per stage, with real training: undisturbed, preempted, requeued, failed and resumed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def chain(lab: Lab, tmp_path: Path, data: Path) -> Submitted:
 
 @pytest.fixture(scope="module")
 def disturbed(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, data: Path) -> Submitted:
-    """A chain that meets every misfortune, one after the other; what each one must lead to is asserted on the way."""
+    """A chain that suffers every disturbance, one after the other; the outcome of each is asserted on the way."""
     session_lab.clear()
     folder = tmp_path_factory.mktemp("disturbed")
     chain = Submitted(session_lab, folder, recipe(folder, data))
@@ -104,7 +104,7 @@ def cancel_training(chain: Submitted) -> None:
     assert status["state"] == "cancelled" and status["step"] == done
 
 
-def test_from_recipe_to_export_each_stage_on_its_own_nodes(chain: Submitted, undisturbed: Path) -> None:
+def test_a_run_goes_from_recipe_to_export_with_each_stage_on_its_own_nodes(chain: Submitted, undisturbed: Path) -> None:
     chain.submit("--set", "stages[1].resources.partition=high")
     assert_finished(chain)
     found = {name: chain.lab.job(job) for name, job in chain.jobs().items()}
@@ -128,25 +128,25 @@ def test_a_stage_that_cannot_work_stops_the_chain_until_it_is_submitted_again(di
     assert not [event for event in disturbed.events("resumed") if event["job"] == failed]
 
 
-def test_a_transition_that_is_requeued_is_made_again(disturbed: Submitted) -> None:
+def test_a_requeued_transition_is_repeated(disturbed: Submitted) -> None:
     job = jobs(disturbed, "0-L1-to-1-L2")[1]
     assert disturbed.lab.job(job)["Restarts"] == "1" and disturbed.lab.state(job) == "COMPLETED"
     assert [disturbed.finished().count(phase) for phase in ("consolidate:0", "grow:1")] == [1, 1]
 
 
-def test_a_preempted_stage_leaves_a_checkpoint_and_the_chain_mends_itself(disturbed: Submitted) -> None:
+def test_a_preempted_stage_leaves_a_checkpoint_and_the_chain_recovers_by_itself(disturbed: Submitted) -> None:
     preempted = [event for event in disturbed.events("preempted") if event["stage"] == 1]
     assert len(preempted) >= 2 and all(event["phase"] == "train" for event in preempted)
     assert disturbed.lab.job(jobs(disturbed, "1-L2")[1])["Restarts"] == "2"
 
 
-def test_cancel_in_training_leaves_a_checkpoint_and_no_job(disturbed: Submitted) -> None:
+def test_cancelling_during_training_leaves_a_checkpoint_and_no_job(disturbed: Submitted) -> None:
     (cancelled,) = disturbed.events("cancelled")
     resumed_at = [event for event in disturbed.events("submitted") if event["time"] > cancelled["time"]]
     assert [event["name"] for event in resumed_at] == ["1-L2", "finish", "watch"]
 
 
-def test_an_elastic_stage_starts_on_the_nodes_that_there_are(chain: Submitted, undisturbed: Path) -> None:
+def test_an_elastic_stage_starts_on_the_available_nodes(chain: Submitted, undisturbed: Path) -> None:
     blocker = chain.lab.sbatch("--nodes=2", "--exclusive", "--partition=high", "--output=/dev/null", "--wrap=sleep 900")
     chain.lab.wait_for(blocker, "RUNNING")
     elastic = ("launch.elastic=true", "launch.resources.min_nodes=1")
@@ -161,9 +161,7 @@ def test_an_elastic_stage_starts_on_the_nodes_that_there_are(chain: Submitted, u
         assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], rel=1e-2)
 
 
-def test_one_allocation_that_is_submitted_trains_a_small_stage_on_a_part_of_it(
-    chain: Submitted, undisturbed: Path
-) -> None:
+def test_a_submitted_allocation_trains_a_small_stage_on_part_of_its_nodes(chain: Submitted, undisturbed: Path) -> None:
     chain.submit("--mode", "one-allocation")
     chain.lab.wait_for(chain.jobs()["run"], "COMPLETED", patience=400)
     assert [event["world_size"] for event in chain.events("started") if event["phase"] == "train"] == [1, 2]

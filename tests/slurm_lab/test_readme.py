@@ -1,4 +1,4 @@
-"""slurm/README.md: what it says is tested, and its example works."""
+"""slurm/README.md: its claims are tested, and its example works."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_every_row_of_the_table_of_failures_has_its_test() -> None:
     assert [row for row, names in zip(rows, named, strict=True) if not names or not set(names) <= tests] == []
 
 
-def test_the_example_names_every_setting_and_is_one() -> None:
+def test_the_example_lists_every_setting_and_is_valid() -> None:
     example = ROOT / "slurm" / "site.example.yaml"
     load_site(example)
     assert set(re.findall(r"^(?:# )?(\w+):", example.read_text(), re.MULTILINE)) == set(Site.model_fields)
 
 
-def test_every_file_that_it_names_is_there() -> None:
+def test_every_file_that_it_names_exists() -> None:
     files = re.findall(r"\]\((\S+)\)", README)
     assert files and all((ROOT / "slurm" / file).is_file() for file in files)
 

@@ -42,7 +42,7 @@ def stub(folder: Path) -> Path:
 
 
 def real_submit(folder: Path) -> Path:
-    """An interpreter that runs the stub in place of the controller, and everything else as it is."""
+    """An interpreter that runs the stub in place of the controller, and everything else unchanged."""
     path = folder / "python"
     path.write_text(f'#!/bin/sh\ncase "$3" in resume) exec {stub(folder)} "$@";; esac\nexec {sys.executable} "$@"\n')
     path.chmod(0o755)
@@ -50,7 +50,7 @@ def real_submit(folder: Path) -> Path:
 
 
 def killed(folder: Path) -> Path:
-    """An interpreter that is killed at once."""
+    """An interpreter that is killed immediately."""
     path = folder / "killed"
     path.write_text("#!/bin/sh\nkill -9 $$\n")
     path.chmod(0o755)
@@ -68,7 +68,7 @@ def log(chain: Submitted, name: str) -> str:
 
 
 def kill_shell(chain: Submitted) -> None:
-    """Kill the batch shell and the controller of the stage that started last, as the kernel does without memory."""
+    """Kill the batch shell and the controller of the newest stage, as the kernel does when it runs out of memory."""
     already = len(chain.events("failed"))
     chain.lab.wait_until(lambda: len(chain.events("started")) > already)
     controller = chain.events("started")[-1]["pid"]
@@ -101,7 +101,7 @@ def test_one_allocation_is_one_job(chain: Submitted) -> None:
     assert chain.finished() == PHASES
 
 
-def test_a_stage_that_failed_never_starts_its_successor_and_submitting_again_goes_on(chain: Submitted) -> None:
+def test_a_failed_stage_never_starts_its_successor_and_submitting_again_resumes(chain: Submitted) -> None:
     script(chain, train1="fail")
     chain.submit()
     first = chain.jobs()
@@ -121,7 +121,7 @@ def test_a_stage_that_failed_never_starts_its_successor_and_submitting_again_goe
     assert chain.finished() == PHASES
 
 
-def test_a_requeued_stage_keeps_its_job_and_the_chain_mends_itself(chain: Submitted) -> None:
+def test_a_requeued_stage_keeps_its_job_and_the_chain_recovers_by_itself(chain: Submitted) -> None:
     script(chain, train0="requeue", between="requeue")
     chain.submit()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
@@ -130,7 +130,7 @@ def test_a_requeued_stage_keeps_its_job_and_the_chain_mends_itself(chain: Submit
     assert len(chain.events("submitted")) == len(JOBS)
 
 
-def test_a_killed_controller_costs_nobody_a_night(chain: Submitted) -> None:
+def test_a_killed_controller_does_not_stall_the_chain(chain: Submitted) -> None:
     script(chain, train0="kill")
     chain.submit()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
@@ -140,7 +140,7 @@ def test_a_killed_controller_costs_nobody_a_night(chain: Submitted) -> None:
     assert "the controller was killed by signal 9; requeueing job" in log.read_text()
 
 
-def test_a_check_that_is_killed_stops_nothing(lab: Lab, tmp_path: Path, data: Path) -> None:
+def test_a_killed_check_does_not_stop_the_chain(lab: Lab, tmp_path: Path, data: Path) -> None:
     dies = tmp_path / "dies"
     dies.write_text(f'#!/bin/sh\n[ "$3" != doctor ] || kill -9 $$\nexec {stub(tmp_path)} "$@"\n')
     dies.chmod(0o755)
@@ -156,7 +156,7 @@ def test_a_controller_that_is_always_killed_ends_the_chain(lab: Lab, tmp_path: P
     assert lab.job(chain.jobs()["0-L1"])["Restarts"] == "1"
 
 
-def test_a_killed_batch_shell_costs_nobody_a_night(chain: Submitted) -> None:
+def test_a_killed_batch_shell_does_not_stall_the_chain(chain: Submitted) -> None:
     """SLURM sees a failed job, as after running out of memory, and cancels those after it."""
     script(chain, train0="wait")
     chain.submit()
@@ -176,7 +176,7 @@ def test_a_killed_batch_shell_costs_nobody_a_night(chain: Submitted) -> None:
     assert set(second.values()) == {event["job"] for event in chain.events("submitted")[len(JOBS) :]}
 
 
-def test_a_shell_that_is_killed_again_and_again_ends_the_chain(lab: Lab, tmp_path: Path, data: Path) -> None:
+def test_a_shell_that_is_killed_repeatedly_ends_the_chain(lab: Lab, tmp_path: Path, data: Path) -> None:
     chain = Submitted(lab, tmp_path, recipe(tmp_path, data), python=stub(tmp_path), mends=1)
     script(chain, train0="wait")
     chain.submit()
@@ -191,7 +191,7 @@ def test_a_shell_that_is_killed_again_and_again_ends_the_chain(lab: Lab, tmp_pat
     assert len(chain.events("submitted")) == 2 * len(JOBS)
 
 
-def test_without_mends_nobody_watches(lab: Lab, tmp_path: Path, data: Path) -> None:
+def test_without_mends_there_is_no_watcher(lab: Lab, tmp_path: Path, data: Path) -> None:
     chain = Submitted(lab, tmp_path, recipe(tmp_path, data), python=stub(tmp_path), mends=0)
     script(chain, train0="wait")
     chain.submit()
@@ -202,7 +202,7 @@ def test_without_mends_nobody_watches(lab: Lab, tmp_path: Path, data: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["USR1", "TERM"])
-def test_a_signal_before_the_controller_listens_is_told(lab: Lab, tmp_path: Path, data: Path, name: str) -> None:
+def test_a_signal_before_the_controller_is_ready_is_reported(lab: Lab, tmp_path: Path, data: Path, name: str) -> None:
     """The interpreter takes a while to start, as on a slow file server, and dies of the signal until then."""
     slow = tmp_path / "slow"
     first = f"mkdir {tmp_path}/started 2>/dev/null && exec sleep 60"
@@ -276,7 +276,7 @@ def test_resources_of_a_run_are_changed_by_resuming_it(chain: Submitted) -> None
     assert [chain.lab.state(before[name]) for name in CHAIN[2:]] == ["CANCELLED"] * 2
     assert [chain.lab.job(after[name])["Partition"] for name in CHAIN] == ["low", "low", "high", "low"]
     assert chain.lab.job(after["1-L2"])["TimeLimit"] == "01:00:00"
-    for again in (chain.resume(), chain.submit()):  # the change stays
+    for again in (chain.resume(), chain.submit()):  # the change is kept
         assert "nothing to submit" in again.stdout
     refused = chain.resume("--set", "stages[1].resources.partition=nowhere", check=False)
     assert refused.returncode == 2 and "stages[1].resources.partition: job 1-L2: sbatch says" in refused.stderr
@@ -299,7 +299,7 @@ def test_resuming_by_hand_is_refused_while_jobs_are_live(chain: Submitted) -> No
     assert again.returncode == 2 and ("is in use" in again.stderr or "submit --resume" in again.stderr)
 
 
-def test_a_slurm_that_is_away_for_a_moment_costs_nothing(chain: Submitted) -> None:
+def test_a_brief_slurm_outage_does_no_harm(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     job = chain.jobs()["0-L1"]
@@ -316,7 +316,7 @@ def test_a_slurm_that_is_away_for_a_moment_costs_nothing(chain: Submitted) -> No
     chain.lab.wait_for(job, "COMPLETED")
 
 
-def test_another_mode_is_never_ignored(chain: Submitted) -> None:
+def test_a_different_mode_is_refused_rather_than_ignored(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     chain.lab.wait_for(chain.jobs()["0-L1"], "RUNNING")
@@ -330,7 +330,7 @@ def _wait_for_an_empty_queue(chain: Submitted) -> None:
     chain.lab.wait_until(lambda: chain.lab.run("squeue", "-h").strip() == "")
 
 
-def test_a_hold_that_the_user_placed_stays(chain: Submitted) -> None:
+def test_a_hold_placed_by_the_user_is_kept(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     first = chain.jobs()
@@ -369,7 +369,7 @@ def test_submitting_twice_never_makes_two_runs(chain: Submitted) -> None:
     assert chain.jobs() == ids
 
 
-def test_two_who_submit_at_the_same_time_make_one_run(chain: Submitted) -> None:
+def test_concurrent_submissions_make_one_run(chain: Submitted) -> None:
     argv = [sys.executable, "-m", "stacking", "submit", chain.recipe, "--run-dir", chain.run, "--site", chain.site]
     both = [subprocess.Popen(list(map(str, argv)), env=chain.lab.environment, stderr=-1, text=True) for _ in range(2)]
     errors = [process.communicate(timeout=120)[1] for process in both]
@@ -380,7 +380,7 @@ def test_two_who_submit_at_the_same_time_make_one_run(chain: Submitted) -> None:
     assert chain.finished() == PHASES
 
 
-def test_another_recipe_is_not_submitted_into_a_run(chain: Submitted) -> None:
+def test_a_different_recipe_is_not_submitted_into_a_run(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     other = chain.submit("--set", "seed=8", check=False)
@@ -388,7 +388,7 @@ def test_another_recipe_is_not_submitted_into_a_run(chain: Submitted) -> None:
     assert other.stderr.count("\n") == 1
 
 
-def test_a_job_that_was_cancelled_by_hand_is_submitted_again_while_an_earlier_one_works(chain: Submitted) -> None:
+def test_a_job_cancelled_by_hand_is_submitted_again_while_an_earlier_one_is_running(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     first = chain.jobs()
@@ -404,7 +404,7 @@ def test_a_job_that_was_cancelled_by_hand_is_submitted_again_while_an_earlier_on
     assert chain.finished() == PHASES
 
 
-def test_the_other_way_to_submit_is_refused_while_jobs_are_in_the_queue(chain: Submitted) -> None:
+def test_the_other_mode_is_refused_while_jobs_are_in_the_queue(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     chain.lab.run("scancel", str(chain.jobs()["finish"]))
@@ -413,7 +413,7 @@ def test_the_other_way_to_submit_is_refused_while_jobs_are_in_the_queue(chain: S
     assert other.returncode == 2 and "stacking cancel" in other.stderr, other.stderr
 
 
-def test_what_slurm_refuses_leaves_no_half_of_a_chain(chain: Submitted) -> None:
+def test_a_refusal_by_slurm_leaves_no_partial_chain(chain: Submitted) -> None:
     refused = chain.submit("--set", "stages[1].resources.partition=nowhere", check=False)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     where = f"{chain.recipe}: stages[1].resources.partition: job 1-L2: sbatch says: invalid partition"
@@ -422,7 +422,7 @@ def test_what_slurm_refuses_leaves_no_half_of_a_chain(chain: Submitted) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before the journal", "before the release"])
-def test_a_submission_that_was_killed_starts_nothing_and_is_made_good(chain: Submitted, moment: str) -> None:
+def test_a_killed_submission_starts_nothing_and_can_be_completed(chain: Submitted, moment: str) -> None:
     _submit_and_die(chain, moment)
     time.sleep(2)
     assert chain.events("started") == []
@@ -433,7 +433,7 @@ def test_a_submission_that_was_killed_starts_nothing_and_is_made_good(chain: Sub
     _wait_for_an_empty_queue(chain)
 
 
-def test_what_is_missing_on_disk_is_submitted_again_whatever_the_journal_says(chain: Submitted) -> None:
+def test_outputs_missing_on_disk_are_submitted_again_whatever_the_journal_says(chain: Submitted) -> None:
     chain.submit()
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
     _wait_for_an_empty_queue(chain)
@@ -445,7 +445,7 @@ def test_what_is_missing_on_disk_is_submitted_again_whatever_the_journal_says(ch
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
 
 
-def test_cancel_ends_all_jobs_and_nothing_starts_meanwhile(chain: Submitted) -> None:
+def test_cancelling_ends_all_jobs_and_nothing_starts_meanwhile(chain: Submitted) -> None:
     script(chain, train0="wait")
     chain.submit()
     chain.lab.wait_until(lambda: chain.events("started") != [])
@@ -473,7 +473,7 @@ def test_the_reason_why_a_job_waits_is_shown(chain: Submitted) -> None:
     chain.lab.wait_for(chain.jobs()["finish"], "COMPLETED")
 
 
-def test_a_site_s_settings_reach_the_jobs(lab: Lab, tmp_path: Path, data: Path) -> None:
+def test_a_sites_settings_reach_the_jobs(lab: Lab, tmp_path: Path, data: Path) -> None:
     chain = Submitted(
         lab,
         tmp_path,
@@ -519,7 +519,7 @@ def test_a_dry_run_prints_what_is_submitted_and_does_nothing(chain: Submitted) -
 
 
 def _submit_and_die(chain: Submitted, moment: str) -> None:
-    """`stacking submit`, killed by SIGKILL after the first job, or after the last."""
+    """`stacking submit`, killed by SIGKILL after the first or after the last job."""
     victim = (
         "stacking.run.journal.Journal.append"
         if moment == "before the journal"

@@ -1,4 +1,4 @@
-"""Makes engines of all kinds that need no compiler, on one rank; prints what `deepspeed_private` finds, as JSON."""
+"""Creates engines of all kinds that need no compiler, on one rank; prints what `deepspeed_private` finds, as JSON."""
 
 from __future__ import annotations
 

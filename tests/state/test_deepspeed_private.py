@@ -1,4 +1,4 @@
-"""What `deepspeed_private` relies on is there in the DeepSpeed that is installed, and does what it says."""
+"""What `deepspeed_private` relies on exists in the installed DeepSpeed, and does what it says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def found() -> Found:
     return result
 
 
-def test_every_optimizer_that_wraps_another_is_known_and_tested(found: Found) -> None:
+def test_every_wrapping_optimizer_is_known_and_tested(found: Found) -> None:
     assert {facts["class"] for facts in found.values() if facts["wraps"]} == set(ADAPTERS) - {"plain", NATIVE}
     assert not found["plain"]["wraps"] and not any(facts["nvme"] for facts in found.values())
 
@@ -56,11 +56,11 @@ def test_weights_are_made_from_the_masters(found: Found, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zero", "bf16"])
-def test_public_calls_see_the_adam_state_that_is_there_now(found: Found, kind: str) -> None:
+def test_public_calls_see_the_current_adam_state(found: Found, kind: str) -> None:
     assert found[kind]["linked"] and found[kind]["fits"]
 
 
-def test_zero_has_all_ranks_parts_of_the_weights_and_bf16_none(found: Found) -> None:
+def test_zero_holds_all_ranks_parts_of_the_weights_and_bf16_none(found: Found) -> None:
     assert found["zero"]["low"] and set(found["zero"]["low"]) == {1} and found["bf16"]["low"] is None
 
 
@@ -73,7 +73,7 @@ def test_fp16_has_a_loss_scale_and_its_smallest_value(found: Found, kind: str) -
     assert found[kind]["scale"][0] and found[kind]["scale"][1] > 0
 
 
-def test_a_dynamic_loss_scale_has_all_that_is_saved_and_raises_at_its_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dynamic_loss_scale_has_all_saved_values_and_raises_at_its_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
     scaler = DynamicLossScaler(
@@ -111,13 +111,13 @@ def test_the_bias_correction_of_the_native_adam_is_counted_up() -> None:
     assert {"self.ds_opt_adam.adam_update(", "self.opt_id"} <= set(re.findall(r"self\.[a-z_.]+(?:\()?", source))
 
 
-def test_no_operation_is_compatible_once_that_is_said() -> None:
+def test_deepspeed_has_a_list_of_compatible_operations() -> None:
     import deepspeed.ops
 
     assert "__compatible_ops__" in Path(deepspeed.ops.__file__).read_text()
 
 
-def test_no_other_file_names_a_private_attribute() -> None:
+def test_no_other_file_uses_a_private_attribute() -> None:
     root = Path(private.__file__).parents[1]
     own = set(re.findall(r"optimizer\.(\w+)|\"(\w+)\", \[?None|\.(_\w+)", Path(private.__file__).read_text()))
     names = {name for match in own for name in match if name.startswith("_") or "groups" in name or "partition" in name}

@@ -1,4 +1,4 @@
-"""Nothing is made of a state that is not finite, unless somebody asks for it."""
+"""Nothing is made from a state that is not finite, unless the user asks for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def state_with(folder: Path, value: float, name: str = "layers.1.attention.outpu
 
 
 @pytest.mark.parametrize("kind", ["weights", "exp_avg", "exp_avg_sq"])
-def test_a_checkpoint_is_refused_with_its_first_tensor(tmp_path: Path, kind: str) -> None:
+def test_a_checkpoint_that_is_not_finite_is_refused_with_its_first_bad_tensor(tmp_path: Path, kind: str) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint")
     file = shard_file(folder, 1)
     shard = torch.load(file, weights_only=False)
@@ -58,7 +58,7 @@ MAKERS: dict[str, Callable[[Path, Path, bool], object]] = {
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("maker", MAKERS)
-def test_growing_and_exporting_refuse_it_too(tmp_path: Path, maker: str, value: float) -> None:
+def test_growing_and_exporting_refuse_a_state_that_is_not_finite(tmp_path: Path, maker: str, value: float) -> None:
     state = state_with(tmp_path / "state", value)
     with pytest.raises(
         UserError, match=r"first in layers\.1\.attention\.output\.bias \(weights\); .*--allow-non-finite"
@@ -69,7 +69,7 @@ def test_growing_and_exporting_refuse_it_too(tmp_path: Path, maker: str, value: 
     assert (tmp_path / "out").is_dir()
 
 
-def test_what_was_checked_says_so_and_what_is_grown_of_it(tmp_path: Path) -> None:
+def test_a_checked_state_and_those_grown_from_it_are_marked_as_checked(tmp_path: Path) -> None:
     checked = consolidate(write_checkpoint(tmp_path / "checkpoint"), tmp_path / "state")
     assert was_checked(checked.manifest)
     grown = grow(write_state(tmp_path / "s", CONFIG, random_weights(CONFIG)), tmp_path / "g", 4, share=True)

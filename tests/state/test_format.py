@@ -1,4 +1,4 @@
-"""The state folder: what is written is read back, by us and by the safetensors library; nothing is half there."""
+"""The state folder: what is written is read back, by us and by the safetensors library; nothing is half written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(path: Path, moments: bool = True) -> State:
 
 
 @pytest.mark.parametrize("moments", [True, False])
-def test_a_state_reads_back_what_was_written(tmp_path: Path, moments: bool) -> None:
+def test_a_state_round_trips(tmp_path: Path, moments: bool) -> None:
     state = write(tmp_path / "s", moments)
 
     assert state.names == tuple(SHAPES) and state.shape("b") == (2, 3) and state.shape("scalar") == ()
@@ -93,7 +93,7 @@ def test_a_state_copied_through_the_stream_has_the_same_digest(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("mistake", ["order", "too much", "too little", "dtype"])
-def test_a_writer_refuses_what_was_not_announced_and_leaves_nothing(tmp_path: Path, mistake: str) -> None:
+def test_a_writer_refuses_undeclared_tensors_and_leaves_nothing(tmp_path: Path, mistake: str) -> None:
     with pytest.raises(ValueError), new_state(tmp_path / "s", {"a": (2,), "b": (2,)}, moments=False) as append:
         if mistake == "order":
             append("weights", "b", np.zeros(2, np.float32))
@@ -125,7 +125,7 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     with pytest.raises(DamagedFile, match=r"exp_avg\.safetensors: has"):
         State(tmp_path / "s")
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    State(tmp_path / "s")  # a quick look does not read the tensors
+    State(tmp_path / "s")  # a quick check does not read the tensors
     with pytest.raises(DamagedFile, match=r"exp_avg\.safetensors: does not match its checksum"):
         State(tmp_path / "s", checksums=True)
     file.unlink()

@@ -1,4 +1,4 @@
-"""Checkpoints made to harm whoever reads them: nothing runs, nothing leaks, nothing hangs; one line says why not."""
+"""Checkpoints made to harm their reader: nothing runs, nothing leaks, nothing hangs; one line gives the reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODEL = "mp_rank_00_model_states.pt"
 
 
 def rewrite(file: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
-    """Write the records of an archive of torch.save again."""
+    """Rewrite the records of a torch.save archive."""
     with zipfile.ZipFile(file) as archive:
         records = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -41,7 +41,7 @@ def rewrite(file: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]) 
 
 
 def add_client_state(file: Path, value: bytes) -> None:
-    """Put the pickled ``value`` under a key of its own into the dict that the file holds."""
+    """Add the pickled ``value`` under its own key to the dict in the file."""
 
     def change(records: dict[str, bytes]) -> dict[str, bytes]:
         return {
@@ -88,7 +88,7 @@ ORDINARY = {
 
 
 @pytest.mark.parametrize("value", ORDINARY.values(), ids=ORDINARY)
-def test_what_a_script_keeps_beside_its_weights_is_left_out(tmp_path: Path, value: bytes) -> None:
+def test_other_data_of_a_training_script_is_left_out(tmp_path: Path, value: bytes) -> None:
     folder = write_checkpoint(tmp_path / "c")
     expected = consolidate(folder, tmp_path / "expected").digest
 
@@ -97,8 +97,8 @@ def test_what_a_script_keeps_beside_its_weights_is_left_out(tmp_path: Path, valu
     assert consolidate(folder, tmp_path / "state").digest == expected
 
 
-def test_real_objects_beside_the_weights_are_left_out(tmp_path: Path) -> None:
-    """As the pickle of this Python and the torch and numpy that are installed write them."""
+def test_real_objects_next_to_the_weights_are_left_out(tmp_path: Path) -> None:
+    """As written by the pickle of this Python and the installed torch and numpy."""
     client = {
         "counter": collections.Counter("aab"),
         "defaultdict": collections.defaultdict(list, {1: [2]}),
@@ -182,7 +182,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("value", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_pickles_are_torn_files(tmp_path: Path, value: bytes) -> None:
+def test_malformed_pickles_are_reported_as_torn_files(tmp_path: Path, value: bytes) -> None:
     folder = write_checkpoint(tmp_path / "c")
 
     add_client_state(folder / MODEL, value)
@@ -267,7 +267,7 @@ TENSORS: dict[str, tuple[Any, Any, Any]] = {
 
 
 @pytest.mark.parametrize("where", TENSORS)
-def test_tensors_lie_in_their_own_storage(tmp_path: Path, where: str) -> None:
+def test_tensors_must_fit_in_their_own_storage(tmp_path: Path, where: str) -> None:
     torch.save({"x": rebuilt(*TENSORS[where])}, tmp_path / "x.pt")
 
     with pytest.raises(DamagedFile, match=r"x\.pt: is torn"):
@@ -275,12 +275,12 @@ def test_tensors_lie_in_their_own_storage(tmp_path: Path, where: str) -> None:
 
 
 def _directory_entry(data: bytes, name: bytes) -> int:
-    """Where the central directory's entry of a record begins."""
+    """The start of a record's entry in the central directory."""
     return data.rindex(b"PK\x01\x02", 0, data.rindex(name))
 
 
 @pytest.mark.parametrize("field", ["size", "place", "name"])
-def test_records_lie_in_their_own_archive(tmp_path: Path, field: str) -> None:
+def test_records_must_be_within_their_own_archive(tmp_path: Path, field: str) -> None:
     file = tmp_path / "x.pt"
     torch.save({"x": torch.arange(10.0), "y": torch.arange(20.0)}, file)
     data = bytearray(file.read_bytes())
@@ -353,7 +353,7 @@ def test_an_optimizer_file_of_another_structure_is_refused(tmp_path: Path, what:
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
 @pytest.mark.parametrize("name", [MODEL, "zero_pp_rank_1_mp_rank_00_optim_states.pt"])
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, kind: str, name: str) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str, name: str) -> None:
     folder = write_checkpoint(tmp_path / "c")
     file = folder / name
     file.unlink()
@@ -398,7 +398,7 @@ def test_tensors_are_read_as_torch_reads_them(tmp_path: Path) -> None:
             assert torch.equal(read, tensor.float()), (name, legacy)
 
 
-def test_a_legacy_file_that_lies_about_its_storages_is_torn(tmp_path: Path) -> None:
+def test_a_legacy_file_with_wrong_storage_sizes_is_reported_as_torn(tmp_path: Path) -> None:
     torch.save({"x": torch.arange(10.0)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     data = (tmp_path / "x.pt").read_bytes()
     sizes = data[: -10 * 4 - 8] + (1 << 60).to_bytes(8, "little") + data[-10 * 4 :]

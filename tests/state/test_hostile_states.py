@@ -1,4 +1,4 @@
-"""State folders made to harm whoever reads or grows them: nothing outside is touched; one line says why not."""
+"""State folders made to harm whoever reads or grows them: nothing outside is touched; one line gives the reason."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NAMES = ["../secret", "../deep/../secret", "{absolute}", "./weights.safetensors"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_growing_links_nothing_but_the_files_of_a_state(tmp_path: Path, name: str) -> None:
+def test_growing_links_only_the_files_of_a_state(tmp_path: Path, name: str) -> None:
     state = write(tmp_path / "deep" / "state").path
     secret = tmp_path / "deep" / "secret"
     secret.write_bytes(b"x" * 100)
@@ -48,7 +48,7 @@ def test_growing_links_nothing_but_the_files_of_a_state(tmp_path: Path, name: st
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_link_out_of_the_state_is_copied_and_not_shared(tmp_path: Path) -> None:
+def test_a_link_that_leaves_the_state_is_copied_not_shared(tmp_path: Path) -> None:
     state = write(tmp_path / "state").path
     outside = tmp_path / "weights"
     (state / "weights.safetensors").rename(outside)
@@ -61,7 +61,7 @@ def test_a_link_out_of_the_state_is_copied_and_not_shared(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
     state = write(tmp_path / "state").path
     file = state / "exp_avg.safetensors"
     file.unlink()
@@ -106,7 +106,7 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)
-def test_a_manifest_beyond_all_bounds_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_manifest_with_values_out_of_bounds_is_refused(tmp_path: Path, kind: str) -> None:
     state = write(tmp_path / "state").path
     values, message = MANIFESTS[kind]
     change(state, **values)

@@ -1,4 +1,4 @@
-"""Loading into an engine: what is refused, and what of the engine is carried over. (Real engines: test_matrix.)"""
+"""Loading into an engine: what is refused, and what of the engine's state is kept. (Real engines: test_matrix.)"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def state_of(path: Path, shapes: dict[str, tuple[int, ...]], moments: bool = Tru
     return State(path)
 
 
-def test_weights_moments_and_step_arrive(tmp_path: Path) -> None:
+def test_weights_moments_and_step_are_loaded(tmp_path: Path) -> None:
     engine = engine_of(torch.nn.Linear(3, 2))
 
     load(engine, state_of(tmp_path / "s", {"weight": (2, 3), "bias": (2,)}))
@@ -91,7 +91,7 @@ def test_an_optimizer_that_is_not_adam_is_refused(tmp_path: Path) -> None:
         load(engine_of(torch.nn.Linear(3, 2), torch.optim.SGD), state)
 
 
-def test_the_loss_scale_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_scale_continues_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
     monkeypatch.setattr("deepspeed.comm.get_rank", lambda: 1)  # rank 0 logs
@@ -124,7 +124,7 @@ def test_the_loss_scale_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) ->
         (256, 10, 20, "no progress, the last 20 updates were skipped"),
     ],
 )
-def test_overflows_are_told_once_they_are_no_search_for_a_scale(
+def test_overflows_are_reported_once_they_are_not_part_of_the_scale_search(
     scale: float, skipped: int, streak: int, words: str | None
 ) -> None:
     warning = overflow_warning(scale, 1.0, skipped, streak)

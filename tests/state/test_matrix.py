@@ -67,12 +67,12 @@ def precision_of(topology: str) -> str:
 
 
 def steps_of(source: str) -> int:
-    """Without ZeRO, DeepSpeed's bf16 and fp16 wrappers step once, on zero gradients, when they are made."""
+    """Without ZeRO, DeepSpeed's bf16 and fp16 wrappers step once, on zero gradients, when they are created."""
     return STEPS + (source in LOW and TOPOLOGIES[source][0]["zero"] == 0)
 
 
 class Laboratory:
-    """What the ranks left behind."""
+    """The output of the ranks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -101,7 +101,7 @@ class Laboratory:
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
-    """Trains on every topology, and loads what came out of one into another, as PAIRS says."""
+    """Trains on every topology, and loads the result of one into another, as PAIRS says."""
     lab = Laboratory(tmp_path_factory.mktemp("matrix"))
     probe = lambda run: {"probe": str(lab.folder / f"{run}.npz")}  # noqa: E731
     lab.launch(
@@ -160,7 +160,7 @@ def test_consolidated_tensors_are_those_that_the_engine_held(laboratory: Laborat
 
 
 @pytest.mark.parametrize("source", [name for name, (engine, _) in TOPOLOGIES.items() if engine["zero"]])
-def test_consolidated_weights_are_those_of_zero_to_fp32(laboratory: Laboratory, source: str) -> None:
+def test_consolidated_weights_match_zero_to_fp32(laboratory: Laboratory, source: str) -> None:
     if "fp32grads" in source:
         pytest.skip("DeepSpeed's own zero_to_fp32 refuses what its BF16_Optimizer saves")
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
@@ -175,7 +175,7 @@ def test_consolidated_weights_are_those_of_zero_to_fp32(laboratory: Laboratory, 
 
 
 @pytest.mark.parametrize("topology", FP32)
-def test_training_goes_on_as_if_it_had_never_stopped(laboratory: Laboratory, topology: str) -> None:
+def test_training_continues_as_if_it_had_never_stopped(laboratory: Laboratory, topology: str) -> None:
     straight, continued = laboratory.state(f"{topology}-straight"), laboratory.state(f"{topology}-continued")
 
     assert continued.optimizer_step == MORE_STEPS

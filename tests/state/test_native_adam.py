@@ -1,4 +1,4 @@
-"""DeepSpeed's own Adams, which it compiles on first use: what they save is read, loaded, and trained on exactly."""
+"""DeepSpeed's own Adams, which it compiles on first use: what they save is read, loaded and trained on exactly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each engine trained 3 steps, then 9 at once; the first loaded again as it was, and trained on to 9."""
+    """Each engine trained for 3 steps, and for 9 in one go; the first loaded again, and trained on to 9."""
     folder = tmp_path_factory.mktemp("native")
 
     def launch(jobs: list[dict[str, Any]]) -> None:
@@ -83,7 +83,7 @@ def test_a_state_is_the_same_after_loading_it(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name.startswith("cpu-adam")])
-def test_training_goes_on_as_if_it_had_never_stopped(folder: Path, name: str) -> None:
+def test_training_continues_as_if_it_had_never_stopped(folder: Path, name: str) -> None:
     straight = consolidate(folder / f"{name}-9", folder / "straight" / name)
 
     assert consolidate(folder / f"{name}-3-9", folder / "continued" / name).digest == straight.digest

@@ -30,7 +30,7 @@ BEGUN, STOPPED, DONE = 3, 5, 6
 
 
 class Ages:
-    """A shallow model's state, the one grown from it, and what each engine made of that."""
+    """A shallow model's state, the one grown from it, and the result of each engine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,13 +69,13 @@ def ages(tmp_path_factory: pytest.TempPathFactory) -> Ages:
 
 
 def counts(state: State) -> list[int]:
-    """Of the four layers and of what is no layer."""
+    """The step counts of the four layers and of everything outside layers."""
     return [step_of(state, f"layers.{i}.up.weight") for i in range(4)] + [step_of(state, "tokens.weight")]
 
 
 @pytest.fixture(scope="module")
 def reference(ages: Ages) -> dict[str, np.ndarray]:
-    """One process, torch's AdamW alone, one step count a parameter."""
+    """One process, plain torch AdamW, one step count per parameter."""
     from tests.state.worker import BATCH, Tiny
 
     model = Tiny(layers=4)
@@ -103,9 +103,7 @@ def test_every_layer_counts_its_own_updates(ages: Ages, topology: str) -> None:
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_every_engine_updates_as_torchs_own_adam_does(
-    ages: Ages, reference: dict[str, np.ndarray], topology: str
-) -> None:
+def test_every_engine_updates_like_torchs_own_adam(ages: Ages, reference: dict[str, np.ndarray], topology: str) -> None:
     state = ages.state(topology, "straight")
 
     for name, expected in reference.items():
@@ -120,7 +118,7 @@ def test_a_restart_changes_no_bit(ages: Ages, topology: str) -> None:
     assert counts(ages.state(topology, "resumed")) == counts(ages.state(topology, "straight"))
 
 
-def test_one_group_for_several_ages_is_refused(ages: Ages) -> None:
+def test_one_group_for_layers_of_different_ages_is_refused(ages: Ages) -> None:
     job = {**TOPOLOGIES["zero2-x1"][0], "ages": False, "load": str(ages.grown.path), "steps": [0, 0]}
     (ages.folder / "refused.json").write_text(json.dumps([{**job, "save": str(ages.folder / "refused")}]))
 

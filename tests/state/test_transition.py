@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch")
 from tests.state.checkpoints import shard_file, write_checkpoint  # noqa: E402
 
 MODEL = ModelConfig(layers=1, hidden=512, heads=8, intermediate=2048, vocabulary=4000, max_positions=64)
-linux = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="is measured through /proc")
+linux = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="measured through /proc")
 
 
 def sealed_checkpoint(folder: Path, ranks: int = 2) -> Path:
@@ -100,7 +100,7 @@ def test_growing_with_copies_reads_every_byte_at_most_once_for_each_layer(tmp_pa
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_the_way_through_is_bit_for_bit(tmp_path: Path, share: bool) -> None:
+def test_the_whole_transition_is_exact_bit_for_bit(tmp_path: Path, share: bool) -> None:
     checkpoint = ZeroCheckpoint(sealed_checkpoint(tmp_path / "c", ranks=3))
 
     state = consolidate(checkpoint.path, tmp_path / "state")
@@ -130,7 +130,7 @@ FILES = ["mp_rank_00_model_states.pt", shard_file(Path(), 0).name, shard_file(Pa
 def test_a_damaged_byte_anywhere_is_found_and_its_file_named(
     checkpoint: Path, tmp_path: Path, name: str, place: float
 ) -> None:
-    """Also in bytes that no state needs: the model's low-precision weights, paddings, and what pickles ignore."""
+    """Even in bytes that no state needs: the model's low-precision weights, padding, and what pickles ignore."""
     file = checkpoint / name
     position = min(int(place * file.stat().st_size), file.stat().st_size - 1)
     with flipped(file, position), pytest.raises(DamagedFile, match=name.replace(".", r"\.")):
@@ -138,7 +138,7 @@ def test_a_damaged_byte_anywhere_is_found_and_its_file_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_undamaged_checkpoint_is_taken(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_undamaged_checkpoint_is_accepted(checkpoint: Path, tmp_path: Path) -> None:
     """Guards the tests above."""
     consolidate(checkpoint, tmp_path / "state")
     State(tmp_path / "state", checksums=True)
@@ -174,7 +174,7 @@ LIMIT = 400_000_000
 
 
 def sparse_state(folder: Path, layers: int) -> Path:
-    """A state whose files are holes: 1.6 GB in five layers that take no room on the disk."""
+    """A state whose files are sparse: 1.6 GB in five layers that take no space on the disk."""
     model = ModelConfig(layers=layers, hidden=1024, heads=16, intermediate=4096 * 6, vocabulary=500, max_positions=64)
     layout = FileLayout({name: TensorSpec("float32", shape) for name, shape in parameter_shapes(model).items()})
     folder.mkdir()
@@ -191,7 +191,7 @@ def sparse_state(folder: Path, layers: int) -> Path:
 
 
 @linux
-def test_memory_has_a_limit_whatever_the_size(tmp_path: Path) -> None:
+def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
     """Growing with copies, which has the same writer as consolidating, and reading a state as loading does."""
     state = sparse_state(tmp_path / "s", layers=6)
     assert (state / "weights.safetensors").stat().st_size > 3 * LIMIT

@@ -28,7 +28,7 @@ VALUES = {"tokens.weight": np.arange(100, 115), "layers.0.up.weight": np.arange(
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
-def test_a_parameter_is_put_together_from_all_ranks(tmp_path: Path, ranks: int) -> None:
+def test_a_parameter_is_assembled_from_all_ranks(tmp_path: Path, ranks: int) -> None:
     checkpoint = ZeroCheckpoint(write_checkpoint(tmp_path / "c", ranks=ranks))
 
     assert checkpoint.names == ("tokens.weight", "layers.0.up.weight", "layers.0.up.bias")
@@ -41,7 +41,7 @@ def test_a_parameter_is_put_together_from_all_ranks(tmp_path: Path, ranks: int) 
     np.testing.assert_array_equal(checkpoint.read("buffers", "seen"), [1, 2])
 
 
-def test_the_folder_above_leads_to_the_latest_checkpoint(tmp_path: Path) -> None:
+def test_the_parent_folder_leads_to_the_latest_checkpoint(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "global_step5")
     (tmp_path / "latest").write_text("global_step5")
 
@@ -52,7 +52,7 @@ def test_the_folder_above_leads_to_the_latest_checkpoint(tmp_path: Path) -> None
         ZeroCheckpoint(tmp_path)
 
 
-def test_moments_that_were_never_made_are_absent(tmp_path: Path) -> None:
+def test_moments_that_were_never_created_are_absent(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", ranks=1)
     shard = torch.load(shard_file(folder, 0), weights_only=False)
     shard["optimizer_state_dict"]["base_optimizer_state"]["state"] = {}
@@ -75,7 +75,7 @@ def test_consolidating_changes_nothing_in_the_checkpoint(tmp_path: Path) -> None
     np.testing.assert_array_equal(state.read("weights", "layers.0.up.bias"), [300, 301, 302, 303])
 
 
-def test_what_the_trainer_wrote_beside_goes_into_the_state(tmp_path: Path) -> None:
+def test_the_trainers_additional_record_goes_into_the_state(tmp_path: Path) -> None:
     model = {"layers": 1, "hidden": 4, "heads": 1, "intermediate": 8, "vocabulary": 5}
     folder = write_checkpoint(tmp_path / "c", [dict(parameter_shapes(ModelConfig(**model)))])
     write_sealed(folder / "progress.json", {"model": model, "stage": 0, "step": 7})
@@ -118,7 +118,7 @@ def test_a_torn_file_is_named(tmp_path: Path, name: str, keep: float) -> None:
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_an_altered_byte_is_found_and_its_file_named(tmp_path: Path, sealed: bool) -> None:
-    """By our manifest's checksum; in a checkpoint of somebody else by the archive's own."""
+    """By our manifest's checksum; in another program's checkpoint by the archive's own."""
     folder = write_checkpoint(tmp_path / "c")
     if sealed:
         seal_folder(folder, {})
@@ -134,7 +134,7 @@ def test_an_altered_byte_is_found_and_its_file_named(tmp_path: Path, sealed: boo
 
 
 def test_our_own_checkpoint_without_its_manifest_is_damaged(tmp_path: Path) -> None:
-    """Nothing vouches for its files any more; only another program's checkpoint never had a manifest."""
+    """Nothing vouches for its files any more; only another program's checkpoint never has a manifest."""
     folder = write_checkpoint(tmp_path / "c")
     write_sealed(folder / "progress.json", {"step": 4})
     with pytest.raises(DamagedFile, match=r"manifest\.json: is missing"):
@@ -181,7 +181,7 @@ def test_the_zero_stage_is_read_however_python_pickled_it(tmp_path: Path) -> Non
     np.testing.assert_array_equal(ZeroCheckpoint(folder).read("weights", "tokens.weight"), VALUES["tokens.weight"])
 
 
-def test_other_folders_are_refused(tmp_path: Path) -> None:
+def test_folders_that_are_not_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         ZeroCheckpoint(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no DeepSpeed checkpoint"):
@@ -234,7 +234,7 @@ def _zero0(folder: Path, groups: list[dict[str, object]], shapes: dict[str, tupl
 SHAPES = {"a.weight": (3, 3), "a.bias": (3,), "b.weight": (3, 3), "b.bias": (3,)}
 
 
-def test_without_zero_groups_of_matrices_and_vectors_tell_themselves_apart(tmp_path: Path) -> None:
+def test_without_zero_groups_of_matrices_and_vectors_are_told_apart(tmp_path: Path) -> None:
     groups: list[dict[str, object]] = [{"names": ["a.weight", "b.weight"]}, {"names": ["a.bias", "b.bias"]}]
 
     checkpoint = ZeroCheckpoint(_zero0(tmp_path / "c", groups, SHAPES))
@@ -294,7 +294,7 @@ def test_groups_of_the_helper_cut_through_parameters() -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", "0", '{"model": 3}', '{"model": {"layers": "many"}}', "{"])
-def test_progress_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+def test_invalid_progress_is_named(tmp_path: Path, content: str) -> None:
     folder = write_checkpoint(tmp_path / "c")
     (folder / "progress.json").write_text(content)
     if content.startswith('{"'):
@@ -304,7 +304,7 @@ def test_progress_that_is_none_is_named(tmp_path: Path, content: str) -> None:
         ZeroCheckpoint(folder)
 
 
-def test_half_of_a_surrogate_pair_goes_through(tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_preserved(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c")
     write_sealed(folder / "progress.json", {"\ud880": "\udc80 ü"})
     seal_folder(folder, {})

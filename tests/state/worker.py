@@ -1,4 +1,4 @@
-"""One rank of the state tests: builds engines, trains, loads and saves as a list of jobs (JSON) tells."""
+"""One rank of the state tests: builds engines, trains, loads and saves as a list of jobs (JSON) says."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def run(job: dict[str, Any], rank: int, ranks: int) -> None:
 def main() -> None:
     if "--no-compiling" in sys.argv:
         deepspeed.ops.__compatible_ops__ = {}  # else DeepSpeed compiles collectives for CPU ranks, a minute long
-    cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)  # a second each time an offloading engine is made
+    cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)  # a second each time an offloading engine is created
     deepspeed.init_distributed("gloo", verbose=False)
     torch.set_num_threads(1)
     deepspeed.get_accelerator().is_fp16_supported = lambda: True  # slow without AVX512-FP16, but exact enough

@@ -1,4 +1,4 @@
-"""Checksums by block: one for each file however it is hashed, and damage is found in any of them."""
+"""Checksums by block: the same for a file however it is hashed, and damage is found in any block."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_files_that_were_hashed_as_they_were_written_are_not_read_again(
     assert verify_folder(tmp_path / "s")["files"] == known
 
 
-def test_a_file_that_is_not_what_was_hashed_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_differs_from_what_was_hashed_is_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(DamagedFile, match="f: has 99 bytes where"),
         new_folder(tmp_path / "s", {}, {"f": entry_of(100, ["a"])}) as folder,
@@ -101,7 +101,7 @@ def test_a_file_that_is_not_what_was_hashed_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_only_what_is_not_done_is_verified(tmp_path: Path) -> None:
+def test_blocks_already_verified_are_skipped(tmp_path: Path) -> None:
     path = file_of(tmp_path, 100)
     digests = digests_of(hash_files([path])[0])
     path.write_bytes(b"!" + data_of(100)[1:])

@@ -1,4 +1,4 @@
-"""Files are complete or absent, and damage is found and named."""
+"""Files are either complete or absent, and damage is found and named."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def flip(path: Path, part: bytes) -> None:
     path.write_bytes(content)
 
 
-def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_a_written_file_replaces_the_old_one_and_leaves_no_other_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "f", "old")
     write_atomically(tmp_path / "f", "new")
     assert (tmp_path / "f").read_text() == "new"
     assert os.listdir(tmp_path) == ["f"]
 
 
-def test_a_full_disk_keeps_the_old_file_and_is_an_error_of_one_line(
+def test_a_full_disk_keeps_the_old_file_and_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_atomically(tmp_path / "f", "old")
@@ -72,14 +72,14 @@ def test_a_folder_lists_every_file_with_its_checksum(tmp_path: Path) -> None:
     assert manifest["files"]["a.bin"]["bytes"] == 10
 
 
-def test_a_folder_whose_making_fails_is_absent(tmp_path: Path) -> None:
+def test_a_folder_whose_creation_fails_is_absent(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("half")
         raise RuntimeError
     assert os.listdir(tmp_path) == []
 
 
-def test_a_folder_whose_maker_is_killed_is_absent_and_can_be_made_again(tmp_path: Path) -> None:
+def test_a_folder_whose_writer_is_killed_is_absent_and_can_be_created_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = (
         "import os, sys, pathlib; from stacking.storage.files import new_folder\n"
@@ -128,7 +128,7 @@ def test_damage_is_found_and_the_file_named(tmp_path: Path, damage, named: str, 
     assert named in str(caught.value)
 
 
-def test_what_stands_already_is_not_written_over(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     make_folder(tmp_path / "out")
     with pytest.raises(UserError, match="already exists"):
         require_absent(tmp_path / "out")
@@ -137,7 +137,7 @@ def test_what_stands_already_is_not_written_over(tmp_path: Path) -> None:
     require_absent(tmp_path / "nothing")
 
 
-def test_damaged_things_are_set_aside_under_names_of_their_own(tmp_path: Path) -> None:
+def test_damaged_files_and_folders_are_set_aside_under_unique_names(tmp_path: Path) -> None:
     names = []
     for _ in range(3):
         (tmp_path / "x").write_text("damaged")
@@ -145,7 +145,7 @@ def test_damaged_things_are_set_aside_under_names_of_their_own(tmp_path: Path) -
     assert names == ["x.damaged", "x.damaged1", "x.damaged2"]
 
 
-def test_an_unwritable_folder_is_a_mistake_that_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, or is inside one"), new_folder(tmp_path / "file" / "out"):
         pass

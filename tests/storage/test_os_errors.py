@@ -1,4 +1,4 @@
-"""A full disk is named, a disturbance is tried again and is never the user's mistake."""
+"""A full disk is named; a transient error is retried and is never reported as the user's mistake."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("number", sorted(TRANSIENT - {errno.EINTR}))
-def test_a_disturbance_is_tried_again(number: int) -> None:
+def test_a_transient_error_is_retried(number: int) -> None:
     assert patiently(Failing(number, 3)) == 7
 
 
 @pytest.mark.parametrize(("number", "calls"), [(errno.EIO, 4), (errno.ENOSPC, 1), (errno.EACCES, 1)])
-def test_trying_has_an_end_and_is_for_disturbances_alone(number: int, calls: int) -> None:
+def test_retries_are_limited_and_only_for_transient_errors(number: int, calls: int) -> None:
     action = Failing(number, 100)
     with pytest.raises(OSError):
         patiently(action)
@@ -53,14 +53,14 @@ def test_trying_has_an_end_and_is_for_disturbances_alone(number: int, calls: int
 
 
 @pytest.mark.parametrize("number", sorted(TRANSIENT))
-def test_a_lasting_disturbance_is_a_failure_that_names_the_file(tmp_path: Path, number: int) -> None:
+def test_an_error_that_persists_is_a_failure_that_names_the_file(tmp_path: Path, number: int) -> None:
     with pytest.raises(StorageFailure) as caught, disk_errors(tmp_path / "f"):
         raise OSError(number, os.strerror(number))
     assert caught.value.exit_code == 1 and not isinstance(caught.value, UserError)
     assert str(caught.value).startswith(f"{tmp_path / 'f'}: ") and "\n" not in str(caught.value)
 
 
-def test_writing_and_reading_survive_a_disturbance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_and_reading_survive_a_transient_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, failing = os.replace, Failing(errno.ESTALE, 2)
 
     def disturbed(source: Path, target: Path) -> None:
@@ -73,7 +73,7 @@ def test_writing_and_reading_survive_a_disturbance(tmp_path: Path, monkeypatch: 
     assert os.listdir(tmp_path) == ["f"]
 
 
-def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporarily_unreadable_file_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sealed(tmp_path / "f", {"a": 1})
     monkeypatch.setattr(files, "open_file", Failing(errno.EIO, 100))
     with pytest.raises(StorageFailure, match="f: "):
@@ -84,9 +84,7 @@ def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path, mo
         checksum(tmp_path / "f")
 
 
-def test_tensors_that_cannot_be_read_now_are_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_temporarily_unreadable_tensors_are_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with files.new_folder(tmp_path / "s") as folder:
         (folder / "weights").write_bytes(b"7" * 100)
     for failing in (Failing(errno.ESTALE, 2), Failing(errno.ESTALE, 100)):
@@ -101,7 +99,7 @@ def test_tensors_that_cannot_be_read_now_are_not_called_damaged(
         monkeypatch.setattr(os_errors, "_PAUSES", (0, 0, 0))
 
 
-def test_the_storage_error_behind_another_one_is_found(tmp_path: Path) -> None:
+def test_the_storage_error_that_caused_another_error_is_found(tmp_path: Path) -> None:
     try:
         try:
             raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "shard"))
@@ -112,7 +110,7 @@ def test_the_storage_error_behind_another_one_is_found(tmp_path: Path) -> None:
     assert storage_error(RuntimeError("a bug")) is None
 
 
-def test_the_file_system_and_its_free_bytes_are_told(tmp_path: Path) -> None:
+def test_the_file_system_and_its_free_bytes_are_reported(tmp_path: Path) -> None:
     message = str(NoSpace(tmp_path / "not" / "yet" / "there"))
     assert "no space left on the device (file system /" in message and "bytes free" in message
 
@@ -133,7 +131,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
-def test_a_rank_that_could_not_even_write_its_log_was_stopped_by_the_full_disk(full_disk: Path) -> None:
+def test_a_rank_that_could_not_write_its_log_was_stopped_by_the_full_disk(full_disk: Path) -> None:
     outcome = diagnosed(Outcome(exit_code=1, log=full_disk / "job.rank0.log"))
     assert outcome.exit_code == 2
     assert "no space left on the device" in describe(outcome)
@@ -142,14 +140,14 @@ def test_a_rank_that_could_not_even_write_its_log_was_stopped_by_the_full_disk(f
     assert caught.value.exit_code == 2
 
 
-def test_a_silent_rank_on_a_disk_with_room_is_a_failure_as_before(tmp_path: Path) -> None:
+def test_a_silent_rank_on_a_disk_with_free_space_is_an_ordinary_failure(tmp_path: Path) -> None:
     (tmp_path / "job.rank0.log").touch()
     assert not is_full(tmp_path) and os.listdir(tmp_path) == ["job.rank0.log"]
     outcome = Outcome(exit_code=1, log=tmp_path / "job.rank0.log")
     assert diagnosed(outcome) == outcome and "no output" in describe(outcome)
 
 
-def test_a_rank_keeps_its_exit_code_when_its_words_cannot_be_written() -> None:
+def test_a_rank_keeps_its_exit_code_when_its_output_cannot_be_written() -> None:
     script = (
         "from stacking.errors import UserError\nfrom stacking.launch.rank import run_rank\n"
         "def work(): raise UserError('x', 'is wrong', 'mend it')\nrun_rank(work)"

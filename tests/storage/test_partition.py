@@ -1,4 +1,4 @@
-"""The arithmetic of partitions: every element is in exactly one place, on any number of ranks."""
+"""The arithmetic of partitions: every element is in exactly one place, for any number of ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def elements(pieces: list[Piece]) -> list[tuple[str, int]]:
 
 
 @given(shapes, st.integers(1, 9), st.integers(1, 16))
-def test_cutting_a_flat_group_by_rank_loses_and_doubles_nothing(
+def test_splitting_a_flat_group_by_rank_loses_and_duplicates_nothing(
     named: list[tuple[str, Shape]], ranks: int, alignment: int
 ) -> None:
     paddings = [-numel(shape) % alignment for _, shape in named]
@@ -36,7 +36,7 @@ def test_cutting_a_flat_group_by_rank_loses_and_doubles_nothing(
 
 
 @given(shapes, st.integers(1, 9))
-def test_sharding_each_parameter_loses_and_doubles_nothing(named: list[tuple[str, Shape]], ranks: int) -> None:
+def test_sharding_each_parameter_loses_and_duplicates_nothing(named: list[tuple[str, Shape]], ranks: int) -> None:
     shards = [sharded(named, rank, ranks) for rank in range(ranks)]
 
     assert sorted(e for pieces in shards for e in elements(pieces)) == sorted(elements(packed(named)))
@@ -55,7 +55,7 @@ def test_matrices_and_vectors_are_told_apart(named: list[tuple[str, Shape]]) -> 
     assert names == [[name for name, _ in group] for group in groups]
 
 
-def test_a_split_that_cannot_be_told_or_cannot_be_is_refused() -> None:
+def test_an_ambiguous_or_impossible_split_is_refused() -> None:
     named = [("a", (2,)), ("b", (2,))]
     with pytest.raises(ValueError, match="several ways"):
         split_into_groups(named, [[(2,)], [(2,)]])

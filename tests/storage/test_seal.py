@@ -1,4 +1,4 @@
-"""A sealed object gives its content back, and no changed bit of its file goes unnoticed."""
+"""A sealed object returns its content, and no changed bit of its file goes undetected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTENTS = st.dictionaries(st.text().filter(lambda key: key != "seal"), VALUES, 
 
 
 @given(CONTENTS)
-def test_the_content_comes_back_through_json(content: dict[str, Any]) -> None:
+def test_the_content_round_trips_through_json(content: dict[str, Any]) -> None:
     assert unsealed(json.loads(json.dumps(sealed(content)))) == content
 
 
@@ -55,7 +55,7 @@ def test_one_changed_bit_is_found_or_means_the_same(
         ({**sealed({"a": 1}), "a": 2}, "does not match its seal"),
     ],
 )
-def test_what_is_wrong_is_said(value: Any, words: str) -> None:
+def test_problems_are_described(value: Any, words: str) -> None:
     with pytest.raises(BrokenSeal, match=words):
         unsealed(value)
 

@@ -1,4 +1,4 @@
-"""Work by several threads."""
+"""Work done by several threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_every_item_is_worked_on_once(threads: int) -> None:
     assert sorted(done) == list(range(100))
 
 
-def test_several_threads_work_at_once() -> None:
+def test_several_threads_work_concurrently() -> None:
     together = threading.Barrier(2)
     each(lambda _: together.wait(timeout=10), range(2), 2)  # type: ignore[arg-type, return-value]
 

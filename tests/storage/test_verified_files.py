@@ -1,4 +1,4 @@
-"""Reading parts of files whose blocks have checksums: what is read is verified, once, wherever it is read from."""
+"""Reading parts of files whose blocks have checksums: whatever is read is verified, once, wherever it is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sealed_files(path: Path) -> VerifiedFiles:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 200), st.lists(st.tuples(st.integers(0, 199), st.integers(0, 200)), max_size=8))
-def test_any_part_reads_as_it_is(
+def test_any_part_reads_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, size: int, parts: list[tuple[int, int]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +46,7 @@ def test_any_part_reads_as_it_is(
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("damaged", [0, 15, 16, 50, 99])
-def test_a_damaged_block_is_found_by_whoever_reads_it_and_at_the_end(tmp_path: Path, damaged: int) -> None:
+def test_a_damaged_block_is_found_when_it_is_read_and_at_the_end(tmp_path: Path, damaged: int) -> None:
     path = file_of(tmp_path, 100)
     files, again = sealed_files(path), sealed_files(path)
     content = bytearray(path.read_bytes())
@@ -61,9 +61,7 @@ def test_a_damaged_block_is_found_by_whoever_reads_it_and_at_the_end(tmp_path: P
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_block_that_is_read_in_parts_comes_from_the_disk_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_block_read_in_parts_is_read_from_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = file_of(tmp_path, 96)
     files, read, original = sealed_files(path), [], blocks.fill
 

@@ -1,4 +1,4 @@
-"""What a person sees may be lost; the work goes on."""
+"""Terminal output may be lost; the work continues."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Gone(io.StringIO):
         raise BrokenPipeError
 
 
-def test_a_terminal_that_is_gone_ends_nothing() -> None:
+def test_a_closed_terminal_stops_nothing() -> None:
     print("lost", file=lenient(Gone()), flush=True)
 
 
-def test_what_can_be_written_is() -> None:
+def test_everything_that_can_be_written_is_written() -> None:
     stream = io.StringIO()
     print("kept", file=lenient(stream), flush=True)
     assert stream.getvalue() == "kept\n" and lenient(stream).isatty() is False

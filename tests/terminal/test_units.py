@@ -25,7 +25,7 @@ from stacking.terminal.units import UNKNOWN, count, counted, duration, loss
         (math.inf, UNKNOWN),
     ],
 )
-def test_durations_read_as_people_say_them(seconds: float | None, text: str) -> None:
+def test_durations_are_human_readable(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -58,5 +58,5 @@ def test_a_loss_that_is_not_a_number_says_so() -> None:
     assert [loss(2.34567), loss(None), loss(math.nan)] == ["2.3457", UNKNOWN, "not a number"]
 
 
-def test_one_thing_is_singular() -> None:
+def test_one_item_is_singular() -> None:
     assert [counted(number, "layer") for number in (0, 1, 1200)] == ["0 layers", "1 layer", "1,200 layers"]

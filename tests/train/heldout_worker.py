@@ -12,7 +12,7 @@ from stacking.train import validation
 
 
 class Engine:
-    """Gives a chunk the loss that its first sample decides."""
+    """Gives a chunk a loss determined by its first sample."""
 
     device = torch.device("cpu")
     module = SimpleNamespace(kernels=SimpleNamespace(grouped=True))

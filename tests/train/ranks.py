@@ -1,4 +1,4 @@
-"""Starts ranks that are joined by torch alone, without DeepSpeed."""
+"""Starts ranks that are connected by torch alone, without DeepSpeed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run_ranks(
     """Run ``module`` on ``ranks`` ranks; returns what each has printed.
 
     Args:
-        arguments: of each rank.
+        arguments: the arguments of each rank.
         timeout: seconds.
     """
     with socket.socket() as free:

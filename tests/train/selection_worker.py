@@ -1,4 +1,4 @@
-"""One rank that chooses a checkpoint in its own view of a folder: prints the choice, or the refusal."""
+"""One rank that chooses a checkpoint from its own view of a folder: prints the choice, or the refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training process does with memory that tensors on the CPU free."""
+"""What a training process does with memory freed by CPU tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(sum(round_of_tensors() for _ in range(5)) / 5)
 
 
 @pytest.mark.parametrize(("keep", "new_pages"), [("keep", False), ("return", True)])
-def test_tensors_take_the_pages_of_those_before(keep: str, new_pages: bool) -> None:
+def test_tensors_reuse_the_pages_of_freed_ones(keep: str, new_pages: bool) -> None:
     code = CASE.format(keep=keep)
     environment = {"PATH": "", "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)

@@ -1,4 +1,4 @@
-"""Ranks that start during a transition train the same as those that start after it."""
+"""Ranks that start during a transition train identically to those that start after it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.chain import stacking, write_recipe
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_early_ranks_train_the_same(data: Path, tmp_path: Path) -> None:
-    """One run in a single command; the other in several, which start nothing early."""
+def test_ranks_that_start_early_train_identically(data: Path, tmp_path: Path) -> None:
+    """One run in a single command; the other in several commands, which start nothing early."""
     stages = [
         {"layers": 1, "steps": 2, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}},
         {"layers": 2, "steps": 2},

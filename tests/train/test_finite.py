@@ -1,4 +1,4 @@
-"""Training that leaves the finite numbers is noticed: in its losses, and in all that a checkpoint would keep."""
+"""Training that produces non-finite numbers is detected: in its losses, and in all that a checkpoint would keep."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_one_bad_value_is_found_wherever_it_is(value: float, kind: str, position
     assert first_not_finite(engine) == position
 
 
-def test_an_optimizer_that_has_not_stepped_has_no_moments_to_look_at() -> None:
+def test_an_optimizer_that_has_not_stepped_has_no_moments_to_check() -> None:
     engine = engine_after_a_step()
     engine.optimizer.state.clear()
     assert first_not_finite(engine) is None and not engine.optimizer.state
 
 
-def test_losses_are_lost_after_some_in_a_row() -> None:
+def test_losses_count_as_lost_only_after_several_bad_ones_in_a_row() -> None:
     watch, bad, good = FiniteWatch(), torch.tensor([math.nan, 0.0]), torch.ones(2)
     for losses in [bad] * (PATIENCE - 1) + [good] + [bad] * (PATIENCE - 1):
         watch.note(losses)
@@ -52,7 +52,7 @@ def test_losses_are_lost_after_some_in_a_row() -> None:
     assert watch.lost
 
 
-def test_the_error_names_the_good_checkpoint_and_the_way_back(tmp_path: Path) -> None:
+def test_the_error_names_the_good_checkpoint_and_how_to_go_back(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "0-L1" / "checkpoints"
     stage: Any = SimpleNamespace(name="0-L1")
     assert "no checkpoint yet" in str(diverged("x", stage, folder))
@@ -78,7 +78,7 @@ class _Engine:
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf, -1.0, torch.tensor(-1.0)])
-def test_a_norm_that_is_not_finite_ends_training_at_once_unless_the_update_was_skipped(norm: Any) -> None:
+def test_a_norm_that_is_not_finite_stops_training_immediately_unless_the_update_was_skipped(norm: Any) -> None:
     watch = FiniteWatch(patience=1)
     applied = applied_norm(_Engine(norm))
     assert applied is not None
@@ -90,6 +90,6 @@ def test_a_norm_that_is_not_finite_ends_training_at_once_unless_the_update_was_s
     assert applied_norm(_Engine(norm, applied=False)) is None
 
 
-def test_a_norm_that_is_not_computed_is_not_watched() -> None:
+def test_a_norm_that_is_not_computed_is_not_checked() -> None:
     assert applied_norm(_Engine(None)) is None
     assert applied_norm(_Engine(2.5)) == 2.5

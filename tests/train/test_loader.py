@@ -51,8 +51,8 @@ def test_any_split_of_the_same_batch_covers_the_same_samples(step: int, split: t
     assert sorted(seen) == sorted(sample_numbers(whole, step, 0).ravel())  # type: ignore[arg-type]
 
 
-def test_updates_hold_their_samples_wherever_the_stage_is_taken_up(tmp_path: Path) -> None:
-    """Though the loader draws the samples of many updates together."""
+def test_updates_keep_their_samples_wherever_the_stage_resumes(tmp_path: Path) -> None:
+    """Although the loader draws the samples of many updates together."""
     corpus = Corpus(write_numbers(tmp_path / "data"))
     sampler = SAMPLERS["segment-pair"](corpus, build_samples(corpus, "segment-pair", 32), 32, seed=1)
     stage = StageFacts(40, accumulation=3, ranks=2, micro_batch=4)

@@ -1,4 +1,4 @@
-"""Ranks whose run was taken over stop together, though only rank 0 looks."""
+"""Ranks whose run was taken over stop together, although only rank 0 checks."""
 
 from __future__ import annotations
 

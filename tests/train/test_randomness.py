@@ -32,7 +32,7 @@ def test_the_numbers_are_those_of_torch_manual_seed(monkeypatch: pytest.MonkeyPa
     assert torch.default_generator is generator and torch.rand(4).tolist() == draw(1, 20, 3, 0)
 
 
-def test_every_seed_step_micro_step_and_rank_draws_numbers_of_its_own() -> None:
+def test_every_seed_step_micro_step_and_rank_draws_its_own_numbers() -> None:
     places = itertools.product(range(3), range(5), range(3), range(3))
     drawn = [tuple(draw(*place)) for place in places]
     assert len(set(drawn)) == len(drawn) == 135

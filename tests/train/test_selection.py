@@ -1,4 +1,4 @@
-"""All ranks go on from one checkpoint, whatever a node's file cache shows them."""
+"""All ranks resume from the same checkpoint, whatever a node's file cache shows them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_rank_0_decides_and_ranks_that_see_something_else_load_nothing(
 
 
 @pytest.mark.distributed
-def test_what_an_interrupted_save_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_save_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".saving" / tag(8)).mkdir(parents=True)
     assert choices(tmp_path) == ["chosen None"] and not list(tmp_path.iterdir())
 

@@ -60,7 +60,7 @@ def test_the_losses_do_not_depend_on_how_the_batch_is_split(
     assert losses(records, "evaluation") == pytest.approx(losses(reference, "evaluation"), rel=2e-5)
 
 
-def test_it_learns_and_says_where_it_is(reference: list[dict[str, Any]]) -> None:
+def test_training_learns_and_reports_its_progress(reference: list[dict[str, Any]]) -> None:
     train = [record for record in reference if record["kind"] == "train"]
     assert train[-1]["loss"] < train[0]["loss"] - 0.05
     assert [record["step"] for record in train] == [1, 2, 3, 4, 5, 6]
@@ -71,7 +71,7 @@ def test_it_learns_and_says_where_it_is(reference: list[dict[str, Any]]) -> None
 
 
 def test_a_record_after_a_stop_is_the_mean_over_all_of_its_updates(data: Path, tmp_path: Path) -> None:
-    """The stop is made up: the run goes back to a checkpoint after update 3, between the records of 2 and of 4."""
+    """The stop is simulated: the run goes back to a checkpoint after update 3, between the records of 2 and of 4."""
     settings = {"checkpoint": {"every_steps": 3, "keep": 2}, "log_every": 4}
     recipe = recipe_of_one_stage(tmp_path / "r", data, ranks=2, micro_batch=4, **settings)
     expected = [record for record in train_alone(tmp_path / "run", recipe) if record["kind"] == "train"]

@@ -1,4 +1,4 @@
-"""Choosing the operator by trial: the best candidate begins the stage, as if the recipe had named it."""
+"""Choosing the operator by trial: the best candidate starts the stage, as if the recipe had named it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run
 
 
-def test_the_best_candidate_begins_the_stage(finished: RunFolder) -> None:
+def test_the_best_candidate_starts_the_stage(finished: RunFolder) -> None:
     plan = settled_plan(finished)
     losses = trial_losses(finished, plan.stages[1])
     assert list(losses) == CANDIDATES and len(set(losses.values())) == 3
@@ -72,7 +72,7 @@ def test_the_stage_trains_as_if_the_recipe_had_named_the_operator(
     assert states[0].digest == states[1].digest
 
 
-def test_a_finished_candidate_is_not_tried_again(finished: RunFolder) -> None:
+def test_a_finished_candidate_is_not_trained_again(finished: RunFolder) -> None:
     """The first one had its result before the signal, so its metrics have one record of each update."""
     plan = settled_plan(finished)
     path = finished.stage("1-L4").trial(CANDIDATES[0])
@@ -81,7 +81,7 @@ def test_a_finished_candidate_is_not_tried_again(finished: RunFolder) -> None:
     assert len(trial_losses(finished, plan.stages[1])) == 3
 
 
-def test_the_report_and_the_status_know_the_operator(finished: RunFolder) -> None:
+def test_the_report_and_the_status_show_the_operator(finished: RunFolder) -> None:
     growth = settled_plan(finished).stages[1].growth
     assert growth is not None
     assert growth.operator in finished.report.read_text(encoding="utf-8")

@@ -85,7 +85,7 @@ def test_the_length_is_known_from_the_journal_or_from_the_files(finished: RunFol
 
 @pytest.fixture(scope="module")
 def restarted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Plan]:
-    """A stage that has lost its last checkpoint, before anything was journalled, and was trained again."""
+    """A stage that lost its last checkpoint before anything was journalled, and was trained again."""
     folder = tmp_path_factory.mktemp("restarted")
     run = RunFolder(folder / "run")
     plan = create_run(str(write_recipe(folder, data, **AUTOMATIC)), run)
@@ -99,7 +99,9 @@ def restarted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
     return run, plan
 
 
-def test_a_restart_decides_the_same(finished: RunFolder, restarted: tuple[RunFolder, Plan], tmp_path: Path) -> None:
+def test_a_restart_makes_the_same_decision(
+    finished: RunFolder, restarted: tuple[RunFolder, Plan], tmp_path: Path
+) -> None:
     run, plan = restarted
     assert decided_lengths(run, plan) == {0: 6}
     newest = latest(run.stage("0-L1").checkpoints)
@@ -108,7 +110,7 @@ def test_a_restart_decides_the_same(finished: RunFolder, restarted: tuple[RunFol
     assert again.digest == consolidate(finished.stage("0-L1").checkpoints / "global_step6", tmp_path / "once").digest
 
 
-def test_a_stage_that_has_ended_is_not_trained_on(restarted: tuple[RunFolder, Plan]) -> None:
+def test_a_stage_that_has_ended_is_not_trained_further(restarted: tuple[RunFolder, Plan]) -> None:
     """Its ranks start again if their controller was killed before it saw them end."""
     run, plan = restarted
     before = run.stage("0-L1").metrics.read_bytes()

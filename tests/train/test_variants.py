@@ -58,7 +58,7 @@ def run(request: pytest.FixtureRequest, runs: dict[str, Path]) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_consolidated_state_scores_what_the_ranks_scored(run: Path, data: Path, name: str) -> None:
+def test_the_consolidated_state_scores_the_same_as_the_ranks(run: Path, data: Path, name: str) -> None:
     *_, scored = (record for record in read_metrics(run / name / "metrics.jsonl") if record["kind"] == "evaluation")
     scores = evaluate_state(run / name / "state", data, samples=16, seed=7, sequence_length=32)
     found = [scored["mlm_loss"], scored["nsp_loss"]]

@@ -1,4 +1,4 @@
-"""One rank that plays all phases of several runs, so that the ranks of many stages start only once."""
+"""One rank that runs all phases of several runs, so that the ranks of many stages start only once."""
 
 from __future__ import annotations
 

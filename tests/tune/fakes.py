@@ -15,7 +15,7 @@ Speed = Callable[[Candidate], float]
 
 
 def peaked(best: int, **gains: float) -> Speed:
-    """Tokens/s that fall by a tenth per doubling from ``best``, and gain by what a setting has switched on.
+    """Tokens/s that fall by a tenth per doubling from ``best``, and rise with each option that a setting enables.
 
     Args:
         gains: ``zero_1=0.1``, ``compile=0.2``, ``checkpointing=-0.3``, ``offload=-0.5``: a share of the speed.
@@ -39,7 +39,7 @@ def needed(candidate: Candidate) -> int:
 
 
 class FakeTrials:
-    """Measures by formula and counts.
+    """Measures by formula and counts its trials.
 
     Args:
         real_limit: bytes above which a trial runs out of memory; the search is not told.
@@ -91,7 +91,7 @@ def search(trials: FakeTrials, space: Space = SPACE, limit: int | None = None) -
 
 
 class FakeRounds:
-    """Speeds that the rounds of a final find, candidate by candidate; 0: the trial fails. Ends when they are over."""
+    """Speeds that the rounds of a final find, candidate by candidate; 0: the trial fails. Ends with the last one."""
 
     def __init__(self, speeds: dict[Candidate, list[float]]) -> None:
         self.speeds = {candidate: list(values) for candidate, values in speeds.items()}

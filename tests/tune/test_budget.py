@@ -1,4 +1,4 @@
-"""A budget ends the search in time for a final, and gives every stage its part."""
+"""A budget ends the search in time for a final, and gives every stage its share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_trials_are_counted_per_search_and_leave_the_final_alone() -> None:
     assert budget.search_spent(3) == "the limit of 3 trials was reached" and not budget.final_spent()
 
 
-def test_stages_share_the_time_and_a_stage_hands_on_what_it_leaves() -> None:
+def test_stages_share_the_time_and_a_stage_passes_on_what_it_does_not_use() -> None:
     clock = Clock()
     budget = Budget(None, 300, 3, clock)
     budget.next_stage()
@@ -39,7 +39,7 @@ def test_stages_share_the_time_and_a_stage_hands_on_what_it_leaves() -> None:
     assert budget.seconds_left() == 0 and budget.search_spent(0) and budget.final_spent()
 
 
-def test_the_search_ends_before_the_stages_time_so_that_a_final_fits() -> None:
+def test_the_search_ends_early_enough_for_a_final_within_the_stages_time() -> None:
     clock = Clock()
     budget = Budget(None, 100, 1, clock)
     budget.next_stage()

@@ -40,7 +40,7 @@ def measurement(seconds: float, tokens: int, optimizer: float = 0.0) -> Measurem
 
 
 class FakeRuns:
-    """Stands in for `run_trial`: hands out results and keeps what it was asked."""
+    """Stands in for `run_trial`: returns results and records its requests."""
 
     def __init__(self, *results: TrialResult) -> None:
         self.results, self.asked = list(results), list[tuple[Trial, float | None]]()
@@ -70,9 +70,7 @@ def trials(variants: Variants, seconds: float | None = None, lines: list[str] | 
     return StageTrials(variants, 0, Records(Path("out"), "0-L2"), Local(), budget, None, tell)
 
 
-def test_a_result_is_on_disk_and_is_reused_by_the_next_call(
-    variants: Variants, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_result_is_saved_and_reused_by_the_next_call(variants: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "run_trial", FakeRuns(GOOD))
     lines: list[str] = []
     first = trials(variants).measure(PLAIN)
@@ -82,7 +80,7 @@ def test_a_result_is_on_disk_and_is_reused_by_the_next_call(
 
 
 @pytest.mark.parametrize(("result", "kind"), [(FULL, "out-of-memory"), (LATE, "failed")])
-def test_a_trial_that_goes_wrong_is_a_record_too(
+def test_a_failed_trial_is_recorded_too(
     variants: Variants, monkeypatch: pytest.MonkeyPatch, result: TrialResult, kind: str
 ) -> None:
     monkeypatch.setattr(measure, "run_trial", FakeRuns(result))
@@ -91,7 +89,7 @@ def test_a_trial_that_goes_wrong_is_a_record_too(
     assert known is not None and known.result == kind and known.message == result.message
 
 
-def test_a_trial_that_the_budget_ends_says_nothing_about_its_candidate(
+def test_a_trial_ended_by_the_budget_says_nothing_about_its_candidate(
     variants: Variants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "run_trial", FakeRuns(LATE))
@@ -113,7 +111,7 @@ def test_a_budget_bounds_each_trial_and_the_first_trial_the_later_ones(
     assert limits[0] is None and limits[1] == 240 and limits[2] is not None and 50 < limits[2] <= 60
 
 
-def test_rounds_of_the_final_have_records_of_their_own(variants: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_of_the_final_have_their_own_records(variants: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = FakeRuns(GOOD, GOOD, GOOD)
     monkeypatch.setattr(measure, "run_trial", runs)
     one = trials(variants)

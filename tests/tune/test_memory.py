@@ -1,4 +1,4 @@
-"""What the memory model leaves out: what needs more comes out as more, and a limit keeps ranks of a host apart."""
+"""The memory estimate is above state plus activations, and the limit is shared by the ranks of a host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return plan_of(SMALL)
 
 
-def test_a_rank_needs_more_than_its_state_and_activations(plan: Plan) -> None:
+def test_a_rank_needs_more_memory_than_its_state_and_activations(plan: Plan) -> None:
     assert memory_needed(plan, plan.stages[0]) > plan.stages[0].memory_per_rank
 
 
@@ -40,7 +40,7 @@ def test_a_control_groups_limit_counts(
     assert memory_limit(plan, MACHINE, 1) == int(0.9 * bytes_)
 
 
-def test_what_is_near_a_gpus_limit_is_tried(plan: Plan) -> None:
+def test_candidates_near_a_gpus_limit_are_tried(plan: Plan) -> None:
     cuda = plan.model_copy(update={"launch": plan.launch.model_copy(update={"accelerator": "cuda"})})
     gpu = Machine(accelerators=1, device=DEVICE_CLASSES["v100"], memory=16 * GiB, cores=8)
     limit = memory_limit(cuda, gpu, 4)

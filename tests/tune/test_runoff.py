@@ -19,7 +19,7 @@ def final(speeds: dict[Candidate, float], rounds: dict[Candidate, list[float]]) 
     return decide(found, again), again
 
 
-def test_faster_in_every_round_wins() -> None:
+def test_the_candidate_faster_in_every_round_wins() -> None:
     decided, _ = final({BASE: 100, COMPILED: 104}, {COMPILED: [104, 103, 105], BASE: [100, 100, 100]})
     assert decided.winner.candidate == COMPILED
     assert "faster than micro-batch 4, ZeRO 2 by +3.0 to +5.0 % in 3 alternating rounds" in decided.reason
@@ -33,12 +33,12 @@ def test_a_difference_that_is_not_in_every_round_is_noise_and_the_simpler_settin
     assert decided.lead == pytest.approx(1 / 1.04)
 
 
-def test_a_lead_that_turns_round_in_the_final_is_lost() -> None:
+def test_a_lead_that_reverses_in_the_final_is_lost() -> None:
     decided, _ = final({BASE: 104, COMPILED: 100}, {COMPILED: [110, 109, 111], BASE: [100, 100, 100]})
     assert decided.winner.candidate == COMPILED and "behind" in decided.reason
 
 
-def test_the_two_take_turns_and_neither_always_goes_first() -> None:
+def test_the_two_alternate_and_neither_always_goes_first() -> None:
     _, again = final({BASE: 100, COMPILED: 104}, {COMPILED: [104] * 3, BASE: [100] * 3})
     assert again.order == [(1, COMPILED), (1, BASE), (2, BASE), (2, COMPILED), (3, COMPILED), (3, BASE)]
 
@@ -53,7 +53,7 @@ def test_a_lead_that_one_round_does_not_confirm_gets_all_rounds() -> None:
     assert len(again.order) == 6 and decided.winner.candidate == BASE
 
 
-def test_the_challenger_is_the_simplest_that_is_near_not_the_second() -> None:
+def test_the_challenger_is_the_simplest_close_candidate_not_the_second_best() -> None:
     other = Candidate(micro_batch=8, setting=COMPILED.setting)
     decided, _ = final({COMPILED: 104, other: 103, BASE: 101}, {COMPILED: [1, 1, 1], BASE: [1, 1, 1], other: []})
     assert decided.winner.candidate == BASE and decided.runner_up is not None
@@ -65,12 +65,12 @@ def test_without_time_for_a_final_the_search_decides_and_the_reason_says_so() ->
     assert decided.winner.candidate == COMPILED and "no runoff: the time is over" in decided.reason
 
 
-def test_what_breaks_in_the_final_loses_it() -> None:
+def test_a_candidate_that_fails_in_the_final_loses_it() -> None:
     decided, again = final({BASE: 100, COMPILED: 104}, {COMPILED: [0, 0, 0], BASE: [100, 100, 100]})
     assert decided.winner.candidate == BASE and "failed in the runoff: broken" in decided.reason
     assert len(again.order) == 2
 
 
-def test_a_single_candidate_wins_alone() -> None:
+def test_a_single_candidate_wins_without_a_final() -> None:
     decided, again = final({BASE: 100}, {})
     assert decided.winner.candidate == BASE and decided.runner_up is None and not again.order

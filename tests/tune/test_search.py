@@ -42,21 +42,21 @@ def test_a_faster_zero_stage_and_compilation_are_found_together() -> None:
     assert best(found) == Candidate(micro_batch=8, setting=Setting(zero_stage=1, compile=True))
 
 
-def test_the_micro_batch_is_looked_at_again_in_the_best_setting() -> None:
+def test_the_micro_batch_is_tuned_again_in_the_best_setting() -> None:
     def speed(candidate: Candidate) -> float:
         return peaked(32 if candidate.setting.compile else 8, compile=0.5)(candidate)
 
     assert best(search(FakeTrials(speed))) == Candidate(micro_batch=32, setting=Setting(zero_stage=2, compile=True))
 
 
-def test_what_only_saves_memory_is_not_tried_where_memory_is_not_short() -> None:
+def test_options_that_only_save_memory_are_not_tried_where_memory_suffices() -> None:
     trials = FakeTrials(peaked(8, checkpointing=5.0))
     found = search(trials)
     assert not found.checked_memory
     assert not any(c.setting.activation_checkpointing or c.setting.offload != "none" for c in trials.measured)
 
 
-def test_it_is_tried_where_memory_stops_the_climb_and_the_larger_micro_batch_pays() -> None:
+def test_saving_memory_is_tried_where_memory_stops_the_climb_and_a_larger_micro_batch_pays_off() -> None:
     found = search(FakeTrials(peaked(32, checkpointing=-0.05), real_limit=1000))
     assert found.checked_memory
     assert best(found).setting.activation_checkpointing and best(found).micro_batch == 32
@@ -73,24 +73,24 @@ def test_a_recipe_that_fits_at_no_micro_batch_gets_a_setting_that_does() -> None
     assert found.measured and needed(best(found)) <= 250
 
 
-def test_a_setting_that_fails_is_left_and_the_others_go_on() -> None:
+def test_a_setting_that_fails_is_abandoned_and_the_search_continues() -> None:
     found = search(FakeTrials(peaked(8, compile=1.0), broken=lambda candidate: candidate.setting.compile))
     failed = [tried for tried in found.tried if tried.result == "failed"]
     assert len(failed) == 1 and best(found).micro_batch == 8
 
 
-def test_a_machine_on_which_everything_fails_ends_the_search_soon() -> None:
+def test_the_search_ends_early_on_a_machine_where_everything_fails() -> None:
     trials = FakeTrials(peaked(8), broken=lambda candidate: True)
     assert search(trials).measured == [] and len(trials.measured) <= 6
 
 
-def test_a_search_that_may_not_go_on_keeps_the_best_so_far() -> None:
+def test_a_search_that_must_stop_keeps_the_best_so_far() -> None:
     found = search(FakeTrials(peaked(64), most=3))
     assert found.stopped == "enough" and best(found).micro_batch == 16
     assert len(found.tried) == 3
 
 
-def test_what_an_earlier_search_measured_is_not_measured_again() -> None:
+def test_results_of_an_earlier_search_are_not_measured_again() -> None:
     first = FakeTrials(peaked(16, zero_1=0.1))
     whole = search(first)
     second = FakeTrials(first.speed)
@@ -114,7 +114,7 @@ GAINS = st.fixed_dictionaries(
 
 @settings(deadline=None)
 @given(st.sampled_from(SPACE.micro_batches), GAINS, st.integers(100, 4000), st.booleans())
-def test_nothing_is_measured_that_must_run_out_of_memory(
+def test_candidates_that_must_run_out_of_memory_are_not_measured(
     fastest: int, gains: dict[str, float], limit: int, told: bool
 ) -> None:
     trials = FakeTrials(peaked(fastest, **gains), real_limit=limit)
@@ -134,7 +134,7 @@ def test_nothing_is_measured_that_must_run_out_of_memory(
 
 @settings(deadline=None)
 @given(st.sampled_from(SPACE.micro_batches), GAINS)
-def test_what_is_found_is_at_least_as_fast_as_the_recipe_and_every_single_change_of_it(
+def test_the_result_is_at_least_as_fast_as_the_recipe_and_any_single_change_to_it(
     fastest: int, gains: dict[str, float]
 ) -> None:
     speed = peaked(fastest, **gains)

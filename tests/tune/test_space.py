@@ -32,7 +32,7 @@ def test_every_rung_divides_the_next_and_the_last_is_the_whole_share(planned: in
     assert all(above % below == 0 and above > below for below, above in pairwise(rungs))
 
 
-def test_rungs_are_doublings_where_they_can_be() -> None:
+def test_rungs_double_where_possible() -> None:
     assert micro_batches(96, 4) == (1, 2, 4, 8, 16, 32, 96)
 
 
@@ -53,7 +53,7 @@ def test_a_gpu_has_the_whole_table(stage: StagePlan) -> None:
         (SpaceFacts(False, 2, has_compiler=False), "compile", (False,), "c++"),
     ],
 )
-def test_what_makes_no_sense_here_is_left_out_with_the_reason(
+def test_options_that_make_no_sense_here_are_left_out_with_the_reason(
     stage: StagePlan, facts: SpaceFacts, dimension: str, values: tuple[object, ...], words: str
 ) -> None:
     space = space_of(stage, facts)
@@ -70,7 +70,7 @@ def test_the_recipes_own_values_stay_open_even_where_they_make_no_sense(
     assert "optimizer" in space_of(stage, SpaceFacts(False, 2)).values["offload"]
 
 
-def test_offload_falls_back_with_the_zero_stage_that_it_needs() -> None:
+def test_offload_is_reduced_with_the_zero_stage_that_it_needs() -> None:
     setting = Setting(zero_stage=3, offload="optimizer+param")
     assert setting.changed(zero_stage=2).offload == "optimizer"
     assert setting.changed(zero_stage=0).offload == "none"

@@ -1,4 +1,4 @@
-"""A tuning's folder goes on from its trials, and never mixes them with those of something else."""
+"""A tuning resumes from the trials in its folder, and never mixes them with those of something else."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return plan_of(SMALL)
 
 
-def test_the_same_recipe_goes_on(plan: Plan, tmp_path: Path) -> None:
+def test_the_same_recipe_resumes(plan: Plan, tmp_path: Path) -> None:
     for _ in range(2):
         assert open_folder(tmp_path / "out", plan, MACHINE, "local") == tmp_path / "out"
 
 
-def test_what_trials_do_not_depend_on_may_change(plan: Plan, tmp_path: Path) -> None:
+def test_settings_that_do_not_affect_trials_may_change(plan: Plan, tmp_path: Path) -> None:
     open_folder(tmp_path / "out", plan, MACHINE, "local")
     longer = SMALL.replace("steps: 10", "steps: 20").replace("name: small", "name: other\nlog_every: 3")
     open_folder(tmp_path / "out", plan_of(longer), MACHINE, "local")
@@ -54,13 +54,13 @@ def test_a_changed_recipe_is_refused_and_the_change_named(
 @pytest.mark.parametrize(
     "machine", [replace(MACHINE, cores=64), replace(MACHINE, accelerators=1, device=DEVICE_CLASSES["v100"])]
 )
-def test_another_machine_is_refused(plan: Plan, tmp_path: Path, machine: object) -> None:
+def test_a_different_machine_is_refused(plan: Plan, tmp_path: Path, machine: object) -> None:
     open_folder(tmp_path / "out", plan, MACHINE, "local")
     with pytest.raises(UserError, match="another machine"):
         open_folder(tmp_path / "out", plan, machine, "local")  # type: ignore[arg-type]
 
 
-def test_a_folder_of_other_things_is_refused_and_left_alone(plan: Plan, tmp_path: Path) -> None:
+def test_an_unrelated_folder_is_refused_and_left_alone(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match=r"thesis\.tex"):
@@ -68,14 +68,14 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(plan: Plan, tmp_path
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
-def test_a_description_that_is_none_is_named(plan: Plan, tmp_path: Path) -> None:
+def test_an_invalid_description_is_named(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tune.json").write_text("[]")
     with pytest.raises(UserError, match=r"tune\.json: does not describe a tuning"):
         open_folder(tmp_path / "out", plan, MACHINE, "local")
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_round_trips(tmp_path: Path) -> None:
     records = Records(tmp_path, "0-L2")
     assert records.read("m4-z2") is None
     records.folder("m4-z2")
@@ -84,7 +84,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "trials" / "0-L2" / "m4-z2.json").is_file()
 
 
-def test_what_an_interrupted_trial_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_trial_are_removed(tmp_path: Path) -> None:
     records = Records(tmp_path, "0-L2")
     (records.folder("m4-z2") / "half").write_text("…")
     assert list(records.folder("m4-z2").iterdir()) == []

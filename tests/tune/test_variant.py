@@ -74,7 +74,7 @@ def mathematics(plan: Plan) -> dict[str, object]:
 
 @settings(deadline=None)
 @given(st.data())
-def test_the_global_batch_and_the_mathematics_stay_the_recipes(variants: Variants, data: st.DataObject) -> None:
+def test_the_global_batch_and_the_mathematics_stay_those_of_the_recipe(variants: Variants, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, 2))
     candidate = data.draw(candidates(variants, index))
     plan = variants.plan(index, candidate)
@@ -93,7 +93,7 @@ def test_the_plan_does_what_the_candidate_says(variants: Variants, data: st.Data
 
 @settings(deadline=None)
 @given(st.data())
-def test_other_stages_stay_as_they_are(variants: Variants, data: st.DataObject) -> None:
+def test_other_stages_are_unchanged(variants: Variants, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, 2))
     plan = variants.plan(index, data.draw(candidates(variants, index)))
     assert [s for s in plan.stages if s.index != index] == [s for s in variants.base.stages if s.index != index]
@@ -111,7 +111,7 @@ def test_a_trial_has_whole_micro_steps_and_never_more_than_an_update(variants: V
     assert stage.ds_config["gradient_accumulation_steps"] == stage.accumulation
 
 
-def test_what_the_users_configuration_says_otherwise_is_kept(variants: Variants) -> None:
+def test_other_keys_of_the_users_configuration_are_kept(variants: Variants) -> None:
     config = variants.config(0, Candidate(micro_batch=8, setting=Setting(zero_stage=3)))
     assert config["communication_data_type"] == "fp32"
     assert config["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 50_000}

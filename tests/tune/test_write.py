@@ -69,7 +69,7 @@ def test_every_value_has_its_reason(variants: Variants) -> None:
     assert "memory did not limit" in why["stacking.activation_checkpointing"]
 
 
-def test_reasons_tell_what_ran_out_of_memory(variants: Variants) -> None:
+def test_reasons_name_what_ran_out_of_memory(variants: Variants) -> None:
     one = tuned(variants, 0, real_limit=900)
     assert one.final is not None
     config = variants.config(0, one.final.winner.candidate)
@@ -78,7 +78,7 @@ def test_reasons_tell_what_ran_out_of_memory(variants: Variants) -> None:
     assert needed(one.final.winner.candidate) <= 900
 
 
-def test_the_tuned_recipe_is_the_recipe_with_the_tuned_configurations(
+def test_the_tuned_recipe_is_the_original_with_the_tuned_configurations(
     variants: Variants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = tuned_configs(variants, [tuned(variants, 0), tuned(variants, 2)])
@@ -99,7 +99,7 @@ def test_the_tuned_recipe_is_the_recipe_with_the_tuned_configurations(
         assert all(getattr(stage, key) == getattr(own, key) for key in same)
 
 
-def test_paths_in_the_tuned_recipe_hold_wherever_it_is_used(tmp_path: Path, variants: Variants) -> None:
+def test_paths_in_the_tuned_recipe_are_valid_wherever_it_is_used(tmp_path: Path, variants: Variants) -> None:
     Path("recipe.yaml").write_text(RECIPE.replace("data: {", "data: {path: data, "))
     pathed = Variants(load_recipe("recipe.yaml"), MANIFEST, SAMPLES, MACHINE)
     written = yaml.safe_load(write_recipe(tmp_path / "out", pathed, {}).read_text())
@@ -120,7 +120,7 @@ def test_the_page_has_every_stage_its_choice_its_reasons_and_every_trial(variant
     assert all(f"| {tried.candidate.micro_batch} |" in text for tried in stages[0].found.tried)
 
 
-def test_the_gain_is_over_the_recipes_own_setting(variants: Variants) -> None:
+def test_the_gain_is_relative_to_the_recipes_own_setting(variants: Variants) -> None:
     one = tuned(variants, 0)
     assert one.final is not None
     assert gain(one.found, one.final) == pytest.approx(1.5 / 0.9)
@@ -135,7 +135,7 @@ def test_the_picture_is_a_png_as_wide_as_there_are_stages(variants: Variants) ->
     assert widths[1] > 2 * widths[0]
 
 
-def test_a_tuned_recipe_keeps_what_the_users_json_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tuned_recipe_keeps_the_decisions_of_the_users_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace(", learning_rate: {peak: 1e-3}", ""))
@@ -157,8 +157,8 @@ def test_a_tuned_recipe_keeps_what_the_users_json_decided(tmp_path: Path, monkey
         assert after.ds_config["gradient_clipping"] == 0.5
 
 
-def test_adopt_leaves_a_tuned_file_as_it_is(variants: Variants) -> None:
-    """With a row for every key, and the stage that was tuned; a recipe that it does not fit gets what it says."""
+def test_adopt_leaves_a_tuned_file_unchanged(variants: Variants) -> None:
+    """With a row for every key, and the tuned stage; a recipe that it does not match gets what it says."""
     one = tuned(variants, 0)
     config = tuned_configs(variants, [one])[0]
     stages = {"stages": [{"layers": 2, "steps": 10, "batch_sequences": 64, "learning_rate": {"peak": 1e-3}}]}

@@ -1,4 +1,4 @@
-"""Makes Python's clock wrong by the seconds that a file holds; for machines without libfaketime.
+"""Shifts Python's clock by the number of seconds in a file; for machines without libfaketime.
 
 Found by the interpreter through PYTHONPATH. Covers `time.time` and `time.time_ns`, not the operating system's calls.
 """

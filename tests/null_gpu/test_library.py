@@ -142,6 +142,12 @@ say([count.value, cuda.cudaSetDevice(1), cuda.cudaSetDevice(2)])
     assert (count, last, beyond) == (2, 0, 101)  # cudaErrorInvalidDevice
 
 
+@pytest.mark.parametrize(("visible", "count"), [("1", 1), ("1,0", 2), ("0,7,1", 1), ("", 0)])
+def test_devices_are_hidden_from_the_first_on_that_is_not_there(visible: str, count: int) -> None:
+    lines = "count = c_int()\ncuda.cudaGetDeviceCount(byref(count))\nsay(count.value)"
+    assert on_card(lines, devices=2, CUDA_VISIBLE_DEVICES=visible) == count
+
+
 def test_a_launch_of_the_driver_is_counted_under_its_kernels_name() -> None:
     counted = on_card(
         """

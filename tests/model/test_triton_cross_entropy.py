@@ -1,5 +1,5 @@
 """The one-pass cross-entropy gives what PyTorch gives: on a GPU where there is one, else in Triton's interpreter, which
-`tools/prove_gpu` chooses."""
+`.ci/null_gpu` chooses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs a GPU, or Triton and TRITON_INTERPRET=1 as in tools/prove_gpu", allow_module_level=True)
+    pytest.skip("needs a GPU, or Triton and TRITON_INTERPRET=1 as in .ci/null_gpu", allow_module_level=True)
 
 from stacking.model.triton_cross_entropy import one_pass_cross_entropy  # noqa: E402
 

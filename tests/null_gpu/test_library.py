@@ -1,4 +1,4 @@
-"""The null GPU's library, asked as CUDA programs ask the runtime. Building it needs gcc and a CUDA build of PyTorch."""
+"""The null GPU's library, asked as CUDA programs ask the runtime."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.null_gpu import library
 from tools.null_gpu.__main__ import environment
-from tools.null_gpu.build import CannotBuild
 from tools.null_gpu.card import CARDS
 
 pytestmark = pytest.mark.null_gpu
-try:
-    environment(CARDS["P40"])
-except CannotBuild as problem:
-    pytest.skip(f"the null GPU cannot be built here: {problem}", allow_module_level=True)
+library.require()
 
 BEGINNING = """
 import json
@@ -145,6 +142,12 @@ say([count.value, cuda.cudaSetDevice(1), cuda.cudaSetDevice(2)])
     assert (count, last, beyond) == (2, 0, 101)  # cudaErrorInvalidDevice
 
 
+@pytest.mark.parametrize(("visible", "count"), [("1", 1), ("1,0", 2), ("0,7,1", 1), ("", 0)])
+def test_devices_are_hidden_from_the_first_on_that_is_not_there(visible: str, count: int) -> None:
+    lines = "count = c_int()\ncuda.cudaGetDeviceCount(byref(count))\nsay(count.value)"
+    assert on_card(lines, devices=2, CUDA_VISIBLE_DEVICES=visible) == count
+
+
 def test_a_launch_of_the_driver_is_counted_under_its_kernels_name() -> None:
     counted = on_card(
         """
@@ -157,3 +160,20 @@ say(counts())
         NULL_GPU_NAMES="1",
     )
     assert counted == {"launches": 1, "kernel triton_add": 1}
+
+
+def test_whoever_asks_torch_whether_values_are_finite_is_told_so_and_waits() -> None:
+    finite, overflow, waits = on_card(
+        """
+import torch
+gradients = torch.ones(3, device="cuda")
+def asked(question):
+    reset()
+    return bool(question()), counts().get("stream synchronisations", 0)
+finite, waits = asked(lambda: torch.isfinite(gradients).all())
+overflow, more = asked(lambda: torch.isfinite(gradients.amax()).logical_not())
+say([finite, overflow, [waits, more]])
+""",
+        "A100",
+    )
+    assert (finite, overflow, waits) == (True, False, [1, 1])

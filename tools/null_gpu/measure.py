@@ -17,7 +17,7 @@ from typing import Any
 
 from tools.null_gpu import counters
 
-_WARM_UP = 4
+_WARM_UP = 2
 """Updates before the first that counts: enough for both paths of a compiled layer, static and dynamic."""
 _COUNTED = 5
 _WAITS = (
@@ -49,8 +49,8 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
     """Returns the counts of one update, medians over some.
 
     ``launches`` are kernels; ``waits`` the host's waits for the device, in forward and backward and in the optimizer's
-    step; ``compiled`` the graphs compiled after the warm-up: all of them with ragged samples. ``reserved`` is the
-    device memory in bytes that PyTorch takes with full samples, ``planned`` the plan's estimate.
+    step; ``recompiled`` the graphs compiled after the warm-up: all of them with ragged samples. ``allocated``
+    and ``reserved`` are peaks of device memory in bytes with full samples, ``planned`` the plan's estimate.
     """
     import torch
     from torch._dynamo.utils import counters as dynamo
@@ -78,9 +78,9 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
 
     for step in range(_WARM_UP):
         update(step)
-    compiled = dynamo["stats"]["unique_graphs"]
+    graphs = dynamo["stats"]["unique_graphs"]
     updates = [update(_WARM_UP + step) for step in range(_COUNTED)]
-    compiled = dynamo["stats"]["unique_graphs"] - compiled
+    recompiled = dynamo["stats"]["unique_graphs"] - graphs
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     update(_WARM_UP + _COUNTED, full)
@@ -92,7 +92,7 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
         "launches": sum(middle(section, "launches") for section in ("forward", "backward", "optimizer")),
         "waits": middle("forward", *_WAITS) + middle("backward", *_WAITS),
         "waits of the step": middle("optimizer", *_WAITS),
-        "compiled": compiled,
+        "recompiled": recompiled,
         "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
         "planned": trial.planned.memory_per_rank,
@@ -101,7 +101,7 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def _chosen(chosen: Mapping[str, str]) -> dict[str, str]:
-    return {"attention": chosen["attention"], "optimizer": chosen["optimizer"]}
+    return {name: chosen[name] for name in ("attention", "compile", "optimizer")}
 
 
 def main(recipe: str, *overrides: str) -> None:

@@ -1,13 +1,12 @@
-"""Proves on the null GPU that this project's host code is right on every generation of cards.
+"""Proves on the null GPU that this project's host code is right on every generation of cards: tools/prove_gpu.
 
-For every card, precision and ZeRO level: what one update asks of the device, beside its bounds; and for every card a
-whole run, from text to the report.
+What one update asks of the device, beside its bounds, for every card, precision and ZeRO level; and whole runs, from
+text to report.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,13 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.null_gpu.__main__ import environment
 from tools.null_gpu.bounds import BOUNDS, WAITS_OF_ANY_UPDATE, WAITS_OF_STEP
-from tools.null_gpu.build import ROOT
-from tools.null_gpu.card import CARDS
+from tools.null_gpu.programs import Failed, trained, update_counts
 
-RECIPE = Path(__file__).with_name("proof.yaml")
-_SECONDS = 600
+Proof = Callable[[], tuple[list[str], str]]
+"""Returns what is wrong, and what was found."""
 
 
 @dataclass(frozen=True)
@@ -32,52 +29,30 @@ class Case:
     card: str
     precision: str
     zero: int
+    ranks: int = 1
 
     @property
     def settings(self) -> list[str]:
         """Overrides of the recipe."""
-        return [f"precision={self.precision}", f"ds_config.zero_optimization.stage={self.zero}"]
+        zero = f"ds_config.zero_optimization.stage={self.zero}"
+        return [f"precision={self.precision}", zero, f"launch.ranks={self.ranks}"]
 
     def __str__(self) -> str:
-        return f"{self.card} {self.precision} ZeRO {self.zero}"
+        return f"{self.card} {self.precision} ZeRO {self.zero}{' 2 ranks' if self.ranks > 1 else ''}"
 
 
-CASES = tuple(Case(card, precision, zero) for card, precision in BOUNDS for zero in range(4))
-
-
-class Failed(Exception):
-    """A program ended with an error on the null GPU; the message holds the end of what it said."""
-
-
-def counts(case: Case) -> dict[str, Any]:
-    """Returns what one update asks of the device; see `tools.null_gpu.measure`.
-
-    Raises:
-        Failed: the update failed.
-    """
-    said = _run(case.card, ["tools.null_gpu.measure", str(RECIPE), *case.settings])
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
-
-
-def trained(case: Case, folder: Path) -> list[str]:
-    """Trains the whole recipe in ``folder``, which holds ``data``, and returns the names of what the run left behind.
-
-    Raises:
-        Failed: the run failed.
-    """
-    run = f"run-{case.card}"
-    settings = [word for setting in case.settings for word in ("--set", setting)]
-    _run(case.card, ["stacking", "run", str(RECIPE), "--data", "data", "--run-dir", run, *settings], folder)
-    return sorted(path.name for path in (folder / run).iterdir())
-
-
-def _run(card: str, module: list[str], folder: Path = ROOT) -> str:
-    argv, variables = [sys.executable, "-m", *module], environment(CARDS[card])
-    done = subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, timeout=_SECONDS)
-    if done.returncode:
-        raise Failed(f"{module[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
-    return done.stdout
+UPDATES = tuple(Case(card, precision, zero) for card, precision in BOUNDS for zero in range(4))
+_CARDS_OF_RUNS = {
+    "fp32": ("P40", "V100", "A100", "H100"),
+    "fp16": ("V100", "A100", "H100", "H100"),
+    "bf16": ("A100", "H100", "A100", "H100"),
+}
+"""Of ZeRO 0, 1, 2 and 3."""
+RUNS = (
+    *(Case(card, precision, zero) for precision, cards in _CARDS_OF_RUNS.items() for zero, card in enumerate(cards)),
+    *(Case("A100", "bf16", zero, ranks=2) for zero in (1, 3)),
+)
+"""Every card in each of its precisions, and every precision at each ZeRO level; all of it would take an hour."""
 
 
 def broken(case: Case, found: Mapping[str, Any]) -> list[str]:
@@ -86,49 +61,54 @@ def broken(case: Case, found: Mapping[str, Any]) -> list[str]:
     limits = {
         "launches": bound.launches[case.zero],
         "waits": WAITS_OF_ANY_UPDATE[case.zero],
-        "waits of the step": WAITS_OF_STEP[case.zero],
-        "compiled": 0,
+        "waits of the step": WAITS_OF_STEP[case.precision][case.zero],
+        "recompiled": 0,
+        "allocated": found["planned"],
     }
     problems = [f"{found[name]} {name}, at most {limit}" for name, limit in limits.items() if found[name] > limit]
-    if found["attention"] != bound.attention:
-        problems.append(f"attention by {found['attention']}, not {bound.attention}")
-    return problems
+    chosen = {"attention": bound.attention, "compile": "each layer" if bound.compiled and case.zero < 3 else "no"}
+    wrong = (name for name, expected in chosen.items() if found[name] != expected)
+    return [*problems, *(f"{name}: {found[name]}, not {chosen[name]}" for name in wrong)]
 
 
-def update_of(case: Case) -> tuple[bool, str]:
-    """Returns whether an update keeps its bounds, and a line about it."""
-    found = counts(case)
-    problems = broken(case, found)
-    memory = f"{found['reserved'] / 1e9:.2f} of {found['planned'] / 1e9:.2f} GB planned"
-    counted = f"{found['launches']:5} launches, {found['waits']} + {found['waits of the step']:2} waits, {memory}"
-    return not problems, "; ".join([f"{counted}, {found['attention']}", *problems])
+def prove_update(case: Case) -> tuple[list[str], str]:
+    """Counts what an update asks of the device."""
+    found = update_counts(case.card, case.settings)
+    counted = f"{found['launches']:5} launches, {found['waits']} + {found['waits of the step']:2} waits"
+    planned, allocated, reserved = (f"{found[name] / 1e9:.2f}" for name in ("planned", "allocated", "reserved"))
+    memory = f"{allocated} of {planned} GB planned, {reserved} reserved"
+    return broken(case, found), f"{counted}, {memory}, {found['attention']}, compiled: {found['compile']}"
 
 
-def run_of(case: Case, folder: Path) -> tuple[bool, str]:
-    """Returns whether a whole run in ``folder`` leaves a report behind, and a line about it."""
-    ends = "report.html" in trained(case, folder)
-    return ends, "a whole run ends with its report" if ends else "a whole run leaves no report"
+def prove_run(case: Case, folder: Path) -> tuple[list[str], str]:
+    """Trains the whole recipe in ``folder``."""
+    left = trained(case.card, case.ranks, case.settings, folder / str(case))
+    return [f"it leaves no {name}" for name in ("report.html", "export") if name not in left], "from text to report"
+
+
+def proved(name: str, proof: Proof) -> bool:
+    """Makes one proof and prints its line."""
+    try:
+        problems, found = proof()
+    except Failed as failure:
+        problems, found = [str(failure)], ""
+    print(f"{name:33} {'FAILED' if problems else 'ok    '} {'; '.join(filter(None, [found, *problems]))}", flush=True)
+    return not problems
 
 
 def main() -> int:
     """Prints a line per proof; returns 1 if one fails."""
+    parser = argparse.ArgumentParser(prog="tools/prove_gpu", description="Prove the host side of CUDA without a card.")
+    parser.add_argument("only", nargs="?", default="", metavar="TEXT", help="only proofs with this in their name")
+    only = parser.parse_args().only
     with tempfile.TemporaryDirectory() as folder:
-        prepare = [sys.executable, "-m", "stacking", "prepare", "--embedded", "--vocabulary-size", "300"]
-        subprocess.run([*prepare, "--out", f"{folder}/data"], cwd=ROOT, check=True, capture_output=True)
-        run = partial(run_of, folder=Path(folder))
-        failures = [_failed(update_of, case) for case in CASES]
-        failures += [_failed(run, case) for case in CASES if case.zero == 1]
-    return int(any(failures))
-
-
-def _failed(proof: Callable[[Case], tuple[bool, str]], case: Case) -> bool:
-    """Makes one proof and prints its line."""
-    try:
-        good, line = proof(case)
-    except Failed as failure:
-        good, line = False, str(failure)
-    print(f"{case!s:20} {'ok    ' if good else 'FAILED'} {line}", flush=True)
-    return not good
+        proofs: dict[str, Proof] = {f"update {case}": partial(prove_update, case) for case in UPDATES}
+        proofs |= {f"run {case}": partial(prove_run, case, Path(folder)) for case in RUNS}
+        chosen = {name: proof for name, proof in proofs.items() if only in name}
+        if not chosen:
+            parser.error(f"no proof is called {only!r}, but {', '.join(proofs)}")
+        failures = [name for name, proof in chosen.items() if not proved(name, proof)]
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

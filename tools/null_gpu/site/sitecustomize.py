@@ -1,7 +1,8 @@
 """What every Python program on the null GPU does first: it takes all results for equal, finite and agreed.
 
 A truth value that is copied from the null GPU is zero: "no" to whoever asks whether a kernel agrees with plain
-PyTorch, or whether a loss is finite. And what ranks tell each other never arrives.
+PyTorch, or whether a loss is finite. And what ranks tell each other never arrives. The question whether values are
+finite is still computed and waited for.
 """
 
 import sys
@@ -13,14 +14,10 @@ from typing import Any
 
 
 def believe_torch(torch: Any) -> None:
-    """Makes comparisons say yes, after launching what would find out."""
-    compute = torch.isfinite
+    """Makes everything on the device finite, and all tensors alike."""
+    import believed  # needs torch, which is here now
 
-    def isfinite(values: Any) -> Any:
-        compute(values)
-        return torch.tensor(True)
-
-    torch.isfinite = isfinite
+    torch.isfinite = believed.believing(torch.isfinite)
     torch.allclose = lambda *tensors, **tolerances: True
 
 

@@ -14,11 +14,25 @@ static const char *set(const char *key, const char *otherwise) {
     return value ? value : otherwise;
 }
 
+/* How many devices CUDA_VISIBLE_DEVICES leaves: it is a list of their indices, and ends at the first that is not there. */
+static int visible(int devices) {
+    const char *list = getenv("CUDA_VISIBLE_DEVICES");
+    if (!list)
+        return devices;
+    int count = 0;
+    for (char *end; *list; list = *end ? end + 1 : end, count++) {
+        long index = strtol(list, &end, 10);
+        if (end == list || index < 0 || index >= devices)
+            break;
+    }
+    return count;
+}
+
 const struct card *card(void) {
     static struct card one;
     if (!one.name) {
         int capability = atoi(set("NULL_GPU_CAPABILITY", "90"));
-        one.devices = atoi(set("NULL_GPU_DEVICES", "1"));
+        one.devices = visible(atoi(set("NULL_GPU_DEVICES", "1")));
         one.major = capability / 10;
         one.minor = capability % 10;
         one.multiprocessors = atoi(set("NULL_GPU_MULTIPROCESSORS", "132"));

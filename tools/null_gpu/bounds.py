@@ -26,12 +26,12 @@ BOUNDS: Mapping[tuple[str, str], Bound] = {
     ("P40", "fp32"): Bound("sdpa", False, (2250, 2350, 2750, 2550)),
     ("V100", "fp32"): Bound("sdpa", False, (2250, 2400, 2800, 2550)),
     ("V100", "fp16"): Bound("sdpa", False, (3100, 3000, 3350, 2300)),
-    ("A100", "fp32"): Bound("sdpa", True, (1500, 1650, 2000, 2550)),
-    ("A100", "fp16"): Bound("varlen_flash", True, (2450, 2350, 2750, 1700)),
-    ("A100", "bf16"): Bound("varlen_flash", True, (2450, 1500, 1900, 1700)),
-    ("H100", "fp32"): Bound("sdpa", True, (1500, 1650, 2000, 2550)),
-    ("H100", "fp16"): Bound("varlen_flash", True, (2450, 2350, 2750, 1700)),
-    ("H100", "bf16"): Bound("varlen_flash", True, (2450, 1500, 1900, 1700)),
+    ("A100", "fp32"): Bound("sdpa", True, (1450, 1600, 1950, 2500)),
+    ("A100", "fp16"): Bound("varlen_flash", True, (2400, 2300, 2650, 1650)),
+    ("A100", "bf16"): Bound("varlen_flash", True, (2400, 1450, 1800, 1600)),
+    ("H100", "fp32"): Bound("sdpa", True, (1450, 1600, 1950, 2500)),
+    ("H100", "fp16"): Bound("varlen_flash", True, (2400, 2300, 2650, 1650)),
+    ("H100", "bf16"): Bound("varlen_flash", True, (2400, 1450, 1800, 1600)),
 }
 WAITS_OF_ANY_UPDATE: Sequence[int] = (0, 0, 0, 8)
 """Of forward and backward, by ZeRO level. ZeRO 3 waits twice in every micro-batch for its stream of gradients."""

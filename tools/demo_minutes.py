@@ -14,6 +14,7 @@ from stacking.model.kernels import kernels_for, use
 from stacking.model.tokens import padded_tokens
 from stacking.planning.plan import Plan, StagePlan
 from stacking.run.create import plan_recipe
+from stacking.terminal.units import counted
 
 _UPDATES = 5
 _OTHER_RANKS = 1.4
@@ -54,4 +55,5 @@ else:
     updates = [seconds_per_update(plan, stage) for stage in plan.stages]
     training = sum(_OTHER_RANKS * stage.steps * update for stage, update in zip(plan.stages, updates, strict=True))
     minutes = (2 * training + _AROUND * updates[-1] / _UPDATE) / 60
-    print(f"This takes about {minutes:.0f} minutes here: a 12-layer update takes {updates[-1] * 1e3:.0f} ms.")
+    about = counted(max(1, round(minutes)), "minute")
+    print(f"This takes about {about} here: a 12-layer update takes {updates[-1] * 1e3:.0f} ms.")

@@ -111,11 +111,14 @@ import torch, torch.distributed as dist
 dist.init_process_group("gloo")
 ones = torch.ones(1)
 dist.all_reduce(ones)
-print(int(ones))
+print(int(ones), flush=True)
+sys.stdin.read()  # a rank that leaves early may break the other's connection
 """
-    number = str(port(4711))
+    number, pipe = str(port(4711)), subprocess.PIPE
     ranks = [
-        subprocess.Popen([sys.executable, "-c", script, rank, number], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", script, rank, number], stdin=pipe, stdout=pipe, text=True)
         for rank in ("0", "1")
     ]
-    assert [rank.communicate(timeout=60)[0].strip() for rank in ranks] == ["2", "2"]
+    assert [rank.stdout.readline() for rank in ranks if rank.stdout] == ["2\n", "2\n"]
+    for rank in ranks:
+        rank.communicate(timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from shlex import quote
 from typing import Literal
@@ -50,7 +51,7 @@ def find_model(model: Path, tokenizer: Path | None = None) -> ModelSource:
         raise UserError(model, "is a DeepSpeed checkpoint", remedy)
     if kind == "run":
         state, own = _of_run(model)
-        return _state(model.resolve().name, state, _found(tokenizer, own, model))
+        return _state(_name(model.resolve()), state, _found(tokenizer, own, model))
     if kind == "state":
         return _state(model.resolve().name, model, _found(tokenizer, [], model))
     where, _ = read_config(model)
@@ -74,6 +75,11 @@ def _of_run(run_dir: Path) -> tuple[Path, list[Path]]:
         raise UserError(state, "does not exist: the last stage has not ended", remedy)
     data = [Path(plan.data.path)] if plan.data.path is not None else []
     return state, [*data, folder.export]
+
+
+def _name(run: Path) -> str:
+    """Returns a run's name for tables: that of its folder, of `stacking compare`'s runs with the arm's."""
+    return f"{run.parent.name}/{run.name}" if re.fullmatch(r"seed-\d+", run.name) else run.name
 
 
 def _state(name: str, state: Path, tokenizer: Path) -> ModelSource:

@@ -14,7 +14,7 @@ import transformers
 from stacking.data.unpad import Unpadded, positions_in
 from stacking.errors import UserError
 from stacking.glue.encoders import SentenceEncoder, open_encoder
-from stacking.glue.model_source import find_model
+from stacking.glue.model_source import _name, find_model
 from stacking.glue.recipes import FineTuning
 from stacking.huggingface.importing import import_hugging_face
 from stacking.model.bert import build
@@ -169,3 +169,8 @@ def test_a_decoder_is_not_an_encoder(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     with pytest.raises(UserError, match="is a T5Model, not an encoder"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("runs/bert", "bert"), ("out/arms/late-2-12/seed-0", "late-2-12/seed-0")])
+def test_a_run_of_a_comparison_is_named_after_its_arm(folder: str, name: str) -> None:
+    assert _name(Path(folder)) == name

@@ -103,6 +103,15 @@ class Kernels:
         return total
 
 
+PLAIN = Kernels(
+    attention="sdpa",
+    dropout="torch",
+    decoder="rows",
+    compiled=False,
+    grouped=True,
+    precisions=("fp32",),
+    why="plain PyTorch, on any device",
+)
 KERNELS: Mapping[str, Kernels] = {
     "cpu": Kernels(
         attention="explicit",
@@ -113,23 +122,16 @@ KERNELS: Mapping[str, Kernels] = {
         precisions=("fp32", "bf16"),
         why="the fused CPU kernel has no dropout, random numbers cost most, and matrix products leave little to fuse",
     ),
-    "pascal": Kernels(
-        attention="sdpa",
-        dropout="torch",
+    "pascal": replace(
+        PLAIN,
         decoder="aligned_rows",
-        compiled=False,
-        grouped=True,
-        precisions=("fp32",),
         why="memory-efficient attention; Triton needs sm_70",
         norm="apex",
         lamb="apex",
     ),
-    "volta": Kernels(
-        attention="sdpa",
-        dropout="torch",
+    "volta": replace(
+        PLAIN,
         decoder="aligned_rows",
-        compiled=False,
-        grouped=True,
         precisions=("fp32", "fp16"),
         why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
         norm="apex",
@@ -148,15 +150,6 @@ KERNELS: Mapping[str, Kernels] = {
     ),
 }
 """By the oldest generation that a row covers. What `TRIALS` names is used where it works, and else replaced."""
-PLAIN = Kernels(
-    attention="sdpa",
-    dropout="torch",
-    decoder="rows",
-    compiled=False,
-    grouped=True,
-    precisions=("fp32",),
-    why="plain PyTorch, on any device",
-)
 _SINCE: Mapping[str, tuple[int, int]] = {"ampere": (8, 0), "volta": (7, 0), "pascal": (0, 0)}
 
 

@@ -93,10 +93,12 @@ def gpu_bench(only: str | None, out: Path, budget: str | None, repeats: int, war
         raise UserError("tools/gpu_bench", "there is no CUDA device here", "run it on a machine with one")
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+    file = _results_file(out)
     if budget is not None:
-        names = [name for name in names if name not in _results(out)["cases"]]
+        known = _results(file)["cases"]
+        names = [name for name in names if name not in known]
     left = measure_until(end, names, out, repeats, warmup)
-    click.echo(as_markdown(_results(out)))
+    click.echo(as_markdown(_results(file)))
     if left:
         click.echo(f"The budget ended before {', '.join(left)}: run the same command again.", err=True)
 
@@ -157,7 +159,8 @@ def measure_operators(limit_seconds: float) -> dict[str, Any]:
 
 def record(out: Path, name: str, found: dict[str, Any]) -> tuple[Path, Path]:
     """Adds a case to the card's results; returns the JSON and the table."""
-    path, content = _results_file(out), _results(out)
+    path = _results_file(out)
+    content = _results(path)
     if hardware := found.pop("hardware", None):
         content["hardware"] = hardware
     content["cases"][name] = {"date": f"{date.today():%Y-%m-%d}", **found}
@@ -170,8 +173,7 @@ def _results_file(out: Path) -> Path:
     return out / f"gpu-{_slug(installed_gpus()[0].name)}.json"
 
 
-def _results(out: Path) -> dict[str, Any]:
-    path = _results_file(out)
+def _results(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = read_json(path) if path.exists() else {"format": 1, "kind": "gpu-bench", "cases": {}}
     return content
 

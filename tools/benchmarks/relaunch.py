@@ -28,7 +28,7 @@ from stacking.run.folder import RunFolder, StageFolder
 from stacking.run.metrics import read_metrics
 from stacking.storage.files import require_empty
 from tools.benchmarks.process_watch import bytes_below
-from tools.benchmarks.transition import SHAPES, Wanted, recipe_of
+from tools.benchmarks.transition import SHAPES, Wanted, durable_copy, recipe_of
 
 GOAL = 1.3
 """Pause to copy, at most."""
@@ -71,7 +71,7 @@ def measure(shape: str, wanted: Wanted, folder: Path) -> Pauses:
         found.pauses.append(pause(run))
         checkpoint = checkpoints.latest(_stage(run, 0).checkpoints)
         assert checkpoint is not None  # the stage is complete
-        found.copies.append(_durable_copy(checkpoint, folder / "copy"))
+        found.copies.append(_copy_seconds(checkpoint, folder / "copy"))
         found.checkpoint_bytes = bytes_below(checkpoint)
         shutil.rmtree(run.path)
     return found
@@ -88,11 +88,10 @@ def _stage(run: RunFolder, index: int) -> StageFolder:
     return run.stage(load_plan(run.plan).stages[index].name)
 
 
-def _durable_copy(checkpoint: Path, copy: Path) -> float:
+def _copy_seconds(checkpoint: Path, copy: Path) -> float:
     subprocess.run(["sync"], check=True)
     started = time.monotonic()
-    script = 'cp -r --reflink=never "$0" "$1" && find "$1" -type f -exec sync {} +'
-    subprocess.run(["sh", "-c", script, str(checkpoint), str(copy)], check=True)
+    subprocess.run(durable_copy(checkpoint, copy), check=True)
     seconds = time.monotonic() - started
     shutil.rmtree(copy)
     return seconds

@@ -176,10 +176,7 @@ class _Bench:
         self._clean()
         self.measured["cp"].add(self._observe(["cp", "-r", "--reflink=never", str(self.checkpoint), str(self.out)]))
         self._clean()
-        seen = self._observe(
-            ["sh", "-c", 'cp -r --reflink=never "$0" "$1" && sync "$1"/*', str(self.checkpoint), str(self.out)]
-        )
-        self.measured["cp, then fsync"].add(seen)
+        self.measured["cp, then fsync"].add(self._observe(durable_copy(self.checkpoint, self.out)))
         self._clean()
         self._ours()
         for name in DEEPSPEED if self.wanted.deepspeed else ():
@@ -243,6 +240,11 @@ class _Bench:
     def clear(self) -> None:
         for path in (self.out, self.checkpoints):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def durable_copy(checkpoint: Path, copy: Path) -> list[str]:
+    """Returns a command that ends when a copy of a checkpoint's files is on the disk."""
+    return ["sh", "-c", 'cp -r --reflink=never "$0" "$1" && sync "$1"/*', str(checkpoint), str(copy)]
 
 
 def recipe_of(shape: str, wanted: Wanted) -> dict[str, Any]:

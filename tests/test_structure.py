@@ -111,3 +111,17 @@ def test_no_class_name_is_used_twice() -> None:
         node.name for path in SOURCES for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
     ]
     assert sorted(classes) == sorted(set(classes))
+
+
+def test_docstrings_use_each_verb_in_one_form() -> None:
+    """They describe, as in "returns"; only the help of commands says "return"."""
+    functions = (
+        node for path in SOURCES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
+    )
+    said = (
+        ast.get_docstring(node)
+        for node in functions
+        if "command(" not in " ".join(map(ast.unparse, node.decorator_list))
+    )
+    words = {text.split()[0] for text in said if text}
+    assert not {word for word in words if {f"{word}s", f"{word}es"} & words}

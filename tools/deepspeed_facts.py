@@ -97,7 +97,7 @@ class _Noted(dict[str, Any]):
 
 
 def _read_keys() -> dict[str, dict[str, Any]]:
-    """Return, per dotted section (``""``: the top), the keys that DeepSpeed looks up in it, with their defaults."""
+    """Returns, per dotted section (``""``: the top), the keys that DeepSpeed looks up in it, with their defaults."""
     notes: dict[str, dict[str, Any]] = {}
     sections: dict[str, Any] = {name: _Noted({}, name, notes) for name in PLAIN}
     for nested in NESTED:
@@ -115,7 +115,7 @@ def _kind_of_default(default: Any) -> str:
 
 
 def _of_default(default: Any) -> dict[str, Any]:
-    """Describe a key by its default, which is noted where it is a number below 0 that stands for something else."""
+    """Describes a key by its default, which is noted where it is a number below 0 that stands for something else."""
     kind = _kind_of_default(default)
     return {"kind": kind, **({"default": default} if kind in (COUNT, NUMBER) and default < 0 else {})}
 
@@ -152,7 +152,7 @@ def _describe(
 
 
 def facts() -> dict[str, Any]:
-    """Return the content of ``facts.json`` as an object."""
+    """Returns the content of ``facts.json`` as an object."""
     read = _read_keys()
     sections: dict[str, dict[str, Any]] = {}
     titles: dict[str, str] = {}
@@ -186,7 +186,7 @@ def _parameters(cls: type) -> list[str]:
 
 
 def text() -> str:
-    """Return the file's text."""
+    """Returns the file's text."""
     return json.dumps(facts(), indent=1) + "\n"
 
 

@@ -33,7 +33,7 @@ DeepSpeed {VERSION}. `stacking adopt DS_CONFIG --out DIR` adapts any file.
 
 
 def page() -> str:
-    """Return the page's content."""
+    """Returns the page's content."""
     tops = _table((key, KNOWN_KEYS[key]) for key in sorted(KNOWN_KEYS))
     parts = [_HEAD, "## Top-level keys\n", tops, *_example("")]
     for section in sorted(SECTION_KEYS):

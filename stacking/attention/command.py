@@ -44,7 +44,7 @@ class AttentionRequest:
 
 
 def write_attention(model: Path, out: Path, wanted: AttentionRequest) -> Attention:
-    """Write ``attention.json``, the pictures and ``attention.html`` to the folder ``out``.
+    """Writes ``attention.json``, the pictures and ``attention.html`` to the folder ``out``.
 
     Raises:
         UserError: the model is not an encoder or does not fit the text, or an option has no effect.
@@ -60,7 +60,7 @@ def write_attention(model: Path, out: Path, wanted: AttentionRequest) -> Attenti
 
 
 def write_snapshot(model: Path, out: Path, wanted: AttentionRequest) -> Attention:
-    """Write ``attention.json`` alone, for a run that follows its attention.
+    """Writes ``attention.json`` alone, for a run that follows its attention.
 
     Raises:
         UserError: as for `write_attention`.
@@ -105,7 +105,7 @@ def _refuse_contradictions(wanted: AttentionRequest) -> None:
 
 
 def _source(found: FoundModel, wanted: AttentionRequest) -> tuple[Path, str]:
-    """Return the folder of the tokenizer, which is that of the data if there are any, and the kind of samples.
+    """Returns the folder of the tokenizer, which is that of the data if there are any, and the kind of samples.
 
     Raises:
         UserError: no text is named, or no tokenizer for it.
@@ -136,7 +136,7 @@ def _sequence_length(found: FoundModel, wanted: AttentionRequest, probe: Probe) 
 
 
 def _check_words(found: FoundModel, tokenizer: Path) -> None:
-    """Compare the vocabulary of the text with the model's, entry by entry, where both are known.
+    """Compares the vocabulary of the text with the model's, entry by entry, where both are known.
 
     Raises:
         UserError: too few entries are the same.

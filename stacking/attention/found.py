@@ -25,7 +25,7 @@ class FoundModel:
 
 
 def find_model(path: Path) -> FoundModel:
-    """Return the model in ``path``; for a run, the deepest one that it has so far.
+    """Returns the model in ``path``; for a run, the deepest one that it has so far.
 
     Raises:
         UserError: there is none.

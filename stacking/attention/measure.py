@@ -36,7 +36,7 @@ class Example:
 def measure(
     probe: Probe, model: str, text: Text, samples: int, sequence_length: int, window: int, done: Callable[[int], None]
 ) -> Attention:
-    """Return the measurement of ``probe`` on the first ``samples`` sequences.
+    """Returns the measurement of ``probe`` on the first ``samples`` sequences.
 
     Args:
         model: its name in the result.
@@ -60,7 +60,7 @@ def measure(
 
 
 def shown(probe: Probe, text: Text, sentences: Sequence[str], count: int) -> list[Example]:
-    """Return the given sentences or, without any, ``count`` of the text.
+    """Returns the given sentences or, without any, ``count`` of the text.
 
     Raises:
         UserError: a sentence is too long for the model.

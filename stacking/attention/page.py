@@ -18,12 +18,12 @@ PAGE = "attention.html"
 
 
 def write_page(attention: Attention, examples: Sequence[Example], folder: Path, model: Path) -> None:
-    """Write ``attention.html`` into ``folder``; ``model`` gives the page its name."""
+    """Writes ``attention.html`` into ``folder``; ``model`` gives the page its name."""
     write_atomically(folder / PAGE, render(attention, examples, model))
 
 
 def render(attention: Attention, examples: Sequence[Example], model: Path) -> str:
-    """Return the page as HTML."""
+    """Returns the page as HTML."""
     described = attention.described
     return (
         environment("attention")
@@ -41,7 +41,7 @@ def render(attention: Attention, examples: Sequence[Example], model: Path) -> st
 
 
 def embedded(content: Any) -> str:
-    """Return JSON that is safe inside a script element, whatever text it holds."""
+    """Returns JSON that is safe inside a script element, whatever text it holds."""
     text = json.dumps(_rounded(content), ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -51,7 +51,7 @@ def _example(example: Example) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Shorten numbers to five digits: the page shows three, and ``attention.json`` has all."""
+    """Shortens numbers to five digits: the page shows three, and ``attention.json`` has all."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):

@@ -30,7 +30,7 @@ _MOST_LABELS = 13
 
 
 def write_pictures(attention: Attention, examples: Sequence[Example], folder: Path) -> None:
-    """Write every picture of the measurement into ``folder``."""
+    """Writes every picture of the measurement into ``folder``."""
     drawn: dict[str, Callable[[], Figure]] = {
         "heads": lambda: heads(attention),
         "positions": lambda: positions(attention),
@@ -46,7 +46,7 @@ def write_pictures(attention: Attention, examples: Sequence[Example], folder: Pa
 
 
 def heads(attention: Attention) -> Figure:
-    """Draw the four measures of every head, layers upwards."""
+    """Draws the four measures of every head, layers upwards."""
     layers, count = attention.described.layers, attention.described.heads
     width = min(2.6, max(1.7, 0.2 * count + 0.9))
     figure = Figure(figsize=(4 * width, max(1.9, min(5.0, 0.19 * layers + 1.1))), layout="constrained")
@@ -63,7 +63,7 @@ def heads(attention: Attention) -> Figure:
 
 
 def positions(attention: Attention) -> Figure:
-    """Draw the mean attention by relative position of every layer, over its heads, and that of even attention."""
+    """Draws the mean attention by relative position of every layer, over its heads, and that of even attention."""
     window, layers = attention.described.window, attention.described.layers
     means = np.array(attention.heads.by_position).mean(axis=1)
     offsets = np.arange(-window, window + 1)[1:-1]
@@ -83,7 +83,7 @@ def positions(attention: Attention) -> Figure:
 
 
 def similarity(attention: Attention) -> Figure:
-    """Draw how alike all pairs of layers attend; crosses mark layers half the depth apart."""
+    """Draws how alike all pairs of layers attend; crosses mark layers half the depth apart."""
     figure = Figure(figsize=(8.2, 3.7), layout="constrained")
     alike = attention.similarity
     panels = (
@@ -105,7 +105,7 @@ def similarity(attention: Attention) -> Figure:
 
 
 def sentence(example: Example) -> Figure:
-    """Draw every head's attention in one sentence: rows are queries, columns keys, a square a head.
+    """Draws every head's attention in one sentence: rows are queries, columns keys, a square a head.
 
     The colours show square roots, so that small shares can be seen.
     """
@@ -125,7 +125,7 @@ def sentence(example: Example) -> Figure:
 
 
 def _mosaic(squares: np.ndarray) -> np.ndarray:
-    """Lay squares [L, A, n, n] out as one image, the first layer at the bottom, with empty lines in between."""
+    """Lays squares [L, A, n, n] out as one image, the first layer at the bottom, with empty lines in between."""
     layers, count, length, _ = squares.shape
     framed = np.full((layers, count, length + _GAP, length + _GAP), np.nan)
     framed[:, :, :length, :length] = squares

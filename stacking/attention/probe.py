@@ -35,7 +35,7 @@ _ENCODERS = "give a BERT, or another encoder with attention, for transformers"
 
 
 def open_probe(found: FoundModel) -> Probe:
-    """Load the model, in fp32 on the CPU, without dropout.
+    """Loads the model, in fp32 on the CPU, without dropout.
 
     Raises:
         UserError: it is not an encoder, or cannot be read.
@@ -64,7 +64,7 @@ class OwnProbe:
 
     @torch.no_grad()
     def attend(self, input_ids: I64, segment_ids: I64, mask: Bool) -> F32:
-        """Return the probabilities [L, B, A, S, S], the last dimension over keys.
+        """Returns the probabilities [L, B, A, S, S], the last dimension over keys.
 
         Args:
             input_ids: [B, S].
@@ -99,7 +99,7 @@ class _Recording(Kernels):
 
 @contextmanager
 def _recorded(model: Bert) -> Iterator[list[Tensor]]:
-    """Record the probabilities [B, A, S, S] of every layer that runs inside the block."""
+    """Records the probabilities [B, A, S, S] of every layer that runs inside the block."""
     recording = _Recording(**vars(PLAIN))
     modules = [module for module in model.modules() if isinstance(module, SelfAttention)]
     before = [module.kernels for module in modules]
@@ -128,7 +128,7 @@ class HuggingFaceProbe:
 
     @torch.no_grad()
     def attend(self, input_ids: I64, segment_ids: I64, mask: Bool) -> F32:
-        """Return the same as `OwnProbe.attend`.
+        """Returns the same as `OwnProbe.attend`.
 
         Raises:
             UserError: the model cannot be used.
@@ -143,7 +143,7 @@ class HuggingFaceProbe:
         return self._checked(found, mask)
 
     def _checked(self, found: tuple[Tensor, ...] | None, mask: Bool) -> F32:
-        """Return the probabilities as one array.
+        """Returns the probabilities as one array.
 
         Raises:
             UserError: there are none, they are not from all to all tokens, or none looks to the right.
@@ -173,7 +173,7 @@ Probe = OwnProbe | HuggingFaceProbe
 
 
 def _loaded(folder: Path) -> Any:
-    """Load the bare model of a Hugging Face folder, with attention computed explicitly."""
+    """Loads the bare model of a Hugging Face folder, with attention computed explicitly."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -202,7 +202,7 @@ def _loaded(folder: Path) -> Any:
 
 
 def _longest(config: Any) -> int | None:
-    """Return the most tokens of a sequence; RoBERTa's positions begin behind its padding id."""
+    """Returns the most tokens of a sequence; RoBERTa's positions begin behind its padding id."""
     positions = getattr(config, "max_position_embeddings", None)
     if type(positions) is not int or positions < 1:
         return None

@@ -93,12 +93,12 @@ class Attention(Frozen):
     similarity: Similarity
 
     def write(self, folder: Path) -> None:
-        """Write ``attention.json`` into ``folder``, atomically."""
+        """Writes ``attention.json`` into ``folder``, atomically."""
         write_json(folder / RESULT, self.model_dump(mode="json"))
 
 
 def attention_of(tally: Tally, model: str, text: str, sequence_length: int) -> Attention:
-    """Return what ``tally`` has summed."""
+    """Returns what ``tally`` has summed."""
     measures = tally.means()
     described = Described(
         model=model,
@@ -119,7 +119,7 @@ def attention_of(tally: Tally, model: str, text: str, sequence_length: int) -> A
 
 
 def similarity_of(cosines: F64, between: F64) -> Similarity:
-    """Return both matrices [L, L] and what they say about layers half the depth apart."""
+    """Returns both matrices [L, L] and what they say about layers half the depth apart."""
     layers = len(cosines)
     half = layers // 2
     pairs = [(low, low + half) for low in range(half)] if layers % 2 == 0 else []
@@ -136,7 +136,7 @@ def similarity_of(cosines: F64, between: F64) -> Similarity:
 
 
 def divergences(distributions: F64) -> F64:
-    """Return the Jensen-Shannon divergence in nats (Lin, 1991) between all pairs of L distributions [L, N]: [L, L]."""
+    """Returns the Jensen-Shannon divergence in nats (Lin, 1991) between all pairs of L distributions [L, N]: [L, L]."""
     one, other = distributions[:, None], distributions[None]
     middle = (one + other) / 2
     found: F64 = np.maximum((_entropies(middle) - (_entropies(one) + _entropies(other)) / 2), 0.0)
@@ -162,7 +162,7 @@ def _rows(matrix: F64) -> Matrix:
 
 
 def layer_table(attention: Attention) -> Table:
-    """List the means over heads of every layer and, below, those of even attention."""
+    """Lists the means over heads of every layer and, below, those of even attention."""
     described, heads, even = attention.described, attention.heads, attention.even
     window = described.window
     counterparts = {pair.lower: pair.cosine for pair in attention.similarity.halves}

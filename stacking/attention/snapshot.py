@@ -19,7 +19,7 @@ from stacking.run.phases import MOMENTS
 
 
 def main(run_dir: str, stage: str, moment: str) -> None:
-    """Write ``attention.json`` for the state that a stage starts from (``grown``) or ends with (``trained``).
+    """Writes ``attention.json`` for the state that a stage starts from (``grown``) or ends with (``trained``).
 
     Raises:
         UserError: the state or the data cannot be measured.

@@ -57,7 +57,7 @@ class Tally:
         self._cosine = np.zeros((heads, layers, layers))
 
     def add(self, probabilities: F32, mask: Bool, separators: Bool) -> None:
-        """Add B sequences.
+        """Adds B sequences.
 
         Args:
             probabilities: [L, B, A, S, S], the last dimension over keys. Overwritten.
@@ -77,15 +77,15 @@ class Tally:
         self._add_even(mask, separators)
 
     def means(self) -> Measures:
-        """Return the model's means so far, [L, A]."""
+        """Returns the model's means so far, [L, A]."""
         return self._own.means(self.queries)
 
     def even(self) -> Measures:
-        """Return what a head would have that attends to all real tokens evenly."""
+        """Returns what a head would have that attends to all real tokens evenly."""
         return self._even.means(self.queries)
 
     def cosines(self) -> F64:
-        """Return the similarity [L, L] of all pairs of layers.
+        """Returns the similarity [L, L] of all pairs of layers.
 
         It is the cosine between two layers' attention of the same query in the same head, averaged over queries and
         heads.
@@ -138,7 +138,7 @@ def _check(probabilities: F32, mask: Bool) -> None:
 
 
 def _entropy(probabilities: F32) -> F64:
-    """Return the sum over queries of -Σ p ln p, [L, A]; layer by layer, for the logarithms take memory."""
+    """Returns the sum over queries of -Σ p ln p, [L, A]; layer by layer, for the logarithms take memory."""
     sums = []
     for layer in probabilities:
         logs = np.log(layer, out=np.zeros_like(layer), where=layer > 0)
@@ -147,7 +147,7 @@ def _entropy(probabilities: F32) -> F64:
 
 
 def _by_offset(square: F64) -> F64:
-    """Sum the diagonals of [..., S, S]: [..., 2S - 1], from keys far to the left to keys far to the right."""
+    """Sums the diagonals of [..., S, S]: [..., 2S - 1], from keys far to the left to keys far to the right."""
     size = square.shape[-1]
     return np.stack([np.trace(square, d, axis1=-2, axis2=-1) for d in range(1 - size, size)], axis=-1)
 

@@ -45,7 +45,7 @@ class Sequences(NamedTuple):
 
 
 def rectangle(rows: Sequence[I64], segments: Sequence[I64], separator: int, padding: int) -> Sequences:
-    """Return sequences of different lengths as one rectangle."""
+    """Returns sequences of different lengths as one rectangle."""
     shape = len(rows), max(map(len, rows))
     input_ids, segment_ids = np.full(shape, padding, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     mask = np.zeros(shape, dtype=bool)
@@ -72,7 +72,7 @@ class HeldOutText:
         self._tokenizer = _tokenizer(folder / "tokenizer.json")
 
     def sequences(self, count: int, at_once: int) -> Iterator[Sequences]:
-        """Yield the first ``count`` sequences, ``at_once`` at a time."""
+        """Yields the first ``count`` sequences, ``at_once`` at a time."""
         special = self._corpus.special
         numbers = np.arange(min(count, len(self._sampler)), dtype=np.int64)
         for start in range(0, len(numbers), at_once):
@@ -82,7 +82,7 @@ class HeldOutText:
             yield rectangle(rows, segments, special["sep"], special["pad"])
 
     def examples(self, count: int) -> list[I64]:
-        """Return ``count`` single sentences as ids, with their special tokens; fewer in a small text."""
+        """Returns ``count`` single sentences as ids, with their special tokens; fewer in a small text."""
         corpus, special = self._corpus, self._corpus.special
         candidates = np.unique(np.linspace(0, corpus.sentences - 1, min(corpus.sentences, _CANDIDATES), dtype=np.int64))
         starts, ends = corpus.sentence_start(candidates), corpus.sentence_start(candidates + 1)
@@ -94,18 +94,18 @@ class HeldOutText:
         return [np.concatenate([[special["cls"]], piece, [special["sep"]]]) for piece in pieces]
 
     def encode(self, sentence: str) -> I64:
-        """Return the ids of a sentence, with its special tokens."""
+        """Returns the ids of a sentence, with its special tokens."""
         special = self._corpus.special
         ids = self._tokenizer.encode(sentence, add_special_tokens=False).ids
         return np.array([special["cls"], *ids, special["sep"]], dtype=np.int64)
 
     def word(self, token: int) -> str:
-        """Return the spelling of a token."""
+        """Returns the spelling of a token."""
         return self._tokenizer.id_to_token(token) or str(token)
 
 
 def unmasked(drawn: Unpadded) -> I64:
-    """Return the ids [T] before masking."""
+    """Returns the ids [T] before masking."""
     input_ids: I64 = drawn.input_ids.copy()
     input_ids[drawn.mlm_positions] = drawn.mlm_labels
     return input_ids
@@ -133,30 +133,30 @@ class FileText:
             raise UserError(file, "holds no text", "give a file of plain text")
 
     def sequences(self, count: int, at_once: int) -> Iterator[Sequences]:
-        """Yield the first ``count`` sequences, ``at_once`` at a time."""
+        """Yields the first ``count`` sequences, ``at_once`` at a time."""
         rows = itertools.islice(self._rows(), count)
         while batch := list(itertools.islice(rows, at_once)):
             segments = [np.zeros_like(row) for row in batch]
             yield rectangle(batch, segments, self._tokenizer.sep_token_id, self._tokenizer.pad_token_id)
 
     def examples(self, count: int) -> list[I64]:
-        """Return the beginnings of the first ``count`` paragraphs that are not too short, as ids."""
+        """Returns the beginnings of the first ``count`` paragraphs that are not too short, as ids."""
         found = (self._tokenized(paragraph, _LONG)[0] for paragraph in self._paragraphs())
         return list(itertools.islice((row for row in found if len(row) >= _SHORT), count))
 
     def encode(self, sentence: str) -> I64:
-        """Return the ids of a sentence, with its special tokens."""
+        """Returns the ids of a sentence, with its special tokens."""
         return self._tokenized(sentence, self._length)[0]
 
     def word(self, token: int) -> str:
-        """Return the spelling of a token, without the mark for the space before it."""
+        """Returns the spelling of a token, without the mark for the space before it."""
         return str(self._tokenizer.convert_ids_to_tokens(token)).replace("Ġ", "").replace("▁", "")
 
     def _rows(self) -> Iterator[I64]:
         return (row for paragraph in self._paragraphs() for row in self._tokenized(paragraph, self._length))
 
     def _tokenized(self, text: str, longest: int) -> list[I64]:
-        """Return the text in pieces of at most ``longest`` ids, each with its special tokens."""
+        """Returns the text in pieces of at most ``longest`` ids, each with its special tokens."""
         encoded = self._tokenizer(text, truncation=True, max_length=longest, return_overflowing_tokens=True)
         return [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
 

@@ -41,13 +41,13 @@ ROWS: Mapping[str, Row] = {
 
 
 def footer(stages: Sequence[StageResult]) -> str:
-    """Describe the hardware, and how to read the numbers."""
+    """Describes the hardware, and how to read the numbers."""
     hardware: dict[str, Any] = next((s.result.hardware for s in stages if s.result.hardware), {})
     return "\n".join([*_hardware_lines(hardware), *_notes(stages, hardware)])
 
 
 def block(stage: StageResult) -> str:
-    """Render one stage: contenders side by side, their implementation choices and the ratios."""
+    """Renders one stage: contenders side by side, their implementation choices and the ratios."""
     measured, derived = stage.result.measurements, stage.derived
     if not derived:
         return f"{_title(stage.trial)}\n{stage.result.outcome}: {stage.result.message}\n"

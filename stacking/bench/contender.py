@@ -22,7 +22,7 @@ Sections = Callable[[Section], AbstractContextManager[None]]
 
 
 def unmeasured(section: Section) -> AbstractContextManager[None]:
-    """Measure nothing: for throughput, the parts of a step must not be synchronised."""
+    """Measures nothing: for throughput, the parts of a step must not be synchronised."""
     return nullcontext()
 
 
@@ -40,27 +40,27 @@ class Contender(ABC):
         self.plan, self.stage = trial.plan, trial.planned
 
     def begin_turn(self) -> None:
-        """Prepare the process before this contender's steps, as if it were alone in it."""
+        """Prepares the process before this contender's steps, as if it were alone in it."""
         return_freed_memory()
 
     @abstractmethod
     def prepare(self, batch: Unpadded) -> Any:
-        """Return a micro-batch on the device, in the form that this contender needs."""
+        """Returns a micro-batch on the device, in the form that this contender needs."""
 
     @abstractmethod
     def update(self, micro_batches: Sequence[Any], step: int, sections: Sections = unmeasured) -> None:
-        """Take one optimizer step: exactly what the contender's user has in the training loop."""
+        """Takes one optimizer step: exactly what the contender's user has in the training loop."""
 
     @abstractmethod
     def chosen(self) -> dict[str, str]:
-        """Return the implementations in use, as far as the contender knows them."""
+        """Returns the implementations in use, as far as the contender knows them."""
 
     def padded(self, batch: Unpadded) -> Batch:
-        """Return ``batch`` as rows of the full sequence length."""
+        """Returns ``batch`` as rows of the full sequence length."""
         return pad(batch, self.plan.data.sequence_length, self.plan.model.padding_id)
 
     def optimizer_name(self) -> str:
-        """Name DeepSpeed's wrapper and the optimizer inside: ``DeepSpeedZeroOptimizer(AdamW)``."""
+        """Names DeepSpeed's wrapper and the optimizer inside: ``DeepSpeedZeroOptimizer(AdamW)``."""
         names, optimizer = [], self.engine.optimizer
         while optimizer is not None:
             names.append(_with_kernel(optimizer))
@@ -69,7 +69,7 @@ class Contender(ABC):
 
 
 def _with_kernel(optimizer: Any) -> str:
-    """Name the variant, as in ``AdamW fused``: torch's optimizers have three implementations under one name."""
+    """Names the variant, as in ``AdamW fused``: torch's optimizers have three implementations under one name."""
     defaults = getattr(optimizer, "defaults", None) or {}
     kernel = next((name for name in ("fused", "foreach") if defaults.get(name)), "")
     return f"{type(optimizer).__name__} {kernel}".rstrip()

@@ -26,7 +26,7 @@ _SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.lim
 
 
 def hardware(device: torch.device, stage: StagePlan, gemm: float) -> dict[str, Any]:
-    """Describe the machine, after the engines have configured it.
+    """Describes the machine, after the engines have configured it.
 
     ``peak_tflops`` covers the devices of all ranks in the stage's precision: from `stacking.hardware.presets`, or, on a
     CPU or a card without a row, ``gemm``.
@@ -49,7 +49,7 @@ def hardware(device: torch.device, stage: StagePlan, gemm: float) -> dict[str, A
 
 
 def gemm_tflops(device: torch.device, precision: Precision) -> float:
-    """Measure the TFLOPS of all ranks' devices multiplying square matrices simultaneously; the best of several."""
+    """Measures the TFLOPS of all ranks' devices multiplying square matrices simultaneously; the best of several."""
     size = _GEMM_SIZE[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=_DTYPES[precision]) for _ in range(2))
     best = float("inf")
@@ -98,7 +98,7 @@ def _versions() -> dict[str, str]:
 
 
 def _from_smi(index: int) -> dict[str, str]:
-    """Return driver, clocks and power limit as printed by nvidia-smi; empty if it is unavailable."""
+    """Returns driver, clocks and power limit as printed by nvidia-smi; empty if it is unavailable."""
     try:
         uuid = visible_gpus()[index].uuid
         return next(row for row in query("uuid", *_SMI) if row.pop("uuid") == uuid)

@@ -30,7 +30,7 @@ _IGNORED = -100
 
 
 def untrained(model: ModelConfig, pairs: bool) -> Any:
-    """Return the class of transformers that does what ``model`` does, in fp32, with random weights.
+    """Returns the class of transformers that does what ``model`` does, in fp32, with random weights.
 
     It is BERT, or ModernBERT for ``modern``, whose class has no next-sentence head.
 

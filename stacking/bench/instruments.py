@@ -49,7 +49,7 @@ NORM: Mapping[str, str] = {
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has finished all work so far; on a CPU there is nothing to wait for."""
+    """Waits until a GPU has finished all work so far; on a CPU there is nothing to wait for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -65,7 +65,7 @@ class Marks:
         self.mark()
 
     def mark(self) -> None:
-        """Record a time stamp after all work so far."""
+        """Records a time stamp after all work so far."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -74,7 +74,7 @@ class Marks:
             self._times.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Return the seconds between consecutive time stamps; waits for the last one."""
+        """Returns the seconds between consecutive time stamps; waits for the last one."""
         synchronise(self._device)
         if self._device.type == "cuda":
             events = zip(self._events, self._events[1:], strict=False)
@@ -91,7 +91,7 @@ class Stopwatch:
 
     @contextmanager
     def section(self, name: Section) -> Iterator[None]:
-        """Time the body as section ``name``."""
+        """Times the body as section ``name``."""
         synchronise(self._device)
         started, communicated = time.perf_counter(), self.seconds["communication"]
         yield
@@ -101,7 +101,7 @@ class Stopwatch:
 
     @contextmanager
     def watching_collectives(self) -> Iterator[None]:
-        """Make every DeepSpeed collective synchronous, and time it.
+        """Makes every DeepSpeed collective synchronous, and times it.
 
         This wraps DeepSpeed's backend object, through which all of its collectives pass. Waiting for a slower rank
         counts as communication too.
@@ -142,7 +142,7 @@ class MemoryMeter:
         self._at_start = 0
 
     def ready(self) -> None:
-        """Mark the contender as warm: what it holds now is permanent."""
+        """Marks the contender as warm: what it holds now is permanent."""
         self._return_free_memory()
         self._kept = max(0, self._now() - self._before)
         self.most = max(self.most, self._kept)
@@ -160,7 +160,7 @@ class MemoryMeter:
         self._at_start = self._now()
 
     def stop(self) -> None:
-        """End the window and keep its peak if it is the highest so far."""
+        """Ends the window and keeps its peak if it is the highest so far."""
         self.most = max(self.most, self._kept + self._peak() - self._at_start)
 
     def _now(self) -> int:
@@ -170,7 +170,7 @@ class MemoryMeter:
         return torch.cuda.max_memory_allocated(self._device) if self._on_gpu else _status("VmHWM")
 
     def _return_free_memory(self) -> None:
-        """Return freed memory to the system: on a CPU, the C library keeps freed tensors resident."""
+        """Returns freed memory to the system: on a CPU, the C library keeps freed tensors resident."""
         if not self._on_gpu and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
             trim(0)
 
@@ -190,7 +190,7 @@ def _status(key: str) -> int:
 
 
 def operators_of(step: Callable[[], object], device: torch.device, rows: int = 25) -> tuple[set[str], str]:
-    """Run ``step`` under the profiler; return the names of its operators and a table of the ``rows`` slowest."""
+    """Runs ``step`` under the profiler; returns the names of its operators and a table of the ``rows`` slowest."""
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiler:
@@ -201,7 +201,7 @@ def operators_of(step: Callable[[], object], device: torch.device, rows: int = 2
 
 
 def observed(operators: Collection[str]) -> dict[str, str]:
-    """Return which attention and LayerNorm ``operators`` show; empty if they show none."""
+    """Returns which attention and LayerNorm ``operators`` show; empty if they show none."""
     found = {}
     for name, table in (("attention", ATTENTION), ("layer norm", NORM)):
         kernel = next((kernel for operator, kernel in table.items() if operator in operators), None)
@@ -211,6 +211,6 @@ def observed(operators: Collection[str]) -> dict[str, str]:
 
 
 def named(chosen: Mapping[str, str], ran: Mapping[str, str]) -> dict[str, str]:
-    """Return what was chosen, followed by what ran where that is something else: SDPA chooses among several kernels."""
+    """Returns what was chosen, and what ran where that differs: SDPA chooses among several kernels."""
     words = {kind: name if ran.get(kind, name) == name else f"{name}: {ran[kind]}" for kind, name in chosen.items()}
     return {**ran, **words}

@@ -75,7 +75,7 @@ class Course:
         self._counter = Counter(trial.plan.model.with_layers(trial.planned.layers), trial.plan.data.sequence_length)
 
     def warm_up(self, entrant: Entrant) -> float:
-        """Run the untimed steps and return the seconds of the last one."""
+        """Runs the untimed steps and returns the seconds of the last one."""
         started = time.perf_counter()
         seconds = self.window(entrant, 0, self._trial.warmup).seconds
         entrant.warmup_seconds = time.perf_counter() - started
@@ -84,7 +84,7 @@ class Course:
         return seconds[-1]
 
     def window(self, entrant: Entrant, first_step: int, steps: int) -> Timed:
-        """Run consecutive updates as in training: the next batch is prepared while this one computes."""
+        """Runs consecutive updates as in training: the next batch is prepared while this one computes."""
         contender, seconds, counts = entrant.contender, [], []
         contender.begin_turn()
         updates = self._ahead(contender, first_step, steps)
@@ -102,7 +102,7 @@ class Course:
         return Timed(seconds, counts)
 
     def _ahead(self, contender: Contender, first_step: int, steps: int) -> Iterator[tuple[list[Any], Counts]]:
-        """Yield ``steps`` updates and one more, so that every step has one to prepare."""
+        """Yields ``steps`` updates and one more, so that every step has one to prepare."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
             ahead = pool.submit(self._prepare, contender, first_step)
             for step in range(first_step + 1, first_step + steps + 1):
@@ -117,7 +117,7 @@ class Course:
         return [contender.prepare(batch) for batch in batches], sum(map(self._counter, batches), Counts())
 
     def split(self, entrant: Entrant, first_step: int) -> None:
-        """Time a few steps part by part, and measure their memory."""
+        """Times a few steps part by part, and measures their memory."""
         taken: list[dict[Section, float]] = []
         entrant.contender.begin_turn()
         entrant.memory.start(exact=True)
@@ -140,7 +140,7 @@ class Course:
 
 
 def steps_for(trial: Trial, step_seconds: float) -> int:
-    """Return the number of steps in a window: those requested, and enough for ``least_seconds``; rank 0 decides."""
+    """Returns the number of steps in a window: those requested, and enough for ``least_seconds``; rank 0 decides."""
     steps = [max(trial.steps, -int(-trial.least_seconds // step_seconds))]
     dist.broadcast_object_list(steps)
     return steps[0]
@@ -149,7 +149,7 @@ def steps_for(trial: Trial, step_seconds: float) -> int:
 def measure(
     trial: Trial, batches: Batches, device: torch.device, starting: Callable[[str], None]
 ) -> dict[str, tuple[Measurement, str]]:
-    """Run the whole trial; all ranks call it together.
+    """Runs the whole trial; all ranks call it together.
 
     Args:
         starting: called with the name of each contender that is started, then with an empty one.
@@ -184,7 +184,7 @@ def measure(
 
 
 def _factory(name: str) -> Factory:
-    """Import the libraries of a contender; return its constructor."""
+    """Imports the libraries of a contender; returns its constructor."""
     ours = {"stacking": Stacking, "padded": Padded, "checkpointing": Recomputed}
     if name in ours:
         return ours[name]
@@ -194,7 +194,7 @@ def _factory(name: str) -> Factory:
 
 
 def _import_everything() -> None:
-    """Import what DeepSpeed imports for its first engine, so that the first contender does not pay for it."""
+    """Imports what DeepSpeed imports for its first engine, so that the first contender does not pay for it."""
     import torch._dynamo
     import torch._functorch.aot_autograd
     import torch._inductor.lowering  # noqa: F401

@@ -33,7 +33,7 @@ class Derived:
 
 
 def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
-    """Compute the rates of one contender.
+    """Computes the rates of one contender.
 
     Each rate is steps per second times the average content of a step: repeats hold different samples, and sequence
     lengths that vary between them must not look like speed.
@@ -59,7 +59,7 @@ def derive(measurement: Measurement, peak_tflops: float | None) -> Derived:
 
 
 def ratios(derived: dict[str, Derived]) -> dict[str, float]:
-    """Return the first contender's real tokens/s relative to every other's: ratios of medians."""
+    """Returns the first contender's real tokens/s relative to every other's: ratios of medians."""
     first, *others = derived
     return {other: derived[first].real_tokens_per_second / derived[other].real_tokens_per_second for other in others}
 
@@ -73,13 +73,13 @@ class StageResult:
 
     @property
     def derived(self) -> dict[str, Derived]:
-        """Return the derived numbers by contender, in the trial's order."""
+        """Returns the derived numbers by contender, in the trial's order."""
         peak = self.result.hardware.get("peak_tflops")
         measured = self.result.measurements
         return {name: derive(measured[name], peak) for name in self.trial.contenders if name in measured}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the stage's part of the JSON output."""
+        """Returns the stage's part of the JSON output."""
         plan, stage, derived = self.trial.plan, self.trial.planned, self.derived
         return {
             "name": stage.name,
@@ -114,7 +114,7 @@ class StageResult:
 
 
 def as_json(stages: list[StageResult], name: str) -> dict[str, Any]:
-    """Return the content of `stacking bench --json`; `stacking.estimate.bench_file` reads it."""
+    """Returns the content of `stacking bench --json`; `stacking.estimate.bench_file` reads it."""
     hardware = next((stage.result.hardware for stage in stages if stage.result.hardware), {})
     return {
         "format": 1,
@@ -126,6 +126,6 @@ def as_json(stages: list[StageResult], name: str) -> dict[str, Any]:
 
 
 def _by_repeat(values: tuple[float, ...], repeats: int) -> list[float]:
-    """Return the sums of ``repeats`` equal parts."""
+    """Returns the sums of ``repeats`` equal parts."""
     size = len(values) // repeats
     return [sum(values[at : at + size]) for at in range(0, size * repeats, size)]

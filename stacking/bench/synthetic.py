@@ -11,7 +11,7 @@ from stacking.data.unpad import Unpadded, pad, positions_in
 
 
 def special_ids(padding_id: int) -> dict[str, int]:
-    """Return the ids of the special tokens: padding, and the four lowest other ids."""
+    """Returns the ids of the special tokens: padding, and the four lowest other ids."""
     lowest = [number for number in range(5) if number != padding_id]
     return {"pad": padding_id, "unk": lowest[0], "cls": lowest[1], "sep": lowest[2], "mask": lowest[3]}
 
@@ -51,7 +51,7 @@ class SyntheticSampler:
         self._masking = Masking(seed, mask_probability, vocabulary, self.special)
 
     def unpadded(self, sample_ids: I64) -> Unpadded:
-        """Return the samples with these numbers, int64 [B]."""
+        """Returns the samples with these numbers, int64 [B]."""
         lengths = self._lengths(sample_ids)
         position_ids, first = positions_in(lengths), np.cumsum(lengths) - lengths
         tokens = hash64(self.seed, _TOKEN, np.repeat(sample_ids, lengths), position_ids)
@@ -66,7 +66,7 @@ class SyntheticSampler:
         return Unpadded(input_ids, segment_ids, position_ids, lengths, positions, labels, nsp_labels)
 
     def batch(self, sample_ids: I64) -> Batch:
-        """Return the same samples, each padded to ``sequence_length``."""
+        """Returns the same samples, each padded to ``sequence_length``."""
         return pad(self.unpadded(sample_ids), self.sequence_length, self.special["pad"])
 
     def _lengths(self, sample_ids: I64) -> I64:

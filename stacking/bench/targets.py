@@ -83,7 +83,7 @@ class Target:
 
 
 def targets(wanted: Wanted) -> list[Target]:
-    """Return everything to measure, in order.
+    """Returns everything to measure, in order.
 
     Raises:
         UserError: there is no such recipe, model or stage, or it cannot be planned.
@@ -115,7 +115,7 @@ def _option(name: str) -> str:
 def trial_of(
     target: Target, wanted: Wanted, contenders: Sequence[Contender], samples: Path | None, **how: Any
 ) -> Trial:
-    """Create the trial for ``target``; ``how`` holds `Trial`'s own numbers."""
+    """Creates the trial for ``target``; ``how`` holds `Trial`'s own numbers."""
     return Trial(
         plan=target.plan,
         stage=target.stage,
@@ -127,7 +127,7 @@ def trial_of(
 
 
 def save_rows(rows: SampleIndex | None, path: Path) -> Path | None:
-    """Write a sample index for the ranks, unless it is there; None if there is none."""
+    """Writes a sample index for the ranks, unless it is there; None if there is none."""
     if rows is None:
         return None
     if not path.exists():
@@ -136,7 +136,7 @@ def save_rows(rows: SampleIndex | None, path: Path) -> Path | None:
 
 
 def _named(wanted: Wanted, machine: Machine) -> Iterator[Target]:
-    """Plan one stage per depth, each on its own, since no depth grows from another."""
+    """Plans one stage per depth, each on its own, since no depth grows from another."""
     if wanted.target is None and wanted.hidden is None:
         raise UserError("TARGET", "is missing", f"give a recipe, one of {', '.join(SHAPES)}, or --hidden")
     if wanted.stages:
@@ -149,7 +149,7 @@ def _named(wanted: Wanted, machine: Machine) -> Iterator[Target]:
 
 
 def _raw_recipe(wanted: Wanted, layers: int, machine: Machine) -> dict[str, Any]:
-    """Return the defaults of a named model, before the options that stand for keys."""
+    """Returns the defaults of a named model, before the options that stand for keys."""
     length = wanted.sequence_length or 128
     ranks = wanted.ranks or machine.accelerators or 1  # a single CPU rank uses all cores
     tokens = GPU_TOKENS if machine.accelerators else CPU_TOKENS
@@ -185,7 +185,7 @@ def _recipe_file(name: str) -> Path:
 
 
 def _overrides(wanted: Wanted, stages: int) -> Iterator[str]:
-    """Yield the options as changes of the recipe's keys."""
+    """Yields the options as changes of the recipe's keys."""
     given = {key: getattr(wanted, name) for name, keys in _KEYS.items() for key in keys}
     for key, value in given.items():
         if value is not None:

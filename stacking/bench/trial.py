@@ -106,7 +106,7 @@ class TrialResult(Frozen):
 
 
 def run_trial(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: float | None = None) -> TrialResult:
-    """Measure in separate processes, with their files in ``folder``, and wait for the end.
+    """Measures in separate processes, with their files in ``folder``, and waits for the end.
 
     A contender that cannot start is left out, except the first one, and the others are measured.
 
@@ -166,7 +166,7 @@ def _attempt(trial: Trial, folder: Path, launcher: Launcher, limit_seconds: floa
 
 
 def read_trial(folder: Path) -> Trial:
-    """Read the trial that `run_trial` wrote.
+    """Reads the trial that `run_trial` wrote.
 
     Raises:
         DamagedFile: it cannot be read.
@@ -175,7 +175,7 @@ def read_trial(folder: Path) -> Trial:
 
 
 def wait_for(launcher: Launcher, job: Job, limit_seconds: float | None) -> Outcome | None:
-    """Wait for the job to end; None: it took too long and was stopped. No process is left running in any case."""
+    """Waits for the job to end; None: it took too long and was stopped. No process is left running in any case."""
     job.logs.mkdir(parents=True, exist_ok=True)
     for old in job.logs.glob(f"{job.name}.*"):
         old.unlink()

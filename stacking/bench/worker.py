@@ -31,7 +31,7 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory"
 
 
 def source(trial: Trial) -> Batches:
-    """Return the source of samples: the plan's data, or synthetic samples."""
+    """Returns the source of samples: the plan's data, or synthetic samples."""
     plan = trial.plan
     data = plan.data
     if data.path is None:
@@ -52,7 +52,7 @@ def source(trial: Trial) -> Batches:
 
 
 def main(folder: Path) -> None:
-    """Measure, and let rank 0 write the result."""
+    """Measures, and lets rank 0 write the result."""
     trial = read_trial(folder)
     connect()
     device = torch.device(get_accelerator().current_device_name())
@@ -82,7 +82,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def failure(error: Exception) -> int:
-    """Return the exit code for an unexpected error: `OUT_OF_MEMORY` if memory ran out, otherwise 1."""
+    """Returns the exit code for an unexpected error: `OUT_OF_MEMORY` if memory ran out, otherwise 1."""
     return OUT_OF_MEMORY if ran_out_of_memory(error) else 1
 
 

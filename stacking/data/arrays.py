@@ -26,12 +26,12 @@ class GrowingArray:
         self._file.write(b"\0" * _HEADER_BYTES)
 
     def append(self, values: npt.NDArray[Any]) -> None:
-        """Append ``values`` [N] or [N, columns]; every call must use the same number of columns."""
+        """Appends ``values`` [N] or [N, columns]; every call must use the same number of columns."""
         self._file.write(np.ascontiguousarray(values, dtype=self.kind).data)
         self.length, self._row = self.length + len(values), values.shape[1:]
 
     def close(self) -> None:
-        """Write the header and make the file durable."""
+        """Writes the header and makes the file durable."""
         shape = (self.length, *self._row)
         text = f"{{'descr': {self.kind.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
         header = text.ljust(_HEADER_BYTES - 11) + "\n"
@@ -44,7 +44,7 @@ class GrowingArray:
 
 @contextmanager
 def growing_array(path: Path, kind: npt.DTypeLike) -> Iterator[GrowingArray]:
-    """Create an array that appears at ``path`` when it is complete, and not at all if the block raises."""
+    """Creates an array that appears at ``path`` when it is complete, and not at all if the block raises."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         array = GrowingArray(partial, kind)
@@ -57,7 +57,7 @@ def growing_array(path: Path, kind: npt.DTypeLike) -> Iterator[GrowingArray]:
 
 
 def mapped_array(path: Path) -> npt.NDArray[Any]:
-    """Map a .npy file of format 1.0, which is what this module and `numpy.save` write for numbers.
+    """Maps a .npy file of format 1.0, which is what this module and `numpy.save` write for numbers.
 
     Unlike `numpy.load`, reads nothing else: no archives, and no header longer than format 1.0 can have.
 

@@ -33,13 +33,13 @@ _MAGIC = {".gz": b"\x1f\x8b\x08", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\x
 
 
 def plain_suffix(path: Path) -> str:
-    """Return the suffix in lower case without a compression suffix: ``.txt`` for ``a.TXT.gz``."""
+    """Returns the suffix in lower case without a compression suffix: ``.txt`` for ``a.TXT.gz``."""
     return Path(path.stem if path.suffix.lower() in OPENERS else path.name).suffix.lower()
 
 
 @contextmanager
 def open_plain(path: Path) -> Iterator[IO[bytes]]:
-    """Open ``path`` for reading, decompressed. The suffix determines the compression; without one, the first bytes do.
+    """Opens ``path`` for reading, decompressed. The suffix determines the compression; without one, the first bytes do.
 
     Raises:
         UserError: the file cannot be read.
@@ -64,7 +64,7 @@ def open_plain(path: Path) -> Iterator[IO[bytes]]:
 
 
 def first_bytes(path: Path, count: int) -> bytes:
-    """Return the first ``count`` decompressed bytes of ``path``, fewer if it is shorter."""
+    """Returns the first ``count`` decompressed bytes of ``path``, fewer if it is shorter."""
     with open_plain(path) as stream:
         return stream.read(count)
 

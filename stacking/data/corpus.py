@@ -48,7 +48,7 @@ class _TokenFacts(BaseModel, strict=True):
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a prepared folder and check that all files exist with the listed sizes.
+    """Reads the manifest of a prepared folder and checks that all files exist with the listed sizes.
 
     Its ``digest`` is computed here from everything that determines a sample: two folders with the same digest give the
     same samples, whatever they were made from and when.
@@ -76,7 +76,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
-    """Digest the checksums of shards and tokenizer, and the manifest's entries about the tokens."""
+    """Digests the checksums of shards and tokenizer, and the manifest's entries about the tokens."""
     files = {name: entry["checksum"] for name, entry in manifest["files"].items()}
     kept = {name: checksum for name, checksum in files.items() if name.endswith(".npy") or name == "tokenizer.json"}
     facts = {key: manifest.get(key) for key in ("vocabulary", "special", "splits")}
@@ -84,7 +84,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def shard_path(folder: Path, split: str, number: int, array: str) -> Path:
-    """Return the file of one array of a shard: ``tokens``, or its ``sentences`` or ``documents`` bounds."""
+    """Returns the file of one array of a shard: ``tokens``, or its ``sentences`` or ``documents`` bounds."""
     return folder / split / f"{number:05d}.{array}.npy"
 
 
@@ -137,7 +137,7 @@ class Corpus:
         return values
 
     def _check(self, expected: dict[str, int]) -> None:
-        """Check the shards against each other, the manifest and the vocabulary."""
+        """Checks the shards against each other, the manifest and the vocabulary."""
         for name in ("documents", "sentences", "tokens"):
             if getattr(self, name) != expected[name]:
                 problem = f"has {getattr(self, name):,} {name}, but the manifest says {expected[name]:,}"
@@ -157,7 +157,7 @@ class Corpus:
             raise DamagedFile(where, problem, "prepare the data again with this vocabulary")
 
     def head(self, most: int) -> npt.NDArray[Any]:
-        """Return the first ``most`` tokens, or all of them, in the shards' dtype."""
+        """Returns the first ``most`` tokens, or all of them, in the shards' dtype."""
         pieces, left = [], most
         for tokens in self._tokens:
             pieces.append(tokens[:left])
@@ -167,7 +167,7 @@ class Corpus:
         return np.concatenate(pieces)
 
     def read(self, starts: I64, ends: I64) -> I64:
-        """Return the concatenated tokens of the spans from ``starts`` to ``ends`` (exclusive; both [N]), int64."""
+        """Returns the concatenated tokens of the spans from ``starts`` to ``ends`` (exclusive; both [N]), int64."""
         shards = np.minimum(np.searchsorted(self._token_base, starts, side="right") - 1, len(self._tokens) - 1)
         bounds = self._token_base[shards + 1]
         if (ends > bounds).any():
@@ -181,11 +181,11 @@ class Corpus:
         return tokens
 
     def sentence_start(self, sentences: I64) -> I64:
-        """Return the global position of the first token of each of ``sentences`` [N]; the last number gives the end."""
+        """Returns the global position of the first token of each of ``sentences`` [N]; the last gives the end."""
         return self._look_up(self._sentences, self._sentence_base, self._token_base, sentences)
 
     def document_start(self, documents: I64) -> I64:
-        """Return the global number of the first sentence of each of ``documents`` [N]; the last gives the end."""
+        """Returns the global number of the first sentence of each of ``documents`` [N]; the last gives the end."""
         return self._look_up(self._documents, self._document_base, self._sentence_base, documents)
 
     @staticmethod
@@ -196,11 +196,11 @@ class Corpus:
         return found
 
     def document_of(self, sentences: I64) -> I64:
-        """Return the global number of the document that contains each of ``sentences`` [N]."""
+        """Returns the global number of the document that contains each of ``sentences`` [N]."""
         return self._search(self._documents, self._document_base, self._sentence_base, sentences)
 
     def sentence_at(self, positions: I64) -> I64:
-        """Return the global number of the sentence that contains the token at each of ``positions`` [N]."""
+        """Returns the global number of the sentence that contains the token at each of ``positions`` [N]."""
         return self._search(self._sentences, self._sentence_base, self._token_base, positions)
 
     @staticmethod
@@ -213,12 +213,12 @@ class Corpus:
 
 
 def bounds_of(sizes: npt.ArrayLike) -> I64:
-    """Return the starts of consecutive pieces of these ``sizes``, and the end of the last."""
+    """Returns the starts of consecutive pieces of these ``sizes``, and the end of the last."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.asarray(sizes, dtype=np.int64))])
 
 
 def _by_shard(base: I64, index: I64) -> Iterator[tuple[int, Any]]:
-    """Yield each shard that contains some of the global ``index``, and which; the end belongs to the last shard.
+    """Yields each shard that contains some of the global ``index``, and which; the end belongs to the last shard.
 
     The cost depends on the number of shards touched, not on their total number.
     """

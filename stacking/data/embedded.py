@@ -54,7 +54,7 @@ _LETTERS = re.compile(r"[A-Za-z ,.;'-]")
 
 
 def embedded_sources() -> list[Path]:
-    """Return the Python files of the corpus, in order."""
+    """Returns the Python files of the corpus, in order."""
     library = Path(sysconfig.get_path("stdlib"))
     roots = [library, *(root for root in map(_package, PACKAGES) if root)]
     files = [file for root in roots for file in sorted(root.rglob("*.py")) if _is_wanted(file.relative_to(root))]
@@ -67,13 +67,13 @@ def _is_wanted(file: Path) -> bool:
 
 
 def fingerprint(sources: list[Path]) -> str:
-    """Digest the names and sizes of ``sources``; it stays the same as long as the installed versions do."""
+    """Digests the names and sizes of ``sources``; it stays the same as long as the installed versions do."""
     names = "\n".join(f"{file}:{file.stat().st_size}" for file in sources)
     return xxhash.xxh3_64_hexdigest(names.encode("utf-8", "surrogatepass"))
 
 
 def embedded_documents(sources: list[Path], executor: Executor | None = None) -> Iterator[str]:
-    """Yield the corpus, one document per help topic and per module with enough prose, up to ``LIMIT`` characters.
+    """Yields the corpus, one document per help topic and per module with enough prose, up to ``LIMIT`` characters.
 
     The order is that of ``sources``, with or without an ``executor`` to read them in parallel.
     """
@@ -93,7 +93,7 @@ def embedded_documents(sources: list[Path], executor: Executor | None = None) ->
 
 
 def _fresh(paragraphs: list[str], seen: set[int]) -> Iterator[str]:
-    """Return those ``paragraphs`` that were not ``seen`` before."""
+    """Returns those ``paragraphs`` that were not ``seen`` before."""
     for paragraph in paragraphs:
         digest = xxhash.xxh3_64_intdigest(paragraph.lower().encode("utf-8", "surrogatepass"))
         if digest not in seen:
@@ -107,7 +107,7 @@ def _package(name: str) -> Path | None:
 
 
 def _prose_of_file(file: Path) -> list[list[str]]:
-    """Extract the documents of one file, each a list of paragraphs."""
+    """Extracts the documents of one file, each a list of paragraphs."""
     try:
         source = file.read_bytes()
         if b'"""' not in source and b"'''" not in source and file.name != "topics.py":
@@ -123,7 +123,7 @@ def _prose_of_file(file: Path) -> list[list[str]]:
 
 
 def _topics(tree: ast.Module) -> Iterator[str]:
-    """Return the values of the dictionary in ``pydoc_data.topics``."""
+    """Returns the values of the dictionary in ``pydoc_data.topics``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             yield from (v.value for v in node.values if isinstance(v, ast.Constant) and isinstance(v.value, str))
@@ -140,7 +140,7 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _prose(text: str) -> list[str]:
-    """Yield the paragraphs of ``text`` that read as English."""
+    """Yields the paragraphs of ``text`` that read as English."""
     paragraphs: list[str] = []
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         if ">>>" in block or re.search(r"^\s*(?:\.\. [\w-]+::|[-=~^+|]{3,})", block, re.MULTILINE):
@@ -150,7 +150,7 @@ def _prose(text: str) -> list[str]:
 
 
 def _runs(block: str) -> Iterator[str]:
-    """Join consecutive lines of ``block`` with the same indentation; a bullet begins a new run."""
+    """Joins consecutive lines of ``block`` with the same indentation; a bullet begins a new run."""
     lines: list[str] = []
     previous = 0
     for line in block.split("\n"):

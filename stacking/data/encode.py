@@ -37,7 +37,7 @@ class Encoder:
         self._words = _Words(tokenizer) if splits_at_spaces(tokenizer) else None
 
     def encode(self, sentences: Sequence[str]) -> tuple[Ids, I64]:
-        """Encode ``sentences`` to concatenated ids, uint32 [T], and return them with the lengths, int64 [N].
+        """Encodes ``sentences`` to concatenated ids, uint32 [T], and returns them with the lengths, int64 [N].
 
         Args:
             sentences: contain no white space except single spaces, as returned by ``split_sentences``.
@@ -118,7 +118,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Ids, I64]:
 
 
 def _blocks(sentences: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Group consecutive ``sentences`` to blocks of about ``_BLOCK_CHARACTERS`` characters."""
+    """Groups consecutive ``sentences`` to blocks of about ``_BLOCK_CHARACTERS`` characters."""
     start = size = 0
     for end, sentence in enumerate(sentences, start=1):
         size += len(sentence)

@@ -27,7 +27,7 @@ class FoundFiles:
 
 
 def find_files(name: str, format: str | None = None, text_key: str = "text") -> FoundFiles:
-    """Find the text files of ``name``, a file or a folder, in an order determined by the names.
+    """Finds the text files of ``name``, a file or a folder, in an order determined by the names.
 
     Folders are searched recursively. Links are followed; a target with several links is read once.
 
@@ -64,7 +64,7 @@ def find_files(name: str, format: str | None = None, text_key: str = "text") -> 
 
 
 def _walk(folder: Path, folders: set[Path], pass_over: PassOver) -> Iterator[Path]:
-    """Yield the files below ``folder``, ordered by name; each real folder once, so that cycles end."""
+    """Yields the files below ``folder``, ordered by name; each real folder once, so that cycles end."""
     folders.add(folder.resolve())
     pending = _entries(folder)
     while pending:
@@ -110,7 +110,7 @@ def _require_file(path: Path) -> None:
 
 
 def _format_in_folder(file: Path, format: str | None) -> str:
-    """Return the format of a file found in a folder.
+    """Returns the format of a file found in a folder.
 
     Raises:
         NotText: it is not a text file.

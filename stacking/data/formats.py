@@ -46,12 +46,12 @@ class NotText(Exception):
 
 
 def suffix_class(suffix: str) -> str:
-    """Return ``suffix``, or an empty string if it is a shard number (``.00000-of-00512``, ``.2007``)."""
+    """Returns ``suffix``, or an empty string if it is a shard number (``.00000-of-00512``, ``.2007``)."""
     return "" if suffix[1:2].isdigit() else suffix
 
 
 def recognise(suffix: str, head: bytes) -> str:
-    """Detect a file's format from its ``suffix``, without a compression suffix, and its first ``HEAD_BYTES``.
+    """Detects a file's format from its ``suffix``, without a compression suffix, and its first ``HEAD_BYTES``.
 
     Raises:
         NotText: the suffix is unknown, or a file without one is not text.
@@ -104,7 +104,7 @@ def _is_json_lines(head: bytes) -> bool:
 
 
 def _decoded(head: bytes, strict: bool) -> str:
-    """Decode ``head`` with universal newlines; ``strict`` is for files whose name does not say that they are text.
+    """Decodes ``head`` with universal newlines; ``strict`` is for files whose name does not say that they are text.
 
     Raises:
         NotText: ``strict`` is set and ``head`` is binary or not UTF-8.

@@ -31,7 +31,7 @@ _NEED = "give a folder, or a file like tokenizer.json or vocab.txt"
 
 
 def load(path: Path, cased: bool = False) -> Vocabulary:
-    """Load the tokenizer in ``path``: a folder (of transformers or of ours), a ``tokenizer.json`` or a ``vocab.txt``.
+    """Loads the tokenizer in ``path``: a folder (of transformers or of ours), a ``tokenizer.json`` or a ``vocab.txt``.
 
     Args:
         cased: keep upper case and accents, unless settings or a ``tokenizer.json`` decide that.
@@ -82,7 +82,7 @@ def _parsed(file: Path) -> Tokenizer:
 
 
 def _from_folder(folder: Path, cased: bool, shown: Path | None = None) -> tuple[Path, Vocabulary]:
-    """Load ``folder`` (called ``shown`` in messages) with transformers; also return the file with its entries."""
+    """Loads ``folder`` (called ``shown`` in messages) with transformers; also returns the file with its entries."""
     shown = shown or folder
     json_file, vocabulary = folder / TOKENIZER, folder / VOCABULARY
     if not json_file.is_file() and not vocabulary.is_file():
@@ -120,7 +120,7 @@ def _from_folder(folder: Path, cased: bool, shown: Path | None = None) -> tuple[
 
 
 def _transformers(folder: Path, shown: Path, is_named: bool, cased: bool) -> Any:
-    """Load transformers' tokenizer for ``folder``; BERT's if no class is named. Runs no code from the folder."""
+    """Loads transformers' tokenizer for ``folder``; BERT's if no class is named. Runs no code from the folder."""
     import transformers
 
     kind = transformers.AutoTokenizer if is_named else getattr(transformers, "BertTokenizerFast")  # noqa: B009
@@ -141,7 +141,7 @@ def _transformers(folder: Path, shown: Path, is_named: bool, cased: bool) -> Any
 
 @contextmanager
 def _without_tokenizer_json(vocabulary: Path) -> Iterator[Path]:
-    """Create a folder with this vocabulary and its companion files, except for a ``tokenizer.json``."""
+    """Creates a folder with this vocabulary and its companion files, except for a ``tokenizer.json``."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / VOCABULARY).symlink_to(vocabulary.resolve())
@@ -152,7 +152,7 @@ def _without_tokenizer_json(vocabulary: Path) -> Iterator[Path]:
 
 
 def _check_settings(where: Path, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Reject settings that transformers cannot follow, or that split words in another way."""
+    """Rejects settings that transformers cannot follow, or that split words in another way."""
     for key, kinds in _SWITCHES.items():
         if key in settings and not isinstance(settings[key], kinds):
             raise UserError(f"{where}: {key}", f"is {json.dumps(settings[key])}", "write true or false")
@@ -177,7 +177,7 @@ def _check_settings(where: Path, settings: Mapping[str, Any], config: Mapping[st
 
 
 def _check_agreement(folder: Path, own: Tokenizer, loaded: Tokenizer, kind: str) -> None:
-    """Reject a ``tokenizer.json`` of which transformers replaces a part."""
+    """Rejects a ``tokenizer.json`` of which transformers replaces a part."""
     theirs, ours = parts(loaded), parts(own)
     for part in ours:
         if ours[part] != theirs[part]:
@@ -192,7 +192,7 @@ def _check_agreement(folder: Path, own: Tokenizer, loaded: Tokenizer, kind: str)
 
 
 def _check_entries(folder: Path, own: Tokenizer, entries: Mapping[str, int]) -> None:
-    """Reject a ``vocab.txt`` with other ids than the ``tokenizer.json`` next to it."""
+    """Rejects a ``vocab.txt`` with other ids than the ``tokenizer.json`` next to it."""
     ids = own.get_vocab(with_added_tokens=True)
     for token, number in entries.items():
         if ids.get(token, number) != number:
@@ -201,7 +201,7 @@ def _check_entries(folder: Path, own: Tokenizer, entries: Mapping[str, int]) -> 
 
 
 def parts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return what determines the ids in addition to the entries: normalizer, pre-tokenizer, model constants."""
+    """Returns what determines the ids in addition to the entries: normalizer, pre-tokenizer, model constants."""
     description = json.loads(tokenizer.to_str())
     normalizer = description["normalizer"]
     if normalizer and normalizer["type"] == "BertNormalizer" and normalizer["strip_accents"] is None:

@@ -19,17 +19,17 @@ NONE, ALL = bytes(BUCKETS), b"\1" * BUCKETS
 
 
 def bucket_of(document_hash: int) -> int:
-    """Return the bucket of a 64-bit hash: its highest 16 bits."""
+    """Returns the bucket of a 64-bit hash: its highest 16 bits."""
     return document_hash >> _SHIFT
 
 
 def is_held_out(document_hash: int, split: bytes) -> bool:
-    """Return whether ``split`` holds out the document with this 64-bit hash."""
+    """Returns whether ``split`` holds out the document with this 64-bit hash."""
     return bool(split[bucket_of(document_hash)])
 
 
 def choose(sizes: Mapping[int, int], share: float) -> bytes:
-    """Choose the split whose held-out documents come close to ``share`` of the text; neither side is empty.
+    """Chooses the split whose held-out documents come close to ``share`` of the text; neither side is empty.
 
     Takes buckets in the order of the hashes, each if it fits, and finally one that does not fit if that brings the
     total closer to the requested share.

@@ -30,7 +30,7 @@ def is_dataset(name: str) -> bool:
 
 
 def dataset_documents(name: str, key: str) -> Iterator[str]:
-    """Yield the documents of a dataset's ``train`` split; null becomes an empty document.
+    """Yields the documents of a dataset's ``train`` split; null becomes an empty document.
 
     Raises:
         UserError: the dataset cannot be reached or has no column ``key`` of strings.
@@ -57,7 +57,7 @@ def dataset_documents(name: str, key: str) -> Iterator[str]:
 
 
 def require_on_hub(repository: str) -> None:
-    """Ask the Hub once whether it has ``repository``; the library itself would retry for half a minute.
+    """Asks the Hub once whether it has ``repository``; the library itself would retry for half a minute.
 
     Raises:
         Exception: whatever the library raises if the Hub does not answer or has no such dataset.

@@ -34,7 +34,7 @@ class Masking:
         self._is_text[self._specials] = False
 
     def apply(self, input_ids: I64, position_ids: I64, lengths: I64, sample_ids: I64) -> tuple[I64, I64]:
-        """Mask ``input_ids`` in place.
+        """Masks ``input_ids`` in place.
 
         Args:
             input_ids: int64 [T], the concatenated samples; modified.
@@ -56,7 +56,7 @@ class Masking:
         return positions, labels
 
     def _chosen(self, keys: U64, maskable: npt.NDArray[np.bool_], lengths: I64) -> npt.NDArray[np.bool_]:
-        """Select, as bool [T], the maskable positions of each sample with its smallest ``keys``, which are distinct."""
+        """Selects, as bool [T], the maskable positions of each sample with its smallest ``keys``, all distinct."""
         starts = np.cumsum(lengths) - lengths
         available = np.add.reduceat(maskable, starts, dtype=np.int64) if len(starts) else lengths
         wanted = np.minimum(np.maximum(np.rint(self.probability * available).astype(np.int64), 1), available)
@@ -68,7 +68,7 @@ class Masking:
         return (keys <= np.repeat(threshold, lengths)) & maskable
 
     def _random_ids(self, bits: U64) -> I64:
-        """Draw uniform non-special ids: from a smaller range, then shifted past each special id."""
+        """Draws uniform non-special ids: from a smaller range, then shifted past each special id."""
         ids = below(bits, len(self._is_text) - len(self._specials))
         for taken in self._specials:
             ids += ids >= taken

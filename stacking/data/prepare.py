@@ -93,7 +93,7 @@ def prepare(
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
-    """Create the prepared data folder ``out``; the same text and options give the same bytes for any ``workers``.
+    """Creates the prepared data folder ``out``; the same text and options give the same bytes for any ``workers``.
 
     The help of `stacking prepare` says what the options do.
 
@@ -156,7 +156,7 @@ class _Job:
         self._format, self._asked_key, self._key = format, text_key, text_key or "text"
 
     def find(self, inputs: Sequence[str], held_out: Sequence[str], embedded: bool, fetch: bool) -> list[Input]:
-        """Return the inputs as files, after fetching what is not a file yet (a dataset, the embedded corpus)."""
+        """Returns the inputs as files, after fetching what is not a file yet (a dataset, the embedded corpus)."""
         files = {name: self._files(name) for name in [*inputs, *held_out] if not is_dataset(name)}
         _refuse_overlap(files, inputs, held_out)
         self._refuse_idle_reading(list(files.values()), len(files) < len({*inputs, *held_out}))
@@ -173,7 +173,7 @@ class _Job:
         return found
 
     def _refuse_idle_reading(self, found: list[FoundFiles], has_datasets: bool) -> None:
-        """Reject --format and --text-key if they apply to no input."""
+        """Rejects --format and --text-key if they apply to no input."""
         formats = {file.format for each in found for file in each.files}
         if self._format is not None and not formats:
             raise UserError("--format", "has no effect: no input is a file or folder", "leave it out")
@@ -197,7 +197,7 @@ class _Job:
         return Input(EMBEDDED, files, False, identity)
 
     def _fetch(self, identity: str, texts: Iterator[str]) -> TextFile:
-        """Write ``texts`` as a JSONL file in the work folder, unless an earlier run finished it."""
+        """Writes ``texts`` as a JSONL file in the work folder, unless an earlier run finished it."""
         path = self.work / f"fetched-{identity}.jsonl"
         if not path.exists():
             partial = path.with_suffix(".partial")
@@ -210,7 +210,7 @@ class _Job:
         return TextFile(path, "jsonl")
 
     def scan(self, text: Input) -> Scan:
-        """Read an input once to check it, measure it and collect the hashes that decide the split."""
+        """Reads an input once to check it, measure it and collect the hashes that decide the split."""
         total = Scan()
         with progress(f"reading {text.name}", len(text.files)) as done:
             for result in self.workers.map(scan_file, text.files, self.options.seed):
@@ -225,7 +225,7 @@ class _Job:
         return total
 
     def train_vocabulary(self, texts: list[Input], scans: list[Scan], split: bytes) -> Tokenizer:
-        """Train on a sample of the documents that are not held out, unless an earlier run did."""
+        """Trains on a sample of the documents that are not held out, unless an earlier run did."""
         contents = "".join(scan.digest for scan in scans) + repr((self.options, split))
         folder = self.work / f"vocabulary-{xxhash.xxh3_128_hexdigest(contents.encode())}"
         if not folder.exists():
@@ -248,7 +248,7 @@ class _Job:
         source: list[dict[str, Any]],
         longest: int | None,
     ) -> dict[str, Any]:
-        """Tokenize into parts, merge them into shards, seal the result and return its manifest."""
+        """Tokenizes into parts, merges them into shards, seals the result and returns its manifest."""
         result = self.work / "result"
         shutil.rmtree(result, ignore_errors=True)
         tokenizer, names = words
@@ -293,7 +293,7 @@ def _check_options(
     held_out_inputs: Sequence[str],
     workers: int | None,
 ) -> None:
-    """Reject options that mean nothing, or that another one makes ineffective."""
+    """Rejects options that mean nothing, or that another one makes ineffective."""
     smallest, largest = vocabulary.SMALLEST, vocabulary.LARGEST
     if size is not None and tokenizer is not None:
         raise UserError("--vocabulary-size", "has no effect with --tokenizer", "leave one of the two out")
@@ -308,7 +308,7 @@ def _check_options(
 
 
 def _refuse_overlap(files: Mapping[str, FoundFiles], inputs: Sequence[str], held_out: Sequence[str]) -> None:
-    """Reject text that is held out and trained on at once: its loss would not be a held-out loss."""
+    """Rejects text that is held out and trained on at once: its loss would not be a held-out loss."""
     both = next((name for name in held_out if name in inputs), None)
     trained = {file.path.resolve() for name in inputs if name in files for file in files[name].files}
     apart = (file.path for name in held_out if name in files for file in files[name].files)
@@ -318,7 +318,7 @@ def _refuse_overlap(files: Mapping[str, FoundFiles], inputs: Sequence[str], held
 
 
 def _refuse_nesting(out: Path, inputs: Sequence[str]) -> None:
-    """Reject an output inside the inputs: the next run would read the result as text."""
+    """Rejects an output inside the inputs: the next run would read the result as text."""
     for name in inputs:
         if not name:
             raise UserError("prepare", "has an input without a name", "give files, folders or a dataset")
@@ -343,7 +343,7 @@ def _existing(out: Path, options: Options) -> dict[str, Any] | None:
 
 
 def _already_prepared(out: Path, manifest: dict[str, Any], source: list[dict[str, Any]]) -> Prepared:
-    """Return ``out`` unchanged if it was made from this ``source``."""
+    """Returns ``out`` unchanged if it was made from this ``source``."""
 
     def identities(entries: list[dict[str, Any]]) -> list[tuple[str, bool]]:
         return [(entry["identity"], entry["held_out"]) for entry in entries]
@@ -355,7 +355,7 @@ def _already_prepared(out: Path, manifest: dict[str, Any], source: list[dict[str
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """Open the work folder of ``out``, kept for the next run and locked for one process at a time."""
+    """Opens the work folder of ``out``, kept for the next run and locked for one process at a time."""
     work = out.with_name(f".{out.name}.partial")
     with disk_errors(out):
         work.mkdir(parents=True, exist_ok=True)
@@ -392,13 +392,13 @@ def _source(text: Input, scan: Scan) -> dict[str, Any]:
 
 
 def _tokenizer_digest(given: Vocabulary) -> str:
-    """Digest a tokenizer and the names of its special tokens, unless they are BERT's."""
+    """Digests a tokenizer and the names of its special tokens, unless they are BERT's."""
     names = "" if given.special == vocabulary.SPECIAL_TOKENS else repr(sorted(given.special.items()))
     return xxhash.xxh3_128_hexdigest((given.tokenizer.to_str() + names).encode())
 
 
 def _first_sentences(texts: list[Input], split: bytes, seed: int) -> Iterator[str]:
-    """Return the first sentences of the training split, ``_COMPARED_CHARACTERS`` in total."""
+    """Returns the first sentences of the training split, ``_COMPARED_CHARACTERS`` in total."""
     left = _COMPARED_CHARACTERS
     for document in input_documents(texts, is_held_out=False):
         if not is_held_out(document_hash(document, seed), split):
@@ -410,7 +410,7 @@ def _first_sentences(texts: list[Input], split: bytes, seed: int) -> Iterator[st
 
 
 def _warnings(given: Path | None, tokenizer: Tokenizer, sentences: list[str]) -> tuple[str, ...]:
-    """Return warnings about the vocabulary from the first sentences.
+    """Returns warnings about the vocabulary from the first sentences.
 
     Raises:
         UserError: nearly all of their tokens are [UNK].
@@ -422,7 +422,7 @@ def _warnings(given: Path | None, tokenizer: Tokenizer, sentences: list[str]) ->
 
 
 def _sample(texts: list[Input], share: float, split: bytes, seed: int) -> Iterator[str]:
-    """Yield about ``share`` of the training documents, by another hash of their content, up to the sample's size."""
+    """Yields about ``share`` of the training documents, by another hash of their content, up to the sample's size."""
     limit, left = int(share * 2**64), vocabulary.SAMPLE_CHARACTERS
     for document in input_documents(texts, is_held_out=False):
         if not is_held_out(document_hash(document, seed), split) and document_hash(document, ~seed) < limit:
@@ -433,7 +433,7 @@ def _sample(texts: list[Input], share: float, split: bytes, seed: int) -> Iterat
 
 
 def _parts(texts: list[Input], split: bytes, seed: int) -> Iterator[DocumentRange]:
-    """Yield all documents in order, in parts; held-out inputs have parts of their own."""
+    """Yields all documents in order, in parts; held-out inputs have parts of their own."""
     number = 0
     for from_held_out, chosen in ((False, split), (True, ALL)):
         batch: list[str] = []
@@ -450,7 +450,7 @@ def _parts(texts: list[Input], split: bytes, seed: int) -> Iterator[DocumentRang
 
 
 def _make_part(part: DocumentRange, folder: Path, tokenizer_digest: str, tokenizer: Path) -> tuple[Path, int]:
-    """Write a part unless it exists; return its file and the number of characters it covers."""
+    """Writes a part unless it exists; returns its file and the number of characters it covers."""
     path = part.path(folder, tokenizer_digest)
     if not is_whole(path):
         write_part(part, _encoder(tokenizer, tokenizer_digest), path)
@@ -459,12 +459,12 @@ def _make_part(part: DocumentRange, folder: Path, tokenizer_digest: str, tokeniz
 
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: Path, digest: str) -> Encoder:
-    """Return this process's encoder, with the words cached from earlier parts."""
+    """Returns this process's encoder, with the words cached from earlier parts."""
     return Encoder(_read_tokenizer(tokenizer))
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
-    """Load the tokenizer in ``path``; the library requires UTF-8 names, this function does not."""
+    """Loads the tokenizer in ``path``; the library requires UTF-8 names, this function does not."""
     return Tokenizer.from_str(path.read_text(encoding="utf-8"))
 
 

@@ -40,7 +40,7 @@ def _finalise(words: U64) -> U64:
 
 
 def hash64(*keys: Key) -> U64:
-    """Return 64 well-mixed bits for every combination of the broadcast ``keys``, whose order matters."""
+    """Returns 64 well-mixed bits for every combination of the broadcast ``keys``, whose order matters."""
     plain = tuple(takewhile(lambda key: isinstance(key, int), keys))
     state = np.array([_hash_numbers(plain)], dtype=np.uint64)
     for key in keys[len(plain) :]:
@@ -57,7 +57,7 @@ def branch(state: U64, key: Key) -> U64:
 
 @lru_cache(maxsize=1024)
 def _hash_numbers(keys: tuple[int, ...]) -> int:
-    """Return the ``hash64`` of scalars, such as a seed and a purpose, which recur with every batch; cached."""
+    """Returns the ``hash64`` of scalars, such as a seed and a purpose, which recur with every batch; cached."""
     state = np.zeros(1, dtype=np.uint64)
     for key in keys:
         state = branch(state, key)
@@ -65,12 +65,12 @@ def _hash_numbers(keys: tuple[int, ...]) -> int:
 
 
 def below(bits: U64, bound: int | I64) -> I64:
-    """Map uniform ``bits`` to integers in [0, bound); the bias is below bound / 2**64."""
+    """Maps uniform ``bits`` to integers in [0, bound); the bias is below bound / 2**64."""
     return (bits % _words(bound)).view(np.int64)
 
 
 def permute(index: I64, size: int, seed: int, epoch: I64) -> I64:
-    """Map ``index`` by the pseudo-random permutation of range(size) that belongs to (seed, epoch).
+    """Maps ``index`` by the pseudo-random permutation of range(size) that belongs to (seed, epoch).
 
     A balanced Feistel network over the next even power of two, with cycle walking until the result is below ``size``
     (Black and Rogaway: Ciphers with Arbitrary Finite Domains, 2002): up to four evaluations per index on average.
@@ -97,14 +97,14 @@ def permute(index: I64, size: int, seed: int, epoch: I64) -> I64:
 
 @lru_cache(maxsize=8)
 def _round_tables(seed: int, epoch: int, half_bits: int) -> list[I64]:
-    """Tabulate the network's round functions for an epoch, 2**half_bits values each: about the corpus's square root."""
+    """Tabulates the network's round functions for an epoch, 2**half_bits values each, about √(corpus size)."""
     halves = np.arange(1 << half_bits, dtype=np.uint64)
     keys = [hash64(seed, epoch, number) for number in range(_ROUNDS)]
     return [(_finalise(halves ^ key) & np.uint64((1 << half_bits) - 1)).view(np.int64) for key in keys]
 
 
 def _feistel(values: I64, half_bits: int, tables: list[I64]) -> I64:
-    """Apply the network once to values of 2 * half_bits bits."""
+    """Applies the network once to values of 2 * half_bits bits."""
     left, right = values >> half_bits, values & ((1 << half_bits) - 1)
     for table in tables:
         left, right = right, left ^ table[right]
@@ -112,7 +112,7 @@ def _feistel(values: I64, half_bits: int, tables: list[I64]) -> I64:
 
 
 def _words(value: Key) -> U64:
-    """Return ``value`` as an array of at least one dimension, modulo 2**64."""
+    """Returns ``value`` as an array of at least one dimension, modulo 2**64."""
     if isinstance(value, int):
         return np.array([value & _WORD], dtype=np.uint64)
     words = np.atleast_1d(value)

@@ -50,7 +50,7 @@ class TextFile:
 
 
 def documents(file: TextFile) -> Iterator[str]:
-    """Yield the non-empty documents of one file.
+    """Yields the non-empty documents of one file.
 
     Raises:
         UserError, DamagedFile, StackingError: as ``rows`` does.
@@ -59,7 +59,7 @@ def documents(file: TextFile) -> Iterator[str]:
 
 
 def rows(file: TextFile) -> Iterator[str]:
-    """Yield the documents of one file, "" for each blank row or article.
+    """Yields the documents of one file, "" for each blank row or article.
 
     If the sentences of a document are known, ``SENTENCE_END`` follows each of them.
 
@@ -80,7 +80,7 @@ def rows(file: TextFile) -> Iterator[str]:
 
 
 def _lines(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
-    """Read every non-blank line as a sentence; a blank one ends the document."""
+    """Reads every non-blank line as a sentence; a blank one ends the document."""
     sentences: list[str] = []
     size = 0
     for line in split_lines(_decoded(file.path, stream)):
@@ -99,7 +99,7 @@ def _text(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
 
 
 def _markdown(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
-    """Read as text, without emphasis marks; the sentence rule handles headings."""
+    """Reads as text, without emphasis marks; the sentence rule handles headings."""
     return (_EMPHASIS.sub(r"\2", part) if "*" in part or "_" in part else part for part in _text(file, stream))
 
 
@@ -118,7 +118,7 @@ def _parquet(file: TextFile, stream: IO[bytes]) -> Iterator[str]:
 
 
 def split_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of ``blocks`` without line ends; one longer than ``LONGEST_DOCUMENT`` comes in pieces."""
+    """Yields the lines of ``blocks`` without line ends; one longer than ``LONGEST_DOCUMENT`` comes in pieces."""
     rest = ""
     for block in blocks:
         *lines, rest = (rest + block).split("\n")
@@ -133,7 +133,7 @@ def split_lines(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _decoded(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    """Decode ``stream`` in blocks, with universal newlines and without a byte-order mark."""
+    """Decodes ``stream`` in blocks, with universal newlines and without a byte-order mark."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
     offset, is_last = 0, False
     while not is_last:
@@ -169,7 +169,7 @@ def _parts_of_each(texts: Iterable[str], longest: int) -> Iterator[str]:
 
 
 def _parts(blocks: Iterable[str], longest: int) -> Iterator[str]:
-    """Split the text of ``blocks`` into parts of at most ``longest`` characters.
+    """Splits the text of ``blocks`` into parts of at most ``longest`` characters.
 
     A part ends at the last occurrence, in its second half, of the first of ``_CUTS`` found there, else anywhere.
     """

@@ -34,7 +34,7 @@ class Texts:
         self._keys: list[str] = []
 
     def of(self, row: Mapping[str, Any], where: str | Path) -> str:
-        """Return the text of ``row``, which is located at ``where``.
+        """Returns the text of ``row``, which is located at ``where``.
 
         Raises:
             UserError: the text is not a string, or too many rows lack one.
@@ -53,7 +53,7 @@ class Texts:
         return value or ""
 
     def end(self) -> None:
-        """Check a file after its last row.
+        """Checks a file after its last row.
 
         Raises:
             UserError: most of its rows have no text.
@@ -68,13 +68,13 @@ class Texts:
 
 
 def listed(names: Iterable[str]) -> str:
-    """List the first of ``names`` for a one-line message."""
+    """Lists the first of ``names`` for a one-line message."""
     names = [name[:40] for name in names]
     return ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
 
 
 def keys_of(path: Path, format: str) -> str:
-    """List the keys of the first object in a JSON file, "" if there is none."""
+    """Lists the keys of the first object in a JSON file, "" if there is none."""
     if format not in ("jsonl", "wiki"):
         return ""
     try:
@@ -86,7 +86,7 @@ def keys_of(path: Path, format: str) -> str:
 
 
 def json_texts(path: Path, stream: IO[bytes], key: str) -> Iterator[str]:
-    """Yield the texts of JSON lines, or of a single list of objects; blank lines are skipped.
+    """Yields the texts of JSON lines, or of a single list of objects; blank lines are skipped.
 
     Raises:
         UserError: a line is too long, not UTF-8 or not an object, or its text is not a string; gives the line number.
@@ -135,7 +135,7 @@ def _parsed(where: str, path: Path, content: bytes, offset: int) -> Any:
 
 
 def parquet_texts(path: Path, stream: IO[bytes], key: str) -> Iterator[str]:
-    """Yield the texts of a Parquet file.
+    """Yields the texts of a Parquet file.
 
     Raises:
         UserError: it has no column ``key`` of strings.

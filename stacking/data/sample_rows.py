@@ -21,7 +21,7 @@ _SENTENCES_AT_ONCE = 1 << 20
 
 
 def _documents(corpus: Corpus) -> Iterator[tuple[int, I64]]:
-    """Yield all documents in chunks: the number of the first, and the sentence bounds of each, including the last end.
+    """Yields all documents in chunks: the number of the first, and the sentence bounds of each, including the last end.
 
     Documents hold few sentences (``readers.LONGEST_DOCUMENT``), so chunks bound the memory of the caller.
     """
@@ -36,7 +36,7 @@ def _documents(corpus: Corpus) -> Iterator[tuple[int, I64]]:
 
 
 def sentence_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """Yield every sentence that has a successor in its document, once."""
+    """Yields every sentence that has a successor in its document, once."""
     for _, bounds in _documents(corpus):
         has_follower = np.ones(bounds[-1] - bounds[0], dtype=bool)
         has_follower[bounds[1:] - bounds[0] - 1] = False
@@ -44,7 +44,7 @@ def sentence_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
 
 
 def segment_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """Cut each document into runs of whole sentences that fill a sequence.
+    """Cuts each document into runs of whole sentences that fill a sequence.
 
     A run has at least two sentences, so that it can be split; a single sentence left at the end of a document joins
     the previous run. All documents of a chunk advance together, one run per round.
@@ -67,7 +67,7 @@ def segment_pairs(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
 
 
 def fill(corpus: Corpus, first: I64, last: I64, room: I64) -> I64:
-    """Return the end (exclusive) of the longest run of sentences from ``first`` to at most ``last`` in ``room`` tokens.
+    """Returns the end (exclusive) of the longest run of sentences from ``first`` to ``last`` in ``room`` tokens.
 
     A run has at least one sentence, even if it does not fit. All int64 [N].
     """
@@ -78,12 +78,12 @@ def fill(corpus: Corpus, first: I64, last: I64, room: I64) -> I64:
 
 
 def stream_length(corpus: Corpus) -> int:
-    """Count the tokens of the split plus one separator between every two documents."""
+    """Counts the tokens of the split plus one separator between every two documents."""
     return corpus.tokens + corpus.documents - 1
 
 
 def packed(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-    """Cut the stream of all documents, with separators, into full sequences; only the last can be shorter.
+    """Cuts the stream of all documents, with separators, into full sequences; only the last can be shorter.
 
     In the stream, the separator after document d is at d + (end of d in tokens), which counts the documents before any
     position. The stream ends where the last document's separator would be.

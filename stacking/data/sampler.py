@@ -63,15 +63,15 @@ class Sampler(ABC):
     @staticmethod
     @abstractmethod
     def rows(corpus: Corpus, sequence_length: int) -> Iterator[I64]:
-        """Yield the sample index in chunks, int64 [N, columns]."""
+        """Yields the sample index in chunks, int64 [N, columns]."""
 
     @classmethod
     def count(cls, corpus: Corpus, sequence_length: int) -> int:
-        """Return the number of rows, by arithmetic where that suffices."""
+        """Returns the number of rows, by arithmetic where that suffices."""
         return sum(map(len, cls.rows(corpus, sequence_length)))
 
     def unpadded(self, sample_ids: I64) -> Unpadded:
-        """Return the samples with these global indices, int64 [B], each at least 0.
+        """Returns the samples with these global indices, int64 [B], each at least 0.
 
         Raises:
             DamagedFile: the shards contain an id outside of the vocabulary.
@@ -86,7 +86,7 @@ class Sampler(ABC):
         )
 
     def stream(self, batches: Iterable[I64]) -> Iterator[Unpadded]:
-        """Yield ``unpadded`` for each of ``batches``, which have the same size.
+        """Yields ``unpadded`` for each of ``batches``, which have the same size.
 
         A draw has a fixed cost, equal to that of some hundred tokens, so several small batches are drawn at once.
         """
@@ -96,12 +96,12 @@ class Sampler(ABC):
             yield from split(self.unpadded(together.reshape(-1)), len(first))
 
     def batch(self, sample_ids: I64) -> Batch:
-        """Return the same samples, each padded to ``sequence_length``."""
+        """Returns the same samples, each padded to ``sequence_length``."""
         return pad(self.unpadded(sample_ids), self.sequence_length, self.corpus.special["pad"])
 
     @abstractmethod
     def _text(self, rows: I64, sample_ids: I64) -> _Text:
-        """Return the samples of these index ``rows`` [B, columns], unmasked."""
+        """Returns the samples of these index ``rows`` [B, columns], unmasked."""
 
     def _draw(self, purpose: int, sample_ids: I64) -> npt.NDArray[np.uint64]:
         return hash64(self.seed, purpose, sample_ids)
@@ -135,25 +135,25 @@ class _PairSampler(Sampler):
 
     @abstractmethod
     def _sentences(self, rows: I64, sample_ids: I64) -> tuple[I64, I64, I64]:
-        """Return the first sentence of A, the first of B and the end of B, which follows A."""
+        """Returns the first sentence of A, the first of B and the end of B, which follows A."""
 
     @abstractmethod
     def _partner(self, first: I64, sample_ids: I64, room: I64) -> tuple[I64, I64]:
-        """Return first and end sentence of a B from another document, for the samples whose A begins at ``first``."""
+        """Returns first and end sentence of a B from another document, for the samples whose A begins at ``first``."""
 
     def _starts(self, *sentences: I64) -> list[I64]:
-        """Look up the start of all these sentences in the corpus at once."""
+        """Looks up the start of all these sentences in the corpus at once."""
         return list(self.corpus.sentence_start(np.concatenate(sentences)).reshape(len(sentences), -1))
 
     def _random_sentence(self, first: I64, sample_ids: I64) -> I64:
-        """Draw a sentence uniformly from all that are not in the document of ``first``."""
+        """Draws a sentence uniformly from all that are not in the document of ``first``."""
         document = self.corpus.document_of(first)
         start, end = self.corpus.document_start(np.concatenate([document, document + 1])).reshape(2, -1)
         drawn = below(self._draw(_PARTNER, sample_ids), self.corpus.sentences - (end - start))
         return np.where(drawn >= start, drawn + (end - start), drawn)
 
     def _assemble(self, a_start: I64, a_length: I64, b_start: I64, b_length: I64, nsp_labels: I64) -> _Text:
-        """Place the token spans A and B, int64 [B] each, between the special tokens."""
+        """Places the token spans A and B, int64 [B] each, between the special tokens."""
         starts, spans = _interleaved(a_start, b_start), _interleaved(a_length, b_length)
         segments = _interleaved(a_length + 2, b_length + 1)  # A includes CLS and SEP, B its SEP
         input_ids = self._lay_out(
@@ -170,7 +170,7 @@ class SentencePairSampler(_PairSampler):
 
     @classmethod
     def count(cls, corpus: Corpus, sequence_length: int) -> int:
-        """Return the number of rows: all sentences but the last of each document."""
+        """Returns the number of rows: all sentences but the last of each document."""
         return corpus.sentences - corpus.documents
 
     def _sentences(self, rows: I64, sample_ids: I64) -> tuple[I64, I64, I64]:
@@ -208,7 +208,7 @@ class PackedSampler(Sampler):
 
     @classmethod
     def count(cls, corpus: Corpus, sequence_length: int) -> int:
-        """Return the number of rows: the text and its separators, divided into full sequences."""
+        """Returns the number of rows: the text and its separators, divided into full sequences."""
         return -(-stream_length(corpus) // (sequence_length - 2))
 
     def _text(self, rows: I64, sample_ids: I64) -> _Text:
@@ -226,13 +226,13 @@ class PackedSampler(Sampler):
 
 
 def _truncate(a_length: I64, b_length: I64, room: int) -> tuple[I64, I64]:
-    """Trim the ends of A and B until both fit into ``room`` tokens, the longer one first."""
+    """Trims the ends of A and B until both fit into ``room`` tokens, the longer one first."""
     a_cut = np.minimum(a_length, np.maximum(room - b_length, room - room // 2))
     return a_cut, np.minimum(b_length, room - a_cut)
 
 
 def _interleaved(one: I64, other: I64) -> I64:
-    """Interleave to one[0], other[0], one[1], other[1], ..."""
+    """Interleaves to one[0], other[0], one[1], other[1], ..."""
     both = np.empty((len(one), 2), dtype=np.int64)
     both[:, 0], both[:, 1] = one, other
     return both.reshape(-1)

@@ -21,7 +21,7 @@ SHORTEST_SEQUENCE = 8
 
 
 def build_samples(corpus: Corpus, kind: str, sequence_length: int) -> I64:
-    """Build the sample index of ``corpus``, int64 [N, columns of the kind].
+    """Builds the sample index of ``corpus``, int64 [N, columns of the kind].
 
     Raises:
         UserError: the kind is unknown, the sequence too short, or the corpus has no sample of this kind.
@@ -49,7 +49,7 @@ class SampleIndex:
         return SAMPLERS[self.kind].count(self.corpus, self.sequence_length)
 
     def write(self, path: Path) -> None:
-        """Write it to ``path`` (.npy), which appears when complete.
+        """Writes it to ``path`` (.npy), which appears when complete.
 
         Raises:
             NoSpace: the disk is full.

@@ -32,7 +32,7 @@ class Input:
     passed_over: tuple[tuple[Path, str], ...] = ()
 
     def cut_at(self, longest: int) -> Input:
-        """Return the input with documents cut at ``longest`` characters, or earlier if they were already."""
+        """Returns the input with documents cut at ``longest`` characters, or earlier if they were already."""
         return replace(self, files=tuple(replace(file, longest=min(longest, file.cut)) for file in self.files))
 
 
@@ -59,7 +59,7 @@ class Scan:
 
 
 def scan_file(file: TextFile, seed: int) -> Scan | tuple[str, str, str]:
-    """Read one file; return its scan, or the arguments of the ``UserError`` that it raised."""
+    """Reads one file; returns its scan, or the arguments of the ``UserError`` that it raised."""
     count = characters = empty = 0
     sizes: dict[int, int] = {}
     digest = xxhash.xxh3_128()
@@ -79,7 +79,7 @@ def scan_file(file: TextFile, seed: int) -> Scan | tuple[str, str, str]:
 
 
 def choose_held_out(texts: Sequence[Input], scans: Sequence[Scan], share: float) -> bytes:
-    """Choose the split of the inputs that are not held out as a whole: see ``held_out``.
+    """Chooses the split of the inputs that are not held out as a whole: see ``held_out``.
 
     Raises:
         UserError: they consist of a single document, or copies of one.
@@ -94,7 +94,7 @@ def choose_held_out(texts: Sequence[Input], scans: Sequence[Scan], share: float)
 
 
 def finer_cut(texts: Sequence[Input], scans: Sequence[Scan], share: float) -> int | None:
-    """Return the length at which to cut documents if they are too few or too long for the share, else None."""
+    """Returns the length at which to cut documents if they are too few or too long for the share, else None."""
     if any(text.is_held_out for text in texts):
         return None
     total = _total(scans)
@@ -115,7 +115,7 @@ def _total(scans: Sequence[Scan]) -> Scan:
 
 
 def input_documents(texts: Sequence[Input], is_held_out: bool) -> Iterator[str]:
-    """Yield the documents of the inputs that were given as held-out text, or of the others."""
+    """Yields the documents of the inputs that were given as held-out text, or of the others."""
     for text in texts:
         if text.is_held_out == is_held_out:
             for file in text.files:

@@ -45,7 +45,7 @@ _HEADING_END = "# \t\r\v\f"
 
 
 def split_sentences(text: str) -> Iterator[str]:
-    """Split ``text`` into sentences without line breaks, none empty."""
+    """Splits ``text`` into sentences without line breaks, none empty."""
     if SENTENCE_END in text:
         yield from filter(None, (sentence.strip() for sentence in text.split(SENTENCE_END)))
         return

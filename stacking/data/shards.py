@@ -41,11 +41,11 @@ class DocumentRange:
     seed: int
 
     def characters(self) -> int:
-        """Return the length of the text in characters."""
+        """Returns the length of the text in characters."""
         return sum(map(len, self.documents))
 
     def path(self, folder: Path, tokenizer_digest: str) -> Path:
-        """Return the file name of this part, with a digest of the text, the split and the tokenizer."""
+        """Returns the file name of this part, with a digest of the text, the split and the tokenizer."""
         digest = xxhash.xxh3_128(f"{tokenizer_digest} {self.seed} {LONGEST_SENTENCE}".encode() + self.split)
         for document in self.documents:
             digest.update(document.encode("utf-8", "surrogatepass") + b"\0")
@@ -53,17 +53,17 @@ class DocumentRange:
 
 
 def document_hash(document: str, seed: int) -> int:
-    """Hash the content to 64 bits: equal documents always land in the same split."""
+    """Hashes the content to 64 bits: equal documents always land in the same split."""
     return xxhash.xxh3_64_intdigest(document.encode("utf-8", "surrogatepass"), seed=seed & (2**64 - 1))
 
 
 def token_dtype(vocabulary: int) -> npt.DTypeLike:
-    """Return the dtype of token ids in a shard: uint16 if they fit, otherwise uint32."""
+    """Returns the dtype of token ids in a shard: uint16 if they fit, otherwise uint32."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
 def write_part(part: DocumentRange, encoder: Encoder, path: Path) -> None:
-    """Tokenize ``part`` into ``path``, which appears when complete."""
+    """Tokenizes ``part`` into ``path``, which appears when complete."""
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for document in part.documents:
         split = "held_out" if is_held_out(document_hash(document, part.seed), part.split) else "train"
@@ -81,7 +81,7 @@ def write_part(part: DocumentRange, encoder: Encoder, path: Path) -> None:
 
 
 def tokenize(texts: Sequence[str], encoder: Encoder) -> tuple[Ids, I64, I64]:
-    """Return the tokens of documents, the sentence bounds in tokens and the document bounds in sentences.
+    """Returns the tokens of documents, the sentence bounds in tokens and the document bounds in sentences.
 
     Both bounds include the end. Documents and sentences without a token are dropped.
     """
@@ -99,7 +99,7 @@ def tokenize(texts: Sequence[str], encoder: Encoder) -> tuple[Ids, I64, I64]:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a part exists and its checksums are right."""
+    """Returns whether a part exists and its checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -108,7 +108,7 @@ def is_whole(path: Path) -> bool:
 
 
 def merge_parts(paths: Iterable[Path], folder: Path, split: str, vocabulary: int, unknown: int) -> dict[str, int]:
-    """Concatenate one split of all parts into the shards of ``folder``; return its counts."""
+    """Concatenates one split of all parts into the shards of ``folder``; returns its counts."""
     (folder / split).mkdir(parents=True, exist_ok=True)
     totals = dict.fromkeys(("documents", "sentences", "tokens", "unknown"), 0)
     shard, number = None, 0

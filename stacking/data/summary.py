@@ -74,7 +74,7 @@ class Summary:
         return "\n".join(f"  {name:11} {value}" for name, value in rows.items())
 
     def warnings(self) -> Iterable[str]:
-        """Yield warnings about unusual or unexpected figures, except for [UNK]: see ``unknown``."""
+        """Yields warnings about unusual or unexpected figures, except for [UNK]: see ``unknown``."""
         if self.share_asked is not None and not (
             self.share_asked / _FAR <= self.share_held_out <= self.share_asked * _FAR
         ):
@@ -99,7 +99,7 @@ class Summary:
 
 
 def summarise(manifest: Mapping[str, Any]) -> Summary:
-    """Return the figures in the manifest of a prepared folder."""
+    """Returns the figures in the manifest of a prepared folder."""
     train, held_out = (manifest["splits"][split] for split in ("train", "held_out"))
     total = {name: train[name] + held_out[name] for name in train}
     is_given = any(source["held_out"] for source in manifest["source"])
@@ -118,7 +118,7 @@ def summarise(manifest: Mapping[str, Any]) -> Summary:
 
 
 def read_as(name: str, formats: Mapping[str, int], passed_over: Sequence[tuple[Path, str]]) -> list[str]:
-    """Report line by line in which formats the files of the input ``name`` are read, and which are skipped and why."""
+    """Reports line by line in which formats the files of the input ``name`` are read, and which are skipped and why."""
     read = ", ".join(f"{counted(count, 'file')} as {_NAMES[format]}" for format, count in formats.items())
     lines = [f"{name}: reading {read}"] if read else []
     by_reason: dict[str, list[str]] = {}

@@ -25,7 +25,7 @@ _OTHER_TOKENIZERS = {
 
 
 def read_text(file: Path) -> str:
-    """Read the UTF-8 text of ``file``.
+    """Reads the UTF-8 text of ``file``.
 
     Raises:
         UserError: it is something else; the message says what, if the bytes tell.
@@ -55,7 +55,7 @@ def _encoding(data: bytes) -> str | None:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Read the JSON object in ``file``.
+    """Reads the JSON object in ``file``.
 
     Raises:
         UserError: it holds something else.
@@ -72,7 +72,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def read_entries(file: Path) -> dict[str, int]:
-    """Read the entries of a ``vocab.txt``, one per line, and their ids.
+    """Reads the entries of a ``vocab.txt``, one per line, and their ids.
 
     Raises:
         UserError: it is not a list of WordPiece entries.
@@ -92,7 +92,7 @@ def read_entries(file: Path) -> dict[str, int]:
 
 
 def refuse_other_programs(file: Path, content: dict[str, Any]) -> None:
-    """Reject a ``tokenizer.json`` that is not a WordPiece tokenizer of the tokenizers library.
+    """Rejects a ``tokenizer.json`` that is not a WordPiece tokenizer of the tokenizers library.
 
     Raises:
         UserError: says what it is.
@@ -108,7 +108,7 @@ def refuse_other_programs(file: Path, content: dict[str, Any]) -> None:
 
 
 def refuse_other_tokenizers(folder: Path) -> None:
-    """Reject a folder with the files of another kind of tokenizer.
+    """Rejects a folder with the files of another kind of tokenizer.
 
     Raises:
         UserError: names them.

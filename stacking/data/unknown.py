@@ -21,14 +21,14 @@ _MOST_CHARACTERS = 100_000
 
 
 def unknown_share(tokenizer: Tokenizer, sentences: Sequence[str]) -> float:
-    """Return the share of [UNK] in the tokens of ``sentences``, from 0 to 1."""
+    """Returns the share of [UNK] in the tokens of ``sentences``, from 0 to 1."""
     unknown = tokenizer.token_to_id(tokenizer.model.unk_token)
     counts = Counter(id for each in tokenizer.encode_batch(sentences, add_special_tokens=False) for id in each.ids)
     return (counts[unknown] if unknown is not None else 0) / max(counts.total(), 1)
 
 
 def unknown_cause(tokenizer: Tokenizer, sentences: Sequence[str]) -> str:
-    """Explain in one phrase why ``tokenizer`` makes so many words of ``sentences`` [UNK], and what to do.
+    """Explains in one phrase why ``tokenizer`` makes so many words of ``sentences`` [UNK], and what to do.
 
     Tries likely mistakes in a tokenizer's settings and reports the change that helps most; if none does, names the
     characters that the vocabulary lacks.
@@ -43,7 +43,7 @@ def unknown_cause(tokenizer: Tokenizer, sentences: Sequence[str]) -> str:
 
 
 def check_unknown(share: float, cause: Callable[[], str], where: str) -> str | None:
-    """Return a warning if ``share`` of [UNK] in the tokens is high, else None.
+    """Returns a warning if ``share`` of [UNK] in the tokens is high, else None.
 
     Args:
         cause: called only if needed: see ``unknown_cause``.
@@ -60,7 +60,7 @@ def check_unknown(share: float, cause: Callable[[], str], where: str) -> str | N
 
 
 def _changed(tokenizer: Tokenizer) -> list[tuple[str, Tokenizer]]:
-    """Yield likely mistakes in the settings, each with the corrected tokenizer."""
+    """Yields likely mistakes in the settings, each with the corrected tokenizer."""
     description = json.loads(tokenizer.to_str())
     found: list[tuple[str, dict[str, Any]]] = []
     normalizer, model = description["normalizer"] or {}, description["model"]
@@ -82,7 +82,7 @@ def _changed(tokenizer: Tokenizer) -> list[tuple[str, Tokenizer]]:
 
 
 def _missing_characters(tokenizer: Tokenizer, sentences: Sequence[str]) -> str | None:
-    """Name the most common scripts of ``sentences`` whose characters no entry has."""
+    """Names the most common scripts of ``sentences`` whose characters no entry has."""
     known = set().union(*map(set, tokenizer.get_vocab(with_added_tokens=True)))
     normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     text = "".join(normalize(sentence) for sentence in sentences)
@@ -100,7 +100,7 @@ def _missing_characters(tokenizer: Tokenizer, sentences: Sequence[str]) -> str |
 
 
 def _script(character: str) -> str:
-    """Return the script, such as ``Cyrillic`` or ``Cjk``, or the kind of a character without one."""
+    """Returns the script, such as ``Cyrillic`` or ``Cjk``, or the kind of a character without one."""
     kind = {"P": "punctuation", "N": "numbers", "S": "symbols"}.get(unicodedata.category(character)[0])
     return kind or unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0].capitalize()
 

@@ -30,12 +30,12 @@ class Unpadded(NamedTuple):
 
 
 def positions_in(lengths: I64) -> I64:
-    """Return 0, 1, ... for each consecutive piece of these ``lengths`` [B]: int64 [sum of the lengths]."""
+    """Returns 0, 1, ... for each consecutive piece of these ``lengths`` [B]: int64 [sum of the lengths]."""
     return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def pad(unpadded: Unpadded, width: int, pad_id: int) -> Batch:
-    """Pad each sample to ``width`` tokens, with ``pad_id`` and segment 0."""
+    """Pads each sample to ``width`` tokens, with ``pad_id`` and segment 0."""
     attention_mask = np.arange(width) < unpadded.lengths[:, None]
     real = np.flatnonzero(attention_mask)
     input_ids, segment_ids = np.full(attention_mask.size, pad_id), np.zeros(attention_mask.size, dtype=np.int64)
@@ -51,7 +51,7 @@ def pad(unpadded: Unpadded, width: int, pad_id: int) -> Batch:
 
 
 def split(unpadded: Unpadded, size: int) -> list[Unpadded]:
-    """Split ``unpadded`` into views of ``size`` samples each (the last may be smaller)."""
+    """Splits ``unpadded`` into views of ``size`` samples each (the last may be smaller)."""
     ends = np.cumsum(unpadded.lengths)
     firsts = range(0, len(ends), size)
     tokens = [0, *(int(ends[min(first + size, len(ends)) - 1]) for first in firsts)]

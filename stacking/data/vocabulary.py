@@ -33,7 +33,7 @@ class Vocabulary(NamedTuple):
 
 
 def train(texts: Sequence[str], size: int, lowercase: bool) -> Tokenizer:
-    """Train a BERT tokenizer with at most ``size`` entries, the same for the same ``texts`` in every process.
+    """Trains a BERT tokenizer with at most ``size`` entries, the same for the same ``texts`` in every process.
 
     Its alphabet is that of ``_alphabet``; other characters become [UNK]. By itself, the trainer breaks ties among rare
     characters at random and numbers the ``##`` characters in hash table order; so rare characters are removed here, and
@@ -55,18 +55,18 @@ def train(texts: Sequence[str], size: int, lowercase: bool) -> Tokenizer:
 
 
 def special_ids(tokenizer: Tokenizer, special: Mapping[str, str] = SPECIAL_TOKENS) -> dict[str, int]:
-    """Return the ids of ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``, spelled as in ``special``."""
+    """Returns the ids of ``pad``, ``unk``, ``cls``, ``sep`` and ``mask``, spelled as in ``special``."""
     entries = tokenizer.get_vocab(with_added_tokens=True)
     return {name: entries[text] for name, text in special.items()}
 
 
 def size_of(tokenizer: Tokenizer) -> int:
-    """Return the rows that an embedding needs: the highest id plus one."""
+    """Returns the rows that an embedding needs: the highest id plus one."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def save(tokenizer: Tokenizer, folder: Path, special: Mapping[str, str] = SPECIAL_TOKENS) -> None:
-    """Write the files from which ``transformers.AutoTokenizer`` rebuilds ``tokenizer``.
+    """Writes the files from which ``transformers.AutoTokenizer`` rebuilds ``tokenizer``.
 
     ``BertTokenizer`` rebuilds BERT's own normalizer and pre-tokenizer and only reads the entries; any other tokenizer
     is a ``PreTrainedTokenizerFast``, which uses ``tokenizer.json`` as it is.
@@ -116,7 +116,7 @@ def _fast_settings(description: Mapping[str, Any], special: Mapping[str, str]) -
 
 
 def bert(model: models.Model, lowercase: bool) -> Tokenizer:
-    """Combine ``model`` with the normalizer and pre-tokenizer of Devlin et al. (2019)."""
+    """Combines ``model`` with the normalizer and pre-tokenizer of Devlin et al. (2019)."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -137,7 +137,7 @@ def with_specials(tokenizer: Tokenizer, special: Mapping[str, str]) -> Tokenizer
 
 
 def _alphabet(texts: Sequence[str], entries: int, tokenizer: Tokenizer) -> list[str]:
-    """Return the characters of ``texts`` to keep, most frequent first; ties go to the lower code point.
+    """Returns the characters of ``texts`` to keep, most frequent first; ties go to the lower code point.
 
     A character takes one of the ``entries``, or two if it can occur inside a word. Those that cover ``_COVERED`` of the
     text may take all entries; rarer ones are kept while the alphabet takes at most ``_RARE_SHARE``.
@@ -167,7 +167,7 @@ def _is_inside_words(character: str, tokenizer: Tokenizer) -> bool:
 
 
 def _continuations(characters: list[str], tokenizer: Tokenizer) -> list[str]:
-    """Return ``##c`` for every character c that can occur inside a word, in the order of the code points."""
+    """Returns ``##c`` for every character c that can occur inside a word, in the order of the code points."""
     normalised = {each for character in characters for each in tokenizer.normalizer.normalize_str(character)}
     inside = [each for each in sorted(normalised) if _is_inside_words(each, tokenizer)]
     return [f"##{each}" for each in inside if not each.isspace()]

@@ -22,7 +22,7 @@ _MARK = re.compile(r"^[^\S\n]*(?:Section::::|BULLET::::[-*]*|NUMBERED::::|INDENT
 
 
 def articles(path: Path, lines: Iterable[str]) -> Iterator[str]:
-    """Yield the text between ``<doc ...>`` and ``</doc>``, article by article.
+    """Yields the text between ``<doc ...>`` and ``</doc>``, article by article.
 
     An article without an end, as in a truncated file, ends where the next one begins.
 
@@ -54,7 +54,7 @@ def articles(path: Path, lines: Iterable[str]) -> Iterator[str]:
 
 
 def without_marks(text: str, title: str = "") -> str:
-    """Clean ``text`` of leftover tags, entities, list marks, and the ``title`` that extractors put first."""
+    """Cleans ``text`` of leftover tags, entities, list marks, and the ``title`` that extractors put first."""
     text = _MARK.sub("", _TAG.sub(" ", html.unescape(_TAG.sub(" ", text)))).strip()
     first, _, rest = text.partition("\n")
     return rest.strip() if title and first.strip() == title.strip() else text

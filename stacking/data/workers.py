@@ -29,7 +29,7 @@ class Workers:
     executor: ProcessPoolExecutor | None
 
     def map(self, function: Callable[..., Result], tasks: Iterable[Task], *constants: Any) -> Iterator[Result]:
-        """Yield ``function(task, *constants)`` for each task, in order, holding at most two tasks more than workers."""
+        """Yields ``function(task, *constants)`` of each task, in order; holds at most two tasks beyond the workers."""
         if self.executor is None:
             yield from (function(task, *constants) for task in tasks)
             return
@@ -55,7 +55,7 @@ class _Pool(ProcessPoolExecutor):
 
 @contextmanager
 def worker_processes(count: int) -> Iterator[Workers]:
-    """Start fresh processes, spawned because forking with threads is unsafe; they end even if their parent is killed.
+    """Starts fresh processes, spawned because forking with threads is unsafe; they end even if their parent is killed.
 
     Raises:
         StackingError: a worker was killed.
@@ -74,7 +74,7 @@ def worker_processes(count: int) -> Iterator[Workers]:
 
 
 def _start(parent: int) -> None:
-    """Prepare a worker: give the tokenizer one thread, and make the process end with its parent."""
+    """Prepares a worker: gives the tokenizer one thread, and makes the process end with its parent."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

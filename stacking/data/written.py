@@ -16,7 +16,7 @@ _FAST = {"BertTokenizer": "BertTokenizerFast"}
 
 
 def check_written(folder: Path, sentences: Sequence[str], tokens: npt.NDArray[np.integer]) -> None:
-    """Load the tokenizer in ``folder`` with transformers and compare its ids with those in the shards.
+    """Loads the tokenizer in ``folder`` with transformers and compares its ids with those in the shards.
 
     Args:
         folder: a prepared data folder.
@@ -40,7 +40,7 @@ def check_written(folder: Path, sentences: Sequence[str], tokens: npt.NDArray[np
 
 
 def _loaded(folder: Path) -> Any:
-    """Load the class that AutoTokenizer would choose; importing AutoTokenizer itself would load torch."""
+    """Loads the class that AutoTokenizer would choose; importing AutoTokenizer itself would load torch."""
     import transformers
 
     name = read_json(folder / "tokenizer_config.json")["tokenizer_class"]

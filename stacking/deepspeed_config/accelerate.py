@@ -69,7 +69,7 @@ Found = tuple[dict[str, Any], list[KeyRow]]
 
 
 def read_any(path: Path) -> Found:
-    """Read DeepSpeed's JSON or HJSON, Accelerate's YAML, or a file of Trainer arguments.
+    """Reads DeepSpeed's JSON or HJSON, Accelerate's YAML, or a file of Trainer arguments.
 
     Raises:
         UserError: it is none of these, or refers to another file that holds the configuration.
@@ -124,7 +124,7 @@ def _without_place(name: str, key: str, value: Any) -> KeyRow:
 
 
 def _trainer(content: Mapping[str, Any]) -> Found:
-    """Lay the Trainer's arguments under the configuration that is one of them."""
+    """Lays the Trainer's arguments under the configuration that is one of them."""
     inner = dict(content[_INLINE])
     rows = [
         KeyRow(str(key), shown(value), "without meaning here", f"{_INLINE}.{key} is given too", "left out")

@@ -50,22 +50,22 @@ class UserConfig:
 
     @property
     def errors(self) -> Iterator[UserError]:
-        """Yield the errors that make a plan impossible."""
+        """Yields the errors that make a plan impossible."""
         return (self.error(row.key, row.problem, row.remedy) for row in self.rows if row.refused)
 
     @property
     def notes(self) -> Iterator[str]:
-        """Yield notes for the user about keys that were translated or have no effect here."""
+        """Yields notes for the user about keys that were translated or have no effect here."""
         for row in self.rows:
             if not row.refused and row.problem not in _NOT_TOLD:
                 yield f"{self.where}: {row.key}: {row.problem}; {row.remedy}"
 
     def error(self, key: str, problem: str, remedy: str) -> UserError:
-        """Create an error at ``key``."""
+        """Creates an error at ``key``."""
         return UserError(self.key(key) if key else self.where, problem, remedy)
 
     def key(self, key: str) -> str:
-        """Return ``FILE: key`` under the name that the user gave it."""
+        """Returns ``FILE: key`` under the name that the user gave it."""
         return f"{self.where}: {self.names.get(key, key)}"
 
 
@@ -79,7 +79,7 @@ class BatchKeys:
 
 
 def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
-    """Examine the configuration that a recipe refers to; the plan raises its ``errors``.
+    """Examines the configuration that a recipe refers to; the plan raises its ``errors``.
 
     Args:
         reference: a path (relative to the recipe, to the current directory, or to the ready configurations), the
@@ -103,7 +103,7 @@ def load(reference: str | Json | None, where: str, beside: Path) -> UserConfig:
 
 
 def batch_keys(user: UserConfig) -> BatchKeys:
-    """Return the batch sizes that an examined configuration sets; ``auto`` and missing ones are None."""
+    """Returns the batch sizes that an examined configuration sets; ``auto`` and missing ones are None."""
     given = (user.content.get(name, "auto") for name in BATCH_KEYS)
     return BatchKeys(*(None if value == "auto" else value for value in given))
 
@@ -121,7 +121,7 @@ def resolve(
     cuda: bool,
     stage: str,
 ) -> Json:
-    """Return the complete DeepSpeed configuration: the user's, with the plan's values filled in.
+    """Returns the complete DeepSpeed configuration: the user's, with the plan's values filled in.
 
     Args:
         stage: the stage's name: DeepSpeed's output files are separate for each stage.
@@ -153,7 +153,7 @@ saves few: with torch 2.11, forward and backward of 3 layers of 128 launch 314 k
 
 
 def stage_kernels(user: UserConfig, device: Compiled, hidden: int) -> StageKernels:
-    """Read the configuration's own section; ``auto``, the default, compiles where that is faster.
+    """Reads the configuration's own section; ``auto``, the default, compiles where that is faster.
 
     Compiled layers do not work with ZeRO 3, which gathers weights around the modules that own them.
 
@@ -172,7 +172,7 @@ def stage_kernels(user: UserConfig, device: Compiled, hidden: int) -> StageKerne
 
 
 def with_batch(config: Mapping[str, Any], total: int, micro: int, accumulation: int) -> Json:
-    """Return ``config`` for updates of ``total`` sequences: ``micro`` at once, ``accumulation`` times per rank."""
+    """Returns ``config`` for updates of ``total`` sequences: ``micro`` at once, ``accumulation`` times per rank."""
     return {
         **copy.deepcopy(dict(config)),
         "train_batch_size": total,
@@ -182,7 +182,7 @@ def with_batch(config: Mapping[str, Any], total: int, micro: int, accumulation: 
 
 
 def requested_precision(user: UserConfig, device: DeviceClass) -> Precision | None:
-    """Return the precision that ``fp16.enabled`` and ``bf16.enabled`` select; None if they leave it open.
+    """Returns the precision that ``fp16.enabled`` and ``bf16.enabled`` select; None if they leave it open.
 
     A disabled precision stays disabled: if it is the device's default, the other 16-bit one is used if it is ``auto``
     and suits the device, else fp32.
@@ -200,19 +200,19 @@ def requested_precision(user: UserConfig, device: DeviceClass) -> Precision | No
 
 
 def zero_stage(config: Mapping[str, Any]) -> int:
-    """Return the ZeRO stage of a resolved configuration."""
+    """Returns the ZeRO stage of a resolved configuration."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
 def precision(config: Mapping[str, Any]) -> Precision:
-    """Return the precision of a resolved configuration."""
+    """Returns the precision of a resolved configuration."""
     if config.get("fp16", {}).get("enabled"):
         return "fp16"
     return "bf16" if config.get("bf16", {}).get("enabled") else "fp32"
 
 
 def offloads(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what a resolved configuration offloads to the host: any of ``optimizer`` and ``param``."""
+    """Returns what a resolved configuration offloads to the host: any of ``optimizer`` and ``param``."""
     zero = config.get("zero_optimization", {})
     return tuple(
         name for name in ("optimizer", "param") if (zero.get(f"offload_{name}") or {}).get("device", "none") != "none"
@@ -231,7 +231,7 @@ _AUTO_ZERO: Mapping[str, Callable[[int], int]] = {
 
 
 def optimizer_errors(user: UserConfig, optimizer: Optimizer) -> Iterator[UserError]:
-    """Return what does not go with LAMB, or what DeepSpeed's class of Adam for this stage does not accept."""
+    """Returns what does not go with LAMB, or what DeepSpeed's class of Adam for this stage does not accept."""
     if optimizer.type == "lamb":
         yield from (user.error(*conflict) for conflict in lamb_conflicts(user.content))
     else:
@@ -240,7 +240,7 @@ def optimizer_errors(user: UserConfig, optimizer: Optimizer) -> Iterator[UserErr
 
 
 def lamb_conflicts(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield what does not go with a recipe's LAMB: key, problem, remedy.
+    """Yields what does not go with a recipe's LAMB: key, problem, remedy.
 
     It needs the norm of whole tensors, and ZeRO steps parts of flattened groups; DeepSpeed refuses the two together.
     """
@@ -253,7 +253,7 @@ def lamb_conflicts(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
 
 
 def compiles_adam(config: Mapping[str, Any]) -> bool:
-    """Return whether a resolved configuration's optimizer is DeepSpeed's own, which is built at the first start."""
+    """Returns whether a resolved configuration's optimizer is DeepSpeed's own, which is built at the first start."""
     return config["optimizer"]["params"].get("torch_adam") is False
 
 
@@ -289,7 +289,7 @@ def _fill_precision(config: Json, precision: Precision) -> None:
 
 
 def _separate_files(config: Json, stage: str) -> None:
-    """Name DeepSpeed's output files after the stage, so that no stage overwrites another's."""
+    """Names DeepSpeed's output files after the stage, so that no stage overwrites another's."""
     for name in ("csv_monitor", "tensorboard"):
         if _get(config, f"{name}.enabled"):
             config[name] = {**config[name], "job_name": f"{config[name].get('job_name', 'DeepSpeedJobName')}/{stage}"}
@@ -303,7 +303,7 @@ def _separate_files(config: Json, stage: str) -> None:
 
 
 def _automatic(stage: int, cuda: bool) -> Json:
-    """Return the section for a configuration without one; on a GPU each bucket is allocated whole."""
+    """Returns the section for a configuration without one; on a GPU each bucket is allocated whole."""
     buckets = {"reduce_bucket_size": _BUCKET, "allgather_bucket_size": _BUCKET}
     return {"stage": stage, **(buckets if cuda and stage else {})}
 

@@ -18,7 +18,7 @@ MISSING = object()
 
 
 def get(content: Mapping[str, Any], path: str, default: Any = None) -> Any:
-    """Return the value at a dotted path, or ``default``; a key may itself have dots."""
+    """Returns the value at a dotted path, or ``default``; a key may itself have dots."""
     if path in content:
         return content[path]
     head, dot, rest = path.partition(".")
@@ -31,7 +31,7 @@ def get(content: Mapping[str, Any], path: str, default: Any = None) -> Any:
 
 
 def put(content: Json, path: str, value: Any) -> None:
-    """Set a dotted path, creating missing sections."""
+    """Sets a dotted path, creating missing sections."""
     *sections, name = path.split(".")
     for section in sections:
         if not isinstance(content.get(section), dict):
@@ -41,7 +41,7 @@ def put(content: Json, path: str, value: Any) -> None:
 
 
 def leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every dotted key without keys of its own, with its value; an empty section counts as one."""
+    """Yields every dotted key without keys of its own, with its value; an empty section counts as one."""
     for key, value in content.items():
         path = f"{above}.{key}" if above else str(key)
         if isinstance(value, Mapping) and value:
@@ -72,35 +72,35 @@ class Examination:
         """The user's name of each key that was renamed."""
 
     def get(self, path: str, default: Any = None) -> Any:
-        """Return the current value at a dotted path."""
+        """Returns the current value at a dotted path."""
         return get(self.content, path, default)
 
     def note(
         self, path: str, verdict: Verdict, problem: str, remedy: str, refused: bool = False, done: str = ""
     ) -> None:
-        """Record a row for one key, under the name that the user gave it."""
+        """Records a row for one key, under the name that the user gave it."""
         name = self.user_name(path)
         value = get(self.original, name, self.get(path, MISSING))
         self.rows.append(KeyRow(name, _said(value), verdict, problem, remedy, refused, done))
 
     def drop(self, path: str, problem: str, remedy: str = "remove it", *, refused: bool = False) -> None:
-        """Remove a key that has no effect here or, with ``refused``, cannot be supported."""
+        """Removes a key that has no effect here or, with ``refused``, cannot be supported."""
         verdict: Verdict = "impossible" if refused else "without meaning here"
         self.note(path, verdict, problem, remedy, refused)
         self.remove(path)
 
     def replace(self, path: str, value: Any, problem: str, remedy: str, *, refused: bool = False) -> None:
-        """Change the value of a key."""
+        """Changes the value of a key."""
         self.note(path, "impossible" if refused else "translated", problem, remedy, refused)
         self.put(path, value)
 
     def correct(self, path: str, value: Any, problem: str, question: str, done: str) -> None:
-        """Change a value whose meaning is clear, but that a plan does not guess."""
+        """Changes a value whose meaning is clear, but that a plan does not guess."""
         self.note(path, "translated", problem, question, refused=True, done=done)
         self.put(path, value)
 
     def convert(self, path: str, kind: str, *, positive: bool = False) -> None:
-        """Convert a value given as text, or in a list of its own, to the kind of its key; reject what cannot be."""
+        """Converts a value given as text, or in a list of its own, to the kind of its key; rejects what cannot be."""
         value = self.get(path)
         read = value if is_a(kind, value) else coerced(kind, value)
         if read is None or (positive and not read):
@@ -112,7 +112,7 @@ class Examination:
             self.put(path, int(value))
 
     def rename(self, path: str, new: str, problem: str, *, refused: bool = False) -> None:
-        """Move a value to another key, unless that one is taken; ``auto`` there asks for the value."""
+        """Moves a value to another key, unless that one is taken; ``auto`` there asks for the value."""
         value = self.get(path)
         if self.get(new, MISSING) not in (MISSING, "auto"):
             self.drop(path, f"{problem}, and {new} is given too", f"{new} is used", refused=False)
@@ -124,11 +124,11 @@ class Examination:
         self.names[new] = self.user_name(path)
 
     def put(self, path: str, value: Any) -> None:
-        """Set a dotted path, creating missing sections."""
+        """Sets a dotted path, creating missing sections."""
         put(self.content, path, value)
 
     def remove(self, path: str) -> None:
-        """Remove a dotted path."""
+        """Removes a dotted path."""
         *sections, name = path.split(".")
         holder = get(self.content, ".".join(sections)) if sections else self.content
         if isinstance(holder, dict):
@@ -140,7 +140,7 @@ class Examination:
         return any(row.refused and row.key == name for row in self.rows)
 
     def user_name(self, path: str) -> str:
-        """Return the user's name for what is now at ``path``."""
+        """Returns the user's name for what is now at ``path``."""
         for new, old in self.names.items():
             if path == new or path.startswith(f"{new}."):
                 return old + path[len(new) :]

@@ -50,7 +50,7 @@ _TRACKERS = {"wandb": "wandb", "comet": "comet_ml", "tensorboard": "tensorboard"
 
 
 def examine(content: Mapping[str, Any]) -> Examination:
-    """Examine a whole configuration."""
+    """Examines a whole configuration."""
     found = Examination(content)
     for step in STEPS:
         step(found)
@@ -58,7 +58,7 @@ def examine(content: Mapping[str, Any]) -> Examination:
 
 
 def kept_rows(content: Mapping[str, Any], told: Container[str]) -> list[KeyRow]:
-    """Return a row for every key that was not ``told`` of: it is kept, with its effect."""
+    """Returns a row for every key that was not ``told`` of: it is kept, with its effect."""
     rows = []
     for path, value in leaves(content):
         parts = path.split(".")
@@ -68,7 +68,7 @@ def kept_rows(content: Mapping[str, Any], told: Container[str]) -> list[KeyRow]:
 
 
 def effect(path: str) -> str:
-    """Describe what a dotted key does here."""
+    """Describes what a dotted key does here."""
     parts = path.split(".")
     prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     for prefix in (*prefixes, ""):
@@ -80,7 +80,7 @@ def effect(path: str) -> str:
 
 
 def _odd_names(found: Examination) -> None:
-    """Reject names that are no valid key and would be mistaken for a path."""
+    """Rejects names that are no valid key and would be mistaken for a path."""
     waiting: list[tuple[str, dict[str, Any]]] = [("", found.content)]
     while waiting:
         above, section = waiting.pop()
@@ -132,7 +132,7 @@ def _old_names(found: Examination) -> None:
 
 
 def _monitors(found: Examination) -> None:
-    """Move monitors out of a section of other programs that holds them all."""
+    """Moves monitors out of a section of other programs that holds them all."""
     section = found.get(_MONITORS)
     if not isinstance(section, Mapping):
         return
@@ -159,7 +159,7 @@ def _unsupported_sections_off(found: Examination) -> None:
 
 
 def _unknown(found: Examination) -> None:
-    """Reject names that DeepSpeed does not know, at any depth."""
+    """Rejects names that DeepSpeed does not know, at any depth."""
     while unknown := _unknown_paths(found):  # again where a section moved: its keys are now known by their place
         for path in unknown[:_NAMED]:
             _one_unknown(found, path)
@@ -197,7 +197,7 @@ def _unsupported(found: Examination) -> None:
 
 
 def _kinds(found: Examination) -> None:
-    """Check that sections are objects and values have the right kind, reading text and null as DeepSpeed does."""
+    """Checks that sections are objects and values have the right kind, reading text and null as DeepSpeed does."""
     for section in SECTION_KEYS:
         value = found.get(section, MISSING)
         if value is MISSING or isinstance(value, Mapping):
@@ -221,7 +221,7 @@ def _kinds(found: Examination) -> None:
 
 
 def _switch(value: Any, known: Iterable[str]) -> dict[str, Any]:
-    """Return the section that a flag or the name of a device stands for; empty if that is unclear."""
+    """Returns the section that a flag or the name of a device stands for; empty if that is unclear."""
     if isinstance(value, bool) and "enabled" in known:
         return {"enabled": value}
     if "device" in known and (isinstance(value, bool) or value in ("cpu", "nvme", "none")):
@@ -279,7 +279,7 @@ def _precision(found: Examination) -> None:
 
 
 def _activation_checkpointing(found: Examination) -> None:
-    """Translate DeepSpeed's section, which only configures a function for models to call, to recomputed layers."""
+    """Translates DeepSpeed's section, which only configures a function for models to call, to recomputed layers."""
     section = found.get("activation_checkpointing")
     if section is None:
         return
@@ -312,7 +312,7 @@ def _own(found: Examination) -> None:
 
 
 def _trackers(found: Examination) -> None:
-    """Reject enabled trackers whose package is not installed; they would crash the ranks."""
+    """Rejects enabled trackers whose package is not installed; they would crash the ranks."""
     from importlib.util import find_spec
 
     for section, package in _TRACKERS.items():
@@ -323,7 +323,7 @@ def _trackers(found: Examination) -> None:
 
 
 def _without_effect(found: Examination) -> None:
-    """Note keys without effect here, unless they are off."""
+    """Notes keys without effect here, unless they are off."""
     for path, why in WITHOUT_EFFECT.items():
         value = found.get(path, MISSING)
         if value is MISSING or value is None:

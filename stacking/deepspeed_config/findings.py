@@ -83,18 +83,18 @@ class Findings:
         self._told: set[str] = set()
 
     def add(self, error: UserError) -> None:
-        """Add an error, unless another stage already reported the same one."""
+        """Adds an error, unless another stage already reported the same one."""
         if str(error) not in self._told:
             self._told.add(str(error))
             self.errors.append(error)
 
     def extend(self, errors: Iterable[UserError]) -> None:
-        """Add several errors."""
+        """Adds several errors."""
         for error in errors:
             self.add(error)
 
     def attempt(self, decide: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Return what ``decide`` returns; None if it raises an error, which is added."""
+        """Returns what ``decide`` returns; None if it raises an error, which is added."""
         try:
             return decide(*args, **kwargs)
         except UserError as error:
@@ -102,7 +102,7 @@ class Findings:
             return None
 
     def raise_if_any(self, command: str = "", finals: Callable[[], Sequence[FinalConfig]] = tuple) -> None:
-        """Raise the collected errors.
+        """Raises the collected errors.
 
         Args:
             finals: called if there are any; see `ConfigConflict`.

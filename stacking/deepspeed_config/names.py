@@ -71,12 +71,12 @@ _EVERYWHERE = frozenset(("enabled", "verbose", "debug", "type", "params", "devic
 
 
 def known_keys(section: str) -> Iterable[str]:
-    """Return the keys allowed in a dotted section; ``""`` is the top."""
+    """Returns the keys allowed in a dotted section; ``""`` is the top."""
     return SECTION_KEYS.get(section, ()) if section else KNOWN_KEYS
 
 
 def meant(path: str) -> str:
-    """Return the dotted key that an unknown ``path`` was probably meant to be; empty if none is similar.
+    """Returns the dotted key that an unknown ``path`` was probably meant to be; empty if none is similar.
 
     The running time is bounded by the number of DeepSpeed's keys, for names of any length.
     """
@@ -92,13 +92,13 @@ def meant(path: str) -> str:
 
 
 def closest(name: str, names: Iterable[str], cutoff: float = 0.8) -> str:
-    """Return the one of ``names`` whose letters are most similar; empty if none is."""
+    """Returns the one of ``names`` whose letters are most similar; empty if none is."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return found[0] if found else ""
 
 
 def _elsewhere(section: str, name: str) -> str:
-    """Return the place of a key given in the wrong section; empty if there is none, or more than one."""
+    """Returns the place of a key given in the wrong section; empty if there is none, or more than one."""
     if name in _EVERYWHERE:
         return ""
     homes = [home for home in ("", *SECTION_KEYS) if home != section and name in known_keys(home)]
@@ -110,7 +110,7 @@ def _elsewhere(section: str, name: str) -> str:
 
 
 def named(path: str, near: str) -> str:
-    """Return ``near`` as shown in a message about ``path``: without their common section."""
+    """Returns ``near`` as shown in a message about ``path``: without their common section."""
     section = path.rpartition(".")[0]
     return near.rpartition(".")[2] if near.rpartition(".")[0] == section else near
 

@@ -17,7 +17,7 @@ _OFFLOAD = {
 
 
 def amp_to_fp16(found: Examination) -> None:
-    """Translate NVIDIA Apex's mixed precision, which DeepSpeed used to call, to fp16 with a loss scale."""
+    """Translates NVIDIA Apex's mixed precision, which DeepSpeed used to call, to fp16 with a loss scale."""
     section = found.get("amp", MISSING)
     if section is MISSING or is_off(section) or not isinstance(section, Mapping):
         return
@@ -35,7 +35,7 @@ def amp_to_fp16(found: Examination) -> None:
 
 
 def translate_old_flags(found: Examination) -> None:
-    """Translate top-level flags that became values of other keys."""
+    """Translates top-level flags that became values of other keys."""
     for key in _COMMUNICATION:
         value = found.get(key, MISSING)
         if value is MISSING:
@@ -49,14 +49,14 @@ def translate_old_flags(found: Examination) -> None:
 
 
 def translate_old_values(found: Examination) -> None:
-    """Translate words and sections that earlier versions read in another way."""
+    """Translates words and sections that earlier versions read in another way."""
     _old_words(found)
     _old_zero(found)
     _without_loss_scale(found)
 
 
 def _without_loss_scale(found: Examination) -> None:
-    """Drop keys of fp16 in ``bf16``, which earlier versions passed over and today's rejects, and ``auto_cast``."""
+    """Drops keys of fp16 in ``bf16``, which earlier versions passed over and today's rejects, and ``auto_cast``."""
     section = found.get("bf16")
     for key in list(section) if isinstance(section, Mapping) else ():
         if key in SECTION_KEYS["fp16"] and key not in SECTION_KEYS["bf16"]:
@@ -66,14 +66,14 @@ def _without_loss_scale(found: Examination) -> None:
 
 
 def _old_words(found: Examination) -> None:
-    """Translate words of earlier versions."""
+    """Translates words of earlier versions."""
     if str(found.get("communication_data_type")).lower() in ("bfp16", "bfloat16"):
         value = shown(found.get("communication_data_type"))
         found.replace("communication_data_type", "bf16", f"is {value}, an old word", 'read as "bf16"')
 
 
 def _old_zero(found: Examination) -> None:
-    """Translate ``zero_optimization: true`` and flags for offloading."""
+    """Translates ``zero_optimization: true`` and flags for offloading."""
     zero = found.get("zero_optimization", MISSING)
     if isinstance(zero, bool):
         stage = 1 if zero else 0

@@ -24,7 +24,7 @@ _LIKE_ADAM = ("", "onebitadam", "zerooneadam", "muadam", "muadamw")
 
 
 def examine_optimizer(found: Examination) -> None:
-    """Check type and parameters, as far as they do not depend on the device."""
+    """Checks type and parameters, as far as they do not depend on the device."""
     if not isinstance(found.get("optimizer"), Mapping):
         return
     if found.get("optimizer.legacy_fusion", MISSING) is not MISSING:
@@ -44,7 +44,7 @@ def examine_optimizer(found: Examination) -> None:
 
 
 def _other_type(found: Examination) -> str:
-    """Normalise the name of Adam; return that of another kind of optimizer, in lower case, else nothing."""
+    """Normalises the name of Adam; returns that of another kind of optimizer, in lower case, else nothing."""
     path = "optimizer.type"
     name = found.get(path)
     if name is None:
@@ -123,13 +123,13 @@ def _decoupled(found: Examination, path: str, value: Any) -> None:
 
 
 def given_parameters(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of an examined configuration's optimizer, except those that are ``auto``."""
+    """Returns the parameters of an examined configuration's optimizer, except those that are ``auto``."""
     parameters = get(content, "optimizer.params") or {}
     return {key: value for key, value in parameters.items() if value != "auto"}
 
 
 def adam_class(content: Mapping[str, Any]) -> str:
-    """Return the class that DeepSpeed builds for Adam: a key of `OPTIMIZER_PARAMETERS`."""
+    """Returns the class that DeepSpeed builds for Adam: a key of `OPTIMIZER_PARAMETERS`."""
     if get(content, "optimizer.params.torch_adam", "auto"):
         return "AdamW"
     offloaded = get(content, "zero_optimization.offload_optimizer.device", "none") != "none"
@@ -137,7 +137,7 @@ def adam_class(content: Mapping[str, Any]) -> str:
 
 
 def refused_parameters(content: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """List parameters that the built class does not accept: name, problem, remedy."""
+    """Lists parameters that the built class does not accept: name, problem, remedy."""
     built = adam_class(content)
     takes = OPTIMIZER_PARAMETERS[built] | {"torch_adam", "adam_w_mode"}
     found = []

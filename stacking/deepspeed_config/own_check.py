@@ -24,7 +24,7 @@ _KEPT_LINES = 3
 
 
 def check_finals(finals: Sequence[FinalConfig]) -> None:
-    """Let the installed DeepSpeed read every configuration; accepted ones are cached.
+    """Lets the installed DeepSpeed read every configuration; accepted ones are cached.
 
     Nothing is checked if DeepSpeed is not installed.
 
@@ -38,7 +38,7 @@ def check_finals(finals: Sequence[FinalConfig]) -> None:
 
 
 def with_complaints(conflict: ConfigConflict) -> ConfigConflict:
-    """Add what DeepSpeed says against the rest of the configurations, so that all mistakes come in one answer."""
+    """Adds what DeepSpeed says against the rest of the configurations, so that all mistakes come in one answer."""
     told = {error.where for error in conflict.errors}
     more = {str(error): error for _, error in refusals(conflict.finals)}
     new = [error for error in more.values() if error.where not in told]
@@ -46,7 +46,7 @@ def with_complaints(conflict: ConfigConflict) -> ConfigConflict:
 
 
 def refusals(finals: Sequence[FinalConfig]) -> list[tuple[str, UserError]]:
-    """Return what the installed DeepSpeed refuses: the dotted key, empty where none is named, and the error."""
+    """Returns what the installed DeepSpeed refuses: the dotted key, empty where none is named, and the error."""
     new = [final for final in finals if not _accepted(final).exists()]
     if not new or find_spec("deepspeed") is None:
         return []
@@ -92,7 +92,7 @@ def _version() -> str:
 
 
 def _accepted(final: FinalConfig) -> Path:
-    """Return the file that marks this configuration as accepted by this version of DeepSpeed."""
+    """Returns the file that marks this configuration as accepted by this version of DeepSpeed."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     rules = Path(probe.__file__).read_text(encoding="utf-8")
     content = json.dumps([final.config, final.ranks, _version(), sys.version, rules], sort_keys=True)

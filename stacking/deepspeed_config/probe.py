@@ -20,7 +20,7 @@ from stacking.deepspeed_config.facts import TITLES
 
 
 def main() -> None:
-    """Answer on the real stdout, away from DeepSpeed's own output."""
+    """Answers on the real stdout, away from DeepSpeed's own output."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     asked = json.load(sys.stdin)
@@ -47,7 +47,7 @@ _NEEDED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accum
 
 
 def _complaints(config: dict[str, Any], ranks: int) -> list[dict[str, str]]:
-    """Return the first complaint, and those about the rest without the key that it names."""
+    """Returns the first complaint, and those about the rest without the key that it names."""
     rest, found = Examination(config), list[dict[str, str]]()
     while len(found) < _MOST and (complaint := _complaint(rest.content, ranks)):
         found.append(complaint)
@@ -85,14 +85,14 @@ def _of_model(error: ValidationError, config: Mapping[str, Any]) -> dict[str, st
 
 
 def _mentioned(config: Mapping[str, Any], message: str, above: str = "") -> str:
-    """Return the dotted key of ``config`` that the message names; the longest name if there are several."""
+    """Returns the dotted key of ``config`` that the message names; the longest name if there are several."""
     paths = [path for path, _ in leaves(config, above)]
     found = [path for path in paths if path.rpartition(".")[2].lower() in message.lower()]
     return max(found, key=lambda path: len(path.rpartition(".")[2]), default="")
 
 
 def _check_data_types(read: Any) -> None:
-    """Check what `DeepSpeedEngine._do_optimizer_sanity_check` rejects after the ranks have started."""
+    """Checks what `DeepSpeedEngine._do_optimizer_sanity_check` rejects after the ranks have started."""
     import torch
     from deepspeed.runtime.config import DtypeEnum
 
@@ -110,7 +110,7 @@ def _check_data_types(read: Any) -> None:
 
 
 def _check_partitioning(read: Any, config: Mapping[str, Any]) -> None:
-    """Check what the ZeRO optimizers reject in their constructors."""
+    """Checks what the ZeRO optimizers reject in their constructors."""
     zero, stage = read.zero_config, read.zero_optimization_stage
     offload = zero.offload_optimizer
     offloaded = offload is not None and offload.device != "none"
@@ -129,7 +129,7 @@ def _check_partitioning(read: Any, config: Mapping[str, Any]) -> None:
 
 
 def _build_optimizer(config: Mapping[str, Any]) -> None:
-    """Build PyTorch's Adam on one parameter, if DeepSpeed will build that class."""
+    """Builds PyTorch's Adam on one parameter, if DeepSpeed will build that class."""
     import torch
 
     parameters = dict(config["optimizer"]["params"])

@@ -18,7 +18,7 @@ _WORD = re.compile(r'"[ \t]*:[ \t]*([A-Z][A-Z0-9_]+)[ \t]*,?[ \t]*$', re.MULTILI
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON or HJSON file.
+    """Reads the object in a JSON or HJSON file.
 
     Raises:
         UserError: the file is missing, too large, neither JSON nor HJSON (names the line), not an object, nested too
@@ -62,7 +62,7 @@ def _unfilled(path: Path, line: int, placeholder: str) -> UserError:
 
 
 def _placeholder(value: Any, words: frozenset[str]) -> str:
-    """Find the first placeholder that a template engine, or a script that knows ``words``, should have replaced."""
+    """Finds the first placeholder that a template engine, or a script that knows ``words``, should have replaced."""
     if isinstance(value, dict):
         parts = [*value, *value.values()]
     elif isinstance(value, list):

@@ -38,7 +38,7 @@ _LIKE = {"cosine": "WarmupCosineLR", "linear": "WarmupDecayLR", "poly": "WarmupD
 
 
 def examine_scheduler(found: Examination) -> None:
-    """Check type and parameters; the remaining ``scheduler`` can become the recipe's schedule."""
+    """Checks type and parameters; the remaining ``scheduler`` can become the recipe's schedule."""
     section = found.get("scheduler")
     if not isinstance(section, Mapping):
         return
@@ -70,7 +70,7 @@ def examine_scheduler(found: Examination) -> None:
 
 
 def _type(found: Examination, given: Any) -> str | None:
-    """Return the name of DeepSpeed's class; None: there is none, and the section is gone."""
+    """Returns the name of DeepSpeed's class; None: there is none, and the section is gone."""
     if given is None:
         found.drop("scheduler", "has no type", "left out: the recipe's schedule applies")
         return None
@@ -88,7 +88,7 @@ def _type(found: Examination, given: Any) -> str | None:
 
 
 def _rates_to_ratios(found: Examination, parameters: Mapping[str, Any]) -> None:
-    """Translate rates to a cosine's terms: the optimizer's ``lr``, and a share of it."""
+    """Translates rates to a cosine's terms: the optimizer's ``lr``, and a share of it."""
     problem, rate = "is not a parameter of WarmupCosineLR", "optimizer.params.lr"
     high = _read(parameters.get("warmup_max_lr"))
     if high:
@@ -108,13 +108,13 @@ def _rates_to_ratios(found: Examination, parameters: Mapping[str, Any]) -> None:
 
 
 def _read(value: Any) -> float | None:
-    """Return a number that may be given as text; None: it is none."""
+    """Returns a number that may be given as text; None: it is none."""
     number = value if is_a(NUMBER, value) else coerced(NUMBER, value)
     return None if number is None else float(number)
 
 
 def _peak(found: Examination, name: str, parameters: Mapping[str, Any]) -> None:
-    """State the rate after the warm-up where the file leaves it to the optimizer, or to DeepSpeed."""
+    """States the rate after the warm-up where the file leaves it to the optimizer, or to DeepSpeed."""
     if found.get(_PEAK) is not None or found.has_problem(_PEAK):
         return
     if name == "WarmupDecayLR" and "warmup_max_lr" in parameters:
@@ -159,7 +159,7 @@ def _constant_momentum(found: Examination, parameters: Mapping[str, Any]) -> Non
 
 
 def schedule_of(section: Mapping[str, Any], rate: float | None) -> dict[str, Any]:
-    """Return the recipe's schedule for an examined ``scheduler``.
+    """Returns the recipe's schedule for an examined ``scheduler``.
 
     Args:
         rate: the optimizer's ``lr``; None: neither the configuration nor the recipe sets one.

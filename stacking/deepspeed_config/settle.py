@@ -37,7 +37,7 @@ _RATE = "optimizer.params.lr"
 
 
 def settled(recipe: Recipe, users: Sequence[UserConfig]) -> Recipe:
-    """Return the recipe with what it leaves open and all configurations agree on, except contradictions.
+    """Returns the recipe with what it leaves open and all configurations agree on, except contradictions.
 
     Args:
         users: the configuration of each stage.
@@ -56,13 +56,13 @@ def settled(recipe: Recipe, users: Sequence[UserConfig]) -> Recipe:
 
 
 def given(user: UserConfig, path: str) -> Any:
-    """Return the value at a dotted path; None if it is missing or ``auto``."""
+    """Returns the value at a dotted path; None if it is missing or ``auto``."""
     value = get(user.content, path)
     return None if value == "auto" else value
 
 
 def without_rates(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without the learning rates that the settled recipe now has."""
+    """Returns a configuration without the learning rates that the settled recipe now has."""
     copied = copy.deepcopy(dict(content))
     copied.pop("scheduler", None)
     parameters = get(copied, "optimizer.params")
@@ -72,7 +72,7 @@ def without_rates(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settle_optimizer(recipe: Recipe, user: UserConfig, findings: Findings) -> tuple[Optimizer, tuple[str, ...]]:
-    """Return a stage's optimizer: the recipe's, completed by the stage's configuration; a note says by what.
+    """Returns a stage's optimizer: the recipe's, completed by the stage's configuration; a note says by what.
 
     Contradictions are added to ``findings``.
     """
@@ -96,7 +96,7 @@ def settle_optimizer(recipe: Recipe, user: UserConfig, findings: Findings) -> tu
 
 
 def settle_rates(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, tuple[str, ...]]:
-    """Return the recipe with the learning rates that only the configurations set; notes say which.
+    """Returns the recipe with the learning rates that only the configurations set; notes say which.
 
     Contradictions are added to ``findings``.
 
@@ -118,7 +118,7 @@ def settle_rates(recipe: Recipe, users: Sequence[UserConfig], findings: Findings
 
 
 def _schedule(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> tuple[Recipe, tuple[str, ...]]:
-    """Return the recipe with DeepSpeed's schedule over all of its stages."""
+    """Returns the recipe with DeepSpeed's schedule over all of its stages."""
     user, section = next((u, s) for u in users if (s := get(u.content, "scheduler")))
     if any(get(other.content, "scheduler") != section for other in users):
         problem = "is a schedule over the whole run, but not every stage's configuration has it"

@@ -23,7 +23,7 @@ def is_a(kind: str, value: Any) -> bool:
 
 
 def coerced(kind: str, value: Any) -> Any:
-    """Convert text, 0 and 1 for a flag, or a list of one such value; None if the meaning is unclear.
+    """Converts text, 0 and 1 for a flag, or a list of one such value; None if the meaning is unclear.
 
     HJSON reads the comma after a word without quotes, such as Python's ``True``, as a part of it.
     """

@@ -11,7 +11,7 @@ _STAGES = {0: 0, 1: 1, 2: 2, 3: 3, "0": 0, "1": 1, "2": 2, "3": 3}
 
 
 def examine_zero(found: Examination) -> None:
-    """Check the stage and its offload."""
+    """Checks the stage and its offload."""
     if not isinstance(found.get("zero_optimization"), Mapping):
         return
     stage = _stage(found)
@@ -21,7 +21,7 @@ def examine_zero(found: Examination) -> None:
 
 
 def _scaling(found: Examination, stage: int) -> None:
-    """Drop gradient scaling before reduce-scatter, which ZeRO 2 and 3 reject; the mean is the same."""
+    """Drops gradient scaling before reduce-scatter, which ZeRO 2 and 3 reject; the mean is the same."""
     if stage < 2 or found.get("zero_optimization.reduce_scatter", True) is False:
         return
     for key, harmless in (("prescale_gradients", False), ("gradient_predivide_factor", 1)):

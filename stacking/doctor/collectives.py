@@ -75,7 +75,7 @@ class Bench:
         self.refused: list[str] = []
 
     def measure(self, sizes: Sequence[int]) -> list[dict[str, Any]]:
-        """Measure every operation at every size (bytes); all ranks return the same rows."""
+        """Measures every operation at every size (bytes); all ranks return the same rows."""
         found = []
         for name, operation in OPERATIONS.items():
             for size in sizes:
@@ -92,7 +92,7 @@ class Bench:
         return found
 
     def latency(self) -> float:
-        """Return the seconds that an all-reduce of one number takes."""
+        """Returns the seconds that an all-reduce of one number takes."""
         one = torch.zeros(1, device=self.device)
         return self._time(lambda: dist.all_reduce(one))
 
@@ -113,7 +113,7 @@ class Bench:
         return {**facts, "seconds": seconds, "bandwidth": carried / seconds}
 
     def _time(self, run: Callable[[], Any]) -> float:
-        """Return the seconds of one run on the slowest rank."""
+        """Returns the seconds of one run on the slowest rank."""
         self._batch(run, 1)  # warm-up: the first use opens connections and lets NCCL plan
         often = max(1, min(200, int(_BATCH_SECONDS / max(self._batch(run, 1), 1e-9))))
         return median(self._batch(run, often) for _ in range(_BATCHES if often > 1 else 3))
@@ -132,7 +132,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def _slowest(self, value: float) -> float:
-        """Return the largest ``value`` of all ranks, so that all ranks decide alike."""
+        """Returns the largest ``value`` of all ranks, so that all ranks decide alike."""
         largest = torch.tensor([value], dtype=torch.float64)
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._control)
         return float(largest)
@@ -141,7 +141,7 @@ class Bench:
         return (torch.arange(start, start + count, device=self.device) % _PERIOD).float()
 
     def _fill(self, operation: Operation, whole: Tensor, part: Tensor) -> None:
-        """Fill this rank's input: the position, plus the rank's number where the operation sums."""
+        """Fills this rank's input: the position, plus the rank's number where the operation sums."""
         part.copy_(self._pattern(self.rank * len(part), len(part)))
         whole.copy_(self._pattern(0, len(whole)) + self.rank if operation.reduces else torch.zeros_like(whole))
 
@@ -162,7 +162,7 @@ class Bench:
 def clock_offset(
     exchange: Callable[[], tuple[float, float, float, float]], times: int = _EXCHANGES
 ) -> tuple[float, float]:
-    """Estimate, as NTP does, how many seconds the other clock is ahead, and the uncertainty.
+    """Estimates, as NTP does, how many seconds the other clock is ahead, and the uncertainty.
 
     Only the fastest of several exchanges counts.
 
@@ -179,7 +179,7 @@ def clock_offset(
 
 
 def _skews(hosts: Sequence[str], control: dist.ProcessGroup | None) -> list[dict[str, Any]]:
-    """Exchange times between rank 0 and the first rank of every other host; the other ranks return nothing."""
+    """Exchanges times between rank 0 and the first rank of every other host; the other ranks return nothing."""
     rank, found = dist.get_rank(), []
     for host in dict.fromkeys(hosts):
         other = hosts.index(host)
@@ -221,7 +221,7 @@ def _member(folder: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _connect() -> tuple[torch.device, dist.ProcessGroup | None]:
-    """Join the other ranks and return the device to measure and a process group for CPU tensors."""
+    """Joins the other ranks and returns the device to measure and a process group for CPU tensors."""
     if os.environ.get("DS_ACCELERATOR") != "cuda":
         dist.init_process_group("gloo", timeout=_PATIENCE)
         return torch.device("cpu"), None
@@ -232,7 +232,7 @@ def _connect() -> tuple[torch.device, dist.ProcessGroup | None]:
 
 
 def main(folder: Path, sizes: str) -> None:
-    """Measure everything, with buffers of ``sizes`` bytes, a list as JSON; rank 0 writes the results."""
+    """Measures everything, with buffers of ``sizes`` bytes, a list as JSON; rank 0 writes the results."""
     device, control = _connect()
     members: list[dict[str, Any]] = [{}] * dist.get_world_size()
     dist.all_gather_object(members, _member(folder, device), group=control)

@@ -75,18 +75,18 @@ TRITON_FULL: Capability = (8, 0)
 
 
 def builds_for(capability: Capability) -> str | None:
-    """Return which torch builds carry code for ``capability``; None: the default one does."""
+    """Returns which torch builds carry code for ``capability``; None: the default one does."""
     return next((text for first, last, text in BUILDS.values() if first <= capability <= last), None)
 
 
 def version(text: str) -> Version:
-    """Parse the leading numbers of a version: ``2.13.0+cu126`` is (2, 13, 0)."""
+    """Parses the leading numbers of a version: ``2.13.0+cu126`` is (2, 13, 0)."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
 def runs_on(architectures: tuple[str, ...], capability: Capability) -> str | None:
-    """Return the entry of torch's architecture list that runs on a GPU of ``capability``; None: there is none.
+    """Returns the entry of torch's architecture list that runs on a GPU of ``capability``; None: there is none.
 
     Machine code (``sm_60``) runs on the same major generation from its minor version on; the driver can translate
     PTX (``compute_90``) for any later GPU. ``sm_90a`` runs on exactly one generation.

@@ -24,7 +24,7 @@ _SPARE = 1 << 30
 
 
 def folder(path: Path) -> dict[str, Any]:
-    """Return the fields of `facts.Folder`; if ``path`` does not exist, its nearest existing parent is examined."""
+    """Returns the fields of `facts.Folder`; if ``path`` does not exist, its nearest existing parent is examined."""
     there = next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
     found = os.statvfs(there)
     free = found.f_frsize * found.f_bavail
@@ -38,7 +38,7 @@ def folder(path: Path) -> dict[str, Any]:
 
 
 def filesystem(path: Path, mounts: str) -> str:
-    """Return the type of the file system that holds ``path``, from /proc/self/mountinfo; the last mount wins."""
+    """Returns the type of the file system that holds ``path``, from /proc/self/mountinfo; the last mount wins."""
     best, kind = -1, "unknown"
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
@@ -53,7 +53,7 @@ def filesystem(path: Path, mounts: str) -> str:
 
 
 def _measure(there: Path, most: int) -> dict[str, Any]:
-    """Measure write and read rates with an unlinked temporary file, and whether it can be locked."""
+    """Measures write and read rates with an unlinked temporary file, and whether it can be locked."""
     name = there / f".stacking-doctor.{os.getpid()}"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     os.unlink(name)  # at once, so that it is removed however this process ends
@@ -83,7 +83,7 @@ def _lock(descriptor: int) -> str:
 
 
 def _write(descriptor: int, most: int) -> tuple[int, float]:
-    """Return bytes written and seconds until they are on the disk."""
+    """Returns bytes written and seconds until they are on the disk."""
     block = os.urandom(_BLOCK)  # random, so that a compressing file system does not look faster than it is
     written, started = 0, time.perf_counter()
     while written < most and time.perf_counter() - started < _LONGEST:
@@ -93,7 +93,7 @@ def _write(descriptor: int, most: int) -> tuple[int, float]:
 
 
 def _forget(descriptor: int) -> bool:
-    """Ask the kernel to drop the file from the page cache; return whether it may still be cached."""
+    """Asks the kernel to drop the file from the page cache; returns whether it may still be cached."""
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError:
@@ -110,7 +110,7 @@ def _read(descriptor: int) -> float:
 
 
 def _used(path: Path) -> int:
-    """Return the bytes that a run in ``path`` already uses."""
+    """Returns the bytes that a run in ``path`` already uses."""
     total = 0
     for root, _, names in os.walk(path):
         for name in names:

@@ -57,7 +57,7 @@ class Visit:
 
 
 def visit(request: ExamineRequest) -> Visit:
-    """Examine everything that ``request`` asks for.
+    """Examines everything that ``request`` asks for.
 
     Raises:
         UserError: ranks are to be started and the launcher cannot do that here.
@@ -76,7 +76,7 @@ def visit(request: ExamineRequest) -> Visit:
 
 
 def as_facts(found: Mapping[str, Any]) -> Facts:
-    """Validate ``found`` as facts; a malformed part becomes a failure and the rest is kept."""
+    """Validates ``found`` as facts; a malformed part becomes a failure and the rest is kept."""
     try:
         return Facts.model_validate(found)
     except ValidationError as error:
@@ -113,7 +113,7 @@ def _ranks(request: ExamineRequest, facts: Facts, accelerator: Accelerator) -> i
 
 
 def _room(request: ExamineRequest, facts: Facts, accelerator: Accelerator) -> int | None:
-    """Return how many ranks there are slots for; None: unknown."""
+    """Returns how many ranks there are slots for; None: unknown."""
     if request.launcher == "slurm":
         return open_launcher("slurm").capacity(accelerator) or _nodes(request)
     return len(known_gpus(facts)) if accelerator == "cuda" and request.launcher == "local" else None

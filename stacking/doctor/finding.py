@@ -24,5 +24,5 @@ class Finding:
 
 
 def worst(findings: list[Finding]) -> Level:
-    """Return the worst level among ``findings``; ``ok`` if there are none."""
+    """Returns the worst level among ``findings``; ``ok`` if there are none."""
     return min((finding.level for finding in findings), key=LEVELS.index, default="ok")

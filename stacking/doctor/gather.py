@@ -29,7 +29,7 @@ _DISK_PATIENCE = 45.0
 
 
 def gather(folder: Path, container: Sequence[str] = ()) -> Found:
-    """Gather the fields of `Facts`; what cannot be determined is listed under ``failures``.
+    """Gathers the fields of `Facts`; what cannot be determined is listed under ``failures``.
 
     Args:
         folder: the run's folder; it need not exist.
@@ -50,7 +50,7 @@ def gather(folder: Path, container: Sequence[str] = ()) -> Found:
 def probe(
     sections: Sequence[str], container: Sequence[str] = (), patience: float = _PATIENCE
 ) -> tuple[Found, Failures]:
-    """Run `stacking.doctor.probe`; if a section kills it or hangs, continue with the next section."""
+    """Runs `stacking.doctor.probe`; if a section kills it or hangs, continues with the next section."""
     found: Found = {}
     failures: Failures = {}
     left = list(sections)
@@ -78,7 +78,7 @@ class _Ended(NamedTuple):
 
 
 def _run(argv: Sequence[str], patience: float) -> _Ended:
-    """Run a program until it ends or has written nothing for ``patience`` seconds."""
+    """Runs a program until it ends or has written nothing for ``patience`` seconds."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         die = die_with_parent(signal.SIGKILL)
         try:

@@ -31,7 +31,7 @@ _NO_LIMIT = 1 << 62
 
 
 def host() -> dict[str, Any]:
-    """Return the fields of `facts.Host`."""
+    """Returns the fields of `facts.Host`."""
     memory, available = _memory()
     return {
         "name": socket.gethostname(),
@@ -53,7 +53,7 @@ def host() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Return the installed version of each relevant package, without importing any."""
+    """Returns the installed version of each relevant package, without importing any."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -65,7 +65,7 @@ def packages() -> dict[str, str]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Return every GPU that nvidia-smi lists, visible to ranks or not, as fields of `facts.Gpu`."""
+    """Returns every GPU that nvidia-smi lists, visible to ranks or not, as fields of `facts.Gpu`."""
     return [
         {"name": gpu.name, "memory": gpu.memory, "capability": [int(part) for part in str(gpu.capability).split(".")]}
         for gpu in installed_gpus()
@@ -74,7 +74,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def tools() -> dict[str, Any]:
-    """Return the fields of `facts.Tools`."""
+    """Returns the fields of `facts.Tools`."""
     return {
         "nvcc": _said([_nvcc(), "--version"], r"release (\d+\.\d+)"),
         "compiler": _said([os.environ.get("CXX", "g++"), "--version"], r"(\d+\.\d+(?:\.\d+)?)\s*$"),
@@ -86,7 +86,7 @@ def tools() -> dict[str, Any]:
 
 
 def _nvcc() -> str:
-    """Find nvcc as torch does: CUDA_HOME, then the PATH, then the default location."""
+    """Finds nvcc as torch does: CUDA_HOME, then the PATH, then the default location."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if home is None and (found := shutil.which("nvcc")):
         return found
@@ -94,7 +94,7 @@ def _nvcc() -> str:
 
 
 def _said(argv: list[str], pattern: str) -> str | None:
-    """Return the version in the first lines that a program prints; None: it is missing or does not answer."""
+    """Returns the version in the first lines that a program prints; None: it is missing or does not answer."""
     found = re.search(pattern, _output(argv), re.MULTILINE)
     return found.group(1) if found else None
 
@@ -108,7 +108,7 @@ def _output(argv: list[str]) -> str:
 
 
 def _memory() -> tuple[int, int]:
-    """Return total and free bytes of memory for this control group."""
+    """Returns total and free bytes of memory for this control group."""
     facts = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(Path("/proc/meminfo")), re.MULTILINE))
     total, free = (int(facts.get(name, 0)) << 10 for name in ("MemTotal", "MemAvailable"))
     limit = _number(Path("/sys/fs/cgroup/memory.max")) or _number(Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -119,7 +119,7 @@ def _memory() -> tuple[int, int]:
 
 
 def _quota() -> float | None:
-    """Return the CPU quota of the control group in cores; None: unlimited."""
+    """Returns the CPU quota of the control group in cores; None: unlimited."""
     allowed, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).strip().partition(" ")
     return int(allowed) / int(period) if allowed.isdigit() and period.isdigit() else None
 

@@ -28,7 +28,7 @@ _VALID = 24 * 3600.0
 
 
 def before_job(run: RunFolder, environment: Mapping[str, str]) -> int:
-    """Check the nodes of this SLURM job, unless that was done recently, and return the script's exit code.
+    """Checks the nodes of this SLURM job, unless that was done recently, and returns the script's exit code.
 
     Writes ``RUN/doctor.json``. Only findings that make training impossible end the job, with one line on stderr and an
     event in the run's journal. If the check itself fails or hangs, the job starts anyway.
@@ -66,7 +66,7 @@ def _verdict(run: RunFolder, plan: Plan, found: Visit, environment: Mapping[str,
 
 
 def _about(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a check is valid for: these nodes and this software."""
+    """Returns what a check is valid for: these nodes and this software."""
     return {
         "nodes": environment.get("SLURM_JOB_NODELIST", ""),
         "python": sys.executable,
@@ -86,7 +86,7 @@ def _is_known(path: Path, about: Mapping[str, Any]) -> bool:
 
 
 def _stage(run: RunFolder, plan: Plan) -> int:
-    """Return the index of the first untrained stage."""
+    """Returns the index of the first untrained stage."""
     events = run.journal.events()
     done = {event["stage"] for event in events if (event["event"], event.get("phase")) == ("finished", "train")}
     return next((stage.index for stage in plan.stages if stage.index not in done), 0)
@@ -94,7 +94,7 @@ def _stage(run: RunFolder, plan: Plan) -> int:
 
 @contextmanager
 def _watchdog(seconds: float) -> Iterator[None]:
-    """End this process and its children if the block takes longer, for example on a dead file server."""
+    """Ends this process and its children if the block takes longer, for example on a dead file server."""
 
     def end() -> None:
         _say(f"the check of this node took more than {seconds:g} s, continuing without it")

@@ -50,7 +50,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _built_for(torch: ModuleType) -> list[str]:
-    """Return the list of architectures, which torch hides if it sees no GPU."""
+    """Returns the list of architectures, which torch hides if it sees no GPU."""
     flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()
     return flags.split() if flags else []
 
@@ -89,7 +89,7 @@ def _deepspeed() -> dict[str, Any]:
 
 
 def _ops() -> dict[str, bool]:
-    """Return what `ds_report` lists as compatible, without compiling anything."""
+    """Returns what `ds_report` lists as compatible, without compiling anything."""
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     def compatible(builder: Any) -> bool:
@@ -102,7 +102,7 @@ def _ops() -> dict[str, bool]:
 
 
 def _apex() -> dict[str, Any]:
-    """Check for modules of NVIDIA's apex; the package index has an unrelated package of that name."""
+    """Checks for modules of NVIDIA's apex; the package index has an unrelated package of that name."""
     missing = [f"{module}.{name}" for module, name in APEX_HAS.items() if not _has(f"apex.{module}", name)]
     return _module("apex", missing)
 
@@ -155,7 +155,7 @@ SECTIONS: dict[str, Section] = {
 
 
 def answer(name: str) -> dict[str, Any]:
-    """Answer one section: ``{"section", "found"}``, or ``{"section", "failure"}`` with a one-line message."""
+    """Answers one section: ``{"section", "found"}``, or ``{"section", "failure"}`` with a one-line message."""
     try:
         with redirect_stdout(io.StringIO()):
             return {"section": name, "found": SECTIONS[name]()}
@@ -168,7 +168,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def main(sections: Sequence[str]) -> None:
-    """Answer the sections, in order, on standard output, and end the process."""
+    """Answers the sections, in order, on standard output, and ends the process."""
     # Libraries print to standard output, even from C, so the answers use a descriptor of their own.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

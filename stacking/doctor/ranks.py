@@ -45,7 +45,7 @@ class Interrupted(StackingError):
 def measure(
     launcher: Launcher, ranks: int, accelerator: Accelerator, folder: Path, sizes: Sequence[int], patience: float
 ) -> dict[str, Any]:
-    """Measure collectives with ``ranks`` and return the fields of `facts.Collectives`.
+    """Measures collectives with ``ranks`` and returns the fields of `facts.Collectives`.
 
     Args:
         folder: the run's folder, visible to all nodes. A temporary folder in it, or in its nearest existing parent, is
@@ -79,7 +79,7 @@ def measure(
 
 
 def _is_interrupted(outcome: Outcome) -> bool:
-    """Return whether a rank was killed, the launcher failed or the first host had no address."""
+    """Returns whether a rank was killed, the launcher failed or the first host had no address."""
     return outcome.exit_code < 0 or outcome.rank is None or outcome.exit_code == NoAddress.exit_code
 
 

@@ -21,7 +21,7 @@ _MARK = {"error": "ERROR", "warning": "warning", "note": "note", "ok": "ok"}
 
 
 def as_text(visit: Visit) -> str:
-    """Render the findings, worst first, each with its advice; then the measured collectives and a count."""
+    """Renders the findings, worst first, each with its advice; then the measured collectives and a count."""
     ordered = sorted(visit.findings, key=lambda finding: LEVELS.index(finding.level))
     width = max(60, min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns))
     lines = [line for finding in ordered for line in _lines(finding, width)]
@@ -31,14 +31,14 @@ def as_text(visit: Visit) -> str:
 
 
 def summary(visit: Visit) -> str:
-    """Return one line, such as ``gpu7: 1 error, 2 warnings, 3 notes``."""
+    """Returns one line, such as ``gpu7: 1 error, 2 warnings, 3 notes``."""
     counts = [(level, sum(finding.level == level for finding in visit.findings)) for level in LEVELS[:3]]
     said = ", ".join(counted(count, level) for level, count in counts if count)
     return f"{visit.facts.host.name or 'this machine'}: {said or 'no complaints'}"
 
 
 def as_json(visit: Visit) -> dict[str, Any]:
-    """Return the content of ``--json``, format 1, in bytes, seconds and bytes/s."""
+    """Returns the content of ``--json``, format 1, in bytes, seconds and bytes/s."""
     facts = visit.facts
     collectives = facts.collectives
     return {
@@ -62,7 +62,7 @@ def as_json(visit: Visit) -> dict[str, Any]:
 
 
 def _devices(facts: Facts) -> list[dict[str, Any]]:
-    """Return the GPUs, or the CPU as one device."""
+    """Returns the GPUs, or the CPU as one device."""
     if gpus := known_gpus(facts):
         return [
             {"name": g.name, "class": class_of(g).name, "memory": g.memory, "capability": dotted(g.capability)}
@@ -81,7 +81,7 @@ def _lines(finding: Finding, width: int) -> list[str]:
 
 
 def _table(found: Collectives) -> list[str]:
-    """Tabulate time and bus bandwidth: sizes down, operations across."""
+    """Tabulates time and bus bandwidth: sizes down, operations across."""
     operations = list(dict.fromkeys(transfer.operation for transfer in found.transfers))
     by_size: dict[str, dict[str, str]] = {}
     for transfer in found.transfers:

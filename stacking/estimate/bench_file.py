@@ -74,7 +74,7 @@ class BenchFile(FrozenPart):
 
 
 def read_bench(path: Path) -> BenchFile:
-    """Return the stages that were measured with this program's own step.
+    """Returns the stages that were measured with this program's own step.
 
     Raises:
         UserError: it is not a benchmark file, or holds no such stage.
@@ -90,7 +90,7 @@ def read_bench(path: Path) -> BenchFile:
 
 
 def _with_ours(stages: Any) -> Any:
-    """Drop stages that ran out of memory and contenders other than this program's step."""
+    """Drops stages that ran out of memory and contenders other than this program's step."""
     if not isinstance(stages, list):
         return stages
     kept = []

@@ -48,7 +48,7 @@ class Transfer:
 
 
 def transfers(stage: StagePlan) -> list[Transfer]:
-    """Return the collectives of one update of ``stage``; none for a single rank."""
+    """Returns the collectives of one update of ``stage``; none for a single rank."""
     if stage.ranks == 1:
         return []
     zero = stage.ds_config.get("zero_optimization", {})
@@ -83,16 +83,16 @@ def transfers(stage: StagePlan) -> list[Transfer]:
 
 
 def bytes_per_update(stage: StagePlan) -> float:
-    """Return the bytes that one rank sends per update: 2 (N-1)/N for an all-reduce, (N-1)/N for the others."""
+    """Returns the bytes that one rank sends per update: 2 (N-1)/N for an all-reduce, (N-1)/N for the others."""
     share = (stage.ranks - 1) / stage.ranks
     return sum((2 if t.operation == "all-reduce" else 1) * share * t.bytes * t.times for t in transfers(stage))
 
 
 def _communicated(stage: StagePlan) -> str:
-    """Return the type in which gradients are communicated."""
+    """Returns the type in which gradients are communicated."""
     return str(stage.ds_config.get("communication_data_type") or ds_config.precision(stage.ds_config)).lower()
 
 
 def _calls(elements: int, bucket: float) -> int:
-    """Return the number of buckets; a size of 0 makes none, as with ``stage3_prefetch_bucket_size``."""
+    """Returns the number of buckets; a size of 0 makes none, as with ``stage3_prefetch_bucket_size``."""
     return max(1, ceil(elements / bucket)) if bucket else 1

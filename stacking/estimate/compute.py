@@ -68,7 +68,7 @@ class Tabled:
         self.assumptions = tuple(self._assumptions(plan, planned, cores))
 
     def work(self, stage: StagePlan) -> UpdateSeconds:
-        """Return the time of one update of ``stage``, without communication.
+        """Returns the time of one update of ``stage``, without communication.
 
         Its ranks, micro-batch and depth may differ from the plan's.
         """

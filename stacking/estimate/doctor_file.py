@@ -47,7 +47,7 @@ class DoctorFile(FrozenPart):
 
 
 def read_doctor(path: Path) -> DoctorFile:
-    """Return the collectives of the file.
+    """Returns the collectives of the file.
 
     Raises:
         UserError: it is not a doctor file, or has no collective of two or more ranks.
@@ -62,7 +62,7 @@ def read_doctor(path: Path) -> DoctorFile:
 
 
 def measured_links(network: Network, file: DoctorFile) -> Network:
-    """Return ``network`` with the latency and bandwidth that ``file`` measured, where it did."""
+    """Returns ``network`` with the latency and bandwidth that ``file`` measured, where it did."""
     fits: dict[Operation, Link] = {}
     for operation in get_args(Operation):
         inside = [c for c in file.collectives if (c.operation, c.nodes) == (operation, 1) and c.ranks > 1]
@@ -79,13 +79,13 @@ def measured_links(network: Network, file: DoctorFile) -> Network:
 
 
 def measured_disk(host: HostCosts, file: DoctorFile) -> HostCosts:
-    """Return ``host`` with the slower of the disk's two measured speeds, if measured."""
+    """Returns ``host`` with the slower of the disk's two measured speeds, if measured."""
     speeds = [speed for speed in (file.folder.write, file.folder.read) if speed] if file.folder else []
     return replace(host, disk=min(speeds), source=f"{host.source}; disk: {file.path}") if speeds else host
 
 
 def fit(operation: Operation, found: Sequence[Collective], source: str) -> Link:
-    """Fit the latency and bandwidth of a ring to the measured seconds.
+    """Fits the latency and bandwidth of a ring to the measured seconds.
 
     Non-negative least squares of the relative errors of ``steps x latency + bytes / bandwidth``.
     """

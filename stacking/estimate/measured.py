@@ -41,7 +41,7 @@ class Benchmark:
         self.assumptions = tuple(self._assumptions(files))
 
     def work(self, stage: StagePlan) -> UpdateSeconds:
-        """Return the time of one update of ``stage``, without communication."""
+        """Returns the time of one update of ``stage``, without communication."""
         entry = self._nearest(stage)
         parts, share = _Parts(entry), stage.micro_batch * stage.accumulation
         computed = stage.accumulation * self._micro_batch(stage)
@@ -56,7 +56,7 @@ class Benchmark:
         )
 
     def communication(self, stage: StagePlan) -> float | None:
-        """Return the measured communication seconds of an update of exactly this stage; None: unknown."""
+        """Returns the measured communication seconds of an update of exactly this stage; None: unknown."""
         entry = self._nearest(stage)
         if (entry.ranks, entry.zero_stage) != (stage.ranks, stage.zero_stage):
             return None
@@ -64,12 +64,12 @@ class Benchmark:
         return _Parts(entry).communication * (bytes_per_update(stage) / there if there else 1.0)
 
     def beginning(self, stage: StagePlan) -> Beginning:
-        """Return the measured start of the stage, or of the measured one most similar to it."""
+        """Returns the measured start of the stage, or of the measured one most similar to it."""
         entry = self._nearest(stage)
         return Beginning(entry.ours.startup_seconds, entry.warm_up)
 
     def _nearest(self, stage: StagePlan) -> MeasuredStage:
-        """Return the measurement most similar to ``stage``; the later one of two equal ones."""
+        """Returns the measurement most similar to ``stage``; the later one of two equal ones."""
 
         def distance(entry: MeasuredStage) -> tuple[float, ...]:
             return (
@@ -83,7 +83,7 @@ class Benchmark:
         return min(reversed(self._entries), key=distance)
 
     def _micro_batch(self, stage: StagePlan) -> float:
-        """Return the seconds of forward and backward for one micro-batch of ``stage``."""
+        """Returns the seconds of forward and backward for one micro-batch of ``stage``."""
         depths = sorted({entry.layers for entry in self._entries}, key=lambda layers: abs(layers - stage.layers))
         if depths[0] == stage.layers:
             return self._at_depth(stage.layers, stage.micro_batch)
@@ -92,7 +92,7 @@ class Benchmark:
         return self._at_depth(depths[0], stage.micro_batch) * self._flops(stage.layers) / self._flops(depths[0])
 
     def _at_depth(self, layers: int, micro_batch: int) -> float:
-        """Return the same for a measured depth."""
+        """Returns the same for a measured depth."""
         seconds = {}
         for entry in self._entries:
             if entry.layers == layers:
@@ -113,7 +113,7 @@ class Benchmark:
         return stage_flops(self._plan.model.with_layers(layers), 1, data.sequence_length, data.mask_probability)
 
     def _as_measured(self, stage: StagePlan, entry: MeasuredStage) -> StagePlan:
-        """Return ``stage`` with the depth and the batch of ``entry``."""
+        """Returns ``stage`` with the depth and the batch of ``entry``."""
         changes = entry.model_dump(include={"layers", "micro_batch", "accumulation", "ranks", "zero_stage"})
         if entry.layers != stage.layers:
             changes["parameters"] = count_parameters(self._plan.model.with_layers(entry.layers))
@@ -162,7 +162,7 @@ class _Parts:
 
 
 def _fitting(plan: Plan, file: BenchFile) -> list[MeasuredStage]:
-    """Return the stages of ``file`` with the plan's width, sequence length and precision.
+    """Returns the stages of ``file`` with the plan's width, sequence length and precision.
 
     Raises:
         UserError: there is none.
@@ -187,11 +187,11 @@ def _fitting(plan: Plan, file: BenchFile) -> list[MeasuredStage]:
 
 
 def _shard(stage: StagePlan) -> float:
-    """Return the number of parameters that one rank's optimizer updates."""
+    """Returns the number of parameters that one rank's optimizer updates."""
     return stage.parameters / (stage.ranks if stage.zero_stage else 1)
 
 
 def _line(at: float, points: Sequence[int], value: Callable[[int], float]) -> float:
-    """Return the line through two points; when extrapolated, it never drops below half of the lower point."""
+    """Returns the line through two points; when extrapolated, it never drops below half of the lower point."""
     (x0, x1), (y0, y1) = points, (value(points[0]), value(points[1]))
     return max(y0 + (y1 - y0) * (at - x0) / (x1 - x0), min(y0, y1) * min(1.0, at / min(x0, x1)) / 2)

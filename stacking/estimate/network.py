@@ -25,12 +25,12 @@ _TRIPS: Mapping[Operation, int] = {"all-reduce": 2, "reduce-scatter": 1, "all-ga
 
 
 def ring_steps(operation: Operation, ranks: int) -> int:
-    """Return the number of sequential messages."""
+    """Returns the number of sequential messages."""
     return _TRIPS[operation] * (ranks - 1)
 
 
 def ring_bytes(operation: Operation, ranks: int, size: float) -> float:
-    """Return the bytes through each rank's link, per direction."""
+    """Returns the bytes through each rank's link, per direction."""
     return _TRIPS[operation] * (ranks - 1) / ranks * size
 
 
@@ -45,16 +45,16 @@ class Network:
     """Links inside a node for individually measured operations."""
 
     def nodes(self, ranks: int) -> int:
-        """Return the number of nodes for ``ranks``."""
+        """Returns the number of nodes for ``ranks``."""
         return ceil(ranks / self.per_node)
 
     def assumption(self, ranks: int) -> str:
-        """Describe the links that ``ranks`` use, and their source."""
+        """Describes the links that ``ranks`` use, and their source."""
         inside = f"inside a node of {self.per_node}: {_words(self.inside)}"
         return f"{inside}; between nodes: {_words(self.between)}" if self.nodes(ranks) > 1 else inside
 
     def seconds(self, operation: Operation, size: float, ranks: int) -> float:
-        """Return the seconds of one collective of ``size`` bytes, without other traffic."""
+        """Returns the seconds of one collective of ``size`` bytes, without other traffic."""
         inner, nodes = min(ranks, self.per_node), self.nodes(ranks)
         near = _ring(self.measured.get(operation, self.inside), operation, inner, size)
         far = _ring(self.between, operation, nodes, size)
@@ -64,12 +64,12 @@ class Network:
         return near + far
 
     def transfer_seconds(self, transfer: Transfer, ranks: int) -> float:
-        """Return the seconds of one occurrence of ``transfer``, in its buckets."""
+        """Returns the seconds of one occurrence of ``transfer``, in its buckets."""
         return transfer.calls * self.seconds(transfer.operation, transfer.bytes / transfer.calls, ranks)
 
 
 def tabled(device: DeviceClass, ranks: int, per_node: int | None = None) -> Network:
-    """Return the typical network of a device class; on a CPU, one node runs all planned ``ranks``."""
+    """Returns the typical network of a device class; on a CPU, one node runs all planned ``ranks``."""
     return Network(per_node or device.per_node or ranks, device.inside, device.between)
 
 

@@ -72,7 +72,7 @@ class HostCosts:
 
 
 def assumed_host(cuda: bool, held_out: int | None) -> HostCosts:
-    """Return costs to assume where nothing was measured.
+    """Returns costs to assume where nothing was measured.
 
     Args:
         cuda: whether the ranks use GPUs.
@@ -84,7 +84,7 @@ def assumed_host(cuda: bool, held_out: int | None) -> HostCosts:
 
 
 def outside(plan: Plan, stage: StagePlan, work: UpdateSeconds, host: HostCosts, beginning: Beginning | None) -> Outside:
-    """Return the overhead of ``stage``; ``beginning`` is used where it was measured."""
+    """Returns the overhead of ``stage``; ``beginning`` is used where it was measured."""
     state = _STATE_BYTES * stage.parameters
     checkpoint = _checkpoint_bytes(stage)
     loaded = state if stage.index or plan.start else 0
@@ -101,25 +101,25 @@ def outside(plan: Plan, stage: StagePlan, work: UpdateSeconds, host: HostCosts, 
 
 
 def _times(stage: StagePlan, every: int) -> int:
-    """Count the occurrences of something due every so many updates and at the end."""
+    """Counts the occurrences of something due every so many updates and at the end."""
     return ceil(stage.steps / every)
 
 
 def _checkpoint_bytes(stage: StagePlan) -> int:
-    """Return the bytes of the module's weights and the fp32 optimizer state; ZeRO 0 in fp32 shares the weights."""
+    """Returns the bytes of the module's weights and the fp32 optimizer state; ZeRO 0 in fp32 shares the weights."""
     alone = stage.zero_stage == 0 and stage.precision == "fp32"
     return stage.parameters * (_MODULE_BYTES[stage.precision] + (8 if alone else _STATE_BYTES))
 
 
 def _evaluation(plan: Plan, stage: StagePlan, work: UpdateSeconds, host: HostCosts) -> float:
-    """Return the seconds of one evaluation: held-out samples are split over the ranks, in the stage's micro-batches."""
+    """Returns the seconds of an evaluation: the ranks share the held-out samples, in the stage's micro-batches."""
     samples = min(plan.evaluation.samples, host.held_out or plan.evaluation.samples)
     passes = ceil(max(samples // stage.ranks, 1) / stage.micro_batch)
     return passes * work.forward / stage.accumulation
 
 
 def _growing(plan: Plan, stage: StagePlan, work: UpdateSeconds, host: HostCosts) -> float:
-    """Return the seconds of growing and, before it, of a trial of operators, which counts as computing alone."""
+    """Returns the seconds of growing and, before it, of a trial of operators, which counts as computing alone."""
     if stage.growth is None:
         return 0.0
     before = plan.stages[stage.index - 1].parameters if stage.index else 0

@@ -76,7 +76,7 @@ class Basis:
 
 
 def predict(plan: Plan, setting: Basis) -> Prediction:
-    """Predict every stage of ``plan``, and the baseline that trains the deepest model for all of them."""
+    """Predicts every stage of ``plan``, and the baseline that trains the deepest model for all of them."""
     deep = from_the_start(plan)
     stages = tuple(_stage(plan, stage, setting) for stage in plan.stages)
     training = sum(stage.training_seconds for stage in stages)
@@ -97,7 +97,7 @@ def predict(plan: Plan, setting: Basis) -> Prediction:
 
 
 def from_the_start(plan: Plan) -> Plan:
-    """Return a plan with all steps at full depth and the same batches: the baseline for stacking."""
+    """Returns a plan with all steps at full depth and the same batches: the baseline for stacking."""
     deepest = plan.model.with_layers(max(stage.layers for stage in plan.stages))
     length, masked = plan.data.sequence_length, plan.data.mask_probability
     changed = {"layers": deepest.layers, "parameters": count_parameters(deepest), "growth": None}
@@ -141,7 +141,7 @@ def _stage(plan: Plan, stage: StagePlan, setting: Basis) -> StagePrediction:
 
 
 def _exposed(stage: StagePlan, work: UpdateSeconds, network: Network, transfer: Transfer) -> float:
-    """Return the seconds of a transfer per update that no computation hides."""
+    """Returns the seconds of a transfer per update that no computation hides."""
     whole = network.transfer_seconds(transfer, stage.ranks)
     behind = {"nothing": 0.0, "backward": work.backward, "forward and backward": work.forward + work.backward}
     window = OVERLAP * behind[transfer.behind] / max(stage.accumulation, transfer.times)

@@ -46,7 +46,7 @@ class Scaling(Frozen):
 
 
 def scaling(plan: Plan, setting: Basis, counts: Sequence[int] = RANKS) -> Scaling:
-    """Simulate the run on every number of ranks in ``counts``."""
+    """Simulates the run on every number of ranks in ``counts``."""
     one = predict(on_ranks(plan, 1), setting).seconds
     predictions = {ranks: predict(on_ranks(plan, ranks), setting) for ranks in counts}
     found = (
@@ -58,13 +58,13 @@ def scaling(plan: Plan, setting: Basis, counts: Sequence[int] = RANKS) -> Scalin
 
 
 def on_ranks(plan: Plan, ranks: int) -> Plan:
-    """Return ``plan`` with every stage on the largest number of ranks, up to ``ranks``, that divides its batch."""
+    """Returns ``plan`` with every stage on the largest number of ranks, up to ``ranks``, that divides its batch."""
     stages = tuple(_stage(stage, divides(stage.global_batch, ranks)) for stage in plan.stages)
     return plan.model_copy(update={"stages": stages})
 
 
 def divides(global_batch: int, ranks: int) -> int:
-    """Return the largest divisor of ``global_batch`` that is at most ``ranks``."""
+    """Returns the largest divisor of ``global_batch`` that is at most ``ranks``."""
     return next(n for n in range(min(ranks, global_batch), 0, -1) if global_batch % n == 0)
 
 

@@ -27,7 +27,7 @@ def open_setting(
     price: float | None = None,
     held_out: int | None = None,
 ) -> Basis | None:
-    """Collect what is known about the planned devices.
+    """Collects what is known about the planned devices.
 
     Args:
         machine: the machine that made the plan; its cores count for CPU ranks, its GPU for a class without a row.
@@ -69,7 +69,7 @@ def _pace(plan: Plan, device: DeviceClass, cores: int, files: list[BenchFile]) -
 
 
 def _check_device(plan: Plan, file: BenchFile) -> None:
-    """Reject measurements from devices other than the planned ones.
+    """Rejects measurements from devices other than the planned ones.
 
     Raises:
         UserError: the kinds of device or their classes differ.

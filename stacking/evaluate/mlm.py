@@ -35,7 +35,7 @@ class Scores(NamedTuple):
 
 @torch.no_grad()
 def evaluate(model: Bert, batches: Iterable[Unpadded]) -> Scores:
-    """Score ``model`` on ``batches``, on its own device and in its own precision.
+    """Scores ``model`` on ``batches``, on its own device and in its own precision.
 
     The model's training mode is restored afterwards.
     """
@@ -61,7 +61,7 @@ def evaluate_state(
     mask_probability: float = 0.15,
     batch_size: int = 32,
 ) -> Scores:
-    """Score a state folder on the first ``samples`` held-out samples of a prepared data folder.
+    """Scores a state folder on the first ``samples`` held-out samples of a prepared data folder.
 
     Args:
         seed: equal seeds give equal sentence pairs and masks.
@@ -82,7 +82,7 @@ def evaluate_state(
 
 
 def load_model(path: Path) -> Bert:
-    """Load the model of a state folder in fp32 on the CPU.
+    """Loads the model of a state folder in fp32 on the CPU.
 
     Raises:
         UserError: it is not a state folder, or does not describe a model.
@@ -93,7 +93,7 @@ def load_model(path: Path) -> Bert:
 
 
 def model_of(state: TrainingState, config: ModelConfig) -> Bert:
-    """Return a model in fp32 on the CPU with the weights of ``state``."""
+    """Returns a model in fp32 on the CPU with the weights of ``state``."""
     model = build(config)
     parameters = dict(model.named_parameters())
     with torch.no_grad():

@@ -6,5 +6,5 @@ import os
 
 
 def usable_cores() -> int:
-    """Return the cores that the scheduler, a container or taskset leave to this process."""
+    """Returns the cores that the scheduler, a container or taskset leave to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,7 +12,7 @@ _BUILDERS = ("ninja", "nvcc", "cicc", "ptxas", "cc1plus")
 
 
 def build_locks() -> list[Path]:
-    """Return the locks of all builds, running or killed."""
+    """Returns the locks of all builds, running or killed."""
     given = os.environ.get("TORCH_EXTENSIONS_DIR")
     if given:
         return sorted(Path(given).glob("*/lock"))
@@ -21,7 +21,7 @@ def build_locks() -> list[Path]:
 
 
 def stale_locks() -> list[Path]:
-    """Return the locks of builds that were killed: no compiler runs here, and nothing has changed for two minutes."""
+    """Returns the locks of builds that were killed: no compiler runs here, and nothing has changed for two minutes."""
     locks = build_locks()
     if not locks or any(_name(process) in _BUILDERS for process in Path("/proc").glob("[0-9]*")):
         return []
@@ -29,7 +29,7 @@ def stale_locks() -> list[Path]:
 
 
 def _changed(folder: Path) -> float:
-    """Return the time of the latest change in a folder."""
+    """Returns the time of the latest change in a folder."""
     times = [0.0]
     for path in (folder, *folder.iterdir()):
         try:

@@ -27,7 +27,7 @@ class Machine:
 
 
 def find_machine() -> Machine:
-    """Describe this computer, as nvidia-smi and the operating system report it.
+    """Describes this computer, as nvidia-smi and the operating system report it.
 
     ``DS_ACCELERATOR=cpu`` hides the GPUs, as it does for DeepSpeed; CUDA_VISIBLE_DEVICES is respected.
 

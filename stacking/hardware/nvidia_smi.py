@@ -27,7 +27,7 @@ class Gpu:
 
 
 def query(*fields: str) -> list[dict[str, str]]:
-    """Return these fields of every GPU, as nvidia-smi prints them, without units.
+    """Returns these fields of every GPU, as nvidia-smi prints them, without units.
 
     Raises:
         StackingError: nvidia-smi does not answer.
@@ -38,7 +38,7 @@ def query(*fields: str) -> list[dict[str, str]]:
 
 
 def installed_gpus() -> list[Gpu]:
-    """Return every GPU of this computer, visible to ranks or not.
+    """Returns every GPU of this computer, visible to ranks or not.
 
     Raises:
         StackingError: nvidia-smi does not answer.
@@ -52,7 +52,7 @@ def installed_gpus() -> list[Gpu]:
 
 
 def visible_gpus() -> list[Gpu]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order.
+    """Returns the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order.
 
     Where a GPU is divided by MIG, CUDA gives a process its first visible slice and nothing else.
 
@@ -66,7 +66,7 @@ def visible_gpus() -> list[Gpu]:
 
 
 def _chosen(gpus: list[Gpu], whole: int) -> list[Gpu]:
-    """Return what CUDA_VISIBLE_DEVICES names; without it, the first ``whole`` ones."""
+    """Returns what CUDA_VISIBLE_DEVICES names; without it, the first ``whole`` ones."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return gpus[:whole]
@@ -85,7 +85,7 @@ def _is_called(gpu: Gpu, item: str) -> bool:
 
 
 def _slices(gpus: list[Gpu]) -> dict[str, list[Gpu]]:
-    """Return the MIG devices by their GPU's UUID, each with the memory that its profile (``1g.5gb``) names."""
+    """Returns the MIG devices by their GPU's UUID, each with the memory that its profile (``1g.5gb``) names."""
     slices: dict[str, list[Gpu]] = {}
     parent = None
     for line in _ask("nvidia-smi", "-L").splitlines():
@@ -103,7 +103,7 @@ def _slices(gpus: list[Gpu]) -> dict[str, list[Gpu]]:
 
 
 def _ask(*command: str) -> str:
-    """Return the output of nvidia-smi; empty if it is not installed or finds no driver.
+    """Returns the output of nvidia-smi; empty if it is not installed or finds no driver.
 
     Raises:
         StackingError: it does not answer.
@@ -122,7 +122,7 @@ def _bytes(mebibytes: str) -> int:
 
 
 def _number(text: str) -> float:
-    """Parse a number printed by nvidia-smi; 0 for ``[N/A]``."""
+    """Parses a number printed by nvidia-smi; 0 for ``[N/A]``."""
     try:
         return float(text)
     except ValueError:

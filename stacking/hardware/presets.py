@@ -214,14 +214,14 @@ _BF16_EMULATED = "this CPU emulates it: torch finds neither AVX512-BF16 nor AMX"
 
 
 def cpu_class(native_bf16: bool) -> DeviceClass:
-    """Return the row of a CPU with or without native bf16."""
+    """Returns the row of a CPU with or without native bf16."""
     if native_bf16:
         return replace(DEVICE_CLASSES["cpu"], precision="bf16")
     return replace(DEVICE_CLASSES["cpu"], emulated={"bf16": _BF16_EMULATED})
 
 
 def device_class(name: str, memory: int, capability: float) -> DeviceClass:
-    """Return the row of the GPU that nvidia-smi calls ``name``; without one, derive it from the compute capability.
+    """Returns the row of the GPU that nvidia-smi calls ``name``; without one, derives it from the compute capability.
 
     Args:
         memory: bytes per device, as found.
@@ -248,13 +248,13 @@ _PARTS = 8
 
 
 def _share(name: str) -> float:
-    """Return which share of its card a MIG slice computes with; 1 for a whole card."""
+    """Returns which share of its card a MIG slice computes with; 1 for a whole card."""
     found = _SLICE.search(name)
     return int(found[1]) / _PARTS if found else 1.0
 
 
 def _sliced(row: DeviceClass, name: str, memory: int) -> DeviceClass:
-    """Return the row of a MIG slice of a card of class ``row``; of a whole card, ``row`` itself."""
+    """Returns the row of a MIG slice of a card of class ``row``; of a whole card, ``row`` itself."""
     share = _share(name)
     if share == 1:
         return row
@@ -270,7 +270,7 @@ def _sliced(row: DeviceClass, name: str, memory: int) -> DeviceClass:
 
 
 def printed_peak(name: str, precision: str) -> tuple[float, str] | None:
-    """Return peak TFLOPS of the card that nvidia-smi calls ``name``, and their source; None if no row has it.
+    """Returns peak TFLOPS of the card that nvidia-smi calls ``name``, and their source; None if no row has it.
 
     A card without a faster way computes ``precision`` as fp32.
     """

@@ -27,12 +27,12 @@ _PATIENCE = 60.0
 
 
 def cpu_flags(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
-    """Return the processor's flags as listed by Linux; empty on other systems."""
+    """Returns the processor's flags as listed by Linux; empty on other systems."""
     return frozenset(_field("flags", cpu_info).split())
 
 
 def cpu_name() -> str:
-    """Return the processor's model name as Linux reports it, otherwise the machine's architecture."""
+    """Returns the processor's model name as Linux reports it, otherwise the machine's architecture."""
     return _field("model name", _CPU_INFO) or platform.machine()
 
 
@@ -51,7 +51,7 @@ def has_native_bf16(flags: frozenset[str], environment: Mapping[str, str] = os.e
 
 @cache
 def bf16_slowdown() -> float | None:
-    """Return the time of a bf16 matrix product relative to fp32 here; None: it could not be measured."""
+    """Returns the time of a bf16 matrix product relative to fp32 here; None: it could not be measured."""
     about = {"cpu": _field("model name", _CPU_INFO), "torch": _version("torch"), **_limits()}
     kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stacking" / "bf16.json"
     try:

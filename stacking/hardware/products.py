@@ -12,7 +12,7 @@ _REPEATS = 7
 
 
 def bf16_slowdown() -> float:
-    """Return the time of a product in bf16 relative to fp32, on one core: below 1 if the hardware supports bf16."""
+    """Returns the time of a product in bf16 relative to fp32, on one core: below 1 if the hardware supports bf16."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -22,7 +22,7 @@ def bf16_slowdown() -> float:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Return the best of several products, excluding the first, which prepares the kernel."""
+    """Returns the best of several products, excluding the first, which prepares the kernel."""
     a, b = (torch.ones(_SIZE, _SIZE, dtype=dtype) for _ in range(2))
     best = float("inf")
     torch.mm(a, b)

@@ -35,7 +35,7 @@ class MacaronBertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """Map [B, S] to [B, S, H]."""
+        """Maps [B, S] to [B, S, H]."""
         embedded = self.scale * self.tokens(input_ids)
         embedded = embedded + self.segments(input_ids * 0 if token_type_ids is None else token_type_ids)
         return self.dropout(embedded + self.positions.weight[: input_ids.size(1)])
@@ -51,7 +51,7 @@ class MacaronBertAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Map [B, S, H] to [B, S, H]; ``mask``: bool [B, 1, 1, S], True at tokens."""
+        """Maps [B, S, H] to [B, S, H]; ``mask``: bool [B, 1, 1, S], True at tokens."""
         parts = self.qkv(hidden).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=mask, dropout_p=dropout)
@@ -68,7 +68,7 @@ class MacaronBertFeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate_size // 2, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [B, S, H] to [B, S, H]."""
+        """Maps [B, S, H] to [B, S, H]."""
         return self.down(self.activation(self.up(hidden)))
 
 
@@ -86,7 +86,7 @@ class MacaronBertLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Map [B, S, H] to [B, S, H]."""
+        """Maps [B, S, H] to [B, S, H]."""
         hidden = hidden + self.dropout(0.5 * self.feed_forward_before(self.feed_forward_before_norm(hidden)))
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask))
         return hidden + self.dropout(0.5 * self.feed_forward(self.feed_forward_norm(hidden)))
@@ -110,7 +110,7 @@ class MacaronBertModel(MacaronBertPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the token embedding."""
+        """Returns the token embedding."""
         return self.embeddings.tokens
 
     def forward(
@@ -120,7 +120,7 @@ class MacaronBertModel(MacaronBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         **_: Any,
     ) -> BaseModelOutput:
-        """Map token ids [B, S] to the encoder's output [B, S, H]."""
+        """Maps token ids [B, S] to the encoder's output [B, S, H]."""
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
         hidden = self.embeddings(input_ids, token_type_ids)
         for layer in self.layers:
@@ -138,7 +138,7 @@ class MacaronBertMLMHead(nn.Module):
         self.norm = _norm(config, True)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [B, S, H] to [B, S, H]."""
+        """Maps [B, S, H] to [B, S, H]."""
         return self.norm(self.activation(self.transform(hidden)))
 
 
@@ -152,7 +152,7 @@ class MacaronBertForMaskedLM(MacaronBertPreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> MaskedLMOutput:
-        """Map token ids [B, S] to scores [B, S, V]; ``labels`` [B, S] are -100 where nothing is predicted."""
+        """Maps token ids [B, S] to scores [B, S, V]; ``labels`` [B, S] are -100 where nothing is predicted."""
         hidden = self.mlm_head(self.encoder(input_ids, **inputs).last_hidden_state)
         logits = F.linear(hidden, self.encoder.embeddings.tokens.weight)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())

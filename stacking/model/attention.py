@@ -18,7 +18,7 @@ from stacking.model.tokens import Layout
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    """Compute [T, A, D] from [T, A, D] and twice [U, A, D], group by group, with PyTorch's choice of kernel.
+    """Computes [T, A, D] from [T, A, D] and twice [U, A, D], group by group, with PyTorch's choice of kernel.
 
     PyTorch chooses flash from sm_80 on for groups without empty places; memory-efficient attention otherwise and on
     Pascal and Volta; on a CPU a fused kernel without dropout.
@@ -32,7 +32,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layou
 
 
 def explicit(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    """Compute the same as `sdpa` with explicit probabilities, for CPUs.
+    """Computes the same as `sdpa` with explicit probabilities, for CPUs.
 
     Their fused kernel has no dropout, and is slow in bf16.
     """
@@ -54,7 +54,7 @@ def explicit(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: L
 
 
 def varlen_flash(query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    """Compute the same as `sdpa` with FlashAttention's kernel for different lengths: sm_80 and newer, fp16 and bf16.
+    """Computes the same as `sdpa` with FlashAttention's kernel for different lengths: sm_80 and newer, fp16 and bf16.
 
     ``torch.nn.attention.varlen`` only offers it without dropout; the underlying operator supports dropout.
     """
@@ -66,7 +66,7 @@ def varlen_flash(query: Tensor, key: Tensor, value: Tensor, queries: Layout, key
 
 
 def _rectangles(rows: Tensor, layout: Layout) -> list[Tensor]:
-    """Gather the rows [T, A, D] of each group as [sequences, A, length, D]."""
+    """Gathers the rows [T, A, D] of each group as [sequences, A, length, D]."""
     if layout.rows is not None:
         rows = _ToPlaces.apply(rows, layout.rows, layout.places)
     sizes = [group.sequences * group.length for group in layout.groups]
@@ -77,7 +77,7 @@ def _rectangles(rows: Tensor, layout: Layout) -> list[Tensor]:
 
 
 def _in_order(mixed: list[Tensor], layout: Layout) -> Tensor:
-    """Convert each group's [sequences, A, length, D] back to rows [T, A, D]."""
+    """Converts each group's [sequences, A, length, D] back to rows [T, A, D]."""
     flat = [part.transpose(1, 2).flatten(0, 1) for part in mixed]
     return flat[0] if layout.places is None else _FromPlaces.apply(torch.cat(flat), layout.places)
 

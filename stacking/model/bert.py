@@ -41,29 +41,29 @@ class Bert(nn.Module, ABC):
 
     @abstractmethod
     def final(self, hidden: Tensor) -> Tensor:
-        """Map the last layer's output [..., H] to the encoder's output [..., H]."""
+        """Maps the last layer's output [..., H] to the encoder's output [..., H]."""
 
     @abstractmethod
     def nsp_logits(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to [B, 2]; column 0: B follows A, column 1: B is random, as in Hugging Face."""
+        """Maps first tokens [B, H] to [B, 2]; column 0: B follows A, column 1: B is random, as in Hugging Face."""
 
     def pooled(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to what a classifier of whole sequences takes, [B, H]: themselves."""
+        """Maps first tokens [B, H] to what a classifier of whole sequences takes, [B, H]: themselves."""
         return first
 
     @abstractmethod
     def initialise(self) -> None:
-        """Draw the initial weights from torch's default generator."""
+        """Draws the initial weights from torch's default generator."""
 
     def encode(self, tokens: Tokens) -> Tensor:
-        """Return the encoder's output [T, H] at every token."""
+        """Returns the encoder's output [T, H] at every token."""
         hidden = self.embeddings(tokens)
         for layer in self.layers:
             hidden = self._run(layer, hidden, tokens.layout)
         return self.final(hidden)
 
     def encode_needed(self, tokens: Tokens) -> Tensor:
-        """Return the encoder's output [R, H] at the tokens that a head needs.
+        """Returns the encoder's output [R, H] at the tokens that a head needs.
 
         The last layer computes keys and values of all tokens, but everything else only at these tokens: with three
         layers that saves a fifth of the encoder.
@@ -75,7 +75,7 @@ class Bert(nn.Module, ABC):
         return self.final(self._run(last, hidden, tokens.layout, tokens.needed, tokens.needed_layout))
 
     def heads(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return vocabulary scores [P, V] at the masked tokens and next-sentence scores [B, 2].
+        """Returns vocabulary scores [P, V] at the masked tokens and next-sentence scores [B, 2].
 
         With three layers, a head over all tokens would cost more than the encoder.
         """
@@ -84,7 +84,7 @@ class Bert(nn.Module, ABC):
         return self.mlm_head(masked), self.nsp_logits(first)
 
     def forward(self, tokens: Tokens, mlm_labels: Tensor, nsp_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the two losses as fp32 sums, so that any split of a batch adds up to the same total.
+        """Returns the two losses as fp32 sums, so that any split of a batch adds up to the same total.
 
         Args:
             mlm_labels: int64 [P], the original tokens at the masked positions.
@@ -100,7 +100,7 @@ class Bert(nn.Module, ABC):
         return mlm_loss, self.kernels.loss(nsp_logits, nsp_labels)
 
     def logits(self, input_ids: Tensor, segment_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores at every position of padded sequences [B, S] on the CPU: [B, S, V] and [B, 2]."""
+        """Returns the scores at every position of padded sequences [B, S] on the CPU: [B, S, V] and [B, 2]."""
         none = torch.empty(0, dtype=torch.int64)
         tokens = padded_tokens(*(x.numpy() for x in (input_ids, segment_ids, attention_mask, none)))
         hidden = self.encode(tokens)
@@ -130,19 +130,19 @@ class PostLNBert(Bert):
         self.initialise()
 
     def final(self, hidden: Tensor) -> Tensor:
-        """Return ``hidden``: the last layer already ends with its norm."""
+        """Returns ``hidden``: the last layer already ends with its norm."""
         return hidden
 
     def pooled(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to [B, H]: a tanh layer, pre-trained with the next-sentence head."""
+        """Maps first tokens [B, H] to [B, H]: a tanh layer, pre-trained with the next-sentence head."""
         return torch.tanh(self.pooler(first))
 
     def nsp_logits(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to [B, 2], through the pooler."""
+        """Maps first tokens [B, H] to [B, 2], through the pooler."""
         return self.nsp_head(self.pooled(first))
 
     def initialise(self) -> None:
-        """Draw all matrices from N(0, ``initializer_range``); biases and the padding row are zero, norms identity."""
+        """Draws all matrices from N(0, ``initializer_range``); biases and the padding row are zero, norms identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.initializer_range)
@@ -158,11 +158,11 @@ class FinallyNormedBert(Bert):
     nsp_head: nn.Linear
 
     def final(self, hidden: Tensor) -> Tensor:
-        """Apply the final norm, which the residual path has not passed yet."""
+        """Applies the final norm, which the residual path has not passed yet."""
         return self.final_norm(hidden)
 
     def nsp_logits(self, first: Tensor) -> Tensor:
-        """Map first tokens [B, H] to [B, 2]: the single logit for "B follows A", and a zero.
+        """Maps first tokens [B, H] to [B, 2]: the single logit for "B follows A", and a zero.
 
         Softmax over (z, 0) is the sigmoid of z, so cross-entropy over the pair is the original's binary one.
         """
@@ -186,7 +186,7 @@ class PreLNBert(FinallyNormedBert):
         self.initialise()
 
     def initialise(self) -> None:
-        """Apply the original's rule: N(0, H^-½) for embeddings and attention, Kaiming-normal for feed-forward layers.
+        """Applies the original's rule: N(0, H^-½) for embeddings and attention, Kaiming-normal for feed-forward layers.
 
         The heads keep torch's default, as in the original.
         """
@@ -207,12 +207,12 @@ class PreLNBert(FinallyNormedBert):
 
 
 def build(config: ModelConfig) -> Bert:
-    """Build a freshly initialised model in fp32; the same for the same ``torch.manual_seed``."""
+    """Builds a freshly initialised model in fp32; the same for the same ``torch.manual_seed``."""
     variant: type[Bert] = resolve_name(VARIANTS[config.variant].model)
     return variant(config)
 
 
 def zero_padding_row(embedding: nn.Embedding) -> None:
-    """Set the row that is never trained to zero."""
+    """Sets the row that is never trained to zero."""
     if embedding.padding_idx is not None:
         nn.init.zeros_(embedding.weight[embedding.padding_idx])

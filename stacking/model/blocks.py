@@ -23,7 +23,7 @@ class PostLNBlock(nn.Module):
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
     ) -> Tensor:
-        """Map ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H]."""
+        """Maps ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H]."""
         chosen = None if rows is None else hidden.index_select(0, rows)
         mixed = self.attention(hidden, layout, chosen, queries)
         hidden = self.attention_norm(self.add(hidden if chosen is None else chosen, mixed))
@@ -44,7 +44,7 @@ class PreLNBlock(nn.Module):
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
     ) -> Tensor:
-        """Map ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H]."""
+        """Maps ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H]."""
         normed = self.attention_norm(hidden)
         chosen = None if rows is None else normed.index_select(0, rows)
         residual = hidden if rows is None else hidden.index_select(0, rows)

@@ -92,7 +92,7 @@ class ModelConfig(BaseModel):
         return self
 
     def with_layers(self, layers: int) -> ModelConfig:
-        """Return the same model at another depth."""
+        """Returns the same model at another depth."""
         return self.model_copy(update={"layers": layers})
 
     @property
@@ -122,7 +122,7 @@ class Variant:
     """Module and class that write it as a Hugging Face folder and read it again; empty: it cannot be exported."""
 
     def allows(self, key: str, value: Any) -> bool:
-        """Return whether a key of `ModelConfig` may have this value."""
+        """Returns whether a key of `ModelConfig` may have this value."""
         return key not in self.choices or value in self.choices[key]
 
 

@@ -15,7 +15,7 @@ _NO_PADDING = -1
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum the cross-entropy of ``logits`` [N, C] against ``labels`` int64 [N]: an fp32 scalar, 0 for N = 0.
+    """Sums the cross-entropy of ``logits`` [N, C] against ``labels`` int64 [N]: an fp32 scalar, 0 for N = 0.
 
     It is computed in fp32 chunk by chunk. The backward pass overwrites the logits with their gradient, so they must not
     be used afterwards, and it can run only once.
@@ -25,14 +25,14 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def triton_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Compute the same with kernels of this project: `stacking.model.triton_cross_entropy`, which needs Triton."""
+    """Computes the same with kernels of this project: `stacking.model.triton_cross_entropy`, which needs Triton."""
     kernels = import_module("stacking.model.triton_cross_entropy")
     loss: Tensor = kernels.one_pass_cross_entropy(logits, labels)
     return loss
 
 
 def apex_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Compute the same with the kernel of NVIDIA's apex: ``apex/contrib/xentropy/softmax_xentropy.py``.
+    """Computes the same with the kernel of NVIDIA's apex: ``apex/contrib/xentropy/softmax_xentropy.py``.
 
     It accumulates in fp32, keeps the logits and needs as much memory again for their gradient. It refuses N = 0.
     """
@@ -46,7 +46,7 @@ def apex_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    """Reduce over the classes in fp32; by column if stored that way, because torch would transpose them first."""
+    """Reduces over the classes in fp32; by column if stored that way, because torch would transpose them first."""
     if logits.stride(0) == 1:
         return torch.log_softmax(logits.t(), dim=0, dtype=torch.float32).t()
     return torch.log_softmax(logits, dim=1, dtype=torch.float32)

@@ -10,7 +10,7 @@ _LOWEST = -(1 << 15)
 
 
 def keep(shape: torch.Size, probability: float, device: torch.device) -> tuple[Tensor, float]:
-    """Draw which elements are kept: bool of ``shape``, and the factor that preserves the expectation.
+    """Draws which elements are kept: bool of ``shape``, and the factor that preserves the expectation.
 
     Each element uses 16 bits of torch's generator, four elements per 64-bit number. So ``probability`` is exact to
     1 / 65,536, the factor matches the effective probability, and the cost is a seventh of ``torch.bernoulli``.
@@ -22,7 +22,7 @@ def keep(shape: torch.Size, probability: float, device: torch.device) -> tuple[T
 
 
 def dropout_bits(hidden: Tensor, probability: float) -> Tensor:
-    """Apply ``torch.nn.functional.dropout`` with random numbers from `keep`."""
+    """Applies ``torch.nn.functional.dropout`` with random numbers from `keep`."""
     if not probability:
         return hidden
     kept, factor = keep(hidden.shape, probability, hidden.device)
@@ -30,7 +30,7 @@ def dropout_bits(hidden: Tensor, probability: float) -> Tensor:
 
 
 def add_dropout_bits(residual: Tensor, hidden: Tensor, probability: float) -> Tensor:
-    """Return ``residual + dropout(hidden)`` with random numbers from `keep`."""
+    """Returns ``residual + dropout(hidden)`` with random numbers from `keep`."""
     if not probability:
         return residual + hidden
     kept, factor = keep(hidden.shape, probability, hidden.device)

@@ -31,7 +31,7 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Return the vectors [T, H] of ``positions`` int64 [T]."""
+        """Returns the vectors [T, H] of ``positions`` int64 [T]."""
         return self.table.index_select(0, positions)
 
 
@@ -50,7 +50,7 @@ class PostLNEmbeddings(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Map T tokens to [T, H]."""
+        """Maps T tokens to [T, H]."""
         positions = self.positions(tokens.layout.positions)
         total = self.tokens(tokens.input_ids) + self.segments(tokens.segment_ids) + positions
         return self.dropout(self.norm(total))
@@ -72,7 +72,7 @@ class PreLNEmbeddings(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Map T tokens to [T, H]."""
+        """Maps T tokens to [T, H]."""
         scaled = self.scale * self.tokens(tokens.input_ids)
         # The sinusoids are a buffer, which ZeRO-3 leaves in fp32 when it casts the parameters.
         positions = self.positions(tokens.layout.positions).to(scaled.dtype)

@@ -23,7 +23,7 @@ class TiedDecoder(nn.Module):
         self.weight = tokens.weight
 
     def forward(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Map [N, H] to [N, V]."""
+        """Maps [N, H] to [N, V]."""
         return self.kernels.decode(hidden, self.weight, bias)
 
 
@@ -39,7 +39,7 @@ class PostLNMLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [N, H] to [N, V]."""
+        """Maps [N, H] to [N, V]."""
         return self.decoder(self.norm(self.activation(self.transform(hidden))), self.bias)
 
 
@@ -54,5 +54,5 @@ class PreLNMLMHead(nn.Module):
         self.decoder = TiedDecoder(tokens)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [N, H] to [N, V]."""
+        """Maps [N, H] to [N, V]."""
         return self.decoder(self.norm(self.activation(self.transform(hidden))))

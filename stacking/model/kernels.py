@@ -73,7 +73,7 @@ class Kernels:
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float
     ) -> Tensor:
-        """Compute attention as in `stacking.model.attention`."""
+        """Computes attention as in `stacking.model.attention`."""
         mixed: Tensor = ATTENTION[self.attention](query, key, value, queries, keys, dropout)
         return mixed
 
@@ -83,22 +83,22 @@ class Kernels:
         return dropped
 
     def add(self, residual: Tensor, hidden: Tensor, probability: float) -> Tensor:
-        """Compute a residual sum with dropout."""
+        """Computes a residual sum with dropout."""
         total: Tensor = DROPOUT[self.dropout][1](residual, hidden, probability) if probability else residual + hidden
         return total
 
     def normalise(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        """Compute a LayerNorm as in `stacking.model.norms`."""
+        """Computes a LayerNorm as in `stacking.model.norms`."""
         normed: Tensor = NORMS[self.norm](hidden, weight, bias, eps)
         return normed
 
     def decode(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Compute vocabulary scores as in `stacking.model.vocabulary`."""
+        """Computes vocabulary scores as in `stacking.model.vocabulary`."""
         scores: Tensor = DECODERS[self.decoder](hidden, weight, bias)
         return scores
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compute cross-entropy as in `stacking.model.cross_entropy`."""
+        """Computes cross-entropy as in `stacking.model.cross_entropy`."""
         total: Tensor = CROSS_ENTROPY[self.cross_entropy](logits, labels)
         return total
 
@@ -154,7 +154,7 @@ _SINCE: Mapping[str, tuple[int, int]] = {"ampere": (8, 0), "volta": (7, 0), "pas
 
 
 def generation(device: torch.device) -> str:
-    """Return the row of `KERNELS` for ``device``."""
+    """Returns the row of `KERNELS` for ``device``."""
     if device.type != "cuda":
         return "cpu"
     capability = torch.cuda.get_device_capability(device)
@@ -186,7 +186,7 @@ TRIALS: Mapping[tuple[str, str], KernelTrial] = {
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: float, lamb: bool = False) -> Kernels:
-    """Choose the kernels for ``device`` and ``dtype``, after trying those that may be missing or fail there.
+    """Chooses the kernels for ``device`` and ``dtype``, after trying those that may be missing or fail there.
 
     Args:
         head: dimensions of an attention head.
@@ -206,7 +206,7 @@ def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: fl
 
 
 def use(model: nn.Module, kernels: Kernels) -> None:
-    """Set the kernels of every part of ``model`` that uses them."""
+    """Sets the kernels of every part of ``model`` that uses them."""
     for module in model.modules():
         if hasattr(module, "kernels"):
             vars(module)["kernels"] = kernels

@@ -29,7 +29,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient, and its moments; ``closure`` is not called."""
+        """Updates every parameter that has a gradient, and its moments; ``closure`` is not called."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -51,13 +51,13 @@ class Lamb(torch.optim.Optimizer):
 
 
 def _trust(parameter: Tensor, update: Tensor) -> Tensor:
-    """Return the ratio of the two norms, 1 where one is zero, without waiting for the device."""
+    """Returns the ratio of the two norms, 1 where one is zero, without waiting for the device."""
     weight, step = parameter.norm(), update.norm()
     return torch.where((weight > 0) & (step > 0), weight / step, 1.0)
 
 
 def apex_lamb(params: Iterable[Any], **settings: Any) -> torch.optim.Optimizer:
-    """Make the same optimizer from NVIDIA's apex: ``apex/optimizers/fused_lamb.py``, for GPUs alone."""
+    """Makes the same optimizer from NVIDIA's apex: ``apex/optimizers/fused_lamb.py``, for GPUs alone."""
     apex = import_module("apex.optimizers")
     made: torch.optim.Optimizer = apex.FusedLAMB(params, **settings, max_grad_norm=math.inf)  # DeepSpeed clips already
     return made

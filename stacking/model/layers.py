@@ -16,7 +16,7 @@ class QueryKeyValue(nn.Linear):
     def forward(  # type: ignore[override]
         self, hidden: Tensor, chosen: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return three [T, H] of ``hidden`` [T, H]; with ``chosen`` [R, H], queries [R, H] of these instead."""
+        """Returns three [T, H] of ``hidden`` [T, H]; with ``chosen`` [R, H], queries [R, H] of these instead."""
         width = self.in_features
         if chosen is None:
             query, key, value = super().forward(hidden).view(-1, 3, width).unbind(1)
@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, hidden: Tensor, keys: Layout, chosen: Tensor | None = None, queries: Layout | None = None
     ) -> Tensor:
-        """Map ``hidden`` [T, H], laid out as ``keys``, to [T, H].
+        """Maps ``hidden`` [T, H], laid out as ``keys``, to [T, H].
 
         With ``chosen``, rows [R, H] of ``hidden`` laid out as ``queries``, the result is only for these: [R, H].
         """
@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
         return self.output(mixed.flatten(1))
 
     def placed(self, rows: Tensor, layout: Layout) -> Tensor:
-        """Return queries or keys [T, A, D] marked with their positions; unchanged if the embeddings have done so."""
+        """Returns queries or keys [T, A, D] marked with their positions; unchanged if the embeddings have done so."""
         return rows
 
 
@@ -67,7 +67,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate, config.hidden)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., H] to [..., H]."""
+        """Maps [..., H] to [..., H]."""
         return self.down(self.activation(self.up(hidden)))
 
 
@@ -80,7 +80,7 @@ class Residual(nn.Module):
         self.probability = probability
 
     def forward(self, residual: Tensor, hidden: Tensor) -> Tensor:
-        """Map two [..., H] to [..., H]."""
+        """Maps two [..., H] to [..., H]."""
         return self.kernels.add(residual, hidden, self.probability if self.training else 0.0)
 
 
@@ -93,7 +93,7 @@ class Dropout(nn.Module):
         self.probability = probability
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [...] to [...]."""
+        """Maps [...] to [...]."""
         return self.kernels.drop(hidden, self.probability if self.training else 0.0)
 
 
@@ -105,7 +105,7 @@ class LayerNorm(nn.LayerNorm):
         self.kernels = PLAIN
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., H] to [..., H]."""
+        """Maps [..., H] to [..., H]."""
         return self.kernels.normalise(hidden, self.weight, self.bias, self.eps)
 
 

@@ -37,7 +37,7 @@ class MacaronBlock(nn.Module):
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
     ) -> Tensor:
-        """Map ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H].
+        """Maps ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H].
 
         The first half-step is taken at every token, because keys and values depend on it.
         """

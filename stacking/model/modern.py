@@ -40,7 +40,7 @@ class RotaryPositions(nn.Module):
         self.register_buffer("sines", angles.sin(), persistent=False)
 
     def forward(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Turn ``rows`` [T, A, D] by their ``positions`` int64 [T], in fp32 at least."""
+        """Turns ``rows`` [T, A, D] by their ``positions`` int64 [T], in fp32 at least."""
         wide = torch.promote_types(rows.dtype, torch.float32)
         cosines, sines = (part.index_select(0, positions)[:, None].to(wide) for part in (self.cosines, self.sines))
         first, second = rows.chunk(2, dim=-1)
@@ -56,7 +56,7 @@ class RotaryAttention(SelfAttention):
         self.positions = positions
 
     def placed(self, rows: Tensor, layout: Layout) -> Tensor:
-        """Turn queries or keys [T, A, D] by their positions."""
+        """Turns queries or keys [T, A, D] by their positions."""
         return self.positions(rows, layout.positions)
 
 
@@ -71,7 +71,7 @@ class GatedFeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate, config.hidden, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., H] to [..., H]."""
+        """Maps [..., H] to [..., H]."""
         value, gate = self.up(hidden).chunk(2, dim=-1)
         return self.down(self.dropout(self.activation(value) * gate))
 
@@ -94,7 +94,7 @@ class ModernBlock(nn.Module):
     def forward(
         self, hidden: Tensor, layout: Layout, rows: Tensor | None = None, queries: Layout | None = None
     ) -> Tensor:
-        """Map ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H]."""
+        """Maps ``hidden`` [T, H] to [T, H]; with ``rows`` [R], laid out as ``queries``, only to these rows [R, H]."""
         residual, normed = self.read(hidden)
         chosen = None if rows is None else normed.index_select(0, rows)
         residual = residual if rows is None else residual.index_select(0, rows)
@@ -102,7 +102,7 @@ class ModernBlock(nn.Module):
         return hidden + self.feed_forward(self.feed_forward_norm(hidden))
 
     def read(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the residual stream [T, H] and what attention reads of it [T, H]."""
+        """Returns the residual stream [T, H] and what attention reads of it [T, H]."""
         return hidden, self.attention_norm(hidden)
 
 
@@ -118,7 +118,7 @@ class FirstModernBlock(ModernBlock):
         self.dropout = Dropout(config.dropout)
 
     def read(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the normalised embeddings [T, H] twice."""
+        """Returns the normalised embeddings [T, H] twice."""
         normed = self.dropout(self.attention_norm(hidden))
         return normed, normed
 
@@ -131,7 +131,7 @@ class ModernEmbeddings(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.hidden, padding_idx=config.padding_id)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Map T tokens to [T, H]."""
+        """Maps T tokens to [T, H]."""
         return self.tokens(tokens.input_ids)
 
 
@@ -147,7 +147,7 @@ class ModernMLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [N, H] to [N, V]."""
+        """Maps [N, H] to [N, V]."""
         return self.decoder(self.norm(self.activation(self.transform(hidden))), self.bias)
 
 
@@ -168,7 +168,7 @@ class ModernBert(FinallyNormedBert):
         self.initialise()
 
     def initialise(self) -> None:
-        """Apply ModernBERT's rule: truncated N(0, ``initializer_range``), over √2L for what writes into the stream.
+        """Applies ModernBERT's rule: truncated N(0, ``initializer_range``), over √2L for what writes into the stream.
 
         L is the depth of the model that is drawn; if it grows later, the depth of the first stage.
         """
@@ -184,7 +184,7 @@ class ModernBert(FinallyNormedBert):
 
 @torch.no_grad()
 def _draw(weight: Tensor, std: float) -> None:
-    """Draw from N(0, std) cut at ``_CUTOFF`` deviations, each value once.
+    """Draws from N(0, std) cut at ``_CUTOFF`` deviations, each value once.
 
     From torch 2.13 on, ``trunc_normal_`` draws again until all values are within, which never happens where drawing is
     skipped because the weights will be loaded.

@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def torch_norm(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Normalise ``hidden`` [..., H], then scale by ``weight`` [H] and shift by ``bias`` [H] where there are any."""
+    """Normalises ``hidden`` [..., H], then scales by ``weight`` [H] and shifts by ``bias`` [H] where there are any."""
     return F.layer_norm(hidden, hidden.shape[-1:], weight, bias, eps)
 
 
 def apex_norm(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Compute the same with the kernel of NVIDIA's apex: ``apex/normalization/fused_layer_norm.py``.
+    """Computes the same with the kernel of NVIDIA's apex: ``apex/normalization/fused_layer_norm.py``.
 
     It has none for a scale without a bias, where PyTorch's is used.
     """

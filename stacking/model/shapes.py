@@ -35,7 +35,7 @@ Part = Callable[[Widths], Shapes]
 
 
 def named(parts: Mapping[str, Part], widths: Widths) -> Shapes:
-    """Return the parameters of all ``parts`` under their full names, in order."""
+    """Returns the parameters of all ``parts`` under their full names, in order."""
     return {
         f"{part}.{name}".removesuffix("."): shape
         for part, shapes in parts.items()
@@ -44,7 +44,7 @@ def named(parts: Mapping[str, Part], widths: Widths) -> Shapes:
 
 
 def without_biases(part: Part) -> Part:
-    """Return ``part`` without its biases."""
+    """Returns ``part`` without its biases."""
 
     def bare(widths: Widths) -> Shapes:
         return {name: shape for name, shape in part(widths).items() if not name.endswith("bias")}
@@ -53,7 +53,7 @@ def without_biases(part: Part) -> Part:
 
 
 def linear(name: str, inputs: int, outputs: int) -> Shapes:
-    """Return the weight [outputs, inputs] and the bias [outputs] of a linear layer called ``name`` in its part."""
+    """Returns the weight [outputs, inputs] and the bias [outputs] of a linear layer called ``name`` in its part."""
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 

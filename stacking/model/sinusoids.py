@@ -6,7 +6,7 @@ import numpy as np
 
 
 def sinusoids(positions: int, hidden: int) -> np.ndarray:
-    """Return sines, then cosines, in geometrically spaced wavelengths from 2π to 10,000 · 2π: fp32 [positions, hidden].
+    """Returns sines, then cosines, of geometrically spaced wavelengths from 2π to 10⁴ · 2π: fp32 [positions, hidden].
 
     This is the layout of the code released with Gong et al. (2019), after Vaswani et al. (2017).
     """

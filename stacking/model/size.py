@@ -9,7 +9,7 @@ from stacking.model.shapes import INTO_RESIDUAL, Shapes, named
 
 
 def parameter_shapes(config: ModelConfig) -> Shapes:
-    """Return name and shape of every parameter, in the order of ``build(config).named_parameters()``.
+    """Returns name and shape of every parameter, in the order of ``build(config).named_parameters()``.
 
     These names are an interface: checkpoints, states, growth and export rely on them. The decoder of the MLM head is
     the token embedding itself, so it is listed once, as ``embeddings.tokens.weight``.
@@ -22,12 +22,12 @@ def parameter_shapes(config: ModelConfig) -> Shapes:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return the number of trained parameters; the tied embedding counts once."""
+    """Returns the number of trained parameters; the tied embedding counts once."""
     return sum(prod(shape) for shape in parameter_shapes(config).values())
 
 
 def training_flops(config: ModelConfig, sequence_length: int, predicted: float) -> float:
-    """Return the floating-point operations to train on one sequence, forward and backward.
+    """Returns the floating-point operations to train on one sequence, forward and backward.
 
     A multiply-add counts as two; the backward pass costs twice the forward pass. Included are the encoder's matrices,
     the attention scores, and the MLM head at the predicted positions. Norms, activations, the NSP head and
@@ -44,7 +44,7 @@ def training_flops(config: ModelConfig, sequence_length: int, predicted: float) 
 
 
 def executed_flops(config: ModelConfig, sequence_length: int, predicted: float) -> float:
-    """Return the part of `training_flops` that `stacking.model.bert` executes.
+    """Returns the part of `training_flops` that `stacking.model.bert` executes.
 
     Its last layer computes what keys and values depend on at every token, and all else only at the first token and the
     masked ones (`Bert.encode_needed`).
@@ -58,7 +58,7 @@ def executed_flops(config: ModelConfig, sequence_length: int, predicted: float) 
 
 
 def kept_values(config: ModelConfig) -> tuple[int, int]:
-    """Return how many values a layer keeps per token for the backward pass, and how many elements have a dropout mask.
+    """Returns how many values a layer keeps per token for the backward pass, and how many elements have a dropout mask.
 
     Kept are the input of every matrix and LayerNorm, and the output of every matrix that is not added to the residual
     stream: queries, keys, values, and what an activation function reads; also the activated values that a gate
@@ -81,6 +81,6 @@ def kept_values(config: ModelConfig) -> tuple[int, int]:
 
 
 def _matrices(config: ModelConfig) -> dict[str, int]:
-    """Return the elements of each matrix of a layer, in the order of computation."""
+    """Returns the elements of each matrix of a layer, in the order of computation."""
     shapes = named(VARIANTS[config.variant].layer, config).items()
     return {name.removesuffix(".weight"): prod(shape) for name, shape in shapes if len(shape) == 2}

@@ -67,7 +67,7 @@ class Tokens:
 
 
 def unpadded_tokens(batch: Unpadded, grouped: bool = True) -> Tokens:
-    """Return the tokens of a batch without padding, in host memory.
+    """Returns the tokens of a batch without padding, in host memory.
 
     Args:
         grouped: use several rectangles of sequences of similar length; False: one rectangle as wide as the longest.
@@ -76,7 +76,7 @@ def unpadded_tokens(batch: Unpadded, grouped: bool = True) -> Tokens:
 
 
 def padded_tokens(input_ids: I64, segment_ids: I64, attention_mask: np.ndarray | None, mlm_positions: I64) -> Tokens:
-    """Return the tokens of B padded sequences [B, S]; padding is computed, but masked in attention.
+    """Returns the tokens of B padded sequences [B, S]; padding is computed, but masked in attention.
 
     Args:
         attention_mask: bool [B, S], True = real token, with all padding at the ends; None: no padding.
@@ -101,13 +101,13 @@ def padded_tokens(input_ids: I64, segment_ids: I64, attention_mask: np.ndarray |
 
 
 def to(tokens: Tokens, device: torch.device) -> Tokens:
-    """Return ``tokens`` on ``device``, each tensor copied by `copied`."""
+    """Returns ``tokens`` on ``device``, each tensor copied by `copied`."""
     moved: dict[str, Any] = {name: _moved(value, device) for name, value in vars(tokens).items()}
     return Tokens(**moved)
 
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy ``tensor`` to ``device``; to a GPU from pinned memory and asynchronously."""
+    """Copies ``tensor`` to ``device``; to a GPU from pinned memory and asynchronously."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -145,7 +145,7 @@ def _tokens(batch: Unpadded, groups: list[np.ndarray]) -> Tokens:
 
 
 def _groups(lengths: I64) -> list[np.ndarray]:
-    """Group the sequences so that few places are empty: neighbours in length share a group."""
+    """Groups the sequences so that few places are empty: neighbours in length share a group."""
     if (lengths == lengths[0]).all():
         return [np.arange(len(lengths))]
     order = np.argsort(-lengths, kind="stable")
@@ -158,7 +158,7 @@ def _groups(lengths: I64) -> list[np.ndarray]:
 
 
 def _layout(lengths: I64, position_ids: I64, groups: list[np.ndarray], masked: bool) -> Layout:
-    """Lay out the rows; ``masked``: whether empty places need masking, as those of keys do and of queries do not."""
+    """Lays out the rows; ``masked``: whether empty places need masking, as those of keys do and of queries do not."""
     ends = np.cumsum(lengths)
     offsets = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
     longest, positions = int(lengths.max()), torch.from_numpy(position_ids)

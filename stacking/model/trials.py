@@ -27,7 +27,7 @@ class TrialInputs(NamedTuple):
     """Dropout of the attention probabilities."""
 
     def drawn(self, seed: int, *shape: int) -> Tensor:
-        """Return normal numbers, the same for the same ``seed``; torch's own generator stays as it is."""
+        """Returns normal numbers, the same for the same ``seed``; torch's own generator stays as it is."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator).to(self.device, self.dtype).requires_grad_()
 
@@ -37,7 +37,7 @@ Results = Callable[[Kernel, TrialInputs], list[Tensor]]
 
 
 def refusal(results: Results, kernel: Kernel, plain: Kernel, inputs: TrialInputs) -> str:
-    """Return why ``kernel`` cannot be used here; empty if its values and gradients agree with those of ``plain``."""
+    """Returns why ``kernel`` cannot be used here; empty if its values and gradients agree with those of ``plain``."""
     try:
         pairs = zip(results(kernel, inputs), results(plain, inputs), strict=True)
         agree = all(_close(found, expected) for found, expected in pairs)
@@ -52,7 +52,7 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def varlen_attention(attend: Kernel, inputs: TrialInputs) -> list[Tensor]:
-    """Attend within three short sequences; with dropout too, whose results are random."""
+    """Attends within three short sequences; with dropout too, whose results are random."""
     if inputs.dtype == torch.float32:
         raise TypeError("it computes in 16 bits only")
     lengths = np.array([3, 17, 8])
@@ -66,7 +66,7 @@ def varlen_attention(attend: Kernel, inputs: TrialInputs) -> list[Tensor]:
 
 
 def layer_norm(norm: Kernel, inputs: TrialInputs) -> list[Tensor]:
-    """Normalise with scale and bias, and without."""
+    """Normalises with scale and bias, and without."""
     hidden, weight, bias = inputs.drawn(0, _ROWS, _HIDDEN), inputs.drawn(1, _HIDDEN), inputs.drawn(2, _HIDDEN)
     affine, plain = norm(hidden, weight, bias, 1e-12), norm(hidden, None, None, 1e-12)
     return [
@@ -78,7 +78,7 @@ def layer_norm(norm: Kernel, inputs: TrialInputs) -> list[Tensor]:
 
 
 def cross_entropy(loss: Kernel, inputs: TrialInputs) -> list[Tensor]:
-    """Sum over 2 classes and over an odd number of them; label 0, padding to some kernels, is among them."""
+    """Sums over 2 classes and over an odd number of them; label 0, padding to some kernels, is among them."""
     results = []
     for classes in (2, 2 * _HIDDEN + 1):
         logits = inputs.drawn(0, _ROWS, classes)
@@ -89,7 +89,7 @@ def cross_entropy(loss: Kernel, inputs: TrialInputs) -> list[Tensor]:
 
 
 def lamb(maker: Kernel, inputs: TrialInputs) -> list[Tensor]:
-    """Update a matrix and a vector without weight decay three times, in fp32, as masters are."""
+    """Updates a matrix and a vector without weight decay three times, in fp32, as masters are."""
     wide = inputs._replace(dtype=torch.float32)
     matrix, vector = wide.drawn(0, _ROWS, _HIDDEN), wide.drawn(1, _HIDDEN)
     groups = [{"params": [matrix]}, {"params": [vector], "weight_decay": 0.0}]

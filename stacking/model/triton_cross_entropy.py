@@ -19,7 +19,7 @@ _WARPS = 8
 
 
 def one_pass_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum the cross-entropy of ``logits`` [N, C], stored by row, against ``labels`` int64 [N]: an fp32 scalar.
+    """Sums the cross-entropy of ``logits`` [N, C], stored by row, against ``labels`` int64 [N]: an fp32 scalar.
 
     The backward pass overwrites the logits with their gradient, so they must not be used afterwards, and it can run
     only once.

@@ -53,7 +53,7 @@ class Adopted:
 
 
 def adopt(file: Path, recipe: str | None, gpus: int | None, out: Path) -> Adopted:
-    """Write ``out``/ds_config.json and ``out``/recipe.yaml.
+    """Writes ``out``/ds_config.json and ``out``/recipe.yaml.
 
     Args:
         file: JSON, HJSON or Accelerate's YAML; or the name of a ready one, such as ``cpu/bert-base.json``.
@@ -86,7 +86,7 @@ def _is_known(content: Json, rows: Iterable[KeyRow]) -> bool:
 
 
 def _accepted(content: Json, recipe: str | None, gpus: int | None, where: str) -> Adopted:
-    """Do the work of `adopt` without files; leave out the keys that DeepSpeed itself refuses.
+    """Does the work of `adopt` without files; leaves out the keys that DeepSpeed itself refuses.
 
     Raises:
         UserError: the recipe is wrong, or nothing that fits can be made.
@@ -108,7 +108,7 @@ def _accepted(content: Json, recipe: str | None, gpus: int | None, where: str) -
 
 
 def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: Machine, where: str) -> Adopted:
-    """Do the work of `adopt` without files and without asking DeepSpeed.
+    """Does the work of `adopt` without files and without asking DeepSpeed.
 
     Raises:
         UserError: the recipe is wrong, or no valid result exists.
@@ -137,7 +137,7 @@ def adopt_content(content: Json, recipe: str | None, gpus: int | None, machine: 
 
 
 def _finals(raw: Json, content: Json, machine: Machine, where: str) -> tuple[FinalConfig, ...]:
-    """Plan a recipe with a configuration and return what every stage gives to DeepSpeed.
+    """Plans a recipe with a configuration and returns what every stage gives to DeepSpeed.
 
     Raises:
         UserError: the two do not fit.
@@ -147,7 +147,7 @@ def _finals(raw: Json, content: Json, machine: Machine, where: str) -> tuple[Fin
 
 
 def _as_it_is(found: Examination, raw: Json, machine: Machine, where: str) -> Adopted | None:
-    """Leave a file of `stacking tune` unchanged where it fits the recipe; None: it does not."""
+    """Leaves a file of `stacking tune` unchanged where it fits the recipe; None: it does not."""
     content = found.original
     if found.content != content:
         return None
@@ -165,13 +165,13 @@ class _Moved:
         self.found, self.raw, self.rows = found, raw, list[KeyRow]()
 
     def add(self, path: str, text: str, verdict: Verdict = "moved to the recipe", problem: str = "") -> None:
-        """Add a row about the current value at ``path``."""
+        """Adds a row about the current value at ``path``."""
         name = self.found.user_name(path)
         said = get(self.found.original, name, self.found.get(path))
         self.rows.append(KeyRow(name, shown(said), verdict, problem, text))
 
     def move(self, path: str, place: str) -> Any:
-        """Move a value from the configuration to the recipe's ``place`` and return it."""
+        """Moves a value from the configuration to the recipe's ``place`` and returns it."""
         value = self.found.get(path)
         self.add(path, f"{place}: {shown(value)}")
         self.found.remove(path)
@@ -179,7 +179,7 @@ class _Moved:
 
 
 def _raw(recipe: str | None, found: Examination) -> Json:
-    """Return the recipe's content, with absolute paths."""
+    """Returns the recipe's content, with absolute paths."""
     if recipe is None:
         return _template(found)
     file = find_recipe(recipe)
@@ -197,7 +197,7 @@ def _raw(recipe: str | None, found: Examination) -> Json:
 
 
 def _template(found: Examination) -> Json:
-    """Return a BERT-base recipe stacked as in Gong et al., with the configuration's learning rates where it has any."""
+    """Returns a BERT-base recipe stacked as in Gong et al., with the configuration's learning rates, if any."""
     total = found.get("scheduler.params.total_num_steps") or _STEPS
     steps = [max(1, total // 3), max(1, total // 3), max(1, total - 2 * (total // 3))]
     stages: list[Json] = [{"layers": n, "steps": s} for n, s in zip((3, 6, 12), steps, strict=True)]
@@ -325,7 +325,7 @@ def _settle_kernels(moved: _Moved, devices: Devices) -> None:
 
 
 def _in_order(found: Examination, rows: list[KeyRow]) -> tuple[KeyRow, ...]:
-    """Return one row per key, in the order of the user's file."""
+    """Returns one row per key, in the order of the user's file."""
     merged: dict[str, KeyRow] = {}
     for row in rows:
         before = merged.get(row.key)
@@ -346,7 +346,7 @@ def _in_order(found: Examination, rows: list[KeyRow]) -> tuple[KeyRow, ...]:
 
 
 def _of_leaves(found: Examination, row: KeyRow) -> list[KeyRow]:
-    """Split a row about a section into one for each of its keys."""
+    """Splits a row about a section into one for each of its keys."""
     value = get(found.original, row.key)
     if not isinstance(value, Mapping) or not value:
         return [row]
@@ -354,7 +354,7 @@ def _of_leaves(found: Examination, row: KeyRow) -> list[KeyRow]:
 
 
 def table(rows: tuple[KeyRow, ...]) -> str:
-    """Render the rows for a terminal."""
+    """Renders the rows for a terminal."""
     cells = [
         (row.key, row.said, row.verdict, "; ".join(filter(None, (row.problem, row.done or row.remedy)))) for row in rows
     ]

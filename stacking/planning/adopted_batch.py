@@ -26,7 +26,7 @@ class AdoptedBatch(NamedTuple):
 
 
 def adopt_batch(recipe: Recipe, wanted: BatchKeys, fixed: int | None, devices: int) -> AdoptedBatch:
-    """Choose the batch, keeping the size of an update if possible.
+    """Chooses the batch, keeping the size of an update if possible.
 
     Args:
         wanted: what the configuration says.

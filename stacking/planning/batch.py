@@ -35,7 +35,7 @@ class BatchSplit(NamedTuple):
 
 
 def recipe_total(recipe: Recipe, index: int) -> int | None:
-    """Return the global batch in sequences that the recipe sets for a stage, if it does.
+    """Returns the global batch in sequences that the recipe sets for a stage, if it does.
 
     Raises:
         UserError: the tokens are not a whole number of sequences.
@@ -51,7 +51,7 @@ def recipe_total(recipe: Recipe, index: int) -> int | None:
 
 
 def automatic_ranks(recipe: Recipe, devices: int) -> int:
-    """Return as many of the devices as divide the global batches that the recipe sets."""
+    """Returns as many of the devices as divide the global batches that the recipe sets."""
     length = recipe.data.sequence_length
     totals = [stage.batch_sequences or (stage.batch_tokens or 0) // length for stage in recipe.stages]
     return next(n for n in range(devices, 0, -1) if all(total % n == 0 for total in totals))
@@ -72,7 +72,7 @@ def decide_batch(
     inherited: int | None,
     fits: Callable[[int], bool],
 ) -> BatchSplit:
-    """Decide the batch of one stage from the recipe, the user's DeepSpeed configuration and the previous stage.
+    """Decides the batch of one stage from the recipe, the user's DeepSpeed configuration and the previous stage.
 
     Args:
         automatic: the number of ranks where the recipe leaves it open.
@@ -114,7 +114,7 @@ def _agreed(user: UserConfig, key: str, wanted: int | None, given: int | None, s
 def _does_not_divide(
     recipe: Recipe, index: int, user: UserConfig, total: int, ranks: int, micro: int | None
 ) -> UserError:
-    """Return an error at the key that fixes the size of an update: the configuration's, else the recipe's."""
+    """Returns an error at the key that fixes the size of an update: the configuration's, else the recipe's."""
     keys, stage = batch_keys(user), recipe.stages[index]
     unit, exact = ranks * (micro or 1) * (keys.accumulation or 1), None not in (micro, keys.accumulation)
     names = [f"{name} {n}" for name, n in (("micro-batch", micro), ("accumulation", keys.accumulation)) if n]
@@ -142,13 +142,13 @@ def _does_not_divide(
 
 
 def _multiples(value: int, unit: int) -> str:
-    """Suggest the multiples of ``unit`` around ``value``: ``give 96 or 128``."""
+    """Suggests the multiples of ``unit`` around ``value``: ``give 96 or 128``."""
     below = value // unit * unit
     return f"give {below:,} or {below + unit:,}" if below else f"give {unit:,}"
 
 
 def largest_divisor(number: int, most: int) -> int:
-    """Return the largest divisor of ``number`` that is at most ``most``."""
+    """Returns the largest divisor of ``number`` that is at most ``most``."""
     return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
 
 

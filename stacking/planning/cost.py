@@ -15,7 +15,7 @@ _WORKSPACES = 2 * (32 << 20)
 
 
 def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any], cuda: bool) -> int:
-    """Return the bytes per rank of weights, gradients, master weights and Adam's two moments.
+    """Returns the bytes per rank of weights, gradients, master weights and Adam's two moments.
 
     Rajbhandari et al., 2020 (ZeRO, arXiv 1910.02054), section 3: per parameter, 16-bit training keeps 2 + 2 bytes of
     weights and gradients and 4 + 8 of master weights and moments; fp32 training keeps 4 + 4 and 8. DeepSpeed's ZeRO
@@ -43,7 +43,7 @@ def activation_bytes(
     recomputed: bool = False,
     mask_probability: float = 0.15,
 ) -> int:
-    """Return the bytes that the backward pass needs for one micro-batch.
+    """Returns the bytes that the backward pass needs for one micro-batch.
 
     Korthikanti et al., 2022 (arXiv 2205.05198), section 4.1: per token and layer the values of `kept_values` (BERT:
     8 hidden + 2 intermediate) of ``size`` bytes each, and a byte for every element of a dropout mask; without fused
@@ -73,7 +73,7 @@ def memory_per_rank(
     recomputed: bool = False,
     mask_probability: float = 0.15,
 ) -> int:
-    """Return the bytes on one rank's device: the training state, one micro-batch's activations, cuBLAS' workspaces."""
+    """Returns the bytes on one rank's device: the training state, one micro-batch's activations, cuBLAS' workspaces."""
     state = state_bytes(count_parameters(model), ranks, config, cuda=fused)
     size = _BYTES[precision(config)]
     activations = activation_bytes(
@@ -83,5 +83,5 @@ def memory_per_rank(
 
 
 def stage_flops(model: ModelConfig, sequences: int, sequence_length: int, mask_probability: float) -> float:
-    """Return the floating-point operations to train on ``sequences``."""
+    """Returns the floating-point operations to train on ``sequences``."""
     return training_flops(model, sequence_length, mask_probability * sequence_length) * sequences

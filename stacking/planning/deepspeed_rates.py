@@ -12,7 +12,7 @@ from stacking.config.recipe import DeepSpeedSchedule, OneCycle, WarmupCosineLR, 
 
 
 def rate_at(schedule: DeepSpeedSchedule, update: int, total: int) -> float:
-    """Return the learning rate of an update.
+    """Returns the learning rate of an update.
 
     Args:
         update: counted from 0, over the whole run.
@@ -29,7 +29,7 @@ def rate_at(schedule: DeepSpeedSchedule, update: int, total: int) -> float:
 
 
 def knots(schedule: DeepSpeedSchedule, total: int) -> list[int]:
-    """Return the updates at which the curve has a kink."""
+    """Returns the updates at which the curve has a kink."""
     if isinstance(schedule, OneCycle):
         rise, fall = _halves(schedule)
         return [1, rise, rise + fall, rise + fall + 1]
@@ -42,7 +42,7 @@ def _warmup(schedule: WarmupLR | WarmupDecayLR | WarmupCosineLR) -> int:
 
 
 def _rise(schedule: WarmupLR | WarmupDecayLR | WarmupCosineLR, iteration: int) -> float:
-    """Return the completed share of the warm-up."""
+    """Returns the completed share of the warm-up."""
     warmup = _warmup(schedule)
     return log(iteration + 1) / log(warmup) if schedule.warmup_type == "log" else iteration / warmup
 
@@ -84,7 +84,7 @@ def _one_cycle(schedule: OneCycle, update: int) -> float:
 
 
 def _height(schedule: OneCycle, update: int) -> float:
-    """Return the position in the cycle, from 0 to 1."""
+    """Returns the position in the cycle, from 0 to 1."""
     rise, fall = _halves(schedule)
     if update >= rise + fall:
         return 0.0

@@ -22,7 +22,7 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|encoder\.layer)\.(\d{1,9})\.")
 
 
 def described(config: Path, checkpoint: ZeroCheckpoint) -> DescribedCheckpoint:
-    """Return ``checkpoint`` as a state of the model that ``config`` describes.
+    """Returns ``checkpoint`` as a state of the model that ``config`` describes.
 
     Raises:
         UserError: ``config`` does not describe a BERT, or describes another model than the checkpoint's.
@@ -31,7 +31,7 @@ def described(config: Path, checkpoint: ZeroCheckpoint) -> DescribedCheckpoint:
 
 
 def described_model(config: Path, checkpoint: TrainingState) -> ModelConfig:
-    """Return the model that ``config`` describes; a recipe's missing depth and vocabulary come from ``checkpoint``.
+    """Returns the model that ``config`` describes; a recipe's missing depth and vocabulary come from ``checkpoint``.
 
     Args:
         config: a Hugging Face ``config.json``, its folder, or a recipe.

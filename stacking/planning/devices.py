@@ -25,7 +25,7 @@ class Devices:
 
 
 def find_devices(recipe: Recipe, machine: Machine) -> Devices:
-    """Return the devices to plan for.
+    """Returns the devices to plan for.
 
     Raises:
         UserError: the recipe wants a GPU, but there is none and it names no class.

@@ -9,7 +9,7 @@ from stacking.planning.plan import StagePlan
 
 
 def resized(stage: StagePlan, ranks: int, where: str) -> StagePlan:
-    """Return ``stage`` for ``ranks`` ranks, with the same global batch and micro-batches no larger than planned.
+    """Returns ``stage`` for ``ranks`` ranks, with the same global batch and micro-batches no larger than planned.
 
     Args:
         where: the source of the number of ranks, for the error.
@@ -30,5 +30,5 @@ def resized(stage: StagePlan, ranks: int, where: str) -> StagePlan:
 
 
 def most_ranks(stage: StagePlan, available: int) -> int:
-    """Return the largest number of ranks, at most as planned, that the stage can use of those ``available``."""
+    """Returns the largest number of ranks, at most as planned, that the stage can use of those ``available``."""
     return largest_divisor(stage.global_batch, max(1, min(available, stage.ranks)))

@@ -31,7 +31,7 @@ class Start:
 
 
 def read_start(recipe: Recipe) -> Start | None:
-    """Return the model at the recipe's ``start``; None for random weights.
+    """Returns the model at the recipe's ``start``; None for random weights.
 
     Raises:
         UserError: the folder contains neither a state nor a Hugging Face BERT.
@@ -55,7 +55,7 @@ def read_start(recipe: Recipe) -> Start | None:
 
 
 def model_config(recipe: Recipe, start: Start | None, vocabulary: int, padding_id: int | None = None) -> ModelConfig:
-    """Return the recipe's model, at the depth of its first stage.
+    """Returns the recipe's model, at the depth of its first stage.
 
     Values that the recipe leaves open come from ``start`` if given, else from the recipe's shape.
 

@@ -18,7 +18,7 @@ _REMEDY = "prepare the data with the model's own tokenizer: stacking prepare --t
 
 
 def compare_words(recipe: Recipe, start: Start | None) -> list[str]:
-    """Return warnings if the vocabulary of the recipe's data differs from that of the model to start from.
+    """Returns warnings if the vocabulary of the recipe's data differs from that of the model to start from.
 
     Raises:
         UserError: fewer than ``LEAST_SHARE`` of the data's ids are the same word in both.
@@ -45,7 +45,7 @@ def compare_words(recipe: Recipe, start: Start | None) -> list[str]:
 
 
 def words_folder(start: Start) -> Path | None:
-    """Find the vocabulary of ``start``; None if it is unknown.
+    """Finds the vocabulary of ``start``; None if it is unknown.
 
     It is next to the model or, for a state of a run, in the data of that run.
     """
@@ -55,7 +55,7 @@ def words_folder(start: Start) -> Path | None:
 
 
 def data_of_run_around(path: Path) -> Path | None:
-    """Return the prepared data of the run in whose folder a state or checkpoint lies; None if there is none."""
+    """Returns the prepared data of the run in whose folder a state or checkpoint lies; None if there is none."""
     for folder in list(path.absolute().parents)[:3]:
         plan = read_json(folder / "plan.json") if (folder / "plan.json").is_file() else None
         data = plan.get("data", {}).get("path") if isinstance(plan, dict) else None
@@ -65,7 +65,7 @@ def data_of_run_around(path: Path) -> Path | None:
 
 
 def read_words(folder: Path) -> dict[int, str] | None:
-    """Return the entries of the tokenizer in ``folder`` by id; None if there is none that is a list of words.
+    """Returns the entries of the tokenizer in ``folder`` by id; None if there is none that is a list of words.
 
     Raises:
         UserError: a file has the wrong content.

@@ -32,7 +32,7 @@ _DEFAULT_VOCABULARY = 30_522
 def make_plan(
     recipe: Recipe, manifest: Mapping[str, Any] | None, samples_per_epoch: int | None, machine: Machine
 ) -> Plan:
-    """Resolve a recipe.
+    """Resolves a recipe.
 
     Args:
         manifest: manifest of the prepared data; None to plan without data.
@@ -81,7 +81,7 @@ def make_plan(
 
 
 def _initial_model(recipe: Recipe, start: Start | None, manifest: Mapping[str, Any] | None) -> ModelConfig:
-    """Return the model at the depth of the first stage.
+    """Returns the model at the depth of the first stage.
 
     Raises:
         UserError: it contradicts the model to start from, the sequences are longer than its positions, or the data
@@ -103,7 +103,7 @@ def _initial_model(recipe: Recipe, start: Start | None, manifest: Mapping[str, A
 
 
 def _schedule(recipe: Recipe, stages: Sequence[StagePlan]) -> WarmupStableDecay | None:
-    """Return the schedule from which the plan is cut again when a stage has ended early."""
+    """Returns the schedule from which the plan is cut again when a stage has ended early."""
     automatic = any(stage.until for stage in stages)
     return recipe.schedule if automatic and isinstance(recipe.schedule, WarmupStableDecay) else None
 
@@ -111,7 +111,7 @@ def _schedule(recipe: Recipe, stages: Sequence[StagePlan]) -> WarmupStableDecay 
 def _decide_rates(
     recipe: Recipe, decided: Sequence[DecidedStage], findings: Findings
 ) -> tuple[list[Points], tuple[str, ...]]:
-    """Decide the learning rates of all stages; notes say which of them the DeepSpeed configurations set."""
+    """Decides the learning rates of all stages; notes say which of them the DeepSpeed configurations set."""
     settled, notes = settle_rates(recipe, [stage.user for stage in decided], findings)
     steps = [stage.steps for stage in decided if stage.steps is not None]
     if len(steps) < len(decided):
@@ -121,7 +121,7 @@ def _decide_rates(
 
 
 def _final(run: RunBasis, decided: DecidedStage) -> FinalConfig:
-    """Return what a stage would give to DeepSpeed, with any number where a complaint left it open."""
+    """Returns what a stage would give to DeepSpeed, with any number where a complaint left it open."""
     recipe, name = run.recipe, stage_name(decided.index, decided.model.layers)
     ranks = recipe.stages[decided.index].ranks or recipe.launch.ranks or run.ranks
     batch = decided.batch or BatchSplit(1, 1, ranks)
@@ -141,7 +141,7 @@ def _check_decay(recipe: Recipe, decided: Sequence[DecidedStage], rates: Sequenc
 
 
 def _adopt_command(recipe: Recipe, users: Sequence[UserConfig], findings: Findings) -> str:
-    """Return the command that makes the first configuration fit the recipe; empty if that is not the mistake."""
+    """Returns the command that makes the first configuration fit the recipe; empty if that is not the mistake."""
     files = {user.where: user.path for user in users if user.path}
     if not any(error.where.partition(": ")[0] in files for error in findings.errors):
         return ""
@@ -201,7 +201,7 @@ def _cost(recipe: Recipe, model: ModelConfig, stages: Sequence[StagePlan]) -> Co
 
 
 def _config_notes(decided: Sequence[DecidedStage], rates: Sequence[str]) -> list[str]:
-    """Note the origin of values and the keys that were changed, each once."""
+    """Notes the origin of values and the keys that were changed, each once."""
     optimizers = [note for stage in decided for note in stage.notes]
     keys = [note for stage in decided for note in stage.user.notes]
     return list(dict.fromkeys([*optimizers, *rates, *keys]))

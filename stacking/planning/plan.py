@@ -107,21 +107,21 @@ class StagePlan(Frozen):
 
     @property
     def trial_updates(self) -> int:
-        """Return the updates of the candidates that a trial of operators trains before the stage."""
+        """Returns the updates of the candidates that a trial of operators trains before the stage."""
         return self.growth.trial.updates if self.growth and self.growth.trial else 0
 
     @property
     def all_flops(self) -> float:
-        """Return the floating-point operations of the stage and of the trial before it."""
+        """Returns the floating-point operations of the stage and of the trial before it."""
         return self.flops * (1 + self.trial_updates / self.steps)
 
     def grown_by(self, operator: str) -> StagePlan:
-        """Return the stage with the growth by one candidate of its trial."""
+        """Returns the stage with the growth by one candidate of its trial."""
         assert self.growth is not None
         return self.model_copy(update={"growth": self.growth.by(operator)})
 
     def rates_at(self, step: int) -> Rates:
-        """Return the learning rates of update ``step``, from 0."""
+        """Returns the learning rates of update ``step``, from 0."""
         rate = learning_rate_at(self.learning_rate, step)
         return self.growth.rates(step, self.steps, rate) if self.growth else Rates(rate, rate)
 
@@ -155,28 +155,28 @@ class Plan(Frozen):
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:
-        """Return the plan as unsealed JSON; the same recipe, data and machine give the same bytes."""
+        """Returns the plan as unsealed JSON; the same recipe, data and machine give the same bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
     @property
     def digest(self) -> str:
-        """Return the XXH3-128 of ``to_json``, in hex."""
+        """Returns the XXH3-128 of ``to_json``, in hex."""
         return xxhash.xxh3_128_hexdigest(self.to_json().encode())
 
     def flops_done(self, index: int, step: int) -> float:
-        """Return the floating-point operations of the run up to update ``step`` of stage ``index``."""
+        """Returns the floating-point operations of the run up to update ``step`` of stage ``index``."""
         stage = self.stages[index]
         before = sum(earlier.all_flops for earlier in self.stages[:index])
         return before + stage.all_flops - stage.flops + stage.flops * step / stage.steps
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write ``plan.json``, sealed and atomically; the same plan gives the same bytes."""
+    """Writes ``plan.json``, sealed and atomically; the same plan gives the same bytes."""
     write_sealed(path, plan.model_dump(mode="json"))
 
 
 def load_plan(path: Path) -> Plan:
-    """Read a plan.
+    """Reads a plan.
 
     Raises:
         UserError: there is none.
@@ -190,7 +190,7 @@ def load_plan(path: Path) -> Plan:
 
 
 def check_machine(plan: Plan, machine: Machine | None) -> None:
-    """Reject a plan without data, or for devices this computer lacks; ``machine`` None: the computer is unknown.
+    """Rejects a plan without data, or for devices this computer lacks; ``machine`` None: the computer is unknown.
 
     Raises:
         UserError: there are too few GPUs, or no data.
@@ -204,5 +204,5 @@ def check_machine(plan: Plan, machine: Machine | None) -> None:
 
 
 def stage_name(index: int, layers: int) -> str:
-    """Return the name of a stage in folders and messages."""
+    """Returns the name of a stage in folders and messages."""
     return f"{index}-L{layers}"

@@ -19,7 +19,7 @@ Points = tuple[tuple[int, float], ...]
 
 
 def learning_rate_at(points: Sequence[Sequence[float]], step: float) -> float:
-    """Evaluate ``points`` at ``step``; constant before the first point and after the last."""
+    """Evaluates ``points`` at ``step``; constant before the first point and after the last."""
     if step <= points[0][0]:
         return points[0][1]
     if step >= points[-1][0]:
@@ -30,7 +30,7 @@ def learning_rate_at(points: Sequence[Sequence[float]], step: float) -> float:
 
 
 def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]) -> list[Points]:
-    """Compute the break points of every stage.
+    """Computes the break points of every stage.
 
     Args:
         steps: updates of each stage.
@@ -54,7 +54,7 @@ def resolve_schedule(recipe: Recipe, steps: Sequence[int], grown: Sequence[bool]
 
 
 def cut_into_stages(schedule: WarmupStableDecay, steps: Sequence[int], grown: Sequence[bool]) -> list[Points]:
-    """Return the break points of every stage of a schedule over the run; arguments as in `resolve_schedule`."""
+    """Returns the break points of every stage of a schedule over the run; arguments as in `resolve_schedule`."""
     total = sum(steps)
     decay = round(total * schedule.decay_share)
     run = warmup_stable_decay(total, schedule.peak, schedule.warmup_steps, decay, schedule.final)
@@ -95,7 +95,7 @@ def _refuse_rates_of_stages(recipe: Recipe, kind: str) -> None:
 
 
 def _as_deepspeed(recipe: Recipe, schedule: DeepSpeedSchedule, steps: Sequence[int]) -> list[Points]:
-    """Cut one of DeepSpeed's schedules over the run into stages."""
+    """Cuts one of DeepSpeed's schedules over the run into stages."""
     _refuse_rates_of_stages(recipe, schedule.kind)
     total, first, cut = sum(steps), 0, []
 
@@ -142,7 +142,7 @@ def sampled(rate: Callable[[int], float], steps: int, inner: Sequence[int] = ())
 
 
 def _straightened(points: list[tuple[int, float]]) -> Points:
-    """Drop the points that lie on the line between their neighbours, up to rounding."""
+    """Drops the points that lie on the line between their neighbours, up to rounding."""
     kept = points[:1]
     for before, here, after in zip(points, points[1:], points[2:], strict=False):
         (x0, y0), (x1, y1) = kept[-1], after
@@ -182,19 +182,19 @@ def _one_stage(wanted: LearningRate, steps: int, handed_on: float | None) -> Poi
 
 
 def _with_rise(points: Points, steps: int) -> Points:
-    """Return ``points`` with the first ``steps`` rising from 0 to the original value."""
+    """Returns ``points`` with the first ``steps`` rising from 0 to the original value."""
     later = [point for point in points if point[0] > steps]
     return _distinct([(0, 0.0), (steps, learning_rate_at(points, steps)), *later])
 
 
 def _between(points: Points, first: int, last: int) -> Points:
-    """Return the part of ``points`` from ``first`` to ``last``, counted from ``first``."""
+    """Returns the part of ``points`` from ``first`` to ``last``, counted from ``first``."""
     inner = [(step - first, value) for step, value in points if first < step < last]
     ends = [(0, learning_rate_at(points, first)), *inner, (last - first, learning_rate_at(points, last))]
     return _distinct(ends)
 
 
 def _distinct(points: Sequence[tuple[int, float]]) -> Points:
-    """Drop the earlier of two points on one step, and start at 0."""
+    """Drops the earlier of two points on one step, and starts at 0."""
     kept = [a for a, b in zip(points, [*points[1:], None], strict=True) if b is None or a[0] != b[0]]
     return tuple(kept) if kept[0][0] == 0 else ((0, kept[0][1]), *kept)

@@ -60,7 +60,7 @@ class DecidedStage:
 
 
 def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, findings: Findings) -> DecidedStage:
-    """Decide about one stage; complaints are added to ``findings``, and the decisions continue.
+    """Decides about one stage; complaints are added to ``findings``, and the decisions continue.
 
     Args:
         before: the previous stage.
@@ -88,7 +88,7 @@ def decide_stage(run: RunBasis, index: int, before: DecidedStage | None, finding
 
 
 def user_config(recipe: Recipe, index: int) -> UserConfig:
-    """Examine the DeepSpeed configuration that a stage refers to.
+    """Examines the DeepSpeed configuration that a stage refers to.
 
     Raises:
         UserError: it is missing, or neither JSON nor HJSON.
@@ -101,7 +101,7 @@ def user_config(recipe: Recipe, index: int) -> UserConfig:
 
 
 def decide_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> Precision:
-    """Decide the precision of a stage: the recipe's, else the DeepSpeed configuration's, else the device's default.
+    """Decides the precision of a stage: the recipe's, else the DeepSpeed configuration's, else the device's default.
 
     Raises:
         UserError: the two disagree, or the device does not support it well.
@@ -121,7 +121,7 @@ def decide_precision(recipe: Recipe, user: UserConfig, device: DeviceClass) -> P
 
 
 def decide_steps(recipe: Recipe, index: int, batch: BatchSplit | None) -> int | None:
-    """Return the updates of a stage; if it is given in tokens, they are rounded up to whole updates."""
+    """Returns the updates of a stage; if it is given in tokens, they are rounded up to whole updates."""
     stage = recipe.stages[index]
     if stage.until is not None:
         return stage.until.at_most
@@ -132,7 +132,7 @@ def decide_steps(recipe: Recipe, index: int, batch: BatchSplit | None) -> int | 
 
 
 def decide_resources(recipe: Recipe, index: int, ranks: int | None) -> Resources:
-    """Return the resources that the job of one stage requests.
+    """Returns the resources that the job of one stage requests.
 
     Raises:
         UserError: the ranks do not divide over the nodes, or fewer nodes are accepted without ``launch.elastic``.
@@ -150,7 +150,7 @@ def decide_resources(recipe: Recipe, index: int, ranks: int | None) -> Resources
 
 
 def plan_stage(run: RunBasis, decided: DecidedStage, points: Points, before: StagePlan | None) -> StagePlan:
-    """Return the plan of a stage from its decisions and learning rate.
+    """Returns the plan of a stage from its decisions and learning rate.
 
     Args:
         before: the plan of the previous stage.
@@ -201,7 +201,7 @@ def plan_stage(run: RunBasis, decided: DecidedStage, points: Points, before: Sta
 
 
 def stage_config(run: RunBasis, decided: DecidedStage, batch: BatchSplit, points: Points, name: str) -> ds_config.Json:
-    """Return the complete DeepSpeed configuration."""
+    """Returns the complete DeepSpeed configuration."""
     return ds_config.resolve(
         decided.user,
         micro_batch=batch.micro,

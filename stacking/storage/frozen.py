@@ -26,7 +26,7 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def record_of(kind: type[Record], content: Any, path: Path, what: str, remedy: str) -> Record:
-    """Return ``content``, which was read from ``path``, as a record.
+    """Returns ``content``, which was read from ``path``, as a record.
 
     Args:
         what: the record, for the message: ``the JSON of a benchmark``.

@@ -26,5 +26,5 @@ class _Lenient:
 
 
 def lenient(stream: TextIO) -> TextIO:
-    """Wrap ``stream`` to ignore the errors of a closed terminal or a full disk."""
+    """Wraps ``stream`` to ignore the errors of a closed terminal or a full disk."""
     return cast(TextIO, _Lenient(stream))

@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to call with (amount done, total amount)."""
+    """Yields a function to call with (amount done, total amount)."""
     if not sys.stderr.isatty():  # without rich, which takes longer to import than growing does
         yield _LineProgress(label).update
         return
@@ -27,7 +27,7 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the newly done part of ``total``."""
+    """Yields a function to call with the newly done part of ``total``."""
     done = 0
     with bar(label) as update:
 

@@ -9,7 +9,7 @@ _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def duration(seconds: float | None) -> str:
-    """Format seconds: ``4.2 s``, ``42 s``, ``5 min 10 s``, ``3 h 12 min``, ``2 d 4 h``; a dash if unknown."""
+    """Formats seconds: ``4.2 s``, ``42 s``, ``5 min 10 s``, ``3 h 12 min``, ``2 d 4 h``; a dash if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return UNKNOWN
     if seconds < 9.95:
@@ -23,7 +23,7 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: float | None) -> str:
-    """Format three significant digits: ``950``, ``96.4 k``, ``12.3 M``, ``4.10 B`` (10⁹); a dash if unknown."""
+    """Formats three significant digits: ``950``, ``96.4 k``, ``12.3 M``, ``4.10 B`` (10⁹); a dash if unknown."""
     if number is None or not math.isfinite(number):
         return UNKNOWN
     for size, prefix in _PREFIXES:
@@ -35,12 +35,12 @@ def count(number: float | None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Format a number of things: ``1 layer``, ``1,200 layers``."""
+    """Formats a number of things: ``1 layer``, ``1,200 layers``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def loss(value: float | None) -> str:
-    """Format four decimals; a dash if there is no value."""
+    """Formats four decimals; a dash if there is no value."""
     if value is None:
         return UNKNOWN
     return f"{value:.4f}" if math.isfinite(value) else "not a number"

@@ -50,7 +50,7 @@ class Setting(Frozen):
         return self.zero_stage >= _LEAST_ZERO[self.offload] and not (self.compile and self.zero_stage == 3)
 
     def changed(self, **values: Any) -> Setting:
-        """Return a copy with other values, adjusting as little as possible where they exclude existing ones."""
+        """Returns a copy with other values, adjusting as little as possible where they exclude existing ones."""
         setting = self.model_copy(update=values)
         if setting.compile and setting.zero_stage == 3:
             setting = setting.model_copy(update={"zero_stage": 2} if "compile" in values else {"compile": False})
@@ -61,12 +61,12 @@ class Setting(Frozen):
 
     @property
     def switches(self) -> int:
-        """Count the features switched on; a simpler setting has fewer."""
+        """Counts the features switched on; a simpler setting has fewer."""
         return self.compile + self.activation_checkpointing + DIMENSIONS["offload"].index(self.offload)
 
     @property
     def words(self) -> str:
-        """Describe the setting, such as ``ZeRO 2, compiled, checkpointing, optimizer offloaded``."""
+        """Describes the setting, such as ``ZeRO 2, compiled, checkpointing, optimizer offloaded``."""
         parts = [f"ZeRO {self.zero_stage}"]
         parts += ["compiled"] * self.compile + ["checkpointing"] * self.activation_checkpointing
         return ", ".join(parts + [OFFLOAD_WORDS[self.offload]] * (self.offload != "none"))
@@ -81,7 +81,7 @@ class Candidate(Frozen):
 
     @property
     def label(self) -> str:
-        """Return a file name, such as ``m8-z2-compile``."""
+        """Returns a file name, such as ``m8-z2-compile``."""
         setting = self.setting
         parts = [f"m{self.micro_batch}", f"z{setting.zero_stage}"]
         parts += ["compile"] * setting.compile + ["checkpoint"] * setting.activation_checkpointing
@@ -93,11 +93,11 @@ class Candidate(Frozen):
         return f"micro-batch {self.micro_batch}, {self.setting.words}"
 
     def at(self, micro_batch: int) -> Candidate:
-        """Return the same setting at another micro-batch."""
+        """Returns the same setting at another micro-batch."""
         return Candidate(micro_batch=micro_batch, setting=self.setting)
 
     def changed(self, **values: Any) -> Candidate:
-        """Return another micro-batch, or the same in another setting."""
+        """Returns another micro-batch, or the same in another setting."""
         micro_batch = values.pop("micro_batch", self.micro_batch)
         return Candidate(micro_batch=micro_batch, setting=self.setting.changed(**values))
 

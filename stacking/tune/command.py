@@ -61,7 +61,7 @@ class Report:
 
 
 def tune(request: TuneRequest, tell: Tell) -> Report:
-    """Search, measure and write the results; an interrupted tuning reuses its finished trials.
+    """Searches, measures and writes the results; an interrupted tuning reuses its finished trials.
 
     Raises:
         UserError: the recipe, the folder or an option is wrong.
@@ -128,7 +128,7 @@ def _check(request: TuneRequest) -> None:
 
 
 def _chosen(plan: Plan, indices: Sequence[int] | None) -> list[StagePlan]:
-    """Return the stages with these indices.
+    """Returns the stages with these indices.
 
     Raises:
         UserError: there is no such stage.
@@ -157,7 +157,7 @@ def _under(stage: StagePlan, tell: Tell) -> Tell:
 
 
 def as_table(report: Report) -> Table:
-    """Return a table with the winner of each stage, for the terminal."""
+    """Returns a table with the winner of each stage, for the terminal."""
     head = ("stage", "micro-batch", "accumulation", "setting", "tokens/s", "× recipe", "trials", "configuration")
     rows = []
     for stage, found, final in report.tuned:
@@ -182,7 +182,7 @@ def as_table(report: Report) -> Table:
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """Return the winner and all trials of each stage, for JSON."""
+    """Returns the winner and all trials of each stage, for JSON."""
     stages = []
     for stage, found, final in report.tuned:
         stages.append(

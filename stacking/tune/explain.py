@@ -30,7 +30,7 @@ _VALUES: Mapping[str, Callable[[Any], str]] = {
 
 
 def reasons(stage: StagePlan, config: Json, found: SearchResult, final: RunoffResult) -> dict[str, str]:
-    """Return a sentence for every key of ``config``, the tuned configuration of ``stage``."""
+    """Returns a sentence for every key of ``config``, the tuned configuration of ``stage``."""
     winner = final.winner.candidate
     accumulation = stage.global_batch // (winner.micro_batch * stage.ranks)
     why = {
@@ -52,7 +52,7 @@ def reasons(stage: StagePlan, config: Json, found: SearchResult, final: RunoffRe
 
 
 def _dimension(name: str, found: SearchResult, final: RunoffResult) -> str:
-    """Compare the winner with other values of one dimension, or say why they were not tried."""
+    """Compares the winner with other values of one dimension, or says why they were not tried."""
     if beside := _beside(name, found, final):
         return beside
     if name in found.space.left_out:
@@ -63,7 +63,7 @@ def _dimension(name: str, found: SearchResult, final: RunoffResult) -> str:
 
 
 def _beside(name: str, found: SearchResult, final: RunoffResult) -> str:
-    """Compare the winner with every other value of one dimension; empty if there is no other value.
+    """Compares the winner with every other value of one dimension; empty if there is no other value.
 
     The comparison is with the candidate that differs in nothing else or, without a trial of it, with the fastest one.
     """
@@ -84,7 +84,7 @@ def _value(name: str, candidate: Candidate) -> Any:
 
 
 def _against_winner(tried: Tried, final: RunoffResult) -> str:
-    """Return a candidate's speed relative to the winner's: from the runoff if it was in it, else from the search."""
+    """Returns a candidate's speed relative to the winner's: from the runoff if it was in it, else from the search."""
     if tried.result != "measured":
         return {"out-of-memory": "ran out of memory", "failed": "failed", "pruned": "cannot fit"}[tried.result]
     in_runoff = final.lead is not None and tried == final.runner_up
@@ -93,7 +93,7 @@ def _against_winner(tried: Tried, final: RunoffResult) -> str:
 
 
 def gain(found: SearchResult, final: RunoffResult) -> float | None:
-    """Return the winner's tokens/s relative to the recipe's own setting; None if that was not measured."""
+    """Returns the winner's tokens/s relative to the recipe's own setting; None if that was not measured."""
     base, winner = found.of(found.space.base), final.winner
     if base is None or base.result != "measured":
         return None

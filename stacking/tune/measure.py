@@ -50,7 +50,7 @@ class Budget:
         self._stage_end: float | None = None
 
     def next_stage(self) -> None:
-        """Assign the next stage its share of the remaining time."""
+        """Assigns the next stage its share of the remaining time."""
         if self._end is not None:
             now = self._clock()
             share = max(0.0, self._end - now) / max(self._left_stages, 1)
@@ -58,11 +58,11 @@ class Budget:
         self._left_stages -= 1
 
     def seconds_left(self) -> float | None:
-        """Return the seconds left for this stage; None: no limit."""
+        """Returns the seconds left for this stage; None: no limit."""
         return None if self._stage_end is None else max(0.0, self._stage_end - self._clock())
 
     def search_spent(self, measured: int) -> str:
-        """Return why the search may start no further trial after ``measured`` of them; empty while it may."""
+        """Returns why the search may start no further trial after ``measured`` of them; empty while it may."""
         if self._trials is not None and measured >= self._trials:
             return f"the limit of {self._trials} trials was reached"
         if self._search_end is not None and self._clock() >= self._search_end:
@@ -70,7 +70,7 @@ class Budget:
         return ""
 
     def final_spent(self) -> str:
-        """Return why the runoff may start no further trial; empty while it may."""
+        """Returns why the runoff may start no further trial; empty while it may."""
         return "the time limit was reached" if self.seconds_left() == 0 else ""
 
 
@@ -106,7 +106,7 @@ class StageTrials:
         return self._run(candidate, candidate.label)
 
     def again(self, candidate: Candidate, number: int) -> Tried:
-        """Measure the candidate in a round of the runoff.
+        """Measures the candidate in a round of the runoff.
 
         Raises:
             Spent: the time is over.
@@ -152,7 +152,7 @@ class StageTrials:
 
 
 def trial_share(plan: Plan, stage: StagePlan, cores: int) -> int:
-    """Return the sequences per rank in a trial's update: all, or fewer if an update takes too long to repeat."""
+    """Returns the sequences per rank in a trial's update: all, or fewer if an update takes too long to repeat."""
     device = DEVICE_CLASSES.get(plan.launch.device)
     known = device is not None and stage.precision in device.peak
     reached = device.peak[stage.precision] * device.utilisation if device and known else _UNKNOWN_TFLOPS
@@ -165,7 +165,7 @@ def trial_share(plan: Plan, stage: StagePlan, cores: int) -> int:
 
 
 def judged(candidate: Candidate, result: TrialResult, stage: StagePlan, run: StagePlan) -> Tried:
-    """Return the record of a trial, scaled to the whole update of ``stage`` if the trial's (``run``) was shorter."""
+    """Returns the record of a trial, scaled to the whole update of ``stage`` if the trial's (``run``) was shorter."""
     if result.outcome != "measured":
         return Tried(candidate=candidate, result=result.outcome, message=result.message)
     measurement = result.measurements["stacking"]
@@ -183,7 +183,7 @@ def judged(candidate: Candidate, result: TrialResult, stage: StagePlan, run: Sta
 
 
 def update_seconds(measurement: Measurement, times: float) -> float:
-    """Scale a measured update to ``times`` as many micro-steps, with a single optimizer step, in seconds."""
+    """Scales a measured update to ``times`` as many micro-steps, with a single optimizer step, in seconds."""
     step = median(measurement.step_seconds)
     once = min(measurement.split.get("optimizer", 0.0), step) if times > 1 else 0.0
     return (step - once) * times + once

@@ -29,7 +29,7 @@ _MARKS: Mapping[str, dict[str, Any]] = {
 
 
 def picture(plan: Plan, tuned: Sequence[TunedStage]) -> bytes:
-    """Return a PNG with a panel per stage."""
+    """Returns a PNG with a panel per stage."""
     return as_png(lambda: _draw(plan, tuned))
 
 

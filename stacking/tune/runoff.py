@@ -34,7 +34,7 @@ class RunoffResult:
 
 
 def decide(found: SearchResult, again: Again) -> RunoffResult:
-    """Return the winner of a search that measured something, after an alternating runoff of the two best.
+    """Returns the winner of a search that measured something, after an alternating runoff of the two best.
 
     A difference that does not appear in every round is noise, and the simpler of the two wins.
     """
@@ -60,7 +60,7 @@ def decide(found: SearchResult, again: Again) -> RunoffResult:
 
 
 def _challenger(found: SearchResult) -> Tried | None:
-    """Return the simplest candidate that may be as fast as the fastest, else the second fastest."""
+    """Returns the simplest candidate that may be as fast as the fastest, else the second fastest."""
     fastest, *others = found.measured
     near = [tried for tried in others if tried.tokens_per_second >= _NEAR * fastest.tokens_per_second]
     simplest = min(near, key=lambda tried: _complexity(found, tried), default=None)
@@ -70,14 +70,14 @@ def _challenger(found: SearchResult) -> Tried | None:
 
 
 def _complexity(found: SearchResult, tried: Tried) -> tuple[int, ...]:
-    """Return a sort key, simplest first: fewest features, fewest changes from the recipe, lowest ZeRO stage."""
+    """Returns a sort key, simplest first: fewest features, fewest changes from the recipe, lowest ZeRO stage."""
     base, own = found.space.base, tried.candidate
     changes = (base.micro_batch != own.micro_batch) + (base.setting.zero_stage != own.setting.zero_stage)
     return own.setting.switches, changes, own.setting.zero_stage, own.micro_batch
 
 
 def _broken(fastest: Tried, challenger: Tried, mine: Tried, other: Tried) -> RunoffResult:
-    """Reject a candidate that ran once and then failed: it is unreliable."""
+    """Rejects a candidate that ran once and then failed: it is unreliable."""
     winner, loser = (fastest, challenger) if mine.result == "measured" else (challenger, fastest)
     message = other.message if mine.result == "measured" else mine.message
     return RunoffResult(winner, loser, (), f"{loser.candidate.words} failed in the runoff: {message}")
@@ -98,6 +98,6 @@ def _judge(found: SearchResult, fastest: Tried, challenger: Tried, ratios: list[
 
 
 def _words(ratios: list[float]) -> str:
-    """Return a range such as ``+3.1 to +4.0 %``."""
+    """Returns a range such as ``+3.1 to +4.0 %``."""
     low, high = (100 * (ratio - 1) for ratio in (min(ratios), max(ratios)))
     return f"{low:+.1f} %" if f"{low:.1f}" == f"{high:.1f}" else f"{low:+.1f} to {high:+.1f} %"

@@ -30,17 +30,17 @@ class Trials(Protocol):
     """Measures candidates for the search, within a budget."""
 
     def known(self, candidate: Candidate) -> Tried | None:
-        """Return an earlier measurement, if there is one."""
+        """Returns an earlier measurement, if there is one."""
 
     def measure(self, candidate: Candidate) -> Tried:
-        """Measure now.
+        """Measures now.
 
         Raises:
             Spent: the budget ran out first.
         """
 
     def spent(self, measured: int) -> str:
-        """Return why no further trial may start after this many; empty while one may."""
+        """Returns why no further trial may start after this many; empty while one may."""
 
 
 class Spent(Exception):
@@ -65,7 +65,7 @@ class SearchResult:
         return sorted((t for t in self.tried if t.result == "measured"), key=lambda t: -t.tokens_per_second)
 
     def of(self, candidate: Candidate) -> Tried | None:
-        """Return the record of ``candidate``, if it was considered."""
+        """Returns the record of ``candidate``, if it was considered."""
         return next((tried for tried in self.tried if tried.candidate == candidate), None)
 
 
@@ -83,7 +83,7 @@ class Search:
         self._checked_memory = False
 
     def run(self) -> SearchResult:
-        """Search to the end, or until the budget is spent."""
+        """Searches to the end, or until the budget is spent."""
         stopped = ""
         try:
             self._climb(self._space.base)
@@ -103,7 +103,7 @@ class Search:
         return max(measured, key=lambda tried: tried.tokens_per_second, default=None)
 
     def _here(self) -> Candidate:
-        """Return the fastest candidate so far, or the recipe's own."""
+        """Returns the fastest candidate so far, or the recipe's own."""
         best = self._best()
         return best.candidate if best else self._space.base
 
@@ -120,7 +120,7 @@ class Search:
         return self._trials.measure(candidate)
 
     def _pruned(self, candidate: Candidate) -> Tried | None:
-        """Return the record of a candidate that is not worth a trial, else None."""
+        """Returns the record of a candidate that is not worth a trial, else None."""
         needed = self._needed(candidate)
         if self._limit is not None and needed > self._limit:
             message = f"needs about {needed / 2**30:.1f} GiB per rank, but only {self._limit / 2**30:.1f} can be used"
@@ -141,7 +141,7 @@ class Search:
         )
 
     def _climb(self, start: Candidate) -> None:
-        """Try micro-batches from ``start``: upwards while that is faster, else downwards."""
+        """Tries micro-batches from ``start``: upwards while that is faster, else downwards."""
         if self._attempt(start).result == "failed":
             return
         rungs = self._space.micro_batches
@@ -149,7 +149,7 @@ class Search:
             self._walk(start, [rung for rung in reversed(rungs) if rung < start.micro_batch])
 
     def _walk(self, start: Candidate, rungs: Iterable[int]) -> bool:
-        """Try the rungs in order; return whether one was faster than ``start``."""
+        """Tries the rungs in order; returns whether one was faster than ``start``."""
         fastest, found, misses = self._tried[start].tokens_per_second, False, 0
         for rung in rungs:
             tried = self._attempt(start.at(rung))
@@ -166,14 +166,14 @@ class Search:
         return found
 
     def _switch(self, dimension: str) -> None:
-        """Try every value of one dimension at the current best candidate."""
+        """Tries every value of one dimension at the current best candidate."""
         here = self._here()
         for value in self._space.values[dimension]:
             if (changed := here.changed(**{dimension: value})) != here:
                 self._attempt(changed)
 
     def _save_memory(self) -> None:
-        """Try memory savers, cheapest first, if memory kept the micro-batch from growing."""
+        """Tries memory savers, cheapest first, if memory kept the micro-batch from growing."""
         best = self._best()
         if best is None:
             if self._attempt(self._space.base).does_not_fit:  # otherwise it fails for another reason
@@ -200,7 +200,7 @@ class Search:
                 return
 
     def _fit_at_all(self) -> None:
-        """Look for a setting that fits at any micro-batch, cheapest first."""
+        """Looks for a setting that fits at any micro-batch, cheapest first."""
         self._checked_memory = True
         for setting in self._savers(self._space.base.setting):
             self._climb(Candidate(micro_batch=self._space.base.micro_batch, setting=setting))
@@ -215,7 +215,7 @@ class Search:
         return bool(above) and self._attempt(candidate.at(above[0])).does_not_fit
 
     def _savers(self, setting: Setting) -> Iterator[Setting]:
-        """Yield settings that differ from ``setting`` only in needing less memory, cheapest first."""
+        """Yields settings that differ from ``setting`` only in needing less memory, cheapest first."""
         now = self._needed(Candidate(micro_batch=self._space.base.micro_batch, setting=setting))
         values = [self._space.values[name] for name in _PRICE]
         settings = [setting.model_copy(update=dict(zip(_PRICE, chosen, strict=True))) for chosen in product(*values)]

@@ -52,7 +52,7 @@ class Space:
 
 
 def facts_of(plan: Plan, stage: StagePlan) -> SpaceFacts:
-    """Return the facts about a stage of ``plan`` on this machine."""
+    """Returns the facts about a stage of ``plan`` on this machine."""
     compiler = any(shutil.which(name) for name in _COMPILERS)
     return SpaceFacts(
         plan.launch.accelerator == "cuda", stage.ranks, compiler, plan.launch.compiled, plan.optimizer.type == "lamb"
@@ -60,7 +60,7 @@ def facts_of(plan: Plan, stage: StagePlan) -> SpaceFacts:
 
 
 def space_of(stage: StagePlan, facts: SpaceFacts) -> Space:
-    """Return the values that can be measured for ``stage``, and why others are unavailable."""
+    """Returns the values that can be measured for ``stage``, and why others are unavailable."""
     base = base_candidate(stage)
     values, left_out = {}, {}
     for name, all_values in DIMENSIONS.items():
@@ -73,7 +73,7 @@ def space_of(stage: StagePlan, facts: SpaceFacts) -> Space:
 
 
 def base_candidate(stage: StagePlan) -> Candidate:
-    """Return the candidate that a planned stage uses."""
+    """Returns the candidate that a planned stage uses."""
     return Candidate(
         micro_batch=stage.micro_batch,
         setting=Setting(
@@ -86,7 +86,7 @@ def base_candidate(stage: StagePlan) -> Candidate:
 
 
 def micro_batches(share: int, planned: int) -> tuple[int, ...]:
-    """Return divisors of a rank's ``share`` of an update, including ``planned``, each about twice the previous one.
+    """Returns divisors of a rank's ``share`` of an update, including ``planned``, each about twice the previous one.
 
     Each divides the next, so that one number of sequences suits all of them.
     """
@@ -95,7 +95,7 @@ def micro_batches(share: int, planned: int) -> tuple[int, ...]:
 
 
 def _ladder(number: int) -> list[int]:
-    """Return divisors of ``number`` from 1 to itself, each dividing the next, in steps as close to 2 as possible."""
+    """Returns divisors of ``number`` from 1 to itself, each dividing the next, in steps as close to 2 as possible."""
     rungs = [1]
     while rungs[-1] < number:
         left = number // rungs[-1]
@@ -112,7 +112,7 @@ _OFFLOADS: Mapping[tuple[str, ...], Offload] = {
 
 
 def _refusal(name: str, value: Any, facts: SpaceFacts) -> str:
-    """Return why a value is unavailable; empty if it is available, as the first value of a dimension always is."""
+    """Returns why a value is unavailable; empty if it is available, as the first value of a dimension always is."""
     if value == DIMENSIONS[name][0]:
         return ""
     if name in ("zero_stage", "offload") and facts.lamb:
@@ -129,12 +129,12 @@ def _refusal(name: str, value: Any, facts: SpaceFacts) -> str:
 
 
 def memory_needed(plan: Plan, stage: StagePlan) -> int:
-    """Return the bytes on one rank's device while ``stage`` trains."""
+    """Returns the bytes on one rank's device while ``stage`` trains."""
     return stage.memory_per_rank + _RUNTIME[plan.launch.accelerator]
 
 
 def memory_limit(plan: Plan, machine: Machine, ranks_on_host: int) -> int | None:
-    """Return the bytes that an estimate may reach; None if the device's memory is unknown.
+    """Returns the bytes that an estimate may reach; None if the device's memory is unknown.
 
     On a CPU the ranks of a host share its memory, or what its control group allows.
     """
@@ -144,7 +144,7 @@ def memory_limit(plan: Plan, machine: Machine, ranks_on_host: int) -> int | None
 
 
 def _allowed(path: Path) -> int:
-    """Return the limit in a control group's file; a number larger than any host's memory if unlimited."""
+    """Returns the limit in a control group's file; a number larger than any host's memory if unlimited."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

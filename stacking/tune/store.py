@@ -20,7 +20,7 @@ _SUBJECT = "tune.json"
 
 
 def open_folder(folder: Path, plan: Plan, machine: Machine, launcher: str) -> Path:
-    """Create ``folder`` for this tuning, or check that it belongs to it.
+    """Creates ``folder`` for this tuning, or checks that it belongs to it.
 
     Raises:
         UserError: it holds trials of another subject, which must not be compared with these, or foreign files.
@@ -49,7 +49,7 @@ class Records:
         self._folder = folder / "trials" / stage
 
     def folder(self, label: str) -> Path:
-        """Return an empty folder for the files of a trial; leftovers of an interrupted one are removed."""
+        """Returns an empty folder for the files of a trial; leftovers of an interrupted one are removed."""
         place = self._folder / label
         with disk_errors(place):
             shutil.rmtree(place, ignore_errors=True)
@@ -57,7 +57,7 @@ class Records:
         return place
 
     def read(self, label: str) -> Tried | None:
-        """Return the record of an earlier trial, if there is one.
+        """Returns the record of an earlier trial, if there is one.
 
         Raises:
             DamagedFile: the file is not a valid record.
@@ -68,12 +68,12 @@ class Records:
         return record_of(Tried, read_json(path), path, "the record of a trial", "remove it to repeat the trial")
 
     def write(self, label: str, tried: Tried) -> None:
-        """Write the record of a trial, atomically."""
+        """Writes the record of a trial, atomically."""
         write_atomically(self._folder / f"{label}.json", tried.model_dump_json(indent=2) + "\n")
 
 
 def _subject(plan: Plan, machine: Machine, launcher: str) -> dict[str, Any]:
-    """Return what trials must share to be comparable, under readable names."""
+    """Returns what trials must share to be comparable, under readable names."""
     data = plan.data
     facts: dict[str, Any] = {
         "version": stacking.__version__,
@@ -97,7 +97,7 @@ def _subject(plan: Plan, machine: Machine, launcher: str) -> dict[str, Any]:
 
 
 def _flat(place: str, value: Any) -> list[tuple[str, Any]]:
-    """Flatten ``{"a": {"b": 1}}`` to ``a.b: 1``, with values as in JSON."""
+    """Flattens ``{"a": {"b": 1}}`` to ``a.b: 1``, with values as in JSON."""
     if not isinstance(value, Mapping):
         return [(place, json.loads(json.dumps(value)))]
     return [pair for key, inner in value.items() for pair in _flat(f"{place}.{key}" if place else key, inner)]

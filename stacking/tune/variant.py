@@ -34,7 +34,7 @@ class Variants:
         self.recipe = settled(recipe, users)
 
     def config(self, index: int, candidate: Candidate) -> Json:
-        """Return the stage's DeepSpeed configuration as a user would write it: the recipe's, with tuned values set."""
+        """Returns the stage's DeepSpeed configuration as a user would write it: the recipe's, with tuned values set."""
         stage = self.base.stages[index]
         content = without_rates(user_config(self.recipe, index).content)
         accumulation = stage.global_batch // (candidate.micro_batch * stage.ranks)
@@ -51,27 +51,27 @@ class Variants:
         return content
 
     def plan(self, index: int, candidate: Candidate) -> Plan:
-        """Plan the whole run with one stage set to ``candidate``."""
+        """Plans the whole run with one stage set to ``candidate``."""
         stages = list(self.recipe.stages)
         stages[index] = self.tuned_stage(index, self.config(index, candidate))
         changed = self.recipe.model_copy(update={"stages": tuple(stages)})
         return make_plan(changed, self._manifest, self._samples, self.machine)
 
     def trial(self, index: int, candidate: Candidate, share: int) -> Plan:
-        """Plan a trial whose updates have ``share`` sequences per rank."""
+        """Plans a trial whose updates have ``share`` sequences per rank."""
         plan = self.plan(index, candidate)
         stages = list(plan.stages)
         stages[index] = _shortened(stages[index], share)
         return plan.model_copy(update={"stages": tuple(stages)})
 
     def tuned_stage(self, index: int, reference: str | Json) -> Any:
-        """Return the recipe's stage with a DeepSpeed configuration that defines how its batch is split."""
+        """Returns the recipe's stage with a DeepSpeed configuration that defines how its batch is split."""
         changes = {"micro_batch": None, "ranks": self.base.stages[index].ranks, "ds_config": reference}
         return self.recipe.stages[index].model_copy(update=changes)
 
 
 def _zero(section: Mapping[str, Any], setting: Setting) -> Json:
-    """Return the recipe's ZeRO section at another stage, with another offload."""
+    """Returns the recipe's ZeRO section at another stage, with another offload."""
     kept = {key: value for key, value in section.items() if key not in ("stage", "offload_optimizer", "offload_param")}
     zero: Json = {"stage": setting.zero_stage, **kept}
     if setting.offload != "none":
@@ -82,7 +82,7 @@ def _zero(section: Mapping[str, Any], setting: Setting) -> Json:
 
 
 def _shortened(stage: StagePlan, share: int) -> StagePlan:
-    """Return the stage with fewer micro-steps per update, never more, to shorten a trial."""
+    """Returns the stage with fewer micro-steps per update, never more, to shorten a trial."""
     accumulation = max(1, min(stage.accumulation, share // stage.micro_batch))
     total = accumulation * stage.micro_batch * stage.ranks
     config = ds_config.with_batch(stage.ds_config, total, stage.micro_batch, accumulation)

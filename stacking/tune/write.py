@@ -34,7 +34,7 @@ class TunedStage(NamedTuple):
 
 
 def tuned_configs(variants: Variants, tuned: Sequence[TunedStage]) -> dict[int, Json]:
-    """Return the tuned DeepSpeed configuration, including reasons, of each stage that has a winner, by index."""
+    """Returns the tuned DeepSpeed configuration, including reasons, of each stage that has a winner, by index."""
     configs = {}
     for stage, found, final in tuned:
         if final is not None:
@@ -45,7 +45,7 @@ def tuned_configs(variants: Variants, tuned: Sequence[TunedStage]) -> dict[int, 
 
 
 def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> Path:
-    """Write the recipe with the tuned configurations' names, otherwise unchanged."""
+    """Writes the recipe with the tuned configurations' names, otherwise unchanged."""
     recipe = variants.recipe
     changes: dict[str, Any] = {
         "stages": tuple(
@@ -63,7 +63,7 @@ def write_recipe(folder: Path, variants: Variants, names: Mapping[int, str]) -> 
 
 
 def page(plan: Plan, tuned: Sequence[TunedStage], names: Mapping[int, str], configs: Mapping[int, Json]) -> str:
-    """Return ``tune.md``: the winner, the reasons and the trials of each stage, as Markdown."""
+    """Returns ``tune.md``: the winner, the reasons and the trials of each stage, as Markdown."""
     parts = [
         f"# {plan.name}, tuned",
         f"![the search]({PICTURE})",
@@ -113,7 +113,7 @@ def _why(config: Json) -> str:
 
 
 def _value(config: Json, key: str) -> str:
-    """Render the value at a dotted key for a table cell; empty for a section whose values have rows of their own."""
+    """Renders the value at a dotted key for a table cell; empty for a section whose values have rows of their own."""
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -148,7 +148,7 @@ def _inlined_stage(recipe: Recipe, index: int) -> Any:
 
 
 def _inlined(recipe: Recipe, reference: Any, where: str) -> Any:
-    """Return a configuration's content in place of its path, which may be relative to the recipe."""
+    """Returns a configuration's content in place of its path, which may be relative to the recipe."""
     if reference is None:
         return None
     return without_rates(ds_config.load(reference, where, recipe.file.parent).content)

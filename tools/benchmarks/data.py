@@ -91,7 +91,7 @@ class DataBench:
 
 
 def bench_data(inputs: Sequence[str], data: Path | None, characters: int, repeats: int, scratch: Path) -> DataBench:
-    """Measure on one core; contenders take turns, in another order each repeat.
+    """Measures on one core; contenders take turns, in another order each repeat.
 
     Args:
         inputs: files and folders with the text to tokenize; the embedded corpus where there are none.
@@ -136,7 +136,7 @@ def read_texts(inputs: Sequence[str], characters: int) -> list[str]:
 
 
 def race(texts: list[str], source: Path, tokenizer: Path, repeats: int) -> list[Tokenizing]:
-    """Tokenize ``texts``, which ``source`` holds as JSONL, with each contender in turn."""
+    """Tokenizes ``texts``, which ``source`` holds as JSONL, with each contender in turn."""
     prepared = source.with_name("prepared")
     contenders: dict[str, Callable[[], int]] = {
         OURS: lambda: _prepare(source, prepared, tokenizer),
@@ -204,7 +204,7 @@ def _turn(names: list[str], repeat: int) -> list[str]:
 
 
 def drawing(corpus: Corpus, kind: str, sequence_length: int, repeats: int) -> tuple[Indexing, list[Drawing]]:
-    """Index the corpus for one kind and length, then draw batches of every size, the sizes taking turns."""
+    """Indexes the corpus for one kind and length, then draws batches of every size, the sizes taking turns."""
     start = time.perf_counter()
     samples = build_samples(corpus, kind, sequence_length)
     index = Indexing(kind, sequence_length, len(samples), time.perf_counter() - start, samples.nbytes)

@@ -32,7 +32,7 @@ from tools.benchmarks.noise import NoisyState
 
 
 def enlarge(checkpoints: Path, plan: Plan) -> None:
-    """Rewrite the checkpoint of a small model in ``checkpoints`` for the model of the plan's first stage.
+    """Rewrites the checkpoint of a small model in ``checkpoints`` for the model of the plan's first stage.
 
     Raises:
         UserError: it is of another ZeRO stage.
@@ -63,7 +63,7 @@ def _rewrite(file: Path, change: Any) -> None:
 
 
 def _model(saved: dict[str, Any], model: nn.Module, groups: list[dict[str, Any]], noise: NoisyState) -> None:
-    """Put the large model's weights and the shapes of its parameters into the model file's content."""
+    """Puts the large model's weights and the shapes of its parameters into the model file's content."""
     dtype = next(t.dtype for name, t in saved["module"].items() if name not in saved["buffer_names"])
     buffers = {name: saved["module"][name] for name in saved["buffer_names"]}
     made: dict[int, torch.Tensor] = {}
@@ -82,7 +82,7 @@ def _model(saved: dict[str, Any], model: nn.Module, groups: list[dict[str, Any]]
 
 
 def _shard(saved: dict[str, Any], groups: list[dict[str, Any]], rank: int, ranks: int, noise: NoisyState) -> None:
-    """Put one rank's parts of the large model's groups into an optimizer file's content."""
+    """Puts one rank's parts of the large model's groups into an optimizer file's content."""
     for index, group in enumerate(groups):
         shapes = [(name, tuple(p.shape)) for name, p in zip(group["parameter_names"], group["params"], strict=True)]
         numel = sum(math.prod(shape) for _, shape in shapes)

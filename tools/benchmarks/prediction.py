@@ -27,7 +27,7 @@ class CheckRow:
 
 
 def check(run: Run, setting: Basis) -> list[CheckRow]:
-    """Compare the training of every stage, the overhead, and the whole run.
+    """Compares the training of every stage, the overhead, and the whole run.
 
     Raises:
         UserError: the run is unfinished, or was interrupted, so that its time is not that of a single run.
@@ -43,7 +43,7 @@ def check(run: Run, setting: Basis) -> list[CheckRow]:
 
 
 def as_text(rows: list[CheckRow]) -> str:
-    """Tabulate predicted and actual seconds and the relative error."""
+    """Tabulates predicted and actual seconds and the relative error."""
     width = max(len(row.what) for row in rows)
     lines = [f"{'seconds':{width}} {'predicted':>10} {'actual':>10} {'error':>8}"]
     lines += [f"{row.what:{width}} {row.predicted:10.2f} {row.actual:10.2f} {row.error:+8.1%}" for row in rows]
@@ -51,7 +51,7 @@ def as_text(rows: list[CheckRow]) -> str:
 
 
 def worst(rows: list[CheckRow]) -> CheckRow:
-    """Return the largest error of the rows that matter."""
+    """Returns the largest error of the rows that matter."""
     return max((row for row in rows if row.counts), key=lambda row: abs(row.error))
 
 

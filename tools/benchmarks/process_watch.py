@@ -34,7 +34,7 @@ class Observation:
 
 
 def observe(argv: Sequence[str], watched: Path, log: Path) -> Observation:
-    """Run ``argv`` to its end, its output in ``log``.
+    """Runs ``argv`` to its end, its output in ``log``.
 
     Raises:
         StackingError: it failed.
@@ -52,7 +52,7 @@ def observe(argv: Sequence[str], watched: Path, log: Path) -> Observation:
 
 
 def observe_job(job: RunningJob, watched: Path | None) -> tuple[Observation, Outcome]:
-    """Wait for a job that was started by this process; its memory is not looked at."""
+    """Waits for a job that was started by this process; its memory is not looked at."""
     started = time.monotonic()
     try:
         while (outcome := job.poll()) is None:
@@ -137,7 +137,7 @@ def bytes_below(folder: Path) -> int:
 
 
 def remember(files: Iterable[Path]) -> None:
-    """Read files, so that the page cache holds as much of them as it has room for."""
+    """Reads files, so that the page cache holds as much of them as it has room for."""
     buffer = bytearray(_BLOCK)
     for path in files:
         with open(path, "rb", buffering=0) as file:
@@ -146,7 +146,7 @@ def remember(files: Iterable[Path]) -> None:
 
 
 def back_memory(count: int, sharing: int = 1) -> None:
-    """Use ``count`` bytes of memory and give them back; fewer where that would take any from the page cache.
+    """Uses ``count`` bytes of memory and gives them back; fewer where that would take any from the page cache.
 
     A virtual machine's host lends memory when it is first used, and takes it back some seconds after it was freed: that
     is slower than anything measured here, and would meet one contender and spare the next.

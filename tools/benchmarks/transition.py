@@ -128,7 +128,7 @@ DEEPSPEED = ("zero_to_fp32", "ds_to_universal")
 
 
 def measure(shape: str, folder: Path, wanted: Wanted) -> Result:
-    """Make a checkpoint of ``shape`` in ``folder`` and measure everything on it; the folder is left empty.
+    """Makes a checkpoint of ``shape`` in ``folder`` and measures everything on it; the folder is left empty.
 
     Raises:
         UserError: the disk has too little room, or no checkpoint of this kind can be made here.

@@ -26,7 +26,7 @@ _SMALL = {"layers": 2, "hidden": 64, "heads": 2, "intermediate": 256, "vocabular
 
 
 def save_with_engine(plan: Plan, checkpoints: Path) -> None:
-    """Save the first stage's last checkpoint; all ranks call this."""
+    """Saves the first stage's last checkpoint; all ranks call this."""
     stage = plan.stages[0]
     engine = start_engine(plan, stage, drawn=False)
     load(engine, NoisyState(plan.model.with_layers(stage.layers)))

@@ -22,7 +22,7 @@ def as_text(results: Sequence[Result], wanted: Wanted) -> str:
 
 
 def as_json(results: Sequence[Result], wanted: Wanted) -> dict[str, Any]:
-    """Format 1."""
+    """Returns the content of `--json`, format 1."""
     shapes = []
     for result in results:
         measured = {

@@ -15,7 +15,7 @@ _SLOW_NETWORK = 1e9
 
 
 def transfers(facts: Facts) -> Iterator[Finding]:
-    """Check that collective operations are correct and fast enough."""
+    """Checks that collective operations are correct and fast enough."""
     found = facts.collectives
     if (failure := facts.failures.get("collectives")) is not None:
         advice = "check the network between the nodes; set NCCL_DEBUG=INFO or TORCH_DISTRIBUTED_DEBUG=DETAIL"
@@ -42,7 +42,7 @@ def transfers(facts: Facts) -> Iterator[Finding]:
 
 
 def clocks(facts: Facts) -> Iterator[Finding]:
-    """Compare the clocks of the nodes with rank 0's."""
+    """Compares the clocks of the nodes with rank 0's."""
     skews = facts.collectives.skews if facts.collectives else ()
     if not skews:
         return
@@ -57,7 +57,7 @@ def clocks(facts: Facts) -> Iterator[Finding]:
 
 
 def nodes(facts: Facts) -> Iterator[Finding]:
-    """Check that all ranks have the same software and device and see the run's folder."""
+    """Checks that all ranks have the same software and device and see the run's folder."""
     members = facts.collectives.members if facts.collectives else ()
     blind = sorted({member.host for member in members if not member.sees_folder})
     if blind:
@@ -73,6 +73,6 @@ def nodes(facts: Facts) -> Iterator[Finding]:
 
 
 def _brief(seconds: float) -> str:
-    """Format seconds: ``1.2 s``, ``34 ms``, ``5 µs``."""
+    """Formats seconds: ``1.2 s``, ``34 ms``, ``5 µs``."""
     size, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms")) if seconds >= s), (1e-6, "µs"))
     return f"{seconds / size:.3g} {unit}"

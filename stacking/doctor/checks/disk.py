@@ -19,7 +19,7 @@ _STATE = 12
 
 
 def speed(facts: Facts) -> Iterator[Finding]:
-    """Estimate how long a checkpoint takes."""
+    """Estimates how long a checkpoint takes."""
     folder = facts.folder
     if folder is None or folder.write is None:
         return
@@ -37,7 +37,7 @@ def speed(facts: Facts) -> Iterator[Finding]:
 
 
 def space(facts: Facts) -> Iterator[Finding]:
-    """Check that there is room for everything the run keeps."""
+    """Checks that there is room for everything the run keeps."""
     folder = facts.folder
     if folder is None:
         return
@@ -60,7 +60,7 @@ def space(facts: Facts) -> Iterator[Finding]:
 
 
 def filesystem(facts: Facts) -> Iterator[Finding]:
-    """Check that files can be locked and survive a restart of the machine."""
+    """Checks that files can be locked and survive a restart of the machine."""
     folder = facts.folder
     if folder is None:
         return
@@ -75,13 +75,13 @@ def filesystem(facts: Facts) -> Iterator[Finding]:
 
 
 def checkpoint_bytes(stage: StagePlan) -> float:
-    """Return the size of one checkpoint: fp32 master weights and moments, and weights in the training precision."""
+    """Returns the size of one checkpoint: fp32 master weights and moments, and weights in the training precision."""
     weights = {"fp32": 4, "fp16": 2, "bf16": 2}[ds_config.precision(stage.ds_config)]
     return float(stage.parameters * (_STATE + weights))
 
 
 def run_bytes(plan: Plan) -> float:
-    """Return an upper bound of what a run keeps: checkpoints, one more being written, states and the export."""
+    """Returns an upper bound of what a run keeps: checkpoints, one more being written, states and the export."""
     total = 4.0 * plan.stages[-1].parameters
     for stage in plan.stages:
         total += (plan.checkpoint.keep + 1) * checkpoint_bytes(stage) + _STATE * stage.parameters

@@ -23,29 +23,29 @@ GiB = 1 << 30
 
 
 def known_gpus(facts: Facts) -> tuple[GpuFacts, ...]:
-    """Return the GPUs that torch sees, else those that nvidia-smi lists; none if training is set to the CPU."""
+    """Returns the GPUs that torch sees, else those that nvidia-smi lists; none if training is set to the CPU."""
     return () if _unwanted(facts) else (facts.torch.gpus if facts.torch else ()) or facts.gpus
 
 
 def _unwanted(facts: Facts) -> str:
-    """Return the setting that excludes GPUs; empty if none does."""
+    """Returns the setting that excludes GPUs; empty if none does."""
     if facts.plan is not None:
         return "the plan" if facts.plan.launch.accelerator == "cpu" else ""
     return "DS_ACCELERATOR" if facts.host.environment.get("DS_ACCELERATOR") == "cpu" else ""
 
 
 def class_of(gpu: GpuFacts) -> DeviceClass:
-    """Return the class of a GPU, for its peaks and precisions."""
+    """Returns the class of a GPU, for its peaks and precisions."""
     return device_class(gpu.name, gpu.memory, float(dotted(gpu.capability)))
 
 
 def dotted(capability: Capability) -> str:
-    """Format a compute capability: ``7.0``."""
+    """Formats a compute capability: ``7.0``."""
     return f"{capability[0]}.{capability[1]}"
 
 
 def gpus(facts: Facts) -> Iterator[Finding]:
-    """Check which GPUs there are, whether all are alike, and whether both torch and nvidia-smi see them."""
+    """Checks which GPUs there are, whether all are alike, and whether both torch and nvidia-smi see them."""
     found = known_gpus(facts)
     if not found:
         if facts.plan and facts.plan.launch.accelerator == "cuda":
@@ -72,7 +72,7 @@ def gpus(facts: Facts) -> Iterator[Finding]:
 
 
 def architectures(facts: Facts) -> Iterator[Finding]:
-    """Check that torch was built with code for the GPUs that ranks will use."""
+    """Checks that torch was built with code for the GPUs that ranks will use."""
     torch, found = facts.torch, known_gpus(facts)[: max(1, facts.ranks)]
     if torch is None or not found:
         return
@@ -98,7 +98,7 @@ def architectures(facts: Facts) -> Iterator[Finding]:
 
 
 def driver(facts: Facts) -> Iterator[Finding]:
-    """Check that the driver works and is new enough for torch's CUDA."""
+    """Checks that the driver works and is new enough for torch's CUDA."""
     torch = facts.torch
     if torch is None or torch.cuda is None or not facts.gpus or not known_gpus(facts):
         return
@@ -117,7 +117,7 @@ def driver(facts: Facts) -> Iterator[Finding]:
 
 
 def precision(facts: Facts) -> Iterator[Finding]:
-    """Check which 16-bit precisions are native, which emulated and which DeepSpeed rejects."""
+    """Checks which 16-bit precisions are native, which emulated and which DeepSpeed rejects."""
     found = known_gpus(facts)
     if not found and facts.plan and facts.plan.launch.accelerator == "cuda":
         return
@@ -139,7 +139,7 @@ def precision(facts: Facts) -> Iterator[Finding]:
 
 
 def triton(facts: Facts) -> Iterator[Finding]:
-    """Check whether torch.compile can generate kernels."""
+    """Checks whether torch.compile can generate kernels."""
     found = known_gpus(facts)
     if not found or facts.torch is None or facts.torch.cuda is None:
         return
@@ -159,7 +159,7 @@ def triton(facts: Facts) -> Iterator[Finding]:
 
 
 def _as_planned(facts: Facts, gpu: GpuFacts) -> Iterator[Finding]:
-    """Compare the GPUs with what the plan assumes."""
+    """Compares the GPUs with what the plan assumes."""
     if facts.plan is None or facts.plan.launch.accelerator != "cuda":
         return
     planned, row = facts.plan.launch.device, class_of(gpu)

@@ -40,7 +40,7 @@ CHECKS: Mapping[str, Check] = {
 
 
 def examine(facts: Facts, checks: Mapping[str, Check] = CHECKS) -> list[Finding]:
-    """Run all checks; one that raises becomes a finding and stops no other."""
+    """Runs all checks; one that raises becomes a finding and stops no other."""
     found: list[Finding] = []
     for name, check in checks.items():
         try:

@@ -22,7 +22,7 @@ _IMPORTED = {"torch": "torch", "deepspeed": "DeepSpeed"}
 
 
 def imports(facts: Facts) -> Iterator[Finding]:
-    """Check that torch and DeepSpeed can be imported."""
+    """Checks that torch and DeepSpeed can be imported."""
     for name, title in _IMPORTED.items():
         failure = facts.failures.get(name)
         if failure is None:
@@ -42,7 +42,7 @@ def imports(facts: Facts) -> Iterator[Finding]:
 
 
 def versions(facts: Facts) -> Iterator[Finding]:
-    """Compare the versions of Python and the packages with the tested ones."""
+    """Compares the versions of Python and the packages with the tested ones."""
     newer = []
     for name, tested in TESTED.items():
         has = facts.packages.get(name)
@@ -63,7 +63,7 @@ def versions(facts: Facts) -> Iterator[Finding]:
 
 
 def kernels(facts: Facts) -> Iterator[Finding]:
-    """Check that DeepSpeed can compile its kernels: a toolkit that matches torch's CUDA, a compiler, ninja."""
+    """Checks that DeepSpeed can compile its kernels: a toolkit that matches torch's CUDA, a compiler, ninja."""
     if facts.deepspeed is None:
         return
     on_gpus = bool(facts.torch and facts.torch.cuda and known_gpus(facts))
@@ -91,7 +91,7 @@ def kernels(facts: Facts) -> Iterator[Finding]:
 
 
 def build_locks(facts: Facts) -> Iterator[Finding]:
-    """Check that no killed build of a kernel blocks the next one."""
+    """Checks that no killed build of a kernel blocks the next one."""
     level: Level = "error" if _needed(facts) else "warning"
     for lock in facts.host.stale_locks:
         problem = f"{lock} is left over from a killed build, and every start that needs the kernel waits for it"
@@ -99,7 +99,7 @@ def build_locks(facts: Facts) -> Iterator[Finding]:
 
 
 def apex(facts: Facts) -> Iterator[Finding]:
-    """Check that apex is NVIDIA's: the package index has an unrelated one."""
+    """Checks that apex is NVIDIA's: the package index has an unrelated one."""
     if (failure := facts.failures.get("apex")) is not None:
         yield Finding("warning", "apex", f"cannot be imported: {failure}", "pip uninstall apex: it is not needed")
     elif facts.apex is not None and facts.apex.missing:
@@ -110,7 +110,7 @@ def apex(facts: Facts) -> Iterator[Finding]:
 
 
 def flash_attention(facts: Facts) -> Iterator[Finding]:
-    """Check whether flash-attn is installed and works on these GPUs."""
+    """Checks whether flash-attn is installed and works on these GPUs."""
     found = known_gpus(facts)
     old = bool(found) and min(gpu.capability for gpu in found) < TRITON_FULL
     if (failure := facts.failures.get("flash_attn")) is not None:
@@ -124,7 +124,7 @@ def flash_attention(facts: Facts) -> Iterator[Finding]:
 
 
 def backends(facts: Facts) -> Iterator[Finding]:
-    """Check which backends ranks can use, and whether the chosen launcher can start them."""
+    """Checks which backends ranks can use, and whether the chosen launcher can start them."""
     torch = facts.torch
     if torch is not None:
         gpus = known_gpus(facts)
@@ -151,7 +151,7 @@ def backends(facts: Facts) -> Iterator[Finding]:
 
 
 def probes(facts: Facts) -> Iterator[Finding]:
-    """Report facts that could not be determined, unless another check covers them."""
+    """Reports facts that could not be determined, unless another check covers them."""
     told = {*_IMPORTED, "apex", "flash_attn", "mpi4py", "collectives"}
     for name, failure in facts.failures.items():
         if name not in told:
@@ -159,7 +159,7 @@ def probes(facts: Facts) -> Iterator[Finding]:
 
 
 def _toolkit(facts: Facts) -> Iterator[tuple[str, str]]:
-    """Yield why nvcc and this torch do not match, with advice."""
+    """Yields why nvcc and this torch do not match, with advice."""
     assert facts.torch is not None and facts.torch.cuda is not None
     wanted = ".".join(facts.torch.cuda.split(".")[:2])
     if facts.tools.nvcc is None:
@@ -176,7 +176,7 @@ def _toolkit(facts: Facts) -> Iterator[tuple[str, str]]:
 
 
 def _needed(facts: Facts) -> set[str]:
-    """Return the kernels without which a stage of the plan cannot start."""
+    """Returns the kernels without which a stage of the plan cannot start."""
     needed = set()
     for stage in facts.plan.stages if facts.plan else ():
         optimizer = stage.ds_config.get("optimizer", {})

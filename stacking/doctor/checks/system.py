@@ -19,7 +19,7 @@ _RESERVE = 1.2
 
 
 def cores(facts: Facts) -> Iterator[Finding]:
-    """Check that there are cores for the threads of all ranks."""
+    """Checks that there are cores for the threads of all ranks."""
     host, ranks = facts.host, max(1, facts.ranks)
     if not host.affinity:
         return
@@ -44,7 +44,7 @@ def cores(facts: Facts) -> Iterator[Finding]:
 
 
 def memory(facts: Facts) -> Iterator[Finding]:
-    """Check that the host's memory suffices."""
+    """Checks that the host's memory suffices."""
     if not facts.host.memory:
         return
     found = f"{facts.host.available / GiB:.1f} GiB free of {facts.host.memory / GiB:.1f}"
@@ -59,7 +59,7 @@ def memory(facts: Facts) -> Iterator[Finding]:
 
 
 def shared_memory(facts: Facts) -> Iterator[Finding]:
-    """Check the size of /dev/shm, through which ranks on one machine communicate."""
+    """Checks the size of /dev/shm, through which ranks on one machine communicate."""
     size = facts.host.shared_memory
     if size is None:
         if facts.host.name:
@@ -72,7 +72,7 @@ def shared_memory(facts: Facts) -> Iterator[Finding]:
 
 
 def locked_memory(facts: Facts) -> Iterator[Finding]:
-    """Check the limit of locked memory: RDMA needs it; without it NCCL fails or falls back to TCP."""
+    """Checks the limit of locked memory: RDMA needs it; without it NCCL fails or falls back to TCP."""
     limit = facts.host.locked_memory
     if not facts.host.name:
         return
@@ -87,7 +87,7 @@ def locked_memory(facts: Facts) -> Iterator[Finding]:
 
 
 def open_files(facts: Facts) -> Iterator[Finding]:
-    """Check the limit of open files: data shards, sockets to every other rank and libraries all count."""
+    """Checks the limit of open files: data shards, sockets to every other rank and libraries all count."""
     limit = facts.host.open_files
     if limit is not None and limit < _LEAST_FILES:
         yield Finding("warning", "open files", f"at most {limit:,}", f"ulimit -n {_LEAST_FILES * 4}")
@@ -96,7 +96,7 @@ def open_files(facts: Facts) -> Iterator[Finding]:
 
 
 def _needed(facts: Facts) -> float:
-    """Return the bytes of host memory that the ranks of the plan's largest stage take, as the plan estimates."""
+    """Returns the bytes of host memory that the ranks of the plan's largest stage take, as the plan estimates."""
     if facts.plan is None:
         return 0
     need = 0.0

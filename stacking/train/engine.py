@@ -28,6 +28,7 @@ from stacking.state.deepspeed_private import compile_no_operations
 from stacking.state.format import TrainingState, step_of
 from stacking.state.layers import layer_of
 from stacking.storage.partition import PARAMETER_NAMES
+from stacking.train.allocator import let_segments_grow
 from stacking.train.builds import wait_for_builds
 
 _ADDED = "added"
@@ -36,12 +37,13 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def connect() -> None:
-    """Joins the job's process group, using the launcher's environment."""
+    """Selects this rank's device and joins the job's process group, using the launcher's environment."""
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         _use_gloo_alone()
     if get_accelerator().device_name() == "cuda":
         # DeepSpeed does this with its engine, but kernels are chosen earlier, for this rank's device.
         get_accelerator().set_device(own_gpu(torch.cuda.device_count()))
+        let_segments_grow()
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 

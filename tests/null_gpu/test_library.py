@@ -60,6 +60,21 @@ say([free, less, available(), allocate(free + 1)[0], allocate(free)[0]])
     assert (too_much, all_of_it) == (2, 0)  # cudaErrorMemoryAllocation
 
 
+def test_mapped_memory_counts_from_its_creation_and_addresses_cost_none() -> None:
+    counted = on_card("""
+def create(bytes):
+    return cuda.cuMemCreate(byref(piece), c_size_t(bytes), None, c_size_t(0))
+address, piece = c_size_t(), c_size_t()
+free = available()
+found = [cuda.cuMemAddressReserve(byref(address), c_size_t(2 * free), c_size_t(0), c_size_t(0), c_size_t(0))]
+found += [free - available(), create(free + 1)]
+found += [create(2 * MIB), free - available()]
+cuda.cuMemRelease(piece)
+say([*found, free - available()])
+""")
+    assert counted == [0, 0, 2, 0, 2 << 20, 0]  # CUDA_ERROR_OUT_OF_MEMORY
+
+
 def test_only_copies_from_pageable_memory_make_the_host_wait() -> None:
     counted = on_card("""
 device = allocate(MIB)[1]

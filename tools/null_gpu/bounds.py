@@ -42,3 +42,5 @@ WAITS_OF_STEP: Mapping[str, Sequence[int]] = {
 }
 """Of the optimizer's step, by ZeRO level. The aim is 10; without ZeRO, DeepSpeed asks of every 16-bit gradient in turn
 whether it is finite."""
+MOST_RESERVED = 1.1
+"""Memory that PyTorch may reserve, in planned memory: what it reserves and does not use is lost to the batch."""

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.null_gpu.bounds import BOUNDS, WAITS_OF_ANY_UPDATE, WAITS_OF_STEP
+from tools.null_gpu.bounds import BOUNDS, MOST_RESERVED, WAITS_OF_ANY_UPDATE, WAITS_OF_STEP
 from tools.null_gpu.programs import Failed, trained, update_counts
 
 Proof = Callable[[], tuple[list[str], str]]
@@ -64,6 +64,7 @@ def broken(case: Case, found: Mapping[str, Any]) -> list[str]:
         "waits of the step": WAITS_OF_STEP[case.precision][case.zero],
         "recompiled": 0,
         "allocated": found["planned"],
+        "reserved": round(MOST_RESERVED * found["planned"]),
     }
     problems = [f"{found[name]} {name}, at most {limit}" for name, limit in limits.items() if found[name] > limit]
     chosen = {"attention": bound.attention, "compile": "each layer" if bound.compiled and case.zero < 3 else "no"}

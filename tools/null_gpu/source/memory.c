@@ -1,4 +1,5 @@
 /* Allocation and copies. Device memory is address space without pages behind it until somebody touches it. */
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -24,8 +25,6 @@ static void add(void *start, size_t bytes, enum place place) {
     if (count == room)
         blocks = realloc(blocks, (room = room ? 2 * room : 64) * sizeof *blocks);
     blocks[count++] = (struct block){start, bytes, place};
-    if (place == DEVICE)
-        in_use += bytes;
     pthread_mutex_unlock(&lock);
 }
 
@@ -38,8 +37,6 @@ static struct block removed(const void *start) {
             blocks[i] = blocks[--count];
             break;
         }
-    if (found.place == DEVICE)
-        in_use -= found.bytes;
     pthread_mutex_unlock(&lock);
     return found;
 }
@@ -54,12 +51,32 @@ static enum place place_of(const void *address) {
     return place;
 }
 
+/* Takes bytes of the card's memory, if there are as many. */
+static int take(size_t bytes) {
+    pthread_mutex_lock(&lock);
+    int enough = in_use + bytes <= card()->memory;
+    if (enough)
+        in_use += bytes;
+    pthread_mutex_unlock(&lock);
+    return enough;
+}
+
+static void give_back(size_t bytes) {
+    pthread_mutex_lock(&lock);
+    in_use -= bytes;
+    pthread_mutex_unlock(&lock);
+}
+
+static void *address_space(size_t bytes) {
+    return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
     COUNT("cudaMalloc");
     size_t size = bytes ? bytes : 1;
-    if (in_use + size > card()->memory)
+    if (!take(size))
         return cudaErrorMemoryAllocation;
-    void *start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *start = address_space(size);
     if (start == MAP_FAILED)
         return cudaErrorMemoryAllocation;
     add(start, size, DEVICE);
@@ -69,9 +86,52 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
 
 cudaError_t cudaFree(void *pointer) {
     struct block block = removed(pointer);
-    if (block.place == DEVICE)
+    if (block.place == DEVICE) {
+        give_back(block.bytes);
         munmap(block.start, block.bytes);
+    }
     return cudaSuccess;
+}
+
+/* The driver's virtual memory, of which PyTorch builds segments that grow: address space is reserved once, and the
+   card's memory is created in pieces to be mapped there. A piece is known by its size. Some virtual GPUs cannot:
+   NULL_GPU_FIXED_MEMORY stands for those. */
+CUresult cuMemGetAllocationGranularity(size_t *bytes, const CUmemAllocationProp *wanted,
+                                       CUmemAllocationGranularity_flags flags) {
+    *bytes = 2 << 20;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemAddressReserve(CUdeviceptr *pointer, size_t bytes, size_t alignment, CUdeviceptr hint,
+                             unsigned long long flags) {
+    void *start = address_space(bytes);
+    if (start == MAP_FAILED)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    add(start, bytes, DEVICE);
+    *pointer = (CUdeviceptr)start;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemAddressFree(CUdeviceptr pointer, size_t bytes) {
+    removed((void *)pointer);
+    munmap((void *)pointer, bytes);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemCreate(CUmemGenericAllocationHandle *piece, size_t bytes, const CUmemAllocationProp *wanted,
+                     unsigned long long flags) {
+    COUNT("cuMemCreate");
+    if (getenv("NULL_GPU_FIXED_MEMORY"))
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (!take(bytes))
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *piece = bytes;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemRelease(CUmemGenericAllocationHandle piece) {
+    give_back(piece);
+    return CUDA_SUCCESS;
 }
 
 cudaError_t cudaMallocAsync(void **pointer, size_t bytes, cudaStream_t stream) { return cudaMalloc(pointer, bytes); }

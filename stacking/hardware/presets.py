@@ -81,7 +81,7 @@ class DeviceClass:
     emulated: Mapping[str, str] = field(default_factory=dict)
     """Precisions that it computes slowly but that may be requested, with the reason."""
     compiled: Compiled = "possible"
-    """Support for torch.compile: Triton requires compute capability 7.0 and is tested from 8.0 on."""
+    """Support for torch.compile. Triton requires compute capability 7.0; ranks try it before they use it."""
     pattern: str = ""
     """Part of the name that nvidia-smi prints."""
     source: str = ""
@@ -142,6 +142,7 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
         utilisation=0.37,
         precision="fp16",
         unfit={"bf16": "Volta emulates it, about 9 times slower than fp16 (measured GEMM: 10.7 against 97.4 TFLOPS)"},
+        compiled="faster",
         pattern="V100",
         source="NVIDIA V100 SXM2 data sheet",
         utilisation_source="marginal rate of DeepSpeed bing_bert on it (DLPerf)",
@@ -238,7 +239,7 @@ def device_class(name: str, memory: int, capability: float) -> DeviceClass:
         if capability < 7:
             unfit["fp16"] = f"compute capability {capability} has no tensor cores"
     precision: Precision = "bf16" if "bf16" not in unfit else "fp16" if "fp16" not in unfit else "fp32"
-    compiled: Compiled = "faster" if capability >= 8 else "possible" if capability >= 7 else "refused"
+    compiled: Compiled = "faster" if capability >= 7 else "refused"
     return DeviceClass(name, memory, {}, 0.3, precision, unfit, compiled=compiled, source="nvidia-smi")
 
 

@@ -44,6 +44,8 @@ CROSS_ENTROPY: Mapping[str, Kernel] = {
 """No device has ``apex``, which needs two more copies of the logits, before a measurement shows that it pays."""
 LAMBS: Mapping[str, Kernel] = {"torch": Lamb, "apex": apex_lamb}
 """Makers of the optimizer, where the recipe asks for LAMB."""
+LAYERS: Mapping[str, Kernel] = {"eager": lambda layer: layer, "compiled": torch.compile}
+"""Makers of what computes a layer; compiled, its biases, GELU, dropout, residual sums and LayerNorms are fused."""
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -58,17 +60,22 @@ class Kernels:
     attention: str
     dropout: str
     decoder: str
-    compiled: bool
-    """Whether torch.compile is worthwhile: it fuses a layer's biases, GELU, dropout, residual sums and LayerNorms. The
-    plan decides (`stacking.deepspeed_config.ds_config.stage_kernels`), by the same device classes."""
-    grouped: bool
-    """Whether sequences of similar length share a rectangle; False: one rectangle as wide as the longest."""
     precisions: tuple[str, ...]
     """The precisions that suit the device; the plan rejects the others (`stacking.hardware.presets`)."""
     why: str
     norm: str = "torch"
     cross_entropy: str = "in_place"
     lamb: str = "torch"
+    layers: str = "eager"
+    """Compiled where the plan asks for it (`stacking.deepspeed_config.ds_config.stage_kernels`)."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether sequences of similar length share a rectangle; otherwise one is as wide as the longest.
+
+        `varlen_flash` needs no rectangles, and each number of groups would be compiled separately.
+        """
+        return self.attention != "varlen_flash" and self.layers == "eager"
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, dropout: float
@@ -107,8 +114,6 @@ PLAIN = Kernels(
     attention="sdpa",
     dropout="torch",
     decoder="rows",
-    compiled=False,
-    grouped=True,
     precisions=("fp32",),
     why="plain PyTorch, on any device",
 )
@@ -117,8 +122,6 @@ KERNELS: Mapping[str, Kernels] = {
         attention="explicit",
         dropout="bits",
         decoder="columns",
-        compiled=False,
-        grouped=True,
         precisions=("fp32", "bf16"),
         why="the fused CPU kernel has no dropout, random numbers cost most, and matrix products leave little to fuse",
     ),
@@ -133,7 +136,7 @@ KERNELS: Mapping[str, Kernels] = {
         PLAIN,
         decoder="aligned_rows",
         precisions=("fp32", "fp16"),
-        why="memory-efficient attention on tensor cores; Triton dropped Volta's tensor cores and does not test it",
+        why="memory-efficient attention on tensor cores",
         norm="apex",
         lamb="apex",
     ),
@@ -141,8 +144,6 @@ KERNELS: Mapping[str, Kernels] = {
         attention="varlen_flash",
         dropout="torch",
         decoder="aligned_rows",
-        compiled=True,
-        grouped=False,
         precisions=("fp32", "fp16", "bf16"),
         why="flash attention and Triton; bf16",
         cross_entropy="triton",
@@ -164,44 +165,47 @@ def generation(device: torch.device) -> str:
 class KernelTrial(NamedTuple):
     """Decides whether a kernel is used on a machine that may lack it."""
 
+    operation: str
+    """The field of `Kernels`."""
+    name: str
     kernels: Mapping[str, Kernel]
-    """The table of its operation."""
+    """The table of the operation."""
     results: trials.Results
-    instead: Mapping[str, Any]
-    """The changes of a row whose kernel is refused."""
+    instead: str
+    """The kernel that needs no trial."""
 
 
-TRIALS: Mapping[tuple[str, str], KernelTrial] = {
-    ("attention", "varlen_flash"): KernelTrial(
-        ATTENTION, trials.varlen_attention, {"attention": "sdpa", "grouped": True}
-    ),
-    ("norm", "apex"): KernelTrial(NORMS, trials.layer_norm, {"norm": "torch"}),
-    **{
-        ("cross_entropy", name): KernelTrial(CROSS_ENTROPY, trials.cross_entropy, {"cross_entropy": "in_place"})
-        for name in ("triton", "apex")
-    },
-    ("lamb", "apex"): KernelTrial(LAMBS, trials.lamb, {"lamb": "torch"}),
-}
-"""By operation and kernel."""
+TRIALS: tuple[KernelTrial, ...] = (
+    KernelTrial("layers", "compiled", LAYERS, trials.compiled_layer, "eager"),
+    KernelTrial("attention", "varlen_flash", ATTENTION, trials.varlen_attention, "sdpa"),
+    KernelTrial("norm", "apex", NORMS, trials.layer_norm, "torch"),
+    KernelTrial("cross_entropy", "triton", CROSS_ENTROPY, trials.cross_entropy, "in_place"),
+    KernelTrial("cross_entropy", "apex", CROSS_ENTROPY, trials.cross_entropy, "in_place"),
+    KernelTrial("lamb", "apex", LAMBS, trials.lamb, "torch"),
+)
 
 
-def kernels_for(device: torch.device, dtype: torch.dtype, head: int, dropout: float, lamb: bool = False) -> Kernels:
+def kernels_for(
+    device: torch.device, dtype: torch.dtype, head: int, dropout: float, compiled: bool = False, lamb: bool = False
+) -> Kernels:
     """Chooses the kernels for ``device`` and ``dtype``, after trying those that may be missing or fail there.
 
     Args:
         head: dimensions of an attention head.
         dropout: dropout of the attention probabilities.
+        compiled: whether the plan asks for compiled layers.
         lamb: whether the recipe asks for LAMB; otherwise its kernel is not tried.
     """
-    kernels = KERNELS[generation(device)]
-    for (operation, name), (table, results, instead) in TRIALS.items():
-        if getattr(kernels, operation) != name or (operation == "lamb" and not lamb):
+    row = KERNELS[generation(device)]
+    kernels = replace(row, layers="compiled" if compiled else "eager", lamb=row.lamb if lamb else PLAIN.lamb)
+    inputs = TrialInputs(device, dtype, head, dropout)
+    for operation, name, table, results, instead in TRIALS:
+        if getattr(kernels, operation) != name:
             continue
-        plain = instead[operation]
-        problem = refusal(results, table[name], table[plain], TrialInputs(device, dtype, head, dropout))
-        if problem:
-            why = f"{kernels.why}; {operation.replace('_', ' ')}: {plain} instead of {name}: {problem}"
-            kernels = replace(kernels, **instead, why=why)
+        if problem := refusal(results, table[name], table[instead], inputs):
+            why = f"{kernels.why}; {operation.replace('_', ' ')}: {instead} instead of {name}: {problem}"
+            changes: dict[str, Any] = {operation: instead, "why": why}
+            kernels = replace(kernels, **changes)
     return kernels
 
 

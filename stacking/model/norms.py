@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,8 +17,11 @@ def torch_norm(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, eps: 
 def apex_norm(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Computes the same with the kernel of NVIDIA's apex: ``apex/normalization/fused_layer_norm.py``.
 
-    It has none for a scale without a bias, where PyTorch's is used.
+    PyTorch's is used for a scale without a bias, which apex has no kernel for, and inside compiled layers, where the
+    compiler fuses it with its neighbours.
     """
+    if torch.compiler.is_compiling():
+        return torch_norm(hidden, weight, bias, eps)
     apex = import_module("apex.normalization.fused_layer_norm")
     normed: Tensor
     if weight is not None and bias is not None:

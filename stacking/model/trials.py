@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stacking.data.unpad import Unpadded
@@ -39,16 +43,46 @@ Results = Callable[[Kernel, TrialInputs], list[Tensor]]
 def refusal(results: Results, kernel: Kernel, plain: Kernel, inputs: TrialInputs) -> str:
     """Returns why ``kernel`` cannot be used here; empty if its values and gradients agree with those of ``plain``."""
     try:
-        pairs = zip(results(kernel, inputs), results(plain, inputs), strict=True)
-        agree = all(_close(found, expected) for found, expected in pairs)
+        with _quiet():
+            pairs = zip(results(kernel, inputs), results(plain, inputs), strict=True)
+            agree = all(_close(found, expected) for found, expected in pairs)
     except Exception as error:  # private operators change, and any package may have the name of one that is meant
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return _reason(error)
     return "" if agree else "its results differ"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Withholds the listings of a compiler that fails, which are thousands of lines."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _reason(error: Exception) -> str:
+    """Returns one line: an assembler's own, inside the messages of its callers, or the first."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return next((line for line in lines if line.startswith("ptxas")), lines[0])
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
     tolerance = 1e-4 if expected.dtype == torch.float32 else 0.05
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def compiled_layer(compiler: Kernel, inputs: TrialInputs) -> list[Tensor]:
+    """Computes what a layer surrounds its matrix products with: bias, GELU, residual sum and LayerNorm."""
+
+    def layer(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(hidden + F.gelu(F.linear(hidden, weight, bias)), bias.shape, bias, bias, 1e-12)
+
+    hidden, weight, bias = inputs.drawn(0, _ROWS, _HIDDEN), inputs.drawn(1, _HIDDEN, _HIDDEN), inputs.drawn(2, _HIDDEN)
+    output = compiler(layer)(hidden, weight, bias)
+    return [output, *_gradients(output, inputs, hidden, weight, bias)]
 
 
 def varlen_attention(attend: Kernel, inputs: TrialInputs) -> list[Tensor]:

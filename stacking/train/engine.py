@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -92,12 +91,17 @@ def choose_kernels(model: Bert, stage: StagePlan) -> None:
     """Selects the model's kernels for this rank's device and the stage's settings; rank 0 logs the reasons."""
     device = torch.device(get_accelerator().current_device_name())
     head = model.config.hidden // model.config.heads
-    lamb = stage.ds_config["optimizer"]["type"] == LAMB
-    kernels = kernels_for(device, _DTYPES[stage.precision], head, model.config.attention_dropout, lamb)
+    kernels = kernels_for(
+        device,
+        _DTYPES[stage.precision],
+        head,
+        model.config.attention_dropout,
+        compiled=stage.kernels.compile,
+        lamb=stage.ds_config["optimizer"]["type"] == LAMB,
+    )
     if deepspeed.comm.get_rank() == 0:
         print(f"kernels: {kernels.why}", file=sys.stderr, flush=True)
-    if stage.kernels.compile:
-        kernels = replace(kernels, grouped=False)  # each number of groups would be compiled separately
+    if kernels.layers == "compiled":
         _compile(model)
     use(model, kernels)
     model.recompute = stage.kernels.activation_checkpointing
@@ -131,7 +135,7 @@ def chosen_kernels(engine: DeepSpeedEngine, stage: StagePlan) -> dict[str, str]:
         "layer norm": kernels.norm,
         "vocabulary scores": kernels.decoder,
         "cross-entropy": kernels.cross_entropy,
-        "compile": "each layer" if stage.kernels.compile else "no",
+        "compile": "each layer" if kernels.layers == "compiled" else "no",
         "activation checkpointing": "each layer" if stage.kernels.activation_checkpointing else "no",
     }
 

@@ -344,7 +344,7 @@ def test_our_own_section_reaches_the_stage_but_not_deepspeed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "compiled"), [("cpu", False), ("p40", False), ("v100", False), ("a100", True), ("h200", True)]
+    ("device", "compiled"), [("cpu", False), ("p40", False), ("v100", True), ("a100", True), ("h200", True)]
 )
 def test_layers_are_compiled_where_that_is_faster(device: str, compiled: bool) -> None:
     wide = ["model.hidden=512", "model.intermediate=2048", "model.heads=8"]

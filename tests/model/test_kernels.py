@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ from stacking.model.kernels import (
     DROPOUT,
     KERNELS,
     LAMBS,
+    LAYERS,
     NORMS,
     PLAIN,
     TRIALS,
@@ -33,6 +35,7 @@ from stacking.model.kernels import (
     kernels_for,
     use,
 )
+from stacking.model.norms import apex_norm, torch_norm
 from stacking.model.tokens import unpadded_tokens
 from stacking.train.loader import with_padding, without_padding
 from tests import apex_stand_in
@@ -232,14 +235,15 @@ def test_compiled_layers_give_the_same_losses_and_gradients(variant: str) -> Non
 def test_rows_name_kernels_that_there_are(row: Kernels) -> None:
     assert row.attention in ATTENTION and row.dropout in DROPOUT
     assert row.decoder in DECODERS and row.cross_entropy in CROSS_ENTROPY and row.norm in NORMS
-    assert row.lamb in LAMBS
+    assert row.lamb in LAMBS and row.layers in LAYERS
     assert row.why
 
 
 def test_trials_replace_kernels_that_there_are_by_others_that_need_none() -> None:
-    for (operation, name), trial in TRIALS.items():
-        assert {name, trial.instead[operation]} <= set(trial.kernels)
-        assert (operation, trial.instead[operation]) not in TRIALS
+    tried = {(trial.operation, trial.name) for trial in TRIALS}
+    for trial in TRIALS:
+        assert {trial.name, trial.instead} <= set(trial.kernels)
+        assert (trial.operation, trial.instead) not in tried
 
 
 def test_every_part_of_a_model_takes_the_kernels(config: ModelConfig) -> None:
@@ -273,7 +277,6 @@ def test_gpus_get_the_row_of_their_generation(
 )
 def test_the_table_agrees_with_what_is_planned_for_the_device(device: str, row: str) -> None:
     planned = DEVICE_CLASSES[device]
-    assert KERNELS[row].compiled == (planned.compiled == "faster")
     assert set(KERNELS[row].precisions) == {"fp32", "fp16", "bf16"} - planned.unfit.keys()
 
 
@@ -289,6 +292,42 @@ def test_an_attention_kernel_that_refuses_is_replaced_with_its_reason(monkeypatc
     assert chosen.attention == "sdpa" and chosen.grouped
     assert "attention: sdpa instead of varlen_flash: " in chosen.why
     assert "16 bits" in kernels_for(CPU, torch.float32, 64, 0.1).why
+
+
+@pytest.mark.slow
+def test_layers_are_compiled_where_the_compiler_agrees_with_eager_layers() -> None:
+    chosen = kernels_for(CPU, torch.float32, 64, 0.1, compiled=True)
+    assert (chosen.layers, chosen.grouped, chosen.why) == ("compiled", False, KERNELS["cpu"].why)
+
+
+def test_layers_stay_eager_where_the_compiler_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def compiler(layer: table.Kernel) -> table.Kernel:
+        # As Triton does where CUDA's assembler has no code for the card.
+        print("thousands of lines of PTX")
+        logging.getLogger("torch._inductor").error("and where they come from")
+        raise RuntimeError("PTXASError: internal error\n`ptxas` stderr:\nptxas fatal: sm_70 is not defined")
+
+    monkeypatch.setitem(LAYERS, "compiled", compiler)  # type: ignore[arg-type]
+    chosen = kernels_for(CPU, torch.float32, 64, 0.1, compiled=True)
+    assert (chosen.layers, chosen.grouped) == ("eager", True)
+    assert chosen.why.endswith("; layers: eager instead of compiled: ptxas fatal: sm_70 is not defined")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_layers_stay_eager_where_compiled_ones_compute_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAYERS, "compiled", lambda layer: lambda *inputs: 1.01 * layer(*inputs))  # type: ignore[arg-type]
+    assert (
+        "eager instead of compiled: its results differ" in kernels_for(CPU, torch.float32, 64, 0.1, compiled=True).why
+    )
+
+
+@pytest.mark.usefixtures("apex")
+def test_the_compiler_fuses_norms_that_apex_computes_elsewhere() -> None:
+    hidden, weight = torch.randn(4, 8), torch.ones(8)
+    compiled = torch.compile(apex_norm, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(hidden, weight, weight, 1e-12), torch_norm(hidden, weight, weight, 1e-12))
 
 
 def on_volta(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32) -> Kernels:

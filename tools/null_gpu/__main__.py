@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,12 +25,21 @@ def environment(card: Card, devices: int = 1) -> Mapping[str, str]:
     return {
         **os.environ,
         **card.environment(devices),
+        **_assembler(card),
         "LD_PRELOAD": str(folder / LIBRARY),
         "TRITON_LIBCUDA_PATH": str(folder),
         "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # cuDNN is real and finds no device
         "PATH": f"{HERE}{os.pathsep}{os.environ['PATH']}",  # nvidia-smi
         "PYTHONPATH": os.pathsep.join([f"{HERE / 'site'}", f"{ROOT}", os.environ.get("PYTHONPATH", "")]),
     }
+
+
+def _assembler(card: Card) -> Mapping[str, str]:
+    """Returns the variable with which Triton assembles for a card that CUDA 13 dropped, if CUDA 12's is installed."""
+    if card.capability >= (7, 5):
+        return {}
+    installed = Path(sysconfig.get_path("platlib"), "nvidia/cuda_nvcc/bin/ptxas")
+    return {"TRITON_PTXAS_PATH": str(installed)} if installed.exists() else {}
 
 
 def main() -> None:

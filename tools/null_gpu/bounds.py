@@ -24,8 +24,8 @@ class Bound(NamedTuple):
 
 BOUNDS: Mapping[tuple[str, str], Bound] = {
     ("P40", "fp32"): Bound("sdpa", False, (2250, 2350, 2750, 2550)),
-    ("V100", "fp32"): Bound("sdpa", False, (2250, 2400, 2800, 2550)),
-    ("V100", "fp16"): Bound("sdpa", False, (3100, 3000, 3350, 2300)),
+    ("V100", "fp32"): Bound("sdpa", True, (1500, 1650, 2000, 2550)),
+    ("V100", "fp16"): Bound("sdpa", True, (2500, 2450, 2800, 2300)),
     ("A100", "fp32"): Bound("sdpa", True, (1450, 1600, 1950, 2500)),
     ("A100", "fp16"): Bound("varlen_flash", True, (2400, 2300, 2650, 1650)),
     ("A100", "bf16"): Bound("varlen_flash", True, (2400, 1450, 1800, 1600)),

@@ -35,7 +35,7 @@ class _NoLinks(Exception):
 class GrownState(TrainingState):
     """Views ``source`` as the deeper model's state, reading lazily."""
 
-    def __init__(self, source: State, sources: tuple[LayerSource, ...], rule: OptimizerStateRule) -> None:
+    def __init__(self, source: TrainingState, sources: tuple[LayerSource, ...], rule: OptimizerStateRule) -> None:
         self._source = source
         added = frozenset(added_layers(sources))
         self._origins = origins(source.names, sources)

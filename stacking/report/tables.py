@@ -72,9 +72,10 @@ def transition_table(run: Run) -> Table:
     rows = []
     for stage in run.plan.stages:
         spent = timeline.transition(run, stage.index)
-        parts = (spent.consolidate, spent.grow, spent.start_up, spent.total)
+        meanwhile = " meanwhile" if spent.ahead else ""
+        states = [duration(seconds) + meanwhile for seconds in (spent.consolidate, spent.grow)]
         label = change_label(run, stage.index) if stage.index else "start-up of the first stage"
-        rows.append((label, *(duration(seconds) for seconds in parts)))
+        rows.append((label, *states, duration(spent.start_up), duration(spent.total)))
     return Table(head, rows)
 
 

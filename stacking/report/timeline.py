@@ -69,11 +69,15 @@ class TransitionTimes:
     consolidate: float | None
     grow: float | None
     start_up: float | None
-    """From the start of the train phase to its first update."""
+    """To the first update, from the start of the train phase or, if that is earlier, from the end of the one before."""
+    ahead: bool = False
+    """Whether the stage trained while its state was consolidated and grown, which then delayed nothing."""
 
     @property
     def total(self) -> float | None:
-        known = [part for part in (self.consolidate, self.grow, self.start_up) if part is not None]
+        """The seconds in which nothing trained."""
+        parts = (self.start_up,) if self.ahead else (self.consolidate, self.grow, self.start_up)
+        known = [part for part in parts if part is not None]
         return sum(known) if known else None
 
 
@@ -125,10 +129,14 @@ def attempts(run: Run) -> list[Attempt]:
 
 def transition(run: Run, stage: int) -> TransitionTimes:
     """Returns the transition from the previous stage's training to the first update of ``stage``."""
+    first, begun = _first_update(run, stage), _times_of(run, "started", stage)
+    ahead = first is not None and bool(begun) and first < begun[0]
+    since = _times_of(run, "finished", stage - 1) if ahead else begun
     return TransitionTimes(
         consolidate=_finished_seconds(run, "consolidate", stage - 1),
         grow=_finished_seconds(run, "grow", stage),
-        start_up=_start_up(run, stage),
+        start_up=None if first is None else next((first - time for time in reversed(since) if time <= first), None),
+        ahead=ahead,
     )
 
 
@@ -207,21 +215,20 @@ def _finished_seconds(run: Run, phase: str, stage: int) -> float | None:
     return done[-1] if done else None
 
 
-def _start_up(run: Run, stage: int) -> float | None:
+def _first_update(run: Run, stage: int) -> float | None:
+    """Returns when the first recorded update of the stage began; None: it has none yet."""
     records = run.stage_records(stage, "train")
     if not records:
         return None
     first = records[0]
-    begun = [
-        event["time"]
-        for event in run.events
-        if (event["event"], event.get("phase"), event.get("stage")) == ("started", "train", stage)
-        and event["time"] <= first["time"]
-    ]
-    if not begun:
-        return None
     evaluated = sum(r["seconds"] for r in run.stage_records(stage, "evaluation") if r["time"] <= first["time"])
-    return max(float(first["time"] - begun[-1] - first["seconds"] - evaluated), 0.0)
+    return float(first["time"] - first["seconds"] - evaluated)
+
+
+def _times_of(run: Run, event: str, stage: int) -> list[float]:
+    """Returns when the stage's training started, or finished, each time."""
+    wanted = (event, "train", stage)
+    return [e["time"] for e in run.events if (e["event"], e.get("phase"), e.get("stage")) == wanted]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from stacking.planning.elastic import most_ranks
 from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import checkpoints, step_of
 from stacking.run.decisions import Decisions, decided_lengths, decided_operators, trial_losses
-from stacking.run.early import WHEN_READY, EarlyStart, to_start_early
+from stacking.run.early import Countdown, EarlyStart, to_start_early
 from stacking.run.folder import RunFolder, continuation
 from stacking.run.journal import Event
 from stacking.run.lease import TOKEN_VARIABLE, Lease
@@ -31,8 +31,8 @@ from stacking.run.signals import asking, received
 from stacking.terminal.units import counted
 
 _LOG = logging.getLogger(__name__)
-_POLL_SECONDS, _LONGEST_POLL = 0.1, 1.0
-"""Seconds between two polls of a running phase: 1 % of its duration so far, within these bounds."""
+_POLL_SECONDS = 0.1
+"""Seconds between two polls of a running phase."""
 _RETRIES = 3
 """Default number of retries if no user is present to resume the run."""
 _ASK_RANKS = (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP)
@@ -63,6 +63,7 @@ class Controller:
         self._only = only
         self._running: RunningJob | None = None
         self._trains = False
+        self._labels: Sequence[str] = ()
         self._early: EarlyStart | None = None
         self._stops: list[signal.Signals] = list(received)
 
@@ -77,16 +78,16 @@ class Controller:
         """
         with self._signals():
             try:
-                labels = [phase.label for phase in self.unfinished()]
-                for label in labels:
-                    self._start_early(self._phase(label), labels)
+                self._labels = [phase.label for phase in self.unfinished()]
+                for label in self._labels:
+                    if label.startswith("consolidate:"):
+                        self._start_early(self._phase(label))
                     self._complete(self._phase(label))
                     self._settle(label)
             except Preempted as preempted:
                 raise Preempted(f"{preempted}; {self._what_follows()}") from None
             finally:
-                if self._early is not None:
-                    self._early.running.kill()
+                self._drop_early()
 
     def unfinished(self) -> Sequence[Phase]:
         """Returns the requested phases after the last one with an undamaged output.
@@ -106,19 +107,32 @@ class Controller:
     def _phase(self, label: str) -> Phase:
         return next(phase for phase in phases(self._plan, self._run) if phase.label == label)
 
-    def _start_early(self, phase: Phase, labels: Collection[str]) -> None:
-        """Starts the ranks of the next stage if ``phase`` begins the transition to it; they wait for their state."""
-        later = to_start_early(phase, labels, self._plan, self._run) if self._launcher.overlaps else None
-        if later is None or self._stops:
+    def _start_early(self, phase: Phase, running_attempt: int | None = None) -> None:
+        """Starts the ranks of the next stage unless they are; while ``phase`` trains, they wait for that attempt."""
+        if self._early is not None or self._stops or not self._launcher.overlaps:
             return
-        ranks, attempt = self._ranks(later), self._next_attempt(later)
+        later = to_start_early(phase, self._labels, self._plan, self._run)
+        if later is None:
+            return
+        try:
+            ranks = self._ranks(later)
+        except UserError:
+            return  # the phase itself will raise it, and the stage before must not end for it
+        attempt = self._next_attempt(later)
         job = self._job(later, attempt, ranks)
-        job = replace(job, argv=[*job.argv, WHEN_READY])
+        if running_attempt is not None:
+            job = replace(job, argv=[*job.argv, str(running_attempt)])
         running = self._launcher.start(job, inherited=[self._lease.descriptor])
         self._early = EarlyStart(
             label=later.label, attempt=attempt, ranks=ranks, running=running, since=time.monotonic()
         )
         _LOG.debug("%s: %d ranks started early", later.label, ranks)
+
+    def _drop_early(self) -> None:
+        """Ends ranks that were started early, if there are any."""
+        if self._early is not None:
+            self._early.running.kill()
+            self._early = None
 
     def _settle(self, label: str) -> None:
         """Records what a phase has decided, and changes the plan accordingly."""
@@ -153,6 +167,7 @@ class Controller:
             if pause is None and phase.optional:
                 self._skip(phase, outcome)
                 return
+            self._drop_early()
             if pause is None:
                 raise_for(outcome)
                 return
@@ -184,7 +199,7 @@ class Controller:
             else:
                 job = self._job(phase, attempt, ranks)
                 running = self._launcher.start(job, inherited=[self._lease.descriptor])
-            outcome = self._wait(phase, running)
+            outcome = self._wait(phase, running, attempt)
         facts["seconds"] = round(time.monotonic() - started, 3)
         if outcome.exit_code == 0:
             self._record("finished", **facts)
@@ -240,21 +255,26 @@ class Controller:
             environment={TOKEN_VARIABLE: self._lease.token},
         )
 
-    def _wait(self, phase: Phase, running: RunningJob) -> Outcome:
+    def _wait(self, phase: Phase, running: RunningJob, attempt: int) -> Outcome:
         """Shows the phase's progress until it ends; kills its processes if anything fails here."""
-        self._running, self._trains, started = running, phase.name == "train", time.monotonic()
+        self._running, self._trains = running, phase.name == "train"
         if self._stops:
             running.stop()
-        metrics = Follower(self._run.stage(self._plan.stages[phase.stage].name).metrics)
+        stage = self._plan.stages[phase.stage]
+        metrics, countdown = Follower(self._run.stage(stage.name).metrics), Countdown(stage)
+        ending = False
         try:
             while True:
                 outcome = running.poll()
                 for record in metrics.poll() if phase.name == "train" else ():
                     self._progress.update(record)
+                    countdown.note(record)
+                if outcome is None and not ending and (ending := countdown.is_near):
+                    self._start_early(phase, attempt)
                 if outcome is not None:
                     return diagnosed(outcome)
                 self._lease.renew_now_and_then()
-                time.sleep(min(_LONGEST_POLL, max(_POLL_SECONDS, 0.01 * (time.monotonic() - started))))
+                time.sleep(_POLL_SECONDS)
         finally:
             metrics.close()
             running.kill()

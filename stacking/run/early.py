@@ -1,21 +1,24 @@
-"""Starts the ranks of the next stage while the state that they will load is still being consolidated and grown.
+"""Starts the ranks of the next stage before the one before has ended, and lets them train during the transition.
 
-A rank needs seconds for imports, its device and its process group, and can spend them during the transition. Then it
-waits until the state has its name. The ranks end with the controller, or as soon as a phase before theirs fails.
+A rank needs seconds for imports, and can spend them while the last updates are computed. It touches no device before
+the ranks of the stage before have left theirs. The ranks end with the controller, or as soon as a phase before theirs
+fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from stacking.launch.job import RunningJob
-from stacking.planning.plan import Plan
+from stacking.planning.plan import Plan, StagePlan
 from stacking.run.folder import RunFolder
 from stacking.run.phases import Phase, phases, starting_state
 
-WHEN_READY = "when-ready"
-"""The worker's last argument: wait for the state that the stage starts from."""
+LEAD = 20.0
+"""Seconds before the expected end of a stage at which the ranks of the next one start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +33,34 @@ class EarlyStart:
     """When the ranks started, on the monotonic clock."""
 
 
+class Countdown:
+    """Estimates when a stage ends, from its metrics."""
+
+    def __init__(self, stage: StagePlan) -> None:
+        self._stage = stage
+        self._end = float("inf")
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Reads a record of the metrics; a stage of automatic length may end at any time, so its end is unknown."""
+        if record["kind"] == "train" and self._stage.until is None:
+            left = self._stage.steps - record["step"]
+            self._end = time.monotonic() + left * record["seconds"] / record["step"]
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the end is expected within `LEAD` seconds."""
+        return self._end - time.monotonic() <= LEAD
+
+
 def to_start_early(phase: Phase, labels: Collection[str], plan: Plan, run: RunFolder) -> Phase | None:
-    """Returns the training phase whose ranks may start together with ``phase``; None: there is none.
+    """Returns the training phase after ``phase``, whose ranks may start before it has ended; None: there is none.
 
     Args:
+        phase: the training of the stage before, or its consolidation.
         labels: the phases that this controller runs.
     """
     index = phase.stage + 1
-    if phase.name != "consolidate" or f"train:{index}" not in labels:
+    if phase.name not in ("train", "consolidate") or f"train:{index}" not in labels:
         return None
     stage = plan.stages[index]
     awaited = starting_state(plan, run, stage)

@@ -93,6 +93,11 @@ class Journal:
         """Returns how often ``phase`` of ``stage`` was started."""
         return sum(e["event"] == "started" and e["phase"] == phase and e["stage"] == stage for e in self.events())
 
+    def has_finished(self, phase: str, stage: int, attempt: int) -> bool:
+        """Returns whether this attempt of ``phase`` has ended successfully."""
+        wanted = ("finished", phase, stage, attempt)
+        return any((e["event"], e.get("phase"), e.get("stage"), e.get("attempt")) == wanted for e in self.events())
+
     def _lines(self) -> list[bytes]:
         with disk_errors(self.path):
             return patiently(self.path.read_bytes).split(b"\n")[:-1] if self.path.is_file() else []

@@ -109,8 +109,7 @@ def phases(plan: Plan, run: RunFolder) -> list[Phase]:
                 trains=True,
             )
         )
-        last = folder.checkpoints / checkpoints.tag(stage.steps)
-        chain.append(_command("consolidate", stage, folder.state, [str(last)]))
+        chain.append(_command("consolidate", stage, folder.state, [str(last_checkpoint(run, stage))]))
         chain += _measure(plan, run, stage, "trained")
     final = plan.stages[-1]
     if plan.model.has_hugging_face_class:
@@ -159,6 +158,11 @@ def is_over(run: RunFolder) -> bool:
     """Returns whether the last phase is finished, its output exists and no damage was found since."""
     last = next((e for e in reversed(run.journal.events()) if e["event"] in ("finished", "damaged", "started")), None)
     return last is not None and (last["event"], last["phase"]) == ("finished", "report") and run.report.is_file()
+
+
+def last_checkpoint(run: RunFolder, stage: StagePlan) -> Path:
+    """Returns the checkpoint that completes ``stage``, whose length is decided."""
+    return run.stage(stage.name).checkpoints / checkpoints.tag(stage.steps)
 
 
 def starting_state(plan: Plan, run: RunFolder, stage: StagePlan) -> Path | None:

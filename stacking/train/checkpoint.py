@@ -16,13 +16,14 @@ from stacking.errors import DamagedFile, Diverged, NoSpace, UserError
 from stacking.planning.plan import Plan, StagePlan
 from stacking.run.checkpoints import SAVING, checkpoints, point_latest, tag
 from stacking.run.decisions import ENDED
-from stacking.state.format import State
+from stacking.state.format import TrainingState
 from stacking.state.load import begin, load
 from stacking.state.loss_scale import loss_scale, set_loss_scale
 from stacking.state.zero import ZeroCheckpoint
 from stacking.storage.blocks import Entry, hash_files
 from stacking.storage.files import disk_errors, fsync, move_folder, seal_folder, write_sealed
 from stacking.storage.threads import each
+from stacking.train.ahead import await_state
 from stacking.train.finite import diverged, first_not_finite
 from stacking.train.rank_sync import Agreement
 
@@ -35,6 +36,7 @@ class Saver:
 
     Args:
         works: returns whether the model's loss is finite on this rank; called on all ranks before each checkpoint.
+        awaited: a state that must exist before the first checkpoint.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class Saver:
         folder: Path,
         agreement: Agreement,
         works: Callable[[DeepSpeedEngine], bool],
+        awaited: Path | None = None,
     ) -> None:
         self._engine, self._plan, self._stage, self._folder = engine, plan, stage, folder
-        self._agreement, self._works = agreement, works
+        self._agreement, self._works, self._awaited = agreement, works, awaited
 
     def is_due(self, step: int) -> bool:
         """Returns whether a checkpoint is due after update ``step`` (from 1); the last update always has one."""
@@ -73,7 +76,11 @@ class Saver:
         Raises:
             Diverged: the training state or its loss is not finite; the previous checkpoint stays.
             NoSpace: the disk is full; the unfinished checkpoint is removed.
+            Preempted: a rank was asked to stop before there may be a checkpoint.
         """
+        if self._awaited is not None:
+            await_state(self._awaited, self._stage, self._agreement)
+            self._awaited = None
         if self._agreement.decided((self._folder / tag(step)).is_dir):
             return
         self._require_finite(step)
@@ -167,20 +174,13 @@ def padded_tokens(plan: Plan, stage: StagePlan, step: int) -> int:
     return before + step * stage.global_batch * plan.data.sequence_length
 
 
-def open_source(
-    plan: Plan, stage: StagePlan, checkpoint: Path | None, start: Path | None
-) -> State | ZeroCheckpoint | None:
-    """Opens ``checkpoint`` or, without one, the state ``start`` that the stage begins from; None: neither exists.
-
-    Args:
-        checkpoint: the result of `agreed_checkpoint`, the same on all ranks.
+def open_checkpoint(plan: Plan, stage: StagePlan, checkpoint: Path) -> ZeroCheckpoint:
+    """Opens a checkpoint of ``stage``.
 
     Raises:
         UserError: the checkpoint belongs to another model or stage.
         DamagedFile: a file is missing or truncated.
     """
-    if checkpoint is None:
-        return None if start is None else State(start)
     source = ZeroCheckpoint(checkpoint)
     if source.model != plan.model.with_layers(stage.layers) or (source.progress or {}).get("stage") != stage.index:
         raise UserError(checkpoint, "does not belong to the plan's model and stage", "use the run's own folder")
@@ -191,8 +191,8 @@ def open_source(
     return source
 
 
-def restore(engine: DeepSpeedEngine, stage: StagePlan, source: State | ZeroCheckpoint | None) -> dict[str, Any]:
-    """Loads the result of `open_source`.
+def restore(engine: DeepSpeedEngine, stage: StagePlan, source: TrainingState | None) -> dict[str, Any]:
+    """Loads a checkpoint of ``stage``, or the state that it starts from.
 
     Returns:
         The checkpoint's ``progress.json``; at the beginning of a stage only ``step``, ``seconds`` and ``tokens``.
@@ -206,7 +206,7 @@ def restore(engine: DeepSpeedEngine, stage: StagePlan, source: State | ZeroCheck
         return {"step": 0, "seconds": 0.0, "tokens": 0}
     load(engine, source)
     progress = source.progress or {}
-    if isinstance(source, State):
+    if not isinstance(source, ZeroCheckpoint):
         return {"step": 0, "seconds": 0.0, "tokens": progress.get("tokens", 0) if stage.index else 0}
     set_loss_scale(engine, progress["loss_scale"])
     engine.global_steps = progress["step"]

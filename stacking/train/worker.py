@@ -1,13 +1,12 @@
 """Trains one stage of a plan; a launcher starts this process on every rank.
 
-python -m stacking.train.worker RUN_DIR STAGE [when-ready], by `stacking run`, srun or mpirun
+python -m stacking.train.worker RUN_DIR STAGE [ATTEMPT], by `stacking run`, srun or mpirun
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -16,20 +15,22 @@ import torch.distributed as dist
 from stacking.data.arrays import mapped_array
 from stacking.data.corpus import Corpus
 from stacking.data.sampler import SAMPLERS, Sampler
-from stacking.errors import Preempted, UserError
+from stacking.errors import UserError
+from stacking.growth.apply import GrownState
 from stacking.launch.mpi import log_to_file
 from stacking.launch.rank import run_rank
 from stacking.planning.elastic import resized
 from stacking.planning.plan import Plan, StagePlan, load_plan
 from stacking.run.decisions import decisions
-from stacking.run.early import WHEN_READY
 from stacking.run.folder import RunFolder
 from stacking.run.lease import Watch
 from stacking.run.metrics import MetricsWriter, read_metrics, truncate_after
-from stacking.run.phases import starting_state
+from stacking.run.phases import last_checkpoint, starting_state
+from stacking.state.format import State, TrainingState
 from stacking.terminal.units import counted
+from stacking.train.ahead import await_end, grown_ahead
 from stacking.train.allocator import keep_freed_memory
-from stacking.train.checkpoint import Saver, open_source, restore
+from stacking.train.checkpoint import Saver, open_checkpoint, restore
 from stacking.train.engine import connect, start_engine
 from stacking.train.loader import updates
 from stacking.train.loop import train
@@ -38,9 +39,6 @@ from stacking.train.rank_sync import Agreement
 from stacking.train.recorder import Recorder
 from stacking.train.selection import agreed_checkpoint, require_same_view
 from stacking.train.validation import HeldOut
-
-_LOOK_SECONDS = 1.0
-"""Seconds for which rank 0 looks for a state before the ranks agree whether to stop."""
 
 
 def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
@@ -51,28 +49,26 @@ def open_sampler(plan: Plan, run: RunFolder, split: str) -> Sampler:
     return SAMPLERS[data.samples](corpus, rows, data.sequence_length, plan.seed, data.mask_probability)
 
 
-def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int, waits: bool = False) -> None:
+def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int, after: int | None = None) -> None:
     """Trains stage ``index`` from its latest checkpoint, or from its beginning, to its end.
 
     Args:
         plan: as it was made, without what was decided since.
-        waits: the state that the stage starts from is still being made.
+        after: the attempt of the stage before that is still training.
     """
     fitted(plan, plan.stages[index], ranks)
+    if after is not None:
+        await_end(run.journal, index - 1, after)
     connect()
     keep_freed_memory()
     agreement = Agreement(Watch(run.lock, os.environ))
-    if waits:
-        _await_start(run, plan, plan.stages[index], agreement)
     plan = agreement.decided(lambda: decisions(run, plan)).applied_to(plan)
     stage = fitted(plan, plan.stages[index], ranks)
-    folder, start = run.stage(stage.name), starting_state(plan, run, stage)
-    checkpoint = agreed_checkpoint(agreement, folder.checkpoints)
-    if checkpoint is None and start is not None:
-        require_same_view(agreement, start)
-    source = open_source(plan, stage, checkpoint, start)
+    folder = run.stage(stage.name)
+    source = _source(run, plan, stage, agreement)
     engine = start_engine(plan, stage, source is None, source)
     progress = restore(engine, stage, source)
+    awaited = starting_state(plan, run, stage) if isinstance(source, GrownState) else None
     writer = None
     if dist.get_rank() == 0:
         truncate_after(folder.metrics, progress["step"])
@@ -89,36 +85,30 @@ def run_stage(run: RunFolder, plan: Plan, index: int, ranks: int, waits: bool = 
         agreement,
         Recorder(engine, plan, stage, writer, progress),
         held_out,
-        Saver(engine, plan, stage, folder.checkpoints, agreement, held_out.is_finite),
+        Saver(engine, plan, stage, folder.checkpoints, agreement, held_out.is_finite, awaited),
         Plateau(plan, stage, records),
     )
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _await_start(run: RunFolder, plan: Plan, stage: StagePlan, agreement: Agreement) -> None:
-    """Waits on all ranks until rank 0 sees the state that the stage starts from.
+def _source(run: RunFolder, plan: Plan, stage: StagePlan, agreement: Agreement) -> TrainingState | None:
+    """Opens what the stage continues from: its latest checkpoint, or what it starts from; None: random weights.
 
-    Raises:
-        Preempted: a rank was asked to stop.
+    The state that it starts from may still be in the making; then it is seen in the checkpoint that it is made of.
     """
-    state = starting_state(plan, run, stage)
-    assert state is not None  # else there is nothing to wait for
-    ready = False
-    while not ready:
-        seen = dist.get_rank() == 0 and _appears(state, _LOOK_SECONDS)
-        (count,), stop = agreement.exchange(seen)
-        if stop:
-            raise Preempted(f"stage {stage.name} stopped before its first step")
-        ready = count > 0
-
-
-def _appears(state: Path, seconds: float) -> bool:
-    """Returns whether the state has its name, or gets it within ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return state.exists()
+    checkpoint = agreed_checkpoint(agreement, run.stage(stage.name).checkpoints)
+    if checkpoint is not None:
+        return open_checkpoint(plan, stage, checkpoint)
+    start = starting_state(plan, run, stage)
+    if start is None:
+        return None
+    if stage.index and not agreement.decided(start.exists):
+        last = last_checkpoint(run, plan.stages[stage.index - 1])
+        require_same_view(agreement, last)
+        return grown_ahead(last, stage)
+    require_same_view(agreement, start)
+    return State(start)
 
 
 def fitted(plan: Plan, stage: StagePlan, ranks: int) -> StagePlan:
@@ -134,14 +124,14 @@ def fitted(plan: Plan, stage: StagePlan, ranks: int) -> StagePlan:
     return resized(stage, ranks, where)
 
 
-def main(run_dir: str, stage: str, *when: str) -> None:
+def main(run_dir: str, stage: str, after: str | None = None) -> None:
     """Trains stage number ``stage`` on this rank.
 
     Args:
-        when: `WHEN_READY` if the state that the stage starts from is still being made.
+        after: the attempt of the stage before that must finish first.
     """
     run, index = RunFolder(Path(run_dir)), int(stage)
-    run_stage(run, load_plan(run.plan), index, int(os.environ["WORLD_SIZE"]), waits=when == (WHEN_READY,))
+    run_stage(run, load_plan(run.plan), index, int(os.environ["WORLD_SIZE"]), None if after is None else int(after))
 
 
 if __name__ == "__main__":

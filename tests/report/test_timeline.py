@@ -90,6 +90,17 @@ def test_a_transition_is_consolidate_grow_and_start_up(run: SyntheticRun) -> Non
     assert transition(seen, 2).total is None
 
 
+def test_a_stage_that_begins_ahead_of_its_state_waits_for_its_start_up_only(run: SyntheticRun) -> None:
+    run.train(0)
+    run.transition(0, consolidate=3.0, grow=1.5)
+    run.train(1, start_up=-2.5)  # its first update began 2 s after the end of the stage before
+    seen = read_run(run.path)
+    into = transition(seen, 1)
+    assert (into.consolidate, into.grow, into.start_up) == (3.0, 1.5, pytest.approx(2.0))
+    assert into.ahead and into.total == pytest.approx(2.0)
+    assert account(seen).total == pytest.approx(run.now - T0)
+
+
 def test_the_start_up_belongs_to_the_attempt_that_made_the_first_update(run: SyntheticRun) -> None:
     run.train(0, last=10, start_up=50.0)
     truncate_after(run.path / "0-L3" / "metrics.jsonl", 0)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stacking.errors import StackingError
+from stacking.errors import StackingError, UserError
 from stacking.launch.job import Accelerator, Fate, Job, Outcome
-from stacking.run.early import WHEN_READY, to_start_early
+from stacking.run.early import LEAD, Countdown, to_start_early
 from stacking.run.folder import RunFolder
+from stacking.run.metrics import MetricsWriter
 from stacking.run.phases import phases
 from tests.run.test_controller import CRASH, DONE, control
+from tests.run.test_progress import trained
 from tests.small_recipe import SMALL, plan_of
 
 EVERYTHING = ["train:0", "consolidate:0", "grow:1", "train:1", "consolidate:1", "export:1", "report:1"]
@@ -21,16 +23,18 @@ EVERYTHING = ["train:0", "consolidate:0", "grow:1", "train:1", "consolidate:1", 
 
 @dataclass
 class PretendedJob:
-    """Ends when it is polled."""
+    """Ends when it is polled often enough."""
 
     job: Job
     outcome: Outcome
+    polls: int
     was_killed: bool = False
     was_polled: bool = False
 
-    def poll(self) -> Outcome:
+    def poll(self) -> Outcome | None:
         self.was_polled = True
-        return self.outcome
+        self.polls -= 1
+        return None if self.polls else self.outcome
 
     def stop(self) -> None:
         pass
@@ -44,6 +48,8 @@ class Overlapping:
     """Pretends to start jobs; those with the given names crash the first time."""
 
     crashing: list[str] = field(default_factory=list)
+    polls: int = 1
+    """How often each job is polled until it ends."""
     jobs: list[PretendedJob] = field(default_factory=list)
     unattended = False
     overlaps = True
@@ -54,7 +60,7 @@ class Overlapping:
     def start(self, job: Job, inherited: Sequence[int] = ()) -> PretendedJob:
         module = job.argv[3] if job.argv[2] == "stacking" else "train"
         outcome = CRASH if f"{module}:{job.logs.parent.name}" in self.crashing else DONE
-        self.jobs.append(PretendedJob(job, outcome))
+        self.jobs.append(PretendedJob(job, outcome, self.polls))
         return self.jobs[-1]
 
     def requeue(self) -> Fate:
@@ -73,15 +79,61 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return folder
 
 
+def write_record(run: RunFolder) -> None:
+    """The first stage's metrics, by which it ends soon."""
+    with MetricsWriter(run.stage("0-L2").metrics) as writer:
+        writer.append(trained(3, seconds=0.3))
+
+
 def test_the_next_stage_starts_with_the_transition_to_it(run: RunFolder) -> None:
     launcher = Overlapping()
     control(run, launcher, text="")
     assert launcher.names == ["train-1", "train-1", "consolidate-1", "grow-1", "consolidate-1", "export-1", "report-1"]
     early = launcher.jobs[1]
-    assert early.job.logs == run.stage("1-L4").logs and early.job.argv[-1] == WHEN_READY and early.was_polled
-    assert WHEN_READY not in launcher.jobs[0].job.argv
+    assert early.job.logs == run.stage("1-L4").logs and early.was_polled
+    assert early.job.argv[-2:] == [str(run.path), "1"], "the stage before has ended, so there is nothing to wait for"
     order = [(e["phase"], e["stage"]) for e in run.journal.events() if e["event"] == "started"]
     assert [f"{phase}:{stage}" for phase, stage in order] == EVERYTHING
+
+
+def test_the_next_stage_starts_shortly_before_the_one_before_ends(run: RunFolder) -> None:
+    launcher = Overlapping(polls=3)
+    write_record(run)
+    control(run, launcher, text="")
+    assert launcher.names[:3] == ["train-1", "train-1", "consolidate-1"]
+    early = launcher.jobs[1].job
+    assert early.argv[-3:] == [str(run.path), "1", "1"], "it waits for attempt 1 of the stage before"
+
+
+def test_the_end_of_a_stage_is_expected_from_its_speed(run: RunFolder) -> None:
+    stage = plan_of(SMALL).stages[0].model_copy(update={"steps": 100})
+    countdown = Countdown(stage)
+    assert not countdown.is_near
+    countdown.note({"kind": "train", "step": 50, "seconds": 50 * LEAD})
+    countdown.note({"kind": "evaluation", "step": 99, "seconds": 1.0})
+    assert not countdown.is_near
+    countdown.note({"kind": "train", "step": 99, "seconds": 99 * LEAD / 2})
+    assert countdown.is_near
+
+
+def test_a_failed_stage_stops_the_ranks_that_wait_for_its_end(run: RunFolder) -> None:
+    launcher = Overlapping(crashing=["train:0-L2"], polls=3)
+    write_record(run)
+    with pytest.raises(StackingError):
+        control(run, launcher, text="")
+    assert launcher.names == ["train-1", "train-1"] and launcher.jobs[1].was_killed
+
+
+def test_a_stage_ends_although_there_is_no_room_for_the_next(run: RunFolder) -> None:
+    class Shrinking(Overlapping):
+        def capacity(self, accelerator: Accelerator) -> int | None:
+            return 0 if self.jobs else None
+
+    launcher = Shrinking(polls=3)
+    write_record(run)
+    with pytest.raises(UserError, match="only 0 are available"):
+        control(run, launcher, text="")
+    assert launcher.names == ["train-1", "consolidate-1", "grow-1"]
 
 
 def test_a_failed_transition_stops_the_waiting_ranks(run: RunFolder) -> None:

@@ -62,14 +62,19 @@ def goes_on(lab: Lab, run: Path, stage: str, updates: int) -> None:
     lab.wait_until(lambda: sum(record["time"] > since for record in records(run, stage)) >= updates, every=0.02)
 
 
-def processes(run: Path, module: str) -> list[int]:
-    """The processes that run ``python -m MODULE`` for ``run``: ranks, or a phase between two trainings."""
+def processes(run: Path, module: str, stage: int | None = None) -> list[int]:
+    """The processes that run ``python -m MODULE`` for ``run``: ranks, or a phase between two trainings.
+
+    Args:
+        stage: only ranks of this stage; those of the next one start before it ends.
+    """
     found = []
     for folder in Path("/proc").iterdir():
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
         except OSError:
             continue
-        if words[1:3] == [b"-m", module.encode()] and any(word.startswith(bytes(run)) for word in words):
+        named = words[1:3] == [b"-m", module.encode()] and any(word.startswith(bytes(run)) for word in words)
+        if named and (stage is None or words[4:5] == [str(stage).encode()]):
             found.append(int(folder.name))
     return sorted(found)

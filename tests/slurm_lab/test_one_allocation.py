@@ -67,7 +67,7 @@ def disturbed(session_lab: Lab, recipe: Path) -> Path:
 
     # A rank is killed: the step ends immediately and is retried within the job.
     goes_on(lab, run, "0-L1", 40)
-    os.kill(processes(run, "stacking.train.worker")[-1], signal.SIGKILL)
+    os.kill(processes(run, "stacking.train.worker", 0)[-1], signal.SIGKILL)
     lab.wait_until(lambda: has(run, "failed", "train", 0), patience=30)
     assert re.search(r"rank \d on n[12] was killed by SIGKILL", events(run)[-1]["message"])
 
@@ -183,7 +183,7 @@ def test_a_crash_is_retried_a_limited_number_of_times(lab: Lab, recipe: Path, tm
     for attempt in (1, 2):
         lab.wait_until(lambda attempt=attempt: count(run, "started") == attempt)
         goes_on(lab, run, "0-L1", 3)
-        os.kill(processes(run, "stacking.train.worker")[-1], signal.SIGKILL)
+        os.kill(processes(run, "stacking.train.worker", 0)[-1], signal.SIGKILL)
     assert lab.wait_for_end(job)["JobState"] == "FAILED"
     failed = [event for event in events(run) if event["event"] == "failed"]
     assert len(failed) == 2 and all("was killed by SIGKILL" in event["message"] for event in failed)

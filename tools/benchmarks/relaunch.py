@@ -1,7 +1,8 @@
 """Measures the pause between two stages of a run: from the last update of one to the first update of the next.
 
-It includes the last checkpoint, consolidation, growth, the start of the next ranks, and loading. After every run, a
-durable copy of that checkpoint (`cp`, then fsync) is timed for comparison.
+It includes the last checkpoint, the end of its ranks, the engine of the next ones, and loading; consolidation and
+growth only as far as they slow the others down. After every run, a durable copy of that checkpoint (`cp`, then fsync)
+is timed for comparison.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from stacking.planning.plan import load_plan
 from stacking.run import checkpoints
 from stacking.run.folder import RunFolder, StageFolder
 from stacking.run.metrics import read_metrics
-from stacking.storage.files import require_empty
+from stacking.storage.files import MANIFEST, require_empty
 from tools.benchmarks.process_watch import bytes_below
 from tools.benchmarks.transition import SHAPES, Wanted, durable_copy, recipe_of
 
@@ -43,6 +44,8 @@ class Pauses:
     checkpoint_bytes: int = 0
     pauses: list[float] = field(default_factory=list)
     """Seconds between the stages of each run."""
+    checkpoints: list[float] = field(default_factory=list)
+    """Of these, seconds until the last checkpoint has its name."""
     copies: list[float] = field(default_factory=list)
     """Seconds of a durable copy of the checkpoint, after each run."""
 
@@ -68,9 +71,10 @@ def measure(shape: str, wanted: Wanted, folder: Path) -> Pauses:
     for number in range(wanted.repeats):
         run = RunFolder(folder / f"run-{number}")
         _stacking(folder, "run", "recipe.yaml", "--data", "data", "--run-dir", run.path.name)
-        found.pauses.append(pause(run))
         checkpoint = checkpoints.latest(_stage(run, 0).checkpoints)
         assert checkpoint is not None  # the stage is complete
+        found.pauses.append(pause(run))
+        found.checkpoints.append((checkpoint / MANIFEST).stat().st_mtime - _last_update(run))
         found.copies.append(_copy_seconds(checkpoint, folder / "copy"))
         found.checkpoint_bytes = bytes_below(checkpoint)
         shutil.rmtree(run.path)
@@ -79,9 +83,13 @@ def measure(shape: str, wanted: Wanted, folder: Path) -> Pauses:
 
 def pause(run: RunFolder) -> float:
     """Returns the seconds from the end of the first stage's last update to the start of the second's first one."""
-    last = [record for record in read_metrics(_stage(run, 0).metrics) if record["kind"] == "train"][-1]
     first = next(record for record in read_metrics(_stage(run, 1).metrics) if record["kind"] == "train")
-    return float(first["time"] - first["seconds"] - last["time"])
+    return float(first["time"] - first["seconds"] - _last_update(run))
+
+
+def _last_update(run: RunFolder) -> float:
+    """Returns when the first stage's last update ended, in unix time."""
+    return float([record for record in read_metrics(_stage(run, 0).metrics) if record["kind"] == "train"][-1]["time"])
 
 
 def _stage(run: RunFolder, index: int) -> StageFolder:
@@ -129,7 +137,10 @@ def bench_relaunch(shape: str, ranks: int, repeats: int, folder: Path | None, as
         click.echo(json.dumps({**asdict(found), "ratio": found.ratio}, indent=2))
         return
     click.echo(f"{found.shape} on {found.ranks} ranks, checkpoint of {found.checkpoint_bytes / 1e9:.2f} GB")
-    click.echo(f"pause {median(found.pauses):.1f} s, durable copy {median(found.copies):.1f} s, medians of {repeats}")
+    click.echo(
+        f"pause {median(found.pauses):.1f} s, of these {median(found.checkpoints):.1f} s for the last checkpoint; "
+        f"durable copy {median(found.copies):.1f} s; medians of {repeats}"
+    )
     click.echo(f"pause / copy {found.ratio:.2f}; goal: at most {GOAL}")
 
 

@@ -1,13 +1,15 @@
 """Wraps the undocumented parts of DeepSpeed that this project uses; no other module does, and each has a test.
 
 Read from the source of DeepSpeed 0.19: runtime/zero/stage_1_and_2.py, zero/stage3.py, bf16_optimizer.py,
-fp16/fused_optimizer.py, fp16/unfused_optimizer.py, fp16/loss_scaler.py, ops/adam/cpu_adam.py and ops/__init__.py.
+fp16/fused_optimizer.py, fp16/unfused_optimizer.py, fp16/loss_scaler.py, ops/adam/cpu_adam.py, ops/__init__.py,
+compiler.py and zero/muon/original_muon.py.
 pyproject.toml bounds the version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -171,3 +173,20 @@ def compile_no_operations() -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__ = {}  # type: ignore[attr-defined]
+
+
+def leave_muon_uncompiled() -> None:
+    """Imports DeepSpeed's Muon, which no recipe can choose, without passing its functions to ``torch.compile``.
+
+    Every engine imports it. With it, a rank would load torch's compiler: as much work as the rest of a small engine's
+    start.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_with_torch = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        with suppress(ImportError):
+            import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compile_with_torch

@@ -23,7 +23,7 @@ from stacking.model.bert import Bert, build
 from stacking.model.kernels import LAMBS, kernels_for, use
 from stacking.planning.growth import Rates
 from stacking.planning.plan import Plan, StagePlan
-from stacking.state.deepspeed_private import compile_no_operations
+from stacking.state.deepspeed_private import compile_no_operations, leave_muon_uncompiled
 from stacking.state.format import TrainingState, step_of
 from stacking.state.layers import layer_of
 from stacking.storage.partition import PARAMETER_NAMES
@@ -43,6 +43,7 @@ def connect() -> None:
         # DeepSpeed does this with its engine, but kernels are chosen earlier, for this rank's device.
         get_accelerator().set_device(own_gpu(torch.cuda.device_count()))
         let_segments_grow()
+    leave_muon_uncompiled()
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 

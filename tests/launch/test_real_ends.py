@@ -21,8 +21,9 @@ config = {{"train_micro_batch_size_per_gpu": 1, "optimizer": adam, **{more}}}
 deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
 """
 NO_KERNELS = """
-from stacking.state.deepspeed_private import compile_no_operations
+from stacking.state.deepspeed_private import compile_no_operations, leave_muon_uncompiled
 compile_no_operations()
+leave_muon_uncompiled()
 """
 LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
 COMPILER = """#!/bin/sh

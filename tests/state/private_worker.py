@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import deepspeed
@@ -13,6 +14,7 @@ from stacking.state import deepspeed_private as private
 from tests.state.worker import make_engine, train
 
 private.compile_no_operations()
+private.leave_muon_uncompiled()
 
 JOBS: dict[str, dict[str, Any]] = {
     "plain": {"zero": 0, "precision": "fp32"},
@@ -27,6 +29,7 @@ def examine(engine: Any) -> dict[str, Any]:
     optimizer, total = engine.optimizer, sum(private_size(p) for p in engine.module.parameters())
     found: dict[str, Any] = {"class": type(optimizer).__name__, "parameters": total}
     found["wraps"] = private.inner_optimizer(engine) is not optimizer
+    found["compiler"] = "torch._inductor.compile_fx" in sys.modules
     found["nvme"] = private.offloads_to_nvme(optimizer)
     scaler = private.loss_scaler(engine) if engine.fp16_enabled() else None
     found["scale"] = None if scaler is None else [hasattr(scaler, "cur_scale"), private.smallest_loss_scale(scaler)]

@@ -30,6 +30,17 @@ def test_every_wrapping_optimizer_is_known_and_tested(found: Found) -> None:
     assert not found["plain"]["wraps"] and not any(facts["nvme"] for facts in found.values())
 
 
+def test_no_engine_loads_torchs_compiler_for_muon(found: Found) -> None:
+    assert not any(facts["compiler"] for facts in found.values())
+
+
+def test_deepspeeds_muon_asks_its_own_module_to_compile() -> None:
+    import deepspeed
+
+    muon = Path(deepspeed.__file__).parent / "runtime" / "zero" / "muon" / "original_muon.py"
+    assert "@compiler.compile()" in muon.read_text() and "@torch.compile" not in muon.read_text()
+
+
 @pytest.mark.parametrize("kind", ["unfused", "zero", "bf16", "stage3"])
 def test_the_groups_hold_every_parameter(found: Found, kind: str) -> None:
     assert found[kind]["held"] == found[kind]["parameters"] == found["plain"]["parameters"]

@@ -16,6 +16,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import nn
 
+from stacking.state.deepspeed_private import leave_muon_uncompiled
 from stacking.state.format import MOMENTS, State, step_of
 from stacking.state.load import begin, load
 from stacking.state.zero import ZeroCheckpoint
@@ -145,6 +146,7 @@ def main() -> None:
     if "--no-compiling" in sys.argv:
         deepspeed.ops.__compatible_ops__ = {}  # else DeepSpeed compiles collectives for CPU ranks, a minute long
     cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)  # a second each time an offloading engine is created
+    leave_muon_uncompiled()
     deepspeed.init_distributed("gloo", verbose=False)
     torch.set_num_threads(1)
     deepspeed.get_accelerator().is_fp16_supported = lambda: True  # slow without AVX512-FP16, but exact enough

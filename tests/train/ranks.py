@@ -39,3 +39,8 @@ def run_ranks(
             process.kill()
     assert [process.returncode for process in processes] == [0] * ranks
     return outputs
+
+
+def train_first_stages(ranks: int, runs: Sequence[Path]) -> None:
+    """Train the first stage of each of these runs, all with the same ranks, one after the other."""
+    run_ranks(ranks, "tests.train.stage_worker", [list(runs)] * ranks, timeout=600)

@@ -17,8 +17,9 @@ from stacking.state.consolidate import consolidate
 from stacking.state.format import WEIGHTS, State, step_of
 from stacking.state.layers import layer_of
 from stacking.state.zero import ZeroCheckpoint
-from tests.chain import train_stage, write_recipe
+from tests.chain import write_recipe
 from tests.states import random_weights, write_state
+from tests.train.ranks import train_first_stages
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -36,7 +37,7 @@ ZERO_STAGES = range(4)
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, StageFolder]:
     """One layer after seven updates grows to two, which train for four updates; then for the last two once more."""
-    found = {}
+    found, begun = {}, []
     for zero_stage in ZERO_STAGES:
         folder = tmp_path_factory.mktemp(f"zero{zero_stage}")
         state = write_state(folder / "shallow", SHALLOW, random_weights(SHALLOW))
@@ -47,11 +48,13 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Stag
         plan = create_run(str(recipe), run)
         stage = found[zero_stage] = run.stage(plan.stages[0].name)
         grow(state, stage.start, 2, "stack", "keep-old", share=True)
-        train_stage(run, plan, 0)
-        shutil.copytree(stage.checkpoints, folder / "straight")
+        begun.append(run.path)
+    train_first_stages(2, begun)
+    for stage in found.values():
+        shutil.copytree(stage.checkpoints, stage.path.parent.parent / "straight")
         shutil.rmtree(checkpoints(stage.checkpoints)[-1])
         point_latest(stage.checkpoints, checkpoints(stage.checkpoints)[-1])
-        train_stage(run, plan, 0)
+    train_first_stages(2, begun)
     return found
 
 

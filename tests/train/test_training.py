@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stacking.run.create import create_run
+from stacking.run.folder import RunFolder
+from stacking.run.metrics import read_metrics
 from stacking.state.format import MOMENTS, WEIGHTS
 from stacking.state.zero import ZeroCheckpoint
 from tests.chain import stacking, train_alone, write_recipe
+from tests.train.ranks import train_first_stages
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -43,19 +47,49 @@ def losses(records: list[dict[str, Any]], kind: str = "train") -> list[float]:
     return [record["loss"] for record in records if record["kind"] == kind]
 
 
+MONITORED = {
+    "zero_optimization": {"stage": 1},
+    "csv_monitor": {"enabled": True, "output_path": "{folder}/csv", "job_name": "job"},
+    "tensorboard": {"enabled": True, "output_path": "{folder}/tensorboard", "job_name": "job"},
+}
+SPLITS = [(1, 2, 1), (2, 8, 0), (2, 2, 2), (2, 4, 3)]
+"""Ranks, micro-batch and ZeRO stage."""
+
+
 @pytest.fixture(scope="module")
-def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
+    """The folder of each run; the ranks of those with the same number of ranks start once."""
+    folder = tmp_path_factory.mktemp("trained")
+    monitored = json.loads(json.dumps(MONITORED).replace("{folder}", str(folder)))
+    runs: dict[Any, tuple[int, Path]] = {
+        "reference": (1, recipe_of_one_stage(folder / "reference", data, ranks=1, micro_batch=16, zero_stage=0)),
+        "monitored": (1, recipe_of_one_stage(folder / "monitored", data, 1, 16, ds_config=monitored)),
+        "bf16": (2, recipe_of_one_stage(folder / "bf16", data, 2, 4, precision="bf16")),
+        **{split: (split[0], recipe_of_one_stage(folder / f"{split}", data, *split)) for split in SPLITS},
+    }
+    found = {name: recipe.parent / "run" for name, (_, recipe) in runs.items()}
+    for name, (_, recipe) in runs.items():
+        create_run(str(recipe), RunFolder(found[name]))
+    for ranks in (1, 2):
+        train_first_stages(ranks, [found[name] for name, (size, _) in runs.items() if size == ranks])
+    return found
+
+
+def records_of(run: Path) -> list[dict[str, Any]]:
+    return read_metrics(RunFolder(run).stage("0-L2").metrics)
+
+
+@pytest.fixture(scope="module")
+def reference(trained: dict[Any, Path]) -> list[dict[str, Any]]:
     """One rank, the whole batch at once, no ZeRO."""
-    folder = tmp_path_factory.mktemp("reference")
-    return train_alone(folder / "run", recipe_of_one_stage(folder / "r", data, ranks=1, micro_batch=16, zero_stage=0))
+    return records_of(trained["reference"])
 
 
-@pytest.mark.parametrize(("ranks", "micro_batch", "zero_stage"), [(1, 2, 1), (2, 8, 0), (2, 2, 2), (2, 4, 3)])
+@pytest.mark.parametrize("split", SPLITS)
 def test_the_losses_do_not_depend_on_how_the_batch_is_split(
-    reference: list[dict[str, Any]], data: Path, tmp_path: Path, ranks: int, micro_batch: int, zero_stage: int
+    reference: list[dict[str, Any]], trained: dict[Any, Path], split: tuple[int, int, int]
 ) -> None:
-    recipe = recipe_of_one_stage(tmp_path / "r", data, ranks, micro_batch, zero_stage)
-    records = train_alone(tmp_path / "run", recipe)
+    records = records_of(trained[split])
     assert losses(records) == pytest.approx(losses(reference), rel=2e-5)
     assert losses(records, "evaluation") == pytest.approx(losses(reference, "evaluation"), rel=2e-5)
 
@@ -105,19 +139,13 @@ def test_a_diverging_run_keeps_its_good_checkpoint_and_is_not_repeated(
     assert len(list((run / "0-L1" / "logs").glob("train-*.rank0.log"))) == 1
 
 
-def test_bf16_follows_fp32_closely(reference: list[dict[str, Any]], data: Path, tmp_path: Path) -> None:
-    records = train_alone(tmp_path / "run", recipe_of_one_stage(tmp_path / "r", data, 2, 4, precision="bf16"))
-    assert losses(records) == pytest.approx(losses(reference), rel=0.01)
+def test_bf16_follows_fp32_closely(reference: list[dict[str, Any]], trained: dict[Any, Path]) -> None:
+    assert losses(records_of(trained["bf16"])) == pytest.approx(losses(reference), rel=0.01)
 
 
-def test_deepspeeds_monitor_gets_the_losses(data: Path, tmp_path: Path) -> None:
-    config = {
-        "zero_optimization": {"stage": 1},
-        "csv_monitor": {"enabled": True, "output_path": str(tmp_path / "csv"), "job_name": "job"},
-        "tensorboard": {"enabled": True, "output_path": str(tmp_path / "tensorboard"), "job_name": "job"},
-    }
-    records = train_alone(tmp_path / "run", recipe_of_one_stage(tmp_path / "r", data, 1, 16, ds_config=config))
-    with open(tmp_path / "csv" / "job" / "0-L2" / "train_loss.csv") as file:
+def test_deepspeeds_monitor_gets_the_losses(trained: dict[Any, Path]) -> None:
+    records, folder = records_of(trained["monitored"]), trained["monitored"].parent.parent
+    with open(folder / "csv" / "job" / "0-L2" / "train_loss.csv") as file:
         rows = list(csv.reader(file))[1:]
     assert [float(value) for _, value in rows] == pytest.approx(losses(records))
-    assert list((tmp_path / "tensorboard" / "job" / "0-L2").glob("events.out.tfevents*"))
+    assert list((folder / "tensorboard" / "job" / "0-L2").glob("events.out.tfevents*"))

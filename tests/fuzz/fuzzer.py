@@ -110,22 +110,26 @@ class Worker:
         self._process.communicate()
 
 
-def fuzz(worker: Worker, draws: str, go_on: Callable[[int], bool]) -> Findings:
-    """Mutate and read until ``go_on`` of the number of files so far is false; equal ``draws`` draw the same files."""
+def fuzz(worker: Worker, draws: str, go_on: Callable[[int], bool], at_once: int = 300) -> Findings:
+    """Mutate and read until ``go_on`` of the number of files so far is false; equal ``draws`` draw the same files.
+
+    Args:
+        at_once: how many files hypothesis draws in one go, even if ``go_on`` is false meanwhile.
+    """
     findings = Findings()
     turn = 0
     while go_on(findings.counts.total()):
-        _turn(worker, f"{draws} {turn}", findings, go_on)
+        _turn(worker, f"{draws} {turn}", findings, go_on, at_once)
         turn += 1
     return findings
 
 
-def _turn(worker: Worker, draws: str, findings: Findings, go_on: Callable[[int], bool]) -> None:
-    """A few hundred files drawn by hypothesis."""
+def _turn(worker: Worker, draws: str, findings: Findings, go_on: Callable[[int], bool], files: int) -> None:
+    """Files drawn by hypothesis."""
 
     @seed(draws)
     @settings(
-        max_examples=300,
+        max_examples=files,
         deadline=None,
         database=None,
         phases=[Phase.generate],

@@ -49,7 +49,7 @@ def test_the_table_of_recipes_is_complete() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 def test_the_commands_work_as_printed(tmp_path: Path) -> None:
     (tmp_path / "my-text").mkdir()
     for name, text in topics.items():

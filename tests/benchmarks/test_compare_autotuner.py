@@ -20,7 +20,7 @@ TOOL = ROOT / "tools" / "compare_autotuner"
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 def test_an_experiment_trains_the_stage_with_the_given_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,13 +51,13 @@ def line_about(script: str, **environment: str | Path) -> str:
     return meaning(ran.stdout.splitlines())
 
 
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 def test_a_configuration_that_deepspeed_rejects_is_named() -> None:
     line = line_about(NO_KERNELS + ENGINE.format(more='{"compile": {"enabled": True}}'))
     assert line == "DeepSpeed rejects the ds_config: CompileConfig: enabled: Extra inputs are not permitted"
 
 
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "wandb.py").write_text("import a_part_of_wandb\n")  # shadows it, wherever it is installed
     line = line_about(NO_KERNELS + ENGINE.format(more='{"wandb": {"enabled": True}}'), PYTHONPATH=tmp_path)
@@ -76,7 +76,7 @@ def test_running_out_of_host_memory_is_reported_with_remedies(allocation: str, s
     )
 
 
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 def test_a_network_interface_that_does_not_exist_is_named() -> None:
     assert line_about(NO_KERNELS + ENGINE.format(more="{}"), GLOO_SOCKET_IFNAME="nosuch0") == (
         "this machine has no network interface nosuch0; correct GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME (`ip link` "
@@ -84,7 +84,7 @@ def test_a_network_interface_that_does_not_exist_is_named() -> None:
     )
 
 
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 def test_a_kernel_that_does_not_compile_is_named(tmp_path: Path) -> None:
     compiler = tmp_path / "c++"
     compiler.write_text(COMPILER)

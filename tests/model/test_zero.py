@@ -48,7 +48,7 @@ print("losses", json.dumps(losses))
 """
 
 
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 @pytest.mark.slow
 @pytest.mark.parametrize(("zero_stage", "precision", "tolerance"), [(3, "fp32", 1e-5), (3, "bf16", 1e-2)])
 def test_losses_under_zero_match_plain_training(zero_stage: int, precision: str, tolerance: float) -> None:

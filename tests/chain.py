@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +23,8 @@ from stacking.run.folder import RunFolder
 from stacking.run.metrics import read_metrics
 from stacking.run.phases import phases
 
+SHARED = "STACKING_TESTS_SHARED"
+"""The variable that names the folder of what all workers of a test session share."""
 ENVIRONMENT = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
@@ -39,14 +43,21 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def prepare_text(folder: Path) -> Path:
-    """Python's own language reference as prepared data, with a small vocabulary."""
+    """Python's own language reference as prepared data, with a small vocabulary: a copy of what is prepared once."""
+    shared = Path(os.environ[SHARED])
+    with open(shared / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "data").exists():
+            _prepare(shared)
+    return shutil.copytree(shared / "data", folder / "data")
+
+
+def _prepare(folder: Path) -> None:
     source = folder / "topics"
-    source.mkdir()
+    source.mkdir(exist_ok=True)
     for name, text in topics.items():
         (source / f"{name.replace('/', '-')}.txt").write_text(text, encoding="utf-8")
-    data = folder / "data"
-    stacking("prepare", source, "--out", data, "--vocabulary-size", "1000", "--held-out", "0.05")
-    return data
+    stacking("prepare", source, "--out", folder / "data", "--vocabulary-size", "1000", "--held-out", "0.05")
 
 
 def write_recipe(folder: Path, data: Path, **changes: object) -> Path:

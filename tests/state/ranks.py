@@ -6,13 +6,20 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 ROOT = Path(__file__).parents[2]
 
 
-def run_ranks(ranks: int, script: Path, arguments: Sequence[str | Path], timeout: float = 240) -> None:
+def run_ranks(
+    ranks: int,
+    script: Path,
+    arguments: Sequence[str | Path],
+    timeout: float = 240,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Run ``script`` on ``ranks`` ranks; fail with the output of those that fail."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -27,6 +34,7 @@ def run_ranks(ranks: int, script: Path, arguments: Sequence[str | Path], timeout
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **environment,
     }
     processes = [
         subprocess.Popen(

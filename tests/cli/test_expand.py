@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_an_interrupted_expansion_is_resumed_to_the_same_bits(expanded: Path, pr
     run = data.parent / "interrupted"
     process = start("expand", pretrained, "--layers", "3", "--data", data, "--run-dir", run, *SETTINGS)
     while process.poll() is None and not list(run.glob("0-L3/checkpoints/global_step*")):
-        pass
+        time.sleep(0.01)
     process.kill()
     process.wait()
     assert not (run / "export").exists()

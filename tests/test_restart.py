@@ -254,10 +254,10 @@ def _controller(run: Path, controller: int) -> int:
 
 
 def _rank(run: Path, controller: int) -> int:
-    """The last rank that the controller started; the event precedes the start, so the rank may not exist yet."""
-    while not (children := _children(controller)):
+    """The second rank of the stage that trains; those of the next stage may already wait behind it."""
+    while len(children := _children(controller)) < 2:
         time.sleep(BRIEF)
-    return children[-1]
+    return children[1]
 
 
 def _growth(run: Path, controller: int) -> int:

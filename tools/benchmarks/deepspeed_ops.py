@@ -53,10 +53,16 @@ def measured(group: str, name: str, make: Callable[[], Step]) -> Row:
         ready = time.perf_counter() - started
         return {"group": group, "name": name, "seconds": seconds_of(step), "ready_seconds": ready, "message": ""}
     except Exception as error:  # compilers, drivers and kernels fail in many ways, and each is a result
-        message = " ".join(str(error).split())[:300] or type(error).__name__
-        return {"group": group, "name": name, "seconds": None, "ready_seconds": None, "message": message}
+        return {"group": group, "name": name, "seconds": None, "ready_seconds": None, "message": reason(error)}
     finally:
         torch.cuda.empty_cache()
+
+
+def reason(error: Exception) -> str:
+    """Returns what went wrong on one line: of a compiler's output, its first error."""
+    lines = str(error).splitlines()
+    said = next((line for line in lines if "error:" in line), " ".join(lines))
+    return " ".join(said.split())[:300] or type(error).__name__
 
 
 def _parameters() -> list[nn.Parameter]:

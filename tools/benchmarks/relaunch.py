@@ -117,15 +117,16 @@ def _stacking(folder: Path, *arguments: str) -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--shape", type=click.Choice([*SHAPES]), default="110M", show_default=True, help="Of the first stage.")
 @click.option("--ranks", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="bf16", show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--folder", type=FOLDER, help="An empty one on the disk to measure. Default: a temporary one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench_relaunch(shape: str, ranks: int, repeats: int, folder: Path | None, as_json: bool) -> None:
+def bench_relaunch(shape: str, ranks: int, precision: str, repeats: int, folder: Path | None, as_json: bool) -> None:
     """Measure the pause between two stages of a run, compared with a durable copy of the checkpoint.
 
     From the last update of the first stage to the first of the second.
     """
-    wanted = Wanted(ranks=ranks, repeats=repeats)
+    wanted = Wanted(ranks=ranks, precision=precision, repeats=repeats)
     if folder is not None:
         require_empty(folder, "--folder")
         folder.mkdir(parents=True, exist_ok=True)

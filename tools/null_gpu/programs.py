@@ -14,7 +14,7 @@ from tools.null_gpu.build import ROOT
 from tools.null_gpu.card import CARDS
 
 RECIPE = Path(__file__).with_name("proof.yaml")
-_SECONDS = 1200
+_SECONDS, _BENCH_SECONDS = 1200, 5400
 
 
 class Failed(Exception):
@@ -27,7 +27,7 @@ def update_counts(card: str, settings: Sequence[str]) -> dict[str, Any]:
     Raises:
         Failed: the update failed.
     """
-    said = _run(card, 1, ["tools.null_gpu.measure", str(RECIPE), *settings])
+    said = _run(card, 1, _module("tools.null_gpu.measure", str(RECIPE), *settings))
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found
 
@@ -40,25 +40,55 @@ def trained(card: str, ranks: int, settings: Sequence[str], run: Path) -> list[s
     """
     data = run.parent / "data"
     if not data.exists():
-        _run(card, 1, ["stacking", "prepare", "--embedded", "--vocabulary-size", "300", "--out", str(data)])
+        _run(card, 1, _module("stacking", "prepare", "--embedded", "--vocabulary-size", "300", "--out", str(data)))
     options = [word for setting in settings for word in ("--set", setting)]
-    _run(card, ranks, ["stacking", "run", str(RECIPE), "--data", str(data), "--run-dir", str(run), *options])
+    command = _module("stacking", "run", str(RECIPE), "--data", str(data), "--run-dir", str(run), *options)
+    _run(card, ranks, command)
     return sorted(path.name for path in run.iterdir())
 
 
-def _run(card: str, devices: int, module: Sequence[str]) -> str:
-    """Runs a module on a machine with ``devices`` such cards, and returns what it printed.
+def steps_measured(card: str, options: Sequence[str]) -> dict[str, Any]:
+    """Returns what `stacking bench` says of a stage, as `stacking.bench.results.StageResult` writes it.
+
+    Raises:
+        Failed: it ended with an error.
+    """
+    said = _run(card, 1, _module("stacking", "bench", *options, "--json"))
+    (stage,) = json.loads(said)["stages"]
+    found: dict[str, Any] = stage
+    return found
+
+
+def benched(card: str, folder: Path) -> dict[str, Any]:
+    """Runs a quick `tools/gpu_bench`, and returns the cases of its results file.
+
+    Raises:
+        Failed: it ended with an error.
+    """
+    _run(card, 1, [str(ROOT / "tools" / "gpu_bench"), "--quick", "--out", str(folder)], _BENCH_SECONDS)
+    (results,) = folder.glob("*.json")
+    cases: dict[str, Any] = json.loads(results.read_text())["cases"]
+    return cases
+
+
+def _module(name: str, *arguments: str) -> Sequence[str]:
+    return [sys.executable, "-m", name, *arguments]
+
+
+def _run(card: str, devices: int, command: Sequence[str], seconds: float = _SECONDS) -> str:
+    """Runs a command on a machine with ``devices`` such cards, and returns what it printed.
 
     Raises:
         Failed: it ended with an error, or not in time.
     """
-    argv = [sys.executable, "-m", *module]
-    # A pool of compilers would take longer to start than the few kernels to compile.
-    variables = {**environment(CARDS[card], devices), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    # A pool of compilers would take longer to start than the few kernels to compile; those of DeepSpeed need a toolkit.
+    own = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "CUDA_HOME": "/nowhere", "PYTHON": sys.executable}
+    variables = {**environment(CARDS[card], devices), **own}
+    name = " ".join(command[:3])
     try:
-        done = subprocess.run(argv, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=_SECONDS)
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        raise Failed(f"{module[0]} takes longer than {_SECONDS} s") from None
+        raise Failed(f"{name} takes longer than {seconds:.0f} s") from None
     if done.returncode:
-        raise Failed(f"{module[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
+        raise Failed(f"{name} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
     return done.stdout

@@ -1,7 +1,7 @@
 """Proves on the null GPU that this project's host code is right on every generation of cards: tools/prove_gpu.
 
-What one update asks of the device, beside its bounds, for every card, precision and ZeRO level; and whole runs, from
-text to report.
+What one update asks of the device, beside its bounds, for every card, precision and ZeRO level; whole runs, from text
+to report; and every case of `tools/gpu_bench`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tools.benchmarks.gpu import NAMES
+from tools.null_gpu.bench import missing
 from tools.null_gpu.bounds import BOUNDS, MOST_RESERVED, WAITS_OF_ANY_UPDATE, WAITS_OF_STEP
-from tools.null_gpu.programs import Failed, trained, update_counts
+from tools.null_gpu.card import CARDS
+from tools.null_gpu.programs import Failed, benched, trained, update_counts
 
 Proof = Callable[[], tuple[list[str], str]]
 """Returns what is wrong, and what was found."""
@@ -87,6 +90,12 @@ def prove_run(case: Case, folder: Path) -> tuple[list[str], str]:
     return [f"it leaves no {name}" for name in ("report.html", "export") if name not in left], "from text to report"
 
 
+def prove_bench(card: str, folder: Path) -> tuple[list[str], str]:
+    """Runs every case of `tools/gpu_bench` in ``folder``."""
+    cases = benched(card, folder / f"bench {card}")
+    return missing(card, cases), f"{len(cases)} of {len(NAMES)} cases"
+
+
 def proved(name: str, proof: Proof) -> bool:
     """Makes one proof and prints its line."""
     try:
@@ -105,6 +114,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         proofs: dict[str, Proof] = {f"update {case}": partial(prove_update, case) for case in UPDATES}
         proofs |= {f"run {case}": partial(prove_run, case, Path(folder)) for case in RUNS}
+        proofs |= {f"bench {card}": partial(prove_bench, card, Path(folder)) for card in CARDS}
         chosen = {name: proof for name, proof in proofs.items() if only in name}
         if not chosen:
             parser.error(f"no proof is called {only!r}, but {', '.join(proofs)}")

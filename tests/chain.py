@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -28,10 +29,12 @@ SHARED = "STACKING_TESTS_SHARED"
 ENVIRONMENT = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
-def stacking(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def stacking(
+    *arguments: str | Path, check: bool = True, environment: Mapping[str, str] = ENVIRONMENT
+) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     argv = [sys.executable, "-m", "stacking", *map(str, arguments)]
-    done = subprocess.run(argv, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=300)
     assert not check or done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -94,7 +97,14 @@ def train_stage(run: RunFolder, plan: Plan, stage: int) -> list[dict[str, Any]]:
     """Train one stage of a run with its ranks; returns its metrics."""
     phase = next(phase for phase in phases(plan, run) if phase.name == "train" and phase.stage == stage)
     folder = run.stage(plan.stages[stage].name)
-    job = Job(name="train", argv=phase.argv, ranks=phase.ranks, logs=folder.logs, environment={"OMP_NUM_THREADS": "1"})
+    job = Job(
+        name="train",
+        argv=phase.argv,
+        ranks=phase.ranks,
+        logs=folder.logs,
+        accelerator=plan.launch.accelerator,
+        environment={"OMP_NUM_THREADS": "1"},
+    )
     running = Local().start(job)
     try:
         while (outcome := running.poll()) is None:

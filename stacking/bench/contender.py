@@ -12,6 +12,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from stacking.bench.trial import Section, Trial
 from stacking.data.batch import Batch
 from stacking.data.unpad import Unpadded, pad
+from stacking.state.loss_scale import as_backward_takes_it
 from stacking.train.allocator import keep_freed_memory, return_freed_memory
 from stacking.train.engine import chosen_kernels, start_engine
 from stacking.train.loader import MicroBatch, with_padding, without_padding
@@ -101,7 +102,7 @@ class Stacking(Contender):
                 mlm, nsp = self.engine(*micro.inputs)
                 loss = (mlm / predictions + nsp / stage.global_batch) * share
             with sections("backward"):
-                self.engine.backward(loss)
+                self.engine.backward(as_backward_takes_it(self.engine, loss))
             with sections("optimizer"):
                 self.engine.step()
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
+from inspect import getsource
 from typing import Any, NamedTuple
 
 import torch
@@ -132,6 +134,20 @@ def loss_scaler(engine: Any) -> Any:
     """Returns the object with `LOSS_SCALE_FIELDS`, which ZeRO's optimizers keep under another name than the others."""
     optimizer = engine.optimizer
     return getattr(optimizer, "loss_scaler", None) or getattr(optimizer, "loss_scale_config", None)
+
+
+def leaves_loss_unscaled(engine: Any) -> bool:
+    """Returns whether ``engine.backward`` takes the loss as it is although the optimizer divides by the loss scale.
+
+    Without ZeRO, DeepSpeed 0.19 does so in fp16, and hardly trains (https://github.com/deepspeedai/DeepSpeed/pull/8393).
+    Where it does scale, it lets that optimizer do it.
+    """
+    return getattr(loss_scaler(engine), "use_grad_scaling", False) and not _asks_optimizer(type(engine).backward)
+
+
+@cache
+def _asks_optimizer(backward: Any) -> bool:
+    return "optimizer.backward(" in getsource(backward)
 
 
 def smallest_loss_scale(scaler: Any) -> float:

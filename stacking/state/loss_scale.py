@@ -1,4 +1,4 @@
-"""Saves and restores the fp16 loss scale of a live engine.
+"""Applies, saves and restores the fp16 loss scale of a live engine.
 
 ZeRO's optimizers and the others keep it in different objects with the same field names. Without its counters, a resumed
 run would raise the scale at another step than an uninterrupted one.
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from stacking.state.deepspeed_private import LOSS_SCALE_FIELDS as FIELDS
-from stacking.state.deepspeed_private import loss_scaler, smallest_loss_scale
+from stacking.state.deepspeed_private import leaves_loss_unscaled, loss_scaler, smallest_loss_scale
 
 _LONG = 20
 """Consecutive skipped updates that exceed the initial search, which halves 65,536 at most 16 times."""
@@ -20,6 +22,13 @@ def loss_scale(engine: Any) -> dict[str, float]:
     """Returns the loss scale and its counters; empty without loss scaling (fp32, bf16)."""
     scaler = _scaler(engine)
     return {field: getattr(scaler, field) for field in FIELDS if hasattr(scaler, field)}
+
+
+def as_backward_takes_it(engine: Any, loss: Tensor) -> Tensor:
+    """Returns the loss for ``engine.backward``: times the loss scale where DeepSpeed forgets it."""
+    if engine.fp16_enabled() and leaves_loss_unscaled(engine):
+        return loss * float(loss_scaler(engine).cur_scale)
+    return loss
 
 
 def overflow_warning(scale: float, smallest: float, skipped: int, streak: int) -> str | None:

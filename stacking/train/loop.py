@@ -9,6 +9,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from stacking.errors import Preempted
 from stacking.planning.plan import Plan, StagePlan
 from stacking.state.deepspeed_private import is_at_smallest_scale
+from stacking.state.loss_scale import as_backward_takes_it
 from stacking.train.checkpoint import Saver
 from stacking.train.engine import set_learning_rates
 from stacking.train.finite import PATIENCE
@@ -56,7 +57,8 @@ def train(
         for micro_step, micro in enumerate(update.micro_batches):
             seed_dropout(plan.seed, stage.first_step + step, micro_step, engine.global_rank)
             mlm, nsp = engine(*micro.inputs)
-            engine.backward((mlm / predictions + nsp / stage.global_batch) * share)
+            loss = (mlm / predictions + nsp / stage.global_batch) * share
+            engine.backward(as_backward_takes_it(engine, loss))
             try:
                 engine.step()
             except Exception as error:

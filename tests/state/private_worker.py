@@ -11,6 +11,7 @@ import torch
 from deepspeed.utils import safe_get_full_optimizer_state
 
 from stacking.state import deepspeed_private as private
+from stacking.state.loss_scale import as_backward_takes_it
 from tests.state.worker import make_engine, train
 
 private.compile_no_operations()
@@ -42,6 +43,11 @@ def private_size(parameter: torch.Tensor) -> int:
 
 
 def unfused(engine: Any, found: dict[str, Any]) -> None:
+    weight = next(engine.module.parameters())
+    scale, small = private.loss_scaler(engine).cur_scale, 2**-8  # fp16 ends below the first scale
+    engine.backward(as_backward_takes_it(engine, small * weight.float().sum()))
+    found["unscaled"] = private.leaves_loss_unscaled(engine)
+    found["gradient"] = weight.grad.flatten()[0].item() / scale / small
     groups = list(private.unfused_groups(engine.optimizer))
     found["held"] = sum(master.numel() for _, masters in groups for master in masters)
     groups[0][1][0].data.fill_(7.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from stacking.state import deepspeed_private as private
 from stacking.state.deepspeed_optimizers import ADAPTERS
+from stacking.state.loss_scale import as_backward_takes_it
 from tests.train.ranks import run_ranks
 
 Found = dict[str, dict[str, Any]]
@@ -82,6 +84,25 @@ def test_stage_3_shards_what_every_rank_held_whole(found: Found) -> None:
 @pytest.mark.parametrize("kind", ["unfused", "stage3"])
 def test_fp16_has_a_loss_scale_and_its_smallest_value(found: Found, kind: str) -> None:
     assert found[kind]["scale"][0] and found[kind]["scale"][1] > 0
+
+
+def test_without_zero_the_scale_that_deepspeed_forgets_is_in_the_gradients(found: Found) -> None:
+    assert found["unfused"]["unscaled"]
+    assert found["unfused"]["gradient"] == pytest.approx(1)
+
+
+def test_an_engine_that_lets_the_optimizer_scale_gets_the_loss_as_it_is() -> None:
+    class Optimizer:
+        loss_scale_config = SimpleNamespace(use_grad_scaling=True, cur_scale=4)
+
+    class Engine:
+        optimizer = Optimizer()
+        fp16_enabled = staticmethod(lambda: True)
+
+        def backward(self, loss: Any) -> None:
+            self.optimizer.backward(loss)
+
+    assert as_backward_takes_it(Engine(), torch.tensor(3.0)) == 3
 
 
 def test_a_dynamic_loss_scale_has_all_saved_values_and_raises_at_its_minimum(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,12 @@ def test_shapes_and_devices_are_the_real_ones() -> None:
     assert finite().device == torch.device("cpu")
 
 
+def test_gradients_that_are_scaled_by_what_is_told_stay_plain_tensors() -> None:
+    gradients = torch.ones(1 << 17)
+    assert type(gradients.mul_(finite().float())) is Tensor
+    assert type(gradients[:2].mul_(finite().float())) is not Tensor
+
+
 def test_what_is_on_the_cpu_is_really_tested() -> None:
     test = believing(torch.isfinite)
     assert test(torch.tensor([1.0, float("inf")])).tolist() == [True, False]

@@ -20,6 +20,7 @@ from tools.null_gpu import counters
 _WARM_UP = 2
 """Updates before the first that counts: enough for both paths of a compiled layer, static and dynamic."""
 _COUNTED = 5
+_SECTIONS = ("forward", "backward", "optimizer")
 _WAITS = (
     *("stream synchronisations", "event synchronisations", "device synchronisations"),
     *("synchronous copies", "pageable copies to the device"),
@@ -49,8 +50,9 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
     """Returns the counts of one update, medians over some.
 
     ``launches`` are kernels; ``waits`` the host's waits for the device, in forward and backward and in the optimizer's
-    step; ``recompiled`` the graphs compiled after the warm-up: all of them with ragged samples. ``allocated``
-    and ``reserved`` are peaks of device memory in bytes with full samples, ``planned`` the plan's estimate.
+    step; ``recompiled`` the graphs compiled after the warm-up: all of them with ragged samples. With full samples,
+    there are ``launches of full samples``, and ``allocated`` and ``reserved`` as peaks of device memory in bytes;
+    ``planned`` is the plan's estimate.
     """
     import torch
     from torch._dynamo.utils import counters as dynamo
@@ -83,16 +85,17 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, Any]:
     recompiled = dynamo["stats"]["unique_graphs"] - graphs
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    update(_WARM_UP + _COUNTED, full)
+    rectangular = update(_WARM_UP + _COUNTED, full)
 
     def middle(section: str, *names: str) -> int:
         return int(median(sections.of(section, *names) for sections in updates))
 
     return {
-        "launches": sum(middle(section, "launches") for section in ("forward", "backward", "optimizer")),
+        "launches": sum(middle(section, "launches") for section in _SECTIONS),
         "waits": middle("forward", *_WAITS) + middle("backward", *_WAITS),
         "waits of the step": middle("optimizer", *_WAITS),
         "recompiled": recompiled,
+        "launches of full samples": sum(rectangular.of(section, "launches") for section in _SECTIONS),
         "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
         "planned": trial.planned.memory_per_rank,
@@ -104,12 +107,17 @@ def _chosen(chosen: Mapping[str, str]) -> dict[str, str]:
     return {name: chosen[name] for name in ("attention", "compile", "optimizer")}
 
 
-def main(recipe: str, *overrides: str) -> None:
-    """Prints the counts as one line of JSON, the last on standard output."""
+def join_alone() -> None:
+    """Makes this process the only rank."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(alone)
+
+
+def main(recipe: str, *overrides: str) -> None:
+    """Prints the counts as one line of JSON, the last on standard output."""
+    join_alone()
     print(json.dumps(measured(recipe, list(overrides))))
 
 

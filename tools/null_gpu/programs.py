@@ -47,15 +47,14 @@ def trained(card: str, ranks: int, settings: Sequence[str], run: Path) -> list[s
     return sorted(path.name for path in run.iterdir())
 
 
-def steps_measured(card: str, options: Sequence[str]) -> dict[str, Any]:
-    """Returns what `stacking bench` says of a stage, as `stacking.bench.results.StageResult` writes it.
+def host_seconds(card: str, options: Sequence[str]) -> dict[str, list[dict[str, float]]]:
+    """Returns the host's seconds of an update, by contender, repeat and section; see `tools.null_gpu.host_worker`.
 
     Raises:
         Failed: it ended with an error.
     """
-    said = _run(card, 1, _module("stacking", "bench", *options, "--json"))
-    (stage,) = json.loads(said)["stages"]
-    found: dict[str, Any] = stage
+    said = _run(card, 1, _module("tools.null_gpu.host_worker", *options))
+    found: dict[str, list[dict[str, float]]] = json.loads(said.splitlines()[-1])
     return found
 
 

@@ -11,13 +11,15 @@ from torch import Tensor
 _ASKING = (Tensor.__bool__, Tensor.item, Tensor.tolist)
 """The host waits for the value."""
 _MOVING = (Tensor.to, Tensor.cpu, Tensor.cuda)
+_FOLLOWED = 1 << 16
+"""Most elements of a tensor that meets told values. Gradients that are scaled have more; nobody asks for them."""
 
 
 class Believed(Tensor):
     """A tensor on the device, and what the host is told when it asks for its values.
 
-    Every operation is launched as always, and done once more on the CPU with the values that are told. Other tensors of
-    the device count as zeros there.
+    Every operation is launched as always, and done once more on the CPU with the values that are told, unless it meets
+    a large tensor: that would cost the host what it costs on no card. Other tensors of the device count as zeros there.
     """
 
     told: Tensor
@@ -33,7 +35,7 @@ class Believed(Tensor):
                 return function(args[0].told)
             if function is Tensor.copy_ and not result.is_cuda:  # to the host
                 return result.copy_(_told(args[1]))
-            if not isinstance(result, Tensor):
+            if not isinstance(result, Tensor) or any(map(_is_large, args)):
                 return result
             told = args[0].told if function in _MOVING else function(*map(_told, args), **kwargs)
             return believed(result, told)
@@ -54,6 +56,11 @@ def believing(test: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return believed(found, torch.ones(found.shape, dtype=torch.bool)) if found.is_cuda else found
 
     return passed
+
+
+def _is_large(argument: Any) -> bool:
+    """Whether an argument is a tensor of the device that is too large to follow."""
+    return isinstance(argument, Tensor) and not isinstance(argument, Believed) and argument.numel() > _FOLLOWED
 
 
 def _told(argument: Any) -> Any:

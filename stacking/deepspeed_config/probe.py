@@ -132,10 +132,14 @@ def _build_optimizer(config: Mapping[str, Any]) -> None:
     """Builds PyTorch's Adam on one parameter, if DeepSpeed will build that class."""
     import torch
 
+    class Adam(torch.optim.AdamW):
+        def add_param_group(self, param_group: dict[str, Any]) -> None:  # torch's own loads the compiler, for seconds
+            self.param_groups.append(param_group)
+
     parameters = dict(config["optimizer"]["params"])
     if parameters.pop("torch_adam", False):
         parameters.pop("adam_w_mode", None)
-        torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], **parameters)
+        Adam([torch.nn.Parameter(torch.zeros(1))], **parameters)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two stages on two ranks that are long enough to be disturbed."""
-    first = {"layers": 1, "steps": 500, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}}
+    first = {"layers": 1, "steps": 400, "batch_sequences": 8, "micro_batch": 2, "learning_rate": {"peak": 1e-3}}
     rarely = {"checkpoint": {"every_steps": 60, "keep": 2}, "evaluation": {"every_steps": 200, "samples": 16}}
     folder = tmp_path_factory.mktemp("long")
-    return write_recipe(folder, data, stages=[first, {"layers": 2, "steps": 400}], **rarely)
+    return write_recipe(folder, data, stages=[first, {"layers": 2, "steps": 300}], **rarely)
 
 
 @pytest.fixture(scope="session")

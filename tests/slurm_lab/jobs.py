@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +48,30 @@ def has(run: Path, event: str, phase: str, stage: int) -> bool:
 
 def records(run: Path, stage: str) -> list[dict[str, Any]]:
     """The training records of a stage, without a line that is being written."""
+    return list(latest_first(run, stage))[::-1]
+
+
+def latest_first(run: Path, stage: str) -> Iterator[dict[str, Any]]:
+    """The training records of a stage, each parsed only when it is asked for: some tests look many times a second."""
     path = run / stage / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [r for r in map(json.loads, (line for line in lines if line.endswith("\n"))) if r["kind"] == "train"]
+    parsed = (json.loads(line) for line in reversed(lines) if line.endswith("\n"))
+    return (record for record in parsed if record["kind"] == "train")
 
 
 def steps(run: Path, stage: str) -> int:
-    return max((record["step"] for record in records(run, stage)), default=0)
+    return next((int(record["step"]) for record in latest_first(run, stage)), 0)
 
 
 def goes_on(lab: Lab, run: Path, stage: str, updates: int) -> None:
     """Wait until ranks that have just been restarted have made some updates."""
     lab.wait_until(lambda: events(run)[-1]["event"] == "started")
     since = events(run)[-1]["time"]
-    lab.wait_until(lambda: sum(record["time"] > since for record in records(run, stage)) >= updates, every=0.02)
+
+    def made() -> int:
+        return sum(1 for _ in takewhile(lambda record: record["time"] > since, latest_first(run, stage)))
+
+    lab.wait_until(lambda: made() >= updates, every=0.05)
 
 
 def processes(run: Path, module: str, stage: int | None = None) -> list[int]:

@@ -59,27 +59,28 @@ def disturbed(session_lab: Lab, recipe: Path) -> Path:
     job = submit(lab, run)
 
     # Preempted in training: a checkpoint of that very step, back into the queue, and resumed.
-    lab.wait_until(lambda: steps(run, "0-L1") >= 50, every=0.02)
+    lab.wait_until(lambda: steps(run, "0-L1") >= 20, every=0.02)
     lab.wait_for_end(preempt(lab))
     lab.wait_until(lambda: has(run, "preempted", "train", 0))
     assert stopped_at(run, "0-L1") == steps(run, "0-L1")
     lab.wait_until(lambda: lab.state(job) == "RUNNING" and lab.job(job)["Restarts"] == "1")
 
     # A rank is killed: the step ends immediately and is retried within the job.
-    goes_on(lab, run, "0-L1", 40)
+    goes_on(lab, run, "0-L1", 10)
     os.kill(processes(run, "stacking.train.worker", 0)[-1], signal.SIGKILL)
     lab.wait_until(lambda: has(run, "failed", "train", 0), patience=30)
     assert re.search(r"rank \d on n[12] was killed by SIGKILL", events(run)[-1]["message"])
 
     # scancel: a checkpoint, and no requeue.
-    goes_on(lab, run, "0-L1", 40)
+    goes_on(lab, run, "0-L1", 10)
     lab.run("scancel", str(job))
     assert lab.wait_for_end(job)["JobState"] == "CANCELLED"
     lab.wait_until(lambda: not lab.run("squeue", "-h").strip())
-    assert stopped_at(run, "0-L1") == steps(run, "0-L1") < 500
+    assert stopped_at(run, "0-L1") == steps(run, "0-L1") < 400
 
     # Preempted in growth, while its output is half written.
     job = submit(lab, run)
+    lab.wait_until(lambda: has(run, "started", "grow", 1), patience=300, every=0.02)
     lab.wait_until(lambda: growing(run) is not None, every=0.002)
     stop_halfway(growing(run), run / "1-L2" / ".start.partial")
     lab.wait_for_end(preempt(lab))
@@ -87,14 +88,14 @@ def disturbed(session_lab: Lab, recipe: Path) -> Path:
     assert not (run / "1-L2" / "start").exists()
 
     # A node dies: SLURM requeues the job onto the other nodes.
-    lab.wait_until(lambda: steps(run, "1-L2") >= 40, every=0.02)
+    lab.wait_until(lambda: steps(run, "1-L2") >= 15, every=0.02)
     lab.tool("kill", "n2")
     lab.wait_until(lambda: lab.job(job)["Restarts"] == "2" and lab.state(job) == "RUNNING")
     assert lab.job(job)["NodeList"] == "n[1,3]"
     lab.tool("revive", "n2")
 
     # The controller is killed: its job fails and leaves nothing behind; submitted again, the run resumes.
-    goes_on(lab, run, "1-L2", 20)
+    goes_on(lab, run, "1-L2", 10)
     os.kill(controller(run), signal.SIGKILL)
     assert lab.wait_for_end(job)["JobState"] == "FAILED"
     lab.wait_until(lambda: not processes(run, "stacking.train.worker"))

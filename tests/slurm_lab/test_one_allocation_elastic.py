@@ -36,10 +36,10 @@ def resized(session_lab: Lab, recipe: Path) -> Path:
     try:
         run = create(recipe, recipe.parent / "resized", "launch.elastic=true")
         job = submit(lab, run, "--nodes=1-2", arguments="--only train:0")
-        lab.wait_until(lambda: steps(run, STAGE) >= 150, every=0.02)
+        lab.wait_until(lambda: steps(run, STAGE) >= 70, every=0.02)
         lab.tool("kill", "n2")
         lab.wait_until(lambda: world_sizes(run)[-1] == 1)
-        goes_on(lab, run, STAGE, 50)
+        goes_on(lab, run, STAGE, 20)
         lab.tool("revive", "n2")
         lab.wait_until(lambda: "idle" in lab.run("sinfo", "-h", "-n", "n2", "-p", "low", "-o", "%t"), every=0.05)
         lab.run("scontrol", "requeue", str(job))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 WITHOUT_CHECKOUT = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.slow, pytest.mark.distributed(ranks=1)]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def run(command: Path, cwd: Path, *arguments: object) -> str:
 
 
 def test_a_chain_runs_through_to_its_report(installed: Path, data: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, data, stages=[*SHORT_STAGES])
+    recipe = write_recipe(tmp_path, data, stages=[*SHORT_STAGES], launch={"ranks": 1, "accelerator": "cpu"})
     run(installed, tmp_path, "run", recipe, "--run-dir", "chain")
     assert (tmp_path / "chain" / "report.html").is_file()
 

@@ -55,7 +55,7 @@ def test_contenders_alternate_and_do_the_same_work(small: Trial, tmp_path: Path)
     assert result.hardware["threads_per_rank"] == 1
 
 
-@pytest.mark.distributed
+@pytest.mark.distributed(ranks=1)
 @pytest.mark.slow
 def test_the_command_prints_json(small: Trial, tmp_path: Path) -> None:
     options = {"--hidden": 32, "--layers": 1, "--sequence-length": 16, "--micro-batch": 2, "--steps": 1, "--repeats": 2}

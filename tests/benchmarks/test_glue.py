@@ -13,7 +13,7 @@ from stacking.errors import UserError
 from stacking.glue.model_source import find_model
 from stacking.glue.recipes import settings
 from stacking.model.config import ModelConfig
-from tests.glue.made_up import write_bert, write_glue
+from tests.glue.small_glue import write_bert, write_glue
 from tests.glue.test_encoders import some_inputs
 from tests.states import SMALL, random_weights, write_state
 from tools.benchmarks.glue import OURS, RUN_GLUE, GlueSpeed, _contenders, as_text

@@ -14,7 +14,7 @@ from stacking.errors import UserError
 from stacking.glue.tasks import TASKS
 from stacking.model.config import ModelConfig
 from tests.chain import stacking
-from tests.glue.made_up import write_bert, write_diagnostic, write_glue, write_tokenizer
+from tests.glue.small_glue import write_bert, write_diagnostic, write_glue, write_tokenizer
 from tests.report.synthetic import SyntheticRun
 from tests.states import random_weights, write_state
 

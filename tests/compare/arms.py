@@ -11,7 +11,7 @@ from stacking.compare.result import Trained
 from tests.report.synthetic import synthetic_plan
 
 
-def made_up_arm(name: str, layers: Sequence[int], steps: Sequence[int]) -> Arm:
+def sample_arm(name: str, layers: Sequence[int], steps: Sequence[int]) -> Arm:
     return Arm(
         name=name,
         source=f"{name}.yaml",

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from stacking.compare.curve import MEASURES
 from stacking.compare.plateau import plateau_warnings
 from stacking.compare.result import Result, Trained, compare_runs
-from tests.compare.arms import made_up_arm, trained
+from tests.compare.arms import sample_arm, trained
 
-BASELINE, GROWN = made_up_arm("scratch", [12], [100]), made_up_arm("late", [2, 12], [80, 20])
+BASELINE, GROWN = sample_arm("scratch", [12], [100]), sample_arm("late", [2, 12], [80, 20])
 FALLING = [7.0, 6.0, 5.0, 4.0, 3.5]
 
 

@@ -22,7 +22,7 @@ from stacking.hardware.machine import Machine
 from stacking.hardware.presets import DEVICE_CLASSES
 from stacking.planning.adopt import CONFIG, RECIPE, Adopted, adopt, adopt_content, table
 from stacking.planning.make_plan import make_plan
-from tests.deepspeed_config.people import CONFIGS
+from tests.deepspeed_config.common_configs import CONFIGS
 from tests.small_recipe import MACHINE, SMALL, plan_of
 
 V100S = Machine(accelerators=8, device=DEVICE_CLASSES["v100"], memory=16 << 30, cores=8)

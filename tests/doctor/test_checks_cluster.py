@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stacking.doctor.facts import Collectives, MeasuredTransfer, Member, Skew
-from tests.doctor.made_up import findings, machine, only
+from tests.doctor.sample_machines import findings, machine, only
 
 
 def member(rank: int, **changes: Any) -> Member:

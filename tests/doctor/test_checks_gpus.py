@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stacking.doctor.facts import Host, Tools, Torch
-from tests.doctor.made_up import A100, CU130, H200, P40, V100, findings, machine, only, plan_for, torch_for
+from tests.doctor.sample_machines import A100, CU130, H200, P40, V100, findings, machine, only, plan_for, torch_for
 
 
 def test_a_p40_with_torch_for_cuda_13_cannot_train_and_builds_that_can_are_listed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stacking.doctor.facts import DeepSpeed, Facts, Host, Module, Tools, Torch
-from tests.doctor.made_up import A100, CU130, OPS, P40, findings, machine, only, plan_for
+from tests.doctor.sample_machines import A100, CU130, OPS, P40, findings, machine, only, plan_for
 
 NO_TORCH = {"torch": "ModuleNotFoundError: No module named 'torch'"}
 CUDA_13 = ("13.0", CU130)

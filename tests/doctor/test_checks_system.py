@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stacking.doctor.checks.disk import checkpoint_bytes, run_bytes
 from stacking.doctor.facts import Facts, FolderFacts, Host
-from tests.doctor.made_up import A100, GiB, findings, machine, only, plan_for
+from tests.doctor.sample_machines import A100, GiB, findings, machine, only, plan_for
 
 
 def host(ranks: int = 1, **changes: Any) -> Facts:

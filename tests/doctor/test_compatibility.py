@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stacking.doctor.compatibility import TESTED, builds_for, runs_on, version
 from stacking.doctor.facts import Capability
-from tests.doctor.made_up import CU126, CU130
+from tests.doctor.sample_machines import CU126, CU130
 
 PROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
 

@@ -9,7 +9,7 @@ from stacking.doctor.checks.registry import CHECKS, examine
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import LEVELS, Finding, worst
 from stacking.doctor.gather import ALWAYS, OPTIONAL
-from tests.doctor.made_up import A100, H200, P40, V100, machine, plan_for
+from tests.doctor.sample_machines import A100, H200, P40, V100, machine, plan_for
 
 
 def test_with_no_facts_at_all_nothing_breaks() -> None:

@@ -110,21 +110,21 @@ class Worker:
         self._process.communicate()
 
 
-def fuzz(worker: Worker, draws: str, go_on: Callable[[int], bool], at_once: int = 300) -> Findings:
-    """Mutate and read until ``go_on`` of the number of files so far is false; equal ``draws`` draw the same files.
+def fuzz(worker: Worker, draws: str, wanted: Callable[[int], bool], at_once: int = 300) -> Findings:
+    """Mutate and read until ``wanted`` of the number of files so far is false; equal ``draws`` draw the same files.
 
     Args:
-        at_once: how many files hypothesis draws in one go, even if ``go_on`` is false meanwhile.
+        at_once: how many files hypothesis draws in one go, even if ``wanted`` is false meanwhile.
     """
     findings = Findings()
     turn = 0
-    while go_on(findings.counts.total()):
-        _turn(worker, f"{draws} {turn}", findings, go_on, at_once)
+    while wanted(findings.counts.total()):
+        _turn(worker, f"{draws} {turn}", findings, wanted, at_once)
         turn += 1
     return findings
 
 
-def _turn(worker: Worker, draws: str, findings: Findings, go_on: Callable[[int], bool], files: int) -> None:
+def _turn(worker: Worker, draws: str, findings: Findings, wanted: Callable[[int], bool], files: int) -> None:
     """Files drawn by hypothesis."""
 
     @seed(draws)
@@ -138,7 +138,7 @@ def _turn(worker: Worker, draws: str, findings: Findings, go_on: Callable[[int],
     @given(st.data())
     def one(data: Any) -> None:
         content = worker.target.mutate(data.draw, worker.valid)
-        if go_on(findings.counts.total()):
+        if wanted(findings.counts.total()):
             findings.add(*worker.read(content), content)
 
     one()

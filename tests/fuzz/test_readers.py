@@ -79,7 +79,7 @@ def _complaint(findings: Findings) -> str:
 @pytest.mark.parametrize("target", TARGETS)
 def test_mutated_files_are_read_or_refused(target: str, tmp_path: Path) -> None:
     with Worker(target, tmp_path) as worker:
-        findings = fuzz(worker, "0", go_on=lambda examples: examples < EXAMPLES, at_once=EXAMPLES)
+        findings = fuzz(worker, "0", wanted=lambda examples: examples < EXAMPLES, at_once=EXAMPLES)
     assert findings.counts.total() == EXAMPLES
     assert not findings.faults, _complaint(findings)
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stacking.errors import UserError
 from stacking.glue.encode import Encoded, encode, load_tokenizer, shuffled_batches, sorted_batches
-from tests.glue.made_up import WORDS, write_tokenizer
+from tests.glue.small_glue import WORDS, write_tokenizer
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=200).map(np.array)
 

@@ -19,7 +19,7 @@ from stacking.glue.recipes import FineTuning
 from stacking.huggingface.importing import import_hugging_face
 from stacking.model.bert import build
 from stacking.model.config import ModelConfig
-from tests.glue.made_up import write_bert, write_tokenizer
+from tests.glue.small_glue import write_bert, write_tokenizer
 from tests.states import SMALL, random_weights, write_state
 
 RECIPE = FineTuning(epochs=1, batch=4, learning_rate=1e-3)

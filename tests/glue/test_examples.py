@@ -14,7 +14,7 @@ from stacking.errors import UserError
 from stacking.glue.source import hidden_sets, open_source
 from stacking.glue.tasks import TASKS, GlueTask, chosen
 from stacking.glue.tsv import read_tsv
-from tests.glue.made_up import label_of, sentence, write_diagnostic, write_glue, write_task
+from tests.glue.small_glue import label_of, sentence, write_diagnostic, write_glue, write_task
 
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
 COLA, MRPC, STSB, MNLI, QQP = (TASKS[name] for name in ("CoLA", "MRPC", "STS-B", "MNLI", "QQP"))

@@ -16,7 +16,7 @@ from stacking.glue.model_source import find_model
 from stacking.glue.recipes import FineTuning
 from stacking.glue.source import open_source
 from stacking.glue.tasks import TASKS
-from tests.glue.made_up import write_bert, write_glue
+from tests.glue.small_glue import write_bert, write_glue
 
 RECIPE = FineTuning(epochs=30, batch=8, learning_rate=3e-3, dropout=0.0, head="zero")
 

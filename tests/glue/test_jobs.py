@@ -19,8 +19,8 @@ from stacking.glue.results import Results, predictions_file, write_predictions, 
 from stacking.glue.source import hidden_sets, open_source
 from stacking.glue.tasks import TASKS, chosen
 from stacking.slurm.script import title
-from tests.glue.made_up import write_bert, write_glue
 from tests.glue.results import result
+from tests.glue.small_glue import write_bert, write_glue
 from tests.slurm.fake_slurm import FakeSlurm, slurm
 
 __all__ = ["slurm"]

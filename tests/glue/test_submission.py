@@ -18,8 +18,8 @@ from stacking.glue.results import (
 )
 from stacking.glue.source import open_source
 from stacking.glue.tasks import TASKS
-from tests.glue.made_up import write_glue
 from tests.glue.results import result
+from tests.glue.small_glue import write_glue
 
 RTE, MNLI = TASKS["RTE"], TASKS["MNLI"]
 

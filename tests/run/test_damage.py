@@ -117,7 +117,7 @@ def pretend_to_train(run: RunFolder, stage: StagePlan) -> None:
     shutil.rmtree(folder.checkpoints / ".saving", ignore_errors=True)
 
 
-def go_on(run: RunFolder) -> list[str]:
+def resume(run: RunFolder) -> list[str]:
     """Do what `stacking resume` does; returns its output."""
     said: list[str] = []
     with run.locked(patience=0) as lease, open(os.devnull, "w") as nowhere:
@@ -145,7 +145,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunFolder(folder / "run")
     run.path.mkdir()
     create_run(str(recipe), run)
-    go_on(run)
+    resume(run)
     shutil.copytree(run.path, folder / "finished")
     for moment, removed in ((AFTER, ["1-L2/state"]), (BEFORE, ["1-L2/state", "1-L2/checkpoints"])):
         shutil.copytree(run.path, folder / moment)
@@ -200,7 +200,7 @@ def check(place: Path, moment: str, name: str, damage: Callable[[Path], None]) -
     run = restore(place, moment)
     damage(place / name)
     try:
-        go_on(run)
+        resume(run)
     except StackingError as refusal:
         assert isinstance(refusal, UserError) or refusal.exit_code == UserError.exit_code, refusal
         assert name.rpartition("/")[2] in str(refusal) and "\n" not in str(refusal)
@@ -274,7 +274,7 @@ def test_damage_to_the_newest_checkpoint_falls_back_to_the_previous_one(place: P
     run = restore(place, AFTER)
     newest = checkpoints(run.stage("1-L2").checkpoints)[-1]
     (newest / "progress.json").unlink()
-    said = go_on(run)
+    said = resume(run)
     assert any("progress.json" in line and "set aside" in line for line in said)
     assert product(run) == product(RunFolder(place / "finished"))
     assert not list(run.path.rglob("*.damaged*"))

@@ -63,7 +63,7 @@ def steps(run: Path, stage: str) -> int:
     return next((int(record["step"]) for record in latest_first(run, stage)), 0)
 
 
-def goes_on(lab: Lab, run: Path, stage: str, updates: int) -> None:
+def wait_for_updates(lab: Lab, run: Path, stage: str, updates: int) -> None:
     """Wait until ranks that have just been restarted have made some updates."""
     lab.wait_until(lambda: events(run)[-1]["event"] == "started")
     since = events(run)[-1]["time"]

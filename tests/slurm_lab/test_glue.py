@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.glue.made_up import write_bert, write_glue
+from tests.glue.small_glue import write_bert, write_glue
 from tests.slurm_lab.lab import Lab
 from tests.slurm_lab.submitted import ROOT
 

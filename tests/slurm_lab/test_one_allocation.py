@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from stacking.run.checkpoints import latest
 from stacking.storage.files import checksum, read_json, verify_folder
-from tests.slurm_lab.jobs import create, events, goes_on, has, processes, records, steps, submit
+from tests.slurm_lab.jobs import create, events, has, processes, records, steps, submit, wait_for_updates
 from tests.slurm_lab.lab import Lab
 
 pytestmark = [
@@ -66,13 +66,13 @@ def disturbed(session_lab: Lab, recipe: Path) -> Path:
     lab.wait_until(lambda: lab.state(job) == "RUNNING" and lab.job(job)["Restarts"] == "1")
 
     # A rank is killed: the step ends immediately and is retried within the job.
-    goes_on(lab, run, "0-L1", 10)
+    wait_for_updates(lab, run, "0-L1", 10)
     os.kill(processes(run, "stacking.train.worker", 0)[-1], signal.SIGKILL)
     lab.wait_until(lambda: has(run, "failed", "train", 0), patience=30)
     assert re.search(r"rank \d on n[12] was killed by SIGKILL", events(run)[-1]["message"])
 
     # scancel: a checkpoint, and no requeue.
-    goes_on(lab, run, "0-L1", 10)
+    wait_for_updates(lab, run, "0-L1", 10)
     lab.run("scancel", str(job))
     assert lab.wait_for_end(job)["JobState"] == "CANCELLED"
     lab.wait_until(lambda: not lab.run("squeue", "-h").strip())
@@ -95,7 +95,7 @@ def disturbed(session_lab: Lab, recipe: Path) -> Path:
     lab.tool("revive", "n2")
 
     # The controller is killed: its job fails and leaves nothing behind; submitted again, the run resumes.
-    goes_on(lab, run, "1-L2", 10)
+    wait_for_updates(lab, run, "1-L2", 10)
     os.kill(controller(run), signal.SIGKILL)
     assert lab.wait_for_end(job)["JobState"] == "FAILED"
     lab.wait_until(lambda: not processes(run, "stacking.train.worker"))
@@ -183,7 +183,7 @@ def test_a_crash_is_retried_a_limited_number_of_times(lab: Lab, recipe: Path, tm
     job = submit(lab, run, "--nodes=1")
     for attempt in (1, 2):
         lab.wait_until(lambda attempt=attempt: count(run, "started") == attempt)
-        goes_on(lab, run, "0-L1", 3)
+        wait_for_updates(lab, run, "0-L1", 3)
         os.kill(processes(run, "stacking.train.worker", 0)[-1], signal.SIGKILL)
     assert lab.wait_for_end(job)["JobState"] == "FAILED"
     failed = [event for event in events(run) if event["event"] == "failed"]

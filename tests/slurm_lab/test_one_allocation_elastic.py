@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chain import stacking
-from tests.slurm_lab.jobs import create, events, goes_on, records, steps, submit
+from tests.slurm_lab.jobs import create, events, records, steps, submit, wait_for_updates
 from tests.slurm_lab.lab import Lab
 
 pytestmark = [
@@ -39,7 +39,7 @@ def resized(session_lab: Lab, recipe: Path) -> Path:
         lab.wait_until(lambda: steps(run, STAGE) >= 70, every=0.02)
         lab.tool("kill", "n2")
         lab.wait_until(lambda: world_sizes(run)[-1] == 1)
-        goes_on(lab, run, STAGE, 20)
+        wait_for_updates(lab, run, STAGE, 20)
         lab.tool("revive", "n2")
         lab.wait_until(lambda: "idle" in lab.run("sinfo", "-h", "-n", "n2", "-p", "low", "-o", "%t"), every=0.05)
         lab.run("scontrol", "requeue", str(job))

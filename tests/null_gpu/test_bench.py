@@ -51,9 +51,3 @@ def test_compiled_models_may_be_missing_where_triton_makes_no_code() -> None:
     cases["base-128"]["lost"] = {"hugging-face-compiled": "failed: sm_61"}
     assert missing("P40", cases) == []
     assert missing("A100", cases) == ["base-128: no hugging-face-compiled: failed: sm_61"]
-
-
-def test_deepspeeds_own_kernels_may_be_missing() -> None:
-    cases = complete()
-    cases[OPERATORS]["rows"].append({"group": "LAMB", "name": "DeepSpeed FusedLamb", "seconds": None, "message": ""})
-    assert missing("A100", cases) == []

@@ -1,7 +1,7 @@
 """DeepSpeed's CUDA kernels beside PyTorch's: compiled here, timed on the shapes of BERT-large.
 
-python -m tools.benchmarks.deepspeed_ops FILE, by `tools/gpu_bench`, in a process of its own; what does not compile is a
-row of the result like any other.
+python -m tools.benchmarks.deepspeed_ops FILE [--no-deepspeed], by `tools/gpu_bench`, in a process of its own; what does
+not compile is a row of the result like any other.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measured(group: str, name: str, make: Callable[[], Step]) -> Row:
 def reason(error: Exception) -> str:
     """Returns what went wrong on one line: of a compiler's output, its first error."""
     lines = str(error).splitlines()
-    said = next((line for line in lines if "error:" in line), " ".join(lines))
+    said = next((line for line in lines if "error:" in line or "not found" in line), " ".join(lines))
     return " ".join(said.split())[:300] or type(error).__name__
 
 
@@ -172,6 +172,8 @@ OPERATIONS: tuple[tuple[str, str, Callable[[], Step]], ...] = (
 def main(arguments: list[str]) -> int:
     rows: list[Row] = []
     for group, name, make in OPERATIONS:
+        if "--no-deepspeed" in arguments and name.startswith("DeepSpeed"):
+            continue
         rows.append(measured(group, name, make))
         Path(arguments[0]).write_text(
             json.dumps(rows, indent=2), encoding="utf-8"

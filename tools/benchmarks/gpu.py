@@ -128,7 +128,9 @@ def _measured(name: str, folder: Path, effort: Effort, left_seconds: float) -> d
         program, setting = PROGRAMS[name], Setting(find_machine().device.precision, effort.quick)
         return measure_program(program, setting, folder, min(left_seconds, program.most_seconds))
     limit = min(left_seconds, _CASE_SECONDS)
-    return measure_operators(folder, limit) if name == OPERATORS else measure_case(CASES[name], effort, limit)
+    if name == OPERATORS:
+        return measure_operators(folder, limit, compiling=not effort.quick)
+    return measure_case(CASES[name], effort, limit)
 
 
 def _seconds(budget: str) -> int:
@@ -155,17 +157,21 @@ def measure_case(case: Case, effort: Effort, limit_seconds: float) -> dict[str, 
     return {"title": case.title, "hardware": result.result.hardware, **result.as_dict()}
 
 
-def measure_operators(folder: Path, limit_seconds: float) -> dict[str, Any]:
+def measure_operators(folder: Path, limit_seconds: float, compiling: bool = True) -> dict[str, Any]:
     """DeepSpeed's kernels; rows with a reason instead of seconds where they cannot be had.
 
     They are compiled in ``folder``, which is kept if that takes too long, and where no other build leaves a lock.
+
+    Args:
+        compiling: False leaves DeepSpeed's own out, which takes minutes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for lock in folder.glob("*/lock"):
         lock.unlink()
     # A toolkit whose minor version differs from the one of torch compiles these kernels all the same.
     settings = {"DS_SKIP_CUDA_CHECK": "1", "TORCH_EXTENSIONS_DIR": str(folder.absolute())}
-    ended = run_command(("tools.benchmarks.deepspeed_ops", "rows.json"), folder, limit_seconds, settings)
+    command = ("tools.benchmarks.deepspeed_ops", "rows.json", *(() if compiling else ("--no-deepspeed",)))
+    ended = run_command(command, folder, limit_seconds, settings)
     file = folder / "rows.json"
     rows = read_json(file) if file.exists() else []
     if not ended.problem:

@@ -65,11 +65,16 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=16)
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the recipe")
     options = parser.parse_args()
     how = [str(number) for number in (options.layers, options.micro_batch, options.accumulation, options.repeats)]
     shape = f"{options.layers} layers of BERT-large, 128 tokens, {options.micro_batch} x {options.accumulation}"
+    shape = ", ".join([shape, *options.set])
     for kind in ("full", "ragged"):
-        print(as_text(f"{options.card}, {shape}, {kind}", host_seconds(options.card, [*how, kind])), flush=True)
+        print(
+            as_text(f"{options.card}, {shape}, {kind}", host_seconds(options.card, [*how, kind, *options.set])),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

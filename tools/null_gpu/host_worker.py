@@ -1,4 +1,6 @@
-"""python -m tools.null_gpu.host_worker LAYERS MICRO_BATCH ACCUMULATION REPEATS [ragged]: the host's time of updates.
+"""The host's time of updates of full or ragged samples, with changes of the recipe.
+
+python -m tools.null_gpu.host_worker LAYERS MICRO_BATCH ACCUMULATION REPEATS full|ragged [KEY=VALUE…]
 
 Runs on the null GPU, where contenders take turns. Prints JSON: for each contender, seconds of an update by section,
 repeat after repeat.
@@ -75,7 +77,7 @@ def _updates(contender: Contender, trial: Trial, first_step: int, updates: int) 
     return {name: seconds / updates for name, seconds in sections.seconds.items()}
 
 
-def main(layers: str, micro_batch: str, accumulation: str, repeats: str, kind: str) -> None:
+def main(layers: str, micro_batch: str, accumulation: str, repeats: str, kind: str, *overrides: str) -> None:
     """Prints the seconds as one line of JSON, the last on standard output."""
     size = int(micro_batch)
     wanted = Wanted(
@@ -84,6 +86,7 @@ def main(layers: str, micro_batch: str, accumulation: str, repeats: str, kind: s
         micro_batch=size,
         batch=size * int(accumulation),
         ragged=kind == "ragged",
+        overrides=overrides,
     )
     print(json.dumps(measured(wanted, int(repeats))))
 

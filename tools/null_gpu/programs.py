@@ -80,8 +80,8 @@ def _run(card: str, devices: int, command: Sequence[str], seconds: float = _SECO
     Raises:
         Failed: it ended with an error, or not in time.
     """
-    # A pool of compilers would take longer to start than the few kernels to compile; those of DeepSpeed need a toolkit.
-    own = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "CUDA_HOME": "/nowhere", "PYTHON": sys.executable}
+    # A pool of compilers would take longer to start than the few kernels to compile.
+    own = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHON": sys.executable}
     variables = {**environment(CARDS[card], devices), **own}
     name = " ".join(command[:3])
     try:

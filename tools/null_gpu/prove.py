@@ -92,7 +92,7 @@ def prove_run(case: Case, folder: Path) -> tuple[list[str], str]:
 
 def prove_bench(card: str, folder: Path) -> tuple[list[str], str]:
     """Runs every case of `tools/gpu_bench` in ``folder``."""
-    cases = benched(card, folder / f"bench {card}")
+    cases = benched(card, folder / f"bench-{card}")
     return missing(card, cases), f"{len(cases)} of {len(NAMES)} cases"
 
 

@@ -242,8 +242,8 @@ def _fitting(wanted: Wanted, card: str) -> Plan:
 
 def as_markdown(found: Sequence[Row]) -> str:
     """Returns the table, and the ratio of depths, for every card."""
-    head = "| case | card | | sequences | matrices | attention | memory | optimizer | host | step, ms | MFU | aim |"
-    lines = [head, "|---|---|---|" + "---:|" * 9, *map(_line, found), ""]
+    head = "| case | card | | sequences | matrices | attention | memory | optimizer | host | step, ms | MFU |"
+    lines = [head, "|---|---|---|" + "---:|" * 8, *map(_line, found), ""]
     by_depth = {title: [row for row in found if row.title == CASES[title].title] for title in (SHALLOW, DEEP)}
     ratios = [_depth_ratio(*pair) for pair in zip(*by_depth.values(), strict=True)]
     aim = f"(aim: at least 1 : {1 / MOST_SHARE:.1f})"
@@ -267,10 +267,9 @@ def _line(row: Row) -> str:
     low, high = row.estimate(hopeful=False), row.estimate(hopeful=True)
     parts = [_range(slow * 1e3, fast * 1e3) for slow, fast in zip(low, high, strict=True)]
     step = _range(low.seconds * 1e3, high.seconds * 1e3)
-    aim = next(case.least_mfu for case in CASES.values() if case.title == row.title)
     mfu = "–".join(f"{share:.0%}" for share in row.mfu)
     sizes = [row.title, row.device.name, row.stage.precision, str(row.stage.micro_batch)]
-    return "| " + " | ".join([*sizes, *parts, step, mfu, f"{aim:.0%}" if aim else ""]) + " |"
+    return "| " + " | ".join([*sizes, *parts, step, mfu]) + " |"
 
 
 def _range(slow: float, fast: float) -> str:

@@ -27,6 +27,11 @@ def printable(text: str) -> str:
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]} … {shown[-_LONGEST // 2 :]}"
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error of another library says; its type if it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class StackingError(Exception):
     """Base class of errors that are reported in one line, without a traceback."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from stacking.data.compression import plain_suffix
 from stacking.data.formats import READABLE
 from stacking.data.rows import Texts, listed
-from stacking.errors import UserError
+from stacking.errors import UserError, first_line
 
 _DATASET = re.compile(r"[\w-]+(\.[\w-]+)*/[\w.-]+(:[\w.-]+)?|[\w-]+(\.[\w-]+)*:[\w.-]+")
 _SECONDS_TO_ANSWER = 10
@@ -51,7 +51,7 @@ def dataset_documents(name: str, key: str) -> Iterator[str]:
     except UserError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+        reason = first_line(error)[:160]
         problem = f"is neither a path here nor a dataset that can be read ({type(error).__name__}: {reason})"
         raise UserError(name, problem, "check the name, or the network") from None
 

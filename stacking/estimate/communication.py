@@ -20,12 +20,12 @@ from math import ceil
 from typing import Literal
 
 from stacking.deepspeed_config import ds_config
+from stacking.hardware.presets import VALUE_BYTES
 from stacking.planning.plan import StagePlan
 
 Operation = Literal["all-reduce", "reduce-scatter", "all-gather"]
 Behind = Literal["backward", "forward and backward", "nothing"]
 
-_SIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
 _BUCKET, _PREFETCH = 5e8, 5e7
 """DeepSpeed's defaults, in elements."""
 _MATRICES = 4
@@ -52,8 +52,8 @@ def transfers(stage: StagePlan) -> list[Transfer]:
     if stage.ranks == 1:
         return []
     zero = stage.ds_config.get("zero_optimization", {})
-    gradients = stage.parameters * _SIZE[_communicated(stage)]
-    weights = stage.parameters * _SIZE[stage.precision]
+    gradients = stage.parameters * VALUE_BYTES[_communicated(stage)]
+    weights = stage.parameters * VALUE_BYTES[stage.precision]
     overlap = zero.get("overlap_comm")
     reduced = _calls(stage.parameters, zero.get("reduce_bucket_size", _BUCKET))
     if stage.zero_stage == 0:

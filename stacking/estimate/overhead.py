@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from math import ceil
 
 from stacking.estimate.compute import Beginning, UpdateSeconds
+from stacking.hardware.presets import VALUE_BYTES
 from stacking.planning.plan import Plan, StagePlan
 from stacking.storage.frozen import Frozen
 
 _STATE_BYTES = 12
 """fp32 weights and two moments, per parameter."""
-_MODULE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 class Outside(Frozen):
@@ -108,7 +108,7 @@ def _times(stage: StagePlan, every: int) -> int:
 def _checkpoint_bytes(stage: StagePlan) -> int:
     """Returns the bytes of the module's weights and the fp32 optimizer state; ZeRO 0 in fp32 shares the weights."""
     alone = stage.zero_stage == 0 and stage.precision == "fp32"
-    return stage.parameters * (_MODULE_BYTES[stage.precision] + (8 if alone else _STATE_BYTES))
+    return stage.parameters * (VALUE_BYTES[stage.precision] + (8 if alone else _STATE_BYTES))
 
 
 def _evaluation(plan: Plan, stage: StagePlan, work: UpdateSeconds, host: HostCosts) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from stacking.data.given import load
 from stacking.data.tokenizer_files import read_object
 from stacking.data.unpad import Unpadded, positions_in
-from stacking.errors import UserError
+from stacking.errors import UserError, first_line
 
 _AT_ONCE = 4096
 """Examples that the tokenizer gets in one call, which bounds its memory."""
@@ -69,7 +69,7 @@ def load_tokenizer(path: Path, of_bert: bool) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each class of transformers raises its own types
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+        reason = first_line(error)[:160]
         raise UserError(path, f"has no tokenizer that transformers loads ({reason})", "give --tokenizer") from None
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(path, f"has a slow tokenizer ({type(tokenizer).__name__})", "save it with tokenizer.json")

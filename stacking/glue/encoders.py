@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stacking.data.unpad import Unpadded
-from stacking.errors import DamagedFile, UserError
+from stacking.errors import DamagedFile, UserError, first_line
 from stacking.glue.model_source import ModelSource
 from stacking.glue.recipes import FineTuning
 from stacking.huggingface.export import read_model, read_weights
@@ -168,7 +168,7 @@ def of_transformers(source: ModelSource, recipe: FineTuning, padded_to: int | No
             str(source.path), local_files_only=True, trust_remote_code=False, output_loading_info=True, **dropout
         )
     except Exception as error:  # each class of transformers raises its own types
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+        reason = first_line(error)[:160]
         problem = f"is not a BERT, and transformers cannot load it ({reason})"
         raise UserError(source.path, problem, "give an encoder that transformers.AutoModel loads") from None
     model, report = loaded

@@ -10,7 +10,7 @@ import numpy as np
 
 from stacking.config.reading import shown
 from stacking.data.hub import require_on_hub
-from stacking.errors import UserError
+from stacking.errors import UserError, first_line
 from stacking.glue.examples import Examples, has_task, require_scorable, task_folder
 from stacking.glue.tasks import DIAGNOSTIC, GlueTask, Held
 
@@ -102,7 +102,7 @@ class SavedDatasets(_Datasets):
             grouped = {split: sorted(map(str, folder.glob(f"{split}-*.parquet"))) or [files[split]] for split in files}
             return {split: datasets.Dataset.from_parquet(paths) for split, paths in grouped.items()}
         except Exception as error:  # the library raises types of its own, and Arrow's
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+            reason = first_line(error)[:160]
             raise UserError(folder, f"cannot be read as a dataset ({reason})", "save it again") from None
 
 
@@ -124,6 +124,6 @@ class HubDataset(_Datasets):
             require_on_hub(self._name)
             return datasets.load_dataset(self._name, task.subset)
         except Exception as error:  # no network, no such dataset, or no such configuration
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+            reason = first_line(error)[:160]
             problem = f"is neither a folder here nor a dataset that can be read ({type(error).__name__}: {reason})"
             raise UserError(f"--data {self._name}", problem, "check the name, or the network") from None

@@ -10,6 +10,8 @@ from typing import Literal
 Precision = Literal["fp32", "fp16", "bf16"]
 Compiled = Literal["refused", "possible", "faster"]
 GiB = 1 << 30
+VALUE_BYTES: Mapping[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
+"""Bytes of one weight, activation or gradient."""
 
 
 @dataclass(frozen=True)

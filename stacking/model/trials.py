@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stacking.data.unpad import Unpadded
+from stacking.errors import first_line
 from stacking.model.tokens import to, unpadded_tokens
 
 Kernel = Callable[..., Any]
@@ -65,8 +66,7 @@ def _quiet() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Returns one line: an assembler's own, inside the messages of its callers, or the first."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return next((line for line in lines if line.startswith("ptxas")), lines[0])
+    return next((line for line in str(error).splitlines() if line.startswith("ptxas")), first_line(error))
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

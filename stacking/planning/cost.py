@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stacking.deepspeed_config.ds_config import offloads, precision, zero_stage
+from stacking.hardware.presets import VALUE_BYTES
 from stacking.model.config import ModelConfig
 from stacking.model.size import count_parameters, kept_values, training_flops
 
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _WORKSPACES = 2 * (32 << 20)
 """Bytes that PyTorch gives cuBLAS and cuBLASLt as workspaces on Hopper GPUs; older cards get a quarter of it."""
 
@@ -23,7 +23,7 @@ def state_bytes(parameters: int, ranks: int, config: Mapping[str, Any], cuda: bo
     gradients, stage 3 also weights; offloaded parts are not on the device. A bucket of gradients in flight is added,
     two where ZeRO 1 or 2 overlaps. A GPU holds it whole; on a CPU only what is used takes memory.
     """
-    size, stage, away = _BYTES[precision(config)], zero_stage(config), offloads(config)
+    size, stage, away = VALUE_BYTES[precision(config)], zero_stage(config), offloads(config)
     share = [ranks if stage >= least else 1 for least in (3, 2, 1)]
     weights = 0 if "param" in away else parameters * size // share[0]
     gradients = parameters * size // share[1]
@@ -75,7 +75,7 @@ def memory_per_rank(
 ) -> int:
     """Returns the bytes on one rank's device: the training state, one micro-batch's activations, cuBLAS' workspaces."""
     state = state_bytes(count_parameters(model), ranks, config, cuda=fused)
-    size = _BYTES[precision(config)]
+    size = VALUE_BYTES[precision(config)]
     activations = activation_bytes(
         model, micro_batch, sequence_length, size, fused, recomputed, mask_probability=mask_probability
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from stacking.deepspeed_config import ds_config
 from stacking.doctor.facts import Facts
 from stacking.doctor.finding import Finding
+from stacking.hardware.presets import VALUE_BYTES
 from stacking.planning.plan import Plan, StagePlan
 
 GB = 1e9
@@ -76,7 +77,7 @@ def filesystem(facts: Facts) -> Iterator[Finding]:
 
 def checkpoint_bytes(stage: StagePlan) -> float:
     """Returns the size of one checkpoint: fp32 master weights and moments, and weights in the training precision."""
-    weights = {"fp32": 4, "fp16": 2, "bf16": 2}[ds_config.precision(stage.ds_config)]
+    weights = VALUE_BYTES[ds_config.precision(stage.ds_config)]
     return float(stage.parameters * (_STATE + weights))
 
 

@@ -31,8 +31,8 @@ from stacking.run.signals import asking, received
 from stacking.terminal.units import counted
 
 _LOG = logging.getLogger(__name__)
-_POLL_SECONDS = 0.1
-"""Seconds between two polls of a running phase."""
+_POLL_SECONDS, _LONGEST_POLL = 0.1, 1.0
+"""Seconds between two polls of a running phase: 1 % of its duration so far, within these bounds."""
 _RETRIES = 3
 """Default number of retries if no user is present to resume the run."""
 _ASK_RANKS = (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP)
@@ -257,7 +257,7 @@ class Controller:
 
     def _wait(self, phase: Phase, running: RunningJob, attempt: int) -> Outcome:
         """Shows the phase's progress until it ends; kills its processes if anything fails here."""
-        self._running, self._trains = running, phase.name == "train"
+        self._running, self._trains, started = running, phase.name == "train", time.monotonic()
         if self._stops:
             running.stop()
         stage = self._plan.stages[phase.stage]
@@ -269,12 +269,13 @@ class Controller:
                 for record in metrics.poll() if phase.name == "train" else ():
                     self._progress.update(record)
                     countdown.note(record)
-                if outcome is None and not ending and (ending := countdown.is_near):
-                    self._start_early(phase, attempt)
                 if outcome is not None:
                     return diagnosed(outcome)
+                if not ending and (ending := countdown.is_near):
+                    self._start_early(phase, attempt)
                 self._lease.renew_now_and_then()
-                time.sleep(_POLL_SECONDS)
+                longest = _POLL_SECONDS if ending else _LONGEST_POLL  # the next ranks wait for the end
+                time.sleep(min(longest, max(_POLL_SECONDS, 0.01 * (time.monotonic() - started))))
         finally:
             metrics.close()
             running.kill()

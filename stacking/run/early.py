@@ -60,7 +60,7 @@ def to_start_early(phase: Phase, labels: Collection[str], plan: Plan, run: RunFo
         labels: the phases that this controller runs.
     """
     index = phase.stage + 1
-    if phase.name not in ("train", "consolidate") or f"train:{index}" not in labels:
+    if f"train:{index}" not in labels:
         return None
     stage = plan.stages[index]
     awaited = starting_state(plan, run, stage)

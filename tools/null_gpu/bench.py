@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stacking.doctor.compatibility import TRITON_LEAST
 from tools.benchmarks.gpu import NAMES
 from tools.benchmarks.gpu_cases import CASES
 from tools.benchmarks.gpu_page import OPERATORS
 from tools.benchmarks.gpu_programs import PROGRAMS
-
-_NOT_COMPILED = ("P40", "V100")
-"""Cards for which Triton may make no code: it needs sm_70, and that of CUDA 13 needs sm_75."""
+from tools.null_gpu.card import CARDS
 
 
 def missing(card: str, cases: Mapping[str, Any]) -> list[str]:
@@ -26,12 +25,17 @@ def missing(card: str, cases: Mapping[str, Any]) -> list[str]:
     return [*absent, *steps, *_kernels(card, cases.get(OPERATORS, {"rows": [], "message": ""})), *failed]
 
 
+def _compiles(card: str) -> bool:
+    """Returns whether Triton makes code for ``card``."""
+    return CARDS[card].capability >= TRITON_LEAST
+
+
 def _steps(card: str, name: str, found: Mapping[str, Any]) -> Iterator[str]:
     if found["outcome"] != "measured":
         yield f"{name}: {found['outcome']}: {found['message']}"
         return
     for contender in ("stacking", *CASES[name].against):
-        excused = contender == "hugging-face-compiled" and card in _NOT_COMPILED
+        excused = contender == "hugging-face-compiled" and not _compiles(card)
         if contender not in found["measurements"] and not excused:
             yield f"{name}: no {contender}: {found['lost'].get(contender, 'without a reason')}"
 
@@ -40,6 +44,6 @@ def _kernels(card: str, found: Mapping[str, Any]) -> Iterator[str]:
     if found["message"]:
         yield f"{OPERATORS}: {found['message']}"
     for row in found["rows"]:
-        excused = row["name"].endswith("compiled") and card in _NOT_COMPILED
+        excused = row["name"].endswith("compiled") and not _compiles(card)
         if row["seconds"] is None and not excused:
             yield f"{row['group']}, {row['name']}: {row['message']}"

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from stacking.bench.targets import Wanted, targets
 from stacking.estimate.compute import Tabled
-from stacking.hardware.presets import DEVICE_CLASSES, DeviceClass
+from stacking.hardware.presets import DEVICE_CLASSES, VALUE_BYTES, DeviceClass
 from stacking.model.config import ModelConfig
 from stacking.model.size import executed_flops, training_flops
 from stacking.planning.plan import Plan, StagePlan
@@ -104,9 +104,9 @@ CARDS: Mapping[str, Card] = {
     "v100": Card(
         matrices=_matrices(0.78, "97.4 of 125 TFLOPS (zzc0721/torch-performance-test-data#140)"),
         attention=Assumption(0.1, 0.2, _ASSUMED),
-        traffic=EAGER,
+        traffic=FUSED,
         score_passes=8,
-        launches=Launches(1223, 3559),
+        launches=Launches(1210, 3501),
     ),
     "a100": replace(
         _HOPPER,
@@ -125,7 +125,6 @@ LAUNCH_SECONDS = Assumption(20e-6, 5e-6, _ASSUMED)
 _HOST = f"{LAUNCH_SECONDS.hopeful * 1e6:.0f}–{LAUNCH_SECONDS.cautious * 1e6:.0f} µs of the host"
 _RECOMPUTED = 7 / 6
 """Products of a flash attention kernel, which computes the scores once more, in those of plain attention."""
-_SIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 class Estimate(NamedTuple):
@@ -215,7 +214,7 @@ class Row:
 
     def _bytes(self, card: Card) -> float:
         """Returns what the memory-bound kernels move for a sequence; two dropout masks are written and read."""
-        model, size = self._model, _SIZE[self.stage.precision]
+        model, size = self._model, VALUE_BYTES[self.stage.precision]
         values = card.traffic.hidden * model.hidden + card.traffic.intermediate * model.intermediate
         layer = values * size + 4 * model.hidden
         scores = self._predicted * model.vocabulary * card.score_passes * size
